@@ -1,0 +1,5 @@
+//! The command line of amberfs.
+
+fn main() -> std::process::ExitCode {
+    amberfs::cli::main()
+}

@@ -1,0 +1,239 @@
+//! The command line, as `amberfs --help` shows it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Encrypted backups of chats, in a folder that your cloud client uploads.
+#[derive(Parser, Debug)]
+#[command(name = "amberfs", version, max_term_width = 100)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Args, Debug, Clone)]
+pub struct Global {
+    /// Folder of local state, one for each repository and device
+    #[arg(long, global = true, env = "AMBERFS_STATE", value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// File with the 64-digit key (- for standard input)
+    #[arg(long, global = true, env = "AMBERFS_KEY_FILE", value_name = "F")]
+    pub key_file: Option<PathBuf>,
+    /// Command that prints the 64-digit key
+    #[arg(long, global = true, env = "AMBERFS_KEY_COMMAND", value_name = "C")]
+    pub key_command: Option<String>,
+    /// File with the password (- for standard input)
+    #[arg(short = 'p', long, global = true, env = "AMBERFS_PASSWORD_FILE", value_name = "F")]
+    pub password_file: Option<PathBuf>,
+    /// Command that prints the password
+    #[arg(long, global = true, env = "AMBERFS_PASSWORD_COMMAND", value_name = "C")]
+    pub password_command: Option<String>,
+    /// Vault to trust: amber-vault://HOST:PORT/#FINGERPRINT
+    #[arg(long, global = true, env = "AMBERFS_VAULT", value_name = "ADDRESS")]
+    pub vault: Option<String>,
+    /// Cost of Argon2id for a new password, `MEMORY_KIB,PASSES`; about a second if not given
+    #[arg(long, global = true, hide = true, value_name = "COST")]
+    pub argon2_cost: Option<String>,
+    /// One JSON object a line
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say only what failed
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Say more; twice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// The commands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Make a repository in a new or empty folder
+    Init(InitArgs),
+    /// Put files into a repository without mounting it
+    Put(PutArgs),
+    /// List files
+    Ls(LsArgs),
+    /// Print files to standard output
+    Cat(CatArgs),
+    /// Write files to a folder as they were
+    Extract(ExtractArgs),
+    /// Look for damage
+    Check(CheckArgs),
+    /// Show the decrypted files at a mountpoint
+    Mount(MountArgs),
+    /// Put everything into the repository and unmount
+    Umount(TargetArgs),
+    /// Put everything into the repository
+    Sync(TargetArgs),
+    /// Show what waits, and what other devices hold
+    Status(StatusArgs),
+    /// Set a new password
+    Passwd(RepoArgs),
+    /// Show, print or test the 64-digit key
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// The vault that opens this repository with a password
+    #[command(subcommand)]
+    Vault(VaultCommand),
+    /// Print shell completions
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Commands about the key.
+#[derive(Subcommand, Debug)]
+pub enum KeyCommand {
+    /// Show the 64-digit key
+    Show(RepoArgs),
+    /// A page to print: key, repository, vault and what to do with them
+    Sheet(RepoArgs),
+    /// Tell whether a key is the right one
+    Verify(RepoArgs),
+}
+
+/// Commands about the vault.
+#[derive(Subcommand, Debug)]
+pub enum VaultCommand {
+    /// Keep the key in a vault, behind a new password (give --vault ADDRESS)
+    Add(RepoArgs),
+    /// Delete the vault's record: only the 64-digit key opens the repository then
+    Remove(RepoArgs),
+    /// Show the vault and the tries left
+    Show(RepoArgs),
+}
+
+/// A repository.
+#[derive(Args, Debug)]
+pub struct RepoArgs {
+    /// The repository
+    pub repo: PathBuf,
+    /// File with the new password (- for standard input)
+    #[arg(long, value_name = "F")]
+    pub new_password_file: Option<PathBuf>,
+}
+
+/// A mount, or all of them.
+#[derive(Args, Debug)]
+pub struct TargetArgs {
+    /// The mountpoint
+    #[arg(required_unless_present = "all")]
+    pub mountpoint: Option<PathBuf>,
+    /// All mounts of this user
+    #[arg(long, conflicts_with = "mountpoint")]
+    pub all: bool,
+}
+
+/// Arguments of `status`.
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// A mountpoint or a mounted repository; all mounts of this user if not given
+    pub path: Option<PathBuf>,
+}
+
+/// Arguments of `init`.
+#[derive(Args, Debug)]
+pub struct InitArgs {
+    /// The folder: new or empty, inside the folder that your cloud client uploads
+    pub repo: PathBuf,
+    /// Write the 64-digit key to this new file instead of showing it
+    #[arg(long, value_name = "F")]
+    pub key_out: Option<PathBuf>,
+    /// What this device calls itself
+    #[arg(long, value_name = "N")]
+    pub device_name: Option<String>,
+    /// With a vault: do not keep the 64-digit key; a lost password is then a lost backup
+    #[arg(long, conflicts_with = "key_out")]
+    pub decline_key: bool,
+}
+
+/// Arguments of `put`.
+#[derive(Args, Debug)]
+pub struct PutArgs {
+    /// The repository
+    pub repo: PathBuf,
+    /// Path in the repository
+    pub path: String,
+    /// File or folder to copy; standard input if not given
+    #[arg(long, value_name = "SOURCE")]
+    pub from: Option<PathBuf>,
+}
+
+/// Arguments of `ls`.
+#[derive(Args, Debug)]
+pub struct LsArgs {
+    /// The repository
+    pub repo: PathBuf,
+    /// Paths in the repository; all if none is given
+    pub paths: Vec<String>,
+    /// Show mode, owner, size and time
+    #[arg(short, long)]
+    pub long: bool,
+    /// List folders and everything below
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+}
+
+/// Arguments of `cat`.
+#[derive(Args, Debug)]
+pub struct CatArgs {
+    /// The repository
+    pub repo: PathBuf,
+    /// Files in the repository
+    #[arg(required = true)]
+    pub paths: Vec<String>,
+}
+
+/// Arguments of `extract`.
+#[derive(Args, Debug)]
+pub struct ExtractArgs {
+    /// The repository
+    pub repo: PathBuf,
+    /// Folder to write to; made if it is not there
+    pub dest: PathBuf,
+    /// Paths in the repository; all if none is given
+    pub paths: Vec<String>,
+}
+
+/// Arguments of `check`.
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// The repository
+    pub repo: PathBuf,
+    /// Read and verify all data
+    #[arg(long)]
+    pub read_data: bool,
+    /// Compare names with bytes only; needs no key
+    #[arg(long, conflicts_with = "read_data")]
+    pub no_key: bool,
+}
+
+/// Arguments of `mount`.
+#[derive(Args, Debug)]
+pub struct MountArgs {
+    /// The repository
+    pub repo: PathBuf,
+    /// Where to show it: an empty folder
+    pub mountpoint: PathBuf,
+    /// Options: ro, `allow_other`, `allow_root`, nonempty, noatime, uid=N, gid=N,
+    /// cache=SIZE, checkpoint=30s,10m, device=NAME
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub options: Vec<String>,
+    /// Stay in the foreground
+    #[arg(short = 'f', long)]
+    pub foreground: bool,
+    /// Write the log to this file instead of the system log
+    #[arg(long, value_name = "F")]
+    pub log_file: Option<PathBuf>,
+    /// Mount inside a folder that a sync client uploads: the plain files would be uploaded
+    #[arg(long)]
+    pub allow_synced_mountpoint: bool,
+}

@@ -1,0 +1,244 @@
+//! `amberfs check`: what a repository says of itself, compared with its bytes.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
+
+use super::args::{CheckArgs, Global};
+use super::place::{Access, find, open};
+use super::{Code, Failure, Result};
+use crate::crypto::{DeviceId, Hash, hex};
+use crate::format::commit::{Name, object_folder, parse_object_name};
+use crate::format::container::Codec;
+use crate::format::namespace::{Content, Key, Value};
+use crate::format::node::Id;
+use crate::io::{DirSynced, SyncedFolder};
+use crate::store::check_name;
+use crate::tree::content::range;
+use crate::volume::Volume;
+use crate::volume::repository::Repository;
+
+/// What was found.
+#[derive(Default)]
+struct Report {
+    checked: u64,
+    damage: Vec<String>,
+    missing: Vec<String>,
+    notes: Vec<String>,
+}
+
+/// Runs the check; damage is exit code 26, missing files 20.
+pub fn run(global: &Global, args: &CheckArgs) -> Result<u8> {
+    let mut report = Report::default();
+    let (path, repository) = find(&args.repo)?;
+    let folder = DirSynced::new(&path, None);
+    if let Some(trouble) = &repository.header_trouble {
+        report.damage.push(format!("header: {trouble}"));
+    }
+    for name in &repository.foreign {
+        report.notes.push(format!("{name}: not a file of amberfs; left alone"));
+    }
+    if args.no_key || args.read_data {
+        names(&folder, &repository, &mut report)?;
+    }
+    if !args.no_key {
+        let opened = open(global, &args.repo, Access::Read)?;
+        let volume = opened.fs.volume();
+        report.damage.extend(volume.notices.iter().cloned());
+        namespace(volume, &mut report)?;
+        if args.read_data {
+            data(volume, &repository, &mut report);
+        }
+    }
+    conclude(global, &report)
+}
+
+fn conclude(global: &Global, report: &Report) -> Result<u8> {
+    for note in &report.notes {
+        if !global.quiet {
+            eprintln!("note: {note}");
+        }
+    }
+    for missing in &report.missing {
+        eprintln!("not here: {missing}");
+    }
+    for damage in &report.damage {
+        eprintln!("damage: {damage}");
+    }
+    if global.json {
+        println!(
+            "{}",
+            serde_json::json!({
+                "message_type": "summary",
+                "checked": report.checked,
+                "damage": report.damage,
+                "missing": report.missing,
+                "notes": report.notes,
+            })
+        );
+    }
+    if !report.damage.is_empty() {
+        return Err(Failure::new(
+            Code::Damage,
+            format!("{} places are damaged", report.damage.len()),
+        )
+        .hint("restore the files named above from the cloud's older versions, then check again"));
+    }
+    if !report.missing.is_empty() {
+        return Err(Failure::new(
+            Code::NotAllHere,
+            format!("{} things are not here (yet)", report.missing.len()),
+        )
+        .hint("let the sync client finish, then check again"));
+    }
+    if !global.quiet && !global.json {
+        eprintln!("no damage found; {} things checked", report.checked);
+    }
+    Ok(0)
+}
+
+fn objects(
+    folder: &dyn SyncedFolder,
+    repository: &Repository,
+) -> Result<Vec<(DeviceId, Hash, String)>> {
+    let mut found = Vec::new();
+    for device in repository.heads.keys() {
+        for digit in "0123456789abcdef".chars() {
+            let path = object_folder(device, &digit.to_string());
+            for file in folder.list(&path)? {
+                if let Some(hash) = parse_object_name(&file.name) {
+                    found.push((*device, hash, format!("{path}/{}", file.name)));
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Names against bytes: needs no key.
+fn names(folder: &dyn SyncedFolder, repository: &Repository, report: &mut Report) -> Result<()> {
+    let heads = repository.heads.values().flatten().map(|head| (head.hash, head.name().path()));
+    let objects = objects(folder, repository)?.into_iter().map(|(_, hash, path)| (hash, path));
+    for (hash, path) in heads.chain(objects) {
+        report.checked += 1;
+        match folder.open(&path).and_then(|file| check_name(&*file, &hash)) {
+            Ok(true) => {}
+            Ok(false) => report.damage.push(format!("{path}: its bytes changed")),
+            Err(error) => report.missing.push(format!("{path}: {error}")),
+        }
+    }
+    Ok(())
+}
+
+/// The namespace: every inode has a name, every entry an inode and a back
+/// reference, every chunk a place.
+fn namespace(volume: &Volume, report: &mut Report) -> Result<()> {
+    let mut inodes: HashMap<u64, (u32, u64)> = HashMap::new();
+    let mut entries: HashSet<(u64, Vec<u8>, u64)> = HashSet::new();
+    let mut backs: HashSet<(u64, Vec<u8>, u64)> = HashSet::new();
+    let mut contents = Vec::new();
+    volume.scan(&[], &mut |key, value| {
+        match (key, value) {
+            (Key::Inode(ino), Value::Inode(inode)) => {
+                inodes.insert(ino, (inode.kind(), 0));
+                contents.push((ino, inode.content, inode.size));
+            }
+            (Key::Entry(dir, _, name), Value::Entry(ino, _)) => {
+                entries.insert((dir, name, ino));
+            }
+            (Key::Back(ino, dir, name), Value::Back) => {
+                backs.insert((dir, name, ino));
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    })?;
+    for (dir, _, ino) in entries.symmetric_difference(&backs) {
+        report.damage.push(format!("inode {ino} and directory {dir} disagree about a name"));
+    }
+    for (dir, _, ino) in &entries {
+        if !inodes.contains_key(dir) {
+            report.damage.push(format!("directory {dir} has an entry and no inode"));
+        }
+        match inodes.get_mut(ino) {
+            Some((_, names)) => *names += 1,
+            None => report.damage.push(format!("inode {ino} has a name and no record")),
+        }
+    }
+    for (ino, (kind, names)) in &inodes {
+        let expected = u64::from(*ino != crate::format::namespace::ROOT);
+        if *names < expected || (*kind == 0o040_000 && *names > 1) {
+            report.damage.push(format!("inode {ino} has {names} names"));
+        }
+    }
+    report.checked += inodes.len() as u64;
+    let listed: HashSet<Hash> = volume.store.objects().into_iter().map(|(hash, ..)| hash).collect();
+    let mut seen: HashSet<Id> = HashSet::new();
+    for (ino, content, size) in contents {
+        let mut chunk = |id: &Id| {
+            if seen.insert(*id) && !volume.store.is_listed(id, &listed) {
+                report.missing.push(format!("a chunk of inode {ino}: {}", hex(id)));
+            }
+        };
+        match content {
+            Content::None => {}
+            Content::Chunk(id) => chunk(&id),
+            Content::Tree(id, level) => {
+                let runs = range(&*volume.store, (id, level), 0, u64::MAX)?;
+                for placed in &runs {
+                    if !placed.run.is_hole() {
+                        chunk(&placed.run.id);
+                    }
+                }
+                let end = runs.last().map_or(0, |placed| placed.start + placed.run.total());
+                if end != size {
+                    report.damage.push(format!("inode {ino} has {end} of {size} bytes"));
+                }
+            }
+        }
+    }
+    report.checked += seen.len() as u64;
+    Ok(())
+}
+
+/// Every frame of every container opens, and every chunk has the bytes that
+/// its id names.
+fn data(volume: &Volume, repository: &Repository, report: &mut Report) {
+    let heads = repository.heads.values().flatten().map(crate::volume::repository::HeadFile::name);
+    let objects =
+        volume.store.objects().into_iter().map(|(hash, device, _)| Name::Object { device, hash });
+    for name in heads.chain(objects) {
+        let reader = match volume.store.open(&name) {
+            Ok(reader) => reader,
+            Err(error) => {
+                report.damage.push(error.to_string());
+                continue;
+            }
+        };
+        let ids = &volume.store.context().ids;
+        let directory = reader.directory();
+        for (number, frame) in directory.frames.iter().enumerate() {
+            if frame.codec == Codec::Padding {
+                continue;
+            }
+            let number = number as u32;
+            let plain = match reader.frame(number) {
+                Ok(plain) => plain,
+                Err(error) => {
+                    report.damage.push(error.to_string());
+                    continue;
+                }
+            };
+            for chunk in directory.chunks.iter().filter(|chunk| chunk.frame == number) {
+                let bytes = &plain[chunk.offset as usize..(chunk.offset + chunk.len) as usize];
+                report.checked += 1;
+                if ids.chunk_id(bytes) != chunk.id && ids.node_id(bytes) != chunk.id {
+                    report.damage.push(format!(
+                        "{}: chunk {} has other bytes than its id names",
+                        name.path(),
+                        hex(&chunk.id)
+                    ));
+                }
+            }
+        }
+    }
+}

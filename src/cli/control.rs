@@ -1,0 +1,140 @@
+//! `umount`, `sync` and `status`: asking daemons.
+
+use std::path::{Path, PathBuf};
+
+use super::args::{Global, StatusArgs, TargetArgs};
+use super::{Code, Failure, Result, place};
+use crate::control::{Client, ControlError, Found, Registry, Request, holders};
+
+/// The register of this user's mounts.
+pub fn registry() -> Result<Registry> {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    Ok(Registry::new(runtime.as_deref(), &place::state_base()?))
+}
+
+fn ask(found: &Found, request: &Request) -> Result<Vec<u8>> {
+    let mountpoint = &found.described.mountpoint;
+    let mut answer = Vec::new();
+    let asked = Client::connect(&found.socket).and_then(|mut client| {
+        client.ask(request, |piece| {
+            answer.extend_from_slice(piece);
+            Ok(())
+        })
+    });
+    match asked {
+        Ok(()) => Ok(answer),
+        Err(ControlError::Failed(failure)) => Err(failure.into()),
+        Err(ControlError::Busy(_)) => {
+            let who: Vec<String> = holders(mountpoint)
+                .iter()
+                .map(|holder| format!("{} (process {})", holder.name, holder.pid))
+                .collect();
+            let who = if who.is_empty() { "another user".into() } else { who.join(", ") };
+            Err(Failure::new(Code::InUse, format!("{} is in use by {who}", mountpoint.display()))
+                .hint("everything so far is in the repository; close it there and try again"))
+        }
+        Err(error) => Err(Failure::new(Code::Other, error)),
+    }
+}
+
+fn find(path: &Path) -> Result<Found> {
+    let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    registry()?.find(&real).ok_or_else(|| {
+        Failure::new(Code::Unusable, format!("{} is not mounted by amberfs", path.display()))
+    })
+}
+
+fn targets(args: &TargetArgs) -> Result<Vec<Found>> {
+    match &args.mountpoint {
+        Some(path) => Ok(vec![find(path)?]),
+        None => Ok(registry()?.all()),
+    }
+}
+
+/// `umount`.
+pub fn umount(global: &Global, args: &TargetArgs) -> Result<u8> {
+    for found in targets(args)? {
+        ask(&found, &Request::Unmount)?;
+        if !global.quiet && args.all {
+            eprintln!("unmounted {}", found.described.mountpoint.display());
+        }
+    }
+    Ok(0)
+}
+
+/// `sync`.
+pub fn sync(_: &Global, args: &TargetArgs) -> Result<u8> {
+    for found in targets(args)? {
+        ask(&found, &Request::Sync)?;
+    }
+    Ok(0)
+}
+
+/// `status`.
+pub fn status(global: &Global, args: &StatusArgs) -> Result<u8> {
+    let mounts = match &args.path {
+        Some(path) => vec![find(path)?],
+        None => registry()?.all(),
+    };
+    if mounts.is_empty() && !global.json {
+        println!("nothing is mounted");
+    }
+    for found in mounts {
+        let answer = ask(&found, &Request::Status)?;
+        let mut value: serde_json::Value = serde_json::from_slice(&answer)
+            .map_err(|_| Failure::new(Code::Other, "the daemon's answer is not understood"))?;
+        value["message_type"] = "status".into();
+        value["mountpoint"] = found.described.mountpoint.display().to_string().into();
+        value["repo"] = found.described.repo.display().to_string().into();
+        if global.json {
+            println!("{value}");
+        } else {
+            show(&value);
+        }
+    }
+    Ok(0)
+}
+
+fn show(value: &serde_json::Value) {
+    let number = |name: &str| value[name].as_u64().unwrap_or(0);
+    let text = |name: &str| value[name].as_str().unwrap_or_default().to_string();
+    println!("{} on {}", text("repo"), text("mountpoint"));
+    println!(
+        "  on this disk   {} files and folders, {}; {} and {} changes wait for the next checkpoint",
+        number("inodes"),
+        bytes(number("bytes")),
+        bytes(number("waiting_bytes")),
+        number("waiting_changes"),
+    );
+    println!("  in REPO        generation {}, made at {}", number("generation"), text("time"));
+    match value["elsewhere"].as_array().map(Vec::as_slice) {
+        Some([]) | None => println!("  elsewhere      not proven by another device yet"),
+        Some(devices) => {
+            for device in devices {
+                println!(
+                    "  elsewhere      {} holds up to generation {}",
+                    device["name"].as_str().unwrap_or_default(),
+                    device["generation"].as_u64().unwrap_or(0),
+                );
+            }
+        }
+    }
+    if let Some(trouble) = value["trouble"].as_str() {
+        println!("  trouble        the last checkpoint failed: {trouble}");
+    }
+    if value["failed"].as_bool() == Some(true) {
+        println!("  trouble        local state failed: read-only until mounted anew");
+    }
+}
+
+/// A size as people read it.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}

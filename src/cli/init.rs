@@ -1,0 +1,140 @@
+//! `amberfs init`.
+
+use std::fs;
+use std::io::{IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::args::{Global, InitArgs};
+use super::{Code, Failure, Result, place, vault};
+use crate::crypto::{Secret, format_key, random_id};
+use crate::format::register::{SLOT_VAULT, Slot};
+use crate::io::{DirSynced, SystemRandom};
+use crate::volume::OpenOptions;
+use crate::volume::repository::{Repository, init};
+
+/// Makes a repository.
+pub fn run(global: &Global, args: &InitArgs) -> Result<u8> {
+    let repo = &args.repo;
+    match fs::read_dir(repo) {
+        Ok(mut entries) => {
+            if entries.next().is_some() {
+                return Err(Failure::new(
+                    Code::Unusable,
+                    format!("{} is not empty", repo.display()),
+                )
+                .hint("a repository needs a folder of its own"));
+            }
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            fs::create_dir_all(repo)?;
+        }
+        Err(error) => {
+            return Err(Failure::new(Code::Unusable, format!("{}: {error}", repo.display())));
+        }
+    }
+    let path = place::canonical(repo)?;
+    let address = vault::address(global)?;
+    let key_is_kept = args.key_out.is_some() || args.decline_key;
+    if address.is_some() && !key_is_kept && !std::io::stdout().is_terminal() {
+        return Err(Failure::new(
+            Code::Usage,
+            "with a vault, say what becomes of the 64-digit key",
+        )
+        .hint("--key-out F keeps it in a file; --decline-key goes without it"));
+    }
+    if global.json && !key_is_kept {
+        return Err(Failure::new(Code::Usage, "with --json the key is not shown")
+            .hint("--key-out F keeps it in a file"));
+    }
+    if address.is_none() && args.decline_key {
+        return Err(Failure::new(Code::Usage, "without a vault the 64-digit key is all there is"));
+    }
+    let key = Secret::random(&SystemRandom);
+    let id = random_id(&SystemRandom);
+    // The vault first: a folder never names a registration that was not tried.
+    let mut slots = Vec::new();
+    if let Some(address) = &address {
+        let password = vault::new_password(global.password_file.as_deref(), &path)?;
+        let locator = vault::register(global, address, &id, &key, &password)?;
+        slots.push(Slot { kind: SLOT_VAULT, bytes: locator.encode() });
+    }
+    // The key is safe before anything depends on it.
+    if let Some(file) = &args.key_out {
+        write_key(file, &key, &path)?;
+    }
+    let folder = DirSynced::new(&path, None);
+    let device = random_id(&SystemRandom);
+    init(&folder, &key, id, device, slots, &SystemRandom)?;
+    let repository = Repository::find(&folder)?;
+    let state = place::LocalState::lock(place::state_folder(global, &path, &repository)?, &path)?;
+    let options = OpenOptions {
+        device_name: args.device_name.clone().unwrap_or_else(place::machine_name),
+        place: place::place_of(&path),
+        ..OpenOptions::default()
+    };
+    let volume = place::open_volume(&path, &repository, &key, Some(&state), &options)?;
+    // The first head: an empty tree, so that every device starts from one root.
+    place::file_system(volume, true, (None, None))?.0.checkpoint()?;
+    if global.json {
+        println!(
+            "{}",
+            serde_json::json!({
+                "message_type": "initialized",
+                "repository": crate::crypto::hex(&repository.repo),
+                "path": path.display().to_string(),
+            })
+        );
+        return Ok(0);
+    }
+    if !global.quiet {
+        eprintln!("Repository made in {}.", repo.display());
+    }
+    match &args.key_out {
+        Some(file) => {
+            if !global.quiet {
+                eprintln!("The 64-digit key is in {}.", file.display());
+            }
+        }
+        None if args.decline_key => eprintln!(
+            "The 64-digit key was not kept. If the password is lost, or the vault, the backup is \
+             lost too."
+        ),
+        None => {
+            eprintln!("This is the 64-digit key. It is shown only now:\n");
+            println!("{}", *format_key(&key));
+            eprintln!();
+        }
+    }
+    if !global.quiet && !args.decline_key {
+        eprintln!(
+            "Keep it where nobody else finds it and you do. Whoever has it can read the backup; \
+             without it nobody can,\nand nobody can give you a new one."
+        );
+    }
+    Ok(0)
+}
+
+fn write_key(file: &Path, key: &Secret, repo: &Path) -> Result<()> {
+    let parent = match file.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    if fs::canonicalize(parent)?.starts_with(repo) {
+        return Err(Failure::new(
+            Code::Usage,
+            "the key must not lie inside the repository, which is uploaded",
+        ));
+    }
+    let mut out = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file)
+        .map_err(|error| Failure::new(Code::Usage, format!("{}: {error}", file.display())))?;
+    out.write_all(format_key(key).as_bytes())?;
+    out.write_all(b"\n")?;
+    out.sync_all()?;
+    fs::File::open(parent)?.sync_all()?;
+    Ok(())
+}

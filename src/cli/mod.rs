@@ -1,0 +1,277 @@
+//! Arguments, questions and output.
+//!
+//! Invariant: every error leaves through [`Failure`], with an exit code that
+//! `docs/cli.md` promises.
+
+mod args;
+mod check;
+mod control;
+mod files;
+mod init;
+mod key;
+mod mount;
+mod options;
+mod place;
+mod secrets;
+mod vault;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+pub use args::Cli;
+use args::{Command, KeyCommand, VaultCommand};
+
+use crate::fs::FsError;
+use crate::store::StoreError;
+use crate::vault::client::VaultError;
+use crate::volume::VolumeError;
+use crate::volume::repository::OpenFailure;
+
+/// Exit codes, promised in `docs/cli.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Code {
+    /// Anything else.
+    Other = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// Done, but something could not be read.
+    Partial = 3,
+    /// No repository, or a newer one.
+    NoRepository = 10,
+    /// In use by another process.
+    InUse = 11,
+    /// Wrong password or key.
+    WrongSecret = 12,
+    /// The vault's record is closed or dead.
+    RecordDead = 13,
+    /// The vault says to wait.
+    TryLater = 14,
+    /// The vault cannot be reached.
+    VaultUnreachable = 15,
+    /// Not the pinned vault.
+    NotThePinnedVault = 16,
+    /// Mountpoint or REPO cannot be used.
+    Unusable = 17,
+    /// Not everything is here yet.
+    NotAllHere = 20,
+    /// Damage.
+    Damage = 26,
+    /// An older state was put back.
+    Rollback = 27,
+    /// No space.
+    NoSpace = 28,
+    /// Interrupted.
+    Interrupted = 130,
+}
+
+/// Why a command failed: one exit for all errors.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub code: Code,
+    /// What happened, to what.
+    pub message: String,
+    /// What to do, a line each.
+    pub hints: Vec<String>,
+    /// Tries left at the vault, where it said so.
+    pub tries_left: Option<u8>,
+}
+
+impl Failure {
+    /// A failure without hints.
+    pub fn new(code: Code, message: impl std::fmt::Display) -> Self {
+        Self { code, message: message.to_string(), hints: Vec::new(), tries_left: None }
+    }
+
+    /// Adds what to do.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+}
+
+impl Code {
+    /// The code with this number, as a daemon or the vault's client gives it.
+    fn from_number(number: u8) -> Self {
+        match number {
+            2 => Self::Usage,
+            3 => Self::Partial,
+            10 => Self::NoRepository,
+            11 => Self::InUse,
+            12 => Self::WrongSecret,
+            13 => Self::RecordDead,
+            14 => Self::TryLater,
+            15 => Self::VaultUnreachable,
+            16 => Self::NotThePinnedVault,
+            17 => Self::Unusable,
+            20 => Self::NotAllHere,
+            26 => Self::Damage,
+            27 => Self::Rollback,
+            28 => Self::NoSpace,
+            130 => Self::Interrupted,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl From<VaultError> for Failure {
+    fn from(error: VaultError) -> Self {
+        let mut failure = Self::new(Code::from_number(error.exit_code()), &error);
+        failure.tries_left = error.tries_left();
+        failure
+    }
+}
+
+impl From<crate::control::Failure> for Failure {
+    fn from(failure: crate::control::Failure) -> Self {
+        Self::new(Code::from_number(failure.code), failure.text)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let code = match &error {
+            StoreError::Damaged { .. } => Code::Damage,
+            StoreError::Missing { .. } => Code::NotAllHere,
+            StoreError::UnknownEpoch { .. } => Code::WrongSecret,
+            StoreError::Newer { .. } => Code::NoRepository,
+            StoreError::Full => Code::NoSpace,
+            StoreError::State { .. } | StoreError::Io { .. } => Code::Other,
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<OpenFailure> for Failure {
+    fn from(error: OpenFailure) -> Self {
+        match error {
+            OpenFailure::Store(error) => error.into(),
+            OpenFailure::HeaderDamaged(_) => Self::new(Code::Damage, error)
+                .hint("restore the file amberfs-*.amb from the cloud's older versions"),
+            other => Self::new(Code::NoRepository, other),
+        }
+    }
+}
+
+impl From<VolumeError> for Failure {
+    fn from(error: VolumeError) -> Self {
+        match error {
+            VolumeError::Open(error) => error.into(),
+            VolumeError::Store(error @ StoreError::Damaged { .. }) => Self::from(error).hint(
+                "restore that file from the cloud's older versions; reading (-o ro) shows what \
+                 was before it. Moved out of the repository, it is given up",
+            ),
+            VolumeError::Store(error) => error.into(),
+            VolumeError::WrongKey => Self::new(Code::WrongSecret, error),
+            VolumeError::State(_) => Self::new(Code::Other, error),
+            VolumeError::Diverged(_) => Self::new(Code::Unusable, error),
+            VolumeError::Waiting(_) => Self::new(Code::NotAllHere, error).hint(
+                "reading (-o ro) shows what was before it. A file that its device will never \
+                 finish can be moved out of the repository: it is given up then",
+            ),
+            VolumeError::RolledBack(_) => Self::new(Code::Rollback, error).hint(
+                "let the sync client finish; if the folder really was put back, mount with \
+                       a new --state folder to go on from what is there",
+            ),
+        }
+    }
+}
+
+impl From<FsError> for Failure {
+    fn from(error: FsError) -> Self {
+        let code = match error {
+            FsError::NoSpace => Code::NoSpace,
+            _ => Code::Other,
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        let code = match error.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => Code::NoSpace,
+            _ => Code::Other,
+        };
+        Self::new(code, error)
+    }
+}
+
+/// Result of a command.
+pub type Result<T> = std::result::Result<T, Failure>;
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // Every command may hold K: no core dumps, and a panic tells its place only.
+    if let Err(error) = crate::daemon::harden() {
+        eprintln!("amberfs: core dumps could not be turned off: {error}");
+        return ExitCode::from(Code::Other as u8);
+    }
+    std::panic::set_hook(Box::new(|info| {
+        let place = info.location().map_or_else(String::new, ToString::to_string);
+        eprintln!("amberfs: internal error at {place}; please report it");
+    }));
+    match run(&cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            report(&cli, &failure);
+            ExitCode::from(failure.code as u8)
+        }
+    }
+}
+
+fn report(cli: &Cli, failure: &Failure) {
+    if cli.global.json {
+        println!(
+            "{}",
+            serde_json::json!({
+                "message_type": "exit_error",
+                "code": failure.code as u8,
+                "message": failure.message,
+                "hints": failure.hints,
+                "tries_left": failure.tries_left,
+            })
+        );
+    } else {
+        eprintln!("amberfs: {}", failure.message);
+        for hint in &failure.hints {
+            eprintln!("  {hint}");
+        }
+    }
+}
+
+/// Runs a command; 0 or [`Code::Partial`].
+fn run(cli: &Cli) -> Result<u8> {
+    match &cli.command {
+        Command::Init(args) => init::run(&cli.global, args),
+        Command::Put(args) => files::put(&cli.global, args),
+        Command::Ls(args) => files::ls(&cli.global, args),
+        Command::Cat(args) => files::cat(&cli.global, args),
+        Command::Extract(args) => files::extract(&cli.global, args),
+        Command::Mount(args) => mount::run(&cli.global, args),
+        Command::Umount(args) => control::umount(&cli.global, args),
+        Command::Sync(args) => control::sync(&cli.global, args),
+        Command::Status(args) => control::status(&cli.global, args),
+        Command::Passwd(args) => vault::passwd(&cli.global, args),
+        Command::Vault(VaultCommand::Add(args)) => vault::add(&cli.global, args),
+        Command::Vault(VaultCommand::Remove(args)) => vault::remove(&cli.global, args),
+        Command::Vault(VaultCommand::Show(args)) => vault::show(&cli.global, args),
+        Command::Key(KeyCommand::Show(args)) => key::show(&cli.global, args),
+        Command::Key(KeyCommand::Sheet(args)) => key::sheet(&cli.global, args),
+        Command::Key(KeyCommand::Verify(args)) => key::verify(&cli.global, args),
+        Command::Completions { shell } => {
+            clap_complete::generate(
+                *shell,
+                &mut <Cli as clap::CommandFactory>::command(),
+                "amberfs",
+                &mut std::io::stdout(),
+            );
+            Ok(0)
+        }
+        Command::Check(args) => check::run(&cli.global, args),
+    }
+}

@@ -1,0 +1,270 @@
+//! `amberfs mount`: the volume, its journal and the kernel put together.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::args::{Global, MountArgs};
+use super::options::MountSettings;
+use super::place::{
+    LocalState, file_system, find, machine_name, open_volume, place_of, state_folder,
+};
+use super::{Code, Failure, Result, secrets};
+use crate::control;
+use crate::crypto::Secret;
+use crate::daemon::{
+    self, Checks, Destination, Handle, Launched, Service, Setup, Why, check_mountpoint, harden,
+    launch, notify_ready, start_logging, unencrypted_swap,
+};
+use crate::fs::{Fs, FsError};
+use crate::store::CacheSizes;
+use crate::volume::OpenOptions;
+
+/// A file system ready to be mounted, with what must live as long as it.
+pub struct Ready {
+    /// The file system.
+    pub fs: Arc<Fs>,
+    /// Local state, locked.
+    _state: Option<LocalState>,
+    /// What the owner should be told.
+    pub notices: Vec<String>,
+}
+
+/// Opens volume and journal and replays what a crash left.
+pub fn prepare(
+    global: &Global,
+    repo: &Path,
+    settings: &MountSettings,
+    key: &Secret,
+) -> Result<Ready> {
+    let (path, repository) = find(repo)?;
+    let writes = !settings.mount.read_only;
+    let state = writes
+        .then(|| LocalState::lock(state_folder(global, &path, &repository)?, &path))
+        .transpose()?;
+    let options = OpenOptions {
+        device_name: machine_name(),
+        only_device: settings.device.clone(),
+        read_only: !writes,
+        place: place_of(&path),
+        caches: CacheSizes { frames: settings.cache, ..CacheSizes::default() },
+    };
+    let volume = open_volume(&path, &repository, key, state.as_ref(), &options)?;
+    let mut notices = volume.notices.clone();
+    let shown = (settings.uid, settings.gid);
+    let (fs, replayed) = file_system(volume, writes, shown)?;
+    if replayed > 0 {
+        notices
+            .push(format!("brought back {replayed} changes that were not in the repository yet"));
+    }
+    Ok(Ready { fs: Arc::new(fs), _state: state, notices })
+}
+
+/// The file system as the daemon's service.
+struct Mounted {
+    ready: Ready,
+    settings: MountSettings,
+    ticks: AtomicU64,
+}
+
+impl Service for Mounted {
+    type Operations = Fs;
+
+    fn operations(&self) -> Arc<Fs> {
+        self.ready.fs.clone()
+    }
+
+    fn started(&self, _: Handle) {}
+
+    fn tick(&self) -> bool {
+        let ticks = self.ticks.fetch_add(1, Ordering::Relaxed);
+        // A failure is logged where it happens, and answered to every writer.
+        let _ = self.ready.fs.write_log(ticks.is_multiple_of(5));
+        self.ready.fs.is_due(&self.settings.when)
+    }
+
+    fn checkpoint(&self, why: Why) -> std::result::Result<(), control::Failure> {
+        if self.settings.mount.read_only {
+            return Ok(());
+        }
+        log::debug!("checkpoint: {why:?}");
+        self.ready.fs.checkpoint().map(drop).map_err(|error| self.explain(error))
+    }
+
+    fn status(&self) -> Vec<u8> {
+        let fs = &self.ready.fs;
+        let progress = fs.progress();
+        let base = fs.volume().base();
+        let state = fs.volume().state();
+        let elsewhere: Vec<serde_json::Value> = fs
+            .volume()
+            .devices
+            .iter()
+            .filter(|head| head.device != state.device)
+            .filter_map(|head| {
+                let generation = head.commit.held.get(&state.device)?;
+                Some(serde_json::json!({"name": head.name, "generation": generation}))
+            })
+            .collect();
+        serde_json::json!({
+            "waiting_bytes": progress.waiting_bytes,
+            "waiting_changes": progress.waiting_changes,
+            "inodes": progress.inodes,
+            "bytes": progress.bytes,
+            "generation": state.generation,
+            "time": base.commit.time.secs.to_string(),
+            "elsewhere": elsewhere,
+            "trouble": progress.trouble,
+            "failed": progress.failed,
+        })
+        .to_string()
+        .into_bytes()
+    }
+
+    fn close(&self) -> std::result::Result<(), control::Failure> {
+        self.checkpoint(Why::Unmount)
+    }
+}
+
+impl Mounted {
+    fn explain(&self, error: FsError) -> control::Failure {
+        let code = if error == FsError::NoSpace { Code::NoSpace } else { Code::Other };
+        let trouble = self.ready.fs.progress().trouble.unwrap_or_else(|| error.to_string());
+        control::Failure {
+            code: code as u8,
+            text: format!(
+                "not everything is in the repository: {trouble}. Nothing is lost: it is in local \
+                 state and will be brought back at the next mount"
+            ),
+        }
+    }
+}
+
+/// `mount`: returns when the mount is usable.
+pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
+    let settings = MountSettings::parse(&args.options)?;
+    let (repo, _) = find(&args.repo)?;
+    let checks =
+        Checks { allow_nonempty: settings.nonempty, allow_synced: args.allow_synced_mountpoint };
+    let mountpoint = check_mountpoint(&args.mountpoint, &repo, checks)
+        .map_err(|unfit| Failure::new(Code::from_number(unfit.exit_code()), unfit))?;
+    let swap = unencrypted_swap();
+    if !swap.is_empty() && !global.quiet {
+        eprintln!(
+            "amberfs: swap on {} is not encrypted: plain text could reach it",
+            swap.join(", ")
+        );
+    }
+    // The daemon works in another folder: every path is absolute from here on.
+    let mut global = global.clone();
+    for path in [&mut global.state, &mut global.key_file, &mut global.password_file] {
+        if let Some(path) = path.as_mut().filter(|path| path.as_os_str() != "-") {
+            *path = std::path::absolute(&*path)?;
+        }
+    }
+    let log_file = args.log_file.as_ref().map(std::path::absolute).transpose()?;
+    let level = match global.verbose {
+        0 => log::LevelFilter::Warn,
+        1 => log::LevelFilter::Info,
+        _ => log::LevelFilter::Debug,
+    };
+    let mut mounting = Mounting { global, settings, repo, mountpoint };
+    let destination = |system: Destination| -> Result<Destination> {
+        Ok(match &log_file {
+            Some(path) => Destination::file(path)?,
+            None => system,
+        })
+    };
+    if args.foreground {
+        harden()?;
+        start_logging(level, destination(Destination::Stderr)?);
+        let key = mounting.key()?;
+        mounting.serve(&key, |notice| eprintln!("amberfs: {notice}"), notify_ready)?;
+        return Ok(0);
+    }
+    match launch()? {
+        Launched::Parent(mut parent) => {
+            let key = mounting.key()?;
+            parent.send(key.expose())?;
+            drop(key);
+            parent.wait(|notice| eprintln!("amberfs: {notice}"))?;
+            Ok(0)
+        }
+        Launched::Child(mut child) => {
+            start_logging(level, destination(Destination::system())?);
+            let Ok(mut bytes) = child.receive() else {
+                // The parent said why.
+                std::process::exit(1);
+            };
+            let mut copy: [u8; 32] = bytes
+                .expose_mut()
+                .try_into()
+                .map_err(|_| Failure::new(Code::Other, "the key did not arrive"))?;
+            let key = Secret::take(&mut copy);
+            drop(bytes);
+            let child = std::cell::RefCell::new(Some(child));
+            let result = mounting.serve(
+                &key,
+                |notice| {
+                    if let Some(child) = child.borrow_mut().as_mut() {
+                        child.note(notice);
+                    }
+                },
+                || {
+                    if let Some(child) = child.borrow_mut().take() {
+                        child.ready();
+                    }
+                },
+            );
+            match (result, child.into_inner()) {
+                (Ok(()), _) => Ok(0),
+                (Err(failure), Some(child)) => {
+                    let text = std::iter::once(&failure.message)
+                        .chain(&failure.hints)
+                        .cloned()
+                        .collect::<Vec<_>>()
+                        .join("\n  ");
+                    child.failed(&control::Failure { code: failure.code as u8, text });
+                    std::process::exit(i32::from(failure.code as u8));
+                }
+                (Err(failure), None) => {
+                    log::error!("{}", failure.message);
+                    std::process::exit(i32::from(failure.code as u8));
+                }
+            }
+        }
+    }
+}
+
+/// A mount that is being made; all paths are absolute.
+struct Mounting {
+    global: Global,
+    settings: MountSettings,
+    repo: PathBuf,
+    mountpoint: PathBuf,
+}
+
+impl Mounting {
+    fn key(&self) -> Result<Secret> {
+        let (path, repository) = find(&self.repo)?;
+        secrets::obtain(&self.global, &path, &repository)
+    }
+
+    fn serve(&mut self, key: &Secret, notice: impl Fn(&str), ready: impl FnOnce()) -> Result<()> {
+        let prepared = prepare(&self.global, &self.repo, &self.settings, key)?;
+        for text in &prepared.notices {
+            notice(text);
+        }
+        let mut options = self.settings.mount.clone();
+        options.source = self.repo.display().to_string();
+        let setup = Setup {
+            mountpoint: self.mountpoint.clone(),
+            repo: self.repo.clone(),
+            options,
+            registry: super::control::registry()?,
+        };
+        let mounted =
+            Mounted { ready: prepared, settings: self.settings.clone(), ticks: AtomicU64::new(0) };
+        Ok(daemon::run(Arc::new(mounted), &setup, ready)?)
+    }
+}

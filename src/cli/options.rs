@@ -1,0 +1,130 @@
+//! The `-o` options of `mount`.
+
+use std::time::Duration;
+
+use super::{Code, Failure, Result};
+use crate::fs::When;
+use crate::fuse::{Access, MountOptions};
+
+/// What `-o` says.
+#[derive(Clone, Debug)]
+pub struct MountSettings {
+    /// For the kernel.
+    pub mount: MountOptions,
+    /// When checkpoints are made.
+    pub when: When,
+    /// Show everything as this user.
+    pub uid: Option<u32>,
+    /// Show everything as this group.
+    pub gid: Option<u32>,
+    /// Cache of unpacked frames, bytes.
+    pub cache: usize,
+    /// Only this device's newest head.
+    pub device: Option<String>,
+    /// Mount over a folder that is not empty.
+    pub nonempty: bool,
+}
+
+fn bad(option: &str) -> Failure {
+    Failure::new(Code::Usage, format!("mount option {option} is not understood"))
+        .hint("amberfs mount --help lists them")
+}
+
+/// A time such as `30s`, `10m` or `2h`.
+fn duration(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+    let number: u64 = number.parse().ok()?;
+    let factor = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return None,
+    };
+    number.checked_mul(factor).map(Duration::from_secs)
+}
+
+/// A size such as `64M` or `2G`, in bytes.
+fn size(text: &str) -> Option<usize> {
+    let (number, factor) = match text.char_indices().last()? {
+        (at, 'K' | 'k') => (&text[..at], 1 << 10),
+        (at, 'M' | 'm') => (&text[..at], 1 << 20),
+        (at, 'G' | 'g') => (&text[..at], 1 << 30),
+        _ => (text, 1),
+    };
+    number.parse::<usize>().ok()?.checked_mul(factor)
+}
+
+impl MountSettings {
+    /// Reads comma-separated options.
+    pub fn parse(lists: &[String]) -> Result<Self> {
+        let mut settings = Self {
+            mount: MountOptions::default(),
+            when: When::default(),
+            uid: None,
+            gid: None,
+            cache: 64 << 20,
+            device: None,
+            nonempty: false,
+        };
+        for option in lists.iter().flat_map(|list| list.split(',')).filter(|o| !o.is_empty()) {
+            let (name, value) = match option.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (option, None),
+            };
+            let mount = &mut settings.mount;
+            match (name, value) {
+                ("ro", None) => mount.read_only = true,
+                ("rw" | "noatime" | "relatime" | "async" | "defaults", None) => {}
+                ("allow_other", None) => mount.access = Access::Everybody,
+                ("allow_root", None) => mount.access = Access::OwnerAndRoot,
+                ("nonempty", None) => settings.nonempty = true,
+                ("nodev", None) => mount.no_devices = true,
+                ("nosuid", None) => mount.no_suid = true,
+                ("noexec", None) => mount.no_exec = true,
+                ("dev" | "suid" | "exec", None) => {}
+                ("uid", Some(value)) => {
+                    settings.uid = Some(value.parse().map_err(|_| bad(option))?);
+                }
+                ("gid", Some(value)) => {
+                    settings.gid = Some(value.parse().map_err(|_| bad(option))?);
+                }
+                ("cache", Some(value)) => {
+                    settings.cache = size(value).ok_or_else(|| bad(option))?;
+                }
+                ("device", Some(value)) => settings.device = Some(value.to_string()),
+                ("checkpoint", Some(value)) => {
+                    settings.when.quiet = duration(value).ok_or_else(|| bad(option))?;
+                }
+                // The second half of checkpoint=30s,10m.
+                (other, None) => {
+                    settings.when.latest = duration(other).ok_or_else(|| bad(option))?;
+                }
+                _ => return Err(bad(option)),
+            }
+        }
+        if settings.device.is_some() && !settings.mount.read_only {
+            return Err(Failure::new(
+                Code::Usage,
+                "device= shows one device's files and is read-only: add ro",
+            ));
+        }
+        Ok(settings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_read_and_unknown_ones_refused() {
+        let parse = |text: &str| MountSettings::parse(&[text.to_string()]);
+        let settings = parse("allow_other,checkpoint=5s,2m,cache=128M,uid=7").unwrap();
+        assert_eq!(settings.when.quiet, Duration::from_secs(5));
+        assert_eq!(settings.when.latest, Duration::from_secs(120));
+        assert_eq!((settings.cache, settings.uid), (128 << 20, Some(7)));
+        for wrong in ["surprise", "uid=x", "cache=1T", "checkpoint=5", "device=a"] {
+            assert_eq!(parse(wrong).unwrap_err().code, Code::Usage, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Where K comes from: a file, a command, systemd's credentials or a question.
+
+use std::fs;
+use std::io::{IsTerminal, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use zeroize::Zeroizing;
+
+use super::args::Global;
+use super::{Code, Failure, Result, vault};
+use crate::crypto::{Secret, correct_one_group, parse_key};
+use crate::volume::repository::Repository;
+
+/// Longest secrets file, bytes.
+const SECRET_MAX: u64 = 4096;
+
+/// K for a repository: the key itself, or out of the vault by password.
+pub fn obtain(global: &Global, repo: &Path, repository: &Repository) -> Result<Secret> {
+    if let Some(text) =
+        text(global.key_file.as_ref(), global.key_command.as_ref(), "amberfs.key", repo)?
+    {
+        return from_key(&text, repository);
+    }
+    let (file, command) = (global.password_file.as_ref(), global.password_command.as_ref());
+    if let Some(text) = text(file, command, "amberfs.password", repo)? {
+        return vault::unlock(global, repository, text.as_bytes());
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::new(Code::WrongSecret, "no password and no key was given").hint(
+            "give --password-file F or --key-file F (or a command), or run this on a terminal",
+        ));
+    }
+    let has_vault = repository.vault_slots().next().is_some();
+    let question = if has_vault { "Password or 64-digit key: " } else { "64-digit key: " };
+    let typed = rpassword::prompt_password(question).map(Zeroizing::new).map_err(|error| {
+        Failure::new(Code::Other, format!("the answer could not be read: {error}"))
+    })?;
+    // 64 hexadecimal digits are a key; anything else is a password.
+    if !has_vault || parse_key(&typed).is_ok() {
+        return from_key(&typed, repository);
+    }
+    vault::unlock(global, repository, typed.as_bytes())
+}
+
+fn from_key(text: &str, repository: &Repository) -> Result<Secret> {
+    let key = parse_key(text).map_err(|error| Failure::new(Code::WrongSecret, error))?;
+    if !repository.names_key(&key) && repository.unlock(&key).is_none() {
+        return Err(wrong_key(repository, &key));
+    }
+    Ok(key)
+}
+
+fn text(
+    file: Option<&PathBuf>,
+    command: Option<&String>,
+    credential: &str,
+    repo: &Path,
+) -> Result<Option<Zeroizing<String>>> {
+    if let Some(path) = file {
+        return read_file(path, repo).map(Some);
+    }
+    if let Some(command) = command {
+        return run(command).map(Some);
+    }
+    let credential = std::env::var_os("CREDENTIALS_DIRECTORY")
+        .map(|folder| PathBuf::from(folder).join(credential))
+        .filter(|path| path.exists());
+    credential.map(|path| read_file(&path, repo)).transpose()
+}
+
+/// The failure for a key that does not open the repository; names the group
+/// that is mistyped if changing one group helps.
+pub fn wrong_key(repository: &Repository, key: &Secret) -> Failure {
+    for check in repository.key_checks() {
+        if let Some(group) = correct_one_group(key, &repository.repo, &check) {
+            return Failure::new(
+                Code::WrongSecret,
+                format!("the key is mistyped in group {group} of 16; the other groups are right"),
+            );
+        }
+    }
+    Failure::new(Code::WrongSecret, "this key does not open this repository")
+        .hint("it is the key of another repository, or has mistakes in more than one group")
+}
+
+/// Reads a secrets file: regular, own or root's, closed to others, outside
+/// REPO.
+pub fn read_file(path: &Path, repo: &Path) -> Result<Zeroizing<String>> {
+    let bad = |what: &str| {
+        Failure::new(Code::Usage, format!("the secrets file {} {what}", path.display()))
+    };
+    let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_MAX as usize + 1));
+    if path == Path::new("-") {
+        std::io::stdin().take(SECRET_MAX + 1).read_to_end(&mut bytes)?;
+    } else {
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)
+            .map_err(|error| bad(&format!("cannot be read: {error}")))?;
+        let data = file.metadata()?;
+        if !data.is_file() {
+            return Err(bad("is not a regular file"));
+        }
+        let me = rustix::process::geteuid().as_raw();
+        if data.uid() != me && data.uid() != 0 {
+            return Err(bad("belongs to somebody else"));
+        }
+        if data.mode() & 0o077 != 0 {
+            return Err(bad("can be read by others").hint(format!("chmod 600 {}", path.display())));
+        }
+        if fs::canonicalize(path)?.starts_with(repo) {
+            return Err(bad("lies inside the repository, which is uploaded"));
+        }
+        file.take(SECRET_MAX + 1).read_to_end(&mut bytes)?;
+    }
+    if bytes.len() as u64 > SECRET_MAX {
+        return Err(bad("is too long"));
+    }
+    let text = std::str::from_utf8(&bytes).map_err(|_| bad("is not text"))?;
+    Ok(Zeroizing::new(text.to_string()))
+}
+
+fn run(command: &str) -> Result<Zeroizing<String>> {
+    let output = Command::new("/bin/sh")
+        .arg("-c")
+        .arg(command)
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .map_err(|error| Failure::new(Code::Usage, format!("the command cannot run: {error}")))?;
+    let bytes = Zeroizing::new(output.stdout);
+    if !output.status.success() {
+        return Err(Failure::new(Code::Usage, "the command for the secret failed"));
+    }
+    let text = std::str::from_utf8(&bytes)
+        .map_err(|_| Failure::new(Code::Usage, "the command for the secret printed no text"))?;
+    Ok(Zeroizing::new(text.to_string()))
+}

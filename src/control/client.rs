@@ -1,0 +1,98 @@
+//! The command line's side of the socket.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use super::message::MAX_DATA;
+use super::message::{Described, Failure, Reply, Request};
+use super::socket;
+
+/// A daemon that does not say who it is within this time hangs.
+const DESCRIBE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Why a request was not answered as hoped.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Nobody is at the other end.
+    #[error("the daemon is gone")]
+    Gone,
+    /// The socket failed.
+    #[error("the daemon could not be asked: {0}")]
+    Io(#[from] io::Error),
+    /// The answer makes no sense.
+    #[error("the daemon's answer is not understood; is it of another version?")]
+    Strange,
+    /// In use by these processes; nothing was unmounted.
+    #[error("in use")]
+    Busy(Vec<u32>),
+    /// The daemon says why not.
+    #[error("{}", .0.text)]
+    Failed(Failure),
+}
+
+/// A connection for one request.
+pub struct Client {
+    stream: UnixStream,
+}
+
+impl Client {
+    /// Connects to a daemon's socket.
+    pub fn connect(path: &Path) -> Result<Self, ControlError> {
+        let stream = UnixStream::connect(path).map_err(|error| match error.kind() {
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => ControlError::Gone,
+            _ => ControlError::Io(error),
+        })?;
+        socket::check_peer(&stream)?;
+        Ok(Self { stream })
+    }
+
+    /// Asks the daemon who it is.
+    pub fn describe(&mut self) -> Result<Described, ControlError> {
+        self.stream.set_read_timeout(Some(DESCRIBE_LIMIT))?;
+        self.send(&Request::Describe)?;
+        let reply = self.receive()?;
+        self.stream.set_read_timeout(None)?;
+        match reply {
+            Reply::Described(described) => Ok(described),
+            _ => Err(ControlError::Strange),
+        }
+    }
+
+    /// Sends a request or a piece of input.
+    pub fn send(&mut self, request: &Request) -> Result<(), ControlError> {
+        Ok(socket::send(&self.stream, &request.encode())?)
+    }
+
+    /// Sends input of a running call, cut into frames.
+    pub fn send_input(&mut self, bytes: &[u8]) -> Result<(), ControlError> {
+        bytes.chunks(MAX_DATA).try_for_each(|piece| self.send(&Request::Input(piece.to_vec())))
+    }
+
+    /// Receives one reply; a refusal is an error.
+    pub fn receive(&mut self) -> Result<Reply, ControlError> {
+        let frame = socket::receive(&self.stream)?.ok_or(ControlError::Gone)?;
+        match Reply::decode(&frame).map_err(|_| ControlError::Strange)? {
+            Reply::Busy(pids) => Err(ControlError::Busy(pids)),
+            Reply::Failed(failure) => Err(ControlError::Failed(failure)),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Sends a request and waits for its end; `each` gets the data.
+    pub fn ask(
+        &mut self,
+        request: &Request,
+        mut each: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> Result<(), ControlError> {
+        self.send(request)?;
+        loop {
+            match self.receive()? {
+                Reply::Done => return Ok(()),
+                Reply::Data(bytes) => each(&bytes)?,
+                _ => return Err(ControlError::Strange),
+            }
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Messages between command line and daemon, over a Unix socket that only the
+//! user (and root) can speak to.
+//!
+//! Invariant: whatever comes through the socket is limited in length and
+//! checked before it is used, and neither side waits for ever on the other.
+
+mod client;
+mod holders;
+mod message;
+mod mounts;
+mod registry;
+mod server;
+mod socket;
+
+pub use client::{Client, ControlError};
+pub use holders::{Holder, holders};
+pub use message::{Described, Failure, Reply, Request, char_boundary};
+pub use mounts::{MountEntry, mount_at, parse_mountinfo, read_mounts};
+pub use registry::{Found, Registry};
+pub use server::{Answer, Exchange, Handler, Server};

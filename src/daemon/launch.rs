@@ -1,0 +1,199 @@
+//! From the command line's process to the daemon's.
+//!
+//! The daemon is forked before there is a second thread or a secret. The
+//! parent keeps the terminal, asks its questions, sends secrets through a pipe
+//! and waits for success or the text of an error. Invariant: the parent
+//! reports success only if the child said so.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+
+use daemonize::{Daemonize, Outcome};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::process::{LockedBytes, harden};
+use crate::control::{Failure, char_boundary};
+
+/// Longest secret or message through the pipes, in bytes.
+const MAX_MESSAGE: u32 = 64 << 10;
+const UMASK: u32 = 0o077;
+
+const READY: u8 = 1;
+const FAILED: u8 = 2;
+const NOTE: u8 = 3;
+
+/// Which side this is.
+pub enum Launched {
+    /// The command line's process.
+    Parent(Parent),
+    /// The daemon.
+    Child(Child),
+}
+
+/// The command line's side.
+pub struct Parent {
+    secrets: File,
+    reports: File,
+}
+
+/// The daemon's side.
+pub struct Child {
+    secrets: File,
+    reports: File,
+}
+
+/// Forks the daemon: a session of its own, working directory `/`, umask 077,
+/// no terminal, no core dumps. All paths must be absolute by now.
+pub fn launch() -> io::Result<Launched> {
+    let threads = std::fs::read_dir("/proc/self/task")?.count();
+    if threads != 1 {
+        // A lock held by another thread would stay locked in the child.
+        return Err(io::Error::other(format!("{threads} threads run before the fork")));
+    }
+    let (secrets_in, secrets_out) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (reports_in, reports_out) = pipe_with(PipeFlags::CLOEXEC)?;
+    let daemon = Daemonize::new().working_directory("/").umask(UMASK);
+    match daemon.execute() {
+        Outcome::Parent(Ok(_)) => {
+            Ok(Launched::Parent(Parent { secrets: secrets_out.into(), reports: reports_in.into() }))
+        }
+        Outcome::Child(Ok(_)) => {
+            let child = Child::new(secrets_in, reports_out);
+            // The parent's ends must be closed here, or no end is ever seen.
+            drop((secrets_out, reports_in));
+            harden()?;
+            Ok(Launched::Child(child))
+        }
+        Outcome::Parent(Err(error)) | Outcome::Child(Err(error)) => Err(io::Error::other(error)),
+    }
+}
+
+fn send(mut pipe: &File, kind: u8, body: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(body.len()).ok().filter(|length| *length <= MAX_MESSAGE);
+    let length = length.ok_or_else(|| io::Error::other("message is too long"))?;
+    pipe.write_all(&[kind])?;
+    pipe.write_all(&length.to_le_bytes())?;
+    // Written from where it is: no copy of a secret is made.
+    pipe.write_all(body)
+}
+
+fn receive(mut pipe: &File) -> io::Result<(u8, LockedBytes)> {
+    let mut head = [0; 5];
+    pipe.read_exact(&mut head)?;
+    let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]);
+    if length > MAX_MESSAGE {
+        return Err(io::Error::other("message is too long"));
+    }
+    Ok((head[0], LockedBytes::filled(length as usize, |bytes| pipe.read_exact(bytes))?))
+}
+
+impl Parent {
+    /// Sends a secret; the child takes them in the same order.
+    pub fn send(&mut self, secret: &[u8]) -> io::Result<()> {
+        send(&self.secrets, NOTE, secret)
+    }
+
+    /// Waits until the mount is usable or failed; `note` gets what the child
+    /// has to say meanwhile.
+    pub fn wait(self, mut note: impl FnMut(&str)) -> Result<(), Failure> {
+        drop(self.secrets);
+        loop {
+            let Ok((kind, body)) = receive(&self.reports) else {
+                let text = "the daemon ended before the mount was usable; see the log".into();
+                return Err(Failure { code: 1, text });
+            };
+            let body = body.expose();
+            match (kind, body.split_first()) {
+                (READY, _) => return Ok(()),
+                (NOTE, _) => note(&String::from_utf8_lossy(body)),
+                (FAILED, Some((&code, text))) => {
+                    return Err(Failure { code, text: String::from_utf8_lossy(text).into_owned() });
+                }
+                _ => return Err(Failure { code: 1, text: "the daemon makes no sense".into() }),
+            }
+        }
+    }
+}
+
+impl Child {
+    fn new(secrets: OwnedFd, reports: OwnedFd) -> Self {
+        Self { secrets: secrets.into(), reports: reports.into() }
+    }
+
+    /// The next secret; an error if the parent is gone.
+    pub fn receive(&mut self) -> io::Result<LockedBytes> {
+        receive(&self.secrets).map(|(_, secret)| secret)
+    }
+
+    /// Tells the user something while it goes on.
+    pub fn note(&mut self, text: &str) {
+        // Without a parent nobody waits for it.
+        let _ = send(&self.reports, NOTE, text.as_bytes());
+    }
+
+    /// Lets the parent return success.
+    pub fn ready(self) {
+        let _ = send(&self.reports, READY, &[]);
+    }
+
+    /// Lets the parent return failure.
+    pub fn failed(self, failure: &Failure) {
+        let text = &failure.text[..char_boundary(&failure.text, MAX_MESSAGE as usize - 1)];
+        let body = [&[failure.code], text.as_bytes()].concat();
+        let _ = send(&self.reports, FAILED, &body);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (Parent, Child) {
+        let (secrets_in, secrets_out) = pipe_with(PipeFlags::CLOEXEC).expect("pipe");
+        let (reports_in, reports_out) = pipe_with(PipeFlags::CLOEXEC).expect("pipe");
+        let parent = Parent { secrets: secrets_out.into(), reports: reports_in.into() };
+        (parent, Child::new(secrets_in, reports_out))
+    }
+
+    #[test]
+    fn secrets_and_success_pass() {
+        let (mut parent, mut child) = pair();
+        parent.send(b"secret").expect("sends");
+        parent.send(b"").expect("sends");
+        assert_eq!(child.receive().expect("receives").expose(), b"secret");
+        assert_eq!(child.receive().expect("receives").expose(), b"");
+        child.note("swap is not encrypted");
+        child.ready();
+        let mut notes = Vec::new();
+        parent.wait(|note| notes.push(note.to_string())).expect("is ready");
+        assert_eq!(notes, ["swap is not encrypted"]);
+    }
+
+    #[test]
+    fn failure_passes_with_its_code() {
+        let (parent, child) = pair();
+        let failure = Failure { code: 12, text: "Wrong password.".into() };
+        child.failed(&failure);
+        assert_eq!(parent.wait(|_| ()), Err(failure));
+    }
+
+    #[test]
+    fn a_child_that_dies_is_a_failure() {
+        let (parent, child) = pair();
+        drop(child);
+        assert_eq!(parent.wait(|_| ()).expect_err("died").code, 1);
+        let (parent, mut child) = pair();
+        drop(parent);
+        assert!(child.receive().is_err(), "a parent that was interrupted ends the child");
+    }
+
+    #[test]
+    fn a_long_message_is_refused() {
+        let (mut parent, child) = pair();
+        assert!(parent.send(&vec![0; MAX_MESSAGE as usize + 1]).is_err());
+        (&parent.secrets).write_all(&[NOTE, 0xff, 0xff, 0xff, 0xff]).expect("writes");
+        let mut child = child;
+        assert!(child.receive().is_err());
+    }
+}

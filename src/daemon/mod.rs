@@ -1,0 +1,24 @@
+//! Threads and lifetime of a mount.
+//!
+//! Invariant: `amberfs mount` returns success only when the mount is usable,
+//! and the daemon ends only after everything acknowledged was handed to the
+//! service's `close`.
+
+mod launch;
+mod logging;
+mod mountpoint;
+mod process;
+mod requests;
+mod run;
+mod service;
+mod swap;
+mod synced;
+
+pub use launch::{Child, Launched, Parent, launch};
+pub use logging::{Destination, start_logging};
+pub use mountpoint::{Checks, Unfit, check_mountpoint};
+pub use process::{LockedBytes, harden, lock_in_memory};
+pub use run::{Setup, notify_ready, run};
+pub use service::{Handle, Service, Why};
+pub use swap::unencrypted_swap;
+pub use synced::{Synced, synced_by};

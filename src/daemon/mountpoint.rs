@@ -1,0 +1,238 @@
+//! Whether a folder can be mounted on.
+//!
+//! Invariant: what passes is absolute and without symlinks, so that nothing
+//! can be put in its way between check and mount by renaming a link.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::synced::synced_by;
+use crate::control::{mount_at, read_mounts};
+use crate::fuse::clear_dead_mount;
+
+/// Which checks the user turned off.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Checks {
+    /// `-o nonempty`.
+    pub allow_nonempty: bool,
+    /// `--allow-synced-mountpoint`.
+    pub allow_synced: bool,
+}
+
+/// Why a mountpoint or repository cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfit {
+    /// It is not there.
+    #[error("{0} does not exist. Create it: mkdir {0}")]
+    Missing(String),
+    /// It is something else.
+    #[error("{0} is not a folder.")]
+    NotAFolder(String),
+    /// It holds files that the mount would hide.
+    #[error(
+        "{0} is not empty: its files would be hidden while mounted. Choose another, or -o nonempty."
+    )]
+    NotEmpty(String),
+    /// There is a mount already.
+    #[error(
+        "{mountpoint} is mounted already ({kind}). Unmount it first: amberfs umount {mountpoint}"
+    )]
+    Mounted {
+        /// The mountpoint.
+        mountpoint: String,
+        /// Type of the mounted file system.
+        kind: String,
+    },
+    /// Inside REPO.
+    #[error(
+        "{mountpoint} lies inside the repository {repo}: the files would be uploaded. Choose another mountpoint."
+    )]
+    InsideRepo {
+        /// The mountpoint.
+        mountpoint: String,
+        /// The repository.
+        repo: String,
+    },
+    /// REPO inside it.
+    #[error(
+        "The repository {repo} lies inside {mountpoint}: the mount would hide it. Choose another mountpoint."
+    )]
+    RepoInside {
+        /// The mountpoint.
+        mountpoint: String,
+        /// The repository.
+        repo: String,
+    },
+    /// In a folder that a sync client uploads.
+    #[error(
+        "{mountpoint} lies in a folder that {client} syncs (found {marker}): your plain files \
+         would be uploaded. Choose another, or --allow-synced-mountpoint."
+    )]
+    Synced {
+        /// The mountpoint.
+        mountpoint: String,
+        /// The sync client.
+        client: &'static str,
+        /// What shows it.
+        marker: String,
+    },
+    /// It cannot be looked at.
+    #[error("{path} cannot be used: {source}.")]
+    Unreadable {
+        /// Which.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Unfit {
+    /// The exit code: in use, or unusable.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Mounted { .. } => 11,
+            _ => 17,
+        }
+    }
+}
+
+/// Checks `mountpoint` for a mount of `repo`; returns it absolute and without
+/// symlinks. A mount that a killed daemon left there is cleared away.
+pub fn check_mountpoint(mountpoint: &Path, repo: &Path, checks: Checks) -> Result<PathBuf, Unfit> {
+    let shown = mountpoint.display().to_string();
+    let unreadable =
+        |path: &Path, source| Unfit::Unreadable { path: path.display().to_string(), source };
+    if clear_dead_mount(mountpoint) {
+        log::warn!("a dead mount was cleared away");
+    }
+    let path = mountpoint.canonicalize().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Unfit::Missing(shown.clone()),
+        _ => unreadable(mountpoint, error),
+    })?;
+    if !path.is_dir() {
+        return Err(Unfit::NotAFolder(shown));
+    }
+    let mounts = read_mounts().map_err(|error| unreadable(Path::new("/proc"), error))?;
+    if let Some(mount) = mount_at(&mounts, &path) {
+        return Err(Unfit::Mounted { mountpoint: shown, kind: mount.kind.clone() });
+    }
+    let repo_path = repo.canonicalize().map_err(|error| unreadable(repo, error))?;
+    let repo = repo.display().to_string();
+    if path.starts_with(&repo_path) {
+        return Err(Unfit::InsideRepo { mountpoint: shown, repo });
+    }
+    if repo_path.starts_with(&path) {
+        return Err(Unfit::RepoInside { mountpoint: shown, repo });
+    }
+    if !checks.allow_synced
+        && let Some(synced) = synced_by(&path)
+    {
+        return Err(Unfit::Synced {
+            mountpoint: shown,
+            client: synced.client,
+            marker: synced.marker.display().to_string(),
+        });
+    }
+    if !checks.allow_nonempty {
+        let mut entries = std::fs::read_dir(&path).map_err(|error| unreadable(&path, error))?;
+        if entries.next().is_some() {
+            return Err(Unfit::NotEmpty(shown));
+        }
+    }
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Place {
+        folder: tempfile::TempDir,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().expect("folder");
+            for name in ["repo", "repo/in", "mnt"] {
+                std::fs::create_dir(folder.path().join(name)).expect("create");
+            }
+            Self { folder }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.folder.path().join(name)
+        }
+
+        fn check(&self, name: &str, checks: Checks) -> Result<PathBuf, Unfit> {
+            check_mountpoint(&self.path(name), &self.path("repo"), checks)
+        }
+    }
+
+    #[test]
+    fn an_empty_folder_is_fit() {
+        let place = Place::new();
+        let path = place.check("mnt", Checks::default()).expect("is fit");
+        assert_eq!(path, place.path("mnt").canonicalize().expect("path"));
+    }
+
+    #[test]
+    fn what_is_no_folder_is_not() {
+        let place = Place::new();
+        std::fs::write(place.path("file"), "").expect("write");
+        let error = place.check("file", Checks::default()).expect_err("is a file");
+        assert!(matches!(error, Unfit::NotAFolder(_)));
+        let error = place.check("none", Checks::default()).expect_err("is missing");
+        assert!(matches!(error, Unfit::Missing(_)));
+        assert_eq!(error.exit_code(), 17);
+    }
+
+    #[test]
+    fn files_would_be_hidden() {
+        let place = Place::new();
+        std::fs::write(place.path("mnt/file"), "").expect("write");
+        let error = place.check("mnt", Checks::default()).expect_err("is not empty");
+        assert!(matches!(error, Unfit::NotEmpty(_)));
+        let checks = Checks { allow_nonempty: true, ..Checks::default() };
+        place.check("mnt", checks).expect("was allowed");
+    }
+
+    #[test]
+    fn neither_contains_the_other() {
+        let place = Place::new();
+        for name in ["repo", "repo/in"] {
+            let error = place.check(name, Checks::default()).expect_err("is inside");
+            assert!(matches!(error, Unfit::InsideRepo { .. }));
+        }
+        let link = place.path("link");
+        std::os::unix::fs::symlink(place.path("repo/in"), link).expect("link");
+        let error = place.check("link", Checks::default()).expect_err("is inside by a link");
+        assert!(matches!(error, Unfit::InsideRepo { .. }));
+        let error = place.check("", Checks::default()).expect_err("has it inside");
+        assert!(matches!(error, Unfit::RepoInside { .. }));
+    }
+
+    #[test]
+    fn a_synced_folder_is_refused_in_the_words_of_the_manual() {
+        let place = Place::new();
+        std::fs::write(place.path(".sync_1a2b.db"), "").expect("write");
+        let error = place.check("mnt", Checks::default()).expect_err("is synced");
+        let expected = format!(
+            "{} lies in a folder that Nextcloud syncs (found {}): your plain files would be \
+             uploaded. Choose another, or --allow-synced-mountpoint.",
+            place.path("mnt").display(),
+            place.path(".sync_1a2b.db").canonicalize().expect("path").display(),
+        );
+        assert_eq!(error.to_string(), expected);
+        let checks = Checks { allow_synced: true, ..Checks::default() };
+        place.check("mnt", checks).expect("was allowed");
+    }
+
+    #[test]
+    fn a_mount_is_in_use() {
+        let repo = tempfile::tempdir().expect("folder");
+        let error = check_mountpoint(Path::new("/proc"), repo.path(), Checks::default())
+            .expect_err("is mounted");
+        assert!(matches!(error, Unfit::Mounted { .. }));
+        assert_eq!(error.exit_code(), 11);
+    }
+}

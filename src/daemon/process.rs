@@ -1,0 +1,93 @@
+//! What keeps secrets of this process from reaching a disk.
+
+use std::io;
+
+use rustix::mm::mlock;
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use zeroize::Zeroize as _;
+
+/// Turns core dumps off, closes the process to debuggers of the same user, and
+/// makes panics log their place and nothing else: a message could hold names
+/// or content. To be called before any secret is there.
+pub fn harden() -> io::Result<()> {
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    std::panic::set_hook(Box::new(|info| {
+        let place = info.location().map_or_else(String::new, ToString::to_string);
+        log::error!("internal error at {place}");
+    }));
+    Ok(())
+}
+
+/// Keeps the pages of `bytes` out of swap until the process ends (they are
+/// not unlocked: other secrets may share them). Fails where the limit of
+/// locked memory is too low.
+pub fn lock_in_memory(bytes: &[u8]) -> io::Result<()> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    // The one place: rustix marks mlock unsafe because it takes a pointer.
+    #[expect(unsafe_code, reason = "mlock has no safe form; see SAFETY")]
+    // SAFETY: the range is that of a live slice, and locking pages changes
+    // neither what they hold nor who may use them.
+    unsafe {
+        mlock(bytes.as_ptr().cast_mut().cast(), bytes.len())?;
+    }
+    Ok(())
+}
+
+/// Secret bytes of any length: locked in memory, wiped on drop.
+pub struct LockedBytes(Box<[u8]>);
+
+impl LockedBytes {
+    /// Room for `len` bytes; `fill` writes them in place, so that no copy is
+    /// left elsewhere. Where locking is refused this is logged and goes on.
+    pub fn filled(len: usize, fill: impl FnOnce(&mut [u8]) -> io::Result<()>) -> io::Result<Self> {
+        let mut bytes = Self(vec![0; len].into_boxed_slice());
+        if let Err(error) = lock_in_memory(&bytes.0) {
+            log::warn!("a secret could not be locked in memory: {error}");
+        }
+        fill(&mut bytes.0)?;
+        Ok(bytes)
+    }
+
+    /// The bytes.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The bytes, for a primitive that takes them over and wipes them.
+    pub fn expose_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
+impl Drop for LockedBytes {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn locked_kib() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").expect("status");
+        let line = status.lines().find(|line| line.starts_with("VmLck:")).expect("VmLck");
+        line.split_ascii_whitespace().nth(1).expect("number").parse().expect("number")
+    }
+
+    #[test]
+    fn secrets_are_locked() {
+        let before = locked_kib();
+        let secret = LockedBytes::filled(64 << 10, |bytes| {
+            bytes.fill(7);
+            Ok(())
+        })
+        .expect("fills");
+        assert_eq!(secret.expose()[100], 7);
+        assert!(locked_kib() > before, "nothing was locked");
+        lock_in_memory(&[]).expect("nothing to do");
+    }
+}

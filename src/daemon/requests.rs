@@ -1,0 +1,67 @@
+//! What the daemon does for the command line.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::run::{Event, pull_and_checkpoint};
+use super::service::{Service, Why};
+use crate::control::{Answer, Described, Exchange, Failure, Handler, Request};
+use crate::fuse::Session;
+
+pub(super) struct Requests<S> {
+    pub(super) service: Arc<S>,
+    pub(super) session: std::sync::Weak<Session>,
+    pub(super) one_checkpoint: Arc<Mutex<()>>,
+    pub(super) events: Sender<Event>,
+    pub(super) mountpoint: PathBuf,
+    pub(super) repo: PathBuf,
+}
+
+impl<S: Service> Requests<S> {
+    fn sync(&self) -> Result<(), Failure> {
+        let gone = || Failure { code: 1, text: "the mount is going away".into() };
+        let session = self.session.upgrade().ok_or_else(gone)?;
+        let _one = self.one_checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
+        pull_and_checkpoint(&*self.service, &session, Why::Asked)
+    }
+
+    fn unmount(&self) -> Answer {
+        let (reply, outcome) = mpsc::channel();
+        let _ = self.events.send(Event::Unmount(reply));
+        outcome.recv().unwrap_or_else(|_| {
+            Answer::Failed(Failure { code: 1, text: "the daemon ended without an answer".into() })
+        })
+    }
+}
+
+impl<S: Service> Handler for Requests<S> {
+    fn describe(&self) -> Described {
+        Described {
+            pid: std::process::id(),
+            mountpoint: self.mountpoint.clone(),
+            repo: self.repo.clone(),
+        }
+    }
+
+    fn handle(&self, request: Request, exchange: &mut Exchange<'_>) -> Answer {
+        match request {
+            Request::Status => match exchange.send(&self.service.status()) {
+                Ok(()) => Answer::Done,
+                Err(error) => Answer::Failed(Failure { code: 1, text: error.to_string() }),
+            },
+            Request::Sync => match self.sync() {
+                Ok(()) => Answer::Done,
+                Err(failure) => Answer::Failed(failure),
+            },
+            Request::Unmount => self.unmount(),
+            Request::Call(body) => self.service.call(&body, exchange),
+            Request::Describe | Request::Input(_) | Request::EndOfInput => {
+                Answer::Failed(Failure {
+                    code: 1,
+                    text: "there is no command that this belongs to".into(),
+                })
+            }
+        }
+    }
+}

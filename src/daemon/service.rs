@@ -1,0 +1,97 @@
+//! What a daemon serves: the seam to the real volume.
+
+use std::io;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::run::Event;
+use crate::control::{Answer, Exchange, Failure};
+use crate::fs::Operations;
+use crate::fuse::{Invalidator, Session};
+
+/// Why a checkpoint is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// `tick` or the service's own request said that it is time.
+    Due,
+    /// The user asked (`amberfs sync`).
+    Asked,
+    /// Before unmounting.
+    Unmount,
+}
+
+/// A file system with a life of its own. Methods may be called from several
+/// threads; `checkpoint` and `close` never at the same time as each other.
+pub trait Service: Send + Sync + 'static {
+    /// The file system's type.
+    type Operations: Operations;
+
+    /// The file system.
+    fn operations(&self) -> Arc<Self::Operations>;
+
+    /// Called once, when the mount is usable.
+    fn started(&self, handle: Handle);
+
+    /// Called each second; true lets the checkpoint thread make a checkpoint.
+    /// Must not take long.
+    fn tick(&self) -> bool;
+
+    /// Everything acknowledged goes into REPO. The kernel's dirty pages were
+    /// pulled just before.
+    fn checkpoint(&self, why: Why) -> Result<(), Failure>;
+
+    /// The status: one line of JSON, without the newline.
+    fn status(&self) -> Vec<u8>;
+
+    /// A command of a later layer, as bytes.
+    fn call(&self, request: &[u8], exchange: &mut Exchange<'_>) -> Answer {
+        let _ = (request, exchange);
+        Answer::Failed(Failure { code: 1, text: "this daemon does not know that command".into() })
+    }
+
+    /// The last checkpoint, after the kernel has let go; nothing is called
+    /// afterwards.
+    fn close(&self) -> Result<(), Failure>;
+}
+
+/// What a service can ask of the daemon it runs in. Cheap to clone; no method
+/// waits for the service.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) session: Weak<Session>,
+    pub(super) invalidator: Invalidator,
+    pub(super) checkpoints: Sender<()>,
+    pub(super) events: Sender<Event>,
+}
+
+impl Handle {
+    /// For telling the kernel what a merge changed; its methods return at once.
+    pub fn invalidator(&self) -> &Invalidator {
+        &self.invalidator
+    }
+
+    /// Has a checkpoint made soon, in the checkpoint thread.
+    pub fn request_checkpoint(&self) {
+        let _ = self.checkpoints.send(());
+    }
+
+    /// Pulls the kernel's dirty pages: not from an operation, and with no lock
+    /// held that an operation takes. `TimedOut` after `limit`.
+    pub fn pull(&self, limit: Duration) -> io::Result<()> {
+        self.session.upgrade().map_or(Ok(()), |session| session.pull(limit))
+    }
+
+    /// Files opened for writing from now on bypass the kernel's cache, so that
+    /// write(2) itself sees ENOSPC.
+    pub fn set_direct_writes(&self, direct: bool) {
+        if let Some(session) = self.session.upgrade() {
+            session.set_direct_writes(direct);
+        }
+    }
+
+    /// Unmounts if nobody uses the mount (`-o idle=`).
+    pub fn request_unmount(&self) {
+        let _ = self.events.send(Event::Idle);
+    }
+}

@@ -1,0 +1,353 @@
+//! The commit in a head, and the names of files in REPO (`docs/format.md`,
+//! "Commits" and "Names").
+
+use std::collections::BTreeMap;
+
+use super::container::Kind;
+use super::node::{Id, LEVEL_MAX};
+use super::wire::{DecodeError, Decoder, Encoder, Result};
+use crate::crypto::{DeviceId, Hash, RepoId, hex, unhex};
+use crate::io::Timestamp;
+
+/// Constant extension of every file in REPO.
+pub const EXTENSION: &str = ".amb";
+const LIST_MAX: u64 = 1 << 22;
+const LABEL_MAX: usize = 255;
+
+/// How far each device has been seen: device to generation.
+pub type Vector = BTreeMap<DeviceId, u64>;
+
+/// An object that a checkpoint brought, with its index entries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewObject {
+    /// BLAKE3 of its bytes; its name.
+    pub hash: Hash,
+    /// Data, metadata or index run.
+    pub kind: Kind,
+    /// Bytes.
+    pub size: u64,
+    /// Ids of its chunks, ascending.
+    pub chunks: Vec<Id>,
+}
+
+/// A device that will not write again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retired {
+    /// The device.
+    pub device: DeviceId,
+    /// Its last generation.
+    pub last: u64,
+    /// Who owns its folder now.
+    pub heir: DeviceId,
+}
+
+/// A namespace root with its history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// Equal to the head's extension.
+    pub device: DeviceId,
+    /// Equal to the head's extension.
+    pub generation: u64,
+    /// Counts the device's changes of content; dots carry it.
+    pub content_generation: u64,
+    /// When it was made.
+    pub time: Timestamp,
+    /// Drawn at each mount: two heads of one generation with different ones
+    /// mean a clone.
+    pub instance: [u8; 16],
+    /// BLAKE3 of the device's head before, zeros for the first.
+    pub previous: Hash,
+    /// Root node of the namespace tree, and its level.
+    pub root: (Id, u8),
+    /// Content generations of all devices that are merged into it.
+    pub merged: Vector,
+    /// Generations of which all objects were here at full size.
+    pub held: Vector,
+    /// Highest journal sequence number that it contains.
+    pub journal: u64,
+    /// Inodes in it.
+    pub inodes: u64,
+    /// Sum of file sizes, bytes.
+    pub bytes: u64,
+    /// What the device calls itself.
+    pub device_name: String,
+    /// Label of a kept commit, or empty.
+    pub label: String,
+    /// Objects new in it.
+    pub objects: Vec<NewObject>,
+    /// Own objects that will be deleted.
+    pub condemned: Vec<Hash>,
+    /// Devices retired; only grows.
+    pub retired: Vec<Retired>,
+    /// Fields of later versions.
+    pub unknown: Vec<(u64, Vec<u8>)>,
+}
+
+fn put_vector(out: &mut Encoder, vector: &Vector) {
+    out.var(vector.len() as u64);
+    for (device, generation) in vector {
+        out.raw(device).var(*generation);
+    }
+}
+
+fn get_vector(input: &mut Decoder<'_>) -> Result<Vector> {
+    let mut vector = Vector::new();
+    for _ in 0..input.var_max(65536, "vector")? {
+        let device = input.array()?;
+        if vector.last_key_value().is_some_and(|(last, _)| *last >= device) {
+            return Err(DecodeError::Invalid("vector order"));
+        }
+        vector.insert(device, input.var()?);
+    }
+    Ok(vector)
+}
+
+fn get_text(input: &mut Decoder<'_>) -> Result<String> {
+    let bytes = input.bytes(LABEL_MAX, "text")?;
+    String::from_utf8(bytes.to_vec()).map_err(|_| DecodeError::Invalid("text"))
+}
+
+impl Commit {
+    /// Canonical bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Encoder::new();
+        out.raw(&self.device)
+            .u64(self.generation)
+            .u64(self.content_generation)
+            .signed(self.time.secs)
+            .var(u64::from(self.time.nanos))
+            .raw(&self.instance)
+            .raw(&self.previous)
+            .raw(&self.root.0)
+            .u8(self.root.1);
+        put_vector(&mut out, &self.merged);
+        put_vector(&mut out, &self.held);
+        out.u64(self.journal)
+            .var(self.inodes)
+            .var(self.bytes)
+            .bytes(self.device_name.as_bytes())
+            .bytes(self.label.as_bytes());
+        out.var(self.objects.len() as u64);
+        for object in &self.objects {
+            out.raw(&object.hash).u8(object.kind as u8).var(object.size);
+            out.var(object.chunks.len() as u64);
+            for id in &object.chunks {
+                out.raw(id);
+            }
+        }
+        out.var(self.condemned.len() as u64);
+        for hash in &self.condemned {
+            out.raw(hash);
+        }
+        out.var(self.retired.len() as u64);
+        for retired in &self.retired {
+            out.raw(&retired.device).var(retired.last).raw(&retired.heir);
+        }
+        for (tag, bytes) in &self.unknown {
+            out.var(*tag).bytes(bytes);
+        }
+        out.finish()
+    }
+
+    /// Reads them.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let mut input = Decoder::new(bytes);
+        let mut commit = Self {
+            device: input.array()?,
+            generation: input.u64()?,
+            content_generation: input.u64()?,
+            time: Timestamp {
+                secs: input.signed()?,
+                nanos: input.var_max(999_999_999, "nanoseconds")? as u32,
+            },
+            instance: input.array()?,
+            previous: input.array()?,
+            root: (input.array()?, input.u8()?),
+            merged: get_vector(&mut input)?,
+            held: get_vector(&mut input)?,
+            journal: input.u64()?,
+            inodes: input.var()?,
+            bytes: input.var()?,
+            device_name: get_text(&mut input)?,
+            label: get_text(&mut input)?,
+            objects: Vec::new(),
+            condemned: Vec::new(),
+            retired: Vec::new(),
+            unknown: Vec::new(),
+        };
+        if commit.root.1 > LEVEL_MAX {
+            return Err(DecodeError::Limit("level"));
+        }
+        for _ in 0..input.var_max(LIST_MAX, "object count")? {
+            let mut object = NewObject {
+                hash: input.array()?,
+                kind: Kind::from_byte(input.u8()?)?,
+                size: input.var()?,
+                chunks: Vec::new(),
+            };
+            for _ in 0..input.var_max(LIST_MAX, "chunk count")? {
+                object.chunks.push(input.array()?);
+            }
+            commit.objects.push(object);
+        }
+        for _ in 0..input.var_max(LIST_MAX, "condemned count")? {
+            commit.condemned.push(input.array()?);
+        }
+        for _ in 0..input.var_max(65536, "retired count")? {
+            commit.retired.push(Retired {
+                device: input.array()?,
+                last: input.var()?,
+                heir: input.array()?,
+            });
+        }
+        let mut last = 0;
+        while input.remaining() > 0 {
+            let tag = input.var()?;
+            if tag <= last {
+                return Err(DecodeError::Invalid("field order"));
+            }
+            last = tag;
+            commit.unknown.push((tag, input.bytes(1 << 20, "field")?.to_vec()));
+        }
+        Ok(commit)
+    }
+}
+
+/// A name in REPO that amberfs gives.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Name {
+    /// `amberfs-<repo id>.amb`
+    Header(RepoId),
+    /// `<device>/head/<generation>-<hash>.amb`
+    Head {
+        /// The device.
+        device: DeviceId,
+        /// Its generation.
+        generation: u64,
+        /// BLAKE3 of the file.
+        hash: Hash,
+    },
+    /// `<device>/obj/<first digit of hash>/<hash>.amb`
+    Object {
+        /// The device.
+        device: DeviceId,
+        /// BLAKE3 of the file.
+        hash: Hash,
+    },
+}
+
+impl Name {
+    /// The path within REPO.
+    pub fn path(&self) -> String {
+        match self {
+            Self::Header(repo) => format!("amberfs-{}{EXTENSION}", hex(repo)),
+            Self::Head { device, generation, hash } => {
+                format!("{}/{}", head_folder(device), head_name(*generation, hash))
+            }
+            Self::Object { device, hash } => {
+                let hash = hex(hash);
+                format!("{}/{hash}{EXTENSION}", object_folder(device, &hash[..1]))
+            }
+        }
+    }
+}
+
+/// Folder of a device's heads.
+pub fn head_folder(device: &DeviceId) -> String {
+    format!("{}/head", hex(device))
+}
+
+/// One of the sixteen folders of a device's objects.
+pub fn object_folder(device: &DeviceId, digit: &str) -> String {
+    format!("{}/obj/{digit}", hex(device))
+}
+
+fn head_name(generation: u64, hash: &Hash) -> String {
+    format!("{generation:016x}-{}{EXTENSION}", hex(hash))
+}
+
+/// The repository id in a header's file name.
+pub fn parse_header_name(name: &str) -> Option<RepoId> {
+    unhex(name.strip_prefix("amberfs-")?.strip_suffix(EXTENSION)?)
+}
+
+/// Generation and hash in a head's file name.
+pub fn parse_head_name(name: &str) -> Option<(u64, Hash)> {
+    let (generation, hash) = name.strip_suffix(EXTENSION)?.split_once('-')?;
+    Some((u64::from_be_bytes(unhex(generation)?), unhex(hash)?))
+}
+
+/// The hash in an object's file name.
+pub fn parse_object_name(name: &str) -> Option<Hash> {
+    unhex(name.strip_suffix(EXTENSION)?)
+}
+
+/// The first part of `name` that `parse` takes, of `len` bytes.
+fn part_of<T>(name: &str, len: usize, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
+    (0..name.len().saturating_sub(len - 1))
+        .find_map(|start| name.get(start..start + len).and_then(&parse))
+}
+
+/// The repository id in the name of a conflict copy of a header.
+pub fn find_header_name(name: &str) -> Option<RepoId> {
+    part_of(name, 8 + 32, |part| unhex(part.strip_prefix("amberfs-")?))
+}
+
+/// Generation and hash in the name of a conflict copy of a head.
+pub fn find_head_name(name: &str) -> Option<(u64, Hash)> {
+    part_of(name, 16 + 1 + 64, |part| parse_head_name(&format!("{part}{EXTENSION}")))
+}
+
+/// The hash in the name of a conflict copy of an object.
+pub fn find_object_name(name: &str) -> Option<Hash> {
+    part_of(name, 64, unhex)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_survives() {
+        let commit = Commit {
+            device: [1; 16],
+            generation: 7,
+            content_generation: 5,
+            time: Timestamp { secs: 12, nanos: 34 },
+            instance: [2; 16],
+            previous: [3; 32],
+            root: ([4; 16], 2),
+            merged: [([1; 16], 5), ([9; 16], 1)].into(),
+            held: [([9; 16], 2)].into(),
+            journal: 99,
+            inodes: 3,
+            bytes: 4,
+            device_name: "laptop".into(),
+            label: String::new(),
+            objects: vec![NewObject {
+                hash: [5; 32],
+                kind: Kind::Data,
+                size: 123,
+                chunks: vec![[6; 16]],
+            }],
+            condemned: vec![[7; 32]],
+            retired: vec![Retired { device: [8; 16], last: 3, heir: [1; 16] }],
+            unknown: vec![(9, vec![1, 2])],
+        };
+        let bytes = commit.encode();
+        assert_eq!(Commit::decode(&bytes), Ok(commit));
+    }
+
+    #[test]
+    fn names_survive_and_foreign_ones_do_not_parse() {
+        let head = Name::Head { device: [1; 16], generation: 258, hash: [2; 32] };
+        let path = head.path();
+        let name = path.rsplit('/').next().unwrap();
+        assert!(name.starts_with("0000000000000102-"));
+        assert_eq!(parse_head_name(name), Some((258, [2; 32])));
+        assert_eq!(parse_head_name(&name.to_uppercase()), None);
+        assert_eq!(parse_head_name(&name.replace(".amb", " (1).amb")), None);
+        assert_eq!(parse_object_name("abc.amb"), None);
+        assert_eq!(parse_header_name(&Name::Header([3; 16]).path()), Some([3; 16]));
+    }
+}

@@ -1,0 +1,13 @@
+//! Bytes to values and back for everything stored or sent, as `docs/format.md`
+//! describes it.
+//!
+//! Invariant: encodings are canonical (one value, one encoding) and every
+//! length that comes from outside has a limit.
+
+pub mod commit;
+pub mod container;
+pub mod namespace;
+pub mod node;
+pub mod record;
+pub mod register;
+pub mod wire;

@@ -1,0 +1,556 @@
+//! Keys and values of the namespace map (`docs/format.md`, "Namespace").
+
+use super::wire::{DecodeError, Decoder, Encoder, Result};
+use crate::crypto::DeviceId;
+use crate::io::Timestamp;
+
+/// An inode number. Bit 63 is reserved for snapshots; then a 40-bit prefix
+/// drawn for each mount and a 23-bit counter.
+pub type Ino = u64;
+/// The root directory.
+pub const ROOT: Ino = 1;
+/// Longest name, bytes.
+pub const NAME_MAX: usize = 255;
+/// Longest symlink target, bytes.
+pub const SYMLINK_MAX: usize = 4095;
+/// Longest content that lives in the inode, bytes.
+pub const INLINE_MAX: usize = 256;
+/// Longest extended attribute, bytes (ext4 has the same limit).
+pub const XATTR_MAX: usize = 4096;
+/// Longest encoded value.
+pub const VALUE_MAX: usize = XATTR_MAX + 256;
+/// Longest encoded key.
+pub const KEY_MAX: usize = 8 + 1 + 8 + NAME_MAX;
+
+/// A key of the namespace map. Its bytes sort as `docs/format.md` says: by
+/// inode first, so that what belongs to one inode lies together.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// The inode itself.
+    Inode(Ino),
+    /// Where a united directory went.
+    Alias(Ino),
+    /// An extended attribute.
+    Xattr(Ino, Vec<u8>),
+    /// A name of the inode: parent and name.
+    Back(Ino, Ino, Vec<u8>),
+    /// An entry of the directory: keyed 63-bit hash of the name, and the name.
+    Entry(Ino, u64, Vec<u8>),
+    /// A kind that this version does not know: inode, kind, rest.
+    Opaque(Ino, u8, Vec<u8>),
+}
+
+const INODE: u8 = 1;
+const ALIAS: u8 = 2;
+const XATTR: u8 = 3;
+const BACK: u8 = 4;
+const ENTRY: u8 = 5;
+
+impl Key {
+    /// The inode (or directory) that the key belongs to.
+    pub fn ino(&self) -> Ino {
+        match self {
+            Self::Inode(ino)
+            | Self::Alias(ino)
+            | Self::Xattr(ino, _)
+            | Self::Back(ino, ..)
+            | Self::Entry(ino, ..)
+            | Self::Opaque(ino, ..) => *ino,
+        }
+    }
+
+    /// Bytes whose order is the order of the map.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(32);
+        bytes.extend_from_slice(&self.ino().to_be_bytes());
+        match self {
+            Self::Inode(_) => bytes.push(INODE),
+            Self::Alias(_) => bytes.push(ALIAS),
+            Self::Xattr(_, name) => {
+                bytes.push(XATTR);
+                bytes.extend_from_slice(name);
+            }
+            Self::Back(_, parent, name) => {
+                bytes.push(BACK);
+                bytes.extend_from_slice(&parent.to_be_bytes());
+                bytes.extend_from_slice(name);
+            }
+            Self::Entry(_, hash, name) => {
+                bytes.push(ENTRY);
+                bytes.extend_from_slice(&hash.to_be_bytes());
+                bytes.extend_from_slice(name);
+            }
+            Self::Opaque(_, kind, rest) => {
+                bytes.push(*kind);
+                bytes.extend_from_slice(rest);
+            }
+        }
+        bytes
+    }
+
+    /// Reads a key; unknown kinds become [`Key::Opaque`].
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        if bytes.len() > KEY_MAX {
+            return Err(DecodeError::Limit("key"));
+        }
+        let mut input = Decoder::new(bytes);
+        let ino = u64::from_be_bytes(input.array()?);
+        let kind = input.u8()?;
+        let name = |input: &mut Decoder<'_>| -> Result<Vec<u8>> {
+            let name = input.raw(input.remaining())?;
+            if name.is_empty() || name.len() > NAME_MAX || name.contains(&0) {
+                return Err(DecodeError::Invalid("name"));
+            }
+            Ok(name.to_vec())
+        };
+        // Names are joined to paths by extract: one that leads elsewhere is
+        // refused here, once.
+        let file_name = |input: &mut Decoder<'_>| -> Result<Vec<u8>> {
+            let name = name(input)?;
+            if name.contains(&b'/') || name == b"." || name == b".." {
+                return Err(DecodeError::Invalid("name"));
+            }
+            Ok(name)
+        };
+        let key = match kind {
+            INODE => Self::Inode(ino),
+            ALIAS => Self::Alias(ino),
+            XATTR => Self::Xattr(ino, name(&mut input)?),
+            BACK => Self::Back(ino, u64::from_be_bytes(input.array()?), file_name(&mut input)?),
+            ENTRY => Self::Entry(ino, u64::from_be_bytes(input.array()?), file_name(&mut input)?),
+            _ => Self::Opaque(ino, kind, input.raw(input.remaining())?.to_vec()),
+        };
+        input.end()?;
+        Ok(key)
+    }
+
+    /// The lowest key of an inode's entries, and of those at or after `hash`.
+    pub fn entries_from(dir: Ino, hash: u64) -> Vec<u8> {
+        Self::prefix(dir, ENTRY, hash)
+    }
+
+    /// The lowest key of an inode's extended attributes.
+    pub fn xattrs(ino: Ino) -> Vec<u8> {
+        let mut bytes = ino.to_be_bytes().to_vec();
+        bytes.push(XATTR);
+        bytes
+    }
+
+    /// The lowest key of an inode's back references.
+    pub fn backs(ino: Ino) -> Vec<u8> {
+        let mut bytes = ino.to_be_bytes().to_vec();
+        bytes.push(BACK);
+        bytes
+    }
+
+    fn prefix(ino: Ino, kind: u8, number: u64) -> Vec<u8> {
+        let mut bytes = ino.to_be_bytes().to_vec();
+        bytes.push(kind);
+        bytes.extend_from_slice(&number.to_be_bytes());
+        bytes
+    }
+}
+
+/// Which change made a value: device and content generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Dot {
+    /// The device.
+    pub device: DeviceId,
+    /// Its content generation.
+    pub generation: u64,
+}
+
+/// A value of the namespace map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// Of [`Key::Inode`].
+    Inode(Box<Inode>),
+    /// Of [`Key::Entry`]: the inode named, and its type (`S_IFMT` bits).
+    Entry(Ino, u32),
+    /// Of [`Key::Back`].
+    Back,
+    /// Of [`Key::Xattr`].
+    Xattr(Vec<u8>),
+    /// Of [`Key::Alias`].
+    Alias(Ino),
+    /// Of [`Key::Opaque`].
+    Opaque(Vec<u8>),
+}
+
+impl Value {
+    /// Canonical bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Encoder::new();
+        match self {
+            Self::Inode(inode) => inode.encode(&mut out),
+            Self::Entry(ino, kind) => {
+                out.var(*ino).var(u64::from(kind >> 12));
+            }
+            Self::Back => {}
+            Self::Xattr(bytes) | Self::Opaque(bytes) => {
+                out.raw(bytes);
+            }
+            Self::Alias(ino) => {
+                out.var(*ino);
+            }
+        }
+        out.finish()
+    }
+
+    /// Reads the value of `key`.
+    pub fn decode(key: &Key, bytes: &[u8]) -> Result<Self> {
+        let mut input = Decoder::new(bytes);
+        let value = match key {
+            Key::Inode(_) => Self::Inode(Box::new(Inode::decode(&mut input)?)),
+            Key::Entry(..) => {
+                Self::Entry(input.var()?, (input.var_max(15, "file type")? as u32) << 12)
+            }
+            Key::Back(..) => Self::Back,
+            Key::Xattr(..) => {
+                if bytes.len() > XATTR_MAX {
+                    return Err(DecodeError::Limit("extended attribute"));
+                }
+                Self::Xattr(input.raw(bytes.len())?.to_vec())
+            }
+            Key::Alias(_) => Self::Alias(input.var()?),
+            Key::Opaque(..) => Self::Opaque(input.raw(bytes.len())?.to_vec()),
+        };
+        input.end()?;
+        Ok(value)
+    }
+}
+
+/// A user or group: a number, or *self*, shown as whoever mounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Whoever mounts.
+    SelfOwned,
+    /// This number.
+    Id(u32),
+}
+
+/// Where a file's content is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Content {
+    /// No chunk: empty, all holes, or inline.
+    #[default]
+    None,
+    /// The whole file is this chunk.
+    Chunk([u8; 16]),
+    /// A content tree: root node and its level.
+    Tree([u8; 16], u8),
+}
+
+/// How a file's content is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ContentClass {
+    /// Not decided yet.
+    #[default]
+    Unknown,
+    /// Pages of this many bytes.
+    Pages(u32),
+    /// A compressible stream.
+    Compressible,
+    /// An incompressible stream.
+    Incompressible,
+}
+
+/// An inode record. Unknown fields are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inode {
+    /// Type and permissions, as `st_mode`.
+    pub mode: u32,
+    /// User.
+    pub uid: Owner,
+    /// Group.
+    pub gid: Owner,
+    /// Device number of device nodes.
+    pub rdev: u64,
+    /// Last change of content.
+    pub mtime: Timestamp,
+    /// Last change of the inode.
+    pub ctime: Timestamp,
+    /// Birth.
+    pub btime: Timestamp,
+    /// Last access, only where it was set explicitly.
+    pub atime: Option<Timestamp>,
+    /// `FS_*_FL` flags.
+    pub flags: u64,
+    /// Project id.
+    pub project: u64,
+    /// How content is cut.
+    pub class: ContentClass,
+    /// Length, bytes.
+    pub size: u64,
+    /// Where the content is.
+    pub content: Content,
+    /// Content of at most 256 bytes, or the target of a symlink.
+    pub inline: Vec<u8>,
+    /// Fields of later versions, ascending by tag.
+    pub unknown: Vec<(u64, Vec<u8>)>,
+}
+
+impl Inode {
+    /// A new inode with all times set to `now`.
+    pub fn new(mode: u32, uid: Owner, gid: Owner, now: Timestamp) -> Self {
+        Self {
+            mode,
+            uid,
+            gid,
+            rdev: 0,
+            mtime: now,
+            ctime: now,
+            btime: now,
+            atime: None,
+            flags: 0,
+            project: 0,
+            class: ContentClass::Unknown,
+            size: 0,
+            content: Content::None,
+            inline: Vec::new(),
+            unknown: Vec::new(),
+        }
+    }
+
+    /// `S_IFMT` bits.
+    pub fn kind(&self) -> u32 {
+        self.mode & 0o170_000
+    }
+
+    /// Whether it is a directory.
+    pub fn is_dir(&self) -> bool {
+        self.kind() == 0o040_000
+    }
+
+    /// Whether it is a regular file.
+    pub fn is_file(&self) -> bool {
+        self.kind() == 0o100_000
+    }
+
+    fn encode(&self, out: &mut Encoder) {
+        let mut field = |tag: u64, fill: &dyn Fn(&mut Encoder)| {
+            let mut inner = Encoder::new();
+            fill(&mut inner);
+            out.var(tag).bytes(&inner.finish());
+        };
+        let time = |time: Timestamp| {
+            move |out: &mut Encoder| {
+                out.signed(time.secs).var(u64::from(time.nanos));
+            }
+        };
+        field(1, &|out| {
+            out.var(u64::from(self.mode));
+        });
+        field(2, &|out| {
+            let number = |owner| match owner {
+                Owner::SelfOwned => (1, 0),
+                Owner::Id(id) => (0, id),
+            };
+            let ((self_uid, uid), (self_gid, gid)) = (number(self.uid), number(self.gid));
+            out.u8(self_uid | self_gid << 1).var(u64::from(uid)).var(u64::from(gid));
+        });
+        if self.rdev != 0 {
+            field(3, &|out| {
+                out.var(self.rdev);
+            });
+        }
+        field(4, &time(self.mtime));
+        field(5, &time(self.ctime));
+        field(6, &time(self.btime));
+        if let Some(atime) = self.atime {
+            field(7, &time(atime));
+        }
+        if self.flags != 0 {
+            field(8, &|out| {
+                out.var(self.flags);
+            });
+        }
+        if self.project != 0 {
+            field(9, &|out| {
+                out.var(self.project);
+            });
+        }
+        match self.class {
+            ContentClass::Unknown => {}
+            ContentClass::Pages(size) => field(10, &|out| {
+                out.u8(1).var(u64::from(size));
+            }),
+            ContentClass::Compressible => field(10, &|out| {
+                out.u8(2);
+            }),
+            ContentClass::Incompressible => field(10, &|out| {
+                out.u8(3);
+            }),
+        }
+        if self.size != 0 {
+            field(11, &|out| {
+                out.var(self.size);
+            });
+        }
+        match self.content {
+            Content::None => {}
+            Content::Chunk(id) => field(12, &|out| {
+                out.u8(CONTENT_CHUNK).raw(&id);
+            }),
+            Content::Tree(id, level) => field(12, &|out| {
+                out.u8(level).raw(&id);
+            }),
+        }
+        if !self.inline.is_empty() {
+            field(13, &|out| {
+                out.raw(&self.inline);
+            });
+        }
+        for (tag, bytes) in &self.unknown {
+            out.var(*tag).bytes(bytes);
+        }
+    }
+
+    fn decode(input: &mut Decoder<'_>) -> Result<Self> {
+        let mut inode = Self::new(0, Owner::Id(0), Owner::Id(0), Timestamp::default());
+        let mut last = 0;
+        while input.remaining() > 0 {
+            let tag = input.var()?;
+            if tag <= last {
+                return Err(DecodeError::Invalid("field order"));
+            }
+            last = tag;
+            let bytes = input.bytes(VALUE_MAX, "field")?;
+            let mut field = Decoder::new(bytes);
+            match tag {
+                1 => inode.mode = field.var_max(0o177_777, "mode")? as u32,
+                2 => {
+                    let selves = field.u8()?;
+                    let uid = field.var_max(u64::from(u32::MAX), "owner")? as u32;
+                    let gid = field.var_max(u64::from(u32::MAX), "owner")? as u32;
+                    let owner = |flag, id| match (selves & flag != 0, id) {
+                        (false, id) => Ok(Owner::Id(id)),
+                        (true, 0) => Ok(Owner::SelfOwned),
+                        _ => Err(DecodeError::Invalid("owner")),
+                    };
+                    inode.uid = owner(1, uid)?;
+                    inode.gid = owner(2, gid)?;
+                }
+                3 => inode.rdev = field.var()?,
+                4 => inode.mtime = decode_time(&mut field)?,
+                5 => inode.ctime = decode_time(&mut field)?,
+                6 => inode.btime = decode_time(&mut field)?,
+                7 => inode.atime = Some(decode_time(&mut field)?),
+                8 => inode.flags = field.var()?,
+                9 => inode.project = field.var()?,
+                10 => {
+                    inode.class = match field.u8()? {
+                        1 => match field.var_max(65536, "page size")? as u32 {
+                            size if size >= 512 && size.is_power_of_two() => {
+                                ContentClass::Pages(size)
+                            }
+                            _ => return Err(DecodeError::Invalid("page size")),
+                        },
+                        2 => ContentClass::Compressible,
+                        3 => ContentClass::Incompressible,
+                        _ => return Err(DecodeError::Invalid("content class")),
+                    }
+                }
+                11 => inode.size = field.var_max(i64::MAX as u64, "size")?,
+                12 => {
+                    inode.content = match field.u8()? {
+                        CONTENT_CHUNK => Content::Chunk(field.array()?),
+                        level if level <= super::node::LEVEL_MAX => {
+                            Content::Tree(field.array()?, level)
+                        }
+                        _ => return Err(DecodeError::Invalid("content")),
+                    }
+                }
+                13 => {
+                    if bytes.len() > SYMLINK_MAX {
+                        return Err(DecodeError::Limit("inline content"));
+                    }
+                    inode.inline = field.raw(bytes.len())?.to_vec();
+                }
+                _ => {
+                    inode.unknown.push((tag, field.raw(bytes.len())?.to_vec()));
+                }
+            }
+            field.end()?;
+        }
+        Ok(inode)
+    }
+}
+
+const CONTENT_CHUNK: u8 = 255;
+
+fn decode_time(input: &mut Decoder<'_>) -> Result<Timestamp> {
+    Ok(Timestamp {
+        secs: input.signed()?,
+        nanos: input.var_max(999_999_999, "nanoseconds")? as u32,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_bytes_sort_as_the_keys_mean() {
+        let keys = [
+            Key::Inode(1),
+            Key::Alias(1),
+            Key::Xattr(1, b"user.a".to_vec()),
+            Key::Back(1, 0, b"x".to_vec()),
+            Key::Entry(1, 4, b"b".to_vec()),
+            Key::Entry(1, 5, b"a".to_vec()),
+            Key::Opaque(1, 99, b"?".to_vec()),
+            Key::Inode(2),
+        ];
+        for pair in keys.windows(2) {
+            assert!(pair[0].encode() < pair[1].encode(), "{pair:?}");
+        }
+        for key in keys {
+            assert_eq!(Key::decode(&key.encode()), Ok(key));
+        }
+    }
+
+    #[test]
+    fn an_inode_survives_with_fields_it_does_not_know() {
+        let inode = Inode {
+            mode: 0o100_644,
+            uid: Owner::SelfOwned,
+            gid: Owner::Id(1000),
+            rdev: 0,
+            mtime: Timestamp { secs: -5, nanos: 999_999_999 },
+            ctime: Timestamp { secs: 1, nanos: 0 },
+            btime: Timestamp { secs: i64::MIN, nanos: 1 },
+            atime: None,
+            flags: 3,
+            project: 0,
+            class: ContentClass::Pages(4096),
+            size: 1 << 40,
+            content: Content::Tree([7; 16], 2),
+            inline: Vec::new(),
+            unknown: vec![(40, b"later".to_vec())],
+        };
+        let bytes = Value::Inode(Box::new(inode.clone())).encode();
+        let read = Value::decode(&Key::Inode(5), &bytes).unwrap();
+        assert_eq!(read, Value::Inode(Box::new(inode)));
+        for cut in 0..bytes.len() {
+            // A cut between fields is a shorter valid record; never a panic.
+            let _ = Value::decode(&Key::Inode(5), &bytes[..cut]);
+        }
+    }
+
+    #[test]
+    fn names_and_numbers_out_of_range_are_refused() {
+        let long = Key::Entry(1, 4, vec![b'a'; 256]);
+        assert!(Key::decode(&long.encode()).is_err());
+        for name in [&b".."[..], b".", b"a/b", b"a\0b"] {
+            let key = Key::Entry(1, 4, name.to_vec());
+            assert_eq!(Key::decode(&key.encode()), Err(DecodeError::Invalid("name")));
+        }
+        let empty = Key::Entry(1, 4, Vec::new());
+        assert_eq!(Key::decode(&empty.encode()), Err(DecodeError::Invalid("name")));
+        assert_eq!(
+            Value::decode(&Key::Inode(1), &[1, 1, 1, 1, 1, 1]),
+            Err(DecodeError::Invalid("field order"))
+        );
+    }
+}

@@ -1,0 +1,312 @@
+//! Nodes of the namespace tree and of content trees (`docs/format.md`,
+//! "Trees").
+
+use std::collections::BTreeSet;
+
+use super::namespace::{Dot, KEY_MAX, VALUE_MAX};
+use super::wire::{DecodeError, Decoder, Encoder, Result};
+use crate::crypto::DeviceId;
+
+/// Id of a node or chunk: 16 bytes of keyed BLAKE3.
+pub type Id = [u8; 16];
+/// The id of nothing: an empty tree, or a hole.
+pub const NO_ID: Id = [0; 16];
+/// Highest level of a node; a leaf has level 0.
+pub const LEVEL_MAX: u8 = 15;
+/// A node has at least this many items, unless it is the last of its level.
+pub const ITEMS_MIN: usize = 8;
+/// A node has at most this many items.
+pub const ITEMS_MAX: usize = 192;
+/// Longest encoded node.
+pub const NODE_MAX: usize = ITEMS_MAX * (KEY_MAX + VALUE_MAX + 64);
+const _: () = assert!(NODE_MAX as u64 <= super::container::FRAME_MAX, "a node fits into a frame");
+/// Most values a key may hold at once (siblings of concurrent changes).
+const SIBLINGS_MAX: u64 = 64;
+/// Longest chunk.
+pub const CHUNK_MAX: u64 = super::container::FRAME_MAX;
+
+/// One value with the change that made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dotted {
+    /// Who wrote it.
+    pub dot: Dot,
+    /// The encoded value.
+    pub bytes: Vec<u8>,
+}
+
+/// An item of a namespace leaf: an encoded key and its values, ascending by
+/// dot; more than one only after concurrent changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapItem {
+    /// Encoded key.
+    pub key: Vec<u8>,
+    /// Values.
+    pub values: Vec<Dotted>,
+}
+
+/// An item of a namespace branch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapChild {
+    /// The lowest key below.
+    pub first: Vec<u8>,
+    /// The node.
+    pub id: Id,
+}
+
+/// An item of a content leaf: `count` times the same chunk, or a hole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The chunk, or `NO_ID` for a hole.
+    pub id: Id,
+    /// Bytes of one chunk, or of the hole.
+    pub len: u64,
+    /// How often; 1 for a hole.
+    pub count: u64,
+}
+
+impl Run {
+    /// Bytes in all.
+    pub fn total(&self) -> u64 {
+        self.len * self.count
+    }
+
+    /// Whether it is a hole.
+    pub fn is_hole(&self) -> bool {
+        self.id == NO_ID
+    }
+}
+
+/// An item of a content branch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContentChild {
+    /// The node.
+    pub id: Id,
+    /// Bytes of content below it.
+    pub len: u64,
+}
+
+/// A node of either tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Node {
+    /// Namespace, level 0.
+    MapLeaf(Vec<MapItem>),
+    /// Namespace, above.
+    MapBranch(u8, Vec<MapChild>),
+    /// Content, level 0.
+    ContentLeaf(Vec<Run>),
+    /// Content, above.
+    ContentBranch(u8, Vec<ContentChild>),
+}
+
+const MAP_LEAF: u8 = 1;
+const MAP_BRANCH: u8 = 2;
+const CONTENT_LEAF: u8 = 3;
+const CONTENT_BRANCH: u8 = 4;
+
+fn shared(a: &[u8], b: &[u8]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+fn put_key(out: &mut Encoder, last: &mut Vec<u8>, key: &[u8]) {
+    let common = shared(last, key);
+    out.var(common as u64).bytes(&key[common..]);
+    last.clear();
+    last.extend_from_slice(key);
+}
+
+fn get_key(input: &mut Decoder<'_>, last: &mut Vec<u8>) -> Result<Vec<u8>> {
+    let common = input.var_max(last.len() as u64, "shared prefix")? as usize;
+    let rest = input.bytes(KEY_MAX, "key")?;
+    let mut key = last[..common].to_vec();
+    key.extend_from_slice(rest);
+    if key.len() > KEY_MAX || key <= *last || shared(last, &key) != common {
+        return Err(DecodeError::Invalid("key order"));
+    }
+    last.clone_from(&key);
+    Ok(key)
+}
+
+impl Node {
+    /// Canonical bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Encoder::new();
+        match self {
+            Self::MapLeaf(items) => {
+                out.u8(MAP_LEAF);
+                let devices: BTreeSet<DeviceId> = items
+                    .iter()
+                    .flat_map(|item| item.values.iter().map(|value| value.dot.device))
+                    .collect();
+                out.var(devices.len() as u64);
+                for device in &devices {
+                    out.raw(device);
+                }
+                out.var(items.len() as u64);
+                let mut last = Vec::new();
+                for item in items {
+                    put_key(&mut out, &mut last, &item.key);
+                    out.var(item.values.len() as u64);
+                    for value in &item.values {
+                        let index = devices.range(..value.dot.device).count();
+                        out.var(index as u64).var(value.dot.generation).bytes(&value.bytes);
+                    }
+                }
+            }
+            Self::MapBranch(level, items) => {
+                out.u8(MAP_BRANCH).u8(*level).var(items.len() as u64);
+                let mut last = Vec::new();
+                for item in items {
+                    put_key(&mut out, &mut last, &item.first);
+                    out.raw(&item.id);
+                }
+            }
+            Self::ContentLeaf(items) => {
+                out.u8(CONTENT_LEAF).var(items.len() as u64);
+                for run in items {
+                    out.raw(&run.id).var(run.len).var(run.count);
+                }
+            }
+            Self::ContentBranch(level, items) => {
+                out.u8(CONTENT_BRANCH).u8(*level).var(items.len() as u64);
+                for item in items {
+                    out.raw(&item.id).var(item.len);
+                }
+            }
+        }
+        out.finish()
+    }
+
+    /// Reads and checks a node: order, counts, lengths.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        if bytes.len() > NODE_MAX {
+            return Err(DecodeError::Limit("node"));
+        }
+        let mut input = Decoder::new(bytes);
+        let kind = input.u8()?;
+        let level = |input: &mut Decoder<'_>| match input.u8()? {
+            level @ 1..=LEVEL_MAX => Ok(level),
+            _ => Err(DecodeError::Invalid("level")),
+        };
+        let items_max = ITEMS_MAX as u64;
+        let node = match kind {
+            MAP_LEAF => {
+                let mut devices: Vec<DeviceId> = Vec::new();
+                for _ in 0..input.var_max(65536, "device count")? {
+                    let device = input.array()?;
+                    if devices.last().is_some_and(|last| *last >= device) {
+                        return Err(DecodeError::Invalid("device order"));
+                    }
+                    devices.push(device);
+                }
+                let mut items = Vec::new();
+                let mut last = Vec::new();
+                for _ in 0..input.var_max(items_max, "item count")? {
+                    let key = get_key(&mut input, &mut last)?;
+                    let mut values: Vec<Dotted> = Vec::new();
+                    for _ in 0..input.var_max(SIBLINGS_MAX, "sibling count")? {
+                        let index = input.var()? as usize;
+                        let device =
+                            *devices.get(index).ok_or(DecodeError::Invalid("device index"))?;
+                        let dot = Dot { device, generation: input.var()? };
+                        if values.last().is_some_and(|last| last.dot >= dot) {
+                            return Err(DecodeError::Invalid("dot order"));
+                        }
+                        values
+                            .push(Dotted { dot, bytes: input.bytes(VALUE_MAX, "value")?.to_vec() });
+                    }
+                    if values.is_empty() {
+                        return Err(DecodeError::Invalid("sibling count"));
+                    }
+                    items.push(MapItem { key, values });
+                }
+                Self::MapLeaf(items)
+            }
+            MAP_BRANCH => {
+                let level = level(&mut input)?;
+                let mut items = Vec::new();
+                let mut last = Vec::new();
+                for _ in 0..input.var_max(items_max, "item count")? {
+                    let first = get_key(&mut input, &mut last)?;
+                    items.push(MapChild { first, id: input.array()? });
+                }
+                Self::MapBranch(level, items)
+            }
+            CONTENT_LEAF => {
+                let mut items = Vec::new();
+                for _ in 0..input.var_max(items_max, "item count")? {
+                    let run = Run {
+                        id: input.array()?,
+                        len: input.var_max(i64::MAX as u64, "length")?,
+                        count: input.var()?,
+                    };
+                    let valid = if run.is_hole() {
+                        run.len > 0 && run.count == 1
+                    } else {
+                        (1..=CHUNK_MAX).contains(&run.len) && run.count > 0
+                    };
+                    if !valid || run.len.checked_mul(run.count).is_none_or(|n| n >> 63 != 0) {
+                        return Err(DecodeError::Invalid("run"));
+                    }
+                    items.push(run);
+                }
+                Self::ContentLeaf(items)
+            }
+            CONTENT_BRANCH => {
+                let level = level(&mut input)?;
+                let mut items = Vec::new();
+                for _ in 0..input.var_max(items_max, "item count")? {
+                    items.push(ContentChild {
+                        id: input.array()?,
+                        len: input.var_max(i64::MAX as u64, "length")?,
+                    });
+                }
+                Self::ContentBranch(level, items)
+            }
+            _ => return Err(DecodeError::Invalid("node kind")),
+        };
+        input.end()?;
+        Ok(node)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_survive() {
+        let value = |device: u8, generation| Dotted {
+            dot: Dot { device: [device; 16], generation },
+            bytes: vec![device; 3],
+        };
+        let nodes = [
+            Node::MapLeaf(Vec::new()),
+            Node::MapLeaf(vec![
+                MapItem { key: b"aab".to_vec(), values: vec![value(9, 1)] },
+                MapItem { key: b"aac".to_vec(), values: vec![value(1, 7), value(9, 2)] },
+            ]),
+            Node::MapBranch(3, vec![MapChild { first: b"k".to_vec(), id: [4; 16] }]),
+            Node::ContentLeaf(vec![
+                Run { id: [1; 16], len: 4096, count: 9 },
+                Run { id: NO_ID, len: 1 << 40, count: 1 },
+            ]),
+            Node::ContentBranch(1, vec![ContentChild { id: [1; 16], len: 77 }]),
+        ];
+        for node in nodes {
+            let bytes = node.encode();
+            assert_eq!(Node::decode(&bytes).as_ref(), Ok(&node));
+            for cut in 0..bytes.len() {
+                assert!(Node::decode(&bytes[..cut]).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn unsorted_keys_and_empty_runs_are_refused() {
+        let item = |key: &[u8]| MapChild { first: key.to_vec(), id: [4; 16] };
+        let unsorted = Node::MapBranch(1, vec![item(b"b"), item(b"a")]);
+        assert!(Node::decode(&unsorted.encode()).is_err());
+        let empty = Node::ContentLeaf(vec![Run { id: [1; 16], len: 5, count: 0 }]);
+        assert!(Node::decode(&empty.encode()).is_err());
+    }
+}

@@ -1,0 +1,179 @@
+//! Journal records: the one description of change for memory, journal, replay
+//! and checkpoint (`docs/format.md`, "Local state").
+
+use std::borrow::Cow;
+
+use super::namespace::{Ino, KEY_MAX, Key, VALUE_MAX, Value};
+use super::wire::{DecodeError, Decoder, Encoder, Result};
+use crate::io::Timestamp;
+
+/// Longest piece of data in a change.
+pub const DATA_MAX: usize = 2 << 20;
+/// Most changes in a record.
+const CHANGES_MAX: u64 = 4096;
+
+/// One change of the file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change<'a> {
+    /// A key of the namespace gets a value.
+    Set(Key, Value),
+    /// A key goes.
+    Remove(Key),
+    /// Bytes of a file; sets mtime and ctime and grows the file.
+    Write {
+        /// The file.
+        ino: Ino,
+        /// Where, bytes.
+        offset: u64,
+        /// What.
+        bytes: Cow<'a, [u8]>,
+        /// When.
+        time: Timestamp,
+    },
+    /// A file's length; bytes beyond the old one are a hole.
+    Resize {
+        /// The file.
+        ino: Ino,
+        /// The new length, bytes.
+        size: u64,
+        /// When.
+        time: Timestamp,
+    },
+    /// `[from, to)` of a file becomes a hole; the length stays.
+    Zero {
+        /// The file.
+        ino: Ino,
+        /// First byte.
+        from: u64,
+        /// First byte kept.
+        to: u64,
+        /// When.
+        time: Timestamp,
+    },
+}
+
+impl Change<'_> {
+    /// The inode that it changes, if it changes one and no directory entry.
+    pub fn ino(&self) -> Option<Ino> {
+        match self {
+            Self::Set(Key::Inode(ino) | Key::Xattr(ino, _), _)
+            | Self::Remove(Key::Xattr(ino, _))
+            | Self::Write { ino, .. }
+            | Self::Resize { ino, .. }
+            | Self::Zero { ino, .. } => Some(*ino),
+            _ => None,
+        }
+    }
+}
+
+const SET: u8 = 1;
+const REMOVE: u8 = 2;
+const WRITE: u8 = 3;
+const RESIZE: u8 = 4;
+const ZERO: u8 = 5;
+
+fn put_time(out: &mut Encoder, time: Timestamp) {
+    out.signed(time.secs).var(u64::from(time.nanos));
+}
+
+fn get_time(input: &mut Decoder<'_>) -> Result<Timestamp> {
+    Ok(Timestamp {
+        secs: input.signed()?,
+        nanos: input.var_max(999_999_999, "nanoseconds")? as u32,
+    })
+}
+
+/// Canonical bytes of a record.
+pub fn encode(changes: &[Change<'_>]) -> Vec<u8> {
+    let mut out = Encoder::new();
+    out.var(changes.len() as u64);
+    for change in changes {
+        match change {
+            Change::Set(key, value) => {
+                out.u8(SET).bytes(&key.encode()).bytes(&value.encode());
+            }
+            Change::Remove(key) => {
+                out.u8(REMOVE).bytes(&key.encode());
+            }
+            Change::Write { ino, offset, bytes, time } => {
+                out.u8(WRITE).u64(*ino).var(*offset);
+                put_time(&mut out, *time);
+                out.bytes(bytes);
+            }
+            Change::Resize { ino, size, time } => {
+                out.u8(RESIZE).u64(*ino).var(*size);
+                put_time(&mut out, *time);
+            }
+            Change::Zero { ino, from, to, time } => {
+                out.u8(ZERO).u64(*ino).var(*from).var(*to);
+                put_time(&mut out, *time);
+            }
+        }
+    }
+    out.finish()
+}
+
+/// Reads a record.
+pub fn decode(bytes: &[u8]) -> Result<Vec<Change<'_>>> {
+    let size_max = i64::MAX as u64;
+    let mut input = Decoder::new(bytes);
+    let mut changes = Vec::new();
+    for _ in 0..input.var_max(CHANGES_MAX, "change count")? {
+        changes.push(match input.u8()? {
+            SET => {
+                let key = Key::decode(input.bytes(KEY_MAX, "key")?)?;
+                let value = Value::decode(&key, input.bytes(VALUE_MAX, "value")?)?;
+                Change::Set(key, value)
+            }
+            REMOVE => Change::Remove(Key::decode(input.bytes(KEY_MAX, "key")?)?),
+            WRITE => {
+                let ino = input.u64()?;
+                let offset = input.var_max(size_max, "offset")?;
+                let time = get_time(&mut input)?;
+                let bytes = input.bytes(DATA_MAX, "data")?;
+                if offset + bytes.len() as u64 > size_max {
+                    return Err(DecodeError::Limit("offset"));
+                }
+                Change::Write { ino, offset, bytes: bytes.into(), time }
+            }
+            RESIZE => Change::Resize {
+                ino: input.u64()?,
+                size: input.var_max(size_max, "size")?,
+                time: get_time(&mut input)?,
+            },
+            ZERO => Change::Zero {
+                ino: input.u64()?,
+                from: input.var_max(size_max, "offset")?,
+                to: input.var_max(size_max, "offset")?,
+                time: get_time(&mut input)?,
+            },
+            _ => return Err(DecodeError::Invalid("change")),
+        });
+    }
+    input.end()?;
+    Ok(changes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::namespace::{Inode, Owner};
+
+    #[test]
+    fn a_record_survives_and_every_cut_is_refused() {
+        let time = Timestamp { secs: -1, nanos: 5 };
+        let inode = Inode::new(0o100_644, Owner::SelfOwned, Owner::Id(7), time);
+        let changes = vec![
+            Change::Set(Key::Inode(5), Value::Inode(Box::new(inode))),
+            Change::Remove(Key::Entry(1, 77, b"name".to_vec())),
+            Change::Write { ino: 5, offset: 9, bytes: b"bytes"[..].into(), time },
+            Change::Resize { ino: 5, size: 1 << 40, time },
+            Change::Zero { ino: 5, from: 3, to: 4, time },
+        ];
+        let bytes = encode(&changes);
+        assert_eq!(decode(&bytes), Ok(changes));
+        for cut in 0..bytes.len() {
+            assert!(decode(&bytes[..cut]).is_err());
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The primitives of every encoding: little-endian integers, canonical
+//! variable-length integers and length-prefixed bytes, all with limits.
+
+/// Why bytes are not a valid encoding.
+#[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
+pub enum DecodeError {
+    /// The bytes end too early.
+    #[error("ends too early")]
+    Short,
+    /// Bytes are left over after the last field.
+    #[error("has bytes left over")]
+    Trailing,
+    /// A length or count is above its limit.
+    #[error("{0} is above its limit")]
+    Limit(&'static str),
+    /// A field has a value that the format does not allow.
+    #[error("{0} is not valid")]
+    Invalid(&'static str),
+}
+
+/// Result of decoding.
+pub type Result<T> = std::result::Result<T, DecodeError>;
+
+/// Builds an encoding.
+#[derive(Default)]
+pub struct Encoder {
+    bytes: Vec<u8>,
+}
+
+impl Encoder {
+    /// An empty encoding.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An empty encoding with room for `bytes`, so that a secret one is not
+    /// copied while it grows.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes) }
+    }
+
+    /// The bytes.
+    pub fn finish(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// Bytes so far.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether nothing was written yet.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// One byte.
+    pub fn u8(&mut self, value: u8) -> &mut Self {
+        self.bytes.push(value);
+        self
+    }
+
+    /// Two bytes, little-endian.
+    pub fn u16(&mut self, value: u16) -> &mut Self {
+        self.raw(&value.to_le_bytes())
+    }
+
+    /// Four bytes, little-endian.
+    pub fn u32(&mut self, value: u32) -> &mut Self {
+        self.raw(&value.to_le_bytes())
+    }
+
+    /// Eight bytes, little-endian.
+    pub fn u64(&mut self, value: u64) -> &mut Self {
+        self.raw(&value.to_le_bytes())
+    }
+
+    /// LEB128: seven bits a byte, lowest first, the shortest form only.
+    pub fn var(&mut self, mut value: u64) -> &mut Self {
+        while value >= 0x80 {
+            self.bytes.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.u8(value as u8)
+    }
+
+    /// A signed number as a variable-length one: zigzag, then LEB128.
+    pub fn signed(&mut self, value: i64) -> &mut Self {
+        self.var((value << 1 ^ value >> 63) as u64)
+    }
+
+    /// Bytes as they are; the reader must know how many.
+    pub fn raw(&mut self, bytes: &[u8]) -> &mut Self {
+        self.bytes.extend_from_slice(bytes);
+        self
+    }
+
+    /// A variable-length length, then the bytes.
+    pub fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        self.var(bytes.len() as u64).raw(bytes)
+    }
+}
+
+/// Reads an encoding.
+#[derive(Clone)]
+pub struct Decoder<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Decoder<'a> {
+    /// Reads from the start of `bytes`.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
+    }
+
+    /// Succeeds only if everything was read.
+    pub fn end(&self) -> Result<()> {
+        if self.rest.is_empty() { Ok(()) } else { Err(DecodeError::Trailing) }
+    }
+
+    /// Bytes not read yet.
+    pub fn remaining(&self) -> usize {
+        self.rest.len()
+    }
+
+    /// The next `count` bytes.
+    pub fn raw(&mut self, count: usize) -> Result<&'a [u8]> {
+        if count > self.rest.len() {
+            return Err(DecodeError::Short);
+        }
+        let (taken, rest) = self.rest.split_at(count);
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    /// The next `N` bytes.
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        Ok(self.raw(N)?.try_into().expect("raw returns N bytes"))
+    }
+
+    /// One byte.
+    pub fn u8(&mut self) -> Result<u8> {
+        Ok(self.array::<1>()?[0])
+    }
+
+    /// Two bytes, little-endian.
+    pub fn u16(&mut self) -> Result<u16> {
+        Ok(u16::from_le_bytes(self.array()?))
+    }
+
+    /// Four bytes, little-endian.
+    pub fn u32(&mut self) -> Result<u32> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    /// Eight bytes, little-endian.
+    pub fn u64(&mut self) -> Result<u64> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    /// LEB128; a form that is not the shortest is refused.
+    pub fn var(&mut self) -> Result<u64> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.u8()?;
+            if shift == 63 && byte > 1 {
+                return Err(DecodeError::Limit("number"));
+            }
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                if byte == 0 && shift > 0 {
+                    return Err(DecodeError::Invalid("number"));
+                }
+                return Ok(value);
+            }
+        }
+        Err(DecodeError::Limit("number"))
+    }
+
+    /// A variable-length number of at most `limit`.
+    pub fn var_max(&mut self, limit: u64, what: &'static str) -> Result<u64> {
+        let value = self.var()?;
+        if value > limit { Err(DecodeError::Limit(what)) } else { Ok(value) }
+    }
+
+    /// A signed variable-length number.
+    pub fn signed(&mut self) -> Result<i64> {
+        let value = self.var()?;
+        Ok((value >> 1) as i64 ^ -((value & 1) as i64))
+    }
+
+    /// Length-prefixed bytes of at most `limit`.
+    pub fn bytes(&mut self, limit: usize, what: &'static str) -> Result<&'a [u8]> {
+        let len = self.var_max(limit as u64, what)?;
+        self.raw(len as usize)
+    }
+
+    /// A byte that must be 0 or 1.
+    pub fn flag(&mut self, what: &'static str) -> Result<bool> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(DecodeError::Invalid(what)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_survive_and_have_one_form() {
+        for value in [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX - 1, u64::MAX] {
+            let mut encoder = Encoder::new();
+            encoder.var(value);
+            let bytes = encoder.finish();
+            let mut decoder = Decoder::new(&bytes);
+            assert_eq!(decoder.var(), Ok(value));
+            assert_eq!(decoder.end(), Ok(()));
+        }
+        for value in [0, 1, -1, i64::MAX, i64::MIN, -123_456] {
+            let mut encoder = Encoder::new();
+            encoder.signed(value);
+            assert_eq!(Decoder::new(&encoder.finish()).signed(), Ok(value));
+        }
+        assert_eq!(Decoder::new(&[0x80, 0]).var(), Err(DecodeError::Invalid("number")));
+        assert_eq!(Decoder::new(&[0xff; 11]).var(), Err(DecodeError::Limit("number")));
+        assert_eq!(Decoder::new(&[0x80]).var(), Err(DecodeError::Short));
+    }
+
+    #[test]
+    fn lengths_are_limited() {
+        let mut encoder = Encoder::new();
+        encoder.bytes(b"hello");
+        let bytes = encoder.finish();
+        assert_eq!(Decoder::new(&bytes).bytes(5, "text"), Ok(&b"hello"[..]));
+        assert_eq!(Decoder::new(&bytes).bytes(4, "text"), Err(DecodeError::Limit("text")));
+        assert_eq!(Decoder::new(&bytes[..4]).bytes(5, "text"), Err(DecodeError::Short));
+    }
+}

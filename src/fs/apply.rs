@@ -1,0 +1,174 @@
+//! Applying changes to memory: the same for an operation and for its replay.
+
+use super::{File, Fs, FsError, Result, State, stored_of};
+use crate::format::namespace::{Ino, Inode, Key, Value};
+use crate::format::record::Change;
+use crate::io::Timestamp;
+
+impl Fs {
+    /// Applies one change to the overlay.
+    pub(super) fn apply(&self, state: &mut State, change: &Change<'_>) -> Result<()> {
+        match change {
+            Change::Set(key, value) => {
+                let mut value = value.clone();
+                if let (Key::Inode(ino), Value::Inode(inode)) = (key, &mut value) {
+                    match self.inode(state, *ino) {
+                        // Content belongs to Write, Resize and Zero, and to the
+                        // flush: a record made while a checkpoint ran names
+                        // content from before it.
+                        Ok(old) => keep_content(inode, &old),
+                        Err(FsError::Stale) => state.inodes += 1,
+                        Err(error) => return Err(error),
+                    }
+                    if let Some(orphan) = state.orphans.get_mut(ino) {
+                        orphan.clone_from(inode);
+                        return Ok(());
+                    }
+                }
+                if let Key::Xattr(ino, _) = key
+                    && state.orphans.contains_key(ino)
+                {
+                    return Ok(());
+                }
+                if let (Key::Entry(dir, ..), Value::Entry(_, kind)) = (key, &value) {
+                    self.count_subdir(state, *dir, key, *kind == 0o040_000)?;
+                }
+                state.current.insert(key.encode(), Some(value));
+                Ok(())
+            }
+            Change::Remove(key) => {
+                match key {
+                    Key::Inode(ino) => {
+                        if let Ok(inode) = self.inode(state, *ino) {
+                            state.inodes = state.inodes.saturating_sub(1);
+                            state.bytes = state.bytes.saturating_sub(inode.size);
+                            state.subdirs.remove(ino);
+                            Self::orphan(state, *ino, inode);
+                        }
+                    }
+                    Key::Entry(dir, ..) => self.count_subdir(state, *dir, key, false)?,
+                    _ => {}
+                }
+                state.current.insert(key.encode(), None);
+                Ok(())
+            }
+            Change::Write { ino, offset, bytes, time } => {
+                let end = offset + bytes.len() as u64;
+                self.change_content(state, *ino, *time, |file| {
+                    file.layer.write(*offset, bytes);
+                    file.size.max(end)
+                })
+            }
+            Change::Resize { ino, size, time } => {
+                self.change_content(state, *ino, *time, |file| {
+                    if *size < file.size {
+                        file.layer.truncate(*size);
+                    } else if file.layer.is_clean() {
+                        // Marks the file as changed.
+                        file.layer.zero(file.size, *size);
+                    }
+                    *size
+                })
+            }
+            Change::Zero { ino, from, to, time } => {
+                self.change_content(state, *ino, *time, |file| {
+                    file.layer.zero(*from, (*to).min(file.size));
+                    file.size
+                })
+            }
+        }
+    }
+
+    /// Keeps an inode that lost its last name while it is in use.
+    fn orphan(state: &mut State, ino: Ino, inode: Inode) {
+        let used = state.lookups.get(&ino).is_some_and(|count| *count > 0)
+            || state.files.get(&ino).is_some_and(|file| file.opens > 0);
+        if used {
+            state.orphans.insert(ino, inode);
+        } else if let Some(file) = state.files.remove(&ino) {
+            state.dirty -= file.layer.bytes;
+        }
+    }
+
+    /// Keeps the count of a directory's directories right, where it is known.
+    fn count_subdir(&self, state: &mut State, dir: Ino, key: &Key, will_be: bool) -> Result<()> {
+        if !state.subdirs.contains_key(&dir) {
+            return Ok(());
+        }
+        let was = matches!(self.get(state, key)?, Some(Value::Entry(_, 0o040_000)));
+        let count = state.subdirs.get_mut(&dir).expect("checked just now");
+        *count = count.saturating_add(u32::from(will_be)).saturating_sub(u32::from(was));
+        Ok(())
+    }
+
+    /// The file's content state, made from its record where there is none yet.
+    pub(super) fn file<'a>(&self, state: &'a mut State, ino: Ino) -> Result<&'a mut File> {
+        if !state.files.contains_key(&ino) {
+            let inode = self.inode(state, ino)?;
+            if inode.is_dir() {
+                return Err(FsError::IsDir);
+            }
+            if !inode.is_file() {
+                return Err(FsError::Invalid);
+            }
+            let file = File { stored: stored_of(&inode), size: inode.size, ..File::default() };
+            state.files.insert(ino, file);
+        }
+        Ok(state.files.get_mut(&ino).expect("inserted just now"))
+    }
+
+    fn change_content(
+        &self,
+        state: &mut State,
+        ino: Ino,
+        time: Timestamp,
+        change: impl FnOnce(&mut File) -> u64,
+    ) -> Result<()> {
+        let file = match self.file(state, ino) {
+            Ok(file) => file,
+            // Replay of a write into a file that was removed later.
+            Err(FsError::Stale) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let (dirty, old) = (file.layer.bytes, file.size);
+        file.size = change(file);
+        let (now_dirty, size) = (file.layer.bytes, file.size);
+        state.dirty = state.dirty - dirty + now_dirty;
+        state.bytes = (state.bytes + size).saturating_sub(old);
+        self.change_inode(state, ino, |inode| {
+            inode.size = size;
+            inode.mtime = time;
+            inode.ctime = time;
+        })
+    }
+
+    /// Changes a record in place in the overlay (copied up first).
+    pub(super) fn change_inode(
+        &self,
+        state: &mut State,
+        ino: Ino,
+        change: impl FnOnce(&mut Inode),
+    ) -> Result<()> {
+        if let Some(inode) = state.orphans.get_mut(&ino) {
+            change(inode);
+            return Ok(());
+        }
+        let key = Key::Inode(ino).encode();
+        if let Some(Some(Value::Inode(inode))) = state.current.get_mut(&key) {
+            change(inode);
+            return Ok(());
+        }
+        let mut inode = self.inode(state, ino)?;
+        change(&mut inode);
+        state.current.insert(key, Some(Value::Inode(Box::new(inode))));
+        Ok(())
+    }
+}
+
+/// Copies what only changes of content may change.
+fn keep_content(inode: &mut Inode, old: &Inode) {
+    inode.class = old.class;
+    inode.content = old.content;
+    inode.size = old.size;
+    inode.inline.clone_from(&old.inline);
+}

@@ -1,0 +1,223 @@
+//! Attributes, extended attributes, space.
+
+use super::{Attr, Fs, FsError, Result, SetAttr, SpaceStat, State, TimeSet};
+use crate::format::namespace::{Ino, Inode, Key, NAME_MAX, Value, XATTR_MAX};
+use crate::format::record::Change;
+
+/// Count of names beyond which link(2) fails; ext4 has the same limit.
+pub(super) const LINKS_MAX: usize = 65000;
+/// Extended attributes of one inode: removing it must fit into one record.
+const XATTRS_MAX: usize = 1024;
+const BLOCK: u32 = 4096;
+
+impl Fs {
+    pub(super) fn attr_of(&self, state: &mut State, ino: Ino, inode: &Inode) -> Result<Attr> {
+        let nlink = if state.orphans.contains_key(&ino) {
+            0
+        } else if inode.is_dir() {
+            2 + self.subdirs(state, ino)?
+        } else {
+            self.links(state, ino)? as u32
+        };
+        let (uid, gid) = self.shown(inode);
+        let size = match inode.kind() {
+            0o120_000 => inode.inline.len() as u64,
+            0o040_000 => 4096,
+            _ => inode.size,
+        };
+        Ok(Attr {
+            ino,
+            size,
+            blocks: size.div_ceil(512),
+            atime: inode.atime.unwrap_or(inode.mtime),
+            mtime: inode.mtime,
+            ctime: inode.ctime,
+            btime: inode.btime,
+            mode: inode.mode,
+            nlink,
+            uid,
+            gid,
+            rdev: inode.rdev as u32,
+        })
+    }
+
+    /// Number of names.
+    pub(super) fn links(&self, state: &State, ino: Ino) -> Result<usize> {
+        let prefix = Key::backs(ino);
+        Ok(self.range(state, &prefix, &prefix, LINKS_MAX + 1)?.len())
+    }
+
+    fn subdirs(&self, state: &mut State, ino: Ino) -> Result<u32> {
+        if let Some(count) = state.subdirs.get(&ino) {
+            return Ok(*count);
+        }
+        let mut prefix = Key::entries_from(ino, 0);
+        prefix.truncate(9);
+        let entries = self.range(state, &prefix, &prefix, usize::MAX)?;
+        let count =
+            entries.iter().filter(|(_, value)| matches!(value, Value::Entry(_, 0o040_000))).count()
+                as u32;
+        state.subdirs.insert(ino, count);
+        Ok(count)
+    }
+
+    pub(super) fn do_getattr(&self, ino: Ino) -> Result<Attr> {
+        let mut state = self.lock();
+        let inode = self.inode(&state, ino)?;
+        self.attr_of(&mut state, ino, &inode)
+    }
+
+    pub(super) fn do_setattr(&self, ino: Ino, change: &SetAttr) -> Result<Attr> {
+        self.check_writable()?;
+        let now = self.now();
+        let mut state = self.lock();
+        let mut inode = self.inode(&state, ino)?;
+        let mut changes = Vec::new();
+        if let Some(size) = change.size {
+            if inode.is_dir() {
+                return Err(FsError::IsDir);
+            }
+            if size > i64::MAX as u64 {
+                return Err(FsError::FileTooBig);
+            }
+            changes.push(Change::Resize { ino, size, time: now });
+            inode.size = size;
+            inode.mtime = now;
+        }
+        if change.kill_privileges || change.uid.is_some() || change.gid.is_some() {
+            kill_privileges(&mut inode);
+        }
+        if let Some(mode) = change.mode {
+            inode.mode = inode.kind() | mode & 0o7777;
+        }
+        let (uid, gid) = self.owner(change.uid.unwrap_or(0), change.gid.unwrap_or(0));
+        if change.uid.is_some() {
+            inode.uid = uid;
+        }
+        if change.gid.is_some() {
+            inode.gid = gid;
+        }
+        let time = |set: TimeSet| match set {
+            TimeSet::Now => now,
+            TimeSet::At(time) => time,
+        };
+        if let Some(set) = change.atime {
+            inode.atime = Some(time(set));
+        }
+        if let Some(set) = change.mtime {
+            inode.mtime = time(set);
+        }
+        inode.ctime = change.ctime.unwrap_or(now);
+        changes.push(Change::Set(Key::Inode(ino), Value::Inode(Box::new(inode.clone()))));
+        self.perform(&mut state, &changes)?;
+        self.attr_of(&mut state, ino, &inode)
+    }
+
+    pub(super) fn do_statfs(&self) -> Result<SpaceStat> {
+        let io = |error: std::io::Error| {
+            log::error!("free space cannot be read: {error}");
+            FsError::Io
+        };
+        let world = self.volume.world();
+        let mut space = world.repo.space().map_err(io)?;
+        if let Some(folder) = &world.state {
+            let local = folder.space().map_err(io)?;
+            space.free = space.free.min(local.free);
+            space.total = space.total.min(local.total);
+        }
+        let inodes = self.lock().inodes;
+        Ok(SpaceStat {
+            block: BLOCK,
+            blocks: space.total / u64::from(BLOCK),
+            free: space.free / u64::from(BLOCK),
+            files: inodes + space.free / u64::from(BLOCK),
+            files_free: space.free / u64::from(BLOCK),
+        })
+    }
+
+    pub(super) fn do_setxattr(
+        &self,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        flags: i32,
+    ) -> Result<()> {
+        self.check_writable()?;
+        if name.is_empty() || name.len() > NAME_MAX {
+            return Err(FsError::Range);
+        }
+        if value.len() > XATTR_MAX {
+            return Err(FsError::NoSpace);
+        }
+        let now = self.now();
+        let mut state = self.lock();
+        let mut inode = self.inode(&state, ino)?;
+        let key = Key::Xattr(ino, name.to_vec());
+        let present = self.get(&state, &key)?.is_some();
+        if flags & libc::XATTR_CREATE != 0 && present {
+            return Err(FsError::Exists);
+        }
+        if flags & libc::XATTR_REPLACE != 0 && !present {
+            return Err(FsError::NoData);
+        }
+        let prefix = Key::xattrs(ino);
+        if !present && self.range(&state, &prefix, &prefix, XATTRS_MAX)?.len() >= XATTRS_MAX {
+            return Err(FsError::NoSpace);
+        }
+        inode.ctime = now;
+        self.perform(
+            &mut state,
+            &[
+                Change::Set(key, Value::Xattr(value.to_vec())),
+                Change::Set(Key::Inode(ino), Value::Inode(Box::new(inode))),
+            ],
+        )
+    }
+
+    pub(super) fn do_getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
+        let state = self.lock();
+        match self.get(&state, &Key::Xattr(ino, name.to_vec()))? {
+            Some(Value::Xattr(value)) => Ok(value),
+            _ => Err(FsError::NoData),
+        }
+    }
+
+    pub(super) fn do_listxattr(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
+        let state = self.lock();
+        let prefix = Key::xattrs(ino);
+        let found = self.range(&state, &prefix, &prefix, usize::MAX)?;
+        Ok(found
+            .into_iter()
+            .filter_map(|(key, _)| match key {
+                Key::Xattr(_, name) => Some(name),
+                _ => None,
+            })
+            .collect())
+    }
+
+    pub(super) fn do_removexattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
+        self.check_writable()?;
+        let now = self.now();
+        let mut state = self.lock();
+        let mut inode = self.inode(&state, ino)?;
+        let key = Key::Xattr(ino, name.to_vec());
+        if self.get(&state, &key)?.is_none() {
+            return Err(FsError::NoData);
+        }
+        inode.ctime = now;
+        self.perform(
+            &mut state,
+            &[Change::Remove(key), Change::Set(Key::Inode(ino), Value::Inode(Box::new(inode)))],
+        )
+    }
+}
+
+/// Clears suid, and sgid where it means "run as this group" (chown(2)).
+pub(super) fn kill_privileges(inode: &mut Inode) {
+    if inode.is_file() {
+        inode.mode &= !0o4000;
+        if inode.mode & 0o010 != 0 {
+            inode.mode &= !0o2000;
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! Content: open, read, write, allocate, seek.
+
+use std::sync::Arc;
+
+use super::attr::kill_privileges;
+use super::dir::drop_unused;
+use super::{Fs, FsError, Result, Seek, State};
+use crate::format::namespace::{Ino, Key, Value};
+use crate::format::record::Change;
+use crate::volume::content::{Layer, Stored, flush, is_data, read};
+
+/// Bytes of changes in one file after which they are cut into chunks at once.
+const STREAM_FLUSH: u64 = 8 << 20;
+/// Bytes of changes in memory after which the writer cuts them all into chunks
+/// itself, so that memory stays bounded.
+const DIRTY_MAX: u64 = 128 << 20;
+
+/// Bytes of the log after which the writer makes a checkpoint itself.
+const LOG_MAX: u64 = 256 << 20;
+
+/// A consistent view of a file's content.
+struct View {
+    stored: Stored,
+    frozen: Option<Arc<Layer>>,
+    layer: Layer,
+    size: u64,
+}
+
+impl View {
+    fn layers(&self) -> Vec<&Layer> {
+        let mut layers: Vec<&Layer> = self.frozen.as_deref().into_iter().collect();
+        if !self.layer.is_clean() {
+            layers.push(&self.layer);
+        }
+        layers
+    }
+}
+
+impl Fs {
+    fn view(&self, state: &mut State, ino: Ino, from: u64, to: u64) -> Result<View> {
+        let file = self.file(state, ino)?;
+        Ok(View {
+            stored: file.stored.clone(),
+            frozen: file.frozen.clone(),
+            layer: file.layer.part(from, to),
+            size: file.size,
+        })
+    }
+
+    pub(super) fn do_open(&self, ino: Ino, write: bool, truncate: bool) -> Result<()> {
+        if write || truncate {
+            self.check_writable()?;
+        }
+        let now = self.now();
+        let mut state = self.lock();
+        let file = self.file(&mut state, ino)?;
+        file.opens += 1;
+        if truncate && file.size > 0 {
+            let result = self.perform(&mut state, &[Change::Resize { ino, size: 0, time: now }]);
+            if result.is_err() {
+                self.file(&mut state, ino)?.opens -= 1;
+            }
+            return result;
+        }
+        Ok(())
+    }
+
+    pub(super) fn do_release(&self, ino: Ino) {
+        let mut state = self.lock();
+        if let Some(file) = state.files.get_mut(&ino) {
+            file.opens = file.opens.saturating_sub(1);
+        }
+        drop_unused(&mut state, ino);
+    }
+
+    pub(super) fn do_read(&self, ino: Ino, offset: u64, len: u32) -> Result<Vec<u8>> {
+        let to = offset.saturating_add(u64::from(len));
+        let view = self.view(&mut self.lock(), ino, offset, to)?;
+        let to = to.min(view.size);
+        if offset >= to {
+            return Ok(Vec::new());
+        }
+        let mut out = vec![0; (to - offset) as usize];
+        read(&self.volume.store, &view.stored, &view.layers(), offset, to, &mut out)
+            .map_err(|error| self.store_failed(&error))?;
+        Ok(out)
+    }
+
+    pub(super) fn do_write(
+        &self,
+        ino: Ino,
+        offset: u64,
+        bytes: &[u8],
+        clear_privileges: bool,
+    ) -> Result<()> {
+        self.check_writable()?;
+        let end = offset.checked_add(bytes.len() as u64).ok_or(FsError::FileTooBig)?;
+        if end > i64::MAX as u64 {
+            return Err(FsError::FileTooBig);
+        }
+        let time = self.now();
+        let (in_file, in_all) = {
+            let mut state = self.lock();
+            self.file(&mut state, ino)?;
+            let mut changes = vec![Change::Write { ino, offset, bytes: bytes.into(), time }];
+            if clear_privileges {
+                self.clear_privileges(&state, ino, &mut changes)?;
+            }
+            self.perform(&mut state, &changes)?;
+            (state.files.get(&ino).map_or(0, |file| file.layer.bytes), state.dirty)
+        };
+        if self.log.bytes() >= LOG_MAX {
+            self.checkpoint()?;
+        }
+        let relieved = if in_file >= STREAM_FLUSH {
+            self.flush_file(ino, STREAM_FLUSH)
+        } else if in_all >= DIRTY_MAX {
+            self.relieve()
+        } else {
+            Ok(())
+        };
+        match relieved {
+            // The write itself is done and logged; cutting it is tried again
+            // with the next one, until memory runs out.
+            Err(error) if in_all < 2 * DIRTY_MAX && self.check_writable().is_ok() => {
+                log::warn!("changes could not be cut into chunks yet: {error}");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Cuts the changes of all files into chunks, so that they leave memory;
+    /// what is new of them waits for an object, the rest is known already.
+    fn relieve(&self) -> Result<()> {
+        let dirty: Vec<Ino> = {
+            let state = self.lock();
+            let files = state.files.iter().filter(|(_, file)| file.layer.bytes > 0);
+            let mut dirty: Vec<Ino> = files.map(|(ino, _)| *ino).collect();
+            dirty.sort_unstable();
+            dirty
+        };
+        dirty.into_iter().try_for_each(|ino| self.flush_file(ino, 1))
+    }
+
+    fn clear_privileges(
+        &self,
+        state: &State,
+        ino: Ino,
+        changes: &mut Vec<Change<'_>>,
+    ) -> Result<()> {
+        let mut inode = self.inode(state, ino)?;
+        let before = inode.mode;
+        kill_privileges(&mut inode);
+        if inode.mode != before {
+            let set = Change::Set(Key::Inode(ino), Value::Inode(Box::new(inode)));
+            changes.insert(0, set);
+        }
+        Ok(())
+    }
+
+    /// Cuts what a file has gathered, if it is at least `least` bytes, into
+    /// chunks before a checkpoint does: so a stream of any length takes bounded
+    /// memory. The end of a file that is open stays, more may follow.
+    fn flush_file(&self, ino: Ino, least: u64) -> Result<()> {
+        let _flushing = self.flushing.lock();
+        let (stored, frozen, size, streaming) = {
+            let mut state = self.lock();
+            let Some(file) = state.files.get_mut(&ino) else { return Ok(()) };
+            if file.layer.bytes < least {
+                return Ok(());
+            }
+            let streaming = file.opens > 0 || least == STREAM_FLUSH;
+            let frozen = Arc::new(std::mem::take(&mut file.layer));
+            file.frozen = Some(frozen.clone());
+            let (stored, size) = (file.stored.clone(), file.size);
+            state.dirty -= frozen.bytes;
+            (stored, frozen, size, streaming)
+        };
+        let flushed = flush(&self.volume.store, &stored, &frozen, size, streaming);
+        let mut state = self.lock();
+        let Some(file) = state.files.get_mut(&ino) else { return Ok(()) };
+        file.frozen = None;
+        let above = std::mem::take(&mut file.layer);
+        let (mut below, result) = match flushed {
+            Ok(flushed) => {
+                file.stored = flushed.stored;
+                (
+                    Layer { shows_below: u64::MAX, ..frozen.part(flushed.open_from, u64::MAX) },
+                    Ok(()),
+                )
+            }
+            Err(error) => ((*frozen).clone(), Err(self.store_failed(&error))),
+        };
+        let before = above.bytes;
+        below.absorb(above);
+        let after = below.bytes;
+        file.layer = below;
+        state.dirty = state.dirty - before + after;
+        let file = &state.files[&ino];
+        if file.is_clean() {
+            // The record must not be behind when the file leaves memory.
+            let stored = file.stored.clone();
+            self.change_inode(&mut state, ino, |inode| {
+                inode.class = stored.class;
+                inode.content = stored.content;
+                inode.inline = stored.inline;
+            })?;
+            drop_unused(&mut state, ino);
+        }
+        result
+    }
+
+    pub(super) fn do_fsync(&self) -> Result<()> {
+        if self.failed.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(FsError::Io);
+        }
+        let sequence = self.lock().sequence;
+        self.log.sync(sequence).map_err(|error| self.fail(&error))
+    }
+
+    pub(super) fn do_fallocate(&self, ino: Ino, offset: u64, len: u64, mode: i32) -> Result<()> {
+        const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
+        const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | KEEP;
+        const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
+        const ZERO_KEEP: i32 = ZERO | KEEP;
+        self.check_writable()?;
+        let end = offset.checked_add(len).ok_or(FsError::FileTooBig)?;
+        if end > i64::MAX as u64 {
+            return Err(FsError::FileTooBig);
+        }
+        if len == 0 {
+            return Err(FsError::Invalid);
+        }
+        let time = self.now();
+        let mut state = self.lock();
+        let size = self.file(&mut state, ino)?.size;
+        let mut changes = Vec::new();
+        let grow = matches!(mode, 0 | ZERO) && end > size;
+        match mode {
+            // Space is not reserved: the checkpoint's chunks do not exist yet.
+            0 | KEEP => {}
+            PUNCH | ZERO | ZERO_KEEP => {
+                changes.push(Change::Zero { ino, from: offset, to: end.min(size), time });
+            }
+            _ => return Err(FsError::NotSupported),
+        }
+        if grow {
+            changes.push(Change::Resize { ino, size: end, time });
+        }
+        self.clear_privileges(&state, ino, &mut changes)?;
+        if changes.is_empty() { Ok(()) } else { self.perform(&mut state, &changes) }
+    }
+
+    pub(super) fn do_seek(&self, ino: Ino, offset: u64, what: Seek) -> Result<u64> {
+        let view = self.view(&mut self.lock(), ino, 0, u64::MAX)?;
+        if offset >= view.size {
+            return Err(FsError::NoSuchData);
+        }
+        let layers = view.layers();
+        let mut at = offset;
+        while at < view.size {
+            let (data, end) = is_data(&self.volume.store, &view.stored, &layers, at, view.size)
+                .map_err(|error| self.store_failed(&error))?;
+            if data == (what == Seek::Data) {
+                return Ok(at);
+            }
+            at = end.max(at + 1);
+        }
+        if what == Seek::Hole { Ok(view.size) } else { Err(FsError::NoSuchData) }
+    }
+
+    /// Copies by reading and writing: equal chunks are stored once, so the
+    /// copy costs tree nodes.
+    pub(super) fn do_copy(&self, from: (Ino, u64), to: (Ino, u64), len: u64) -> Result<u64> {
+        const PIECE: u64 = 1 << 20;
+        let mut done = 0;
+        while done < len {
+            let piece = (len - done).min(PIECE) as u32;
+            let bytes = self.do_read(from.0, from.1 + done, piece)?;
+            if bytes.is_empty() {
+                break;
+            }
+            self.do_write(to.0, to.1 + done, &bytes, done == 0)?;
+            done += bytes.len() as u64;
+        }
+        Ok(done)
+    }
+}

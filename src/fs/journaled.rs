@@ -1,0 +1,79 @@
+//! A file system whose changes go to the journal first, and its recovery.
+
+use std::sync::Arc;
+
+use super::{Fs, Log, Options};
+use crate::journal::{Journal, JournalError, JournalKeys, Options as JournalOptions};
+use crate::store::StoreError;
+use crate::volume::Volume;
+
+impl Log for Journal {
+    fn append(&self, record: &[u8]) -> std::io::Result<u64> {
+        Journal::append(self, record).map_err(journal_failed)
+    }
+    fn write_out(&self) -> std::io::Result<()> {
+        Journal::write_out(self).map_err(journal_failed)
+    }
+    fn sync(&self, sequence: u64) -> std::io::Result<()> {
+        Journal::sync(self, sequence).map_err(journal_failed)
+    }
+    fn rotate(&self) -> std::io::Result<u64> {
+        Journal::rotate(self).map_err(journal_failed)
+    }
+    fn release(&self, sequence: u64) -> std::io::Result<()> {
+        Journal::release(self, sequence).map_err(journal_failed)
+    }
+    fn bytes(&self) -> u64 {
+        Journal::bytes(self)
+    }
+}
+
+fn journal_failed(error: JournalError) -> std::io::Error {
+    match error {
+        JournalError::Full => std::io::Error::from_raw_os_error(libc::ENOSPC),
+        other => std::io::Error::other(other),
+    }
+}
+
+/// Why a file system cannot go on from its journal.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// The journal cannot be opened.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The repository cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A record does not fit what is there.
+    #[error("the journal cannot be replayed: {0}")]
+    Replay(String),
+}
+
+impl Fs {
+    /// The file system over a volume with local state: opens its journal and
+    /// replays what a crash left. Returns how many records that were.
+    pub fn recover(
+        volume: Volume,
+        journal: JournalOptions,
+        options: Options,
+    ) -> Result<(Self, usize), RecoverError> {
+        let world = volume.world().clone();
+        let folder = world.state.expect("only a volume with state has a journal");
+        let known = volume.state();
+        let context = volume.store.context();
+        let epochs = &context.keyring.epochs;
+        let keys = JournalKeys {
+            repo: context.repo,
+            device: known.device,
+            epoch: context.keyring.newest().id,
+            epochs: epochs.iter().map(|epoch| (epoch.id, epoch.key.duplicate())).collect(),
+        };
+        let random = Arc::clone(&world.random);
+        let (journal, replay) = Journal::open(folder, keys, known.journal, random, journal)?;
+        let fs = Self::new(volume, Box::new(journal), options)?;
+        for (sequence, record) in &replay.records {
+            fs.replay(*sequence, record).map_err(RecoverError::Replay)?;
+        }
+        Ok((fs, replay.records.len()))
+    }
+}

@@ -1,0 +1,452 @@
+//! Inode operations as plain functions with our own types.
+//!
+//! Invariant: an operation is one record of changes, applied to the overlay
+//! and appended to the journal under one lock; it is answered only after both.
+//! Replay applies the same records by the same code.
+//!
+//! Lock order: `flushing`, then `state`. `state` is never held while file
+//! content is read from or written to REPO.
+
+mod apply;
+mod attr;
+mod checkpoint;
+mod data;
+mod dir;
+mod journaled;
+mod mount;
+mod names;
+mod operations;
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::{Bound, ControlFlow};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use checkpoint::{Progress, When};
+pub use journaled::RecoverError;
+pub use operations::{
+    Attr, Caller, DirEntry, FsError, Operations, RenameMode, Result, Seek, SetAttr, SpaceStat,
+    TimeSet,
+};
+
+use crate::format::namespace::{Content, Ino, Inode, Key, Owner, ROOT, Value};
+use crate::format::record::{Change, encode};
+use crate::io::Timestamp;
+use crate::store::StoreError;
+use crate::volume::Volume;
+use crate::volume::content::{Layer, Stored};
+
+/// The local log of what is acknowledged and not in a head yet.
+pub trait Log: Send + Sync {
+    /// Takes a record; returns its sequence number. Fails, before anything is
+    /// acknowledged, if there is no room.
+    fn append(&self, record: &[u8]) -> std::io::Result<u64>;
+    /// Hands what was taken to the operating system.
+    fn write_out(&self) -> std::io::Result<()>;
+    /// Returns once records up to `sequence` are durable.
+    fn sync(&self, sequence: u64) -> std::io::Result<()>;
+    /// Later records go to a new file; returns the last sequence before.
+    fn rotate(&self) -> std::io::Result<u64>;
+    /// Records up to `sequence` are in a head.
+    fn release(&self, sequence: u64) -> std::io::Result<()>;
+    /// Bytes that records not released yet take.
+    fn bytes(&self) -> u64;
+}
+
+/// No log: what is not in a checkpoint yet is lost with the process. For
+/// commands that end with a checkpoint.
+pub struct NoLog;
+
+impl Log for NoLog {
+    fn append(&self, _: &[u8]) -> std::io::Result<u64> {
+        Ok(0)
+    }
+    fn write_out(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn sync(&self, _: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn rotate(&self) -> std::io::Result<u64> {
+        Ok(0)
+    }
+    fn release(&self, _: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn bytes(&self) -> u64 {
+        0
+    }
+}
+
+/// Whom the files belong to in the eyes of this mount.
+#[derive(Clone, Copy, Debug)]
+pub struct Ownership {
+    /// Who mounts: *self* is shown as this user.
+    pub uid: u32,
+    /// Who mounts: *self* is shown as this group.
+    pub gid: u32,
+    /// Whether this user's own numbers are recorded as *self* (a daemon that
+    /// is not root).
+    pub record_self: bool,
+    /// Show everything as this user.
+    pub force_uid: Option<u32>,
+    /// Show everything as this group.
+    pub force_gid: Option<u32>,
+}
+
+/// How a file system behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Refuses changes.
+    pub read_only: bool,
+    /// Owners.
+    pub ownership: Ownership,
+}
+
+/// A file whose content is open, changed or known to the kernel.
+#[derive(Default)]
+struct File {
+    /// Content below all layers.
+    stored: Stored,
+    /// Changes that a checkpoint is flushing.
+    frozen: Option<Arc<Layer>>,
+    /// Changes since.
+    layer: Layer,
+    /// Length with all layers.
+    size: u64,
+    /// Opens.
+    opens: u32,
+}
+
+impl File {
+    fn is_clean(&self) -> bool {
+        self.frozen.is_none() && self.layer.is_clean()
+    }
+}
+
+type Overlay = BTreeMap<Vec<u8>, Option<Value>>;
+
+/// Everything in memory.
+#[derive(Default)]
+struct State {
+    /// Changes that a checkpoint is publishing.
+    frozen: Option<Arc<Overlay>>,
+    /// Changes since.
+    current: Overlay,
+    files: HashMap<Ino, File>,
+    /// Lookups that the kernel remembers.
+    lookups: HashMap<Ino, u64>,
+    /// Inodes without a name that are still open or known to the kernel.
+    orphans: HashMap<Ino, Inode>,
+    /// Number of directories in a directory, where it was counted.
+    subdirs: HashMap<Ino, u32>,
+    /// Inodes and bytes, with all changes.
+    inodes: u64,
+    bytes: u64,
+    /// Bytes of data in layers.
+    dirty: u64,
+    /// Last sequence number of the log.
+    sequence: u64,
+    next_ino: Ino,
+    /// Time of the first and the last change since the last freeze.
+    changed: Option<(std::time::Duration, std::time::Duration)>,
+}
+
+/// A file system over a volume.
+pub struct Fs {
+    volume: Volume,
+    log: Box<dyn Log>,
+    options: Options,
+    state: Mutex<State>,
+    /// Held while layers are flushed and while a checkpoint runs.
+    flushing: Mutex<()>,
+    /// Local state failed: read-only with EIO until reopened.
+    failed: AtomicBool,
+    /// How far a checkpoint that failed for want of room or REPO got.
+    trouble: Mutex<Option<String>>,
+}
+
+impl Fs {
+    /// A file system over `volume`. A repository that never had a head gets
+    /// its root directory.
+    pub fn new(
+        volume: Volume,
+        log: Box<dyn Log>,
+        options: Options,
+    ) -> std::result::Result<Self, StoreError> {
+        let base = volume.base();
+        let state =
+            State { inodes: base.commit.inodes, bytes: base.commit.bytes, ..State::default() };
+        let fresh = volume.get(&Key::Inode(ROOT))?.is_none();
+        let fs = Self {
+            volume,
+            log,
+            options,
+            state: Mutex::new(state),
+            flushing: Mutex::default(),
+            failed: AtomicBool::new(false),
+            trouble: Mutex::default(),
+        };
+        fs.draw_prefix()?;
+        if fresh {
+            let now = fs.now();
+            let owner = fs.owner(options.ownership.uid, options.ownership.gid);
+            let inode = Inode::new(0o040_755, owner.0, owner.1, now);
+            let mut state = fs.lock();
+            // Not journaled: replay starts from the same empty repository.
+            fs.apply(&mut state, &Change::Set(Key::Inode(ROOT), Value::Inode(Box::new(inode))))
+                .map_err(|_| StoreError::Missing { what: "the empty root".into() })?;
+        }
+        Ok(fs)
+    }
+
+    /// The volume below.
+    pub fn volume(&self) -> &Volume {
+        &self.volume
+    }
+
+    /// Applies a record that the log replayed.
+    pub fn replay(&self, sequence: u64, record: &[u8]) -> std::result::Result<(), String> {
+        let changes = crate::format::record::decode(record).map_err(|error| error.to_string())?;
+        let mut state = self.lock();
+        for change in &changes {
+            self.apply(&mut state, change).map_err(|error| error.to_string())?;
+        }
+        state.sequence = sequence;
+        let now = self.volume.world().clock.elapsed();
+        state.changed.get_or_insert((now, now));
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.volume.world().clock.now()
+    }
+
+    /// Draws the prefix of this mount's inode numbers: one that no inode of
+    /// the tree has.
+    fn draw_prefix(&self) -> std::result::Result<(), StoreError> {
+        loop {
+            let mut bytes = [0; 8];
+            self.volume.world().random.fill(&mut bytes);
+            let first = (u64::from_le_bytes(bytes) & 0xff_ffff_ffff) << 23;
+            if first == 0 {
+                continue;
+            }
+            let mut used = false;
+            self.volume.scan(&first.to_be_bytes(), &mut |key, _| {
+                used = key.ino() >> 23 == first >> 23;
+                ControlFlow::Break(())
+            })?;
+            if !used {
+                self.lock().next_ino = first;
+                return Ok(());
+            }
+        }
+    }
+
+    fn new_ino(&self, state: &mut State) -> Result<Ino> {
+        let ino = state.next_ino;
+        state.next_ino += 1;
+        if state.next_ino.trailing_zeros() >= 23 {
+            // The prefix is used up; the chance that a random one is taken is
+            // below 2^-20 even with a million prefixes in the tree.
+            let mut bytes = [0; 8];
+            self.volume.world().random.fill(&mut bytes);
+            state.next_ino = ((u64::from_le_bytes(bytes) & 0xff_ffff_ffff) | 1) << 23;
+        }
+        if ino == 0 { Err(FsError::Io) } else { Ok(ino) }
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        if self.failed.load(Ordering::Relaxed) {
+            Err(FsError::Io)
+        } else if self.options.read_only {
+            Err(FsError::ReadOnly)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// A failed write of local state: said once, then read-only with EIO.
+    fn fail(&self, error: &std::io::Error) -> FsError {
+        if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) {
+            return FsError::NoSpace;
+        }
+        if !self.failed.swap(true, Ordering::Relaxed) {
+            log::error!(
+                "local state failed ({error}); the mount is read-only until it is mounted anew"
+            );
+        }
+        FsError::Io
+    }
+
+    /// The exit from the store's errors to ours; the log has the details.
+    fn store_failed(&self, error: &StoreError) -> FsError {
+        match error {
+            StoreError::Full => FsError::NoSpace,
+            StoreError::State { source, .. } => self.fail(source),
+            other => {
+                log::error!("{other}");
+                FsError::Io
+            }
+        }
+    }
+
+    /// Logs and applies one operation.
+    fn perform(&self, state: &mut State, changes: &[Change<'_>]) -> Result<()> {
+        // What happens to an inode without a name is forgotten by a crash:
+        // replaying it would bring the inode back.
+        let logged: Vec<Change<'_>> = changes
+            .iter()
+            .filter(|change| !change.ino().is_some_and(|ino| state.orphans.contains_key(&ino)))
+            .cloned()
+            .collect();
+        let sequence = if logged.is_empty() {
+            state.sequence
+        } else {
+            self.log.append(&encode(&logged)).map_err(|error| self.fail(&error))?
+        };
+        for change in changes {
+            self.apply(state, change)?;
+        }
+        state.sequence = sequence;
+        let now = self.volume.world().clock.elapsed();
+        state.changed = Some((state.changed.map_or(now, |(first, _)| first), now));
+        Ok(())
+    }
+
+    /// A value of the namespace with all changes.
+    fn get(&self, state: &State, key: &Key) -> Result<Option<Value>> {
+        let bytes = key.encode();
+        if let Some(value) = state.current.get(&bytes) {
+            return Ok(value.clone());
+        }
+        if let Some(value) = state.frozen.as_ref().and_then(|frozen| frozen.get(&bytes)) {
+            return Ok(value.clone());
+        }
+        self.volume.get(key).map_err(|error| self.store_failed(&error))
+    }
+
+    fn inode(&self, state: &State, ino: Ino) -> Result<Inode> {
+        if let Some(inode) = state.orphans.get(&ino) {
+            return Ok(inode.clone());
+        }
+        match self.get(state, &Key::Inode(ino))? {
+            Some(Value::Inode(inode)) => Ok(*inode),
+            _ => Err(FsError::Stale),
+        }
+    }
+
+    fn dir(&self, state: &State, ino: Ino) -> Result<Inode> {
+        let inode = self.inode(state, ino)?;
+        if inode.is_dir() { Ok(inode) } else { Err(FsError::NotDir) }
+    }
+
+    /// Items whose encoded key starts with `prefix`, from `from` on, at most
+    /// `limit`.
+    fn range(
+        &self,
+        state: &State,
+        from: &[u8],
+        prefix: &[u8],
+        limit: usize,
+    ) -> Result<Vec<(Key, Value)>> {
+        let mut found: BTreeMap<Vec<u8>, Option<Value>> = BTreeMap::new();
+        // Removals in the overlays may hide items of the tree, so ask for
+        // more of them.
+        let hidden = overlay_range(&state.current, from, prefix).count()
+            + state.frozen.as_ref().map_or(0, |f| overlay_range(f, from, prefix).count());
+        let mut last_stored = None;
+        let mut taken = 0;
+        self.volume
+            .scan(from, &mut |key, value| {
+                let bytes = key.encode();
+                if !bytes.starts_with(prefix) {
+                    return ControlFlow::Break(());
+                }
+                taken += 1;
+                found.insert(bytes.clone(), Some(value));
+                if taken >= limit.saturating_add(hidden) {
+                    last_stored = Some(bytes);
+                    return ControlFlow::Break(());
+                }
+                ControlFlow::Continue(())
+            })
+            .map_err(|error| self.store_failed(&error))?;
+        let layers = [state.frozen.as_deref(), Some(&state.current)];
+        for layer in layers.into_iter().flatten() {
+            for (bytes, value) in overlay_range(layer, from, prefix) {
+                if last_stored.as_ref().is_none_or(|last| bytes <= last) {
+                    found.insert(bytes.clone(), value.clone());
+                }
+            }
+        }
+        Ok(found
+            .into_iter()
+            .filter_map(|(bytes, value)| {
+                let key = Key::decode(&bytes).expect("keys in memory were encoded by us");
+                value.map(|value| (key, value))
+            })
+            .take(limit)
+            .collect())
+    }
+
+    /// The user and group as stored.
+    fn owner(&self, uid: u32, gid: u32) -> (Owner, Owner) {
+        let ownership = &self.options.ownership;
+        let uid = if ownership.record_self && uid == ownership.uid {
+            Owner::SelfOwned
+        } else {
+            Owner::Id(uid)
+        };
+        let gid = if ownership.record_self && gid == ownership.gid {
+            Owner::SelfOwned
+        } else {
+            Owner::Id(gid)
+        };
+        (uid, gid)
+    }
+
+    fn shown(&self, inode: &Inode) -> (u32, u32) {
+        let ownership = &self.options.ownership;
+        let uid = match inode.uid {
+            Owner::SelfOwned => ownership.uid,
+            Owner::Id(id) => id,
+        };
+        let gid = match inode.gid {
+            Owner::SelfOwned => ownership.gid,
+            Owner::Id(id) => id,
+        };
+        (ownership.force_uid.unwrap_or(uid), ownership.force_gid.unwrap_or(gid))
+    }
+}
+
+fn overlay_range<'a>(
+    overlay: &'a Overlay,
+    from: &[u8],
+    prefix: &'a [u8],
+) -> impl Iterator<Item = (&'a Vec<u8>, &'a Option<Value>)> {
+    overlay
+        .range::<[u8], _>((Bound::Included(from), Bound::Unbounded))
+        .take_while(move |(key, _)| key.starts_with(prefix))
+}
+
+/// What is stored of a file, out of its record.
+fn stored_of(inode: &Inode) -> Stored {
+    let is_file = inode.is_file();
+    Stored {
+        class: inode.class,
+        content: if is_file { inode.content } else { Content::None },
+        inline: if is_file { inode.inline.clone() } else { Vec::new() },
+        size: if is_file { inode.size } else { 0 },
+    }
+}
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod tests_crash;

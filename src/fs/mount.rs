@@ -1,0 +1,103 @@
+//! [`Operations`] for [`Fs`]: the list of what a kernel interface may call.
+
+use super::{
+    Attr, Caller, DirEntry, Fs, FsError, Operations, RenameMode, Result, Seek, SetAttr, SpaceStat,
+};
+
+impl Operations for Fs {
+    fn lookup(&self, parent: u64, name: &[u8]) -> Result<Attr> {
+        self.do_lookup(parent, name)
+    }
+    fn forget(&self, ino: u64, count: u64) {
+        self.do_forget(ino, count);
+    }
+    fn getattr(&self, ino: u64) -> Result<Attr> {
+        self.do_getattr(ino)
+    }
+    fn setattr(&self, ino: u64, change: &SetAttr) -> Result<Attr> {
+        self.do_setattr(ino, change)
+    }
+    fn readlink(&self, ino: u64) -> Result<Vec<u8>> {
+        let inode = self.inode(&self.lock(), ino)?;
+        if inode.kind() == 0o120_000 { Ok(inode.inline) } else { Err(FsError::Invalid) }
+    }
+    fn mknod(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &[u8],
+        mode: u32,
+        rdev: u32,
+    ) -> Result<Attr> {
+        self.make(caller, parent, name, mode, u64::from(rdev), &[])
+    }
+    fn mkdir(&self, caller: Caller, parent: u64, name: &[u8], mode: u32) -> Result<Attr> {
+        self.make(caller, parent, name, 0o040_000 | mode & 0o7777, 0, &[])
+    }
+    fn symlink(&self, caller: Caller, parent: u64, name: &[u8], target: &[u8]) -> Result<Attr> {
+        self.do_symlink(caller, parent, name, target)
+    }
+    fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<Attr> {
+        self.do_link(ino, parent, name)
+    }
+    fn unlink(&self, parent: u64, name: &[u8]) -> Result<()> {
+        self.remove(parent, name, false)
+    }
+    fn rmdir(&self, parent: u64, name: &[u8]) -> Result<()> {
+        self.remove(parent, name, true)
+    }
+    fn rename(&self, from: (u64, &[u8]), to: (u64, &[u8]), mode: RenameMode) -> Result<()> {
+        self.do_rename(from, to, mode)
+    }
+    fn open(&self, ino: u64, write: bool, truncate: bool) -> Result<()> {
+        self.do_open(ino, write, truncate)
+    }
+    fn release(&self, ino: u64, _write: bool) {
+        self.do_release(ino);
+    }
+    fn read(&self, ino: u64, offset: u64, len: u32) -> Result<Vec<u8>> {
+        self.do_read(ino, offset, len)
+    }
+    fn write(&self, ino: u64, offset: u64, bytes: &[u8], kill_privileges: bool) -> Result<()> {
+        self.do_write(ino, offset, bytes, kill_privileges)
+    }
+    fn fsync(&self, _ino: u64) -> Result<()> {
+        self.do_fsync()
+    }
+    fn readdir(
+        &self,
+        ino: u64,
+        cookie: u64,
+        attributes: bool,
+        fill: &mut dyn FnMut(&DirEntry) -> bool,
+    ) -> Result<()> {
+        self.do_readdir(ino, cookie, attributes, fill)
+    }
+    fn remember(&self, ino: u64) {
+        *self.lock().lookups.entry(ino).or_default() += 1;
+    }
+    fn statfs(&self) -> Result<SpaceStat> {
+        self.do_statfs()
+    }
+    fn setxattr(&self, ino: u64, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
+        self.do_setxattr(ino, name, value, flags)
+    }
+    fn getxattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>> {
+        self.do_getxattr(ino, name)
+    }
+    fn listxattr(&self, ino: u64) -> Result<Vec<Vec<u8>>> {
+        self.do_listxattr(ino)
+    }
+    fn removexattr(&self, ino: u64, name: &[u8]) -> Result<()> {
+        self.do_removexattr(ino, name)
+    }
+    fn fallocate(&self, ino: u64, offset: u64, len: u64, mode: i32) -> Result<()> {
+        self.do_fallocate(ino, offset, len, mode)
+    }
+    fn seek(&self, ino: u64, offset: u64, what: Seek) -> Result<u64> {
+        self.do_seek(ino, offset, what)
+    }
+    fn copy_file_range(&self, from: (u64, u64), to: (u64, u64), len: u64) -> Result<u64> {
+        self.do_copy(from, to, len)
+    }
+}

@@ -1,0 +1,356 @@
+//! The file system without a kernel: operations, checkpoints and reopening,
+//! against a model.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::crypto::{Secret, random_id};
+use crate::io::{DirFolder, DirSynced, SystemClock, SystemRandom};
+use crate::store::Context;
+use crate::volume::repository::{Repository, init};
+use crate::volume::{OpenOptions, World};
+
+struct Place {
+    dir: tempfile::TempDir,
+    key: Secret,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["repo", "state"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let key = Secret::random(&SystemRandom);
+        let folder = DirSynced::new(dir.path().join("repo"), None);
+        init(&folder, &key, random_id(&SystemRandom), [1; 16], Vec::new(), &SystemRandom).unwrap();
+        Self { dir, key }
+    }
+
+    fn open(&self) -> Fs {
+        self.open_with(Box::new(NoLog))
+    }
+
+    /// Opens as after a crash: with the records that `log` kept.
+    fn recover(&self, log: &Arc<Kept>) -> Fs {
+        let fs = self.open_with(Box::new(log.clone()));
+        let records = std::mem::take(&mut *log.records.lock().unwrap());
+        let contained = fs.volume().state().journal;
+        for (sequence, record) in &records {
+            if *sequence > contained {
+                fs.replay(*sequence, record).unwrap();
+            }
+        }
+        *log.records.lock().unwrap() = records;
+        fs
+    }
+
+    fn open_with(&self, log: Box<dyn Log>) -> Fs {
+        let folder = Arc::new(DirSynced::new(self.dir.path().join("repo"), None));
+        let repository = Repository::find(&*folder).unwrap();
+        let (keyring, register, _) = repository.unlock(&self.key).unwrap();
+        let world = World {
+            repo: folder,
+            state: Some(Arc::new(DirFolder::new(self.dir.path().join("state")))),
+            clock: Arc::new(SystemClock),
+            random: Arc::new(SystemRandom),
+        };
+        let context = Arc::new(Context::new(repository.repo, keyring));
+        let options = OpenOptions { device_name: "test".into(), ..OpenOptions::default() };
+        let volume = Volume::open(world, &repository, context, register, &options).unwrap();
+        let ownership =
+            Ownership { uid: 1000, gid: 1000, record_self: true, force_uid: None, force_gid: None };
+        Fs::new(volume, log, Options { read_only: false, ownership }).unwrap()
+    }
+}
+
+/// A log in memory that outlives the file system, as a journal outlives a
+/// crash.
+#[derive(Default)]
+struct Kept {
+    records: Mutex<Vec<(u64, Vec<u8>)>>,
+}
+
+impl Log for Arc<Kept> {
+    fn append(&self, record: &[u8]) -> std::io::Result<u64> {
+        let mut records = self.records.lock().unwrap();
+        let sequence = records.last().map_or(1, |last| last.0 + 1);
+        records.push((sequence, record.to_vec()));
+        Ok(sequence)
+    }
+    fn write_out(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn sync(&self, _: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn rotate(&self) -> std::io::Result<u64> {
+        Ok(self.records.lock().unwrap().last().map_or(0, |last| last.0))
+    }
+    fn release(&self, _: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn bytes(&self) -> u64 {
+        0
+    }
+}
+
+const ME: Caller = Caller { uid: 1000, gid: 1000 };
+
+fn names(fs: &Fs, dir: Ino) -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
+    fs.readdir(dir, 0, true, &mut |entry| {
+        found.push(entry.name.clone());
+        true
+    })
+    .unwrap();
+    let mut found = found.split_off(2);
+    found.sort();
+    found
+}
+
+#[test]
+fn a_tree_survives_a_checkpoint_and_reopening() {
+    let place = Place::new();
+    let big: Vec<u8> = (0..3_000_000u32).flat_map(|i| (i ^ i >> 7).to_le_bytes()).collect();
+    {
+        let fs = place.open();
+        let dir = fs.mkdir(ME, ROOT, b"photos", 0o755).unwrap().ino;
+        for index in 0..1000u32 {
+            let name = format!("IMG-{index:04}.jpg");
+            let file = fs.mknod(ME, dir, name.as_bytes(), 0o100_644, 0).unwrap().ino;
+            let bytes = index.to_le_bytes().repeat(index as usize * 10);
+            fs.write(file, 0, &bytes, false).unwrap();
+        }
+        let file = fs.mknod(ME, ROOT, b"big", 0o100_600, 0).unwrap().ino;
+        for (index, piece) in big.chunks(1 << 20).enumerate() {
+            fs.write(file, (index << 20) as u64, piece, false).unwrap();
+        }
+        fs.symlink(ME, ROOT, b"link", b"photos/IMG-0001.jpg").unwrap();
+        fs.link(file, dir, b"again").unwrap();
+        fs.setxattr(file, b"user.note", b"hello", 0).unwrap();
+        fs.checkpoint().unwrap().unwrap();
+        assert!(fs.checkpoint().unwrap().is_none());
+    }
+    let fs = place.open();
+    assert_eq!(names(&fs, ROOT), [&b"big"[..], b"link", b"photos"]);
+    let dir = fs.lookup(ROOT, b"photos").unwrap();
+    assert_eq!((dir.uid, dir.nlink), (1000, 2));
+    assert_eq!(names(&fs, dir.ino).len(), 1001);
+    for index in [0u32, 5, 6, 25, 26, 500, 999] {
+        let name = format!("IMG-{index:04}.jpg");
+        let file = fs.lookup(dir.ino, name.as_bytes()).unwrap();
+        let bytes = index.to_le_bytes().repeat(index as usize * 10);
+        assert_eq!(file.size, bytes.len() as u64);
+        assert_eq!(fs.read(file.ino, 0, 1 << 20).unwrap(), bytes);
+    }
+    let file = fs.lookup(ROOT, b"big").unwrap();
+    assert_eq!(file.nlink, 2);
+    assert_eq!(fs.lookup(dir.ino, b"again").unwrap().ino, file.ino);
+    assert_eq!(fs.getxattr(file.ino, b"user.note").unwrap(), b"hello");
+    let mut read = Vec::new();
+    while read.len() < big.len() {
+        read.extend(fs.read(file.ino, read.len() as u64, 300_000).unwrap());
+    }
+    assert!(read == big);
+    let link = fs.lookup(ROOT, b"link").unwrap();
+    assert_eq!(fs.readlink(link.ino).unwrap(), b"photos/IMG-0001.jpg");
+}
+
+#[test]
+fn an_unlinked_open_file_lives_until_it_is_closed() {
+    let place = Place::new();
+    let fs = place.open();
+    let ino = fs.mknod(ME, ROOT, b"gone", 0o100_644, 0).unwrap().ino;
+    fs.open(ino, true, false).unwrap();
+    fs.write(ino, 0, b"before", false).unwrap();
+    fs.unlink(ROOT, b"gone").unwrap();
+    fs.write(ino, 6, b" after", false).unwrap();
+    fs.checkpoint().unwrap();
+    assert_eq!(fs.read(ino, 0, 100).unwrap(), b"before after");
+    assert_eq!(fs.getattr(ino).unwrap().nlink, 0);
+    fs.forget(ino, 1);
+    fs.release(ino, true);
+    assert_eq!(fs.getattr(ino), Err(FsError::Stale));
+}
+
+/// The kernel writes back times of a file after its last name is gone. The
+/// journal had that change after the removal, so a crash brought the inode back
+/// without a name.
+#[test]
+fn a_crash_does_not_bring_back_an_unlinked_inode() {
+    let place = Place::new();
+    let log = Arc::new(Kept::default());
+    let fs = place.open_with(Box::new(log.clone()));
+    let ino = fs.mknod(ME, ROOT, b"gone", 0o100_644, 0).unwrap().ino;
+    fs.open(ino, true, false).unwrap();
+    fs.unlink(ROOT, b"gone").unwrap();
+    fs.write(ino, 0, b"after", false).unwrap();
+    fs.setattr(ino, &SetAttr { mode: Some(0o600), ..SetAttr::default() }).unwrap();
+    fs.setxattr(ino, b"user.x", b"y", 0).unwrap();
+    drop(fs);
+    let fs = place.recover(&log);
+    fs.checkpoint().unwrap();
+    let mut keys = Vec::new();
+    fs.volume()
+        .scan(&[], &mut |key, _| {
+            keys.push(key);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert_eq!(keys, [Key::Inode(ROOT)]);
+}
+
+/// A chmod while a checkpoint ran was journaled with the file's content from
+/// before the checkpoint. After a crash its replay put that content back over
+/// the new commit, and the file read as zeros.
+#[test]
+fn a_change_during_a_checkpoint_keeps_the_content_after_a_crash() {
+    let place = Place::new();
+    let log = Arc::new(Kept::default());
+    let fs = place.open_with(Box::new(log.clone()));
+    let ino = fs.mknod(ME, ROOT, b"file", 0o100_644, 0).unwrap().ino;
+    let bytes = fill(500_000, 1);
+    fs.write(ino, 0, &bytes, false).unwrap();
+    let (overlay, files, counts, sequence) = fs.freeze(false).unwrap().unwrap();
+    fs.setattr(ino, &SetAttr { mode: Some(0o600), ..SetAttr::default() }).unwrap();
+    fs.link(ino, ROOT, b"again").unwrap();
+    let (_, contents) = fs.publish(&overlay, &files, counts, sequence).unwrap();
+    fs.thaw(&files, contents);
+    drop(fs);
+    let fs = place.recover(&log);
+    let attr = fs.lookup(ROOT, b"again").unwrap();
+    assert_eq!((attr.mode, attr.nlink), (0o100_600, 2));
+    assert!(fs.read(ino, 0, 1 << 20).unwrap() == bytes);
+    fs.checkpoint().unwrap();
+    let fs = place.open();
+    assert!(fs.read(ino, 0, 1 << 20).unwrap() == bytes);
+}
+
+#[test]
+fn renames_keep_counts_and_refuse_cycles() {
+    let place = Place::new();
+    let fs = place.open();
+    let a = fs.mkdir(ME, ROOT, b"a", 0o755).unwrap().ino;
+    let b = fs.mkdir(ME, a, b"b", 0o755).unwrap().ino;
+    assert_eq!(fs.getattr(a).unwrap().nlink, 3);
+    let cycle = fs.rename((ROOT, b"a"), (b, b"c"), RenameMode::Replace);
+    assert_eq!(cycle, Err(FsError::Invalid));
+    fs.rename((a, b"b"), (ROOT, b"b"), RenameMode::Replace).unwrap();
+    assert_eq!(fs.getattr(a).unwrap().nlink, 2);
+    assert_eq!(fs.getattr(ROOT).unwrap().nlink, 4);
+    assert_eq!(fs.lookup(b, b"..").unwrap().ino, ROOT);
+    fs.rename((ROOT, b"a"), (ROOT, b"b"), RenameMode::Exchange).unwrap();
+    assert_eq!(fs.lookup(ROOT, b"a").unwrap().ino, b);
+    let exists = fs.rename((ROOT, b"a"), (ROOT, b"b"), RenameMode::NoReplace);
+    assert_eq!(exists, Err(FsError::Exists));
+}
+
+/// One step on one of a few files.
+#[derive(Clone, Debug)]
+enum Step {
+    Write(usize, u64, usize, u8),
+    Truncate(usize, u64),
+    Punch(usize, u64, u64),
+    Checkpoint,
+    Reopen,
+    Crash,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let offset = prop_oneof![0u64..600, 0u64..20_000, 0u64..700_000];
+    let len = prop_oneof![1usize..300, 1usize..9000, 1usize..300_000];
+    let step = prop_oneof![
+        6 => (0usize..3, offset.clone(), len, any::<u8>())
+            .prop_map(|(file, offset, len, byte)| Step::Write(file, offset, len, byte)),
+        2 => (0usize..3, offset.clone()).prop_map(|(file, size)| Step::Truncate(file, size)),
+        1 => (0usize..3, offset, 1u64..200_000)
+            .prop_map(|(file, offset, len)| Step::Punch(file, offset, len)),
+        2 => Just(Step::Checkpoint),
+        1 => Just(Step::Reopen),
+        1 => Just(Step::Crash),
+    ];
+    prop::collection::vec(step, 1..40)
+}
+
+fn fill(len: usize, byte: u8) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&[byte]);
+    if byte.is_multiple_of(3) {
+        bytes.fill(byte);
+    } else {
+        hasher.finalize_xof().fill(&mut bytes);
+    }
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    /// Content of files equals a plain vector of bytes, whatever the order of
+    /// writes, truncations, holes, checkpoints and reopening.
+    #[test]
+    fn content_equals_a_model(steps in steps()) {
+        let place = Place::new();
+        let log = Arc::new(Kept::default());
+        let mut fs = place.open_with(Box::new(log.clone()));
+        let mut model: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
+        let mut inos = Vec::new();
+        for file in 0..3usize {
+            let name = format!("f{file}");
+            inos.push(fs.mknod(ME, ROOT, name.as_bytes(), 0o100_644, 0).unwrap().ino);
+            model.insert(file, Vec::new());
+        }
+        for step in &steps {
+            match step {
+                Step::Write(file, offset, len, byte) => {
+                    let bytes = fill(*len, *byte);
+                    fs.write(inos[*file], *offset, &bytes, false).unwrap();
+                    let content = model.get_mut(file).unwrap();
+                    let end = *offset as usize + len;
+                    if content.len() < end {
+                        content.resize(end, 0);
+                    }
+                    content[*offset as usize..end].copy_from_slice(&bytes);
+                }
+                Step::Truncate(file, size) => {
+                    let change = SetAttr { size: Some(*size), ..SetAttr::default() };
+                    fs.setattr(inos[*file], &change).unwrap();
+                    model.get_mut(file).unwrap().resize(*size as usize, 0);
+                }
+                Step::Punch(file, offset, len) => {
+                    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+                    fs.fallocate(inos[*file], *offset, *len, mode).unwrap();
+                    let content = model.get_mut(file).unwrap();
+                    let end = content.len().min((offset + len) as usize);
+                    if (*offset as usize) < end {
+                        content[*offset as usize..end].fill(0);
+                    }
+                }
+                Step::Checkpoint => { fs.checkpoint().unwrap(); }
+                Step::Reopen => {
+                    fs.checkpoint().unwrap();
+                    fs = place.recover(&log);
+                }
+                Step::Crash => {
+                    drop(fs);
+                    fs = place.recover(&log);
+                }
+            }
+            for (file, content) in &model {
+                let read = fs.read(inos[*file], 0, 2_000_000).unwrap();
+                prop_assert!(read == *content, "file {} after {:?}", file, step);
+                let mut at = 0;
+                while (at as usize) < content.len() {
+                    let Ok(data) = fs.seek(inos[*file], at, Seek::Data) else { break };
+                    prop_assert!(content[at as usize..data as usize].iter().all(|b| *b == 0));
+                    at = fs.seek(inos[*file], data, Seek::Hole).unwrap();
+                    prop_assert!(at > data);
+                }
+            }
+        }
+    }
+}

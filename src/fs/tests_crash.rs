@@ -1,0 +1,301 @@
+//! A crash and a fault at every change of the simulated world. The oracle:
+//! the visible tree is that after some prefix of the acknowledged operations,
+//! no shorter than the last fsync or checkpoint that returned.
+
+mod machine;
+mod model;
+
+use machine::{History, boot, check, crashes, fresh};
+use model::{Model, Op, perform, visible};
+
+use super::{FsError, Operations};
+use crate::io::sim::{Crash, Fault, SimWorld, Unsynced};
+
+use Op::{
+    Checkpoint, Create, Exchange, Fsync, Link, Mkdir, Punch, Rename, Rmdir, Symlink, Truncate,
+    Unlink, Write, WriteOut, Xattr,
+};
+
+/// How much more than usual is tried (`AMBERFS_TEST_FACTOR`).
+fn factor() -> usize {
+    std::env::var("AMBERFS_TEST_FACTOR").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
+const SMALL: &[Op] = &[
+    Mkdir("d"),
+    Create("d/a"),
+    Write("d/a", 0, 100, 1),
+    Create("b"),
+    Write("b", 0, 9000, 2),
+    Fsync,
+    Write("b", 4000, 300, 4),
+    Link("b", "d/b2"),
+    Rename("d/a", "a"),
+    WriteOut,
+    Symlink("s", "d/b2"),
+    Checkpoint,
+    Write("a", 50, 200, 5),
+    Truncate("b", 5000),
+    Xattr("b", 7),
+    Fsync,
+    Punch("b", 1000, 2000),
+    Mkdir("d/e"),
+    Create("d/e/c"),
+    Write("d/e/c", 0, 40_000, 6),
+    Rename("d/e", "e"),
+    Checkpoint,
+    Checkpoint,
+    Write("e/c", 8192, 4096, 7),
+    Create("t"),
+    Write("t", 0, 3000, 8),
+    Rename("t", "b"),
+    WriteOut,
+    Fsync,
+    Exchange("a", "e/c"),
+    Unlink("d/b2"),
+    Rmdir("d"),
+    Write("a", 30_000, 20_000, 10),
+    Truncate("a", 10),
+    Truncate("a", 20_000),
+    Fsync,
+    Unlink("e/c"),
+    Checkpoint,
+    Unlink("a"),
+    Create("a"),
+    Write("a", 100_000, 500, 11),
+];
+
+/// Runs `ops` in a fresh world that stops after `stop` changes.
+fn run(ops: &[Op], stop: Option<u64>) -> (SimWorld, History) {
+    let world = fresh();
+    if let Some(stop) = stop {
+        world.freeze_at(stop);
+    }
+    let mut history = History::new(Model::default());
+    if let Ok(fs) = boot(&world, "state", 100) {
+        history.run(&fs, ops, true);
+    }
+    (world, history)
+}
+
+/// A crash after every `stride` changes from `from` on, under every policy; and
+/// once for each a second one, in the life after it.
+fn crash_everywhere(ops: &[Op], (from, stride): (u64, usize), tears: usize) -> (usize, usize) {
+    let first = fresh().operations();
+    let (whole, history) = run(ops, None);
+    assert!(history.failed.is_empty(), "{:?}", history.failed);
+    let (mut points, mut cases) = (0, 0);
+    for stop in (first + from..=whole.operations()).step_by(stride) {
+        let (world, history) = run(ops, Some(stop));
+        points += 1;
+        let all = crashes(&world, tears);
+        for crash in &all {
+            let what = format!("stopped after {stop}, {crash:?}");
+            check(&world.crash(*crash), &history, 1000 + 2 * cases as u64, &what);
+            cases += 1;
+        }
+        let next = world.crash(all[points % all.len()]);
+        next.freeze_at(next.operations() + points as u64 % 29);
+        // Reading and opening change nothing that is visible.
+        let _ = boot(&next, "state", 500_000 + points as u64).map(|fs| fs.checkpoint());
+        let second = crashes(&next, 1);
+        let crash = second[points % second.len()];
+        let what = format!("stopped after {stop}, then again, {crash:?}");
+        check(&next.crash(crash), &history, 600_000 + 2 * points as u64, &what);
+        cases += 1;
+    }
+    (points, cases)
+}
+
+#[test]
+fn a_crash_at_every_change_keeps_what_was_promised() {
+    let (points, cases) = crash_everywhere(SMALL, (0, 1), 3 * factor());
+    println!("{points} crash points, {cases} crashes");
+    assert!(cases > 500, "{cases}");
+}
+
+/// More than a head takes, so that objects are published before it.
+fn objects() -> Vec<Op> {
+    let mut ops = vec![Create("big"), Create("small"), Write("small", 0, 500, 1), Fsync];
+    for piece in 0..30 {
+        ops.push(Write("big", u64::from(piece) * 48_000, 48_000, 4 + 3 * piece));
+    }
+    ops.extend([Fsync, Checkpoint, Write("big", 100_000, 9000, 100), Fsync]);
+    for piece in 0..30 {
+        ops.push(Write("small", u64::from(piece) * 48_000, 48_000, 5 + 3 * piece));
+    }
+    ops.extend([Rename("small", "big"), Checkpoint, Write("big", 0, 10, 1), Checkpoint]);
+    ops
+}
+
+#[test]
+fn a_crash_between_objects_and_their_head_loses_nothing() {
+    let ops = objects();
+    let (points, cases) = crash_everywhere(&ops, (20, 5_usize.div_ceil(factor())), factor());
+    println!("{points} crash points, {cases} crashes");
+}
+
+/// More than a stream keeps in memory: it is cut into chunks, and objects are
+/// published, long before a checkpoint; records of the inode that are logged
+/// later tell of content that no head has.
+#[test]
+fn a_crash_after_a_stream_was_cut_early_loses_nothing() {
+    let mut ops = vec![Create("big"), Create("other")];
+    // 22 MB that do not compress: more than an object before any checkpoint.
+    for (piece, from) in (1..=165).filter(|from| from % 3 != 0).enumerate() {
+        ops.push(Write("big", piece as u64 * 200_000, 200_000, from));
+        if piece % 40 == 39 {
+            ops.push(WriteOut);
+        }
+    }
+    let after = ops.len();
+    ops.extend([Xattr("big", 1), Rename("big", "b"), Link("b", "c"), Fsync]);
+    ops.extend([Write("b", 77, 5000, 3), Truncate("c", 15_000_000), Xattr("c", 2), Fsync]);
+    ops.extend([Checkpoint, Write("b", 9_000_000, 500, 4), Fsync, Unlink("c"), Fsync]);
+    let changes = |ops| run(ops, None).0.operations();
+    let (streamed, last) = (changes(&ops[..after]), changes(&ops));
+    let mut cases = 0;
+    for point in 0..=5 * factor() as u64 {
+        let stop = streamed + (last - streamed) * point / (5 * factor() as u64);
+        let (world, history) = run(&ops, Some(stop));
+        for crash in crashes(&world, 1).into_iter().take(2 * factor()) {
+            let what = format!("stopped after {stop}, {crash:?}");
+            check(&world.crash(crash), &history, 1000 + 2 * cases, &what);
+            cases += 1;
+        }
+    }
+    println!("{cases} crashes");
+}
+
+/// A random workload that fits what is there.
+fn random_ops(seed: u64, count: usize) -> Vec<Op> {
+    const FILES: [&str; 4] = ["f", "d/f", "d/g", "e/f"];
+    let mut bytes = vec![0; 8 * count];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    let mut ops = vec![Mkdir("d"), Mkdir("e")];
+    let mut model = Model::default();
+    for draw in bytes.chunks(8) {
+        let (file, other) = (FILES[draw[1] as usize % 4], FILES[draw[2] as usize % 4]);
+        let offset = u64::from(draw[3]) * [1, 16, 300][draw[4] as usize % 3];
+        let len = 1 + draw[5] as usize * [1, 20, 150][draw[6] as usize % 3];
+        let op = match draw[0] % 16 {
+            12 => WriteOut,
+            13 => Fsync,
+            14 | 15 => Checkpoint,
+            _ if !model.has(file) => Create(file),
+            0..=4 => Write(file, offset, len, draw[7]),
+            5 => Truncate(file, offset),
+            6 => Punch(file, offset, len as u64),
+            7 => Xattr(file, draw[7]),
+            8 if !model.has(other) => Link(file, other),
+            8 | 9 if file != other => Rename(file, other),
+            10 if model.has(other) && file != other => Exchange(file, other),
+            _ => Unlink(file),
+        };
+        model.apply(op);
+        ops.push(op);
+    }
+    ops
+}
+
+#[test]
+fn random_workloads_keep_what_was_promised() {
+    let (mut points, mut cases) = (0, 0);
+    for seed in 1..=6 * factor() as u64 {
+        println!("seed {seed}");
+        let counts = crash_everywhere(&random_ops(seed, 60), (seed % 5, 5), 1);
+        points += counts.0;
+        cases += counts.1;
+    }
+    println!("{points} crash points, {cases} crashes");
+}
+
+/// A fault at every `stride`th change, and the workload goes on. Returns how
+/// many there were and how many of them stopped the file system.
+fn fault_everywhere(ops: &[Op], stride: usize) -> (usize, usize) {
+    let first = fresh().operations();
+    let last = run(ops, None).0.operations();
+    let (mut faults, mut stops) = (0, 0);
+    for at in (first + 1..=last).step_by(stride) {
+        for fault in [Fault::Io, Fault::NoSpace] {
+            let world = fresh();
+            world.fail_at(at, fault);
+            let mut history = History::new(Model::default());
+            let what = format!("{fault:?} at {at}");
+            faults += 1;
+            let Ok(fs) = boot(&world, "state", 100) else {
+                check(&world.kill(), &history, 1000, &what);
+                continue;
+            };
+            history.run(&fs, ops, false);
+            let stopped = fs.progress().failed;
+            if stopped {
+                stops += 1;
+                assert_eq!(fs.fsync(1), Err(FsError::Io), "{what}");
+                assert_eq!(perform(&fs, Create("no")), Err(FsError::Io), "{what}");
+                assert_eq!(perform(&fs, Checkpoint), Err(FsError::Io), "{what}");
+            } else {
+                history.run(&fs, &[Fsync], false);
+                let failed = &history.failed;
+                assert_eq!(history.promised, history.trees.len() - 1, "{what}: {failed:?}");
+                assert_eq!(visible(&fs).unwrap(), *history.trees.last().unwrap(), "{what}");
+            }
+            drop(fs);
+            let lost = Crash { data: Unsynced::Lost, names_kept: false };
+            let what = format!("{what} (stopped: {stopped}, {:?})", history.failed);
+            for (number, next) in [world.kill(), world.crash(lost)].iter().enumerate() {
+                check(next, &history, 2000 + 2 * number as u64, &format!("{what}, {number}"));
+            }
+        }
+    }
+    (faults, stops)
+}
+
+#[test]
+fn a_fault_at_every_change_is_an_answer_and_loses_nothing() {
+    let (mut faults, mut stops) = fault_everywhere(SMALL, 1);
+    let big = fault_everywhere(&objects(), 7_usize.div_ceil(factor()));
+    faults += big.0;
+    stops += big.1;
+    for seed in 100..100 + 3 * factor() as u64 {
+        println!("seed {seed}");
+        let random = fault_everywhere(&random_ops(seed, 60), 3);
+        faults += random.0;
+        stops += random.1;
+    }
+    println!("{faults} faults, of which {stops} stopped the file system");
+    assert!(stops > 10, "{stops}");
+}
+
+/// The disk that REPO lies on fills up; what was written stays and is
+/// published once there is room.
+#[test]
+fn a_full_repository_heals_once_there_is_room() {
+    let world = fresh();
+    let fs = boot(&world, "state", 100).unwrap();
+    let mut history = History::new(Model::default());
+    history.run(&fs, &SMALL[..12], false);
+    let used: usize = world.paths().iter().map(|path| world.get(path).unwrap().len()).sum();
+    world.set_capacity(used as u64 + 20_000);
+    history.run(&fs, &[Create("x"), Write("x", 0, 40_000, 3), Fsync, Write("x", 5, 9, 4)], false);
+    assert!(history.failed.is_empty(), "{:?}", history.failed);
+    for _ in 0..3 {
+        assert_eq!(perform(&fs, Checkpoint), Err(FsError::NoSpace));
+        assert!(fs.progress().trouble.is_some());
+    }
+    check(
+        &{
+            let next = world.kill();
+            next.set_capacity(1 << 40);
+            next
+        },
+        &history,
+        3000,
+        "full",
+    );
+    world.set_capacity(1 << 40);
+    history.run(&fs, &[Checkpoint, Write("x", 7, 20, 5), Fsync], false);
+    assert!(history.failed.is_empty() && fs.progress().trouble.is_none());
+    drop(fs);
+    check(&world.kill(), &history, 4000, "healed");
+}

@@ -1,0 +1,632 @@
+//! The `fuser::Filesystem`: each handler turns arguments, makes one call and
+//! answers. (Long because the trait has that many methods; what is more than
+//! that is in `entries`, `dirty` and `pull`.)
+//!
+//! Invariant: no handler answers ENOSYS, which the kernel takes as "never ask
+//! again"; the one exception is flush, where exactly that is wanted.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
+    INodeNo, IoctlFlags, KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, PollEvents,
+    PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek,
+    ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use super::answer::{
+    GENERATION, LIFETIME, guarded, reply_attr, reply_empty, reply_entry, reply_value,
+};
+use super::capabilities;
+use super::convert;
+use super::dirty::{Seeker, Writers};
+use super::entries::{self, New};
+use super::pull::Aliases;
+use crate::fs::{Caller, Operations, RenameMode, Seek, SetAttr};
+
+/// The most one `copy_file_range` copies; the answer has 32 bits.
+const MAX_COPY: u64 = 1 << 30;
+const NAME_MAX: u32 = 255;
+/// The handle of an open that only pulls pages.
+const PULLED: FileHandle = FileHandle(1);
+
+/// What session and adapter both hold.
+pub(super) struct Shared {
+    /// Set once the session exists.
+    pub(super) notifier: Arc<OnceLock<Notifier>>,
+    pub(super) writers: Arc<Writers>,
+    pub(super) aliases: Aliases,
+    /// Files opened for writing bypass the kernel's cache.
+    pub(super) direct_writes: AtomicBool,
+}
+
+pub(super) struct Adapter<O> {
+    operations: Arc<O>,
+    shared: Arc<Shared>,
+    seeker: Seeker<O>,
+    writeback: bool,
+}
+
+impl<O: Operations> Adapter<O> {
+    pub(super) fn new(
+        operations: Arc<O>,
+        shared: Arc<Shared>,
+        writeback: bool,
+    ) -> std::io::Result<Self> {
+        let seeker = Seeker::start(
+            Arc::clone(&operations),
+            Arc::clone(&shared.writers),
+            Arc::clone(&shared.notifier),
+        )?;
+        Ok(Self { operations, shared, seeker, writeback })
+    }
+
+    /// Counts the open and says how the kernel may cache the file.
+    fn opened(&self, ino: u64, write: bool) -> FopenFlags {
+        if write {
+            self.shared.writers.opened(ino);
+            if self.shared.direct_writes.load(Ordering::Relaxed) {
+                return FopenFlags::FOPEN_DIRECT_IO;
+            }
+        }
+        FopenFlags::FOPEN_KEEP_CACHE
+    }
+}
+
+fn caller(request: &Request) -> Caller {
+    Caller { uid: request.uid(), gid: request.gid() }
+}
+
+fn writes(flags: i32) -> bool {
+    OpenFlags(flags).acc_mode() != OpenAccMode::O_RDONLY
+}
+
+impl<O: Operations> Filesystem for Adapter<O> {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        capabilities::request(config, self.writeback);
+        Ok(())
+    }
+
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if let Some(ino) = self.shared.aliases.inode(request.pid(), name.as_bytes()) {
+            let found = guarded(|| {
+                let attr = self.operations.getattr(ino)?;
+                self.operations.remember(ino);
+                Ok(attr)
+            });
+            return match found {
+                // Not to be kept under this name.
+                Ok(attr) => {
+                    let (attr, never) = (convert::attr(&attr), Duration::ZERO);
+                    reply.entry_with_ttls(&LIFETIME, &never, &attr, GENERATION);
+                }
+                Err(errno) => reply.error(errno),
+            };
+        }
+        match guarded(|| self.operations.lookup(parent.0, name.as_bytes())) {
+            Err(errno) if errno.code() == libc::ENOENT => {
+                reply.entry(&LIFETIME, &convert::no_entry(), GENERATION);
+            }
+            result => reply_entry(reply, result),
+        }
+    }
+
+    fn forget(&self, _: &Request, ino: INodeNo, count: u64) {
+        // Nothing to answer; a panic in it was logged by the hook.
+        let _ = guarded(|| {
+            self.operations.forget(ino.0, count);
+            Ok(())
+        });
+    }
+
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        reply_attr(reply, guarded(|| self.operations.getattr(ino.0)));
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        ctime: Option<SystemTime>,
+        _: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let mut change = SetAttr {
+            mode,
+            uid,
+            gid,
+            size,
+            atime: atime.map(convert::time_set),
+            mtime: mtime.map(convert::time_set),
+            ctime: ctime.map(convert::time_in),
+            kill_privileges: false,
+        };
+        let result =
+            guarded(|| entries::set_attr(&*self.operations, request.uid(), ino.0, &mut change));
+        reply_attr(reply, result);
+    }
+
+    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
+        match guarded(|| self.operations.readlink(ino.0)) {
+            Ok(target) => reply.data(&target),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let result = guarded(|| {
+            let place = (parent.0, name.as_bytes());
+            let new = New::Node { rdev };
+            entries::make(&*self.operations, caller(request), place, (mode, umask), &new)
+        });
+        reply_entry(reply, result);
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let result = guarded(|| {
+            let place = (parent.0, name.as_bytes());
+            entries::make(&*self.operations, caller(request), place, (mode, umask), &New::Directory)
+        });
+        reply_entry(reply, result);
+    }
+
+    fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let target = target.as_os_str().as_bytes();
+        let result =
+            guarded(|| self.operations.symlink(caller(request), parent.0, name.as_bytes(), target));
+        reply_entry(reply, result);
+    }
+
+    fn link(&self, _: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let result = guarded(|| self.operations.link(ino.0, parent.0, name.as_bytes()));
+        reply_entry(reply, result);
+    }
+
+    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, guarded(|| self.operations.unlink(parent.0, name.as_bytes())));
+    }
+
+    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, guarded(|| self.operations.rmdir(parent.0, name.as_bytes())));
+    }
+
+    fn rename(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let mode = if flags.is_empty() {
+            RenameMode::Replace
+        } else if flags == RenameFlags::RENAME_NOREPLACE {
+            RenameMode::NoReplace
+        } else if flags == RenameFlags::RENAME_EXCHANGE {
+            RenameMode::Exchange
+        } else {
+            // Whiteouts, or a contradiction.
+            return reply.error(Errno::EINVAL);
+        };
+        let from = (parent.0, name.as_bytes());
+        let to = (new_parent.0, new_name.as_bytes());
+        reply_empty(reply, guarded(|| self.operations.rename(from, to, mode)));
+    }
+
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if self.shared.aliases.is_puller(request.pid()) {
+            return reply.opened(PULLED, FopenFlags::FOPEN_KEEP_CACHE);
+        }
+        let write = writes(flags.0);
+        let truncate = flags.0 & libc::O_TRUNC != 0;
+        let result = guarded(|| {
+            self.operations.open(ino.0, write, truncate)?;
+            if truncate {
+                entries::kill_privileges(&*self.operations, request.uid(), ino.0)?;
+            }
+            Ok(())
+        });
+        match result {
+            Ok(()) => reply.opened(FileHandle(0), self.opened(ino.0, write)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let write = writes(flags);
+        let result = guarded(|| {
+            let place = (parent.0, name.as_bytes());
+            let mode = mode & 0o7777 | libc::S_IFREG;
+            let new = New::Node { rdev: 0 };
+            let operations = &*self.operations;
+            let attr = entries::make(operations, caller(request), place, (mode, umask), &new)?;
+            if let Err(error) = operations.open(attr.ino, write, false) {
+                operations.forget(attr.ino, 1);
+                return Err(error);
+            }
+            Ok(attr)
+        });
+        match result {
+            Ok(attr) => {
+                let opened = self.opened(attr.ino, write);
+                reply.created(&LIFETIME, &convert::attr(&attr), GENERATION, FileHandle(0), opened);
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        match guarded(|| self.operations.read(ino.0, offset, size)) {
+            Ok(bytes) => reply.data(&bytes),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        bytes: &[u8],
+        how: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let kill = how.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        match guarded(|| self.operations.write(ino.0, offset, bytes, kill)) {
+            Ok(()) => reply.written(bytes.len() as u32),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        // The kernel has written the file's pages and reported their errors
+        // before it asks; there is nothing left to do here, and after this
+        // answer it saves the request on every close.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        flags: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        if handle == PULLED {
+            return reply.ok();
+        }
+        let write = writes(flags.0);
+        if write {
+            self.shared.writers.released(ino.0);
+        }
+        let result = guarded(|| {
+            self.operations.release(ino.0, write);
+            Ok(())
+        });
+        reply_empty(reply, result);
+    }
+
+    fn fsync(&self, _: &Request, ino: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
+        if handle == PULLED {
+            // The pages came before; nobody asked for them to be durable.
+            return reply.ok();
+        }
+        reply_empty(reply, guarded(|| self.operations.fsync(ino.0)));
+    }
+
+    fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        reply_empty(reply, guarded(|| self.operations.fsync(ino.0)));
+    }
+
+    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        // Cookies are stateless, so there is nothing to open. The kernel keeps
+        // the listing until the directory changes.
+        let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR;
+        reply.opened(FileHandle(0), flags);
+    }
+
+    fn readdir(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        cookie: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let result = guarded(|| {
+            self.operations.readdir(ino.0, cookie, false, &mut |entry| {
+                let kind = convert::kind(entry.attr.mode);
+                let name = OsStr::from_bytes(&entry.name);
+                !reply.add(INodeNo(entry.attr.ino), entry.cookie, kind, name)
+            })
+        });
+        match result {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        cookie: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let result = guarded(|| {
+            let mut given = Vec::new();
+            self.operations.readdir(ino.0, cookie, true, &mut |entry| {
+                let attr = convert::attr(&entry.attr);
+                let name = OsStr::from_bytes(&entry.name);
+                let full = reply.add(attr.ino, entry.cookie, name, &LIFETIME, &attr, GENERATION);
+                // The kernel counts no lookup of `.` and `..`.
+                if !full && entry.name != b"." && entry.name != b".." {
+                    given.push(entry.attr.ino);
+                }
+                !full
+            })?;
+            // Before the answer: a forget may follow it at once.
+            for ino in given {
+                self.operations.remember(ino);
+            }
+            Ok(())
+        });
+        match result {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        match guarded(|| self.operations.statfs()) {
+            Ok(space) => reply.statfs(
+                space.blocks,
+                space.free,
+                space.free,
+                space.files,
+                space.files_free,
+                space.block,
+                NAME_MAX,
+                space.block,
+            ),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _: u32,
+        reply: ReplyEmpty,
+    ) {
+        let who = (caller(request), request.pid());
+        let what = (name.as_bytes(), value, flags);
+        reply_empty(reply, guarded(|| entries::set_xattr(&*self.operations, who, ino.0, what)));
+    }
+
+    fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        reply_value(reply, size, guarded(|| self.operations.getxattr(ino.0, name.as_bytes())));
+    }
+
+    fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let result = guarded(|| {
+            let names = self.operations.listxattr(ino.0)?;
+            Ok(names.into_iter().flat_map(|name| [name, vec![0]].concat()).collect())
+        });
+        reply_value(reply, size, result);
+    }
+
+    fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, guarded(|| self.operations.removexattr(ino.0, name.as_bytes())));
+    }
+
+    fn fallocate(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        len: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let result = guarded(|| {
+            self.operations.fallocate(ino.0, offset, len, mode)?;
+            entries::kill_privileges(&*self.operations, request.uid(), ino.0)
+        });
+        reply_empty(reply, result);
+    }
+
+    fn lseek(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let what = match whence {
+            libc::SEEK_DATA => Seek::Data,
+            libc::SEEK_HOLE => Seek::Hole,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        match u64::try_from(offset) {
+            Ok(offset) => self.seeker.seek(ino.0, offset, what, reply),
+            Err(_) => reply.error(Errno::ENXIO),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        request: &Request,
+        from: INodeNo,
+        _: FileHandle,
+        from_offset: u64,
+        to: INodeNo,
+        _: FileHandle,
+        to_offset: u64,
+        len: u64,
+        _: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let len = len.min(MAX_COPY);
+        let result = guarded(|| {
+            let from = (from.0, from_offset);
+            let copied = self.operations.copy_file_range(from, (to.0, to_offset), len)?;
+            entries::kill_privileges(&*self.operations, request.uid(), to.0)?;
+            Ok(copied)
+        });
+        match result {
+            Ok(copied) => reply.written(copied as u32),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    // What follows the kernel does not ask with our capabilities, or does
+    // itself after the answer given here.
+
+    fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
+        // Permissions are the kernel's (`default_permissions`).
+        reply.ok();
+    }
+
+    fn ioctl(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: IoctlFlags,
+        _: u32,
+        _: &[u8],
+        _: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    fn poll(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: PollNotifier,
+        events: PollEvents,
+        _: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        // A file is always ready.
+        let ready = PollEvents::POLLIN
+            | PollEvents::POLLOUT
+            | PollEvents::POLLRDNORM
+            | PollEvents::POLLWRNORM;
+        reply.poll(events & ready);
+    }
+
+    fn bmap(&self, _: &Request, _: INodeNo, _: u32, _: u64, reply: ReplyBmap) {
+        reply.error(Errno::EINVAL);
+    }
+
+    fn getlk(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: LockOwner,
+        _: u64,
+        _: u64,
+        _: i32,
+        _: u32,
+        reply: ReplyLock,
+    ) {
+        reply.error(Errno::EOPNOTSUPP);
+    }
+
+    fn setlk(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: LockOwner,
+        _: u64,
+        _: u64,
+        _: i32,
+        _: u32,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::EOPNOTSUPP);
+    }
+}

@@ -1,0 +1,172 @@
+//! Operations that need more than one `Operations` call: making inodes under
+//! umask and default lists, changing modes and owners, setting lists.
+//!
+//! Invariant: mode and access list stay in step, and suid and sgid go when
+//! content or owner change (`FUSE_HANDLE_KILLPRIV_V2` makes that our part).
+
+use super::acl::{self, Acl};
+use crate::fs::{Attr, Caller, FsError, Operations, Result, SetAttr};
+
+const TYPE: u32 = libc::S_IFMT;
+
+/// What to make.
+pub(super) enum New {
+    Directory,
+    /// Mode's type bits and the device number say which.
+    Node {
+        rdev: u32,
+    },
+}
+
+/// Makes an inode with the mode and lists it must have: the umask counts only
+/// where the directory has no default list (acl(5), "Object creation").
+pub(super) fn make<O: Operations>(
+    operations: &O,
+    caller: Caller,
+    (parent, name): (u64, &[u8]),
+    (mode, umask): (u32, u32),
+    new: &New,
+) -> Result<Attr> {
+    let inherited = default_list(operations, parent)?;
+    let (mode, access) = match &inherited {
+        None => (mode & !(umask & 0o777), None),
+        Some(default) => {
+            let (access, mode) = default.inherit(mode);
+            (mode, access.says_more_than_mode().then_some(access))
+        }
+    };
+    let attr = match new {
+        New::Directory => operations.mkdir(caller, parent, name, mode)?,
+        New::Node { rdev } => operations.mknod(caller, parent, name, mode, *rdev)?,
+    };
+    let pass_on = matches!(new, New::Directory).then_some(inherited).flatten();
+    let lists = [(acl::ACCESS, access), (acl::DEFAULT, pass_on)];
+    for (attribute, list) in lists {
+        let Some(list) = list else { continue };
+        if let Err(error) = operations.setxattr(attr.ino, attribute, &list.bytes(), 0) {
+            // Wider permissions than asked for must not remain.
+            let _ = match new {
+                New::Directory => operations.rmdir(parent, name),
+                New::Node { .. } => operations.unlink(parent, name),
+            };
+            operations.forget(attr.ino, 1);
+            return Err(error);
+        }
+    }
+    Ok(attr)
+}
+
+fn default_list<O: Operations>(operations: &O, parent: u64) -> Result<Option<Acl>> {
+    match operations.getxattr(parent, acl::DEFAULT) {
+        Ok(value) => Ok(Some(Acl::parse(&value)?).filter(|list| !list.is_empty())),
+        Err(FsError::NoData | FsError::NotSupported) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// setattr: a new mode is carried into the access list; a new owner or length
+/// clears suid and sgid. fuser does not pass on whether the kernel saw
+/// `CAP_FSETID` when it truncates, so root stands for it.
+pub(super) fn set_attr<O: Operations>(
+    operations: &O,
+    uid: u32,
+    ino: u64,
+    change: &mut SetAttr,
+) -> Result<Attr> {
+    let owner_changes = change.uid.is_some() || change.gid.is_some();
+    change.kill_privileges =
+        change.mode.is_none() && (owner_changes || (change.size.is_some() && uid != 0));
+    if let Some(mode) = change.mode {
+        match operations.getxattr(ino, acl::ACCESS) {
+            Ok(value) => {
+                let mut list = Acl::parse(&value)?;
+                list.follow_mode(mode);
+                operations.setxattr(ino, acl::ACCESS, &list.bytes(), 0)?;
+            }
+            Err(FsError::NoData | FsError::NotSupported) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    operations.setattr(ino, change)
+}
+
+/// Clears suid and sgid after a change of content that the kernel leaves to
+/// us without a flag (fallocate, `copy_file_range`).
+pub(super) fn kill_privileges<O: Operations>(operations: &O, uid: u32, ino: u64) -> Result<()> {
+    if uid != 0 && operations.getattr(ino)?.mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
+        operations.setattr(ino, &SetAttr { kill_privileges: true, ..SetAttr::default() })?;
+    }
+    Ok(())
+}
+
+/// setxattr; an access list changes the mode, and one that says no more than
+/// a mode is not kept.
+pub(super) fn set_xattr<O: Operations>(
+    operations: &O,
+    (caller, pid): (Caller, u32),
+    ino: u64,
+    (name, value, flags): (&[u8], &[u8], i32),
+) -> Result<()> {
+    if name != acl::ACCESS && name != acl::DEFAULT {
+        return operations.setxattr(ino, name, value, flags);
+    }
+    let list = Acl::parse(value)?;
+    if name == acl::DEFAULT {
+        return if list.is_empty() {
+            remove_list(operations, ino, name)
+        } else {
+            operations.setxattr(ino, name, value, flags)
+        };
+    }
+    if list.is_empty() {
+        return remove_list(operations, ino, name);
+    }
+    let attr = operations.getattr(ino)?;
+    let mut mode = attr.mode & !TYPE & !0o777 | list.mode_bits();
+    if mode & libc::S_ISGID != 0 && !may_keep_sgid(caller, pid, attr.gid) {
+        mode &= !libc::S_ISGID;
+    }
+    if list.says_more_than_mode() {
+        operations.setxattr(ino, name, value, flags)?;
+    } else {
+        remove_list(operations, ino, name)?;
+    }
+    if mode != attr.mode & !TYPE {
+        operations.setattr(ino, &SetAttr { mode: Some(mode), ..SetAttr::default() })?;
+    }
+    Ok(())
+}
+
+fn remove_list<O: Operations>(operations: &O, ino: u64, name: &[u8]) -> Result<()> {
+    match operations.removexattr(ino, name) {
+        Err(FsError::NoData) => Ok(()),
+        other => other,
+    }
+}
+
+/// Whoever is not root and not in the file's group loses sgid when setting a
+/// list, as with chmod. The kernel does not say so to fuser, so the caller's
+/// groups are looked up; an unreadable answer counts as no.
+fn may_keep_sgid(caller: Caller, pid: u32, group: u32) -> bool {
+    caller.uid == 0 || caller.gid == group || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        groups(&status).any(|id| id == group)
+    }
+}
+
+fn groups(status: &str) -> impl Iterator<Item = u32> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
+    line.split_ascii_whitespace().filter_map(|id| id.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn supplementary_groups_are_found() {
+        let status = "Name:\tcat\nGid:\t5\t5\t5\t5\nGroups:\t4 24 1000 \nNStgid:\t1\n";
+        assert_eq!(groups(status).collect::<Vec<_>>(), [4, 24, 1000]);
+        assert_eq!(groups("Name:\tx\n").count(), 0);
+    }
+}

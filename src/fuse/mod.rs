@@ -1,0 +1,24 @@
+//! Kernel requests to `fs::Operations` calls, and nothing else: this module
+//! could be replaced by another kernel interface without touching `fs`.
+//!
+//! Invariant: every request is answered exactly once, a panic in one answers
+//! EIO, and no event loop ever waits for the kernel (which may be waiting for
+//! that event loop).
+
+mod acl;
+mod adapter;
+mod answer;
+mod capabilities;
+mod convert;
+mod dirty;
+mod entries;
+mod invalidate;
+mod kernel_mount;
+mod options;
+mod pull;
+mod session;
+
+pub use invalidate::Invalidator;
+pub use kernel_mount::clear_dead_mount;
+pub use options::{Access, MountOptions};
+pub use session::{MountError, Session, Unmount};

@@ -1,0 +1,187 @@
+//! The outside world in small traits, with a real and a simulated one of each.
+//!
+//! Invariant: outside this module, `fuse`, `daemon`, `cli` and `vault::net`,
+//! nothing reads the clock, random numbers or the file system.
+
+mod real;
+pub mod sim;
+
+use std::io;
+use std::time::Duration;
+
+pub use real::{DirFolder, DirSynced, SystemClock, SystemRandom};
+
+/// Wall-clock time: seconds since 1970 and nanoseconds (0 to 999,999,999) that
+/// count forward from them, also before 1970.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp {
+    /// Seconds since 1970-01-01 00:00:00 UTC, negative before.
+    pub secs: i64,
+    /// Nanoseconds within the second.
+    pub nanos: u32,
+}
+
+/// Tells the time.
+pub trait Clock: Send + Sync {
+    /// The wall clock; may jump.
+    fn now(&self) -> Timestamp;
+    /// Time since some fixed moment; never goes back.
+    fn elapsed(&self) -> Duration;
+}
+
+/// A cryptographically secure source of random bytes.
+pub trait Random: Send + Sync {
+    /// Fills `buffer`.
+    fn fill(&self, buffer: &mut [u8]);
+}
+
+/// Free and total bytes of a file system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that may still be written by this user.
+    pub free: u64,
+    /// Bytes in all.
+    pub total: u64,
+    /// Inodes free.
+    pub files_free: u64,
+}
+
+/// How a private file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// Must exist; only read.
+    Read,
+    /// Must exist; read and written.
+    Write,
+    /// Must not exist yet; read and written.
+    CreateNew,
+}
+
+/// A file of the private folder. Reads and writes are at given offsets.
+pub trait PrivateFile: Send + Sync {
+    /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+    /// Writes all of `bytes`.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Returns once what was written is on stable storage (fdatasync).
+    fn sync_data(&self) -> io::Result<()>;
+    /// Length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Truncates or extends with zeros.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Whether the length is zero.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+}
+
+/// A folder that only this program uses (local state). Paths are relative,
+/// with `/` between parts.
+pub trait PrivateFolder: Send + Sync {
+    /// Opens a file.
+    fn open(&self, path: &str, mode: OpenMode) -> io::Result<Box<dyn PrivateFile>>;
+    /// Renames a file over whatever has the new name.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, path: &str) -> io::Result<()>;
+    /// Makes a folder; no error if it is there.
+    fn make_dir(&self, path: &str) -> io::Result<()>;
+    /// Names of the files in a folder, sorted; a missing folder is empty.
+    fn list(&self, path: &str) -> io::Result<Vec<String>>;
+    /// Makes names in the folder durable.
+    fn sync_dir(&self, path: &str) -> io::Result<()>;
+    /// Room left.
+    fn space(&self) -> io::Result<Space>;
+
+    /// Reads a whole file of at most `limit` bytes.
+    fn read(&self, path: &str, limit: u64) -> io::Result<Vec<u8>> {
+        let file = self.open(path, OpenMode::Read)?;
+        let len = file.len()?;
+        if len > limit {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "file is too long"));
+        }
+        let mut bytes = vec![0; len as usize];
+        let read = file.read_at(0, &mut bytes)?;
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+
+    /// Replaces a small file so that either the old or the new bytes are there
+    /// after a crash: written aside, synced, renamed, folder synced.
+    fn replace(&self, path: &str, bytes: &[u8]) -> io::Result<()> {
+        let aside = format!("{path}.new");
+        match self.remove(&aside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = self.open(&aside, OpenMode::CreateNew)?;
+        file.write_at(0, bytes)?;
+        file.sync_data()?;
+        drop(file);
+        self.rename(&aside, path)?;
+        self.sync_dir(path.rsplit_once('/').map_or("", |(folder, _)| folder))
+    }
+}
+
+/// A file or folder seen in the synced folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Name within its folder; bytes that are not UTF-8 are replaced.
+    pub name: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// Last change.
+    pub changed: Timestamp,
+    /// Whether it is a folder.
+    pub is_dir: bool,
+}
+
+/// An open file of the synced folder; immutable while amberfs knows it.
+pub trait SyncedFile: Send + Sync {
+    /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+    /// Length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Whether the length is zero.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+}
+
+/// REPO, the folder that a sync client uploads. Files enter it complete and
+/// are never changed afterwards.
+pub trait SyncedFolder: Send + Sync {
+    /// What a folder holds (`""` is REPO itself), sorted by name; a missing
+    /// folder is empty.
+    fn list(&self, path: &str) -> io::Result<Vec<Listed>>;
+    /// Opens a file for reading.
+    fn open(&self, path: &str) -> io::Result<Box<dyn SyncedFile>>;
+    /// Puts a complete file in place and returns once it and its name are
+    /// durable. A file of that name that holds the same bytes is left alone;
+    /// one that is shorter or differs (torn by a crash) is written again.
+    fn publish(&self, path: &str, bytes: &[u8]) -> io::Result<()>;
+    /// Removes a file; no error if it is gone already.
+    fn remove(&self, path: &str) -> io::Result<()>;
+    /// Room left.
+    fn space(&self) -> io::Result<Space>;
+
+    /// Reads a whole file of at most `limit` bytes.
+    fn read(&self, path: &str, limit: u64) -> io::Result<Vec<u8>> {
+        let file = self.open(path)?;
+        let len = file.len()?;
+        if len > limit {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "file is too long"));
+        }
+        let mut bytes = vec![0; len as usize];
+        let mut done = 0;
+        while done < bytes.len() {
+            let read = file.read_at(done as u64, &mut bytes[done..])?;
+            if read == 0 {
+                break;
+            }
+            done += read;
+        }
+        bytes.truncate(done);
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,323 @@
+//! The open journal: append, write, flush, rotate, release.
+//!
+//! Lock order: `files`, then `state`. `files` is held while a file is prepared
+//! or recycled, flushes included; only who needs a file waits for it. `state`
+//! is held for moments, never over I/O. The pen is not a lock: whoever takes it
+//! out of `state` is the one who seals, writes and flushes, and the others wait
+//! on `turn`. Those who arrive during a flush are served together by the next.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+
+use crate::io::{OpenMode, PrivateFolder, Random};
+
+use super::buffer::{Live, State};
+use super::files::{FIRST, Files, LogFile, PrepareError, numbers};
+use super::record::{OVERHEAD, PAGE, RECORD_MAX};
+use super::replay::{join, read_file};
+use super::writer::{Lead, Pen};
+use super::{FOLDER, JournalError, JournalKeys, Options, Replay, Result};
+
+/// Buffered bytes at which an append writes them out, if nobody does already.
+const BUFFER_FULL: usize = 1 << 20;
+/// Buffered bytes at which an append waits for the writer.
+const BUFFER_MAX: usize = 16 << 20;
+/// Longest file that is opened.
+const FILE_MAX: u64 = 256 << 20;
+
+/// The journal of one mount. All methods may be called from any thread.
+pub struct Journal {
+    options: Options,
+    files: Mutex<Files>,
+    state: Mutex<State>,
+    pub(super) turn: Condvar,
+}
+
+impl Journal {
+    /// Opens the journal in `folder`: replays what is above `contained` (the
+    /// last record in the newest head), makes that durable, and prepares fresh
+    /// files. If there is no space for one, appends will say so.
+    pub fn open(
+        folder: Arc<dyn PrivateFolder>,
+        keys: JournalKeys,
+        contained: u64,
+        random: Arc<dyn Random>,
+        options: Options,
+    ) -> Result<(Self, Replay)> {
+        check(&options, &keys, contained)?;
+        let at = |path: &str| {
+            let path = path.to_owned();
+            move |source| JournalError::Io { path, source }
+        };
+        folder.make_dir(FOLDER).and_then(|()| folder.sync_dir("")).map_err(at(FOLDER))?;
+        let names = folder.list(FOLDER).map_err(at(FOLDER))?;
+        let (logs, spares) = (numbers(&names, "log"), numbers(&names, "spare"));
+        let next = logs.iter().chain(&spares).max().map_or(1, |number| number.saturating_add(1));
+
+        let (mut found, mut live, mut done) = (Vec::new(), VecDeque::new(), Vec::new());
+        let (mut expected, mut total) = (contained + 1, 0);
+        for number in logs {
+            let name = LogFile::name(number);
+            let file = folder.open(&name, OpenMode::Write).map_err(at(&name))?;
+            let len = file.len().map_err(at(&name))?;
+            total += len;
+            if len > FILE_MAX {
+                let what = "it is longer than any journal file".to_owned();
+                return Err(JournalError::Damaged { file: name, what });
+            }
+            let mut bytes = vec![0; len as usize];
+            let read = file.read_at(0, &mut bytes).map_err(at(&name))?;
+            bytes.truncate(read);
+            let records = read_file(&keys, &name, number, &bytes, contained, expected)?;
+            match records.last().filter(|last| *last > contained) {
+                Some(last) => {
+                    // It may be in the page cache only; what is replayed must
+                    // still be there when newer records are.
+                    file.sync_data().map_err(at(&name))?;
+                    expected = last + 1;
+                    live.push_back(Live { number, len, last, used: len });
+                }
+                None => done.push((number, len)),
+            }
+            found.push(records);
+        }
+        let replay = join(found, contained)?;
+        let last = replay.records.last().map_or(contained, |record| record.0);
+
+        let mut files = Files { folder, random, keys, options, spares: vec![], next, total };
+        files.adopt_spares(&spares)?;
+        files.recycle(&done)?;
+        let pen = Pen { written: last, durable: last, ..Pen::default() };
+        let state = State {
+            failed: None,
+            last,
+            durable: last,
+            runs: Vec::new(),
+            buffered: 0,
+            tail: None,
+            ready: VecDeque::new(),
+            live,
+            pen: Some(pen),
+            kept: Vec::new(),
+        };
+        let journal = Self {
+            options,
+            files: Mutex::new(files),
+            state: Mutex::new(state),
+            turn: Condvar::new(),
+        };
+        match journal.prepare_ahead() {
+            Ok(()) | Err(JournalError::Full) => Ok((journal, replay)),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it holds the journal's state")
+    }
+
+    fn files(&self) -> MutexGuard<'_, Files> {
+        self.files.lock().expect("nothing panics while it holds the journal's files")
+    }
+
+    /// Appends a record to the buffer and returns its sequence number. Its
+    /// space is already on disk when this returns.
+    pub fn append(&self, record: &[u8]) -> Result<u64> {
+        self.append_keeping(record, self.options.reserve)
+    }
+
+    /// As [`Self::append`], and may use the reserve: for deletes and a
+    /// checkpoint's own records.
+    pub fn append_reserved(&self, record: &[u8]) -> Result<u64> {
+        self.append_keeping(record, 0)
+    }
+
+    /// The longest record that [`Self::append`] takes.
+    pub fn record_max(&self) -> usize {
+        RECORD_MAX.min((self.options.file_size - FIRST) as usize - OVERHEAD)
+    }
+
+    fn append_keeping(&self, record: &[u8], reserve: u64) -> Result<u64> {
+        let limit = self.record_max();
+        if record.len() > limit {
+            return Err(JournalError::TooLarge { len: record.len(), limit });
+        }
+        loop {
+            let mut state = self.state();
+            state.check()?;
+            if state.buffered >= BUFFER_MAX {
+                drop(state);
+                self.write_out()?;
+                continue;
+            }
+            if state.make_room(record.len() + OVERHEAD, reserve) {
+                let sequence = state.push(record);
+                let write = state.buffered >= BUFFER_FULL && state.pen.is_some();
+                drop(state);
+                if write {
+                    // The record is appended whatever comes of this; a failure
+                    // is what every later call returns.
+                    let _ = self.write_out();
+                }
+                return Ok(sequence);
+            }
+            drop(state);
+            self.prepare(|state| !state.has_room(record.len() + OVERHEAD, reserve))?;
+        }
+    }
+
+    /// Writes the buffer, without a flush, and prepares files ahead of need.
+    pub fn write_out(&self) -> Result<()> {
+        let mut lead = self.lead(|_| false)?.expect("no goal ends the wait early");
+        lead.write()?;
+        drop(lead);
+        match self.prepare_ahead() {
+            Err(JournalError::Full) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Returns once the record of that number, and all before it, survive a
+    /// power cut. One flush serves all who wait.
+    pub fn sync(&self, sequence: u64) -> Result<()> {
+        let Some(mut lead) = self.lead(|state| state.durable >= sequence.min(state.last))? else {
+            return Ok(());
+        };
+        lead.write()?;
+        lead.flush()
+    }
+
+    /// Begins a new file with the next record, and returns the last number
+    /// before it.
+    pub fn rotate(&self) -> Result<u64> {
+        let mut state = self.state();
+        state.check()?;
+        state.tail = None;
+        Ok(state.last)
+    }
+
+    /// Tells that all records up to `contained` are in a durable head: files
+    /// that hold no others are used again.
+    pub fn release(&self, contained: u64) -> Result<()> {
+        let mut lead = self.lead(|_| false)?.expect("no goal ends the wait early");
+        lead.write()?;
+        let mut released = Vec::new();
+        {
+            let mut state = self.state();
+            let open = state.tail.as_ref().map(|(file, _)| file.number);
+            // What was appended meanwhile is not written, so it is not released.
+            let contained = contained.min(lead.pen().written);
+            while let Some(first) = state.live.front() {
+                if first.last > contained || Some(first.number) == open {
+                    break;
+                }
+                released.push((first.number, first.len));
+                state.live.pop_front();
+            }
+            let pen = lead.pen();
+            if pen
+                .file
+                .as_ref()
+                .is_some_and(|file| released.iter().any(|(number, _)| *number == file.number))
+            {
+                // Nothing in it is needed, so nothing in it needs a flush.
+                pen.file = None;
+                pen.page.clear();
+            }
+            pen.durable = pen.durable.max(contained);
+            state.durable = state.durable.max(contained);
+        }
+        drop(lead);
+        let done = self.files().recycle(&released);
+        done.map_err(|error| self.fail_prepare(error))
+    }
+
+    /// Bytes on disk that hold records not released yet.
+    pub fn bytes(&self) -> u64 {
+        self.state().live.iter().map(|live| live.used).sum()
+    }
+
+    /// The number of the last record appended; 0 if there never was one.
+    pub fn last_sequence(&self) -> u64 {
+        self.state().last
+    }
+
+    /// The number up to which records are known to be durable.
+    pub fn durable_sequence(&self) -> u64 {
+        self.state().durable
+    }
+
+    /// Why the journal stopped, if it did.
+    pub fn failed(&self) -> Option<String> {
+        self.state().failed.clone()
+    }
+
+    pub(super) fn fail(&self, reason: String) -> JournalError {
+        let mut state = self.state();
+        let reason = state.failed.get_or_insert(reason).clone();
+        self.turn.notify_all();
+        JournalError::Failed { reason }
+    }
+
+    fn fail_prepare(&self, error: PrepareError) -> JournalError {
+        match error {
+            PrepareError::Full => JournalError::Full,
+            PrepareError::Io(path, source) => self.fail(format!("{path}: {source}")),
+        }
+    }
+
+    /// Prepares a file if `needed` still says so.
+    fn prepare(&self, needed: impl Fn(&State) -> bool) -> Result<()> {
+        let mut files = self.files();
+        let state = self.state();
+        state.check()?;
+        if !needed(&state) {
+            return Ok(());
+        }
+        drop(state);
+        let file = files.prepare().map_err(|error| self.fail_prepare(error))?;
+        self.state().ready.push_back(Arc::new(file));
+        Ok(())
+    }
+
+    /// Keeps half a file more than the reserve ready, so that appends seldom
+    /// wait for one.
+    fn prepare_ahead(&self) -> Result<()> {
+        let wanted = self.options.reserve + self.options.file_size / 2;
+        while self.state().room() < wanted {
+            self.prepare(|state| state.room() < wanted)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the pen; `None` if `reached` first.
+    fn lead(&self, reached: impl Fn(&State) -> bool) -> Result<Option<Lead<'_>>> {
+        let mut state = self.state();
+        loop {
+            state.check()?;
+            if reached(&state) {
+                return Ok(None);
+            }
+            if let Some(pen) = state.pen.take() {
+                return Ok(Some(Lead { journal: self, pen: Some(pen) }));
+            }
+            state = self.turn.wait(state).expect("nothing panics with the journal's state");
+        }
+    }
+}
+
+fn check(options: &Options, keys: &JournalKeys, contained: u64) -> Result<()> {
+    let size = options.file_size;
+    let problem = if !size.is_multiple_of(PAGE as u64) || !(2 * FIRST..=FILE_MAX).contains(&size) {
+        "the file size is not a multiple of 4096 from 8192 to 256 MiB"
+    } else if options.max_total < options.reserve.saturating_add(2 * size) {
+        "the total is below the reserve and two files"
+    } else if keys.current().is_none() {
+        "the current epoch has no key"
+    } else if contained > u64::MAX / 2 {
+        "no head contains so many records"
+    } else {
+        return Ok(());
+    };
+    Err(JournalError::Options(problem))
+}

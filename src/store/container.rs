@@ -1,0 +1,398 @@
+//! Writing and reading one container: a head or an object.
+
+use std::io;
+
+use super::{Context, Result, StoreError};
+use crate::crypto::{Domain, FileCipher, Hash, SEGMENT, SEGMENT_SEALED, hash, hex, sealed_len};
+use crate::format::container::{
+    ChunkPlace, Class, Codec, Directory, EXTENSION_MAX, FRAME_MAX, Frame, Kind, PLACE_AT,
+    PLACE_SEALED, PREFIX, Place, Prefix, version_of,
+};
+use crate::format::node::Id;
+use crate::io::{Random, SyncedFile};
+
+/// Bytes of plaintext after which an object is closed.
+pub const OBJECT_TARGET: usize = 16 << 20;
+/// Bytes of data up to which a checkpoint is one file.
+pub const HEAD_DATA_MAX: usize = 1 << 20;
+/// Smallest size of a file in REPO.
+const SIZE_MIN: u64 = 64 << 10;
+/// Plaintext of a frame of pages: four pages of 4 KiB, so that a random read
+/// unpacks little.
+const PAGES_FRAME: usize = 16 << 10;
+/// Plaintext of other compressed frames.
+const FRAME: usize = 64 << 10;
+/// zstd level: the fastest; chat data gains little from more.
+const LEVEL: i32 = 1;
+/// Plaintext of one padding frame.
+const PADDING_FRAME: u64 = 64 << 20;
+
+/// A finished container.
+pub struct Built {
+    /// BLAKE3 of the bytes.
+    pub hash: Hash,
+    /// The file.
+    pub bytes: Vec<u8>,
+    /// Ids of its chunks, ascending.
+    pub chunks: Vec<Id>,
+}
+
+/// A frame being filled: its class, its plaintext, and id, offset and length of
+/// each chunk in it.
+type OpenFrame = (Class, Vec<u8>, Vec<(Id, u32, u32)>);
+
+/// Packs chunks into frames and seals them.
+pub struct Writer {
+    cipher: FileCipher,
+    bytes: Vec<u8>,
+    directory: Directory,
+    /// Open frames of the classes that share frames.
+    open: Vec<OpenFrame>,
+    compressor: zstd::bulk::Compressor<'static>,
+}
+
+impl Writer {
+    /// Starts a container in the newest epoch.
+    pub fn new(context: &Context, kind: Kind, extension: Vec<u8>, random: &dyn Random) -> Self {
+        assert!(extension.len() <= EXTENSION_MAX, "registers are limited below this");
+        let mut salt = [0; 32];
+        random.fill(&mut salt);
+        let prefix = Prefix { kind, epoch: context.keyring.newest().id, salt, extension };
+        let cipher = context.file_cipher(&prefix).expect("the newest epoch has a key");
+        Self {
+            cipher,
+            bytes: prefix.encode(),
+            directory: Directory::default(),
+            open: Vec::new(),
+            compressor: zstd::bulk::Compressor::new(LEVEL).expect("level 1 exists"),
+        }
+    }
+
+    /// Bytes of the file so far, without what is still packed.
+    pub fn len(&self) -> usize {
+        self.bytes.len() + self.open.iter().map(|open| open.1.len()).sum::<usize>()
+    }
+
+    /// Whether no chunk was added.
+    pub fn is_empty(&self) -> bool {
+        self.directory.chunks.is_empty() && self.open.is_empty()
+    }
+
+    /// Adds a chunk of at most [`FRAME_MAX`] bytes.
+    pub fn add(&mut self, class: Class, id: Id, chunk: &[u8]) {
+        assert!(chunk.len() as u64 <= FRAME_MAX, "chunks fit into frames");
+        let limit = match class {
+            Class::Pages => PAGES_FRAME,
+            Class::Compressible | Class::Nodes => FRAME,
+            Class::Incompressible => {
+                self.put_frame(class, chunk, &[(id, 0, chunk.len() as u32)], false);
+                return;
+            }
+        };
+        let found = self.open.iter().position(|open| open.0 == class);
+        let at = found.unwrap_or_else(|| {
+            self.open.push((class, Vec::with_capacity(limit), Vec::new()));
+            self.open.len() - 1
+        });
+        let full = !self.open[at].1.is_empty() && self.open[at].1.len() + chunk.len() > limit;
+        if full {
+            let (class, plain, chunks) = std::mem::replace(
+                &mut self.open[at],
+                (class, Vec::with_capacity(limit), Vec::new()),
+            );
+            self.put_frame(class, &plain, &chunks, true);
+        }
+        let (_, plain, chunks) = &mut self.open[at];
+        chunks.push((id, plain.len() as u32, chunk.len() as u32));
+        plain.extend_from_slice(chunk);
+    }
+
+    fn put_frame(&mut self, class: Class, plain: &[u8], chunks: &[(Id, u32, u32)], pack: bool) {
+        let frame = self.directory.frames.len() as u32;
+        let packed = pack.then(|| self.compressor.compress(plain).ok()).flatten();
+        let (codec, stored) = match &packed {
+            // A gain below a sixteenth is not worth unpacking for.
+            Some(packed) if packed.len() < plain.len() - plain.len() / 16 => {
+                (Codec::Zstd, packed.as_slice())
+            }
+            _ => (Codec::Raw, plain),
+        };
+        self.cipher.seal(Domain::Frame, frame, stored, &mut self.bytes);
+        self.directory.frames.push(Frame {
+            codec,
+            class,
+            stored: stored.len() as u32,
+            plain: plain.len() as u32,
+        });
+        self.directory.chunks.extend(chunks.iter().map(|&(id, offset, len)| ChunkPlace {
+            id,
+            frame,
+            offset,
+            len,
+        }));
+    }
+
+    /// Seals the directory. `extra` is what the kind adds to it; with `pad`
+    /// the size is rounded up so that it tells less.
+    pub fn finish(mut self, extra: Vec<u8>, pad: bool) -> Built {
+        for (class, plain, chunks) in std::mem::take(&mut self.open) {
+            if !plain.is_empty() {
+                self.put_frame(class, &plain, &chunks, true);
+            }
+        }
+        self.directory.chunks.sort_unstable_by_key(|chunk| chunk.id);
+        self.directory.extra = extra;
+        if pad {
+            self.pad();
+        }
+        let directory = self.directory.encode();
+        let place =
+            Place { offset: self.bytes.len() as u64, len: sealed_len(directory.len() as u64) };
+        self.cipher.seal(Domain::Directory, 0, &directory, &mut self.bytes);
+        let mut sealed = Vec::with_capacity(PLACE_SEALED);
+        self.cipher.seal(Domain::Place, 0, &place.encode(), &mut sealed);
+        self.bytes[PLACE_AT..PLACE_AT + PLACE_SEALED].copy_from_slice(&sealed);
+        Built {
+            hash: hash(&self.bytes),
+            chunks: self.directory.chunks.iter().map(|chunk| chunk.id).collect(),
+            bytes: self.bytes,
+        }
+    }
+
+    /// Adds the smallest frame of zeros that makes the file at least 64 KiB,
+    /// else a Padme size ("PURBs", Proceedings on Privacy Enhancing
+    /// Technologies 2019, section 4). A tag that begins with the last byte can
+    /// make it up to 16 bytes longer.
+    fn pad(&mut self) {
+        let padding = Frame { codec: Codec::Padding, class: Class::Nodes, stored: 0, plain: 0 };
+        self.directory.frames.push(padding);
+        let frames = self.bytes.len() as u64;
+        let directory = self.directory.encode().len() as u64;
+        // The directory was measured with two lengths of one byte each.
+        let total = |zeros: u64| {
+            let lengths = 2 * (u64::from(zeros.max(1).ilog2()) / 7);
+            frames + sealed_len(zeros) + sealed_len(directory + lengths)
+        };
+        let target = padme(total(0)).max(SIZE_MIN);
+        let (mut low, mut high) = (0, PADDING_FRAME);
+        while low < high {
+            let middle = low.midpoint(high);
+            if total(middle) < target { low = middle + 1 } else { high = middle }
+        }
+        let number = self.directory.frames.len() - 1;
+        self.directory.frames[number].stored = low as u32;
+        self.directory.frames[number].plain = low as u32;
+        let zeros = vec![0; low as usize];
+        self.cipher.seal(Domain::Frame, number as u32, &zeros, &mut self.bytes);
+    }
+}
+
+/// The Padme size for `len` bytes: at most 12 % more, few distinct values.
+fn padme(len: u64) -> u64 {
+    if len < 2 {
+        return len;
+    }
+    let exponent = u64::from(len.ilog2());
+    let kept = u64::from(exponent.max(1).ilog2()) + 1;
+    let mask = (1u64 << exponent.saturating_sub(kept)) - 1;
+    (len + mask) & !mask
+}
+
+/// An open container.
+pub struct Reader {
+    path: String,
+    file: Box<dyn SyncedFile>,
+    prefix: Prefix,
+    cipher: FileCipher,
+    directory: Directory,
+    offsets: Vec<u64>,
+    len: u64,
+}
+
+impl Reader {
+    /// Opens and authenticates prefix and directory; not the frames.
+    pub fn open(
+        context: &Context,
+        path: &str,
+        file: Box<dyn SyncedFile>,
+        kinds: &[Kind],
+    ) -> Result<Self> {
+        let damaged = |what: &str| StoreError::damaged(path, what);
+        let len = file.len().map_err(|error| StoreError::io(path, error))?;
+        let mut start = [0; PREFIX];
+        read_exact(path, &*file, 0, &mut start)?;
+        let (mut prefix, extension, place) =
+            Prefix::decode_fixed(&start).map_err(|error| match version_of(&start) {
+                Some(version) if version > crate::format::container::VERSION => {
+                    StoreError::Newer { path: path.to_string(), version }
+                }
+                _ => StoreError::damaged(path, error),
+            })?;
+        if !kinds.contains(&prefix.kind) {
+            return Err(damaged("it is of another kind"));
+        }
+        prefix.extension = vec![0; extension];
+        read_exact(path, &*file, PREFIX as u64, &mut prefix.extension)?;
+        let cipher = context
+            .file_cipher(&prefix)
+            .ok_or_else(|| StoreError::UnknownEpoch { path: path.to_string() })?;
+        let place = cipher
+            .open(Domain::Place, 0, &place)
+            .map_err(|_| damaged("its prefix does not authenticate"))?;
+        let place = Place::decode(&place).map_err(|error| StoreError::damaged(path, error))?;
+        let written = place.offset + place.len;
+        if written > len {
+            // The sync client has not finished it.
+            return Err(StoreError::Missing { what: format!("{path} ({len} of {written} bytes)") });
+        }
+        if written < len {
+            return Err(damaged("it is longer than it was written"));
+        }
+        let mut sealed = vec![0; place.len as usize];
+        read_exact(path, &*file, place.offset, &mut sealed)?;
+        let plain = cipher
+            .open(Domain::Directory, 0, &sealed)
+            .map_err(|_| damaged("its directory does not authenticate"))?;
+        let directory =
+            Directory::decode(&plain).map_err(|error| StoreError::damaged(path, error))?;
+        let offsets = directory.frame_offsets((PREFIX + extension) as u64);
+        if offsets.last() != Some(&place.offset) {
+            return Err(damaged("its frames do not fill it"));
+        }
+        Ok(Self { path: path.to_string(), file, prefix, cipher, directory, offsets, len })
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// The clear prefix.
+    pub fn prefix(&self) -> &Prefix {
+        &self.prefix
+    }
+
+    /// Bytes of the file.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether the file is empty; it never is.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The plaintext of one frame, unpacked.
+    pub fn frame(&self, number: u32) -> Result<Vec<u8>> {
+        let frame = self.directory.frames[number as usize];
+        let mut sealed = vec![0; sealed_len(u64::from(frame.stored)) as usize];
+        read_exact(&self.path, &*self.file, self.offsets[number as usize], &mut sealed)?;
+        let stored = self.cipher.open(Domain::Frame, number, &sealed).map_err(|_| {
+            StoreError::damaged(&self.path, format_args!("frame {number} does not authenticate"))
+        })?;
+        match frame.codec {
+            Codec::Raw | Codec::Padding => Ok(stored),
+            Codec::Zstd => match zstd::bulk::decompress(&stored, frame.plain as usize) {
+                Ok(plain) if plain.len() == frame.plain as usize => Ok(plain),
+                _ => Err(StoreError::damaged(
+                    &self.path,
+                    format_args!("frame {number} does not unpack"),
+                )),
+            },
+        }
+    }
+
+    /// Bytes `[from, to)` of a raw frame; opens only the segments needed.
+    pub fn raw_range(&self, number: u32, from: u64, to: u64) -> Result<Vec<u8>> {
+        let frame = self.directory.frames[number as usize];
+        debug_assert!(frame.codec == Codec::Raw && from < to && to <= u64::from(frame.stored));
+        let first = from / SEGMENT as u64;
+        let last = (to - 1) / SEGMENT as u64;
+        let start = first * SEGMENT_SEALED as u64;
+        let end = ((last + 1) * SEGMENT_SEALED as u64).min(sealed_len(u64::from(frame.stored)));
+        let mut sealed = vec![0; (end - start) as usize];
+        let offset = self.offsets[number as usize] + start;
+        read_exact(&self.path, &*self.file, offset, &mut sealed)?;
+        let mut plain = Vec::with_capacity(sealed.len());
+        self.cipher
+            .open_segments(
+                Domain::Frame,
+                number,
+                first as u32,
+                u64::from(frame.stored),
+                &sealed,
+                &mut plain,
+            )
+            .map_err(|_| {
+                StoreError::damaged(
+                    &self.path,
+                    format_args!("frame {number} does not authenticate"),
+                )
+            })?;
+        let skip = (from - first * SEGMENT as u64) as usize;
+        plain.truncate(skip + (to - from) as usize);
+        plain.drain(..skip);
+        Ok(plain)
+    }
+}
+
+fn read_exact(path: &str, file: &dyn SyncedFile, offset: u64, buffer: &mut [u8]) -> Result<()> {
+    let read = file.read_at(offset, buffer).map_err(|error| StoreError::io(path, error))?;
+    if read < buffer.len() {
+        // The sync client has not finished it.
+        return Err(StoreError::Missing { what: format!("the end of {path}") });
+    }
+    Ok(())
+}
+
+/// Whether the file's bytes have the hash that names it.
+pub fn check_name(file: &dyn SyncedFile, expected: &Hash) -> io::Result<bool> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut offset = 0;
+    loop {
+        let read = file.read_at(offset, &mut buffer)?;
+        if read == 0 {
+            break;
+        }
+        hasher.update(&buffer[..read]);
+        offset += read as u64;
+    }
+    let found = *hasher.finalize().as_bytes();
+    log::trace!("{} bytes hash to {}", offset, hex(&found[..6]));
+    Ok(found == *expected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Padded heads came out some bytes below 64 KiB, and with sizes that told
+    /// their length to within those bytes.
+    #[test]
+    fn padded_files_have_a_padme_size_of_at_least_64_kib() {
+        use crate::format::register::Keyring;
+        use crate::io::SystemRandom;
+        let context = Context::new([1; 16], Keyring::random(&SystemRandom));
+        for len in (0..400_000).step_by(3001).chain([65_000, 65_400, 65_536]) {
+            let mut writer = Writer::new(&context, Kind::Data, Vec::new(), &SystemRandom);
+            let mut noise = vec![0; len];
+            blake3::Hasher::new().finalize_xof().fill(&mut noise);
+            writer.add(Class::Incompressible, [3; 16], &noise);
+            let size = writer.finish(Vec::new(), true).bytes.len() as u64;
+            let nearest = (0..=16).any(|more| padme(size - more) == size - more);
+            assert!(size >= SIZE_MIN && nearest, "{len} bytes became {size}");
+        }
+    }
+
+    #[test]
+    fn padme_rounds_up_by_at_most_an_eighth() {
+        let mut last = 0;
+        for len in 64..100_000u64 {
+            let padded = padme(len);
+            assert!(padded >= len && padded - len <= len / 8, "{len} to {padded}");
+            assert!(padded >= last);
+            last = padded;
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What else may hold the bytes of a file that is missing or bad: conflict
+//! copies that sync clients made, and objects whose head is lost.
+//!
+//! Invariant: a copy stands in only if its bytes have the hash in its name.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+
+use super::container::check_name;
+use super::objects::Store;
+use super::{Result, StoreError};
+use crate::crypto::Hash;
+use crate::format::commit::Name;
+
+/// Paths of conflict copies, by the hash in their names.
+pub type Copies = HashMap<Hash, Vec<String>>;
+
+fn hash_of(name: &Name) -> Option<Hash> {
+    match name {
+        Name::Head { hash, .. } | Name::Object { hash, .. } => Some(*hash),
+        Name::Header(_) => None,
+    }
+}
+
+impl Store {
+    /// Takes conflict copies of heads.
+    pub fn learn_copies(&self, copies: &Copies) {
+        let copies = copies.iter().map(|(hash, paths)| (*hash, paths.clone()));
+        self.known.write().unwrap_or_else(PoisonError::into_inner).copies.extend(copies);
+    }
+
+    /// Whether a file's bytes have the hash in its name; a conflict copy that
+    /// has them stands in for one that has not.
+    pub fn verify(&self, name: &Name) -> Result<bool> {
+        let Some(hash) = hash_of(name) else { return Ok(true) };
+        let path = self.place(name);
+        let good = self.folder().open(&path).and_then(|file| check_name(&*file, &hash));
+        match good.map_err(|error| StoreError::io(&path, error)) {
+            Ok(true) => Ok(true),
+            Ok(false) => Ok(self.turn_to_copy(name)),
+            Err(error @ StoreError::Missing { .. }) => {
+                if self.turn_to_copy(name) {
+                    Ok(true)
+                } else {
+                    Err(error)
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Where a file is: under its name, or a copy of it.
+    pub(super) fn place(&self, name: &Name) -> String {
+        self.known
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .stand_ins
+            .get(name)
+            .cloned()
+            .unwrap_or_else(|| name.path())
+    }
+
+    /// Looks for a conflict copy with the right bytes; from then on it stands
+    /// in for the file.
+    pub(super) fn turn_to_copy(&self, name: &Name) -> bool {
+        let Some(hash) = hash_of(name) else { return false };
+        let paths = {
+            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+            if known.stand_ins.contains_key(name) {
+                return false;
+            }
+            known.copies.get(&hash).cloned().unwrap_or_default()
+        };
+        let good = |path: &String| {
+            self.folder().open(path).and_then(|file| check_name(&*file, &hash)).unwrap_or(false)
+        };
+        let Some(path) = paths.into_iter().find(good) else { return false };
+        log::warn!("{} is missing or bad; a conflict copy stands in for it", name.path());
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.stand_ins.insert(name.clone(), path);
+        let number = known.numbers.get(name).copied();
+        drop(known);
+        if let Some(number) = number {
+            self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop(&number);
+        }
+        true
+    }
+
+    /// Whether a conflict copy stands in for a file.
+    pub fn is_copied(&self, name: &Name) -> bool {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).stand_ins.contains_key(name)
+    }
+
+    /// Learns from the objects that no head names, once: the head that does
+    /// may be lost, and every object explains itself.
+    pub(super) fn search(&self) -> bool {
+        let names: Vec<Name> = {
+            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+            if std::mem::replace(&mut known.searched, true) {
+                return false;
+            }
+            let names = known
+                .objects
+                .iter()
+                .map(|(hash, (device, _))| Name::Object { device: *device, hash: *hash });
+            names.filter(|name| !known.numbers.contains_key(name)).collect()
+        };
+        for name in &names {
+            match self.open(name) {
+                Ok(reader) => self.learn_container(name, Arc::new(reader)),
+                Err(error) => log::info!("an object that no head names: {error}"),
+            }
+        }
+        !names.is_empty()
+    }
+}

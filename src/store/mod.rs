@@ -1,0 +1,128 @@
+//! Objects, frames, directories, index and cache.
+//!
+//! Invariant: bytes handed out were authenticated and belong to the id that
+//! was asked for; nothing enters REPO but sealed, complete and named by its
+//! hash.
+
+mod container;
+mod copies;
+mod index;
+mod objects;
+mod stage;
+
+use crate::crypto::{FileCipher, IdKeys, Purpose, RepoId, derive};
+use crate::format::container::Prefix;
+use crate::format::register::Keyring;
+
+pub use container::{Built, HEAD_DATA_MAX, OBJECT_TARGET, Reader, Writer, check_name};
+pub use copies::Copies;
+pub use index::Index;
+pub use objects::{CacheSizes, Store};
+pub use stage::Staged;
+
+/// Why stored bytes cannot be had, sorted by what the receiver can do.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Wrong bytes: repair, or restore the file from the cloud's versions.
+    #[error("{path} is damaged: {what}")]
+    Damaged {
+        /// Path within REPO.
+        path: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Not here: wait for the sync client, or find out who deleted it.
+    #[error("{what} is not here (yet)")]
+    Missing {
+        /// Path or id.
+        what: String,
+    },
+    /// Sealed under an epoch that this keyring lacks: ask for the newer key.
+    #[error("{path} is sealed under a newer key")]
+    UnknownEpoch {
+        /// Path within REPO.
+        path: String,
+    },
+    /// Written by a newer version: update amberfs.
+    #[error("{path} has format version {version}; this amberfs knows 1")]
+    Newer {
+        /// Path within REPO.
+        path: String,
+        /// Its version.
+        version: u16,
+    },
+    /// No room in REPO: free some, then it goes on.
+    #[error("no space left in the repository folder or for local state")]
+    Full,
+    /// Local state failed: it must be opened anew.
+    #[error("local state: {what}: {source}")]
+    State {
+        /// Which part.
+        what: &'static str,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The operating system said no.
+    #[error("{path}: {source}")]
+    Io {
+        /// Path within REPO.
+        path: String,
+        /// Its error.
+        source: std::io::Error,
+    },
+}
+
+impl StoreError {
+    pub(crate) fn damaged(path: &str, what: impl std::fmt::Display) -> Self {
+        Self::Damaged { path: path.to_string(), what: what.to_string() }
+    }
+
+    /// Sorts an error of local state.
+    pub(crate) fn state(what: &'static str, source: std::io::Error) -> Self {
+        match source.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => Self::Full,
+            _ => Self::State { what, source },
+        }
+    }
+
+    /// Sorts an error of the operating system.
+    pub(crate) fn io(path: &str, source: std::io::Error) -> Self {
+        match source.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => Self::Full,
+            _ if source.kind() == std::io::ErrorKind::NotFound => {
+                Self::Missing { what: path.to_string() }
+            }
+            // A placeholder that the sync client has not filled (macOS).
+            Some(libc::EDEADLK) => Self::Missing { what: path.to_string() },
+            _ => Self::Io { path: path.to_string(), source },
+        }
+    }
+}
+
+/// Result of the store.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// The keys of an open repository.
+pub struct Context {
+    /// Its id.
+    pub repo: RepoId,
+    /// Its epochs.
+    pub keyring: Keyring,
+    /// Its keyed ids.
+    pub ids: IdKeys,
+}
+
+impl Context {
+    /// Derives what follows from the keyring.
+    pub fn new(repo: RepoId, keyring: Keyring) -> Self {
+        let ids = IdKeys::new(&keyring.id_key, &keyring.chunker_key, &repo);
+        Self { repo, keyring, ids }
+    }
+
+    /// The cipher of a file with this prefix, if its epoch is known.
+    pub fn file_cipher(&self, prefix: &Prefix) -> Option<FileCipher> {
+        let epoch = self.keyring.epoch_key(&prefix.epoch)?;
+        let key = derive(Purpose::FileSeal, epoch, &[&self.repo, &prefix.epoch, &prefix.salt]);
+        Some(FileCipher::new(&key, prefix.aad(&self.repo)))
+    }
+}

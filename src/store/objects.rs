@@ -1,0 +1,641 @@
+//! The store: reads chunks and nodes from containers, and publishes new ones.
+//!
+//! Lock order: `publishing`, then `stage`, then `known`, then the caches. No
+//! lock is held while a file is read or written, but for `publishing`.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use lru::LruCache;
+
+use super::container::{Built, OBJECT_TARGET, Reader, Writer};
+use super::copies::Copies;
+use super::index::Index;
+use super::stage::{Stage, Staged};
+use super::{Context, Result, StoreError};
+use crate::crypto::{DeviceId, Hash, hex};
+use crate::format::commit::{
+    Commit, Name, NewObject, find_object_name, object_folder, parse_object_name,
+};
+use crate::format::container::{Class, Codec, FRAME_MAX, Kind};
+use crate::format::node::{Id, Node};
+use crate::io::{OpenMode, PrivateFolder, Random, SyncedFolder};
+use crate::tree::{NewNodes, Source};
+
+/// Where names stand before they enter REPO.
+const INTENT: &str = "intent";
+/// Open containers kept.
+const READERS: usize = 128;
+/// An object is published when this much waits, so that the last one of a
+/// checkpoint is stretched and not a small one split off.
+const PUBLISH_AT: usize = OBJECT_TARGET + OBJECT_TARGET / 4;
+
+/// How much memory the caches may take.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheSizes {
+    /// Unpacked frames, bytes.
+    pub frames: usize,
+    /// Tree nodes, count.
+    pub nodes: usize,
+}
+
+impl Default for CacheSizes {
+    fn default() -> Self {
+        Self { frames: 64 << 20, nodes: 8192 }
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Known {
+    pub copies: Copies,
+    /// Verified copies that stand in for what is missing or bad.
+    pub stand_ins: HashMap<Name, String>,
+    /// Objects that no head names were looked into.
+    pub searched: bool,
+    containers: Vec<Name>,
+    pub numbers: HashMap<Name, u32>,
+    /// Where each object lies; a device's object may be in another's folder.
+    pub objects: HashMap<Hash, (DeviceId, u64)>,
+    index: Index,
+    /// Containers found bad, or not here at full size: they serve what they
+    /// can and take no part in deduplication.
+    doubtful: HashSet<u32>,
+}
+
+impl Known {
+    fn number(&mut self, name: &Name) -> u32 {
+        if let Some(number) = self.numbers.get(name) {
+            return *number;
+        }
+        let number = self.containers.len() as u32;
+        self.containers.push(name.clone());
+        self.numbers.insert(name.clone(), number);
+        number
+    }
+}
+
+struct Frames {
+    cache: LruCache<(u32, u32), Arc<Vec<u8>>>,
+    bytes: usize,
+}
+
+/// The objects of one repository, as one device sees them.
+pub struct Store {
+    context: Arc<Context>,
+    folder: Arc<dyn SyncedFolder>,
+    state: Option<Arc<dyn PrivateFolder>>,
+    random: Arc<dyn Random>,
+    device: DeviceId,
+    sizes: CacheSizes,
+    publishing: Mutex<Vec<NewObject>>,
+    /// Files whose publishing failed: they may be in REPO, whole or torn.
+    failed: Mutex<Vec<Name>>,
+    stage: RwLock<Stage>,
+    pub(super) known: RwLock<Known>,
+    pub(super) readers: Mutex<LruCache<u32, Arc<Reader>>>,
+    frames: Mutex<Frames>,
+    nodes: Mutex<LruCache<Id, Arc<Node>>>,
+    staged_bytes: AtomicUsize,
+}
+
+/// A panic elsewhere does not make our maps wrong: each is changed in one step.
+macro_rules! locked {
+    ($lock:expr) => {
+        $lock.unwrap_or_else(PoisonError::into_inner)
+    };
+}
+
+impl Store {
+    /// A store that knows no container yet. Without `state` nothing can be
+    /// published.
+    pub fn new(
+        context: Arc<Context>,
+        folder: Arc<dyn SyncedFolder>,
+        state: Option<Arc<dyn PrivateFolder>>,
+        random: Arc<dyn Random>,
+        device: DeviceId,
+        sizes: CacheSizes,
+    ) -> Self {
+        let capacity = |count: usize| count.max(1).try_into().expect("at least one");
+        Self {
+            context,
+            folder,
+            state,
+            random,
+            device,
+            sizes,
+            publishing: Mutex::default(),
+            failed: Mutex::default(),
+            stage: RwLock::default(),
+            known: RwLock::default(),
+            readers: Mutex::new(LruCache::new(capacity(READERS))),
+            frames: Mutex::new(Frames { cache: LruCache::unbounded(), bytes: 0 }),
+            nodes: Mutex::new(LruCache::new(capacity(sizes.nodes))),
+            staged_bytes: AtomicUsize::new(0),
+        }
+    }
+
+    /// The repository's keys.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// The folder it reads from.
+    pub fn folder(&self) -> &dyn SyncedFolder {
+        &*self.folder
+    }
+
+    /// Lists the objects in all devices' folders. Returns how many there are.
+    pub fn list_objects(&self, devices: &[DeviceId]) -> Result<usize> {
+        let (mut found, mut copies) = (HashMap::new(), Copies::new());
+        for device in devices {
+            for digit in "0123456789abcdef".chars() {
+                let path = object_folder(device, digit.encode_utf8(&mut [0; 4]));
+                let listed =
+                    self.folder.list(&path).map_err(|error| StoreError::io(&path, error))?;
+                for file in listed {
+                    if let Some(hash) = parse_object_name(&file.name) {
+                        found.insert(hash, (*device, file.size));
+                    } else if let Some(hash) = find_object_name(&file.name) {
+                        copies.entry(hash).or_default().push(format!("{path}/{}", file.name));
+                    }
+                }
+            }
+        }
+        let count = found.len();
+        let mut known = locked!(self.known.write());
+        known.objects = found;
+        known.copies.extend(copies);
+        known.searched = false;
+        Ok(count)
+    }
+
+    /// Objects listed: hash, device and size.
+    pub fn objects(&self) -> Vec<(Hash, DeviceId, u64)> {
+        let known = locked!(self.known.read());
+        known.objects.iter().map(|(hash, (device, size))| (*hash, *device, *size)).collect()
+    }
+
+    /// Takes index entries from a commit. Returns whether all its objects are
+    /// listed here at full size; those that are not take no part in
+    /// deduplication.
+    pub fn learn(&self, commit: &Commit) -> bool {
+        let mut known = locked!(self.known.write());
+        let mut complete = true;
+        for object in &commit.objects {
+            let listed = known.objects.get(&object.hash).copied();
+            let device = listed.map_or(commit.device, |found| found.0);
+            let number = known.number(&Name::Object { device, hash: object.hash });
+            if listed.is_none_or(|found| found.1 != object.size) {
+                complete = false;
+                known.doubtful.insert(number);
+            }
+            for id in &object.chunks {
+                known.index.insert(*id, number);
+            }
+        }
+        complete
+    }
+
+    /// Takes index entries from an open container (a head, or an object whose
+    /// head is lost).
+    pub fn learn_container(&self, name: &Name, reader: Arc<Reader>) {
+        let number = {
+            let mut known = locked!(self.known.write());
+            let number = known.number(name);
+            for chunk in &reader.directory().chunks {
+                known.index.insert(chunk.id, number);
+            }
+            number
+        };
+        locked!(self.readers.lock()).put(number, reader);
+    }
+
+    /// Opens a container by name.
+    pub fn open(&self, name: &Name) -> Result<Reader> {
+        match self.open_in_place(name) {
+            Err(StoreError::Missing { .. } | StoreError::Damaged { .. })
+                if self.turn_to_copy(name) =>
+            {
+                self.open_in_place(name)
+            }
+            // What the prefix says in the clear counts only if it is whole.
+            Err(error @ (StoreError::Newer { .. } | StoreError::UnknownEpoch { .. })) => {
+                if !self.verify(name)? {
+                    Err(StoreError::damaged(&name.path(), "its bytes changed"))
+                } else if self.is_copied(name) {
+                    self.open_in_place(name)
+                } else {
+                    Err(error)
+                }
+            }
+            other => other,
+        }
+    }
+
+    fn open_in_place(&self, name: &Name) -> Result<Reader> {
+        let path = self.place(name);
+        let file = self.folder.open(&path).map_err(|error| StoreError::io(&path, error))?;
+        let kinds: &[Kind] = match name {
+            Name::Head { .. } => &[Kind::Head],
+            _ => &[Kind::Data, Kind::Metadata, Kind::IndexRun],
+        };
+        Reader::open(&self.context, &path, file, kinds)
+    }
+
+    fn reader(&self, number: u32) -> Result<Arc<Reader>> {
+        if let Some(reader) = locked!(self.readers.lock()).get(&number) {
+            return Ok(reader.clone());
+        }
+        let name = locked!(self.known.read()).containers[number as usize].clone();
+        let reader = Arc::new(self.open(&name)?);
+        locked!(self.readers.lock()).put(number, reader.clone());
+        Ok(reader)
+    }
+
+    /// Whether a chunk or node is stored or staged.
+    pub fn has(&self, id: &Id) -> bool {
+        {
+            let stage = locked!(self.stage.read());
+            if stage.chunks.contains_key(id) || stage.nodes.contains_key(id) {
+                return true;
+            }
+        }
+        let known = locked!(self.known.read());
+        known.index.lookup(id).any(|number| !known.doubtful.contains(&number))
+    }
+
+    /// Whether a container that should hold the chunk is here: a head, or one
+    /// of the `listed` objects.
+    pub fn is_listed(&self, id: &Id, listed: &HashSet<Hash>) -> bool {
+        let known = locked!(self.known.read());
+        known.index.lookup(id).any(|number| match &known.containers[number as usize] {
+            Name::Object { hash, .. } => listed.contains(hash),
+            _ => true,
+        })
+    }
+
+    /// Bytes `[from, to)` of a chunk.
+    pub fn read(&self, id: &Id, from: u64, to: u64) -> Result<Vec<u8>> {
+        if let Some(chunk) = locked!(self.stage.read()).chunks.get(id) {
+            return match chunk.bytes.get(from as usize..to as usize) {
+                Some(part) => Ok(part.to_vec()),
+                None => Err(misplaced(id)),
+            };
+        }
+        self.read_stored(id, from, to)
+    }
+
+    /// The containers that should hold a chunk or node.
+    fn holders(&self, id: &Id) -> Vec<u32> {
+        let lookup = || locked!(self.known.read()).index.lookup(id).collect();
+        let found: Vec<u32> = lookup();
+        if found.is_empty() && self.search() { lookup() } else { found }
+    }
+
+    /// Bytes of a chunk from one container, or from a conflict copy of it.
+    fn read_from(&self, number: u32, id: &Id, from: u64, to: u64) -> Result<Vec<u8>> {
+        match self.read_in_place(number, id, from, to) {
+            Err(error @ StoreError::Damaged { .. }) => {
+                let name = locked!(self.known.read()).containers[number as usize].clone();
+                if !self.turn_to_copy(&name) {
+                    return Err(error);
+                }
+                self.read_in_place(number, id, from, to)
+            }
+            other => other,
+        }
+    }
+
+    fn read_stored(&self, id: &Id, from: u64, to: u64) -> Result<Vec<u8>> {
+        let numbers = self.holders(id);
+        let mut last = StoreError::Missing { what: format!("chunk {}", hex(id)) };
+        for number in numbers {
+            match self.read_from(number, id, from, to) {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => {
+                    log::warn!("chunk {}: {error}", hex(id));
+                    // Writing the same content again stores it anew.
+                    locked!(self.known.write()).doubtful.insert(number);
+                    last = error;
+                }
+            }
+        }
+        Err(last)
+    }
+
+    fn read_in_place(&self, number: u32, id: &Id, from: u64, to: u64) -> Result<Vec<u8>> {
+        let reader = self.reader(number)?;
+        let place = *reader.directory().find(id).ok_or_else(|| misplaced(id))?;
+        if to > u64::from(place.len) || from > to {
+            return Err(misplaced(id));
+        }
+        if from == to {
+            return Ok(Vec::new());
+        }
+        let start = u64::from(place.offset);
+        let frame = reader.directory().frames[place.frame as usize];
+        if frame.codec == Codec::Raw {
+            return reader.raw_range(place.frame, start + from, start + to);
+        }
+        let plain = self.unpacked(number, place.frame, &reader)?;
+        Ok(plain[(start + from) as usize..(start + to) as usize].to_vec())
+    }
+
+    fn unpacked(&self, number: u32, frame: u32, reader: &Reader) -> Result<Arc<Vec<u8>>> {
+        if let Some(plain) = locked!(self.frames.lock()).cache.get(&(number, frame)) {
+            return Ok(plain.clone());
+        }
+        let plain = Arc::new(reader.frame(frame)?);
+        let mut frames = locked!(self.frames.lock());
+        frames.bytes += plain.len();
+        if let Some((_, old)) = frames.cache.push((number, frame), plain.clone()) {
+            frames.bytes -= old.len();
+        }
+        while frames.bytes > self.sizes.frames {
+            let Some((_, old)) = frames.cache.pop_lru() else { break };
+            frames.bytes -= old.len();
+        }
+        Ok(plain)
+    }
+
+    /// Stages a chunk unless it is stored already. Full objects go to REPO at
+    /// once.
+    pub fn stage(&self, class: Class, id: Id, bytes: &[u8]) -> Result<()> {
+        if self.has(&id) {
+            return Ok(());
+        }
+        let heals = locked!(self.known.read()).index.contains(&id);
+        let staged = {
+            let mut stage = locked!(self.stage.write());
+            if heals {
+                stage.heals.insert(id);
+            }
+            stage.add(id, Staged { class, bytes: bytes.into() });
+            stage.bytes
+        };
+        self.staged_bytes.store(staged, Ordering::Relaxed);
+        if staged >= PUBLISH_AT { self.publish_oldest(OBJECT_TARGET) } else { Ok(()) }
+    }
+
+    /// Bytes of chunks that wait for an object.
+    pub fn staged_bytes(&self) -> usize {
+        self.staged_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Stages the nodes that are new.
+    pub fn stage_nodes(&self, nodes: NewNodes) {
+        for (id, bytes) in nodes {
+            if !self.has(&id) {
+                let node = Arc::new(Node::decode(&bytes).expect("nodes we encode are valid"));
+                let heals = locked!(self.known.read()).index.contains(&id);
+                let mut stage = locked!(self.stage.write());
+                if heals {
+                    stage.heals.insert(id);
+                }
+                stage.nodes.insert(id, (node, bytes.into()));
+            }
+        }
+    }
+
+    /// A node, if it is staged.
+    pub fn staged_node(&self, id: &Id) -> Option<Arc<Node>> {
+        locked!(self.stage.read()).nodes.get(id).map(|(node, _)| node.clone())
+    }
+
+    /// Drops staged nodes and chunks that are not in `live`.
+    pub fn retain_staged(&self, live: &HashSet<Id>) {
+        let mut stage = locked!(self.stage.write());
+        stage.retain(live);
+        self.staged_bytes.store(stage.bytes, Ordering::Relaxed);
+    }
+
+    /// Publishes staged chunks until at most `leave` bytes wait.
+    pub fn publish_objects(&self, leave: usize) -> Result<()> {
+        while self.staged_bytes() > leave {
+            let waiting = self.staged_bytes();
+            let size = if waiting < PUBLISH_AT { waiting } else { OBJECT_TARGET };
+            self.publish_oldest(size)?;
+        }
+        Ok(())
+    }
+
+    fn publish_oldest(&self, size: usize) -> Result<()> {
+        let mut new = locked!(self.publishing.lock());
+        let chunks = locked!(self.stage.read()).oldest(size);
+        if chunks.is_empty() {
+            return Ok(());
+        }
+        let mut writer = Writer::new(&self.context, Kind::Data, Vec::new(), &*self.random);
+        for (id, chunk) in &chunks {
+            writer.add(chunk.class, *id, &chunk.bytes);
+        }
+        let full = size >= OBJECT_TARGET;
+        let built = writer.finish(Vec::new(), !full);
+        let object = self.publish(Kind::Data, built)?;
+        new.push(object);
+        let mut stage = locked!(self.stage.write());
+        stage.drop_oldest(chunks.len());
+        self.staged_bytes.store(stage.bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn publish(&self, kind: Kind, built: Built) -> Result<NewObject> {
+        let name = Name::Object { device: self.device, hash: built.hash };
+        self.enter(&name, &built.bytes)?;
+        let size = built.bytes.len() as u64;
+        let mut known = locked!(self.known.write());
+        known.objects.insert(built.hash, (self.device, size));
+        let number = known.number(&name);
+        for id in &built.chunks {
+            known.index.insert(*id, number);
+        }
+        Ok(NewObject { hash: built.hash, kind, size, chunks: built.chunks })
+    }
+
+    /// Lets a file enter REPO under a name that was noted before.
+    fn enter(&self, name: &Name, bytes: &[u8]) -> Result<()> {
+        self.intend(name)?;
+        let path = name.path();
+        self.folder.publish(&path, bytes).map_err(|error| {
+            locked!(self.failed.lock()).push(name.clone());
+            StoreError::io(&path, error)
+        })
+    }
+
+    /// Removes from REPO what failed to enter it: no head that entered needs
+    /// any of it.
+    fn remove_failed(&self) -> Result<()> {
+        let mut failed = locked!(self.failed.lock());
+        while let Some(name) = failed.last() {
+            let path = name.path();
+            self.folder.remove(&path).map_err(|error| StoreError::io(&path, error))?;
+            failed.pop();
+        }
+        Ok(())
+    }
+
+    /// Whether a head names this file, or it was published here.
+    pub fn is_known(&self, name: &Name) -> bool {
+        locked!(self.known.read()).numbers.contains_key(name)
+    }
+
+    /// Notes a name durably before its file enters REPO.
+    fn intend(&self, name: &Name) -> Result<()> {
+        let state = self.state.as_ref().expect("only a store with state publishes");
+        let note = || -> std::io::Result<()> {
+            let file = match state.open(INTENT, OpenMode::Write) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    let file = state.open(INTENT, OpenMode::CreateNew)?;
+                    state.sync_dir("")?;
+                    file
+                }
+                other => other?,
+            };
+            // What went wrong before may have left half a line.
+            file.write_at(file.len()?, format!("\n{}\n", name.path()).as_bytes())?;
+            file.sync_data()
+        };
+        note().map_err(|error| StoreError::state("intent log", error))
+    }
+
+    /// Names in the intent log: files that may be in REPO without a head.
+    pub fn intents(state: &dyn PrivateFolder) -> std::io::Result<Vec<String>> {
+        match state.read(INTENT, 64 << 20) {
+            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes)
+                .split_inclusive('\n')
+                .filter_map(|line| line.strip_suffix('\n'))
+                .map(str::to_string)
+                .collect()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Empties the intent log: the head that names everything is durable.
+    pub fn clear_intents(state: &dyn PrivateFolder) -> std::io::Result<()> {
+        match state.open(INTENT, OpenMode::Write) {
+            Ok(file) => {
+                file.set_len(0)?;
+                file.sync_data()
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Publishes a head: what is still staged goes into it (or, nodes above
+    /// `nodes_max` bytes, into a metadata object before it). `commit` is
+    /// completed with the objects published since the last head.
+    pub fn publish_head(
+        &self,
+        commit: &mut Commit,
+        extension: Vec<u8>,
+        nodes_max: usize,
+    ) -> Result<(Name, u64)> {
+        let mut new = locked!(self.publishing.lock());
+        let nodes: Vec<(Id, Arc<[u8]>)> = {
+            let stage = locked!(self.stage.read());
+            let mut nodes: Vec<_> =
+                stage.nodes.iter().map(|(id, (_, bytes))| (*id, bytes.clone())).collect();
+            nodes.sort_unstable_by_key(|node| node.0);
+            nodes
+        };
+        let node_bytes: usize = nodes.iter().map(|(_, bytes)| bytes.len()).sum();
+        let mut in_head = &nodes[..];
+        if node_bytes > nodes_max {
+            let mut from = 0;
+            while from < nodes.len() {
+                let mut writer =
+                    Writer::new(&self.context, Kind::Metadata, Vec::new(), &*self.random);
+                let start = from;
+                while from < nodes.len() && (from == start || writer.len() < OBJECT_TARGET) {
+                    writer.add(Class::Nodes, nodes[from].0, &nodes[from].1);
+                    from += 1;
+                }
+                let built = writer.finish(Vec::new(), from == nodes.len());
+                let object = self.publish(Kind::Metadata, built)?;
+                new.push(object);
+            }
+            in_head = &[];
+        }
+        let chunks = locked!(self.stage.read()).oldest(usize::MAX);
+        let mut writer = Writer::new(&self.context, Kind::Head, extension, &*self.random);
+        for (id, bytes) in in_head {
+            writer.add(Class::Nodes, *id, bytes);
+        }
+        for (id, chunk) in &chunks {
+            writer.add(chunk.class, *id, &chunk.bytes);
+        }
+        commit.objects.clone_from(&new);
+        let built = writer.finish(commit.encode(), true);
+        let name =
+            Name::Head { device: commit.device, generation: commit.generation, hash: built.hash };
+        // Before the head: entering its folder makes their removal durable too.
+        self.remove_failed()?;
+        self.enter(&name, &built.bytes)?;
+        new.clear();
+        let mut stage = locked!(self.stage.write());
+        let mut known = locked!(self.known.write());
+        let number = known.number(&name);
+        for id in &built.chunks {
+            known.index.insert(*id, number);
+        }
+        stage.drop_oldest(chunks.len());
+        for (id, _) in &nodes {
+            if let Some((node, _)) = stage.nodes.remove(id) {
+                locked!(self.nodes.lock()).put(*id, node);
+            }
+        }
+        self.staged_bytes.store(stage.bytes, Ordering::Relaxed);
+        Ok((name, built.bytes.len() as u64))
+    }
+
+    fn node_of(&self, id: &Id) -> Result<Arc<Node>> {
+        if let Some(node) = locked!(self.nodes.lock()).get(id) {
+            return Ok(node.clone());
+        }
+        if let Some((node, _)) = locked!(self.stage.read()).nodes.get(id) {
+            return Ok(node.clone());
+        }
+        let numbers = self.holders(id);
+        let mut last = StoreError::Missing { what: format!("tree node {}", hex(id)) };
+        for number in numbers {
+            let found = self.reader(number).and_then(|reader| {
+                let place = *reader.directory().find(id).ok_or_else(|| misplaced(id))?;
+                let bytes = self.read_from(number, id, 0, u64::from(place.len))?;
+                Node::decode(&bytes)
+                    .map_err(|error| StoreError::damaged(&format!("tree node {}", hex(id)), error))
+            });
+            match found {
+                Ok(node) => {
+                    let node = Arc::new(node);
+                    locked!(self.nodes.lock()).put(*id, node.clone());
+                    return Ok(node);
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Longest chunk.
+    pub const CHUNK_MAX: u64 = FRAME_MAX;
+}
+
+fn misplaced(id: &Id) -> StoreError {
+    StoreError::damaged(&format!("chunk {}", hex(id)), "it is not where the index says")
+}
+
+impl Source for Store {
+    type Error = StoreError;
+
+    fn node(&self, id: &Id) -> Result<Arc<Node>> {
+        self.node_of(id)
+    }
+
+    fn misfit(&self, id: &Id) -> StoreError {
+        StoreError::damaged(&format!("tree node {}", hex(id)), "it is of another kind or level")
+    }
+}

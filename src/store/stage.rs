@@ -1,0 +1,71 @@
+//! Chunks and nodes that are not in REPO yet.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use crate::format::container::Class;
+use crate::format::node::{Id, Node};
+
+/// A chunk with its class.
+#[derive(Clone)]
+pub struct Staged {
+    /// Its class, which decides how it is packed.
+    pub class: Class,
+    /// Its plaintext.
+    pub bytes: Arc<[u8]>,
+}
+
+/// Chunks in the order in which they came, and nodes.
+#[derive(Default)]
+pub(super) struct Stage {
+    pub order: VecDeque<Id>,
+    pub chunks: HashMap<Id, Staged>,
+    pub bytes: usize,
+    pub nodes: HashMap<Id, (Arc<Node>, Arc<[u8]>)>,
+    /// What stands in for a stored copy that is bad or not here. What refers
+    /// to it may be stored already and is then not looked through for what is
+    /// live, so it stays in any case.
+    pub heals: HashSet<Id>,
+}
+
+impl Stage {
+    pub fn add(&mut self, id: Id, chunk: Staged) {
+        self.bytes += chunk.bytes.len();
+        if self.chunks.insert(id, chunk).is_none() {
+            self.order.push_back(id);
+        }
+    }
+
+    /// The oldest chunks, up to `limit` bytes, at least one.
+    pub fn oldest(&self, limit: usize) -> Vec<(Id, Staged)> {
+        let mut taken = Vec::new();
+        let mut bytes = 0;
+        for id in &self.order {
+            let chunk = &self.chunks[id];
+            if !taken.is_empty() && bytes + chunk.bytes.len() > limit {
+                break;
+            }
+            bytes += chunk.bytes.len();
+            taken.push((*id, chunk.clone()));
+        }
+        taken
+    }
+
+    /// Drops what is not in `live` and heals nothing.
+    pub fn retain(&mut self, live: &HashSet<Id>) {
+        let keep = |id: &Id| live.contains(id) || self.heals.contains(id);
+        self.nodes.retain(|id, _| keep(id));
+        self.chunks.retain(|id, _| keep(id));
+        self.order.retain(keep);
+        self.bytes = self.chunks.values().map(|chunk| chunk.bytes.len()).sum();
+    }
+
+    /// Forgets the `count` oldest chunks, which are in REPO now.
+    pub fn drop_oldest(&mut self, count: usize) {
+        for id in self.order.drain(..count) {
+            if let Some(chunk) = self.chunks.remove(&id) {
+                self.bytes -= chunk.bytes.len();
+            }
+        }
+    }
+}

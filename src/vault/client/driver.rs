@@ -1,0 +1,356 @@
+//! The driver: carries the steps' requests to a site, again where that is free.
+
+use std::time::Duration;
+
+use super::error::VaultError;
+use super::login::{LoggingIn, Unlocked};
+use super::register::{Registering, retirement};
+use crate::crypto::{KeyCheck, RepoId, Secret};
+use crate::io::{Clock, Random};
+use crate::vault::net::{Channel, ConnectError, Greeting, Timeouts, pause};
+use crate::vault::protocol::{
+    Address, Argon2Choice, Argon2Cost, Binding, Ended, Fingerprint, Locator, Manifest, Password,
+    Refusal, Reply, Request, Retirement, Standing, UNICODE_VERSION,
+};
+
+/// Times a request other than a proof is sent before giving up.
+const SENDS: usize = 3;
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// What the owner trusts: a fleet's root, and the highest epoch of its manifest
+/// that this machine saw (0 if none).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// The root.
+    pub fingerprint: Fingerprint,
+    /// The epoch.
+    pub epoch: u64,
+}
+
+/// How a record stands, and at what kind of vault.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The record.
+    pub standing: Standing,
+    /// What the root says about the fleet (key protection, epoch, sites).
+    pub manifest: Manifest,
+}
+
+/// What is to be registered, and where.
+#[derive(Clone, Copy)]
+pub struct NewRecord<'a> {
+    /// The fleet: typed, or read from a sealed copy; never from a bare folder.
+    pub address: &'a Address,
+    /// Highest epoch of that fleet's manifest seen on this machine, or 0.
+    pub epoch: u64,
+    /// The repository.
+    pub repo: &'a RepoId,
+    /// 1 to 8 key ids and keys, the current one first; it signs for the record.
+    pub keys: &'a [(KeyCheck, &'a Secret)],
+    /// The new password.
+    pub password: &'a Password,
+    /// How the cost is chosen.
+    pub argon: Argon2Choice,
+}
+
+/// A registration that was proven by a login.
+pub struct Registration {
+    /// What goes into the folder.
+    pub locator: Locator,
+    /// What the root says about the fleet: its key protection is to be shown,
+    /// its epoch to be remembered.
+    pub manifest: Manifest,
+}
+
+/// Talks to vaults.
+pub struct Client<'a> {
+    random: &'a dyn Random,
+    clock: &'a dyn Clock,
+    timeouts: Timeouts,
+}
+
+/// A fleet and, while it holds, a channel to one of its sites.
+struct Session<'a> {
+    client: &'a Client<'a>,
+    address: Address,
+    pin: Pin,
+    channel: Channel,
+    manifest: Manifest,
+    broken: bool,
+}
+
+impl<'a> Client<'a> {
+    /// A client with the usual timeouts.
+    pub fn new(random: &'a dyn Random, clock: &'a dyn Clock) -> Self {
+        Self::with_timeouts(random, clock, Timeouts::default())
+    }
+
+    /// A client with other timeouts.
+    pub fn with_timeouts(random: &'a dyn Random, clock: &'a dyn Clock, timeouts: Timeouts) -> Self {
+        Self { random, clock, timeouts }
+    }
+
+    /// Asks a fleet for its manifest and checks it against the pin.
+    pub fn manifest(&self, address: &Address, pin: Pin) -> Result<Manifest, VaultError> {
+        Ok(self.session(address, pin)?.manifest)
+    }
+
+    /// Registers, activates, does one real login, and only then returns.
+    pub fn register(&self, new: &NewRecord<'_>) -> Result<Registration, VaultError> {
+        let NewRecord { address, epoch, repo, keys, password, argon } = *new;
+        password.check_new()?;
+        let cost = match argon {
+            Argon2Choice::Calibrated => Argon2Cost::calibrate(self.clock),
+            Argon2Choice::Exactly(cost) => cost.check()?,
+        };
+        let pin = Pin { fingerprint: address.fingerprint(), epoch };
+        let mut session = self.session(address, pin)?;
+        let manifest = session.manifest.clone();
+        let (request, step) = Registering::start(&manifest, repo, password, cost, self.random)?;
+        let reply = session.call(&request)?;
+        let (request, step) = step.evaluated(reply, &manifest, keys, self.random)?;
+        let reply = session.call(&request)?;
+        let (request, step) = step.stored(&reply)?;
+        let reply = session.call(&request)?;
+        let registered = step.activated(&reply)?;
+        let locator = Locator {
+            address: address.clone(),
+            ticket: registered.ticket,
+            registration: registered.registration,
+            cost: registered.cost,
+            unicode: UNICODE_VERSION,
+        };
+        let unlocked = session.login(&locator, repo, password)?;
+        let same = unlocked.keys.len() == keys.len()
+            && unlocked.keys.iter().zip(keys).all(|(got, given)| {
+                got.0 == given.0
+                    && bool::from(subtle::ConstantTimeEq::ct_eq(
+                        &got.1.expose()[..],
+                        &given.1.expose()[..],
+                    ))
+            });
+        if same {
+            Ok(Registration { locator, manifest })
+        } else {
+            Err(VaultError::Unexpected("other keys than registered"))
+        }
+    }
+
+    /// Opens a record with a password. Spends at most one try.
+    pub fn unlock(
+        &self,
+        locator: &Locator,
+        repo: &RepoId,
+        password: &Password,
+        pin: Pin,
+    ) -> Result<Unlocked, VaultError> {
+        self.session(&locator.address, pin)?.login(locator, repo, password)
+    }
+
+    /// Registers anew (a new password, new keys, or a new generation) and then
+    /// ends the old registration. The caller puts the new locator into the
+    /// folder after this returns. The second value says how the ending went: if
+    /// it failed, the old record still opens with the old password, and is to
+    /// be ended later by [`Client::retire`].
+    pub fn replace(
+        &self,
+        old: &Locator,
+        old_key: &Secret,
+        pin: Pin,
+        new: &NewRecord<'_>,
+    ) -> Result<(Registration, Result<(), VaultError>), VaultError> {
+        let registration = self.register(new)?;
+        let ended = self.retire(old, new.repo, old_key, pin, Retirement::Superseded);
+        Ok((registration, ended))
+    }
+
+    /// Deletes a record: opening by this password is turned off. `key` is the
+    /// first of the keys it was registered with.
+    pub fn delete(
+        &self,
+        locator: &Locator,
+        repo: &RepoId,
+        key: &Secret,
+        pin: Pin,
+    ) -> Result<(), VaultError> {
+        self.retire(locator, repo, key, pin, Retirement::Deleted)
+    }
+
+    /// Ends a registration. One that is over already is fine.
+    pub fn retire(
+        &self,
+        locator: &Locator,
+        repo: &RepoId,
+        key: &Secret,
+        pin: Pin,
+        reason: Retirement,
+    ) -> Result<(), VaultError> {
+        let mut session = self.session(&locator.address, pin)?;
+        let fleet = session.manifest.fleet;
+        let binding = Binding { repo: *repo, registration: locator.registration, fleet };
+        match session.call(&retirement(key, &binding, locator.ticket, reason))? {
+            Reply::Retired(_)
+            | Reply::Refused(Refusal::Standing(Standing::Ended(
+                Ended::Exhausted | Ended::Superseded | Ended::Deleted,
+            ))) => Ok(()),
+            Reply::Refused(refusal) => Err(refusal.into()),
+            _ => Err(VaultError::Unexpected("a reply to another question")),
+        }
+    }
+
+    /// How a record stands. Spends nothing.
+    pub fn status(&self, locator: &Locator, pin: Pin) -> Result<Status, VaultError> {
+        let mut session = self.session(&locator.address, pin)?;
+        match session.call(&Request::Status { ticket: locator.ticket })? {
+            Reply::Standing(standing) => Ok(Status { standing, manifest: session.manifest }),
+            Reply::Refused(refusal) => Err(refusal.into()),
+            _ => Err(VaultError::Unexpected("a reply to another question")),
+        }
+    }
+
+    fn session(&self, address: &Address, pin: Pin) -> Result<Session<'_>, VaultError> {
+        if address.fingerprint() != pin.fingerprint {
+            return Err(VaultError::NotPinned(format!(
+                "the folder names a vault with root {}, the pinned one has {}",
+                address.fingerprint(),
+                pin.fingerprint
+            )));
+        }
+        let channel = self.open(address, pin)?;
+        let manifest = channel.manifest().clone();
+        Ok(Session {
+            client: self,
+            address: address.clone(),
+            pin,
+            channel,
+            manifest,
+            broken: false,
+        })
+    }
+
+    /// A channel to the first site that answers. A site that is not the pinned
+    /// fleet's is worth more words than one that is down.
+    fn open(&self, address: &Address, pin: Pin) -> Result<Channel, VaultError> {
+        let mut worst: Option<VaultError> = None;
+        for host in address.hosts() {
+            let opened = Greeting::open(host, &self.timeouts)
+                .and_then(|greeting| greeting.verify(pin.fingerprint, pin.epoch));
+            match opened {
+                Ok(channel) => return Ok(channel),
+                Err(error) => {
+                    let error = VaultError::connect(host, error);
+                    if worst.is_none() || matches!(error, VaultError::NotPinned(_)) {
+                        worst = Some(error);
+                    }
+                }
+            }
+        }
+        Err(worst.expect("an address has at least one host"))
+    }
+}
+
+/// An attempt may have arrived although no answer did.
+fn in_the_middle(error: VaultError, right: bool) -> VaultError {
+    match error {
+        VaultError::Unreachable { host, why } => VaultError::Unanswered { host, why, right },
+        other => other,
+    }
+}
+
+impl Session<'_> {
+    fn host(&self) -> String {
+        self.address.hosts().join(", ")
+    }
+
+    /// One exchange, on a new channel if the last one broke. The fleet must
+    /// not change in between.
+    fn once(&mut self, request: &Request) -> Result<Reply, VaultError> {
+        if self.broken {
+            let channel = self.client.open(&self.address, self.pin)?;
+            if channel.manifest().fleet != self.manifest.fleet {
+                return Err(VaultError::NotPinned("the fleet changed in the middle".into()));
+            }
+            self.channel = channel;
+            self.broken = false;
+        }
+        self.channel.call(request).map_err(|error: ConnectError| {
+            self.broken = true;
+            VaultError::connect(&self.host(), error)
+        })
+    }
+
+    /// Sends a request until it is answered, a few times. Every request of the
+    /// protocol may be repeated: the vault answers the same or changes nothing.
+    fn call(&mut self, request: &Request) -> Result<Reply, VaultError> {
+        let mut sent = 1;
+        loop {
+            match self.once(request) {
+                Err(VaultError::Unreachable { .. }) if sent < SENDS => {}
+                Ok(Reply::Refused(Refusal::TryLater)) if sent < SENDS => {}
+                other => return other,
+            }
+            pause(PAUSE);
+            sent += 1;
+        }
+    }
+
+    /// The same for a proof: a try is paid for, so it is worth some time.
+    fn call_for_proof(&mut self, request: &Request) -> Result<Reply, VaultError> {
+        let deadline = self.client.clock.elapsed() + self.client.timeouts.proof;
+        loop {
+            let outcome = self.once(request);
+            let again = matches!(
+                outcome,
+                Err(VaultError::Unreachable { .. }) | Ok(Reply::Refused(Refusal::TryLater))
+            );
+            if !again {
+                return outcome;
+            }
+            if self.client.clock.elapsed() + PAUSE > deadline {
+                return match outcome {
+                    Err(error) => Err(in_the_middle(error, true)),
+                    other => other,
+                };
+            }
+            pause(PAUSE);
+        }
+    }
+
+    /// Fills in how long a wait is, by this machine's clock.
+    fn with_wait(&self, error: VaultError) -> VaultError {
+        match error {
+            VaultError::TryLater { not_before: Some(time), tries, .. } => {
+                let now = self.client.clock.now().secs.max(0) as u64;
+                let wait = Some(time.saturating_sub(now));
+                VaultError::TryLater { not_before: Some(time), wait, tries }
+            }
+            other => other,
+        }
+    }
+
+    fn login(
+        &mut self,
+        locator: &Locator,
+        repo: &RepoId,
+        password: &Password,
+    ) -> Result<Unlocked, VaultError> {
+        let manifest = self.manifest.clone();
+        let random = self.client.random;
+        let (request, step) = LoggingIn::start(&manifest, locator, repo, password, random)?;
+        let reply = self.call(&request).map_err(|error| in_the_middle(error, false))?;
+        let (proof, step) =
+            step.challenged(reply, &manifest, random).map_err(|error| self.with_wait(error))?;
+        if !step.is_right() {
+            // Sent all the same, once; what counts was said with KE2.
+            return match self.once(&proof) {
+                Ok(reply) => Err(step
+                    .answered(reply, manifest.epoch)
+                    .err()
+                    .unwrap_or(VaultError::Unexpected("a wrong proof was accepted"))),
+                Err(_) => Err(step.wrong()),
+            };
+        }
+        let reply = self.call_for_proof(&proof)?;
+        step.answered(reply, manifest.epoch)
+    }
+}

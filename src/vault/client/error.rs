@@ -1,0 +1,212 @@
+//! What can go wrong between an owner and the vault, sorted by what the owner
+//! can do.
+
+use crate::vault::net::ConnectError;
+use crate::vault::protocol::{CostError, Ended, PasswordError, Refusal, Seconds, Standing, Tries};
+
+/// Why the vault did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum VaultError {
+    /// The password is wrong; a try was spent.
+    #[error("Wrong password. {}", after(.0))]
+    WrongPassword(Tries),
+    /// No tries are left.
+    #[error(
+        "The vault has closed this record: all tries are used up. The password can no longer open it; the 64-digit key still can."
+    )]
+    Closed {
+        /// When the key material is erased.
+        until: Seconds,
+    },
+    /// The registration is over.
+    #[error("{}", over(*.0))]
+    Ended(Ended),
+    /// No such record.
+    #[error(
+        "The vault has no record for this folder. It may have been made at another vault; the 64-digit key still opens it."
+    )]
+    UnknownTicket,
+    /// The registration was never finished.
+    #[error("The record in the vault was never activated. Register the password again.")]
+    NotActivated,
+    /// Delays are running, or the vault is busy.
+    #[error("{}", later(*.wait))]
+    TryLater {
+        /// Not before this time, if the vault said one.
+        not_before: Option<Seconds>,
+        /// The same in seconds from now, by this machine's clock.
+        wait: Option<u64>,
+        /// What is left, if the vault said it.
+        tries: Option<Tries>,
+    },
+    /// Nothing answers, or what answers is no vault.
+    #[error("The vault at {host} cannot be reached: {why}")]
+    Unreachable {
+        /// Where.
+        host: String,
+        /// What happened.
+        why: String,
+    },
+    /// An attempt was sent, and an answer to it did not arrive.
+    #[error("The vault at {host} stopped answering in the middle of an attempt: {why}. {}", spent(*.right))]
+    Unanswered {
+        /// Where.
+        host: String,
+        /// What happened.
+        why: String,
+        /// Whether the password was found right before it stopped.
+        right: bool,
+    },
+    /// Another vault than the trusted one.
+    #[error("This is not the vault you trust: {0}. Nothing was sent to it.")]
+    NotPinned(String),
+    /// The password cannot be used; no try was spent.
+    #[error("{0}")]
+    Password(#[from] PasswordError),
+    /// The cost in the locator is outside what amberfs computes.
+    #[error("{0}")]
+    Cost(#[from] CostError),
+    /// Stretching the password failed on this machine.
+    #[error(
+        "This machine has too little free memory to stretch the password at the cost it was registered with. The attempt counts as a failure until one succeeds."
+    )]
+    Memory,
+    /// The vault takes no new registrations from here.
+    #[error("The vault takes no new registrations. Ask its operator.")]
+    RegistrationClosed,
+    /// The key does not speak for the record.
+    #[error("The vault refused the signature: the record was made with another key.")]
+    BadSignature,
+    /// The vault answered something that the protocol does not allow.
+    #[error("The vault answered something unexpected: {0}")]
+    Unexpected(&'static str),
+    /// Called with no keys or too many.
+    #[error("between 1 and 8 keys can be kept in a vault record")]
+    Keys,
+}
+
+fn after(tries: &Tries) -> String {
+    let waiting = if tries.not_before == 0 {
+        " No waiting time.".to_owned()
+    } else {
+        " Wait before the next try.".to_owned()
+    };
+    match tries.left {
+        0 => "No tries left: the vault has closed the record and will destroy the key.".to_owned(),
+        1 => format!("1 of 10 tries left; after it the vault destroys the key.{waiting}"),
+        left => {
+            format!("{left} of 10 tries left; after the last the vault destroys the key.{waiting}")
+        }
+    }
+}
+
+fn spent(right: bool) -> &'static str {
+    if right {
+        "The password was right. Try again; this attempt counts as a failure until one succeeds."
+    } else {
+        "It may have counted one try. Try again."
+    }
+}
+
+fn over(ended: Ended) -> &'static str {
+    match ended {
+        Ended::Exhausted => {
+            "The vault has destroyed the key of this record: all tries were used up. The 64-digit key still opens the folder."
+        }
+        Ended::Superseded => {
+            "This folder is behind: its password was changed on another device. Let the sync client finish, then try again."
+        }
+        Ended::Deleted => {
+            "Opening by password was turned off for this folder, and the vault's record was deleted."
+        }
+        Ended::Abandoned => {
+            "The registration was never finished, and the vault has dropped it. Register the password again."
+        }
+    }
+}
+
+fn later(wait: Option<u64>) -> String {
+    match wait {
+        Some(seconds) => {
+            let (hours, minutes) = (seconds / 3600, (seconds % 3600).div_ceil(60));
+            format!(
+                "After several wrong passwords the vault makes everybody wait: the next try is possible in {hours} h {minutes} min. No try was spent."
+            )
+        }
+        None => "The vault cannot do this right now. Try again later.".to_owned(),
+    }
+}
+
+impl VaultError {
+    /// The promised exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::WrongPassword(_) => 12,
+            Self::Closed { .. } | Self::Ended(_) | Self::UnknownTicket | Self::NotActivated => 13,
+            Self::TryLater { .. } => 14,
+            Self::Unreachable { .. } | Self::Unanswered { .. } | Self::Unexpected(_) => 15,
+            Self::NotPinned(_) => 16,
+            Self::Password(_)
+            | Self::Cost(_)
+            | Self::Memory
+            | Self::RegistrationClosed
+            | Self::BadSignature
+            | Self::Keys => 1,
+        }
+    }
+
+    /// Tries left, where the vault said it.
+    pub fn tries_left(&self) -> Option<u8> {
+        match self {
+            Self::WrongPassword(tries) => Some(tries.left),
+            Self::TryLater { tries, .. } => tries.map(|tries| tries.left),
+            Self::Closed { .. } | Self::Ended(_) => Some(0),
+            _ => None,
+        }
+    }
+
+    pub(super) fn connect(host: &str, error: ConnectError) -> Self {
+        match error {
+            ConnectError::Manifest(crate::vault::protocol::ManifestError::Encoding(error)) => {
+                let why = format!("its manifest {error}");
+                Self::Unreachable { host: host.to_owned(), why }
+            }
+            ConnectError::Manifest(error) => Self::NotPinned(error.to_string()),
+            ConnectError::NotASite => Self::NotPinned(ConnectError::NotASite.to_string()),
+            ConnectError::Io(_) | ConnectError::Protocol(_) => {
+                Self::Unreachable { host: host.to_owned(), why: error.to_string() }
+            }
+        }
+    }
+}
+
+impl From<Standing> for VaultError {
+    fn from(standing: Standing) -> Self {
+        match standing {
+            Standing::Registering => Self::NotActivated,
+            Standing::Active(_) => Self::Unexpected("an active record was refused"),
+            Standing::Closed { until } => Self::Closed { until },
+            Standing::Ended(ended) => Self::Ended(ended),
+        }
+    }
+}
+
+impl From<Refusal> for VaultError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::UnknownTicket => Self::UnknownTicket,
+            Refusal::RegistrationClosed => Self::RegistrationClosed,
+            Refusal::Taken => Self::Unexpected("the registration is taken"),
+            Refusal::TooEarly(tries) => Self::TryLater {
+                not_before: Some(tries.not_before),
+                wait: None,
+                tries: Some(tries),
+            },
+            Refusal::Standing(standing) => standing.into(),
+            Refusal::BadProof(_) => Self::BadSignature,
+            Refusal::UnknownAttempt => Self::Unexpected("the attempt is no longer known"),
+            Refusal::TryLater => Self::TryLater { not_before: None, wait: None, tries: None },
+            Refusal::Malformed => Self::Unexpected("it calls our message malformed"),
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! The owner's side: steps that consume their state, without any network, and
+//! a thin blocking driver over them.
+//!
+//! Invariant: once a KE2 was seen no new attempt is started; the client's state
+//! between KE1 and KE3 never leaves memory.
+
+mod driver;
+mod error;
+mod login;
+mod register;
+#[cfg(test)]
+mod tests;
+
+pub use driver::{Client, NewRecord, Pin, Registration, Status};
+pub use error::VaultError;
+pub use login::{LoggingIn, Proving, Unlocked};
+pub use register::{Activating, Registered, Registering, Uploading};

@@ -1,0 +1,390 @@
+//! End to end over loopback TLS, in one process. Argon2id runs at its floor.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+use crate::crypto::{KeyCheck, RepoId, Secret, key_check};
+use crate::io::{Clock, DirFolder, SystemClock, SystemRandom, Timestamp};
+use crate::vault::hsm::KeyProtection;
+use crate::vault::net::{Greeting, Limits, Timeouts, serve, server_config};
+use crate::vault::protocol::*;
+use crate::vault::server::{GRACE, Site, create_site, open_site};
+
+const REPO: RepoId = [7; 16];
+
+#[derive(Default)]
+struct Later(AtomicI64);
+
+impl Clock for Later {
+    fn now(&self) -> Timestamp {
+        let now = SystemClock.now();
+        Timestamp { secs: now.secs + self.0.load(Ordering::SeqCst), ..now }
+    }
+    fn elapsed(&self) -> Duration {
+        SystemClock.elapsed()
+    }
+}
+
+/// A vault in a temporary folder; it can be killed and started again.
+struct Vault {
+    dir: tempfile::TempDir,
+    fingerprint: Fingerprint,
+    clock: Arc<Later>,
+    place: SocketAddr,
+    running: Option<(tokio::runtime::Runtime, tokio::sync::watch::Sender<bool>, Arc<Site>)>,
+}
+
+impl Vault {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = DirFolder::new(dir.path());
+        let fingerprint = create_site(&folder, &SystemRandom, Argon2Cost::FLOOR).ok().unwrap();
+        let place = "127.0.0.1:0".parse().unwrap();
+        let mut vault = Self { dir, fingerprint, clock: Arc::default(), place, running: None };
+        vault.start(true);
+        vault
+    }
+
+    fn start(&mut self, open: bool) {
+        let opened = open_site(&DirFolder::new(self.dir.path())).ok().unwrap();
+        let acceptor = TlsAcceptor::from(server_config(opened.keys.tls()).unwrap());
+        let site = Arc::new(Site::new(
+            Arc::new(opened.keys),
+            Arc::new(opened.ledger),
+            Arc::new(SystemRandom),
+            Arc::<Later>::clone(&self.clock),
+            opened.signed,
+            false,
+        ));
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind(self.place)).unwrap();
+        self.place = listener.local_addr().unwrap();
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        let serving =
+            serve(listener, Arc::clone(&site), acceptor, Limits::default(), open, stopped);
+        runtime.spawn(serving);
+        self.running = Some((runtime, stop, site));
+    }
+
+    /// As abrupt as a process that dies: nothing is finished, nothing said.
+    fn kill(&mut self) {
+        let (runtime, _, site) = self.running.take().unwrap();
+        runtime.shutdown_timeout(Duration::from_secs(5));
+        drop(site);
+    }
+
+    fn sweep(&self) {
+        self.running.as_ref().unwrap().2.sweep().unwrap();
+    }
+
+    fn address(&self) -> Address {
+        Address::new(vec![self.place.to_string()], self.fingerprint).unwrap()
+    }
+
+    fn pin(&self) -> Pin {
+        Pin { fingerprint: self.fingerprint, epoch: 0 }
+    }
+}
+
+fn client() -> Client<'static> {
+    let timeouts = Timeouts {
+        connect: Duration::from_secs(2),
+        reply: Duration::from_secs(20),
+        proof: Duration::from_secs(10),
+    };
+    Client::with_timeouts(&SystemRandom, &SystemClock, timeouts)
+}
+
+fn password(text: &str) -> Password {
+    Password::new(text.as_bytes()).unwrap()
+}
+
+const RIGHT: &str = "correct horse battery staple";
+const CHEAP: Argon2Choice = Argon2Choice::Exactly(Argon2Cost::FLOOR);
+
+fn key(byte: u8) -> (KeyCheck, Secret) {
+    let key = Secret::take(&mut [byte; 32]);
+    (key_check(&key, &REPO), key)
+}
+
+fn register(vault: &Vault, keys: &[(KeyCheck, Secret)], text: &str) -> Locator {
+    let registration = try_register(vault, keys, text, CHEAP).unwrap();
+    assert_eq!(registration.manifest.protection, Protection::File);
+    registration.locator
+}
+
+fn try_register(
+    vault: &Vault,
+    keys: &[(KeyCheck, Secret)],
+    text: &str,
+    argon: Argon2Choice,
+) -> Result<Registration, VaultError> {
+    let keys: Vec<_> = keys.iter().map(|(check, key)| (*check, key)).collect();
+    let (address, password) = (vault.address(), password(text));
+    client().register(&NewRecord {
+        address: &address,
+        epoch: 0,
+        repo: &REPO,
+        keys: &keys,
+        password: &password,
+        argon,
+    })
+}
+
+#[test]
+fn a_password_opens_what_was_registered_until_ten_wrong_ones_close_it() {
+    let vault = Vault::new();
+    let keys = [key(1), key(2)];
+    let locator = register(&vault, &keys, RIGHT);
+    assert!(Locator::decode(&locator.encode()).is_ok_and(|read| read == locator));
+    // Registering did one real login, so all tries are there.
+    let Standing::Active(tries) = client().status(&locator, vault.pin()).unwrap().standing else {
+        panic!("not active");
+    };
+    assert_eq!((tries.left, tries.failures_left), (10, 50));
+
+    let wrong = password("incorrect horse battery staple");
+    let error = client().unlock(&locator, &REPO, &wrong, vault.pin()).err().unwrap();
+    assert_eq!((error.exit_code(), error.tries_left()), (12, Some(9)));
+    assert_eq!(
+        error.to_string(),
+        "Wrong password. 9 of 10 tries left; after the last the vault destroys the key. \
+         No waiting time."
+    );
+    // Another repository's id makes the right password wrong.
+    let other = client().unlock(&locator, &[8; 16], &password(RIGHT), vault.pin());
+    assert_eq!(other.err().unwrap().tries_left(), Some(8));
+    let right = client().unlock(&locator, &REPO, &password(RIGHT), vault.pin()).unwrap();
+    assert_eq!(right.keys.len(), 2);
+    assert!(right.keys.iter().zip(&keys).all(|(a, b)| a.0 == b.0 && a.1.expose() == b.1.expose()));
+    assert_eq!((right.tries.left, right.tries.failures_left), (10, 48));
+
+    for left in (0..10).rev() {
+        let error = client().unlock(&locator, &REPO, &wrong, vault.pin()).err().unwrap();
+        assert_eq!((error.exit_code(), error.tries_left()), (12, Some(left)));
+    }
+    for _ in 0..2 {
+        let error = client().unlock(&locator, &REPO, &password(RIGHT), vault.pin()).err().unwrap();
+        assert!(matches!(error, VaultError::Closed { .. }));
+        assert_eq!((error.exit_code(), error.tries_left()), (13, Some(0)));
+    }
+    vault.clock.0.fetch_add(GRACE as i64 + 1, Ordering::SeqCst);
+    vault.sweep();
+    let error = client().unlock(&locator, &REPO, &password(RIGHT), vault.pin()).err().unwrap();
+    assert!(matches!(error, VaultError::Ended(Ended::Exhausted)));
+    assert_eq!(error.exit_code(), 13);
+}
+
+#[test]
+fn a_new_password_ends_the_old_registration_and_delete_ends_the_new_one() {
+    let vault = Vault::new();
+    let keys = [key(1)];
+    let old = register(&vault, &keys, RIGHT);
+    let second = password("a wholly different pass phrase");
+    let given = [(keys[0].0, &keys[0].1)];
+    let address = vault.address();
+    let new = NewRecord {
+        address: &address,
+        epoch: 1,
+        repo: &REPO,
+        keys: &given,
+        password: &second,
+        argon: CHEAP,
+    };
+    let (new, ended) = client().replace(&old, &keys[0].1, vault.pin(), &new).unwrap();
+    let new = new.locator;
+    ended.unwrap();
+    assert_ne!(new.ticket, old.ticket);
+    let error = client().unlock(&old, &REPO, &password(RIGHT), vault.pin()).err().unwrap();
+    assert!(matches!(error, VaultError::Ended(Ended::Superseded)));
+    assert!(client().unlock(&new, &REPO, &second, vault.pin()).is_ok());
+
+    let stranger = client().delete(&new, &REPO, &key(9).1, vault.pin()).err().unwrap();
+    assert!(matches!(stranger, VaultError::BadSignature));
+    client().delete(&new, &REPO, &keys[0].1, vault.pin()).unwrap();
+    client().delete(&new, &REPO, &keys[0].1, vault.pin()).unwrap();
+    let status = client().status(&new, vault.pin()).unwrap();
+    assert_eq!(status.standing, Standing::Ended(Ended::Deleted));
+}
+
+#[test]
+fn weak_passwords_and_cheap_costs_never_reach_the_vault() {
+    let vault = Vault::new();
+    let weak = try_register(&vault, &[key(1)], "password1", CHEAP);
+    assert!(matches!(weak.err(), Some(VaultError::Password(PasswordError::Weak(_)))));
+    let cost = Argon2Cost { memory: 1024, ..Argon2Cost::FLOOR };
+    let cheap = try_register(&vault, &[key(1)], RIGHT, Argon2Choice::Exactly(cost));
+    assert!(matches!(cheap.err(), Some(VaultError::Cost(CostError(refused))) if refused == cost));
+}
+
+#[test]
+fn a_vault_that_is_closed_to_registrations_says_so() {
+    let mut vault = Vault::new();
+    vault.kill();
+    vault.start(false);
+    let refused = try_register(&vault, &[key(1)], RIGHT, CHEAP);
+    assert!(matches!(refused.err(), Some(VaultError::RegistrationClosed)));
+}
+
+#[test]
+fn another_root_an_older_epoch_and_a_site_outside_the_manifest_are_refused() {
+    let vault = Vault::new();
+    let locator = register(&vault, &[key(1)], RIGHT);
+    let other = Vault::new();
+    // The folder names another vault than the pinned one: nothing is sent.
+    let error = client().unlock(&locator, &REPO, &password(RIGHT), other.pin()).err().unwrap();
+    assert!(matches!(error, VaultError::NotPinned(_)) && error.exit_code() == 16);
+    // The right fingerprint at another vault's door.
+    let moved = Address::new(other.address().hosts().to_vec(), vault.fingerprint).unwrap();
+    let moved = Locator { address: moved, ..locator.clone() };
+    let error = client().unlock(&moved, &REPO, &password(RIGHT), vault.pin()).err().unwrap();
+    assert!(matches!(error, VaultError::NotPinned(_)));
+    let pin = Pin { epoch: 2, ..vault.pin() };
+    let error = client().unlock(&locator, &REPO, &password(RIGHT), pin).err().unwrap();
+    assert!(matches!(error, VaultError::NotPinned(_)));
+    // The true manifest served under a key that is not in it.
+    let mut thief = other;
+    thief.kill();
+    std::fs::copy(vault.dir.path().join("manifest"), thief.dir.path().join("manifest")).unwrap();
+    assert!(open_site(&DirFolder::new(thief.dir.path())).is_err(), "serve refuses the mixture");
+    serve_stolen_manifest(&mut thief, &vault);
+    let stolen = Address::new(vec![thief.place.to_string()], vault.fingerprint).unwrap();
+    let stolen = Locator { address: stolen, ..locator };
+    let error = client().unlock(&stolen, &REPO, &password(RIGHT), vault.pin()).err().unwrap();
+    assert!(matches!(&error, VaultError::NotPinned(why) if why.contains("not one of")), "{error}");
+}
+
+fn serve_stolen_manifest(thief: &mut Vault, owner: &Vault) {
+    let folder = DirFolder::new(owner.dir.path());
+    let signed = crate::io::PrivateFolder::read(&folder, "manifest", 4096).unwrap();
+    let keys = crate::vault::hsm::FileKeys::create(&SystemRandom).ok().unwrap();
+    let acceptor = TlsAcceptor::from(server_config(keys.tls()).unwrap());
+    let ledger = tempfile::tempdir().unwrap();
+    let folder = DirFolder::new(ledger.path());
+    crate::vault::ledger::EmbeddedLedger::create(&folder).unwrap();
+    let site = Arc::new(Site::new(
+        Arc::new(keys),
+        Arc::new(crate::vault::ledger::EmbeddedLedger::open(&folder).unwrap()),
+        Arc::new(SystemRandom),
+        Arc::new(SystemClock),
+        signed,
+        false,
+    ));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    thief.place = listener.local_addr().unwrap();
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    runtime.spawn(serve(listener, Arc::clone(&site), acceptor, Limits::default(), true, stopped));
+    thief.running = Some((runtime, stop, site));
+}
+
+#[test]
+fn garbage_and_silence_are_an_unreachable_vault() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = listener.local_addr().unwrap();
+    let talker = std::thread::spawn(move || {
+        for (n, stream) in listener.incoming().take(2).enumerate() {
+            let mut stream = stream.unwrap();
+            let mut hello = [0; 512];
+            let _ = stream.read(&mut hello);
+            let garbage: &[u8] = if n == 0 { &[0x42; 4096] } else { b"" };
+            let _ = stream.write_all(garbage);
+        }
+    });
+    let address = Address::new(vec![place.to_string()], Fingerprint([1; 32])).unwrap();
+    let pin = Pin { fingerprint: Fingerprint([1; 32]), epoch: 0 };
+    for _ in 0..3 {
+        let error = client().manifest(&address, pin).err().unwrap();
+        assert!(matches!(error, VaultError::Unreachable { .. }), "{error}");
+        assert_eq!(error.exit_code(), 15);
+    }
+    talker.join().unwrap();
+}
+
+#[test]
+fn an_attempt_survives_the_death_of_the_site_in_its_middle() {
+    let mut vault = Vault::new();
+    let locator = register(&vault, &[key(1)], RIGHT);
+    let timeouts = Timeouts::default();
+    let connect = |vault: &Vault| {
+        let host = &vault.address().hosts()[0].clone();
+        Greeting::open(host, &timeouts).unwrap().verify(vault.fingerprint, 0).ok().unwrap()
+    };
+    let mut channel = connect(&vault);
+    let manifest = channel.manifest().clone();
+    let (request, step) =
+        LoggingIn::start(&manifest, &locator, &REPO, &password(RIGHT), &SystemRandom).unwrap();
+    // The vault answers, the answer is lost, the vault dies.
+    let Reply::Challenge { ke2: lost, .. } = channel.call(&request).unwrap() else { panic!() };
+    vault.kill();
+    assert!(channel.call(&request).is_err());
+    vault.start(true);
+    // The same attempt again: the same answer, no second charge.
+    let mut channel = connect(&vault);
+    let again = channel.call(&request).unwrap();
+    assert!(matches!(&again, Reply::Challenge { ke2, tries } if *ke2 == lost && tries.left == 9));
+    let (proof, step) = step.challenged(again, &manifest, &SystemRandom).unwrap();
+    // It dies again before the proof arrives, and after the proof's answer.
+    vault.kill();
+    vault.start(true);
+    let mut channel = connect(&vault);
+    assert!(matches!(channel.call(&proof).unwrap(), Reply::Opened { .. }));
+    vault.kill();
+    vault.start(true);
+    let reply = connect(&vault).call(&proof).unwrap();
+    let unlocked = step.answered(reply, manifest.epoch).unwrap();
+    assert_eq!(unlocked.keys[0].1.expose(), key(1).1.expose());
+    assert_eq!((unlocked.tries.left, unlocked.tries.failures_left), (10, 50));
+}
+
+#[test]
+fn the_driver_finds_a_site_that_comes_back() {
+    let mut vault = Vault::new();
+    let locator = register(&vault, &[key(1)], RIGHT);
+    vault.kill();
+    let down = client().unlock(&locator, &REPO, &password(RIGHT), vault.pin()).err().unwrap();
+    assert_eq!(down.exit_code(), 15);
+    let pin = vault.pin();
+    let opening = std::thread::spawn({
+        let locator = locator.clone();
+        move || {
+            // Starts while the vault is up, goes on while it is restarted.
+            client().unlock(&locator, &REPO, &password(RIGHT), pin)
+        }
+    });
+    vault.start(true);
+    let _ = opening.join().unwrap();
+    assert!(client().unlock(&locator, &REPO, &password(RIGHT), pin).is_ok());
+    // An address with a dead place in front still opens.
+    let mut hosts = vec!["127.0.0.1:1".to_owned()];
+    hosts.extend(vault.address().hosts().iter().cloned());
+    let address = Address::new(hosts, vault.fingerprint).unwrap();
+    let locator = Locator { address, ..locator };
+    assert!(client().unlock(&locator, &REPO, &password(RIGHT), pin).is_ok());
+}
+
+#[test]
+fn a_connection_ends_after_its_number_of_requests_and_at_a_stop() {
+    let vault = Vault::new();
+    let host = vault.address().hosts()[0].clone();
+    let timeouts = Timeouts::default();
+    let open = || Greeting::open(&host, &timeouts).unwrap().verify(vault.fingerprint, 0);
+    let mut channel = open().ok().unwrap();
+    let status = Request::Status { ticket: [0; 16] };
+    for _ in 1..Limits::default().requests {
+        assert!(matches!(channel.call(&status).unwrap(), Reply::Refused(Refusal::UnknownTicket)));
+    }
+    assert!(channel.call(&status).is_err());
+    let mut idle = open().ok().unwrap();
+    vault.running.as_ref().unwrap().1.send(true).unwrap();
+    assert!(idle.call(&status).is_err());
+    assert!(Greeting::open(&host, &timeouts).and_then(|g| g.verify(vault.fingerprint, 0)).is_err());
+}

@@ -1,0 +1,18 @@
+//! The line between client and site: TLS 1.3 with a raw public key (RFC 7250),
+//! X25519MLKEM768 only, no tickets, no resumption, no early data.
+//!
+//! How a client that knows only a fingerprint gets to a trusted channel: it
+//! connects, notes the key the site proved, asks for the manifest (nothing else
+//! can be said on a [`Greeting`]), verifies it against the fingerprint, and
+//! finds the noted key in it. Only then is there a [`Channel`].
+//!
+//! Invariant: a [`Channel`] exists only to a site named by a manifest that the
+//! pinned root signed; every wait and every count has a limit.
+
+mod connect;
+mod serve;
+mod tls;
+
+pub use connect::{Channel, ConnectError, Greeting, Timeouts, pause};
+pub use serve::{Limits, serve};
+pub use tls::{client_config, server_config, spki};

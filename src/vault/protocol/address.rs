@@ -1,0 +1,128 @@
+//! `amber-vault://HOST:PORT/#FINGERPRINT`, what a person types.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::crypto::{hex, unhex};
+
+/// Hash of a fleet's root keys and threshold, 32 bytes: what clients trust.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint(pub [u8; 32]);
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&hex(&self.0))
+    }
+}
+
+/// Most hosts in one address.
+pub const HOSTS_LIMIT: usize = 5;
+/// Most bytes of `HOST:PORT`.
+const HOST_LIMIT: usize = 128;
+const SCHEME: &str = "amber-vault://";
+
+/// Where a fleet is reached and by what it is recognised.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    hosts: Vec<String>,
+    fingerprint: Fingerprint,
+}
+
+/// Why a text is not an address.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum AddressError {
+    /// Another scheme or none.
+    #[error("a vault address starts with amber-vault://")]
+    Scheme,
+    /// No `/#` and 64 digits.
+    #[error("a vault address ends in /# and a fingerprint of 64 hexadecimal digits")]
+    Fingerprint,
+    /// A host without port, or with characters that no host has.
+    #[error("a vault address has 1 to {HOSTS_LIMIT} places of the form HOST:PORT, between commas")]
+    Host,
+}
+
+fn host_is_valid(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let good = match bracketed {
+        Some(inner) => inner.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.chars().all(plain),
+    };
+    // One spelling of a port: no sign, no leading zero.
+    good && text.len() <= HOST_LIMIT
+        && port.parse::<u16>().is_ok_and(|number| number > 0 && number.to_string() == port)
+}
+
+impl Address {
+    /// An address of 1 to [`HOSTS_LIMIT`] places `HOST:PORT`.
+    pub fn new(hosts: Vec<String>, fingerprint: Fingerprint) -> Result<Self, AddressError> {
+        let count = (1..=HOSTS_LIMIT).contains(&hosts.len());
+        if !count || !hosts.iter().all(|host| host_is_valid(host)) {
+            return Err(AddressError::Host);
+        }
+        Ok(Self { hosts, fingerprint })
+    }
+
+    /// The places, each `HOST:PORT`.
+    pub fn hosts(&self) -> &[String] {
+        &self.hosts
+    }
+
+    /// What the fleet is recognised by.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{SCHEME}{}/#{}", self.hosts.join(","), self.fingerprint)
+    }
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let rest = text.trim().strip_prefix(SCHEME).ok_or(AddressError::Scheme)?;
+        let (hosts, fingerprint) = rest.split_once("/#").ok_or(AddressError::Fingerprint)?;
+        let fingerprint = unhex(&fingerprint.to_ascii_lowercase())
+            .map(Fingerprint)
+            .ok_or(AddressError::Fingerprint)?;
+        Self::new(hosts.split(',').map(str::to_owned).collect(), fingerprint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_survive_being_written_and_read() {
+        let print = "ab".repeat(32);
+        for hosts in ["127.0.0.1:7007", "a.example:1,b-2.example:65535", "[::1]:80"] {
+            let text = format!("amber-vault://{hosts}/#{print}");
+            let address: Address = text.parse().unwrap();
+            assert_eq!(address.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn bad_addresses_are_named() {
+        let print = "ab".repeat(32);
+        let read = |text: &str| text.parse::<Address>().err();
+        assert_eq!(read("https://x:1/#"), Some(AddressError::Scheme));
+        assert_eq!(read("amber-vault://x:1"), Some(AddressError::Fingerprint));
+        assert_eq!(read("amber-vault://x:1/#abcd"), Some(AddressError::Fingerprint));
+        for host in
+            ["", "x", "x:", "x:0", "x:70000", "x:+1", "x:01", "a b:1", "x:1,", "[z]:1", ":1"]
+        {
+            let text = format!("amber-vault://{host}/#{print}");
+            assert_eq!(read(&text), Some(AddressError::Host), "{host}");
+        }
+        let many = ["x:1"; 6].join(",");
+        assert_eq!(read(&format!("amber-vault://{many}/#{print}")), Some(AddressError::Host));
+    }
+}

@@ -1,0 +1,131 @@
+//! What a registration and an attempt are bound to, and the statements that
+//! the owner signs. One function a statement, each with its own label.
+
+use super::{AttemptId, FleetId, RegistrationId, SUITE};
+use crate::crypto::{Hash, RepoId, hash};
+use crate::format::wire::Encoder;
+
+/// The names that are sealed into the OPAQUE envelope at registration.
+/// Changing one later locks the owner out, so they never change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// The repository.
+    pub repo: RepoId,
+    /// The registration.
+    pub registration: RegistrationId,
+    /// The fleet.
+    pub fleet: FleetId,
+}
+
+impl Binding {
+    /// OPAQUE's client identifier: repository id, registration id.
+    pub fn client_id(&self) -> [u8; 32] {
+        let mut id = [0; 32];
+        id[..16].copy_from_slice(&self.repo);
+        id[16..].copy_from_slice(&self.registration);
+        id
+    }
+
+    /// OPAQUE's server identifier: the fleet id.
+    pub fn server_id(&self) -> [u8; 16] {
+        self.fleet
+    }
+
+    /// OPAQUE's context of one attempt: protocol version, fleet id,
+    /// registration id, attempt id. No channel binding: a stored KE2 must stay
+    /// valid on a second connection.
+    pub fn context(&self, attempt: &AttemptId) -> Vec<u8> {
+        let mut context = b"amberfs-vault/1".to_vec();
+        context.extend_from_slice(&self.fleet);
+        context.extend_from_slice(&self.registration);
+        context.extend_from_slice(attempt);
+        context
+    }
+
+    /// Associated data of the sealed payload.
+    pub(crate) fn payload_aad(&self) -> Vec<u8> {
+        let mut aad = b"amberfs-vault payload 1".to_vec();
+        aad.extend_from_slice(&self.fleet);
+        aad.extend_from_slice(&self.client_id());
+        aad
+    }
+}
+
+/// Why a registration is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Ended {
+    /// Its tries were used up and the days of grace passed.
+    Exhausted = 1,
+    /// A newer registration took its place.
+    Superseded = 2,
+    /// Its owner deleted it.
+    Deleted = 3,
+    /// It was never activated.
+    Abandoned = 4,
+}
+
+impl Ended {
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
+        Some(match byte {
+            1 => Self::Exhausted,
+            2 => Self::Superseded,
+            3 => Self::Deleted,
+            4 => Self::Abandoned,
+            _ => return None,
+        })
+    }
+}
+
+/// Why an owner ends a registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retirement {
+    /// A newer one is active.
+    Superseded,
+    /// Password opening is turned off.
+    Deleted,
+}
+
+impl Retirement {
+    /// What the tombstone will say.
+    pub fn ended(self) -> Ended {
+        match self {
+            Self::Superseded => Ended::Superseded,
+            Self::Deleted => Ended::Deleted,
+        }
+    }
+
+    /// The statement signed by the key derived from K.
+    pub(crate) fn statement(self, binding: &Binding) -> Vec<u8> {
+        let mut statement = b"amberfs-vault retire 1".to_vec();
+        statement.extend_from_slice(&binding.fleet);
+        statement.extend_from_slice(&binding.client_id());
+        statement.push(self.ended() as u8);
+        statement
+    }
+}
+
+/// The hash of everything that was registered. Client and vault compute it
+/// each for itself; the activation signs it.
+pub fn record_hash(
+    binding: &Binding,
+    generation: u32,
+    request: &[u8],
+    reply: &[u8],
+    upload: &[u8],
+    verifying: &[u8; 32],
+    payload: &[u8],
+) -> Hash {
+    let mut record = Encoder::new();
+    record.raw(b"amberfs-vault record 1").u8(SUITE).u32(generation);
+    record.raw(&binding.fleet).raw(&binding.client_id());
+    record.bytes(request).bytes(reply).bytes(upload).raw(verifying).bytes(payload);
+    hash(&record.finish())
+}
+
+/// The statement that activates a record.
+pub(crate) fn activation_statement(record: &Hash) -> Vec<u8> {
+    let mut statement = b"amberfs-vault activate 1".to_vec();
+    statement.extend_from_slice(record);
+    statement
+}

@@ -1,0 +1,361 @@
+//! The manifest: what the fleet root says about the fleet. Clients pin the
+//! root's fingerprint, never a TLS key.
+
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+
+use super::address::Fingerprint;
+use super::{AKE_PUBLIC, Argon2Cost, FleetId};
+use crate::crypto::hash;
+use crate::format::wire::{DecodeError, Decoder, Encoder, Result};
+
+/// Most bytes of an encoded manifest; fits in a reply.
+pub const MANIFEST_LIMIT: usize = 2000;
+const VERSION: u8 = 1;
+const ROOTS_LIMIT: u8 = 7;
+const GENERATIONS_LIMIT: u8 = 8;
+const SITES_LIMIT: u8 = 7;
+const NAME_LIMIT: usize = 32;
+const SPKI_LIMIT: usize = 96;
+
+/// Root keys, sorted, and how many of them must sign.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Roots {
+    /// Signatures needed, 1 to the number of keys.
+    pub threshold: u8,
+    /// Ed25519 public keys in strictly rising order.
+    pub keys: Vec<[u8; 32]>,
+}
+
+impl Roots {
+    fn encode(&self, out: &mut Encoder) {
+        out.u8(self.threshold).u8(self.keys.len() as u8);
+        for key in &self.keys {
+            out.raw(key);
+        }
+    }
+
+    fn decode(input: &mut Decoder<'_>) -> Result<Self> {
+        let threshold = input.u8()?;
+        let count = input.u8()?;
+        if count > ROOTS_LIMIT {
+            return Err(DecodeError::Limit("root keys"));
+        }
+        let keys = (0..count).map(|_| input.array()).collect::<Result<Vec<_>>>()?;
+        let sorted = keys.windows(2).all(|pair: &[[u8; 32]]| pair[0] < pair[1]);
+        if threshold == 0 || threshold > count || !sorted {
+            return Err(DecodeError::Invalid("root keys"));
+        }
+        Ok(Self { threshold, keys })
+    }
+
+    /// The hash of keys and threshold.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let mut out = Encoder::new();
+        out.raw(b"amberfs-vault roots 1");
+        self.encode(&mut out);
+        Fingerprint(hash(&out.finish()))
+    }
+}
+
+/// How the fleet's keys are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Protection {
+    /// In a file: whoever takes that disk can guess passwords offline.
+    File = 1,
+    /// In an HSM.
+    Hsm = 2,
+}
+
+/// One generation's public AKE key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AkeKey {
+    /// The generation.
+    pub generation: u32,
+    /// A compressed P-256 point.
+    pub public: [u8; AKE_PUBLIC],
+}
+
+/// One site's TLS key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteKey {
+    /// A name for people.
+    pub name: String,
+    /// `SubjectPublicKeyInfo`, DER, as it appears in TLS (RFC 7250).
+    pub spki: Vec<u8>,
+}
+
+/// What the root signs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// Who may sign.
+    pub roots: Roots,
+    /// The fleet.
+    pub fleet: FleetId,
+    /// Rises with every manifest; clients refuse a lower one than they saw.
+    pub epoch: u64,
+    /// How keys are kept.
+    pub protection: Protection,
+    /// Sites of the ledger that must agree (1 for a single site).
+    pub quorum: u8,
+    /// Least cost of a new registration.
+    pub cost: Argon2Cost,
+    /// AKE keys, by rising generation; the last is current.
+    pub ake: Vec<AkeKey>,
+    /// The sites.
+    pub sites: Vec<SiteKey>,
+}
+
+/// Why a manifest is not believed.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ManifestError {
+    /// Not an encoding of a manifest.
+    #[error("the manifest {0}")]
+    Encoding(#[from] DecodeError),
+    /// Another root than the pinned one.
+    #[error("the vault's root is {found}, not the pinned {pinned}")]
+    OtherRoot {
+        /// The root that signed.
+        found: Fingerprint,
+        /// The root that is trusted.
+        pinned: Fingerprint,
+    },
+    /// Too few good signatures.
+    #[error("the manifest is not signed by the vault's root")]
+    Signature,
+    /// An older manifest than one seen before.
+    #[error("the manifest is of epoch {found}, but epoch {seen} was seen before")]
+    Older {
+        /// Its epoch.
+        found: u64,
+        /// The highest seen.
+        seen: u64,
+    },
+}
+
+impl Manifest {
+    fn encode_body(&self) -> Vec<u8> {
+        let mut out = Encoder::new();
+        out.raw(b"amberfs-vault manifest").u8(VERSION);
+        self.roots.encode(&mut out);
+        out.raw(&self.fleet).u64(self.epoch).u8(self.protection as u8).u8(self.quorum);
+        self.cost.encode(&mut out);
+        out.u8(self.ake.len() as u8);
+        for key in &self.ake {
+            out.u32(key.generation).raw(&key.public);
+        }
+        out.u8(self.sites.len() as u8);
+        for site in &self.sites {
+            out.bytes(site.name.as_bytes()).bytes(&site.spki);
+        }
+        out.finish()
+    }
+
+    fn decode_body(bytes: &[u8]) -> Result<Self> {
+        let mut input = Decoder::new(bytes);
+        if input.raw(22)? != b"amberfs-vault manifest" || input.u8()? != VERSION {
+            return Err(DecodeError::Invalid("manifest version"));
+        }
+        let roots = Roots::decode(&mut input)?;
+        let fleet = input.array()?;
+        let epoch = input.u64()?;
+        let protection = match input.u8()? {
+            1 => Protection::File,
+            2 => Protection::Hsm,
+            _ => return Err(DecodeError::Invalid("key protection")),
+        };
+        let quorum = input.u8()?;
+        let cost = Argon2Cost::decode(&mut input)?;
+        let count = input.u8()?;
+        if count == 0 || count > GENERATIONS_LIMIT {
+            return Err(DecodeError::Limit("key generations"));
+        }
+        let mut ake: Vec<AkeKey> = Vec::with_capacity(count as usize);
+        for _ in 0..count {
+            let key = AkeKey { generation: input.u32()?, public: input.array()? };
+            if ake.last().is_some_and(|last| last.generation >= key.generation) {
+                return Err(DecodeError::Invalid("key generations"));
+            }
+            ake.push(key);
+        }
+        let count = input.u8()?;
+        if count == 0 || count > SITES_LIMIT {
+            return Err(DecodeError::Limit("sites"));
+        }
+        let mut sites = Vec::with_capacity(count as usize);
+        for _ in 0..count {
+            let name = std::str::from_utf8(input.bytes(NAME_LIMIT, "site name")?)
+                .map_err(|_| DecodeError::Invalid("site name"))?
+                .to_owned();
+            sites.push(SiteKey { name, spki: input.bytes(SPKI_LIMIT, "site key")?.to_vec() });
+        }
+        input.end()?;
+        Ok(Self { roots, fleet, epoch, protection, quorum, cost, ake, sites })
+    }
+
+    /// Reads a signed manifest and believes it only if the pinned root signed
+    /// it and it is no older than `seen`.
+    pub fn verify(
+        bytes: &[u8],
+        pinned: Fingerprint,
+        seen: u64,
+    ) -> std::result::Result<Self, ManifestError> {
+        let mut input = Decoder::new(bytes);
+        let body = input.bytes(MANIFEST_LIMIT, "manifest")?;
+        let manifest = Self::decode_body(body)?;
+        let found = manifest.roots.fingerprint();
+        if found != pinned {
+            return Err(ManifestError::OtherRoot { found, pinned });
+        }
+        let count = input.u8()?;
+        if count > ROOTS_LIMIT {
+            return Err(DecodeError::Limit("signatures").into());
+        }
+        let mut good = 0;
+        let mut last = None;
+        for _ in 0..count {
+            let index = input.u8()?;
+            let signature = Signature::from_bytes(&input.array()?);
+            let key = manifest.roots.keys.get(index as usize).ok_or(ManifestError::Signature)?;
+            if last.is_some_and(|last| last >= index) {
+                return Err(DecodeError::Invalid("signatures").into());
+            }
+            last = Some(index);
+            let key = VerifyingKey::from_bytes(key).map_err(|_| ManifestError::Signature)?;
+            key.verify_strict(body, &signature).map_err(|_| ManifestError::Signature)?;
+            good += 1;
+        }
+        input.end()?;
+        if good < manifest.roots.threshold {
+            return Err(ManifestError::Signature);
+        }
+        if manifest.epoch < seen {
+            return Err(ManifestError::Older { found: manifest.epoch, seen });
+        }
+        Ok(manifest)
+    }
+
+    /// Reads a site's own manifest, signed by the root that it names. Only for
+    /// the site itself: a client pins a root.
+    pub fn own(bytes: &[u8]) -> std::result::Result<Self, ManifestError> {
+        let body = Decoder::new(bytes).bytes(MANIFEST_LIMIT, "manifest")?;
+        Self::verify(bytes, Self::decode_body(body)?.roots.fingerprint(), 0)
+    }
+
+    /// Whether `spki` is the TLS key of one of the sites.
+    pub fn has_site(&self, spki: &[u8]) -> bool {
+        self.sites.iter().any(|site| site.spki == spki)
+    }
+
+    /// Whether `public` is an AKE key of the fleet.
+    pub fn has_ake(&self, public: &[u8]) -> bool {
+        self.ake.iter().any(|key| key.public == public)
+    }
+}
+
+/// Signs a manifest with those of its root keys that are given. The caller
+/// makes sure they reach the threshold; nobody believes it otherwise.
+pub fn sign_manifest(manifest: &Manifest, keys: &[&SigningKey]) -> Vec<u8> {
+    let body = manifest.encode_body();
+    let mut signatures: Vec<(u8, Signature)> = keys
+        .iter()
+        .filter_map(|key| {
+            let public = key.verifying_key().to_bytes();
+            let index = manifest.roots.keys.iter().position(|root| *root == public)?;
+            Some((index as u8, key.sign(&body)))
+        })
+        .collect();
+    signatures.sort_unstable_by_key(|(index, _)| *index);
+    signatures.dedup_by_key(|(index, _)| *index);
+    let mut out = Encoder::new();
+    out.bytes(&body).u8(signatures.len() as u8);
+    for (index, signature) in signatures {
+        out.u8(index).raw(&signature.to_bytes());
+    }
+    let bytes = out.finish();
+    assert!(bytes.len() <= MANIFEST_LIMIT, "every list in a manifest is limited");
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn keys(count: u8) -> Vec<SigningKey> {
+        let mut keys: Vec<_> = (1..=count).map(|n| SigningKey::from_bytes(&[n; 32])).collect();
+        keys.sort_unstable_by_key(|key| key.verifying_key().to_bytes());
+        keys
+    }
+
+    fn manifest(count: u8, threshold: u8) -> Manifest {
+        Manifest {
+            roots: Roots {
+                threshold,
+                keys: keys(count).iter().map(|key| key.verifying_key().to_bytes()).collect(),
+            },
+            fleet: [5; 16],
+            epoch: 3,
+            protection: Protection::File,
+            quorum: 1,
+            cost: Argon2Cost::FLOOR,
+            ake: vec![AkeKey { generation: 1, public: [2; 33] }],
+            sites: vec![SiteKey { name: "here".into(), spki: vec![9; 91] }],
+        }
+    }
+
+    #[test]
+    fn the_threshold_of_root_keys_must_sign() {
+        let keys = keys(3);
+        let manifest = manifest(3, 2);
+        let pinned = manifest.roots.fingerprint();
+        let two = sign_manifest(&manifest, &[&keys[2], &keys[0]]);
+        assert_eq!(Manifest::verify(&two, pinned, 3), Ok(manifest.clone()));
+        let one = sign_manifest(&manifest, &[&keys[1]]);
+        assert_eq!(Manifest::verify(&one, pinned, 0), Err(ManifestError::Signature));
+        let twice = sign_manifest(&manifest, &[&keys[1], &keys[1]]);
+        assert_eq!(Manifest::verify(&twice, pinned, 0), Err(ManifestError::Signature));
+        let mut changed = two;
+        changed[60] ^= 1;
+        assert!(Manifest::verify(&changed, pinned, 0).is_err());
+    }
+
+    #[test]
+    fn another_root_and_an_older_epoch_are_refused() {
+        let manifest = manifest(1, 1);
+        let bytes = sign_manifest(&manifest, &[&keys(1)[0]]);
+        let pinned = manifest.roots.fingerprint();
+        assert!(matches!(
+            Manifest::verify(&bytes, Fingerprint([0; 32]), 0),
+            Err(ManifestError::OtherRoot { .. })
+        ));
+        assert_eq!(
+            Manifest::verify(&bytes, pinned, 4),
+            Err(ManifestError::Older { found: 3, seen: 4 })
+        );
+        // The same keys with another threshold are another root.
+        let mut lower = manifest;
+        lower.roots.threshold = 2;
+        assert_ne!(lower.roots.fingerprint(), pinned);
+    }
+
+    #[test]
+    fn cut_or_extended_manifests_are_refused() {
+        let manifest = manifest(1, 1);
+        let pinned = manifest.roots.fingerprint();
+        let mut bytes = sign_manifest(&manifest, &[&keys(1)[0]]);
+        for cut in 0..bytes.len() {
+            assert!(Manifest::verify(&bytes[..cut], pinned, 0).is_err());
+        }
+        bytes.push(0);
+        assert!(Manifest::verify(&bytes, pinned, 0).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            prop_assert!(Manifest::verify(&bytes, Fingerprint([1; 32]), 0).is_err());
+            prop_assert!(Manifest::decode_body(&bytes).is_err());
+        }
+    }
+}

@@ -1,0 +1,410 @@
+//! Messages and their frames. A frame is the length of its message (2 bytes,
+//! LE), the message, and zeros up to the one size of its direction: who watches
+//! the line sees the number of messages, never their kind.
+
+use super::{
+    AttemptId, Ended, KE1, KE2, KE3, MANIFEST_LIMIT, PAYLOAD_SEALED, REGISTER_REPLY,
+    REGISTER_REQUEST, REGISTER_UPLOAD, RegistrationId, Retirement, Seconds, Ticket,
+};
+use crate::crypto::RepoId;
+use crate::format::wire::{DecodeError, Decoder, Encoder, Result};
+
+/// Bytes of every frame from client to vault.
+pub const REQUEST_SIZE: usize = 1024;
+/// Bytes of every frame from vault to client.
+pub const REPLY_SIZE: usize = 2048;
+
+/// What a client asks.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Request {
+    /// The signed manifest.
+    Manifest,
+    /// A new record; evaluated once.
+    RegisterStart {
+        /// Names the record.
+        ticket: Ticket,
+        /// The registration.
+        registration: RegistrationId,
+        /// The repository, part of the client's identifier.
+        repo: RepoId,
+        /// An invite, or zeros.
+        invite: [u8; 16],
+        /// The blinded password.
+        request: [u8; REGISTER_REQUEST],
+    },
+    /// What the record is to hold.
+    RegisterFinish {
+        /// Names the record.
+        ticket: Ticket,
+        /// The registration.
+        registration: RegistrationId,
+        /// OPAQUE's registration upload.
+        upload: Box<[u8; REGISTER_UPLOAD]>,
+        /// Public half of the key derived from K.
+        verifying: [u8; 32],
+        /// The sealed payload.
+        payload: Box<[u8; PAYLOAD_SEALED]>,
+    },
+    /// Makes the record live.
+    Activate {
+        /// Names the record.
+        ticket: Ticket,
+        /// The registration.
+        registration: RegistrationId,
+        /// Over the hash of the whole stored record.
+        signature: [u8; 64],
+    },
+    /// A guess.
+    Attempt {
+        /// Names the record.
+        ticket: Ticket,
+        /// Chosen by the client; the same again is a retry.
+        attempt: AttemptId,
+        /// OPAQUE's KE1.
+        ke1: Box<[u8; KE1]>,
+    },
+    /// The proof that the guess was right, or as many random bytes.
+    Redeem {
+        /// Names the record.
+        ticket: Ticket,
+        /// The attempt.
+        attempt: AttemptId,
+        /// OPAQUE's KE3.
+        ke3: [u8; KE3],
+    },
+    /// The end of a registration.
+    Retire {
+        /// Names the record.
+        ticket: Ticket,
+        /// The registration.
+        registration: RegistrationId,
+        /// Why.
+        reason: Retirement,
+        /// By the key derived from K.
+        signature: [u8; 64],
+    },
+    /// How the record stands.
+    Status {
+        /// Names the record.
+        ticket: Ticket,
+    },
+}
+
+/// What is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tries {
+    /// Guesses left before the record closes.
+    pub left: u8,
+    /// Failures left in the life of the registration.
+    pub failures_left: u8,
+    /// No attempt before this time; 0 if at once.
+    pub not_before: Seconds,
+}
+
+/// How a record stands, told to a holder of its ticket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Not activated yet.
+    Registering,
+    /// Can be opened.
+    Active(Tries),
+    /// No tries left. Until the time given, a proof of an attempt already paid
+    /// for reopens it.
+    Closed {
+        /// When the key material is erased.
+        until: Seconds,
+    },
+    /// Over; nothing is left but a tombstone.
+    Ended(Ended),
+}
+
+/// Why a request was not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No record under this ticket.
+    UnknownTicket,
+    /// The vault takes no new registrations from here.
+    RegistrationClosed,
+    /// Something else is registered there, or it is already active.
+    Taken,
+    /// Delays are running.
+    TooEarly(Tries),
+    /// The record stands in the way of the request.
+    Standing(Standing),
+    /// The proof or signature is not valid.
+    BadProof(Tries),
+    /// The vault does not know this attempt any more.
+    UnknownAttempt,
+    /// The ledger could not be written; nothing was answered.
+    TryLater,
+    /// The request is malformed.
+    Malformed,
+}
+
+/// What the vault answers.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// The signed manifest.
+    Manifest(Vec<u8>),
+    /// The evaluated password and the key generation it was evaluated under.
+    Registered {
+        /// OPAQUE's registration response.
+        reply: Box<[u8; REGISTER_REPLY]>,
+        /// The key generation.
+        generation: u32,
+    },
+    /// The record is stored, not yet active.
+    Uploaded,
+    /// The record is active.
+    Activated(Tries),
+    /// The vault's answer to a guess, and what is left after it.
+    Challenge {
+        /// OPAQUE's KE2.
+        ke2: Box<[u8; KE2]>,
+        /// What is left if this guess fails.
+        tries: Tries,
+    },
+    /// The proof was right.
+    Opened {
+        /// The sealed payload.
+        payload: Box<[u8; PAYLOAD_SEALED]>,
+        /// What is left now.
+        tries: Tries,
+    },
+    /// How the record stands.
+    Standing(Standing),
+    /// The registration is over.
+    Retired(Ended),
+    /// Not done.
+    Refused(Refusal),
+}
+
+fn boxed<const N: usize>(input: &mut Decoder<'_>) -> Result<Box<[u8; N]>> {
+    Ok(Box::new(input.array()?))
+}
+
+fn frame(message: &[u8], size: usize) -> Vec<u8> {
+    assert!(message.len() + 2 <= size, "every message fits in its frame");
+    let mut out = Vec::with_capacity(size);
+    out.extend_from_slice(&(message.len() as u16).to_le_bytes());
+    out.extend_from_slice(message);
+    out.resize(size, 0);
+    out
+}
+
+fn unframe(bytes: &[u8], size: usize) -> Result<Decoder<'_>> {
+    if bytes.len() != size {
+        return Err(DecodeError::Invalid("frame size"));
+    }
+    let mut input = Decoder::new(bytes);
+    let len = input.u16()? as usize;
+    let message = input.raw(len)?;
+    if input.raw(input.remaining())?.iter().any(|byte| *byte != 0) {
+        return Err(DecodeError::Invalid("frame padding"));
+    }
+    Ok(Decoder::new(message))
+}
+
+/// A frame of [`REQUEST_SIZE`] bytes.
+pub fn encode_request(request: &Request) -> Vec<u8> {
+    let mut out = Encoder::new();
+    match request {
+        Request::Manifest => out.u8(1),
+        Request::RegisterStart { ticket, registration, repo, invite, request } => {
+            out.u8(2).raw(ticket).raw(registration).raw(repo).raw(invite).raw(request)
+        }
+        Request::RegisterFinish { ticket, registration, upload, verifying, payload } => out
+            .u8(3)
+            .raw(ticket)
+            .raw(registration)
+            .raw(&upload[..])
+            .raw(verifying)
+            .raw(&payload[..]),
+        Request::Activate { ticket, registration, signature } => {
+            out.u8(4).raw(ticket).raw(registration).raw(signature)
+        }
+        Request::Attempt { ticket, attempt, ke1 } => {
+            out.u8(5).raw(ticket).raw(attempt).raw(&ke1[..])
+        }
+        Request::Redeem { ticket, attempt, ke3 } => out.u8(6).raw(ticket).raw(attempt).raw(ke3),
+        Request::Retire { ticket, registration, reason, signature } => {
+            out.u8(7).raw(ticket).raw(registration).u8(reason.ended() as u8).raw(signature)
+        }
+        Request::Status { ticket } => out.u8(8).raw(ticket),
+    };
+    frame(&out.finish(), REQUEST_SIZE)
+}
+
+/// Reads a frame of [`REQUEST_SIZE`] bytes.
+pub fn decode_request(bytes: &[u8]) -> Result<Request> {
+    let mut input = unframe(bytes, REQUEST_SIZE)?;
+    let request = match input.u8()? {
+        1 => Request::Manifest,
+        2 => Request::RegisterStart {
+            ticket: input.array()?,
+            registration: input.array()?,
+            repo: input.array()?,
+            invite: input.array()?,
+            request: input.array()?,
+        },
+        3 => Request::RegisterFinish {
+            ticket: input.array()?,
+            registration: input.array()?,
+            upload: boxed(&mut input)?,
+            verifying: input.array()?,
+            payload: boxed(&mut input)?,
+        },
+        4 => Request::Activate {
+            ticket: input.array()?,
+            registration: input.array()?,
+            signature: input.array()?,
+        },
+        5 => Request::Attempt {
+            ticket: input.array()?,
+            attempt: input.array()?,
+            ke1: boxed(&mut input)?,
+        },
+        6 => {
+            Request::Redeem { ticket: input.array()?, attempt: input.array()?, ke3: input.array()? }
+        }
+        7 => Request::Retire {
+            ticket: input.array()?,
+            registration: input.array()?,
+            reason: match Ended::from_byte(input.u8()?) {
+                Some(Ended::Superseded) => Retirement::Superseded,
+                Some(Ended::Deleted) => Retirement::Deleted,
+                _ => return Err(DecodeError::Invalid("reason")),
+            },
+            signature: input.array()?,
+        },
+        8 => Request::Status { ticket: input.array()? },
+        _ => return Err(DecodeError::Invalid("request")),
+    };
+    input.end()?;
+    Ok(request)
+}
+
+fn put_tries(out: &mut Encoder, tries: &Tries) {
+    out.u8(tries.left).u8(tries.failures_left).u64(tries.not_before);
+}
+
+fn take_tries(input: &mut Decoder<'_>) -> Result<Tries> {
+    Ok(Tries { left: input.u8()?, failures_left: input.u8()?, not_before: input.u64()? })
+}
+
+fn take_ended(input: &mut Decoder<'_>) -> Result<Ended> {
+    Ended::from_byte(input.u8()?).ok_or(DecodeError::Invalid("reason"))
+}
+
+fn put_standing(out: &mut Encoder, standing: &Standing) {
+    match standing {
+        Standing::Registering => {
+            out.u8(1);
+        }
+        Standing::Active(tries) => put_tries(out.u8(2), tries),
+        Standing::Closed { until } => {
+            out.u8(3).u64(*until);
+        }
+        Standing::Ended(ended) => {
+            out.u8(4).u8(*ended as u8);
+        }
+    }
+}
+
+fn take_standing(input: &mut Decoder<'_>) -> Result<Standing> {
+    Ok(match input.u8()? {
+        1 => Standing::Registering,
+        2 => Standing::Active(take_tries(input)?),
+        3 => Standing::Closed { until: input.u64()? },
+        4 => Standing::Ended(take_ended(input)?),
+        _ => return Err(DecodeError::Invalid("standing")),
+    })
+}
+
+fn put_refusal(out: &mut Encoder, refusal: &Refusal) {
+    match refusal {
+        Refusal::UnknownTicket => {
+            out.u8(1);
+        }
+        Refusal::RegistrationClosed => {
+            out.u8(2);
+        }
+        Refusal::Taken => {
+            out.u8(3);
+        }
+        Refusal::TooEarly(tries) => put_tries(out.u8(4), tries),
+        Refusal::Standing(standing) => put_standing(out.u8(5), standing),
+        Refusal::BadProof(tries) => put_tries(out.u8(6), tries),
+        Refusal::UnknownAttempt => {
+            out.u8(7);
+        }
+        Refusal::TryLater => {
+            out.u8(8);
+        }
+        Refusal::Malformed => {
+            out.u8(9);
+        }
+    }
+}
+
+fn take_refusal(input: &mut Decoder<'_>) -> Result<Refusal> {
+    Ok(match input.u8()? {
+        1 => Refusal::UnknownTicket,
+        2 => Refusal::RegistrationClosed,
+        3 => Refusal::Taken,
+        4 => Refusal::TooEarly(take_tries(input)?),
+        5 => Refusal::Standing(take_standing(input)?),
+        6 => Refusal::BadProof(take_tries(input)?),
+        7 => Refusal::UnknownAttempt,
+        8 => Refusal::TryLater,
+        9 => Refusal::Malformed,
+        _ => return Err(DecodeError::Invalid("refusal")),
+    })
+}
+
+/// A frame of [`REPLY_SIZE`] bytes.
+pub fn encode_reply(reply: &Reply) -> Vec<u8> {
+    let mut out = Encoder::new();
+    match reply {
+        Reply::Manifest(bytes) => {
+            out.u8(1).bytes(bytes);
+        }
+        Reply::Registered { reply, generation } => {
+            out.u8(2).raw(&reply[..]).u32(*generation);
+        }
+        Reply::Uploaded => {
+            out.u8(3);
+        }
+        Reply::Activated(tries) => put_tries(out.u8(4), tries),
+        Reply::Challenge { ke2, tries } => put_tries(out.u8(5).raw(&ke2[..]), tries),
+        Reply::Opened { payload, tries } => put_tries(out.u8(6).raw(&payload[..]), tries),
+        Reply::Standing(standing) => put_standing(out.u8(7), standing),
+        Reply::Retired(ended) => {
+            out.u8(8).u8(*ended as u8);
+        }
+        Reply::Refused(refusal) => put_refusal(out.u8(9), refusal),
+    }
+    frame(&out.finish(), REPLY_SIZE)
+}
+
+/// Reads a frame of [`REPLY_SIZE`] bytes.
+pub fn decode_reply(bytes: &[u8]) -> Result<Reply> {
+    let mut input = unframe(bytes, REPLY_SIZE)?;
+    let reply = match input.u8()? {
+        1 => Reply::Manifest(input.bytes(MANIFEST_LIMIT, "manifest")?.to_vec()),
+        2 => Reply::Registered { reply: boxed(&mut input)?, generation: input.u32()? },
+        3 => Reply::Uploaded,
+        4 => Reply::Activated(take_tries(&mut input)?),
+        5 => Reply::Challenge { ke2: boxed(&mut input)?, tries: take_tries(&mut input)? },
+        6 => Reply::Opened { payload: boxed(&mut input)?, tries: take_tries(&mut input)? },
+        7 => Reply::Standing(take_standing(&mut input)?),
+        8 => Reply::Retired(take_ended(&mut input)?),
+        9 => Reply::Refused(take_refusal(&mut input)?),
+        _ => return Err(DecodeError::Invalid("reply")),
+    };
+    input.end()?;
+    Ok(reply)
+}
+
+#[cfg(test)]
+mod tests;

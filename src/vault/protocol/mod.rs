@@ -1,0 +1,45 @@
+//! What client and vault say to each other, and the values both compute.
+//!
+//! Invariant: every frame has one fixed size in each direction, every decoder
+//! accepts exactly one encoding of a value, and nothing secret is named here
+//! that is not wiped.
+
+mod address;
+mod binding;
+mod locator;
+mod manifest;
+mod message;
+mod password;
+mod payload;
+mod suite;
+
+pub use address::{Address, AddressError, Fingerprint, HOSTS_LIMIT};
+pub(crate) use binding::activation_statement;
+pub use binding::{Binding, Ended, Retirement, record_hash};
+pub use locator::{LOCATOR_LIMIT, Locator};
+pub use manifest::{
+    AkeKey, MANIFEST_LIMIT, Manifest, ManifestError, Protection, Roots, SiteKey, sign_manifest,
+};
+pub use message::{
+    REPLY_SIZE, REQUEST_SIZE, Refusal, Reply, Request, Standing, Tries, decode_reply,
+    decode_request, encode_reply, encode_request,
+};
+pub use password::{Password, PasswordError, UNICODE_VERSION};
+pub use payload::{KEYS_LIMIT, PAYLOAD_SEALED, PayloadError, open_payload, seal_payload};
+pub(crate) use suite::Rng;
+pub use suite::{
+    AKE_PUBLIC, Argon2Choice, Argon2Cost, CostError, KE1, KE2, KE3, LOGIN_STATE, REGISTER_REPLY,
+    REGISTER_REQUEST, REGISTER_UPLOAD, SUITE, Stretch, Suite,
+};
+
+/// Names a fleet; random, 16 bytes.
+pub type FleetId = [u8; 16];
+/// What a client shows to reach its record; random, 16 bytes, new at every
+/// registration.
+pub type Ticket = [u8; 16];
+/// Names a registration; random, 16 bytes.
+pub type RegistrationId = [u8; 16];
+/// Names an attempt; random, 16 bytes.
+pub type AttemptId = [u8; 16];
+/// Seconds since 1970.
+pub type Seconds = u64;

@@ -1,0 +1,151 @@
+//! What the state machine wants done. A reply that waits for a write is inside
+//! the [`Write`]; evaluations turn into writes and into nothing else.
+
+use super::record::{Material, PENDING_LIMIT, Pending, Record, State};
+use super::step::{FAILURES, GRACE, TRIES};
+use crate::crypto::hash;
+use crate::vault::ledger::Durable;
+use crate::vault::protocol::{
+    AttemptId, KE1, KE2, LOGIN_STATE, PAYLOAD_SEALED, REGISTER_REPLY, REGISTER_REQUEST,
+    REGISTER_UPLOAD, RegistrationId, Reply, Seconds, Tries,
+};
+
+/// Waiting times after the third, fourth, ... failure in a row.
+const DELAYS: [Seconds; 5] = [60, 600, 3600, 12 * 3600, 24 * 3600];
+
+/// A record to be written and the reply that waits for it.
+pub struct Write {
+    pub(super) record: Record,
+    pub(super) then: Reply,
+}
+
+impl Write {
+    /// What to write.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Whether nothing of the record before may remain.
+    pub fn is_last(&self) -> bool {
+        matches!(self.record.state, State::Ended(_))
+    }
+
+    /// The reply, once the record is durable.
+    pub fn release(self, _: &Durable) -> Reply {
+        self.then
+    }
+}
+
+/// What to do.
+pub enum Effect {
+    /// Say this; nothing changed.
+    Answer(Reply),
+    /// Write, then answer.
+    Persist(Write),
+    /// Evaluate a registration, then write, then answer.
+    Enrol(Enrolment),
+    /// Evaluate an attempt, then write, then answer.
+    Evaluate(Admission),
+}
+
+/// A registration that may be evaluated.
+pub struct Enrolment {
+    pub(super) repo: [u8; 16],
+    pub(super) registration: RegistrationId,
+    /// The blinded password.
+    pub request: [u8; REGISTER_REQUEST],
+    pub(super) now: Seconds,
+}
+
+impl Enrolment {
+    /// The new record. Its evaluation counts as one of the tries.
+    pub fn evaluated(
+        self,
+        generation: u32,
+        credential: [u8; 32],
+        reply: [u8; REGISTER_REPLY],
+    ) -> Write {
+        let record = Record {
+            generation,
+            repo: self.repo,
+            registration: self.registration,
+            state: State::Started,
+            tries_left: TRIES - 1,
+            failures: 0,
+            not_before: 0,
+            created: self.now,
+            touched: self.now,
+            material: Some(Material {
+                credential,
+                request: self.request,
+                reply,
+                upload: [0; REGISTER_UPLOAD],
+                verifying: [0; 32],
+                payload: [0; PAYLOAD_SEALED],
+                ke2: [0; KE2],
+            }),
+            pending: Vec::new(),
+        };
+        Write { then: Reply::Registered { reply: Box::new(reply), generation }, record }
+    }
+}
+
+/// An attempt that may be evaluated, because the write that follows pays.
+pub struct Admission {
+    pub(super) record: Record,
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// Its KE1.
+    pub ke1: Box<[u8; KE1]>,
+    pub(super) now: Seconds,
+    pub(super) delays: bool,
+}
+
+impl Admission {
+    /// The record the attempt is made on.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Spends one try and stores the attempt.
+    pub fn evaluated(self, ke2: Box<[u8; KE2]>, login: &[u8; LOGIN_STATE]) -> Write {
+        let mut record = self.record;
+        assert!(record.state == State::Active && record.tries_left > 0, "admitted only then");
+        record.tries_left -= 1;
+        record.failures += 1;
+        record.touched = self.now;
+        let now = self.now;
+        record.pending.retain(|pending| pending.expires > now);
+        if record.pending.len() == PENDING_LIMIT {
+            let oldest = record.pending.iter().position(|pending| pending.redeemed).unwrap_or(0);
+            record.pending.remove(oldest);
+        }
+        record.pending.push(Pending {
+            attempt: self.attempt,
+            ke1: hash(&self.ke1[..]),
+            login: *login,
+            expires: now + GRACE,
+            redeemed: false,
+        });
+        let material = record.material.as_mut().expect("an active record has its material");
+        material.ke2 = *ke2;
+        let in_a_row = usize::from(TRIES - record.tries_left);
+        if self.delays && in_a_row >= 3 {
+            record.not_before = now + DELAYS[(in_a_row - 3).min(DELAYS.len() - 1)];
+        }
+        if record.tries_left == 0 || record.failures >= FAILURES {
+            record.state = State::Closed { until: now + GRACE };
+        }
+        Write { then: Reply::Challenge { ke2, tries: tries(&record) }, record }
+    }
+}
+
+/// What is left.
+pub(super) fn tries(record: &Record) -> Tries {
+    let failures_left = FAILURES.saturating_sub(record.failures);
+    let left = match record.state {
+        State::Closed { .. } => 0,
+        _ => record.tries_left.min(failures_left),
+    };
+    Tries { left, failures_left, not_before: record.not_before }
+}

@@ -1,0 +1,126 @@
+//! A single site's folder:
+//!
+//! ```text
+//! keys       software keys; whoever has them and the ledger can guess
+//! root.key   the fleet root's signing key; belongs on another medium
+//! manifest   what the root signed
+//! ledger     the records, sealed
+//! ```
+
+use std::io;
+
+use ed25519_dalek::SigningKey;
+use zeroize::Zeroizing;
+
+use crate::crypto::Secret;
+use crate::io::{PrivateFolder, Random};
+use crate::vault::hsm::{FileKeys, KeyError, KeyProtection};
+use crate::vault::ledger::{EmbeddedLedger, LedgerError};
+use crate::vault::net::spki;
+use crate::vault::protocol::{
+    AkeKey, Argon2Cost, Fingerprint, Manifest, ManifestError, Roots, SiteKey, sign_manifest,
+};
+
+const KEYS: &str = "keys";
+const ROOT: &str = "root.key";
+const MANIFEST: &str = "manifest";
+const FILE_LIMIT: u64 = 8192;
+
+/// Why a folder is not a site's.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// `init` on a folder that has something in it.
+    #[error("the folder is not empty; a vault is never made over another")]
+    NotEmpty,
+    /// The disk.
+    #[error("{what}: {source}")]
+    Io {
+        /// Which file.
+        what: &'static str,
+        /// What happened.
+        source: io::Error,
+    },
+    /// The keys.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The manifest.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// Keys and manifest are of different fleets.
+    #[error("the keys are not the ones in the manifest")]
+    Mismatch,
+}
+
+/// An open site's folder.
+pub struct Opened {
+    /// Its keys.
+    pub keys: FileKeys,
+    /// Its records.
+    pub ledger: EmbeddedLedger,
+    /// Its manifest, as signed.
+    pub signed: Vec<u8>,
+    /// The same, read.
+    pub manifest: Manifest,
+}
+
+impl Opened {
+    /// What clients pin.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.manifest.roots.fingerprint()
+    }
+}
+
+/// Makes a fleet of one site with software keys and a root of 1 of 1. `cost` is
+/// the least for new registrations.
+pub fn create_site(
+    folder: &dyn PrivateFolder,
+    random: &dyn Random,
+    cost: Argon2Cost,
+) -> Result<Fingerprint, FolderError> {
+    let io = |what| move |source| FolderError::Io { what, source };
+    if !folder.list("").map_err(io("the folder"))?.is_empty() {
+        return Err(FolderError::NotEmpty);
+    }
+    let seed = Secret::random(random);
+    let root = SigningKey::from_bytes(seed.expose());
+    let keys = FileKeys::create(random)?;
+    let tls = spki(&*keys.tls()).ok_or(KeyError::Unusable("the TLS key has no public half"))?;
+    let generation = keys.generation();
+    let manifest = Manifest {
+        roots: Roots { threshold: 1, keys: vec![root.verifying_key().to_bytes()] },
+        fleet: keys.fleet(),
+        epoch: 1,
+        protection: keys.protection(),
+        quorum: 1,
+        cost,
+        ake: vec![AkeKey { generation, public: keys.ake_public(generation)? }],
+        sites: vec![SiteKey { name: "single site".into(), spki: tls }],
+    };
+    folder.replace(ROOT, seed.expose()).map_err(io(ROOT))?;
+    folder.replace(KEYS, &keys.encode()).map_err(io(KEYS))?;
+    EmbeddedLedger::create(folder)?;
+    // Last: a folder without it is not a site's yet.
+    folder.replace(MANIFEST, &sign_manifest(&manifest, &[&root])).map_err(io(MANIFEST))?;
+    Ok(manifest.roots.fingerprint())
+}
+
+/// Opens a site's folder. The root key is not needed and not read.
+pub fn open_site(folder: &dyn PrivateFolder) -> Result<Opened, FolderError> {
+    let read =
+        |what| folder.read(what, FILE_LIMIT).map_err(|source| FolderError::Io { what, source });
+    let signed = read(MANIFEST)?;
+    let manifest = Manifest::own(&signed)?;
+    let keys = FileKeys::decode(&Zeroizing::new(read(KEYS)?))?;
+    let generation = keys.generation();
+    let ours = manifest.fleet == keys.fleet()
+        && manifest.protection == keys.protection()
+        && manifest.has_ake(&keys.ake_public(generation)?)
+        && spki(&*keys.tls()).is_some_and(|spki| manifest.has_site(&spki));
+    if !ours {
+        return Err(FolderError::Mismatch);
+    }
+    Ok(Opened { keys, ledger: EmbeddedLedger::open(folder)?, signed, manifest })
+}

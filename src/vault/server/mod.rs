@@ -1,0 +1,20 @@
+//! A site of the vault, without its network: records as a pure state machine
+//! ([`step`]) and the thin part that evaluates, writes and only then answers.
+//!
+//! Invariant: a reply that depends on a write sits inside the [`Write`] and
+//! comes out only against the ledger's [`Durable`](super::ledger::Durable).
+
+mod effect;
+mod evaluate;
+mod folder;
+mod record;
+mod site;
+mod step;
+#[cfg(test)]
+mod tests;
+
+pub use effect::{Admission, Effect, Enrolment, Write};
+pub use folder::{FolderError, Opened, create_site, open_site};
+pub use record::{Material, PENDING_LIMIT, Pending, Record, State};
+pub use site::{Census, Site, Swept};
+pub use step::{FAILURES, GRACE, Policy, TRIES, step, sweep_step};

@@ -1,0 +1,295 @@
+//! A record: what the ledger holds of one registration, once unsealed. As
+//! secret as a password hash; wiped on drop; no `Debug`.
+
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use crate::crypto::RepoId;
+use crate::format::wire::{DecodeError, Decoder, Encoder, Result};
+use crate::vault::ledger::RECORD_LIMIT;
+use crate::vault::protocol::{
+    AttemptId, Ended, KE2, LOGIN_STATE, PAYLOAD_SEALED, REGISTER_REPLY, REGISTER_REQUEST,
+    REGISTER_UPLOAD, RegistrationId, SUITE, Seconds,
+};
+
+/// Most attempts whose proof is awaited.
+pub const PENDING_LIMIT: usize = 10;
+/// Kept for the last 32 events of 9 bytes.
+const EVENTS_RESERVED: usize = 32 * 9;
+/// Kept for the owner's note.
+const NOTE_RESERVED: usize = 512;
+/// Kept for an account label, and for the revisions that a replicated ledger
+/// must report.
+const LEDGER_RESERVED: usize = 32 + 16;
+const RESERVED: usize = EVENTS_RESERVED + NOTE_RESERVED + LEDGER_RESERVED;
+const VERSION: u8 = 1;
+
+const HEAD: usize = 2 + 4 + 32 + 9 + 1 + 1 + 8 + 8 + 8;
+const MATERIAL: usize =
+    1 + 32 + REGISTER_REQUEST + REGISTER_REPLY + REGISTER_UPLOAD + 32 + PAYLOAD_SEALED + KE2;
+const PENDING: usize = 16 + 32 + LOGIN_STATE + 8 + 1;
+const _: () = assert!(HEAD + MATERIAL + 1 + PENDING_LIMIT * PENDING + RESERVED <= RECORD_LIMIT);
+
+/// Where a registration stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The blinded password was evaluated.
+    Started,
+    /// Everything is stored; the owner has not activated it.
+    Stored,
+    /// It can be opened.
+    Active,
+    /// No tries left; erased at `until` unless an attempt already paid for is
+    /// proven right.
+    Closed {
+        /// End of the days of grace.
+        until: Seconds,
+    },
+    /// A tombstone.
+    Ended(Ended),
+}
+
+/// The secret part, gone from a tombstone.
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+pub struct Material {
+    /// Random; decides the OPRF key.
+    pub credential: [u8; 32],
+    /// The blinded password of the registration.
+    pub request: [u8; REGISTER_REQUEST],
+    /// Its evaluation, to be repeated to the same request.
+    pub reply: [u8; REGISTER_REPLY],
+    /// OPAQUE's password file; zeros before it is stored.
+    pub upload: [u8; REGISTER_UPLOAD],
+    /// Public half of the key derived from K.
+    pub verifying: [u8; 32],
+    /// The payload, sealed by the client.
+    pub payload: [u8; PAYLOAD_SEALED],
+    /// KE2 of the newest attempt.
+    pub ke2: [u8; KE2],
+}
+
+/// An attempt that was paid for.
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+pub struct Pending {
+    /// Chosen by the client.
+    pub attempt: AttemptId,
+    /// Hash of its KE1.
+    pub ke1: [u8; 32],
+    /// Holds the expected KE3.
+    pub login: [u8; LOGIN_STATE],
+    /// No proof is taken after it, unless the record is closed.
+    pub expires: Seconds,
+    /// Whether it was proven right.
+    pub redeemed: bool,
+}
+
+/// One registration.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Generation of the keys it was made under.
+    pub generation: u32,
+    /// The repository.
+    pub repo: RepoId,
+    /// The registration.
+    pub registration: RegistrationId,
+    /// Where it stands.
+    pub state: State,
+    /// Guesses left before it closes.
+    pub tries_left: u8,
+    /// Attempts not proven right, in its life.
+    pub failures: u8,
+    /// No attempt before this time.
+    pub not_before: Seconds,
+    /// When it was made.
+    pub created: Seconds,
+    /// When an attempt was last admitted, by the clock of the site that did.
+    pub touched: Seconds,
+    /// The secret part.
+    pub material: Option<Material>,
+    /// Attempts, oldest first; KE2 is stored for the last.
+    pub pending: Vec<Pending>,
+}
+
+impl Record {
+    /// The tombstone that takes this record's place.
+    #[must_use]
+    pub fn tombstone(&self, ended: Ended) -> Self {
+        Self {
+            state: State::Ended(ended),
+            tries_left: 0,
+            material: None,
+            pending: Vec::new(),
+            ..*self
+        }
+    }
+
+    /// The encoding, at most [`RECORD_LIMIT`] bytes.
+    pub fn encode(&self) -> Zeroizing<Vec<u8>> {
+        // All capacity at once, so that growing leaves no copy behind.
+        let mut out = Encoder::with_capacity(RECORD_LIMIT);
+        out.u8(VERSION).u8(SUITE).u32(self.generation).raw(&self.repo).raw(&self.registration);
+        let (kind, value) = match self.state {
+            State::Started => (1, 0),
+            State::Stored => (2, 0),
+            State::Active => (3, 0),
+            State::Closed { until } => (4, until),
+            State::Ended(ended) => (5, ended as u64),
+        };
+        out.u8(kind).u64(value).u8(self.tries_left).u8(self.failures);
+        out.u64(self.not_before).u64(self.created).u64(self.touched);
+        out.u8(u8::from(self.material.is_some()));
+        if let Some(material) = &self.material {
+            out.raw(&material.credential).raw(&material.request).raw(&material.reply);
+            out.raw(&material.upload).raw(&material.verifying).raw(&material.payload);
+            out.raw(&material.ke2);
+        }
+        out.u8(self.pending.len() as u8);
+        for pending in &self.pending {
+            out.raw(&pending.attempt).raw(&pending.ke1).raw(&pending.login);
+            out.u64(pending.expires).u8(u8::from(pending.redeemed));
+        }
+        out.raw(&[0; RESERVED]);
+        Zeroizing::new(out.finish())
+    }
+
+    /// Reads an encoding followed by zeros.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let mut input = Decoder::new(bytes);
+        if input.u8()? != VERSION || input.u8()? != SUITE {
+            return Err(DecodeError::Invalid("record version"));
+        }
+        let (generation, repo, registration) = (input.u32()?, input.array()?, input.array()?);
+        let state = match (input.u8()?, input.u64()?) {
+            (1, 0) => State::Started,
+            (2, 0) => State::Stored,
+            (3, 0) => State::Active,
+            (4, until) => State::Closed { until },
+            (5, ended) => u8::try_from(ended)
+                .ok()
+                .and_then(Ended::from_byte)
+                .map(State::Ended)
+                .ok_or(DecodeError::Invalid("record state"))?,
+            _ => return Err(DecodeError::Invalid("record state")),
+        };
+        let (tries_left, failures) = (input.u8()?, input.u8()?);
+        let (not_before, created, touched) = (input.u64()?, input.u64()?, input.u64()?);
+        let material = if input.flag("material")? {
+            Some(Material {
+                credential: input.array()?,
+                request: input.array()?,
+                reply: input.array()?,
+                upload: input.array()?,
+                verifying: input.array()?,
+                payload: input.array()?,
+                ke2: input.array()?,
+            })
+        } else {
+            None
+        };
+        if material.is_some() == matches!(state, State::Ended(_)) {
+            return Err(DecodeError::Invalid("material"));
+        }
+        let count = input.u8()? as usize;
+        if count > PENDING_LIMIT {
+            return Err(DecodeError::Limit("attempts"));
+        }
+        let mut pending = Vec::with_capacity(PENDING_LIMIT);
+        for _ in 0..count {
+            pending.push(Pending {
+                attempt: input.array()?,
+                ke1: input.array()?,
+                login: input.array()?,
+                expires: input.u64()?,
+                redeemed: input.flag("attempt")?,
+            });
+        }
+        if input.raw(RESERVED)?.iter().any(|byte| *byte != 0)
+            || input.raw(input.remaining())?.iter().any(|byte| *byte != 0)
+        {
+            return Err(DecodeError::Invalid("padding of a record"));
+        }
+        Ok(Self {
+            generation,
+            repo,
+            registration,
+            state,
+            tries_left,
+            failures,
+            not_before,
+            created,
+            touched,
+            material,
+            pending,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn full() -> Record {
+        let pending =
+            Pending { attempt: [1; 16], ke1: [2; 32], login: [3; 64], expires: 4, redeemed: true };
+        Record {
+            generation: 1,
+            repo: [1; 16],
+            registration: [2; 16],
+            state: State::Closed { until: 99 },
+            tries_left: 0,
+            failures: 10,
+            not_before: 5,
+            created: 6,
+            touched: 7,
+            material: Some(Material {
+                credential: [1; 32],
+                request: [2; REGISTER_REQUEST],
+                reply: [3; REGISTER_REPLY],
+                upload: [4; REGISTER_UPLOAD],
+                verifying: [5; 32],
+                payload: [6; PAYLOAD_SEALED],
+                ke2: [7; KE2],
+            }),
+            pending: vec![pending; PENDING_LIMIT],
+        }
+    }
+
+    #[test]
+    fn the_fullest_record_fits_and_survives() {
+        let record = full();
+        let mut bytes = record.encode().to_vec();
+        assert!(bytes.len() <= RECORD_LIMIT);
+        bytes.resize(RECORD_LIMIT, 0);
+        assert!(Record::decode(&bytes).is_ok_and(|read| read == record));
+        bytes[RECORD_LIMIT - 1] = 1;
+        assert!(Record::decode(&bytes).is_err());
+    }
+
+    #[test]
+    fn a_tombstone_has_no_key_material() {
+        let tombstone = full().tombstone(Ended::Exhausted);
+        let bytes = tombstone.encode();
+        assert!(Record::decode(&bytes).is_ok_and(|read| read == tombstone));
+        assert!(tombstone.material.is_none() && tombstone.pending.is_empty());
+    }
+
+    #[test]
+    fn truncated_records_are_refused() {
+        let bytes = full().encode();
+        for cut in 0..bytes.len() {
+            assert!(Record::decode(&bytes[..cut]).is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            let mut bytes = bytes;
+            let _ = Record::decode(&bytes);
+            if bytes.len() > 2 {
+                bytes[..2].copy_from_slice(&[VERSION, SUITE]);
+                let _ = Record::decode(&bytes);
+            }
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! One site: reads, decides, evaluates, writes, and only then answers.
+
+use std::sync::Arc;
+
+use super::effect::{Effect, Write};
+use super::evaluate;
+use super::record::{Record, State};
+use super::step::{Policy, step, sweep_step};
+use crate::io::{Clock, Random};
+use crate::vault::hsm::{KeyError, KeyProtection};
+use crate::vault::ledger::{
+    Ledger, LedgerError, Name, Revision, SealError, Swap, open_value, record_name, seal_value,
+};
+use crate::vault::protocol::{Binding, Refusal, Reply, Request, Seconds, Ticket};
+
+/// Lost races before a request is put off.
+const RACES_LIMIT: usize = 16;
+/// Names read at once by a sweep.
+const SWEEP_PAGE: usize = 256;
+
+/// Why a request could not be decided. Nothing that depends on a key is
+/// answered then.
+#[derive(Debug, thiserror::Error)]
+enum Undecided {
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    #[error("a record does not decode")]
+    Record,
+    #[error("too many writers at one record")]
+    Races,
+}
+
+/// What a sweep did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Names in the ledger.
+    pub names: usize,
+    /// Records that became tombstones.
+    pub ended: usize,
+    /// Records that could not be read or written.
+    pub failed: usize,
+}
+
+/// How many records stand how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Not activated.
+    pub registering: usize,
+    /// Can be opened.
+    pub active: usize,
+    /// No tries left.
+    pub closed: usize,
+    /// Tombstones.
+    pub ended: usize,
+    /// Cannot be read with these keys.
+    pub unreadable: usize,
+}
+
+/// A site's keys, ledger and sources of time and chance.
+pub struct Site {
+    keys: Arc<dyn KeyProtection>,
+    ledger: Arc<dyn Ledger>,
+    random: Arc<dyn Random>,
+    clock: Arc<dyn Clock>,
+    manifest: Vec<u8>,
+    delays: bool,
+}
+
+fn ticket_of(request: &Request) -> Option<&Ticket> {
+    match request {
+        Request::Manifest => None,
+        Request::RegisterStart { ticket, .. }
+        | Request::RegisterFinish { ticket, .. }
+        | Request::Activate { ticket, .. }
+        | Request::Attempt { ticket, .. }
+        | Request::Redeem { ticket, .. }
+        | Request::Retire { ticket, .. }
+        | Request::Status { ticket } => Some(ticket),
+    }
+}
+
+impl Site {
+    /// A site that serves `manifest` (signed, as the root made it).
+    pub fn new(
+        keys: Arc<dyn KeyProtection>,
+        ledger: Arc<dyn Ledger>,
+        random: Arc<dyn Random>,
+        clock: Arc<dyn Clock>,
+        manifest: Vec<u8>,
+        delays: bool,
+    ) -> Self {
+        Self { keys, ledger, random, clock, manifest, delays }
+    }
+
+    fn now(&self) -> Seconds {
+        self.clock.now().secs.max(0) as Seconds
+    }
+
+    /// The site's keys.
+    pub fn keys(&self) -> &dyn KeyProtection {
+        &*self.keys
+    }
+
+    /// Does what one request asks, and answers. `open` says whether it may
+    /// register. Blocks on keys and ledger.
+    pub fn handle(&self, request: &Request, open: bool) -> Reply {
+        let Some(ticket) = ticket_of(request) else {
+            return Reply::Manifest(self.manifest.clone());
+        };
+        match self.decide(ticket, request, open) {
+            Ok(reply) => reply,
+            Err(error) => {
+                // Names no ticket, no record: the cause is the site's own.
+                log::error!("a request was not decided: {error}");
+                Reply::Refused(Refusal::TryLater)
+            }
+        }
+    }
+
+    fn decide(&self, ticket: &Ticket, request: &Request, open: bool) -> Result<Reply, Undecided> {
+        let name = record_name(self.keys(), ticket)?;
+        let policy = Policy { fleet: self.keys.fleet(), open, delays: self.delays };
+        for _ in 0..RACES_LIMIT {
+            let (expected, record) = self.read(&name)?;
+            let write = match step(&policy, record, self.now(), request) {
+                Effect::Answer(reply) => return Ok(reply),
+                Effect::Persist(write) => write,
+                Effect::Enrol(enrolment) => {
+                    let generation = self.keys.generation();
+                    let mut credential = [0; 32];
+                    self.random.fill(&mut credential);
+                    let reply = evaluate::register(
+                        self.keys(),
+                        &*self.random,
+                        generation,
+                        &credential,
+                        &enrolment.request,
+                    )?;
+                    enrolment.evaluated(generation, credential, reply)
+                }
+                Effect::Evaluate(admission) => {
+                    let record = admission.record();
+                    let material =
+                        record.material.as_ref().expect("only active records are evaluated");
+                    let evaluated = evaluate::challenge(
+                        self.keys(),
+                        &*self.random,
+                        record.generation,
+                        &material.credential,
+                        &material.upload,
+                        &Binding {
+                            repo: record.repo,
+                            registration: record.registration,
+                            fleet: policy.fleet,
+                        },
+                        &admission.attempt,
+                        &admission.ke1,
+                    )?;
+                    admission.evaluated(evaluated.ke2, &evaluated.login)
+                }
+            };
+            // A lost race drops what was evaluated; the next round finds the
+            // winner's answer or pays anew.
+            if let Some(reply) = self.write(&name, expected, write)? {
+                return Ok(reply);
+            }
+        }
+        Err(Undecided::Races)
+    }
+
+    fn read(&self, name: &Name) -> Result<(Option<Revision>, Option<Record>), Undecided> {
+        let Some((revision, value)) = self.ledger.read(name)? else { return Ok((None, None)) };
+        let plain = open_value(self.keys(), name, &value)?;
+        let record = Record::decode(&plain).map_err(|_| Undecided::Record)?;
+        Ok((Some(revision), Some(record)))
+    }
+
+    fn write(
+        &self,
+        name: &Name,
+        expected: Option<Revision>,
+        write: Write,
+    ) -> Result<Option<Reply>, Undecided> {
+        let value = seal_value(self.keys(), &*self.random, name, &write.record().encode())?;
+        match self.ledger.swap(name, expected, &value, write.is_last())? {
+            Swap::Written(durable) => Ok(Some(write.release(&durable))),
+            Swap::Lost => Ok(None),
+        }
+    }
+
+    /// Counts all records.
+    pub fn census(&self) -> Result<Census, LedgerError> {
+        let mut census = Census::default();
+        let mut after = None;
+        loop {
+            let names = self.ledger.list(after.as_ref(), SWEEP_PAGE)?;
+            let Some(last) = names.last() else { return Ok(census) };
+            after = Some(*last);
+            for name in &names {
+                let count = match self.read(name).map(|(_, record)| record) {
+                    Ok(Some(record)) => match record.state {
+                        State::Started | State::Stored => &mut census.registering,
+                        State::Active => &mut census.active,
+                        State::Closed { .. } => &mut census.closed,
+                        State::Ended(_) => &mut census.ended,
+                    },
+                    Ok(None) | Err(_) => &mut census.unreadable,
+                };
+                *count += 1;
+            }
+        }
+    }
+
+    /// Turns records whose time is up into tombstones. A record that changes
+    /// meanwhile is left to the next sweep.
+    pub fn sweep(&self) -> Result<Swept, LedgerError> {
+        let mut swept = Swept::default();
+        let mut after = None;
+        loop {
+            let names = self.ledger.list(after.as_ref(), SWEEP_PAGE)?;
+            let Some(last) = names.last() else { return Ok(swept) };
+            after = Some(*last);
+            swept.names += names.len();
+            for name in &names {
+                match self.sweep_one(name) {
+                    Ok(true) => swept.ended += 1,
+                    Ok(false) => {}
+                    Err(error) => {
+                        swept.failed += 1;
+                        log::error!("a record was not swept: {error}");
+                    }
+                }
+            }
+        }
+    }
+
+    fn sweep_one(&self, name: &Name) -> Result<bool, Undecided> {
+        let (expected, Some(record)) = self.read(name)? else { return Ok(false) };
+        match sweep_step(&record, self.now()) {
+            Some(write) => Ok(self.write(name, expected, write)?.is_some()),
+            None => Ok(false),
+        }
+    }
+}

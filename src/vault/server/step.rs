@@ -1,0 +1,316 @@
+//! The record's state machine: what to do about one request, decided from the
+//! record and the time alone.
+//!
+//! Law: in the order of writes, at most [`TRIES`] distinct KE1 are evaluated
+//! between consecutive successes, the registration's evaluation counted in.
+
+use ed25519_dalek::{Signature, VerifyingKey};
+
+use super::effect::{Admission, Effect, Enrolment, Write, tries};
+use super::evaluate;
+use super::record::{Record, State};
+use crate::crypto::hash;
+use crate::vault::protocol::{
+    AttemptId, Binding, Ended, FleetId, KE1, KE3, PAYLOAD_SEALED, REGISTER_REQUEST,
+    REGISTER_UPLOAD, Refusal, RegistrationId, Reply, Request, Seconds, Standing,
+    activation_statement, record_hash,
+};
+
+/// Guesses between two successes.
+pub const TRIES: u8 = 10;
+/// Failures in the life of a registration; never refilled.
+pub const FAILURES: u8 = 50;
+/// Days of grace in which a paid attempt still counts, in seconds.
+pub const GRACE: Seconds = 7 * 24 * 3600;
+/// A registration that is not activated within this time is dropped.
+const ACTIVATION: Seconds = 24 * 3600;
+/// A clock this far behind the record's is wrong; the site refuses.
+const CLOCK_SLACK: Seconds = 300;
+
+/// What a site allows.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// The fleet's id, part of every binding.
+    pub fleet: FleetId,
+    /// Whether this request may register.
+    pub open: bool,
+    /// Whether failures in a row make the next attempt wait.
+    pub delays: bool,
+}
+
+fn standing(record: &Record) -> Standing {
+    match record.state {
+        State::Started | State::Stored => Standing::Registering,
+        State::Active => Standing::Active(tries(record)),
+        State::Closed { until } => Standing::Closed { until },
+        State::Ended(ended) => Standing::Ended(ended),
+    }
+}
+
+fn refuse(refusal: Refusal) -> Effect {
+    Effect::Answer(Reply::Refused(refusal))
+}
+
+fn refuse_standing(record: &Record) -> Effect {
+    refuse(Refusal::Standing(standing(record)))
+}
+
+/// Why a record is over although nobody has written it down yet.
+fn due(record: &Record, now: Seconds) -> Option<Ended> {
+    match record.state {
+        State::Started | State::Stored if now > record.created.saturating_add(ACTIVATION) => {
+            Some(Ended::Abandoned)
+        }
+        State::Closed { until } if now >= until => Some(Ended::Exhausted),
+        _ => None,
+    }
+}
+
+/// The tombstone of a record whose time is up.
+pub fn sweep_step(record: &Record, now: Seconds) -> Option<Write> {
+    let ended = due(record, now)?;
+    let then = Reply::Standing(Standing::Ended(ended));
+    Some(Write { record: record.tombstone(ended), then })
+}
+
+/// What to do about `request`, which concerns `record` (the one under the
+/// request's ticket).
+pub fn step(policy: &Policy, record: Option<Record>, now: Seconds, request: &Request) -> Effect {
+    let Some(record) = record else { return step_without_record(policy, now, request) };
+    if let Some(ended) = due(&record, now) {
+        let standing = Standing::Ended(ended);
+        let then = match request {
+            Request::Status { .. } => Reply::Standing(standing),
+            _ => Reply::Refused(Refusal::Standing(standing)),
+        };
+        return Effect::Persist(Write { record: record.tombstone(ended), then });
+    }
+    let binding =
+        Binding { repo: record.repo, registration: record.registration, fleet: policy.fleet };
+    match request {
+        Request::Manifest => refuse(Refusal::Malformed),
+        Request::RegisterStart { registration, repo, request, .. } => {
+            register_again(&record, registration, repo, request)
+        }
+        Request::RegisterFinish { registration, upload, verifying, payload, .. } => {
+            if *registration != record.registration {
+                return refuse(Refusal::Taken);
+            }
+            store(record, upload, verifying, payload)
+        }
+        Request::Activate { registration, signature, .. } => {
+            if *registration != record.registration {
+                return refuse(Refusal::Taken);
+            }
+            activate(record, &binding, signature)
+        }
+        Request::Attempt { attempt, ke1, .. } => admit(policy, record, now, attempt, ke1),
+        Request::Redeem { attempt, ke3, .. } => redeem(record, &binding, now, attempt, ke3),
+        Request::Retire { registration, reason, signature, .. } => {
+            if *registration != record.registration {
+                return refuse(Refusal::BadProof(tries(&record)));
+            }
+            if record.state == State::Ended(reason.ended()) {
+                return Effect::Answer(Reply::Retired(reason.ended()));
+            }
+            if !signed(&record, &reason.statement(&binding), signature) {
+                return match record.state {
+                    State::Ended(_) => refuse_standing(&record),
+                    _ => refuse(Refusal::BadProof(tries(&record))),
+                };
+            }
+            let ended = reason.ended();
+            Effect::Persist(Write { record: record.tombstone(ended), then: Reply::Retired(ended) })
+        }
+        Request::Status { .. } => Effect::Answer(Reply::Standing(standing(&record))),
+    }
+}
+
+/// Only a registration does anything where there is no record; everything else
+/// gets one constant answer and no write.
+fn step_without_record(policy: &Policy, now: Seconds, request: &Request) -> Effect {
+    match request {
+        Request::RegisterStart { .. } if !policy.open => refuse(Refusal::RegistrationClosed),
+        Request::RegisterStart { registration, repo, request, .. } => {
+            if !evaluate::request_is_valid(request) {
+                return refuse(Refusal::Malformed);
+            }
+            Effect::Enrol(Enrolment {
+                repo: *repo,
+                registration: *registration,
+                request: *request,
+                now,
+            })
+        }
+        _ => refuse(Refusal::UnknownTicket),
+    }
+}
+
+/// The same bytes again get the stored reply; other bytes, or any after
+/// activation, are refused: a credential id is evaluated once.
+fn register_again(
+    record: &Record,
+    registration: &RegistrationId,
+    repo: &[u8; 16],
+    request: &[u8; REGISTER_REQUEST],
+) -> Effect {
+    match (&record.state, &record.material) {
+        (State::Started | State::Stored, Some(material))
+            if material.request == *request
+                && record.registration == *registration
+                && record.repo == *repo =>
+        {
+            Effect::Answer(Reply::Registered {
+                reply: Box::new(material.reply),
+                generation: record.generation,
+            })
+        }
+        (State::Ended(_), _) => refuse_standing(record),
+        _ => refuse(Refusal::Taken),
+    }
+}
+
+fn store(
+    mut record: Record,
+    upload: &[u8; REGISTER_UPLOAD],
+    verifying: &[u8; 32],
+    payload: &[u8; PAYLOAD_SEALED],
+) -> Effect {
+    let state = record.state;
+    let Some(material) = record.material.as_mut() else { return refuse_standing(&record) };
+    match state {
+        State::Started => {
+            if !evaluate::upload_is_valid(upload) || VerifyingKey::from_bytes(verifying).is_err() {
+                return refuse(Refusal::Malformed);
+            }
+            material.upload = *upload;
+            material.verifying = *verifying;
+            material.payload = *payload;
+            record.state = State::Stored;
+            Effect::Persist(Write { record, then: Reply::Uploaded })
+        }
+        State::Stored
+            if material.upload == *upload
+                && material.verifying == *verifying
+                && material.payload == *payload =>
+        {
+            Effect::Answer(Reply::Uploaded)
+        }
+        _ => refuse(Refusal::Taken),
+    }
+}
+
+fn signed(record: &Record, statement: &[u8], signature: &[u8; 64]) -> bool {
+    let Some(material) = &record.material else { return false };
+    // Zeros, before anything is stored, are a point of small order.
+    record.state != State::Started
+        && VerifyingKey::from_bytes(&material.verifying).is_ok_and(|key| {
+            key.verify_strict(statement, &Signature::from_bytes(signature)).is_ok()
+        })
+}
+
+fn activate(mut record: Record, binding: &Binding, signature: &[u8; 64]) -> Effect {
+    let (State::Stored | State::Active, Some(material)) = (record.state, &record.material) else {
+        return refuse_standing(&record);
+    };
+    let hash = record_hash(
+        binding,
+        record.generation,
+        &material.request,
+        &material.reply,
+        &material.upload,
+        &material.verifying,
+        &material.payload,
+    );
+    if !signed(&record, &activation_statement(&hash), signature) {
+        return refuse(Refusal::BadProof(tries(&record)));
+    }
+    if record.state == State::Active {
+        return Effect::Answer(Reply::Activated(tries(&record)));
+    }
+    record.state = State::Active;
+    Effect::Persist(Write { then: Reply::Activated(tries(&record)), record })
+}
+
+fn admit(
+    policy: &Policy,
+    record: Record,
+    now: Seconds,
+    attempt: &AttemptId,
+    ke1: &[u8; KE1],
+) -> Effect {
+    let (State::Active | State::Closed { .. }, Some(material)) = (record.state, &record.material)
+    else {
+        return refuse_standing(&record);
+    };
+    if let Some(at) = record.pending.iter().position(|pending| pending.attempt == *attempt) {
+        // A retry of the newest attempt is free; its KE2 is stored. The same id
+        // with another KE1 would be a second evaluation for one try.
+        let newest = at + 1 == record.pending.len();
+        return if record.pending[at].ke1 != hash(ke1) {
+            refuse(Refusal::Malformed)
+        } else if newest {
+            let ke2 = Box::new(material.ke2);
+            Effect::Answer(Reply::Challenge { ke2, tries: tries(&record) })
+        } else {
+            refuse(Refusal::UnknownAttempt)
+        };
+    }
+    if record.state != State::Active {
+        return refuse_standing(&record);
+    }
+    if !evaluate::ke1_is_valid(ke1) {
+        return refuse(Refusal::Malformed);
+    }
+    if now.saturating_add(CLOCK_SLACK) < record.touched {
+        return refuse(Refusal::TryLater);
+    }
+    if now < record.not_before {
+        return refuse(Refusal::TooEarly(tries(&record)));
+    }
+    Effect::Evaluate(Admission {
+        record,
+        attempt: *attempt,
+        ke1: Box::new(*ke1),
+        now,
+        delays: policy.delays,
+    })
+}
+
+/// A right proof refills once; a wrong one changes nothing. Both are written,
+/// so that the ledger's readers cannot tell them apart.
+fn redeem(
+    mut record: Record,
+    binding: &Binding,
+    now: Seconds,
+    attempt: &AttemptId,
+    ke3: &[u8; KE3],
+) -> Effect {
+    let closed = match record.state {
+        State::Active => false,
+        State::Closed { .. } => true,
+        _ => return refuse_standing(&record),
+    };
+    let Some(at) = record
+        .pending
+        .iter()
+        .position(|pending| pending.attempt == *attempt && (closed || pending.expires > now))
+    else {
+        return refuse(Refusal::UnknownAttempt);
+    };
+    if !evaluate::proof_is_right(&record.pending[at].login, binding, attempt, ke3) {
+        return Effect::Persist(Write {
+            then: Reply::Refused(Refusal::BadProof(tries(&record))),
+            record,
+        });
+    }
+    if !record.pending[at].redeemed {
+        record.pending[at].redeemed = true;
+        record.tries_left = TRIES;
+        record.failures = record.failures.saturating_sub(1);
+        record.not_before = 0;
+        record.state = State::Active;
+    }
+    let payload = Box::new(record.material.as_ref().expect("checked with the state above").payload);
+    Effect::Persist(Write { then: Reply::Opened { payload, tries: tries(&record) }, record })
+}

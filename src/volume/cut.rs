@@ -1,0 +1,248 @@
+//! Cutting file content into chunks: what changed becomes splices of the
+//! content tree.
+
+use fastcdc::v2020::{FastCDC, Normalization};
+
+use crate::format::container::Class;
+use crate::format::namespace::ContentClass;
+use crate::format::node::{Id, NO_ID, Run};
+use crate::store::{Result, Store};
+
+/// Page size where nothing else is known, bytes.
+pub const PAGE: u64 = 4096;
+/// Bytes looked at to judge a class.
+const SAMPLE: usize = 16 << 10;
+/// Smallest, average and largest chunk of a compressible stream.
+const COMPRESSIBLE: (usize, usize, usize) = (16 << 10, 32 << 10, 64 << 10);
+/// Smallest, average and largest chunk of an incompressible stream.
+const INCOMPRESSIBLE: (usize, usize, usize) = (64 << 10, 256 << 10, 1 << 20);
+
+/// A stretch of new content.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// Bytes.
+    Data(Vec<u8>),
+    /// Zeros that are not stored, count of bytes.
+    Hole(u64),
+}
+
+/// Judges how a file should be cut, by its first bytes.
+pub fn judge(start: &[u8]) -> ContentClass {
+    if start.len() >= 100 && start.starts_with(b"SQLite format 3\0") {
+        // SQLite file format, section 1.3.2: two bytes, big-endian; 1 is 65536.
+        let size = match u16::from_be_bytes([start[16], start[17]]) {
+            1 => 65536,
+            size => u32::from(size),
+        };
+        if size.is_power_of_two() && size >= 512 {
+            return ContentClass::Pages(size.max(PAGE as u32));
+        }
+    }
+    let sample = &start[..start.len().min(SAMPLE)];
+    match zstd::bulk::compress(sample, 1) {
+        Ok(packed) if packed.len() < sample.len() - sample.len() / 8 => ContentClass::Compressible,
+        _ => ContentClass::Incompressible,
+    }
+}
+
+/// The class of frames for content of this class.
+fn frame_class(class: ContentClass) -> Class {
+    match class {
+        ContentClass::Pages(_) => Class::Pages,
+        ContentClass::Compressible => Class::Compressible,
+        ContentClass::Incompressible | ContentClass::Unknown => Class::Incompressible,
+    }
+}
+
+/// Granularity of holes and pages, bytes.
+pub fn grain(class: ContentClass) -> u64 {
+    match class {
+        ContentClass::Pages(size) => u64::from(size),
+        _ => PAGE,
+    }
+}
+
+/// How a region is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cutting {
+    /// At multiples of this many bytes from the start of the file.
+    Pages(u64),
+    /// By content.
+    Stream,
+}
+
+/// Stages the chunks of `pieces`, which start at `start` in the file, and
+/// returns their runs. With `open_end`, a last chunk whose end was not decided
+/// by content is left out, and the bytes cut so far are returned as the second
+/// value.
+pub fn cut(
+    store: &Store,
+    class: ContentClass,
+    cutting: Cutting,
+    start: u64,
+    pieces: &[Piece],
+    open_end: bool,
+) -> Result<(Vec<Run>, u64)> {
+    let mut runs = Vec::new();
+    let mut at = start;
+    for (index, piece) in pieces.iter().enumerate() {
+        match piece {
+            Piece::Hole(len) => {
+                runs.push(Run { id: NO_ID, len: *len, count: 1 });
+                at += len;
+            }
+            Piece::Data(bytes) => {
+                let last = open_end && index + 1 == pieces.len();
+                let done = match cutting {
+                    Cutting::Pages(size) => {
+                        cut_pages(store, class, size, at, bytes, last, &mut runs)?
+                    }
+                    Cutting::Stream => cut_stream(store, class, bytes, last, &mut runs)?,
+                };
+                at += done as u64;
+            }
+        }
+    }
+    Ok((runs, at - start))
+}
+
+fn cut_pages(
+    store: &Store,
+    class: ContentClass,
+    size: u64,
+    start: u64,
+    bytes: &[u8],
+    open_end: bool,
+    runs: &mut Vec<Run>,
+) -> Result<usize> {
+    let mut from = 0;
+    while from < bytes.len() {
+        let at = start + from as u64;
+        let to = ((at / size + 1) * size - start).min(bytes.len() as u64) as usize;
+        if open_end && to == bytes.len() && !(start + to as u64).is_multiple_of(size) {
+            break;
+        }
+        put(store, class, &bytes[from..to], runs)?;
+        from = to;
+    }
+    Ok(from)
+}
+
+fn cut_stream(
+    store: &Store,
+    class: ContentClass,
+    bytes: &[u8],
+    open_end: bool,
+    runs: &mut Vec<Run>,
+) -> Result<usize> {
+    let (min, average, max) = match class {
+        ContentClass::Compressible => COMPRESSIBLE,
+        _ => INCOMPRESSIBLE,
+    };
+    if bytes.len() <= min && !open_end {
+        put(store, class, bytes, runs)?;
+        return Ok(bytes.len());
+    }
+    let seed = store.context().ids.chunker_seed();
+    let chunker =
+        FastCDC::with_level_and_seed(bytes, min, average, max, Normalization::Level1, seed);
+    let mut from = 0;
+    while from < bytes.len() {
+        let rest = bytes.len() - from;
+        // What follows is not known yet, so an end within reach of `max` may
+        // be an artefact of where the bytes end.
+        if open_end && rest < max {
+            break;
+        }
+        let (_, to) = chunker.cut(from, rest);
+        put(store, class, &bytes[from..to], runs)?;
+        from = to;
+    }
+    Ok(from)
+}
+
+fn put(store: &Store, class: ContentClass, chunk: &[u8], runs: &mut Vec<Run>) -> Result<()> {
+    let id: Id = store.context().ids.chunk_id(chunk);
+    store.stage(frame_class(class), id, chunk)?;
+    runs.push(Run { id, len: chunk.len() as u64, count: 1 });
+    Ok(())
+}
+
+/// Makes holes start and end at multiples of `grain`: the rest of them becomes
+/// zeros in the data beside. `start` is where the first piece lies.
+pub fn align_holes(pieces: Vec<Piece>, start: u64, end_of_file: u64, grain: u64) -> Vec<Piece> {
+    let mut aligned: Vec<Piece> = Vec::new();
+    let data = |aligned: &mut Vec<Piece>, bytes: &[u8]| {
+        if bytes.is_empty() {
+            return;
+        }
+        match aligned.last_mut() {
+            Some(Piece::Data(last)) => last.extend_from_slice(bytes),
+            _ => aligned.push(Piece::Data(bytes.to_vec())),
+        }
+    };
+    let mut at = start;
+    for piece in pieces {
+        match piece {
+            Piece::Data(bytes) => {
+                at += bytes.len() as u64;
+                match aligned.last() {
+                    Some(Piece::Data(_)) => data(&mut aligned, &bytes),
+                    _ => aligned.push(Piece::Data(bytes)),
+                }
+            }
+            Piece::Hole(len) => {
+                let end = at + len;
+                // The region's start and the file's end count as aligned.
+                let first = if at == start { at } else { at.next_multiple_of(grain).min(end) };
+                let last = if end == end_of_file { end } else { (end / grain * grain).max(first) };
+                if last > first {
+                    data(&mut aligned, &vec![0; (first - at) as usize]);
+                    match aligned.last_mut() {
+                        Some(Piece::Hole(before)) => *before += last - first,
+                        _ => aligned.push(Piece::Hole(last - first)),
+                    }
+                    data(&mut aligned, &vec![0; (end - last) as usize]);
+                } else {
+                    data(&mut aligned, &vec![0; len as usize]);
+                }
+                at = end;
+            }
+        }
+    }
+    aligned
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_are_judged_by_their_first_bytes() {
+        let mut database = vec![0; 4096];
+        database[..16].copy_from_slice(b"SQLite format 3\0");
+        database[16..18].copy_from_slice(&8192u16.to_be_bytes());
+        assert_eq!(judge(&database), ContentClass::Pages(8192));
+        database[16..18].copy_from_slice(&1u16.to_be_bytes());
+        assert_eq!(judge(&database), ContentClass::Pages(65536));
+        assert_eq!(judge(&b"hello hello hello ".repeat(100)), ContentClass::Compressible);
+        let mut noise = vec![0; 16 << 10];
+        blake3::Hasher::new().finalize_xof().fill(&mut noise);
+        assert_eq!(judge(&noise), ContentClass::Incompressible);
+    }
+
+    #[test]
+    fn holes_are_rounded_inwards() {
+        let pieces =
+            vec![Piece::Data(vec![1; 100]), Piece::Hole(3 * 4096), Piece::Data(vec![2; 50])];
+        let aligned = align_holes(pieces, 0, 1 << 30, 4096);
+        let lens: Vec<(bool, u64)> = aligned
+            .iter()
+            .map(|piece| match piece {
+                Piece::Data(bytes) => (true, bytes.len() as u64),
+                Piece::Hole(len) => (false, *len),
+            })
+            .collect();
+        assert_eq!(lens, [(true, 4096), (false, 2 * 4096), (true, 150)]);
+    }
+}

@@ -1,0 +1,273 @@
+//! The heads in REPO: opening them, and which one to stand on.
+//!
+//! Invariant: nobody writes on while a newer head of any device is here and
+//! cannot be used, nor while local state and own heads disagree.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::repository::{HeadFile, open_head};
+use super::state::State;
+use super::{Base, DeviceHead, OpenOptions, VolumeError};
+use crate::crypto::DeviceId;
+use crate::format::commit::{Commit, Vector};
+use crate::format::node::NO_ID;
+use crate::io::SyncedFolder;
+use crate::store::{Result, Store, StoreError};
+
+/// Head files of each device, ascending by generation.
+type Heads = BTreeMap<DeviceId, Vec<HeadFile>>;
+
+/// Removes own heads that a crash tore while they entered REPO: their
+/// checkpoint never returned, and what they should have held is in the journal.
+pub(super) fn drop_torn(
+    store: &Store,
+    own: &mut Vec<HeadFile>,
+    intents: &[String],
+    read_only: bool,
+) -> Result<()> {
+    let mut whole = Vec::new();
+    for file in own.drain(..) {
+        let path = file.name().path();
+        if !intents.contains(&path) || store.verify(&file.name())? {
+            whole.push(file);
+        } else if !read_only {
+            log::info!("removing a head that a crash tore");
+            store.folder().remove(&path).map_err(|error| StoreError::io(&path, error))?;
+        }
+    }
+    *own = whole;
+    Ok(())
+}
+
+/// What the heads in REPO give.
+pub(super) struct Loaded {
+    /// The newest usable one of each device.
+    pub newest: Vec<(DeviceHead, HeadFile)>,
+    /// Why a newer one of some device cannot be used.
+    pub unusable: Vec<StoreError>,
+    /// Second heads of a device's newest generation: its state was copied.
+    pub clones: Vec<String>,
+}
+
+/// Opens all heads for their index entries.
+pub(super) fn load_heads(store: &Store, heads: &Heads, notices: &mut Vec<String>) -> Loaded {
+    let mut loaded = Loaded { newest: Vec::new(), unusable: Vec::new(), clones: Vec::new() };
+    for (device, files) in heads {
+        let mut found: Option<(DeviceHead, HeadFile)> = None;
+        let mut all_here = true;
+        for file in files.iter().rev() {
+            match load_head(store, file, found.is_none()) {
+                Ok((commit, complete)) => {
+                    all_here &= complete;
+                    if store.is_copied(&file.name()) {
+                        let path = file.name().path();
+                        notices.push(format!("{path}: a conflict copy stands in for it"));
+                    }
+                    if found.as_ref().is_some_and(|(_, newer)| newer.generation == file.generation)
+                    {
+                        loaded.clones.push(shown(&commit.device_name, commit.generation));
+                    }
+                    found.get_or_insert_with(|| {
+                        let head = DeviceHead {
+                            device: *device,
+                            name: commit.device_name.clone(),
+                            generation: commit.generation,
+                            commit,
+                            complete: true,
+                        };
+                        (head, file.clone())
+                    });
+                }
+                Err(error) => {
+                    notices.push(error.to_string());
+                    if found.is_none() {
+                        loaded.unusable.push(error);
+                    }
+                }
+            }
+        }
+        if let Some((mut head, file)) = found {
+            head.complete = all_here;
+            loaded.newest.push((head, file));
+        }
+    }
+    loaded
+}
+
+/// Opens one head and learns what it holds. The bytes of the `newest` are all
+/// looked at; later, each is when it is read. Also tells whether all objects
+/// that it names are here.
+fn load_head(store: &Store, file: &HeadFile, newest: bool) -> Result<(Commit, bool)> {
+    let name = file.name();
+    let (mut commit, _, mut reader) = open_head(store, file)?;
+    if newest {
+        let copied = store.is_copied(&name);
+        if !store.verify(&name)? {
+            return Err(StoreError::damaged(&name.path(), "its bytes changed"));
+        }
+        if !copied && store.is_copied(&name) {
+            (commit, _, reader) = open_head(store, file)?;
+        }
+    }
+    let complete = store.learn(&commit);
+    store.learn_container(&name, Arc::new(reader));
+    Ok((commit, complete))
+}
+
+/// Writing on while a newer head cannot be read would make two histories.
+pub(super) fn refuse(unusable: Vec<StoreError>) -> std::result::Result<(), VolumeError> {
+    let mut waiting = Vec::new();
+    for error in unusable {
+        match error {
+            StoreError::Missing { what } => waiting.push(what),
+            other => return Err(other.into()),
+        }
+    }
+    if waiting.is_empty() { Ok(()) } else { Err(VolumeError::Waiting(waiting.join(" and "))) }
+}
+
+/// Sets local state right where a crash came between a head and its record,
+/// and refuses a state that is older than its heads.
+pub(super) fn adopt_own(
+    state: &mut State,
+    own_heads: &[HeadFile],
+    newest: &[(DeviceHead, HeadFile)],
+    repo: &dyn SyncedFolder,
+    intents: &[String],
+    notices: &mut Vec<String>,
+) -> std::result::Result<(), VolumeError> {
+    let own = newest.iter().find(|(head, _)| head.device == state.device);
+    let Some((head, file)) = own else {
+        if state.generation > 0 {
+            return Err(VolumeError::RolledBack(format!(
+                "this device published generation {} and the folder has no head of it: the folder \
+                 was put back, or its files are not here yet",
+                state.generation
+            )));
+        }
+        return Ok(());
+    };
+    if head.generation < state.generation {
+        return Err(VolumeError::RolledBack(format!(
+            "this device published generation {}, the folder has only {}: the folder was put \
+             back, or its files are not here yet",
+            state.generation, head.generation
+        )));
+    }
+    if head.generation == state.generation {
+        // With both of them here, they are two branches.
+        if file.hash == state.head || own_heads.iter().any(|file| file.hash == state.head) {
+            return Ok(());
+        }
+        return Err(VolumeError::State(format!(
+            "another copy of it published generation {}. Set it aside and mount as a new device: \
+             give --state another folder",
+            state.generation
+        )));
+    }
+    let path = file.name().path();
+    if intents.contains(&path) {
+        // Killed before its flush, the process may have left it in the page
+        // cache only; local state must not claim it before it is durable.
+        let whole = repo.read(&path, file.size).and_then(|bytes| repo.publish(&path, &bytes));
+        whole.map_err(|error| StoreError::io(&path, error))?;
+        notices.push("finished a checkpoint that a crash had interrupted".into());
+        state.generation = head.generation;
+        state.content_generation = head.commit.content_generation;
+        state.head = file.hash;
+        state.journal = head.commit.journal;
+        return Ok(());
+    }
+    Err(VolumeError::State(format!(
+        "it is older than this device's own head (generation {} against {}): it was restored or \
+         copied. Set it aside and mount as a new device: give --state another folder",
+        state.generation, head.generation
+    )))
+}
+
+/// The head to stand on: the one whose vector covers all others.
+pub(super) fn choose(
+    newest: &[(DeviceHead, HeadFile)],
+    clones: &[String],
+    state: &State,
+    heads: &Heads,
+    options: &OpenOptions,
+) -> std::result::Result<Base, VolumeError> {
+    if let Some(wanted) = &options.only_device {
+        return newest
+            .iter()
+            .find(|(head, _)| {
+                head.name == *wanted || crate::crypto::hex(&head.device).starts_with(wanted)
+            })
+            .map(|(head, file)| Base { commit: head.commit.clone(), hash: file.hash })
+            .ok_or_else(|| VolumeError::State(format!("no device {wanted} in this repository")));
+    }
+    for (device, seen) in &state.seen {
+        let here = newest.iter().find(|(head, _)| head.device == *device);
+        let generation = here.map_or(0, |(head, _)| head.generation);
+        if generation < *seen {
+            let name = here.map_or("", |(head, _)| &head.name);
+            return Err(VolumeError::RolledBack(format!(
+                "generation {seen} of device {name} {} was seen here before; the folder now has {}",
+                crate::crypto::hex(&device[..4]),
+                if generation == 0 { "none".into() } else { generation.to_string() }
+            )));
+        }
+    }
+    let covers = |a: &DeviceHead, b: &DeviceHead| {
+        a.commit.merged.get(&b.device).copied().unwrap_or(0) >= b.commit.content_generation
+    };
+    let top: Vec<_> = newest
+        .iter()
+        .filter(|(head, _)| {
+            !newest.iter().any(|(other, _)| {
+                other.device != head.device && covers(other, head) && !covers(head, other)
+            })
+        })
+        .collect();
+    match top.as_slice() {
+        [] if newest.is_empty() => {
+            if heads.values().any(|files| !files.is_empty()) {
+                return Err(VolumeError::Waiting("a readable head of any device".into()));
+            }
+            Ok(Base {
+                commit: Commit {
+                    device: state.device,
+                    generation: 0,
+                    content_generation: 0,
+                    time: crate::io::Timestamp::default(),
+                    instance: [0; 16],
+                    previous: [0; 32],
+                    root: (NO_ID, 0),
+                    merged: Vector::new(),
+                    held: Vector::new(),
+                    journal: 0,
+                    inodes: 0,
+                    bytes: 0,
+                    device_name: state.name.clone(),
+                    label: String::new(),
+                    objects: Vec::new(),
+                    condemned: Vec::new(),
+                    retired: Vec::new(),
+                    unknown: Vec::new(),
+                },
+                hash: [0; 32],
+            })
+        }
+        [(head, file)] if clones.is_empty() => {
+            Ok(Base { commit: head.commit.clone(), hash: file.hash })
+        }
+        several => Err(VolumeError::Diverged(
+            several
+                .iter()
+                .map(|(head, _)| shown(&head.name, head.generation))
+                .chain(clones.iter().cloned())
+                .collect(),
+        )),
+    }
+}
+
+fn shown(name: &str, generation: u64) -> String {
+    format!("{name} (generation {generation})")
+}

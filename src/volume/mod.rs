@@ -1,0 +1,467 @@
+//! Trees over a store at a commit, and the checkpoint that makes the next one.
+//!
+//! Invariant: a commit refers only to objects that are durable in REPO; local
+//! state never claims a head that is not.
+
+pub mod content;
+mod cut;
+mod heads;
+mod live;
+pub mod repository;
+pub mod state;
+#[cfg(test)]
+mod tests_damage;
+#[cfg(test)]
+mod tests_state;
+
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use crate::crypto::{DeviceId, Hash, Secret};
+use crate::format::commit::{Commit, Name, Vector};
+use crate::format::namespace::{Dot, Key, Value};
+use crate::format::node::{Dotted, MapItem};
+use crate::format::register::{Features, HeadExtension, Register, SLOT_VAULT, Slot, Stamp};
+use crate::io::{Clock, PrivateFolder, Random, SyncedFolder};
+use crate::store::{CacheSizes, Context, HEAD_DATA_MAX, Result, Store, StoreError};
+use crate::tree::{Keys, NewNodes, Root, map};
+use heads::{Loaded, adopt_own, choose, drop_torn, load_heads, refuse};
+use repository::{OpenFailure, Repository};
+use state::State;
+
+/// Bytes of tree nodes that a head carries; more go into metadata objects.
+const HEAD_NODES_MAX: usize = 4 << 20;
+
+/// Why a volume cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// The folder or its header.
+    #[error(transparent)]
+    Open(#[from] OpenFailure),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// K does not open it.
+    #[error("wrong key")]
+    WrongKey,
+    /// Local state cannot be used.
+    #[error("local state: {0}")]
+    State(String),
+    /// Two devices wrote without knowing of each other.
+    #[error("{}", diverged(.0))]
+    Diverged(Vec<String>),
+    /// Newer heads are named by others but not here.
+    #[error("waiting for {0} (sync not finished), not damage")]
+    Waiting(String),
+    /// This device saw newer heads than the folder has.
+    #[error("{0}")]
+    RolledBack(String),
+}
+
+fn diverged(heads: &[String]) -> String {
+    format!(
+        "{} devices wrote without seeing each other's changes: {}. Merging is not there yet; \
+         mount one read-only with -o ro,device=NAME",
+        heads.len(),
+        heads.join(" and ")
+    )
+}
+
+/// The outside world that a volume lives in.
+#[derive(Clone)]
+pub struct World {
+    /// REPO.
+    pub repo: Arc<dyn SyncedFolder>,
+    /// Local state; `None` opens read-only without any.
+    pub state: Option<Arc<dyn PrivateFolder>>,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// Random numbers.
+    pub random: Arc<dyn Random>,
+}
+
+/// How to open.
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    /// Name given to this device if it is new.
+    pub device_name: String,
+    /// Use this device's newest head and no other (read-only).
+    pub only_device: Option<String>,
+    /// Will not write.
+    pub read_only: bool,
+    /// Machine and folder, hashed.
+    pub place: Hash,
+    /// Cache sizes.
+    pub caches: CacheSizes,
+}
+
+/// A commit with where it came from.
+#[derive(Clone, Debug)]
+pub struct Base {
+    /// The commit; a fresh repository has an empty one of generation 0.
+    pub commit: Commit,
+    /// The hash of its head.
+    pub hash: Hash,
+}
+
+/// An open repository.
+pub struct Volume {
+    /// Chunks and nodes.
+    pub store: Arc<Store>,
+    world: World,
+    register: RwLock<Register>,
+    features: Features,
+    state: Mutex<State>,
+    base: RwLock<Arc<Base>>,
+    instance: [u8; 16],
+    /// Generations used up by heads that failed to enter REPO, whole or torn,
+    /// since the last that did: no two heads of a device share one.
+    spent: AtomicU64,
+    /// An own head cannot be read: nothing is swept.
+    own_unread: bool,
+    /// Things that the owner should be told.
+    pub notices: Vec<String>,
+    /// Newest head of each device, by name, for status.
+    pub devices: Vec<DeviceHead>,
+}
+
+/// What is known of a device's newest head.
+#[derive(Clone, Debug)]
+pub struct DeviceHead {
+    /// The device.
+    pub device: DeviceId,
+    /// What it calls itself.
+    pub name: String,
+    /// Newest generation.
+    pub generation: u64,
+    /// Its commit.
+    pub commit: Commit,
+    /// Whether all objects that its heads name are here at full size.
+    pub complete: bool,
+}
+
+/// An edit of the namespace map: key, and value or removal.
+pub type MapEdit = (Key, Option<Value>);
+
+/// What a checkpoint made.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// The head.
+    pub name: Name,
+    /// Bytes of the head.
+    pub head_bytes: u64,
+    /// Objects published with it: count and bytes.
+    pub objects: (usize, u64),
+}
+
+impl Volume {
+    /// Opens a repository whose keyring was opened by `register`.
+    pub fn open(
+        world: World,
+        repository: &Repository,
+        context: Arc<Context>,
+        register: Register,
+        options: &OpenOptions,
+    ) -> std::result::Result<Self, VolumeError> {
+        let mut notices = Vec::new();
+        if let Some(trouble) = &repository.header_trouble {
+            notices.push(format!("the header could not be used ({trouble}); a head stands in"));
+        }
+        let stored = match &world.state {
+            Some(folder) => State::load(&**folder)
+                .map_err(|error| VolumeError::State(format!("it cannot be read: {error}")))?,
+            None => None,
+        };
+        if stored.as_ref().is_some_and(|state| state.repo != repository.repo) {
+            return Err(VolumeError::State("it belongs to another repository".into()));
+        }
+        if stored.as_ref().is_some_and(|state| state.place != options.place) {
+            return Err(VolumeError::State(
+                "it belongs to another machine or folder; this copy must become a device of its \
+                 own: remove the state folder or give --state another one"
+                    .into(),
+            ));
+        }
+        let mut state = stored.unwrap_or_else(|| State {
+            repo: repository.repo,
+            device: crate::crypto::random_id(&*world.random),
+            name: options.device_name.clone(),
+            place: options.place,
+            generation: 0,
+            content_generation: 0,
+            head: [0; 32],
+            journal: 0,
+            seen: Vector::new(),
+        });
+        let store = Store::new(
+            context,
+            world.repo.clone(),
+            world.state.clone(),
+            world.random.clone(),
+            state.device,
+            options.caches,
+        );
+        let folders: Vec<DeviceId> = repository.heads.keys().copied().collect();
+        store.list_objects(&folders)?;
+        store.learn_copies(&repository.copies);
+        let intents = match &world.state {
+            Some(folder) => Store::intents(&**folder)
+                .map_err(|error| VolumeError::State(format!("intent log: {error}")))?,
+            None => Vec::new(),
+        };
+        let mut heads = repository.heads.clone();
+        if let Some(own) = heads.get_mut(&state.device) {
+            drop_torn(&store, own, &intents, options.read_only)?;
+        }
+        let Loaded { newest, unusable, clones } = load_heads(&store, &heads, &mut notices);
+        if !options.read_only {
+            refuse(unusable)?;
+        }
+        let own_heads = heads.get(&state.device).map_or(&[][..], Vec::as_slice);
+        adopt_own(&mut state, own_heads, &newest, &*world.repo, &intents, &mut notices)?;
+        let base = choose(&newest, &clones, &state, &heads, options)?;
+        for head in &newest {
+            state.seen.insert(head.0.device, head.0.commit.generation);
+        }
+        let own_unread = heads
+            .get(&state.device)
+            .is_some_and(|files| files.iter().any(|file| !store.is_known(&file.name())));
+        let mut instance = [0; 16];
+        world.random.fill(&mut instance);
+        let volume = Self {
+            store: Arc::new(store),
+            register: RwLock::new(register),
+            features: repository.features,
+            state: Mutex::new(state),
+            base: RwLock::new(Arc::new(base)),
+            instance,
+            spent: AtomicU64::new(0),
+            own_unread,
+            notices,
+            devices: newest.into_iter().map(|(head, _)| head).collect(),
+            world,
+        };
+        if !options.read_only {
+            if volume.features.forbid_writing() {
+                return Err(OpenFailure::Newer("it may only be read by this version".into()).into());
+            }
+            volume.store_state().map_err(|error| VolumeError::State(error.to_string()))?;
+            volume.sweep_unpublished()?;
+        }
+        Ok(volume)
+    }
+
+    /// The outside world.
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// A copy of local state.
+    pub fn state(&self) -> State {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn store_state(&self) -> std::io::Result<()> {
+        let folder = self.world.state.as_ref().expect("only a volume with state writes");
+        self.state().store(&**folder)
+    }
+
+    /// Removes files that entered REPO without a head that names them: the
+    /// intent log has them, no head does. While an own head cannot be read,
+    /// nothing is removed: it may be the one.
+    fn sweep_unpublished(&self) -> Result<()> {
+        let folder = self.world.state.as_ref().expect("only a volume with state sweeps");
+        if self.own_unread {
+            return Ok(());
+        }
+        let failed = |error| StoreError::state("intent log", error);
+        let device = self.state().device;
+        let intents = Store::intents(&**folder).map_err(failed)?;
+        for (hash, owner, _) in self.store.objects() {
+            let name = Name::Object { device, hash };
+            if owner != device || self.store.is_known(&name) {
+                continue;
+            }
+            let path = name.path();
+            if intents.contains(&path) {
+                log::info!("removing an object that no head names");
+                self.world.repo.remove(&path).map_err(|error| StoreError::io(&path, error))?;
+            }
+        }
+        let devices: Vec<DeviceId> = self.devices.iter().map(|head| head.device).collect();
+        self.store.list_objects(&[devices, vec![device]].concat())?;
+        Store::clear_intents(&**folder).map_err(failed)
+    }
+
+    /// The register that the next head will carry.
+    pub fn register(&self) -> Register {
+        self.register.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes a new register with these vault slots, sealed under K, for the
+    /// next head to carry. `key` must open the present one.
+    pub fn set_vault_slots(
+        &self,
+        key: &Secret,
+        vaults: Vec<Vec<u8>>,
+    ) -> std::result::Result<(), VolumeError> {
+        let state = self.state();
+        let mut register = self.register.write().unwrap_or_else(PoisonError::into_inner);
+        let (keyring, _, slots) =
+            register.open(key, &state.repo).map_err(|_| VolumeError::WrongKey)?;
+        let slots = slots
+            .into_iter()
+            .filter(|slot| slot.kind != SLOT_VAULT)
+            .chain(vaults.into_iter().map(|bytes| Slot { kind: SLOT_VAULT, bytes }))
+            .collect();
+        let stamp = Stamp { counter: register.stamp.counter + 1, device: state.device };
+        *register = Register::seal(key, &state.repo, stamp, slots, &keyring, &*self.world.random);
+        Ok(())
+    }
+
+    /// The commit that everything stands on.
+    pub fn base(&self) -> Arc<Base> {
+        self.base.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn root(&self) -> Root {
+        self.base().commit.root
+    }
+
+    /// The dot of changes that are not published yet.
+    pub fn dot(&self) -> Dot {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let spent = self.spent.load(Ordering::Relaxed);
+        Dot { device: state.device, generation: state.content_generation + 1 + spent }
+    }
+
+    /// A value of the namespace map, below any overlay.
+    pub fn get(&self, key: &Key) -> Result<Option<Value>> {
+        let item = map::get(&*self.store, self.root(), &key.encode())?;
+        item.map(|item| Self::value_of(key, &item)).transpose()
+    }
+
+    /// The value that counts: the one with the highest dot until merging
+    /// settles siblings.
+    fn value_of(key: &Key, item: &MapItem) -> Result<Value> {
+        let newest = item.values.last().expect("decoded items have a value");
+        Value::decode(key, &newest.bytes)
+            .map_err(|error| StoreError::damaged("a value of the namespace", error))
+    }
+
+    /// Visits items from `from` on until `visit` breaks.
+    pub fn scan(
+        &self,
+        from: &[u8],
+        visit: &mut dyn FnMut(Key, Value) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut failed = None;
+        map::scan(&*self.store, self.root(), from, &mut |item| {
+            let decoded = Key::decode(&item.key)
+                .map_err(|error| StoreError::damaged("a key of the namespace", error))
+                .and_then(|key| Self::value_of(&key, item).map(|value| (key, value)));
+            match decoded {
+                Ok((key, value)) => visit(key, value),
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Publishes a checkpoint: `edits`, strictly ascending by encoded key,
+    /// become the next commit. `counts` are inodes and bytes in it, `journal`
+    /// the last sequence it contains, `open` content roots that are in use and
+    /// not part of it.
+    pub fn checkpoint(
+        &self,
+        edits: Vec<(Vec<u8>, Option<Value>)>,
+        counts: (u64, u64),
+        journal: u64,
+        open: &[crate::format::namespace::Content],
+    ) -> Result<Published> {
+        let base = self.base();
+        let dot = self.dot();
+        let edits: Vec<map::Edit> = edits
+            .into_iter()
+            .map(|(key, value)| {
+                let item = value.map(|value| MapItem {
+                    key: key.clone(),
+                    values: vec![Dotted { dot, bytes: value.encode() }],
+                });
+                (key, item)
+            })
+            .collect();
+        let mut new = NewNodes::new();
+        let keys = Keys(&self.store.context().ids);
+        let root = map::edit(keys, &*self.store, base.commit.root, &edits, &mut new)?;
+        self.store.stage_nodes(new);
+        self.store.keep_live(root, open)?;
+        if self.store.staged_bytes() > HEAD_DATA_MAX {
+            self.store.publish_objects(0)?;
+        }
+        let state = self.state();
+        let mut merged = base.commit.merged.clone();
+        merged.insert(state.device, dot.generation);
+        let mut held = base.commit.held.clone();
+        for head in self.devices.iter().filter(|head| head.complete) {
+            held.insert(head.device, head.generation);
+        }
+        let generation = state.generation + 1 + self.spent.load(Ordering::Relaxed);
+        held.insert(state.device, generation);
+        let mut commit = Commit {
+            device: state.device,
+            generation,
+            content_generation: dot.generation,
+            time: self.world.clock.now(),
+            instance: self.instance,
+            previous: state.head,
+            root,
+            merged,
+            held,
+            journal,
+            inodes: counts.0,
+            bytes: counts.1,
+            device_name: state.name.clone(),
+            label: String::new(),
+            objects: Vec::new(),
+            condemned: Vec::new(),
+            retired: base.commit.retired.clone(),
+            unknown: base.commit.unknown.clone(),
+        };
+        let extension = HeadExtension {
+            features: self.features,
+            repo: state.repo,
+            device: state.device,
+            generation: commit.generation,
+            register: self.register.read().unwrap_or_else(PoisonError::into_inner).clone(),
+        };
+        let (name, head_bytes) = self
+            .store
+            .publish_head(&mut commit, extension.encode(), HEAD_NODES_MAX)
+            .inspect_err(|_| {
+                self.spent.fetch_add(1, Ordering::Relaxed);
+            })?;
+        self.spent.store(0, Ordering::Relaxed);
+        let Name::Head { hash, .. } = &name else { unreachable!("publish_head returns a head") };
+        let objects = (commit.objects.len(), commit.objects.iter().map(|object| object.size).sum());
+        {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.generation = commit.generation;
+            state.content_generation = commit.content_generation;
+            state.head = *hash;
+            state.journal = journal;
+            let device = state.device;
+            state.seen.insert(device, commit.generation);
+        }
+        *self.base.write().unwrap_or_else(PoisonError::into_inner) =
+            Arc::new(Base { hash: *hash, commit });
+        let folder = self.world.state.as_ref().expect("only a volume with state writes");
+        self.store_state().map_err(|error| StoreError::state("device record", error))?;
+        Store::clear_intents(&**folder).map_err(|error| StoreError::state("intent log", error))?;
+        Ok(Published { name, head_bytes, objects })
+    }
+}

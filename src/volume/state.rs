@@ -1,0 +1,136 @@
+//! The record of local state: who this device is and how far it has come.
+//!
+//! It is public data (ids, generations, hashes); the BLAKE3 hash at its end
+//! only finds torn or damaged bytes.
+
+use std::io;
+
+use crate::crypto::{DeviceId, Hash, RepoId, hash};
+use crate::format::commit::Vector;
+use crate::format::wire::{DecodeError, Decoder, Encoder, Result};
+use crate::io::PrivateFolder;
+
+/// File name in local state.
+const FILE: &str = "device";
+const MAGIC: [u8; 8] = *b"amberst\0";
+const LIMIT: u64 = 4 << 20;
+
+/// What this device knows of itself and of others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// The repository.
+    pub repo: RepoId,
+    /// This device.
+    pub device: DeviceId,
+    /// What it calls itself.
+    pub name: String,
+    /// Machine and folder that the state is bound to.
+    pub place: Hash,
+    /// Generation of its newest head, 0 before the first.
+    pub generation: u64,
+    /// Content generation of its newest head.
+    pub content_generation: u64,
+    /// Hash of its newest head, zeros before the first.
+    pub head: Hash,
+    /// Highest journal sequence number in that head.
+    pub journal: u64,
+    /// Highest generation seen of each device.
+    pub seen: Vector,
+}
+
+impl State {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Encoder::new();
+        out.raw(&MAGIC)
+            .u16(1)
+            .raw(&self.repo)
+            .raw(&self.device)
+            .bytes(self.name.as_bytes())
+            .raw(&self.place)
+            .u64(self.generation)
+            .u64(self.content_generation)
+            .raw(&self.head)
+            .u64(self.journal)
+            .var(self.seen.len() as u64);
+        for (device, generation) in &self.seen {
+            out.raw(device).var(*generation);
+        }
+        let mut bytes = out.finish();
+        let check = hash(&bytes);
+        bytes.extend_from_slice(&check);
+        bytes
+    }
+
+    /// Reads the record.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let body = bytes.len().checked_sub(32).ok_or(DecodeError::Short)?;
+        if hash(&bytes[..body]) != bytes[body..] {
+            return Err(DecodeError::Invalid("checksum"));
+        }
+        let mut input = Decoder::new(&bytes[..body]);
+        if input.array::<8>()? != MAGIC || input.u16()? != 1 {
+            return Err(DecodeError::Invalid("version"));
+        }
+        let mut state = Self {
+            repo: input.array()?,
+            device: input.array()?,
+            name: String::from_utf8(input.bytes(255, "name")?.to_vec())
+                .map_err(|_| DecodeError::Invalid("name"))?,
+            place: input.array()?,
+            generation: input.u64()?,
+            content_generation: input.u64()?,
+            head: input.array()?,
+            journal: input.u64()?,
+            seen: Vector::new(),
+        };
+        for _ in 0..input.var_max(65536, "device count")? {
+            state.seen.insert(input.array()?, input.var()?);
+        }
+        input.end()?;
+        Ok(state)
+    }
+
+    /// Loads it from local state; `None` if there is none yet.
+    pub fn load(folder: &dyn PrivateFolder) -> io::Result<Option<Self>> {
+        match folder.read(FILE, LIMIT) {
+            Ok(bytes) => Self::decode(&bytes)
+                .map(Some)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Stores it; either the old or the new record survives a crash.
+    pub fn store(&self, folder: &dyn PrivateFolder) -> io::Result<()> {
+        folder.replace(FILE, &self.encode())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_survives_and_damage_is_noticed() {
+        let state = State {
+            repo: [1; 16],
+            device: [2; 16],
+            name: "laptop".into(),
+            place: [3; 32],
+            generation: 4,
+            content_generation: 3,
+            head: [5; 32],
+            journal: 6,
+            seen: [([2; 16], 4)].into(),
+        };
+        let bytes = state.encode();
+        assert_eq!(State::decode(&bytes), Ok(state));
+        for at in 0..bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1;
+            assert!(State::decode(&flipped).is_err());
+            assert!(State::decode(&bytes[..at]).is_err());
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Local state and REPO that do not belong together: restored, lost, copied,
+//! rolled back, and two devices that wrote at once.
+
+use super::tests_damage::{open, outcome, publish, repository};
+use super::*;
+use crate::io::sim::SimWorld;
+
+/// Files under `root`, with their bytes.
+fn files(world: &SimWorld, root: &str) -> Vec<(String, Vec<u8>)> {
+    let inside = format!("{root}/");
+    let paths = world.paths().into_iter().filter(|path| path.starts_with(&inside));
+    paths.map(|path| (path.clone(), world.get(&path).unwrap())).collect()
+}
+
+/// Puts back what was under `root`.
+fn restore(world: &SimWorld, root: &str, old: &[(String, Vec<u8>)]) {
+    let synced = world.synced(root);
+    for (path, _) in files(world, root) {
+        SyncedFolder::remove(&*synced, &path[root.len() + 1..]).unwrap();
+    }
+    for (path, bytes) in old {
+        world.put(path, bytes);
+    }
+}
+
+/// Opening for writing is refused and nothing is changed anywhere.
+fn refused(world: &SimWorld, state: &str, options: &OpenOptions) -> String {
+    let before = (files(world, "repo"), files(world, state));
+    let error = open(world, Some(state), options, 99).err().expect("it must be refused");
+    assert!(before == (files(world, "repo"), files(world, state)), "{error}: changed something");
+    let shown = outcome(&Err(error));
+    let error = open(world, Some(state), options, 99).err().expect("it must be refused");
+    format!("{shown}: {error}")
+}
+
+fn plain() -> OpenOptions {
+    OpenOptions::default()
+}
+
+#[test]
+fn a_state_from_before_the_last_checkpoint_is_refused() {
+    let world = repository();
+    let old = files(&world, "state");
+    publish(&open(&world, Some("state"), &plain(), 10).unwrap(), 4);
+    restore(&world, "state", &old);
+    let error = refused(&world, "state", &plain());
+    assert!(error.starts_with("state: ") && error.contains("generation 3 against 4"), "{error}");
+}
+
+#[test]
+fn a_lost_state_makes_a_new_device_that_goes_on() {
+    let world = repository();
+    restore(&world, "state", &[]);
+    let volume = open(&world, Some("state"), &plain(), 10).unwrap();
+    assert_ne!(volume.state().device, volume.base().commit.device);
+    assert_eq!(outcome(&Ok(volume)), "3:123");
+    let volume = open(&world, Some("state"), &plain(), 11).unwrap();
+    publish(&volume, 4);
+    drop(volume);
+    assert_eq!(outcome(&open(&world, Some("state"), &plain(), 12)), "1:123");
+    assert_eq!(outcome(&open(&world, None, &plain(), 13)), "1:123");
+}
+
+#[test]
+fn a_state_of_another_place_or_repository_is_refused() {
+    let world = repository();
+    let elsewhere = OpenOptions { place: [1; 32], ..plain() };
+    let error = refused(&world, "state", &elsewhere);
+    assert!(error.contains("another machine or folder"), "{error}");
+}
+
+#[test]
+fn a_damaged_state_is_refused() {
+    let world = repository();
+    assert!(world.tamper("state/device", |bytes| bytes[20] ^= 1));
+    assert!(refused(&world, "state", &plain()).starts_with("state: "));
+    world.tamper("state/device", Vec::clear);
+    assert!(refused(&world, "state", &plain()).starts_with("state: "));
+}
+
+#[test]
+fn an_older_repo_is_named_with_device_and_generation() {
+    let world = repository();
+    let old = files(&world, "repo");
+    publish(&open(&world, Some("state"), &plain(), 10).unwrap(), 4);
+    drop(open(&world, Some("watcher"), &plain(), 11).unwrap());
+    restore(&world, "repo", &old);
+    let own = refused(&world, "state", &plain());
+    assert!(own.starts_with("rolled back: ") && own.contains("generation 4"), "{own}");
+    let other = refused(&world, "watcher", &plain());
+    assert!(other.starts_with("rolled back: ") && other.contains("generation 4"), "{other}");
+    assert!(other.contains("state"), "it is called by its name: {other}");
+    assert_eq!(outcome(&open(&world, None, &plain(), 12)), "3:123");
+    let header: Vec<_> = old.into_iter().filter(|(path, _)| path.contains("/amberfs-")).collect();
+    restore(&world, "repo", &header);
+    assert!(refused(&world, "state", &plain()).starts_with("rolled back: "));
+    assert!(refused(&world, "watcher", &plain()).starts_with("rolled back: "));
+}
+
+#[test]
+fn two_devices_that_both_wrote_are_named_and_each_can_be_read() {
+    let world = repository();
+    let (one, two) = ("state", "second");
+    let first = open(&world, Some(one), &plain(), 10).unwrap();
+    let second = open(&world, Some(two), &plain(), 11).unwrap();
+    publish(&first, 4);
+    publish(&second, 5);
+    drop((first, second));
+    for state in [one, two] {
+        let error = refused(&world, state, &plain());
+        assert!(error.starts_with("diverged: "), "{error}");
+        assert!(error.contains(one) && error.contains(two), "{error}");
+    }
+    assert_eq!(outcome(&open(&world, None, &plain(), 12)), "diverged");
+    for (name, seen) in [(one, "4:123"), (two, "1:123")] {
+        let only = OpenOptions { only_device: Some(name.into()), ..plain() };
+        assert_eq!(outcome(&open(&world, None, &only, 13)), seen);
+    }
+    let only = OpenOptions { only_device: Some("nobody".into()), ..plain() };
+    assert_eq!(outcome(&open(&world, None, &only, 14)), "state");
+}
+
+/// A machine was copied with its local state and both copies wrote: two heads
+/// of one device and generation. The one with the larger hash was taken, and
+/// the other's changes were gone from sight.
+#[test]
+fn two_heads_of_one_generation_are_two_branches() {
+    let whole = repository();
+    let (one, two) = (whole.kill(), whole.kill());
+    publish(&open(&one, Some("state"), &plain(), 10).unwrap(), 4);
+    publish(&open(&two, Some("state"), &plain(), 11).unwrap(), 5);
+    for (path, bytes) in files(&two, "repo") {
+        one.put(&path, &bytes);
+    }
+    let error = refused(&one, "state", &plain());
+    assert!(error.starts_with("diverged: ") && error.contains("generation 4"), "{error}");
+    assert_eq!(outcome(&open(&one, None, &plain(), 12)), "diverged");
+    // The copy's head came and its own was taken away.
+    restore(&one, "repo", &files(&two, "repo"));
+    assert!(refused(&one, "state", &plain()).starts_with("state: "));
+}

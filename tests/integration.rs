@@ -1,0 +1,24 @@
+//! Tests of the programs as people run them, and of the sources as a whole.
+//!
+//! Where /dev/fuse is missing the mounting ones are skipped, and say so.
+
+#[path = "../benches/chats/lib.rs"]
+mod chats;
+#[path = "integration/cli.rs"]
+mod cli;
+#[path = "integration/daemon.rs"]
+mod daemon;
+#[path = "integration/layers.rs"]
+mod layers;
+#[path = "integration/leaks.rs"]
+mod leaks;
+#[path = "integration/main_job.rs"]
+mod main_job;
+#[path = "../benches/memfs/mod.rs"]
+mod memfs;
+#[path = "integration/mounted.rs"]
+mod mounted;
+#[path = "../benches/memfs/service.rs"]
+mod service;
+#[path = "integration/world.rs"]
+mod world;

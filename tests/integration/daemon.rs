@@ -1,0 +1,108 @@
+//! A daemon from mount to umount, as the command line drives it.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use amberfs::control::{Client, ControlError, Failure, Registry, Request};
+use amberfs::daemon::{Setup, run};
+use amberfs::fuse::MountOptions;
+
+use crate::mounted::has_fuse;
+use crate::service::MemService;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+struct Daemon {
+    folder: tempfile::TempDir,
+    service: Arc<MemService>,
+    thread: JoinHandle<Result<(), Failure>>,
+}
+
+impl Daemon {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = |name: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir(&path).expect("create");
+            path.canonicalize().expect("path")
+        };
+        let setup = Setup {
+            mountpoint: path("mnt"),
+            repo: path("repo"),
+            options: MountOptions::default(),
+            registry: Registry::at(&folder.path().join("run")),
+        };
+        let service = Arc::new(MemService::new());
+        let served = Arc::clone(&service);
+        let (ready, is_ready) = mpsc::channel();
+        let thread =
+            std::thread::spawn(move || run(served, &setup, || ready.send(()).expect("awaited")));
+        is_ready.recv_timeout(LIMIT).expect("becomes ready");
+        Self { folder, service, thread }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn client(&self, path: &Path) -> Client {
+        let registry = Registry::at(&self.path("run"));
+        Client::connect(&registry.find(path).expect("is registered").socket).expect("connects")
+    }
+}
+
+fn ask(client: &mut Client, request: &Request) -> Result<Vec<u8>, ControlError> {
+    let mut bytes = Vec::new();
+    client.ask(request, |piece| {
+        bytes.extend_from_slice(piece);
+        Ok(())
+    })?;
+    Ok(bytes)
+}
+
+#[test]
+fn a_daemon_serves_and_unmounts_when_everything_is_saved() {
+    if !has_fuse("daemon") {
+        return;
+    }
+    let daemon = Daemon::start();
+    std::fs::write(daemon.path("mnt/file"), "x").expect("write");
+    // A path inside the mount finds its daemon, and so does the repository.
+    let mut client = daemon.client(&daemon.path("mnt/file"));
+    daemon.client(&daemon.path("repo"));
+    let before = daemon.service.checkpoints.load(Ordering::SeqCst);
+    ask(&mut client, &Request::Sync).expect("syncs");
+    assert!(daemon.service.checkpoints.load(Ordering::SeqCst) > before);
+    let status = ask(&mut client, &Request::Status).expect("tells");
+    assert!(status.starts_with(b"{\"checkpoints\":"));
+    let long = vec![7; 3 << 20 >> 2];
+    assert_eq!(ask(&mut client, &Request::Call(long.clone())).expect("answers"), long);
+
+    let held = std::fs::File::open(daemon.path("mnt/file")).expect("open");
+    assert!(matches!(ask(&mut client, &Request::Unmount), Err(ControlError::Busy(_))));
+    drop(held);
+    ask(&mut client, &Request::Unmount).expect("unmounts");
+    assert_eq!(daemon.service.closed.load(Ordering::SeqCst), 1, "closed before the answer");
+    assert!(!daemon.path("mnt/file").exists());
+    daemon.thread.join().expect("joins").expect("succeeds");
+    assert_eq!(Registry::at(&daemon.folder.path().join("run")).all(), []);
+}
+
+#[test]
+fn unmounting_by_umount_closes_too() {
+    if !has_fuse("umount") {
+        return;
+    }
+    let daemon = Daemon::start();
+    let program = if rustix::process::geteuid().is_root() { "umount" } else { "fusermount3" };
+    let mut command = std::process::Command::new(program);
+    if program == "fusermount3" {
+        command.arg("-u");
+    }
+    assert!(command.arg(daemon.path("mnt")).status().expect("runs").success());
+    daemon.thread.join().expect("joins").expect("succeeds");
+    assert_eq!(daemon.service.closed.load(Ordering::SeqCst), 1);
+}

@@ -1,0 +1,195 @@
+//! The main job: seal a folder of chats, open it on another machine with a
+//! password; and what a crash leaves.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, Stdio};
+
+use crate::chats;
+use crate::mounted::has_fuse;
+use crate::world::{World, assert_same_tree};
+
+/// Quick, and allowed: the floor.
+pub const COST: [&str; 2] = ["--argon2-cost", "65536,3"];
+
+pub struct Vault {
+    child: Child,
+    pub address: String,
+}
+
+impl Vault {
+    pub fn start(world: &World) -> Self {
+        let program = env!("CARGO_BIN_EXE_amberfs-vault");
+        let folder = world.path("vault");
+        if !folder.exists() {
+            let made = Command::new(program).arg("init").arg(&folder).output().unwrap();
+            assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        }
+        let mut child = Command::new(program)
+            .arg("serve")
+            .arg(&folder)
+            .args(["--listen", "127.0.0.1:0"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("vault address: ").expect(&line).to_string();
+        Self { child, address }
+    }
+}
+
+impl Drop for Vault {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn secret(world: &World, name: &str, text: &str) {
+    fs::write(world.path(name), text).unwrap();
+    fs::set_permissions(world.path(name), fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn a_password_alone_brings_everything_back_on_another_machine() {
+    if !has_fuse("main job") {
+        return;
+    }
+    let world = World::new();
+    let vault = Vault::start(&world);
+    secret(&world, "password", "seven small boats drift home\n");
+    secret(&world, "wrong", "seven small boats drift away\n");
+    let mut arguments = vec!["init", "repo", "--vault", &vault.address, "--key-out", "key"];
+    arguments.extend(["--password-file", "password"]);
+    arguments.extend(COST);
+    world.ok(&arguments);
+    chats::generate(&world.path("phone"), &chats::Profile::TINY, 3).unwrap();
+    let mount = world.mount("repo", "mnt", &["--password-file", "password"]);
+    let copied = Command::new("cp")
+        .arg("-a")
+        .arg(world.path("phone"))
+        .arg(world.path("mnt/phone"))
+        .status()
+        .unwrap();
+    assert!(copied.success());
+    assert_same_tree(&world.path("phone"), &world.path("mnt/phone"));
+    mount.unmount(&world);
+
+    // Another machine: no local state, a copy of the folder.
+    let copy = Command::new("cp")
+        .arg("-a")
+        .arg(world.path("repo"))
+        .arg(world.path("copy"))
+        .status()
+        .unwrap();
+    assert!(copy.success());
+    let elsewhere = |arguments: &[&str]| {
+        let mut command = world.command(arguments);
+        command.env("XDG_STATE_HOME", world.path("elsewhere"));
+        command.output().unwrap()
+    };
+    let unknown = elsewhere(&["ls", "copy", "--password-file", "password"]);
+    assert_eq!(unknown.status.code(), Some(16), "an unknown vault is not asked");
+    let vault_option = ["--vault", vault.address.as_str()];
+    let wrong = elsewhere(
+        &[&["ls", "copy", "--json", "--password-file", "wrong"], &vault_option[..]].concat(),
+    );
+    assert_eq!(wrong.status.code(), Some(12));
+    let said: serde_json::Value = serde_json::from_slice(&wrong.stdout).unwrap();
+    assert_eq!(said["tries_left"], 9);
+    let right = elsewhere(
+        &[&["extract", "copy", "out", "--password-file", "password"], &vault_option[..]].concat(),
+    );
+    assert!(right.status.success(), "{}", String::from_utf8_lossy(&right.stderr));
+    assert_same_tree(&world.path("phone"), &world.path("out/phone"));
+    // The key alone does too, with the vault gone.
+    drop(vault);
+    let gone = elsewhere(&["ls", "copy", "--password-file", "password"]);
+    assert_eq!(gone.status.code(), Some(15), "{}", String::from_utf8_lossy(&gone.stderr));
+    let by_key = elsewhere(&["extract", "copy", "by-key", "--key-file", "key"]);
+    assert!(by_key.status.success());
+    assert_same_tree(&world.path("phone"), &world.path("by-key/phone"));
+}
+
+#[test]
+fn ten_wrong_passwords_close_the_record_and_the_key_still_opens() {
+    let world = World::new();
+    let vault = Vault::start(&world);
+    secret(&world, "password", "seven small boats drift home\n");
+    secret(&world, "wrong", "seven small boats drift away\n");
+    let mut arguments = vec!["init", "repo", "--vault", &vault.address, "--key-out", "key"];
+    arguments.extend(["--password-file", "password"]);
+    arguments.extend(COST);
+    world.ok(&arguments);
+    for left in (0..10).rev() {
+        let output = world.run(&["ls", "repo", "--json", "--password-file", "wrong"]);
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((output.status.code(), &said["tries_left"]), (Some(12), &left.into()));
+    }
+    let closed = world.run(&["ls", "repo", "--password-file", "password"]);
+    assert_eq!(closed.status.code(), Some(13));
+    world.ok(&["ls", "repo"]);
+    // A new password by the key: the old record stays dead, a new one opens.
+    secret(&world, "new", "eleven quiet lamps by the water\n");
+    let mut arguments = vec!["passwd", "repo", "--new-password-file", "new"];
+    arguments.extend(COST);
+    world.ok(&arguments);
+    assert!(world.run(&["ls", "repo", "--password-file", "new"]).status.success());
+}
+
+/// kill -9 at twenty moments of a copy with fsyncs: after the next mount every
+/// fsynced file is as it was, and the repository is whole.
+#[test]
+fn what_fsync_returned_for_survives_a_kill() {
+    const ROUNDS: u64 = 20;
+    if !has_fuse("kill") {
+        return;
+    }
+    let world = World::with_repo();
+    let mut synced: Vec<(String, Vec<u8>)> = Vec::new();
+    for round in 0..ROUNDS {
+        let mount = world.mount("repo", "mnt", &["-o", "checkpoint=1s,2s", "--key-file", "key"]);
+        for (name, bytes) in &synced {
+            let read = fs::read(world.path("mnt").join(name)).unwrap();
+            assert!(read == *bytes, "{name} after round {round}");
+        }
+        let limit = std::time::Duration::from_millis(50 + round * 137 % 1500);
+        let started = std::time::Instant::now();
+        let mut number = 0u64;
+        while started.elapsed() < limit {
+            let name = format!("r{round}-{number}");
+            let len = (number * number * 7919 % 300_000) as usize + 1;
+            let mut bytes = vec![0; len];
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(name.as_bytes());
+            hasher.finalize_xof().fill(&mut bytes);
+            let path = world.path("mnt").join(&name);
+            let mut file = fs::File::create(&path).unwrap();
+            file.write_all(&bytes).unwrap();
+            file.sync_all().unwrap();
+            if number.is_multiple_of(3) {
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+            }
+            if number.is_multiple_of(5) {
+                let renamed = format!("{name}-renamed");
+                fs::rename(&path, world.path("mnt").join(&renamed)).unwrap();
+                fs::File::open(world.path("mnt")).unwrap().sync_all().unwrap();
+                synced.push((renamed, bytes));
+            } else {
+                synced.push((name, bytes));
+            }
+            number += 1;
+        }
+        mount.kill();
+    }
+    println!("{} fsynced files in {ROUNDS} rounds", synced.len());
+    let mount = world.mount("repo", "mnt", &["--key-file", "key"]);
+    for (name, bytes) in &synced {
+        assert!(fs::read(world.path("mnt").join(name)).unwrap() == *bytes, "{name}");
+    }
+    mount.unmount(&world);
+    world.ok(&["check", "repo", "--read-data"]);
+}

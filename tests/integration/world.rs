@@ -1,0 +1,187 @@
+//! A folder with a repository, and the program run in it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+pub struct World {
+    dir: tempfile::TempDir,
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    /// A world with a repository in `repo` and its key in `key`.
+    pub fn with_repo() -> Self {
+        let world = Self::new();
+        world.ok(&["init", "repo", "--key-out", "key"]);
+        world
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_amberfs"));
+        command
+            .args(arguments)
+            .current_dir(self.dir.path())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.dir.path())
+            .env("XDG_STATE_HOME", self.path("state"))
+            .env("XDG_RUNTIME_DIR", self.path("run"))
+            .stdin(std::process::Stdio::null());
+        command
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs with the key; must succeed.
+    pub fn ok(&self, arguments: &[&str]) -> String {
+        let mut all = arguments.to_vec();
+        if arguments[0] != "init" {
+            all.extend(["--key-file", "key"]);
+        }
+        let output = self.run(&all);
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs with the key; must fail with this code. Returns what it said.
+    pub fn fails(&self, arguments: &[&str], code: i32) -> String {
+        let mut all = arguments.to_vec();
+        if arguments[0] != "init" && !arguments.contains(&"--key-file") {
+            all.extend(["--key-file", "key"]);
+        }
+        let output = self.run(&all);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+        said
+    }
+
+    /// Files below `name`, relative to it.
+    pub fn files(&self, name: &str) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        collect(&self.path(name), &mut found);
+        found.sort();
+        found
+    }
+}
+
+fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { collect(&path, found) } else { found.push(path) }
+    }
+}
+
+/// Compares two trees: names, types, contents, link targets.
+pub fn assert_same_tree(a: &Path, b: &Path) {
+    let list = |folder: &Path| {
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let (left, right) = (list(a), list(b));
+    assert_eq!(left, right, "{} and {}", a.display(), b.display());
+    for name in left {
+        let (a, b) = (a.join(&name), b.join(&name));
+        let (left, right) = (fs::symlink_metadata(&a).unwrap(), fs::symlink_metadata(&b).unwrap());
+        assert_eq!(left.file_type(), right.file_type(), "{}", a.display());
+        if left.is_dir() {
+            assert_same_tree(&a, &b);
+        } else if left.is_symlink() {
+            assert_eq!(fs::read_link(&a).unwrap(), fs::read_link(&b).unwrap());
+        } else {
+            assert!(fs::read(&a).unwrap() == fs::read(&b).unwrap(), "{}", a.display());
+            assert_eq!(left.modified().unwrap(), right.modified().unwrap(), "{}", a.display());
+        }
+    }
+}
+
+/// A mount in the foreground of a child process, so that it can be killed.
+pub struct Mount {
+    child: std::process::Child,
+    mountpoint: PathBuf,
+}
+
+impl World {
+    /// Mounts `repo` at `mnt` with `secret` arguments, and waits until the
+    /// mount is usable.
+    pub fn mount(&self, repo: &str, mnt: &str, secret: &[&str]) -> Mount {
+        let mountpoint = self.path(mnt);
+        fs::create_dir_all(&mountpoint).unwrap();
+        let mut arguments = vec!["mount", repo, mnt, "-f"];
+        arguments.extend(secret);
+        let log = fs::File::create(self.path("mount.log")).unwrap();
+        let mut child = self.command(&arguments).stderr(log).spawn().unwrap();
+        let started = std::time::Instant::now();
+        while !is_mounted(&mountpoint) {
+            let ended = child.try_wait().unwrap();
+            let log = fs::read_to_string(self.path("mount.log")).unwrap();
+            assert!(ended.is_none(), "{ended:?}: {log}");
+            assert!(started.elapsed().as_secs() < 60, "{log}");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        Mount { child, mountpoint }
+    }
+}
+
+pub fn is_mounted(mountpoint: &Path) -> bool {
+    let mountpoint = mountpoint.to_str().unwrap();
+    fs::read_to_string("/proc/self/mountinfo")
+        .unwrap()
+        .lines()
+        .any(|line| line.split(' ').nth(4) == Some(mountpoint))
+}
+
+impl Mount {
+    /// Unmounts; returns when everything is in the repository.
+    pub fn unmount(mut self, world: &World) {
+        let output = world.run(&["umount", self.mountpoint.to_str().unwrap()]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(self.child.wait().unwrap().success());
+    }
+
+    /// Kills the daemon as a crash does, and clears the dead mountpoint.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.clear();
+    }
+
+    fn clear(&self) {
+        for program in [&["umount", "-l"][..], &["fusermount3", "-u", "-z"]] {
+            let cleared = Command::new(program[0])
+                .args(&program[1..])
+                .arg(&self.mountpoint)
+                .stderr(std::process::Stdio::null())
+                .status();
+            if cleared.is_ok_and(|status| status.success()) {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+            self.clear();
+        }
+    }
+}
