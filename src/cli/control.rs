@@ -106,7 +106,11 @@ fn show(value: &serde_json::Value) {
         bytes(number("waiting_bytes")),
         number("waiting_changes"),
     );
-    println!("  in REPO        generation {}, made at {}", number("generation"), text("time"));
+    println!(
+        "  in REPO        generation {}, made at {}",
+        number("generation"),
+        local_time(value["time"].as_i64().unwrap_or_default()),
+    );
     match value["elsewhere"].as_array().map(Vec::as_slice) {
         Some([]) | None => println!("  elsewhere      not proven by another device yet"),
         Some(devices) => {
@@ -125,6 +129,18 @@ fn show(value: &serde_json::Value) {
     if value["failed"].as_bool() == Some(true) {
         println!("  trouble        local state failed: read-only until mounted anew");
     }
+}
+
+/// Seconds since 1970 as people read them, in the zone of this machine.
+pub fn local_time(secs: i64) -> String {
+    jiff::Timestamp::from_second(secs).map_or_else(
+        |_| format!("{secs} s"),
+        |time| {
+            time.to_zoned_datetime(jiff::tz::TimeZone::system())
+                .strftime("%Y-%m-%d %H:%M:%S")
+                .to_string()
+        },
+    )
 }
 
 /// A size as people read it.

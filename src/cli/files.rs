@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::{CatArgs, ExtractArgs, Global, LsArgs, PutArgs};
+use super::control::local_time;
 use super::place::{Access, open};
 use super::{Code, Failure, Result};
 use crate::format::namespace::ROOT;
@@ -119,8 +120,13 @@ fn line(
     if args.long {
         write!(
             out,
-            "{:06o} {:>3} {:>6} {:>6} {:>12} {:>12} ",
-            attr.mode, attr.nlink, attr.uid, attr.gid, attr.size, attr.mtime.secs
+            "{:06o} {:>3} {:>6} {:>6} {:>12} {} ",
+            attr.mode,
+            attr.nlink,
+            attr.uid,
+            attr.gid,
+            attr.size,
+            local_time(attr.mtime.secs)
         )?;
     }
     out.write_all(path)?;

@@ -112,7 +112,7 @@ impl Service for Mounted {
             "inodes": progress.inodes,
             "bytes": progress.bytes,
             "generation": state.generation,
-            "time": base.commit.time.secs.to_string(),
+            "time": base.commit.time.secs,
             "elsewhere": elsewhere,
             "trouble": progress.trouble,
             "failed": progress.failed,
