@@ -243,6 +243,10 @@ fn not_recovered(error: RecoverError) -> Failure {
                 "what was acknowledged and not yet in the repository is in this journal; keep a \
                  copy of the state folder before you change anything",
             ),
+        error @ RecoverError::Diverged(_) => Failure::new(Code::Unusable, error).hint(
+            "nothing is lost: they stay in local state. To look at what the others wrote, mount \
+             with -o ro; to go on here without them, mount as a new device with --state DIR",
+        ),
         error @ RecoverError::Replay(_) => Failure::new(Code::Damage, error),
     }
 }

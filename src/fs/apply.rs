@@ -124,12 +124,7 @@ impl Fs {
         time: Timestamp,
         change: impl FnOnce(&mut File) -> u64,
     ) -> Result<()> {
-        let file = match self.file(state, ino) {
-            Ok(file) => file,
-            // Replay of a write into a file that was removed later.
-            Err(FsError::Stale) => return Ok(()),
-            Err(error) => return Err(error),
-        };
+        let file = self.file(state, ino)?;
         let (dirty, old) = (file.layer.bytes, file.size);
         file.size = change(file);
         let (now_dirty, size) = (file.layer.bytes, file.size);

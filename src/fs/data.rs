@@ -113,7 +113,7 @@ impl Fs {
             self.checkpoint()?;
         }
         let relieved = if in_file >= STREAM_FLUSH {
-            self.flush_file(ino, STREAM_FLUSH)
+            self.flush_file(ino, STREAM_FLUSH, true)
         } else if in_all >= DIRTY_MAX {
             self.relieve()
         } else {
@@ -140,7 +140,10 @@ impl Fs {
             dirty.sort_unstable();
             dirty
         };
-        dirty.into_iter().try_for_each(|ino| self.flush_file(ino, 1))
+        // One that cannot be cut, because what is below it cannot be read, does
+        // not keep the others in memory.
+        let results = dirty.into_iter().map(|ino| self.flush_file(ino, 1, false));
+        results.fold(Ok(()), Result::and)
     }
 
     fn clear_privileges(
@@ -161,21 +164,21 @@ impl Fs {
 
     /// Cuts what a file has gathered, if it is at least `least` bytes, into
     /// chunks before a checkpoint does: so a stream of any length takes bounded
-    /// memory. The end of a file that is open stays, more may follow.
-    fn flush_file(&self, ino: Ino, least: u64) -> Result<()> {
+    /// memory. The last chunk of a file that is `streaming` stays, more may
+    /// follow.
+    pub(super) fn flush_file(&self, ino: Ino, least: u64, streaming: bool) -> Result<()> {
         let _flushing = self.flushing.lock();
-        let (stored, frozen, size, streaming) = {
+        let (stored, frozen, size) = {
             let mut state = self.lock();
             let Some(file) = state.files.get_mut(&ino) else { return Ok(()) };
             if file.layer.bytes < least {
                 return Ok(());
             }
-            let streaming = file.opens > 0 || least == STREAM_FLUSH;
             let frozen = Arc::new(std::mem::take(&mut file.layer));
             file.frozen = Some(frozen.clone());
             let (stored, size) = (file.stored.clone(), file.size);
             state.dirty -= frozen.bytes;
-            (stored, frozen, size, streaming)
+            (stored, frozen, size)
         };
         let flushed = flush(&self.volume.store, &stored, &frozen, size, streaming);
         let mut state = self.lock();
@@ -185,10 +188,7 @@ impl Fs {
         let (mut below, result) = match flushed {
             Ok(flushed) => {
                 file.stored = flushed.stored;
-                (
-                    Layer { shows_below: u64::MAX, ..frozen.part(flushed.open_from, u64::MAX) },
-                    Ok(()),
-                )
+                (flushed.rest, Ok(()))
             }
             Err(error) => ((*frozen).clone(), Err(self.store_failed(&error))),
         };

@@ -44,6 +44,13 @@ pub enum RecoverError {
     /// The repository cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The records were made before another device's head was seen: applied to
+    /// it they could undo what that device did.
+    #[error(
+        "{0} changes of this device are in its journal and not in the repository yet, and meanwhile \
+         another device wrote a head. Merging is not there yet"
+    )]
+    Diverged(usize),
     /// A record does not fit what is there.
     #[error("the journal cannot be replayed: {0}")]
     Replay(String),
@@ -70,6 +77,10 @@ impl Fs {
         };
         let random = Arc::clone(&world.random);
         let (journal, replay) = Journal::open(folder, keys, known.journal, random, journal)?;
+        if !replay.records.is_empty() && !volume.stands_where_journal_does() {
+            return Err(RecoverError::Diverged(replay.records.len()));
+        }
+        volume.stand()?;
         let fs = Self::new(volume, Box::new(journal), options)?;
         for (sequence, record) in &replay.records {
             fs.replay(*sequence, record).map_err(RecoverError::Replay)?;

@@ -230,6 +230,39 @@ fn a_change_during_a_checkpoint_keeps_the_content_after_a_crash() {
     assert!(fs.read(ino, 0, 1 << 20).unwrap() == bytes);
 }
 
+/// Memory ran short while a file with stored content was being appended to.
+/// Its last stored chunk was taken out of the tree, to be cut again with what
+/// would follow, and only the appended bytes stayed in memory: the chunk read
+/// as zeros, and the next checkpoint published that.
+#[test]
+fn cutting_an_open_file_early_keeps_what_was_stored() {
+    let place = Place::new();
+    let fs = place.open();
+    for (name, before, after) in [
+        (&b"log"[..], fill(100_000, 1), fill(100, 2)),
+        (b"inline", fill(200, 1), fill(300, 2)),
+        (b"large", fill(3_000_000, 1), fill(20_000, 4)),
+    ] {
+        let ino = fs.mknod(ME, ROOT, name, 0o100_644, 0).unwrap().ino;
+        fs.write(ino, 0, &before, false).unwrap();
+        fs.checkpoint().unwrap();
+        fs.open(ino, true, false).unwrap();
+        fs.write(ino, before.len() as u64, &after, false).unwrap();
+        let whole = [before, after].concat();
+        for open in [true, false, true] {
+            fs.flush_file(ino, 0, open).unwrap();
+            assert!(fs.read(ino, 0, 8 << 20).unwrap() == whole);
+        }
+        let size = whole.len() as u64 / 2;
+        fs.setattr(ino, &SetAttr { size: Some(size), ..SetAttr::default() }).unwrap();
+        fs.flush_file(ino, 0, true).unwrap();
+        fs.write(ino, size, &whole[size as usize..], false).unwrap();
+        fs.checkpoint().unwrap();
+        assert!(fs.read(ino, 0, 8 << 20).unwrap() == whole);
+        fs.release(ino, true);
+    }
+}
+
 #[test]
 fn renames_keep_counts_and_refuse_cycles() {
     let place = Place::new();
@@ -255,6 +288,9 @@ enum Step {
     Write(usize, u64, usize, u8),
     Truncate(usize, u64),
     Punch(usize, u64, u64),
+    /// Cuts what is in memory, as a writer does when that is much; with the
+    /// end of the file left open or not.
+    Cut(usize, bool),
     Checkpoint,
     Reopen,
     Crash,
@@ -269,6 +305,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (0usize..3, offset.clone()).prop_map(|(file, size)| Step::Truncate(file, size)),
         1 => (0usize..3, offset, 1u64..200_000)
             .prop_map(|(file, offset, len)| Step::Punch(file, offset, len)),
+        3 => (0usize..3, any::<bool>()).prop_map(|(file, open)| Step::Cut(file, open)),
         2 => Just(Step::Checkpoint),
         1 => Just(Step::Reopen),
         1 => Just(Step::Crash),
@@ -330,6 +367,7 @@ proptest! {
                         content[*offset as usize..end].fill(0);
                     }
                 }
+                Step::Cut(file, open) => fs.flush_file(inos[*file], 0, *open).unwrap(),
                 Step::Checkpoint => { fs.checkpoint().unwrap(); }
                 Step::Reopen => {
                     fs.checkpoint().unwrap();

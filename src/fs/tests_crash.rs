@@ -299,3 +299,28 @@ fn a_full_repository_heals_once_there_is_room() {
     drop(fs);
     check(&world.kill(), &history, 4000, "healed");
 }
+
+/// A crash left records in the journal; before the next mount another device
+/// removed their file and published. Replay skipped the fsynced write without a
+/// word, and put whole inodes back over what the other device had changed.
+#[test]
+fn a_journal_is_not_replayed_over_what_another_device_wrote() {
+    let world = fresh();
+    let fs = boot(&world, "state", 100).unwrap();
+    let mut history = History::new(Model::default());
+    history.run(&fs, &[Create("a"), Create("b"), Write("a", 0, 100, 1), Checkpoint], true);
+    history.run(&fs, &[Write("a", 50, 9000, 2), Fsync], true);
+    drop(fs);
+    let (world, before) = (world.kill(), world.kill());
+    let other = boot(&world, "desktop", 200).unwrap();
+    let mut elsewhere = History::new(Model::default());
+    elsewhere.model.apply(Create("a"));
+    elsewhere.run(&other, &[Unlink("a"), Checkpoint], true);
+    assert!(elsewhere.failed.is_empty());
+    drop(other);
+    for life in [300, 400] {
+        let refused = boot(&world, "state", life).err().expect("it must not replay");
+        assert!(refused.contains("another device wrote a head"), "{refused}");
+    }
+    check(&before, &history, 500, "without the other device");
+}

@@ -434,24 +434,62 @@ impl Store {
         let full = size >= OBJECT_TARGET;
         let built = writer.finish(Vec::new(), !full);
         let object = self.publish(Kind::Data, built)?;
-        new.push(object);
+        new.push(object.clone());
+        self.add(object);
         let mut stage = locked!(self.stage.write());
         stage.drop_oldest(chunks.len());
         self.staged_bytes.store(stage.bytes, Ordering::Relaxed);
         Ok(())
     }
 
+    /// Publishes nodes in metadata objects. What these hold is not known to be
+    /// stored before their head is: chunks below a node may wait for that head.
+    fn publish_nodes(&self, nodes: &[(Id, Arc<[u8]>)]) -> Result<Vec<NewObject>> {
+        let mut objects = Vec::new();
+        let mut rest = nodes;
+        while !rest.is_empty() {
+            let mut writer = Writer::new(&self.context, Kind::Metadata, Vec::new(), &*self.random);
+            while let Some(((id, bytes), after)) = rest.split_first()
+                && writer.len() < OBJECT_TARGET
+            {
+                writer.add(Class::Nodes, *id, bytes);
+                rest = after;
+            }
+            let built = writer.finish(Vec::new(), rest.is_empty());
+            match self.publish(Kind::Metadata, built) {
+                Ok(object) => objects.push(object),
+                Err(error) => {
+                    self.give_up(&objects);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(objects)
+    }
+
+    /// Lets an object enter REPO.
     fn publish(&self, kind: Kind, built: Built) -> Result<NewObject> {
         let name = Name::Object { device: self.device, hash: built.hash };
         self.enter(&name, &built.bytes)?;
         let size = built.bytes.len() as u64;
-        let mut known = locked!(self.known.write());
-        known.objects.insert(built.hash, (self.device, size));
-        let number = known.number(&name);
-        for id in &built.chunks {
-            known.index.insert(*id, number);
-        }
         Ok(NewObject { hash: built.hash, kind, size, chunks: built.chunks })
+    }
+
+    /// Takes an object of ours into the index.
+    fn add(&self, object: NewObject) {
+        let mut known = locked!(self.known.write());
+        known.objects.insert(object.hash, (self.device, object.size));
+        let number = known.number(&Name::Object { device: self.device, hash: object.hash });
+        for id in object.chunks {
+            known.index.insert(id, number);
+        }
+    }
+
+    /// Objects that no head will name are removed with what failed to enter.
+    fn give_up(&self, objects: &[NewObject]) {
+        let names =
+            objects.iter().map(|object| Name::Object { device: self.device, hash: object.hash });
+        locked!(self.failed.lock()).extend(names);
     }
 
     /// Lets a file enter REPO under a name that was noted before.
@@ -543,21 +581,10 @@ impl Store {
             nodes
         };
         let node_bytes: usize = nodes.iter().map(|(_, bytes)| bytes.len()).sum();
+        let mut metadata = Vec::new();
         let mut in_head = &nodes[..];
         if node_bytes > nodes_max {
-            let mut from = 0;
-            while from < nodes.len() {
-                let mut writer =
-                    Writer::new(&self.context, Kind::Metadata, Vec::new(), &*self.random);
-                let start = from;
-                while from < nodes.len() && (from == start || writer.len() < OBJECT_TARGET) {
-                    writer.add(Class::Nodes, nodes[from].0, &nodes[from].1);
-                    from += 1;
-                }
-                let built = writer.finish(Vec::new(), from == nodes.len());
-                let object = self.publish(Kind::Metadata, built)?;
-                new.push(object);
-            }
+            metadata = self.publish_nodes(&nodes)?;
             in_head = &[];
         }
         let chunks = locked!(self.stage.read()).oldest(usize::MAX);
@@ -568,14 +595,19 @@ impl Store {
         for (id, chunk) in &chunks {
             writer.add(chunk.class, *id, &chunk.bytes);
         }
-        commit.objects.clone_from(&new);
+        commit.objects = [&new[..], &metadata].concat();
         let built = writer.finish(commit.encode(), true);
         let name =
             Name::Head { device: commit.device, generation: commit.generation, hash: built.hash };
         // Before the head: entering its folder makes their removal durable too.
-        self.remove_failed()?;
-        self.enter(&name, &built.bytes)?;
+        if let Err(error) = self.remove_failed().and_then(|()| self.enter(&name, &built.bytes)) {
+            self.give_up(&metadata);
+            return Err(error);
+        }
         new.clear();
+        for object in metadata {
+            self.add(object);
+        }
         let mut stage = locked!(self.stage.write());
         let mut known = locked!(self.known.write());
         let number = known.number(&name);

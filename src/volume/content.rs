@@ -322,9 +322,9 @@ pub fn is_data(
 pub struct Flushed {
     /// The content to store.
     pub stored: Stored,
-    /// With `streaming`: the layer above this offset was not cut yet; it must
-    /// stay. `u64::MAX` if all was.
-    pub open_from: u64,
+    /// With `streaming`: all content above the end of `stored`, whether it was
+    /// in the layer or stored before; it was not cut yet and must stay.
+    pub rest: Layer,
 }
 
 /// Cuts a layer of changes into chunks, stages them, and splices them into the
@@ -341,7 +341,7 @@ pub fn flush(
         let mut inline = vec![0; size as usize];
         read(store, base, &[layer], 0, size, &mut inline)?;
         let stored = Stored { class: base.class, content: Content::None, inline, size };
-        return Ok(Flushed { stored, open_from: u64::MAX });
+        return Ok(Flushed { stored, rest: Layer::default() });
     }
     // Inline content becomes part of the layer.
     let (grown, base) = if base.inline.is_empty() {
@@ -367,14 +367,19 @@ pub fn flush(
     let regions = regions(store, &base, layer, class, kept, size)?;
     let root = base_root(store, &base);
     let mut splices = Vec::new();
-    let mut open_from = u64::MAX;
+    let mut rest = Layer::default();
+    let mut cut_to = size;
     for region in &regions {
         let pieces = compose(store, &base, layer, region.from, region.to, kept)?;
         let pieces = align_holes(pieces, region.from, size, grain(class));
         let open_end = streaming && region.to == size && region.cutting == Cutting::Stream;
         let (runs, done) = cut(store, class, region.cutting, region.from, &pieces, open_end)?;
-        if region.from + done < region.to {
-            open_from = region.from + done;
+        if let Some(Piece::Data(bytes)) = pieces.last()
+            && region.from + done < region.to
+        {
+            cut_to = region.from + done;
+            let open = (region.to - cut_to) as usize;
+            rest.write(cut_to, &bytes[bytes.len() - open..]);
         }
         let end = if region.to >= kept { base.size.max(region.from) } else { region.to };
         splices.push(Splice { start: region.from.min(base.size), end, runs });
@@ -382,9 +387,9 @@ pub fn flush(
     let mut new = NewNodes::new();
     let root = splice(Keys(&store.context().ids), store, root, &splices, &mut new)?;
     store.stage_nodes(new);
-    let size = size.min(open_from);
-    let content = content_of(store, root, size)?;
-    Ok(Flushed { stored: Stored { class, content, inline: Vec::new(), size }, open_from })
+    let content = content_of(store, root, cut_to)?;
+    let stored = Stored { class, content, inline: Vec::new(), size: cut_to };
+    Ok(Flushed { stored, rest })
 }
 
 /// The tree of stored content; a single chunk becomes a leaf for the moment.

@@ -176,6 +176,7 @@ pub(super) fn adopt_own(
         state.generation = head.generation;
         state.content_generation = head.commit.content_generation;
         state.head = file.hash;
+        state.base = file.hash;
         state.journal = head.commit.journal;
         return Ok(());
     }

@@ -12,6 +12,8 @@ pub mod state;
 #[cfg(test)]
 mod tests_damage;
 #[cfg(test)]
+mod tests_publish;
+#[cfg(test)]
 mod tests_state;
 
 use std::ops::ControlFlow;
@@ -192,6 +194,7 @@ impl Volume {
             content_generation: 0,
             head: [0; 32],
             journal: 0,
+            base: [0; 32],
             seen: Vector::new(),
         });
         let store = Store::new(
@@ -265,6 +268,21 @@ impl Volume {
     fn store_state(&self) -> std::io::Result<()> {
         let folder = self.world.state.as_ref().expect("only a volume with state writes");
         self.state().store(&**folder)
+    }
+
+    /// Whether records in the journal were made on the head that this volume
+    /// stands on.
+    pub fn stands_where_journal_does(&self) -> bool {
+        self.state().base == self.base().hash
+    }
+
+    /// Notes durably what records of the journal stand on from here on.
+    pub fn stand(&self) -> Result<()> {
+        if self.stands_where_journal_does() {
+            return Ok(());
+        }
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).base = self.base().hash;
+        self.store_state().map_err(|error| StoreError::state("device record", error))
     }
 
     /// Removes files that entered REPO without a head that names them: the
@@ -453,6 +471,7 @@ impl Volume {
             state.generation = commit.generation;
             state.content_generation = commit.content_generation;
             state.head = *hash;
+            state.base = *hash;
             state.journal = journal;
             let device = state.device;
             state.seen.insert(device, commit.generation);

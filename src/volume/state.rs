@@ -34,6 +34,8 @@ pub struct State {
     pub head: Hash,
     /// Highest journal sequence number in that head.
     pub journal: u64,
+    /// Hash of the head that records of the journal stand on, zeros for none.
+    pub base: Hash,
     /// Highest generation seen of each device.
     pub seen: Vector,
 }
@@ -51,6 +53,7 @@ impl State {
             .u64(self.content_generation)
             .raw(&self.head)
             .u64(self.journal)
+            .raw(&self.base)
             .var(self.seen.len() as u64);
         for (device, generation) in &self.seen {
             out.raw(device).var(*generation);
@@ -81,6 +84,7 @@ impl State {
             content_generation: input.u64()?,
             head: input.array()?,
             journal: input.u64()?,
+            base: input.array()?,
             seen: Vector::new(),
         };
         for _ in 0..input.var_max(65536, "device count")? {
@@ -122,6 +126,7 @@ mod tests {
             content_generation: 3,
             head: [5; 32],
             journal: 6,
+            base: [7; 32],
             seen: [([2; 16], 4)].into(),
         };
         let bytes = state.encode();

@@ -1,0 +1,82 @@
+//! Checkpoints of which a part failed to enter REPO.
+
+use super::content::{Layer, Stored, flush};
+use super::tests_damage::{open, repository};
+use super::*;
+use crate::format::namespace::{Ino, Inode, Owner};
+use crate::io::Timestamp;
+use crate::io::sim::{Fault, SimWorld};
+
+const FILE: Ino = 77;
+
+fn noise(len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// Cuts `bytes` into the store; the edit that makes them the content of `FILE`.
+fn file(volume: &Volume, bytes: &[u8]) -> (Vec<u8>, Option<Value>) {
+    let mut layer = Layer::default();
+    layer.write(0, bytes);
+    let flushed =
+        flush(&volume.store, &Stored::default(), &layer, bytes.len() as u64, false).unwrap();
+    let mut inode = Inode::new(0o100_644, Owner::Id(0), Owner::Id(0), Timestamp::default());
+    inode.class = flushed.stored.class;
+    inode.content = flushed.stored.content;
+    inode.size = flushed.stored.size;
+    (Key::Inode(FILE).encode(), Some(Value::Inode(Box::new(inode))))
+}
+
+/// More bytes of nodes than a head takes.
+fn attributes() -> Vec<(Vec<u8>, Option<Value>)> {
+    let named = |number: u32| Key::Xattr(FILE + 1, number.to_be_bytes().to_vec()).encode();
+    (0..1200).map(|number| (named(number), Some(Value::Xattr(noise(4096))))).collect()
+}
+
+fn checkpoint(volume: &Volume, edits: Vec<(Vec<u8>, Option<Value>)>) -> Result<Published> {
+    volume.checkpoint(edits, (1, 0), 0, &[])
+}
+
+/// A world in which a head was to follow its metadata objects, and the change
+/// number `at` of that checkpoint failed.
+fn interrupted(at: u64) -> (SimWorld, Volume, bool) {
+    let world = repository();
+    let volume = open(&world, Some("state"), &OpenOptions::default(), 50).unwrap();
+    let edits = [vec![file(&volume, &noise(600_000))], attributes()].concat();
+    world.fail_at(world.operations() + at, Fault::NoSpace);
+    let failed = checkpoint(&volume, edits).is_err();
+    (world, volume, failed)
+}
+
+/// The nodes of a checkpoint whose head failed were known as stored, because
+/// their metadata object had entered REPO. The chunks below them were to be in
+/// the head. When the file was removed and the same content written again, its
+/// node was taken for stored, the chunks were dropped as used by nothing, and
+/// the next head named content that was nowhere.
+#[test]
+fn after_a_failed_head_the_same_content_is_stored_whole() {
+    let mut failures = 0;
+    for at in 1.. {
+        let (world, volume, failed) = interrupted(at);
+        if !failed {
+            break;
+        }
+        failures += 1;
+        checkpoint(&volume, vec![(Key::Inode(FILE).encode(), None)]).unwrap();
+        checkpoint(&volume, vec![file(&volume, &noise(600_000))]).unwrap();
+        drop(volume);
+        let volume = open(&world, Some("state"), &OpenOptions::default(), 51).unwrap();
+        let Ok(Some(Value::Inode(inode))) = volume.get(&Key::Inode(FILE)) else { panic!() };
+        let stored =
+            Stored { class: inode.class, content: inode.content, inline: vec![], size: inode.size };
+        let mut out = vec![0; 600_000];
+        content::read_stored(&volume.store, &stored, 0, 600_000, &mut out).unwrap();
+        assert!(out == noise(600_000), "failed at {at}");
+        let objects = world.paths().iter().filter(|path| path.contains("/obj/")).count();
+        let named: std::collections::HashSet<_> =
+            volume.base().commit.objects.iter().map(|object| object.hash).collect();
+        assert!(named.len() <= 1 && objects <= 3 + 1, "failed at {at}: {objects} objects");
+    }
+    assert!(failures > 3, "{failures}");
+}
