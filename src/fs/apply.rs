@@ -41,7 +41,9 @@ impl Fs {
                     Key::Inode(ino) => {
                         if let Ok(inode) = self.inode(state, *ino) {
                             state.inodes = state.inodes.saturating_sub(1);
-                            state.bytes = state.bytes.saturating_sub(inode.size);
+                            if inode.is_file() {
+                                state.bytes = state.bytes.saturating_sub(inode.size);
+                            }
                             state.subdirs.remove(ino);
                             Self::orphan(state, *ino, inode);
                         }
@@ -129,7 +131,9 @@ impl Fs {
         file.size = change(file);
         let (now_dirty, size) = (file.layer.bytes, file.size);
         state.dirty = state.dirty - dirty + now_dirty;
-        state.bytes = (state.bytes + size).saturating_sub(old);
+        if !state.orphans.contains_key(&ino) {
+            state.bytes = (state.bytes + size).saturating_sub(old);
+        }
         self.change_inode(state, ino, |inode| {
             inode.size = size;
             inode.mtime = time;

@@ -1,5 +1,7 @@
 //! Attributes, extended attributes, space.
 
+use std::ops::ControlFlow;
+
 use super::{Attr, Fs, FsError, Result, SetAttr, SpaceStat, State, TimeSet};
 use crate::format::namespace::{Ino, Inode, Key, NAME_MAX, Value, XATTR_MAX};
 use crate::format::record::Change;
@@ -43,8 +45,7 @@ impl Fs {
 
     /// Number of names.
     pub(super) fn links(&self, state: &State, ino: Ino) -> Result<usize> {
-        let prefix = Key::backs(ino);
-        Ok(self.range(state, &prefix, &prefix, LINKS_MAX + 1)?.len())
+        self.count(state, &Key::backs(ino), LINKS_MAX + 1)
     }
 
     fn subdirs(&self, state: &mut State, ino: Ino) -> Result<u32> {
@@ -53,10 +54,11 @@ impl Fs {
         }
         let mut prefix = Key::entries_from(ino, 0);
         prefix.truncate(9);
-        let entries = self.range(state, &prefix, &prefix, usize::MAX)?;
-        let count =
-            entries.iter().filter(|(_, value)| matches!(value, Value::Entry(_, 0o040_000))).count()
-                as u32;
+        let mut count = 0;
+        self.scan(state, &prefix, &prefix, &mut |_, value| {
+            count += u32::from(matches!(value, Value::Entry(_, 0o040_000)));
+            ControlFlow::Continue(())
+        })?;
         state.subdirs.insert(ino, count);
         Ok(count)
     }
@@ -76,6 +78,9 @@ impl Fs {
         if let Some(size) = change.size {
             if inode.is_dir() {
                 return Err(FsError::IsDir);
+            }
+            if !inode.is_file() {
+                return Err(FsError::Invalid);
             }
             if size > i64::MAX as u64 {
                 return Err(FsError::FileTooBig);
@@ -161,7 +166,7 @@ impl Fs {
             return Err(FsError::NoData);
         }
         let prefix = Key::xattrs(ino);
-        if !present && self.range(&state, &prefix, &prefix, XATTRS_MAX)?.len() >= XATTRS_MAX {
+        if !present && self.count(&state, &prefix, XATTRS_MAX)? >= XATTRS_MAX {
             return Err(FsError::NoSpace);
         }
         inode.ctime = now;

@@ -1,6 +1,7 @@
 //! Freezing what was acknowledged and publishing it, while operations go on.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering as Atomic;
 use std::time::Duration;
 
 use super::{Fs, FsError, Overlay, Result, State};
@@ -8,6 +9,13 @@ use crate::format::namespace::{Content, Ino, Key, Value};
 use crate::store::StoreError;
 use crate::volume::Published;
 use crate::volume::content::{Layer, Stored, flush};
+
+/// Bytes of the log after which the next operation makes a checkpoint first.
+const LOG_MAX: u64 = 256 << 20;
+/// Changes of names and attributes in memory at which a checkpoint is due.
+const CHANGES_MAX: usize = 200_000;
+/// Pause after a checkpoint that failed.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// When a checkpoint is due.
 #[derive(Clone, Copy, Debug)]
@@ -56,13 +64,20 @@ impl Fs {
     pub fn progress(&self) -> Progress {
         let state = self.lock();
         Progress {
-            waiting_bytes: state.dirty + self.volume.store.staged_bytes() as u64,
+            waiting_bytes: state.dirty
+                + state
+                    .files
+                    .values()
+                    .filter_map(|file| file.frozen.as_ref())
+                    .map(|l| l.bytes)
+                    .sum::<u64>()
+                + self.volume.store.staged_bytes() as u64,
             waiting_changes: state.current.len() as u64
                 + state.frozen.as_ref().map_or(0, |frozen| frozen.len() as u64),
             inodes: state.inodes,
             bytes: state.bytes,
             trouble: self.trouble.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone(),
-            failed: self.failed.load(std::sync::atomic::Ordering::Relaxed),
+            failed: self.failed.load(Atomic::Relaxed),
         }
     }
 
@@ -71,9 +86,28 @@ impl Fs {
         let now = self.volume.world().clock.elapsed();
         let state = self.lock();
         let Some((first, last)) = state.changed else { return false };
+        if now < state.retry_at || self.failed.load(Atomic::Relaxed) {
+            return false;
+        }
         now.saturating_sub(last) >= when.quiet
             || now.saturating_sub(first) >= when.latest
-            || state.dirty >= when.bytes
+            || state.dirty + self.volume.store.staged_bytes() as u64 >= when.bytes
+            || state.current.len() >= CHANGES_MAX
+    }
+
+    /// Makes a checkpoint before an operation if the log has grown long: it
+    /// must not fill up with records that a head could hold. If that fails, the
+    /// log says when there is no room any more.
+    pub(super) fn make_room(&self) {
+        if self.log.bytes() < LOG_MAX {
+            return;
+        }
+        let _flushing = self.flushing.lock();
+        let early = self.volume.world().clock.elapsed() < self.lock().retry_at;
+        // Another writer may have made one meanwhile.
+        if !early && self.log.bytes() >= LOG_MAX {
+            let _ = self.checkpoint_locked(false);
+        }
     }
 
     /// Hands buffered log records to the operating system, and with `flush`
@@ -100,7 +134,12 @@ impl Fs {
 
     fn checkpoint_if(&self, always: bool) -> Result<Option<Published>> {
         let _flushing = self.flushing.lock();
-        if self.failed.load(std::sync::atomic::Ordering::Relaxed) {
+        self.checkpoint_locked(always)
+    }
+
+    /// With `flushing` held.
+    fn checkpoint_locked(&self, always: bool) -> Result<Option<Published>> {
+        if self.failed.load(Atomic::Relaxed) {
             return Err(FsError::Io);
         }
         let Some((overlay, files, counts, sequence)) = self.freeze(always)? else {
@@ -117,6 +156,7 @@ impl Fs {
             }
             Err(error) => {
                 self.refreeze(files);
+                self.lock().retry_at = self.volume.world().clock.elapsed() + RETRY;
                 Err(self.store_failed(&error))
             }
         }
@@ -129,8 +169,13 @@ impl Fs {
     ) -> Result<Option<(Arc<Overlay>, Vec<Frozen>, (u64, u64), u64)>> {
         let mut state = self.lock();
         if state.current.is_empty() && !always {
+            // At most files without a name changed.
+            state.changed = None;
             return Ok(None);
         }
+        let mut files = state.files.values();
+        let already = state.frozen.is_some() || files.any(|file| file.frozen.is_some());
+        self.check_not_set_aside(already)?;
         let sequence = self.log.rotate().map_err(|error| self.fail(&error))?;
         let overlay = Arc::new(std::mem::take(&mut state.current));
         state.frozen = Some(overlay.clone());
@@ -164,7 +209,10 @@ impl Fs {
         let mut contents = Vec::with_capacity(files.len());
         let mut edits = overlay.clone();
         for file in files {
-            let flushed = flush(&self.volume.store, &file.stored, &file.layer, file.size, false)?;
+            let flushed = flush(&self.volume.store, &file.stored, &file.layer, file.size, false)
+                .inspect_err(|error| {
+                    log::error!("inode {}: its changes cannot be stored: {error}", file.ino);
+                })?;
             if let Some(Some(Value::Inode(inode))) = edits.get_mut(&Key::Inode(file.ino).encode()) {
                 inode.class = flushed.stored.class;
                 inode.content = flushed.stored.content;
@@ -173,8 +221,11 @@ impl Fs {
             }
             contents.push(flushed.stored);
         }
-        let open: Vec<Content> =
-            self.lock().files.values().map(|file| file.stored.content).collect();
+        let open: Vec<Content> = {
+            let state = self.lock();
+            let unnamed = state.orphans.values().map(|inode| inode.content);
+            state.files.values().map(|file| file.stored.content).chain(unnamed).collect()
+        };
         let edits = edits.into_iter().collect();
         let published = self.volume.checkpoint(edits, counts, sequence, &open)?;
         Ok((published, contents))

@@ -7,6 +7,7 @@ use super::dir::drop_unused;
 use super::{Fs, FsError, Result, Seek, State};
 use crate::format::namespace::{Ino, Key, Value};
 use crate::format::record::Change;
+use crate::store::StoreError;
 use crate::volume::content::{Layer, Stored, flush, is_data, read};
 
 /// Bytes of changes in one file after which they are cut into chunks at once.
@@ -14,9 +15,6 @@ const STREAM_FLUSH: u64 = 8 << 20;
 /// Bytes of changes in memory after which the writer cuts them all into chunks
 /// itself, so that memory stays bounded.
 const DIRTY_MAX: u64 = 128 << 20;
-
-/// Bytes of the log after which the writer makes a checkpoint itself.
-const LOG_MAX: u64 = 256 << 20;
 
 /// A consistent view of a file's content.
 struct View {
@@ -75,15 +73,22 @@ impl Fs {
 
     pub(super) fn do_read(&self, ino: Ino, offset: u64, len: u32) -> Result<Vec<u8>> {
         let to = offset.saturating_add(u64::from(len));
-        let view = self.view(&mut self.lock(), ino, offset, to)?;
-        let to = to.min(view.size);
-        if offset >= to {
-            return Ok(Vec::new());
+        let mut again = true;
+        loop {
+            let view = self.view(&mut self.lock(), ino, offset, to)?;
+            let to = to.min(view.size);
+            if offset >= to {
+                return Ok(Vec::new());
+            }
+            let mut out = vec![0; (to - offset) as usize];
+            match read(&self.volume.store, &view.stored, &view.layers(), offset, to, &mut out) {
+                Ok(()) => return Ok(out),
+                // What the view names may have been replaced and dropped since
+                // without ever having been stored.
+                Err(StoreError::Missing { .. }) if again => again = false,
+                Err(error) => return Err(self.store_failed(&error)),
+            }
         }
-        let mut out = vec![0; (to - offset) as usize];
-        read(&self.volume.store, &view.stored, &view.layers(), offset, to, &mut out)
-            .map_err(|error| self.store_failed(&error))?;
-        Ok(out)
     }
 
     pub(super) fn do_write(
@@ -109,9 +114,6 @@ impl Fs {
             self.perform(&mut state, &changes)?;
             (state.files.get(&ino).map_or(0, |file| file.layer.bytes), state.dirty)
         };
-        if self.log.bytes() >= LOG_MAX {
-            self.checkpoint()?;
-        }
         let relieved = if in_file >= STREAM_FLUSH {
             self.flush_file(ino, STREAM_FLUSH, true)
         } else if in_all >= DIRTY_MAX {
@@ -174,6 +176,7 @@ impl Fs {
             if file.layer.bytes < least {
                 return Ok(());
             }
+            self.check_not_set_aside(file.frozen.is_some())?;
             let frozen = Arc::new(std::mem::take(&mut file.layer));
             file.frozen = Some(frozen.clone());
             let (stored, size) = (file.stored.clone(), file.size);
@@ -190,7 +193,11 @@ impl Fs {
                 file.stored = flushed.stored;
                 (flushed.rest, Ok(()))
             }
-            Err(error) => ((*frozen).clone(), Err(self.store_failed(&error))),
+            Err(error) => {
+                log::error!("inode {ino}: its changes cannot be stored: {error}");
+                let layer = Arc::try_unwrap(frozen).unwrap_or_else(|shared| (*shared).clone());
+                (layer, Err(self.store_failed(&error)))
+            }
         };
         let before = above.bytes;
         below.absorb(above);
@@ -248,26 +255,27 @@ impl Fs {
         if grow {
             changes.push(Change::Resize { ino, size: end, time });
         }
-        self.clear_privileges(&state, ino, &mut changes)?;
         if changes.is_empty() { Ok(()) } else { self.perform(&mut state, &changes) }
     }
 
     pub(super) fn do_seek(&self, ino: Ino, offset: u64, what: Seek) -> Result<u64> {
-        let view = self.view(&mut self.lock(), ino, 0, u64::MAX)?;
-        if offset >= view.size {
+        let mut state = self.lock();
+        let file = &*self.file(&mut state, ino)?;
+        if offset >= file.size {
             return Err(FsError::NoSuchData);
         }
-        let layers = view.layers();
+        let mut layers: Vec<&Layer> = file.frozen.as_deref().into_iter().collect();
+        layers.push(&file.layer);
         let mut at = offset;
-        while at < view.size {
-            let (data, end) = is_data(&self.volume.store, &view.stored, &layers, at, view.size)
+        while at < file.size {
+            let (data, end) = is_data(&self.volume.store, &file.stored, &layers, at, file.size)
                 .map_err(|error| self.store_failed(&error))?;
             if data == (what == Seek::Data) {
                 return Ok(at);
             }
             at = end.max(at + 1);
         }
-        if what == Seek::Hole { Ok(view.size) } else { Err(FsError::NoSuchData) }
+        if what == Seek::Hole { Ok(file.size) } else { Err(FsError::NoSuchData) }
     }
 
     /// Copies by reading and writing: equal chunks are stored once, so the
@@ -277,12 +285,19 @@ impl Fs {
         let mut done = 0;
         while done < len {
             let piece = (len - done).min(PIECE) as u32;
-            let bytes = self.do_read(from.0, from.1 + done, piece)?;
-            if bytes.is_empty() {
-                break;
+            let copied = self.do_read(from.0, from.1 + done, piece).and_then(|bytes| {
+                if !bytes.is_empty() {
+                    self.do_write(to.0, to.1 + done, &bytes, false)?;
+                }
+                Ok(bytes.len() as u64)
+            });
+            match copied {
+                Ok(0) => break,
+                Ok(copied) => done += copied,
+                // As of a short write, the rest says why.
+                Err(_) if done > 0 => break,
+                Err(error) => return Err(error),
             }
-            self.do_write(to.0, to.1 + done, &bytes, done == 0)?;
-            done += bytes.len() as u64;
         }
         Ok(done)
     }

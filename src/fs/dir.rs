@@ -40,7 +40,7 @@ impl Fs {
     pub(super) fn is_empty_dir(&self, state: &State, ino: Ino) -> Result<bool> {
         let mut prefix = Key::entries_from(ino, 0);
         prefix.truncate(9);
-        Ok(self.range(state, &prefix, &prefix, 1)?.is_empty())
+        Ok(self.count(state, &prefix, 1)? == 0)
     }
 
     pub(super) fn do_lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr> {

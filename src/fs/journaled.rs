@@ -8,8 +8,9 @@ use crate::store::StoreError;
 use crate::volume::Volume;
 
 impl Log for Journal {
-    fn append(&self, record: &[u8]) -> std::io::Result<u64> {
-        Journal::append(self, record).map_err(journal_failed)
+    fn append(&self, record: &[u8], reserve: bool) -> std::io::Result<u64> {
+        let append = if reserve { Journal::append_reserved } else { Journal::append };
+        append(self, record).map_err(journal_failed)
     }
     fn write_out(&self) -> std::io::Result<()> {
         Journal::write_out(self).map_err(journal_failed)
@@ -82,9 +83,10 @@ impl Fs {
         }
         volume.stand()?;
         let fs = Self::new(volume, Box::new(journal), options)?;
-        for (sequence, record) in &replay.records {
-            fs.replay(*sequence, record).map_err(RecoverError::Replay)?;
+        let count = replay.records.len();
+        for (sequence, record) in replay.records {
+            fs.replay(sequence, &record).map_err(RecoverError::Replay)?;
         }
-        Ok((fs, replay.records.len()))
+        Ok((fs, count))
     }
 }

@@ -17,9 +17,11 @@ mod mount;
 mod names;
 mod operations;
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
+use std::iter::Peekable;
 use std::ops::{Bound, ControlFlow};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering as Atomic};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use checkpoint::{Progress, When};
@@ -39,8 +41,9 @@ use crate::volume::content::{Layer, Stored};
 /// The local log of what is acknowledged and not in a head yet.
 pub trait Log: Send + Sync {
     /// Takes a record; returns its sequence number. Fails, before anything is
-    /// acknowledged, if there is no room.
-    fn append(&self, record: &[u8]) -> std::io::Result<u64>;
+    /// acknowledged, if there is no room. Records that make room may use the
+    /// `reserve` that others leave.
+    fn append(&self, record: &[u8], reserve: bool) -> std::io::Result<u64>;
     /// Hands what was taken to the operating system.
     fn write_out(&self) -> std::io::Result<()>;
     /// Returns once records up to `sequence` are durable.
@@ -58,7 +61,7 @@ pub trait Log: Send + Sync {
 pub struct NoLog;
 
 impl Log for NoLog {
-    fn append(&self, _: &[u8]) -> std::io::Result<u64> {
+    fn append(&self, _: &[u8], _: bool) -> std::io::Result<u64> {
         Ok(0)
     }
     fn write_out(&self) -> std::io::Result<()> {
@@ -150,6 +153,8 @@ struct State {
     next_ino: Ino,
     /// Time of the first and the last change since the last freeze.
     changed: Option<(std::time::Duration, std::time::Duration)>,
+    /// A checkpoint failed; before this time none is made unasked.
+    retry_at: std::time::Duration,
 }
 
 /// A file system over a volume.
@@ -262,7 +267,7 @@ impl Fs {
     }
 
     fn check_writable(&self) -> Result<()> {
-        if self.failed.load(Ordering::Relaxed) {
+        if self.failed.load(Atomic::Relaxed) {
             Err(FsError::Io)
         } else if self.options.read_only {
             Err(FsError::ReadOnly)
@@ -276,12 +281,25 @@ impl Fs {
         if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) {
             return FsError::NoSpace;
         }
-        if !self.failed.swap(true, Ordering::Relaxed) {
-            log::error!(
-                "local state failed ({error}); the mount is read-only until it is mounted anew"
-            );
-        }
+        self.stop(&format!("local state failed ({error})"));
         FsError::Io
+    }
+
+    /// Read-only with EIO from here on; said once.
+    fn stop(&self, why: &str) {
+        if !self.failed.swap(true, Atomic::Relaxed) {
+            log::error!("{why}; the mount is read-only until it is mounted anew");
+        }
+    }
+
+    /// A panic while something was set aside leaves it there: setting aside
+    /// more would drop it.
+    fn check_not_set_aside(&self, already: bool) -> Result<()> {
+        if already {
+            self.stop("a checkpoint before this one did not end");
+            return Err(FsError::Io);
+        }
+        Ok(())
     }
 
     /// The exit from the store's errors to ours; the log has the details.
@@ -298,6 +316,11 @@ impl Fs {
 
     /// Logs and applies one operation.
     fn perform(&self, state: &mut State, changes: &[Change<'_>]) -> Result<()> {
+        self.perform_in(state, changes, false)
+    }
+
+    /// The same; an operation that makes room may use the log's `reserve`.
+    fn perform_in(&self, state: &mut State, changes: &[Change<'_>], reserve: bool) -> Result<()> {
         // What happens to an inode without a name is forgotten by a crash:
         // replaying it would bring the inode back.
         let logged: Vec<Change<'_>> = changes
@@ -305,17 +328,23 @@ impl Fs {
             .filter(|change| !change.ino().is_some_and(|ino| state.orphans.contains_key(&ino)))
             .cloned()
             .collect();
-        let sequence = if logged.is_empty() {
-            state.sequence
+        let is_logged = !logged.is_empty();
+        let sequence = if is_logged {
+            self.log.append(&encode(&logged), reserve).map_err(|error| self.fail(&error))?
         } else {
-            self.log.append(&encode(&logged)).map_err(|error| self.fail(&error))?
+            state.sequence
         };
         for change in changes {
-            self.apply(state, change)?;
+            // It is in the log, and what is not in memory cannot be taken back.
+            self.apply(state, change).inspect_err(|error| {
+                self.stop(&format!("a logged change could not be made in memory: {error}"));
+            })?;
         }
-        state.sequence = sequence;
-        let now = self.volume.world().clock.elapsed();
-        state.changed = Some((state.changed.map_or(now, |(first, _)| first), now));
+        if is_logged {
+            state.sequence = sequence;
+            let now = self.volume.world().clock.elapsed();
+            state.changed = Some((state.changed.map_or(now, |(first, _)| first), now));
+        }
         Ok(())
     }
 
@@ -346,8 +375,52 @@ impl Fs {
         if inode.is_dir() { Ok(inode) } else { Err(FsError::NotDir) }
     }
 
-    /// Items whose encoded key starts with `prefix`, from `from` on, at most
-    /// `limit`.
+    /// Visits the items whose encoded key starts with `prefix`, from `from` on,
+    /// in order, until `visit` breaks.
+    fn scan(
+        &self,
+        state: &State,
+        from: &[u8],
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&[u8], &Value) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let none = Overlay::new();
+        let frozen = state.frozen.as_deref().unwrap_or(&none);
+        let mut upper = Upper {
+            current: overlay_range(&state.current, from, prefix).peekable(),
+            frozen: overlay_range(frozen, from, prefix).peekable(),
+        };
+        let mut broke = false;
+        self.volume
+            .scan(from, &mut |key, value| {
+                let bytes = key.encode();
+                if !bytes.starts_with(prefix) {
+                    return ControlFlow::Break(());
+                }
+                let mut hidden = false;
+                while let Some((key, above)) = upper.next_up_to(&bytes) {
+                    hidden = *key == bytes;
+                    if let Some(value) = above
+                        && visit(key, value).is_break()
+                    {
+                        broke = true;
+                        return ControlFlow::Break(());
+                    }
+                }
+                if !hidden && visit(&bytes, &value).is_break() {
+                    broke = true;
+                    return ControlFlow::Break(());
+                }
+                ControlFlow::Continue(())
+            })
+            .map_err(|error| self.store_failed(&error))?;
+        while !broke && let Some((key, above)) = upper.next() {
+            broke = above.as_ref().is_some_and(|value| visit(key, value).is_break());
+        }
+        Ok(())
+    }
+
+    /// What `scan` visits, at most `limit` items.
     fn range(
         &self,
         state: &State,
@@ -355,44 +428,23 @@ impl Fs {
         prefix: &[u8],
         limit: usize,
     ) -> Result<Vec<(Key, Value)>> {
-        let mut found: BTreeMap<Vec<u8>, Option<Value>> = BTreeMap::new();
-        // Removals in the overlays may hide items of the tree, so ask for
-        // more of them.
-        let hidden = overlay_range(&state.current, from, prefix).count()
-            + state.frozen.as_ref().map_or(0, |f| overlay_range(f, from, prefix).count());
-        let mut last_stored = None;
-        let mut taken = 0;
-        self.volume
-            .scan(from, &mut |key, value| {
-                let bytes = key.encode();
-                if !bytes.starts_with(prefix) {
-                    return ControlFlow::Break(());
-                }
-                taken += 1;
-                found.insert(bytes.clone(), Some(value));
-                if taken >= limit.saturating_add(hidden) {
-                    last_stored = Some(bytes);
-                    return ControlFlow::Break(());
-                }
-                ControlFlow::Continue(())
-            })
-            .map_err(|error| self.store_failed(&error))?;
-        let layers = [state.frozen.as_deref(), Some(&state.current)];
-        for layer in layers.into_iter().flatten() {
-            for (bytes, value) in overlay_range(layer, from, prefix) {
-                if last_stored.as_ref().is_none_or(|last| bytes <= last) {
-                    found.insert(bytes.clone(), value.clone());
-                }
-            }
-        }
-        Ok(found
-            .into_iter()
-            .filter_map(|(bytes, value)| {
-                let key = Key::decode(&bytes).expect("keys in memory were encoded by us");
-                value.map(|value| (key, value))
-            })
-            .take(limit)
-            .collect())
+        let mut found = Vec::new();
+        self.scan(state, from, prefix, &mut |bytes, value| {
+            let key = Key::decode(bytes).expect("keys in memory were encoded by us");
+            found.push((key, value.clone()));
+            if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        Ok(found)
+    }
+
+    /// How many items `scan` visits, counted up to `limit`.
+    fn count(&self, state: &State, prefix: &[u8], limit: usize) -> Result<usize> {
+        let mut count = 0;
+        self.scan(state, prefix, prefix, &mut |_, _| {
+            count += 1;
+            if count < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        Ok(count)
     }
 
     /// The user and group as stored.
@@ -422,6 +474,33 @@ impl Fs {
             Owner::Id(id) => id,
         };
         (ownership.force_uid.unwrap_or(uid), ownership.force_gid.unwrap_or(gid))
+    }
+}
+
+/// The two overlays as one ordered list; the current one hides the frozen.
+struct Upper<'a, I: Iterator<Item = (&'a Vec<u8>, &'a Option<Value>)>> {
+    current: Peekable<I>,
+    frozen: Peekable<I>,
+}
+
+impl<'a, I: Iterator<Item = (&'a Vec<u8>, &'a Option<Value>)>> Upper<'a, I> {
+    fn next_up_to(&mut self, limit: &[u8]) -> Option<I::Item> {
+        let first = [self.current.peek(), self.frozen.peek()].into_iter().flatten();
+        let first = first.map(|(key, _)| *key).min()?;
+        if first.as_slice() <= limit { self.next() } else { None }
+    }
+
+    fn next(&mut self) -> Option<I::Item> {
+        let (current, frozen) = (self.current.peek(), self.frozen.peek());
+        let order = match (current, frozen) {
+            (Some((current, _)), Some((frozen, _))) => current.cmp(frozen),
+            (Some(_), None) => Ordering::Less,
+            (None, _) => Ordering::Greater,
+        };
+        if order.is_eq() {
+            self.frozen.next();
+        }
+        if order.is_gt() { self.frozen.next() } else { self.current.next() }
     }
 }
 

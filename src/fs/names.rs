@@ -162,7 +162,7 @@ impl Fs {
         let mut changes = vec![Change::Remove(entry)];
         self.drop_name(&state, parent, name, ino, now, &mut changes)?;
         changes.push(set(parent, dir));
-        self.perform(&mut state, &changes)
+        self.perform_in(&mut state, &changes, true)
     }
 
     pub(super) fn do_rename(

@@ -30,8 +30,9 @@ use super::entries::{self, New};
 use super::pull::Aliases;
 use crate::fs::{Caller, Operations, RenameMode, Seek, SetAttr};
 
-/// The most one `copy_file_range` copies; the answer has 32 bits.
-const MAX_COPY: u64 = 1 << 30;
+/// The most one `copy_file_range` copies, so that it does not keep others
+/// waiting; the caller asks again for the rest.
+const MAX_COPY: u64 = 4 << 20;
 const NAME_MAX: u32 = 255;
 /// The handle of an open that only pulls pages.
 const PULLED: FileHandle = FileHandle(1);

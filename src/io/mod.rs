@@ -160,7 +160,8 @@ pub trait SyncedFolder: Send + Sync {
     /// durable. A file of that name that holds the same bytes is left alone;
     /// one that is shorter or differs (torn by a crash) is written again.
     fn publish(&self, path: &str, bytes: &[u8]) -> io::Result<()>;
-    /// Removes a file; no error if it is gone already.
+    /// Removes a file and returns once that is durable; no error if it is gone
+    /// already.
     fn remove(&self, path: &str) -> io::Result<()>;
     /// Room left.
     fn space(&self) -> io::Result<Space>;

@@ -165,6 +165,13 @@ impl PrivateFolder for DirFolder {
     }
 }
 
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// REPO on disk.
 pub struct DirSynced {
     root: PathBuf,
@@ -211,10 +218,30 @@ impl DirSynced {
         Ok(folder)
     }
 
+    /// Writes a file that is not there yet. A part of one is not left behind:
+    /// it would take the room whose lack stopped it.
     fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
+        file.write_all(bytes).and_then(|()| file.sync_all()).inspect_err(|_| {
+            let _ = fs::remove_file(path);
+        })
+    }
+
+    /// Moves a whole file to a name that is free; `false` if no rename leads
+    /// there. One device number does not say so: of a bind mount, or a folder
+    /// with a quota of its own, rename answers EXDEV.
+    fn move_in(aside: &Path, target: &Path) -> io::Result<bool> {
+        use rustix::fs::{CWD, rename, renameat_with};
+        use rustix::io::Errno;
+        let moved = match renameat_with(CWD, aside, CWD, target, RenameFlags::NOREPLACE) {
+            Err(Errno::INVAL | Errno::NOSYS) => rename(aside, target),
+            other => other,
+        };
+        match moved {
+            Ok(()) => Ok(true),
+            Err(Errno::XDEV) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
@@ -265,36 +292,29 @@ impl SyncedFolder for DirSynced {
             // Torn by a crash of this very device: nobody else writes here.
             fs::remove_file(&target)?;
         }
+        let mut entered = false;
         if let Some(staging) = &self.staging {
             let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
             let aside = staging.join(name);
-            match fs::remove_file(&aside) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            remove_if_there(&aside)?;
             Self::write_new(&aside, bytes)?;
-            rustix::fs::renameat_with(
-                rustix::fs::CWD,
-                &aside,
-                rustix::fs::CWD,
-                &target,
-                RenameFlags::NOREPLACE,
-            )
-            .or_else(|error| match error {
-                rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS => {
-                    rustix::fs::rename(&aside, &target)
-                }
-                other => Err(other),
-            })?;
-        } else {
+            let moved = Self::move_in(&aside, &target);
+            if !matches!(moved, Ok(true)) {
+                remove_if_there(&aside)?;
+            }
+            entered = moved?;
+        }
+        if !entered {
             Self::write_new(&target, bytes)?;
         }
         sync_dir(&folder)
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
-        match fs::remove_file(self.root.join(path)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        let target = self.root.join(path);
+        remove_if_there(&target)?;
+        match target.parent() {
+            Some(folder) if folder.is_dir() => sync_dir(folder),
             _ => Ok(()),
         }
     }

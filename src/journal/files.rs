@@ -152,9 +152,11 @@ impl Files {
         if released.is_empty() {
             return Ok(());
         }
+        let mut new = Vec::new();
         for (number, len) in released {
             let name = LogFile::name(*number);
-            let keep = *len == self.options.file_size && self.spares.len() < self.options.spares;
+            let spares = self.spares.len() + new.len();
+            let keep = *len == self.options.file_size && spares < self.options.spares;
             let done = if keep {
                 self.folder.rename(&name, &spare_name(*number))
             } else {
@@ -162,13 +164,16 @@ impl Files {
             };
             done.map_err(PrepareError::at(name))?;
             if keep {
-                self.spares.push(*number);
+                new.push(*number);
             } else {
                 self.total = self.total.saturating_sub(*len);
             }
         }
-        // Durable before any of their headers is written over.
-        self.folder.sync_dir(FOLDER).map_err(PrepareError::at(FOLDER))
+        // Durable before any of their headers is written over: else a crash
+        // brings back a log with a foreign header, which is damage.
+        self.folder.sync_dir(FOLDER).map_err(|error| PrepareError::Io(FOLDER.into(), error))?;
+        self.spares.extend(new);
+        Ok(())
     }
 
     /// Takes over the spares found at opening.

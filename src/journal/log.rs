@@ -187,12 +187,15 @@ impl Journal {
         lead.flush()
     }
 
-    /// Begins a new file with the next record, and returns the last number
-    /// before it.
+    /// Begins a new file with the next record, unless the present one is less
+    /// than half full (checkpoints that fail one after another must not use the
+    /// files up), and returns the last number before it.
     pub fn rotate(&self) -> Result<u64> {
         let mut state = self.state();
         state.check()?;
-        state.tail = None;
+        if state.tail_room() < self.options.file_size / 2 {
+            state.tail = None;
+        }
         Ok(state.last)
     }
 

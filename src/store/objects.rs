@@ -289,8 +289,13 @@ impl Store {
 
     /// The containers that should hold a chunk or node.
     fn holders(&self, id: &Id) -> Vec<u32> {
-        let lookup = || locked!(self.known.read()).index.lookup(id).collect();
-        let found: Vec<u32> = lookup();
+        let lookup = || {
+            let known = locked!(self.known.read());
+            let mut found: Vec<u32> = known.index.lookup(id).collect();
+            found.sort_by_key(|number| known.doubtful.contains(number));
+            found
+        };
+        let found = lookup();
         if found.is_empty() && self.search() { lookup() } else { found }
     }
 
@@ -316,8 +321,7 @@ impl Store {
                 Ok(bytes) => return Ok(bytes),
                 Err(error) => {
                     log::warn!("chunk {}: {error}", hex(id));
-                    // Writing the same content again stores it anew.
-                    locked!(self.known.write()).doubtful.insert(number);
+                    self.doubt(number, &error);
                     last = error;
                 }
             }
@@ -646,10 +650,21 @@ impl Store {
                     locked!(self.nodes.lock()).put(*id, node.clone());
                     return Ok(node);
                 }
-                Err(error) => last = error,
+                Err(error) => {
+                    self.doubt(number, &error);
+                    last = error;
+                }
             }
         }
         Err(last)
+    }
+
+    /// Takes a bad container out of deduplication: writing the same content
+    /// again stores it anew.
+    fn doubt(&self, number: u32, error: &StoreError) {
+        if matches!(error, StoreError::Damaged { .. } | StoreError::Missing { .. }) {
+            locked!(self.known.write()).doubtful.insert(number);
+        }
     }
 
     /// Longest chunk.

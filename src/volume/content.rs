@@ -343,8 +343,11 @@ pub fn flush(
         let stored = Stored { class: base.class, content: Content::None, inline, size };
         return Ok(Flushed { stored, rest: Layer::default() });
     }
-    // Inline content becomes part of the layer.
-    let (grown, base) = if base.inline.is_empty() {
+    // Inline content becomes part of the layer. Content of which nothing shows
+    // is not looked at: it may be damaged, and this is how it is replaced.
+    let (grown, base) = if layer.shows_below == 0 {
+        (None, Stored::default())
+    } else if base.inline.is_empty() {
         (None, base.clone())
     } else {
         let mut grown = Layer::default();

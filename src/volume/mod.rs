@@ -250,7 +250,7 @@ impl Volume {
                 return Err(OpenFailure::Newer("it may only be read by this version".into()).into());
             }
             volume.store_state().map_err(|error| VolumeError::State(error.to_string()))?;
-            volume.sweep_unpublished()?;
+            volume.sweep_unpublished(&folders)?;
         }
         Ok(volume)
     }
@@ -288,7 +288,7 @@ impl Volume {
     /// Removes files that entered REPO without a head that names them: the
     /// intent log has them, no head does. While an own head cannot be read,
     /// nothing is removed: it may be the one.
-    fn sweep_unpublished(&self) -> Result<()> {
+    fn sweep_unpublished(&self, folders: &[DeviceId]) -> Result<()> {
         let folder = self.world.state.as_ref().expect("only a volume with state sweeps");
         if self.own_unread {
             return Ok(());
@@ -307,8 +307,7 @@ impl Volume {
                 self.world.repo.remove(&path).map_err(|error| StoreError::io(&path, error))?;
             }
         }
-        let devices: Vec<DeviceId> = self.devices.iter().map(|head| head.device).collect();
-        self.store.list_objects(&[devices, vec![device]].concat())?;
+        self.store.list_objects(folders)?;
         Store::clear_intents(&**folder).map_err(failed)
     }
 

@@ -169,10 +169,13 @@ impl SyncedFolder for SimSynced {
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
-        match self.world.disk().remove(&join(&self.root, path)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+        let target = join(&self.root, path);
+        let mut disk = self.world.disk();
+        match disk.remove(&target) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
         }
+        disk.sync_dir(target.rsplit_once('/').map_or("", |(folder, _)| folder))
     }
 
     fn space(&self) -> io::Result<Space> {
