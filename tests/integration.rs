@@ -20,5 +20,7 @@ mod memfs;
 mod mounted;
 #[path = "../benches/memfs/service.rs"]
 mod service;
+#[path = "integration/trouble.rs"]
+mod trouble;
 #[path = "integration/world.rs"]
 mod world;

@@ -177,6 +177,8 @@ pub struct MemFs {
     pub write_delay: AtomicU64,
     /// Makes reading a symlink panic.
     pub panics: AtomicBool,
+    /// Says that writes have to wait.
+    pub congested: AtomicBool,
 }
 
 impl MemFs {
@@ -187,6 +189,7 @@ impl MemFs {
             next: AtomicU64::new(ROOT),
             write_delay: AtomicU64::new(0),
             panics: AtomicBool::new(false),
+            congested: AtomicBool::new(false),
         };
         let root = fs.node(libc::S_IFDIR | 0o755, (uid, gid), 0, &[]);
         root.meta().lookups = 1;
@@ -218,6 +221,11 @@ impl MemFs {
             content: RwLock::default(),
             target: target.to_vec(),
         })
+    }
+
+    /// Whether an inode is still kept for anybody.
+    pub fn keeps(&self, ino: u64) -> bool {
+        self.find(ino).is_ok()
     }
 
     fn find(&self, ino: u64) -> Result<Arc<Node>> {

@@ -326,6 +326,10 @@ impl Operations for MemFs {
         Ok(())
     }
 
+    fn is_congested(&self) -> bool {
+        self.congested.load(Ordering::Relaxed)
+    }
+
     fn fsync(&self, ino: u64) -> Result<()> {
         self.find(ino).map(|_| ())
     }

@@ -1,8 +1,8 @@
 //! `amberfs mount`: the volume, its journal and the kernel put together.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::args::{Global, MountArgs};
 use super::options::MountSettings;
@@ -16,9 +16,13 @@ use crate::daemon::{
     self, Checks, Destination, Handle, Launched, Service, Setup, Why, check_mountpoint, harden,
     launch, notify_ready, start_logging, unencrypted_swap,
 };
-use crate::fs::{Fs, FsError};
+use crate::fs::{Fs, FsError, Operations as _};
 use crate::store::CacheSizes;
 use crate::volume::OpenOptions;
+
+/// With less room than this, files opened for writing bypass the kernel's
+/// cache, so that write(2) itself is told that there is no more.
+const LOW_WATER: u64 = 256 << 20;
 
 /// A file system ready to be mounted, with what must live as long as it.
 pub struct Ready {
@@ -65,6 +69,7 @@ struct Mounted {
     ready: Ready,
     settings: MountSettings,
     ticks: AtomicU64,
+    handle: OnceLock<Handle>,
 }
 
 impl Service for Mounted {
@@ -74,12 +79,17 @@ impl Service for Mounted {
         self.ready.fs.clone()
     }
 
-    fn started(&self, _: Handle) {}
+    fn started(&self, handle: Handle) {
+        let _ = self.handle.set(handle);
+    }
 
     fn tick(&self) -> bool {
         let ticks = self.ticks.fetch_add(1, Ordering::Relaxed);
         // A failure is logged where it happens, and answered to every writer.
         let _ = self.ready.fs.write_log(ticks.is_multiple_of(5));
+        if let (Some(handle), Ok(space)) = (self.handle.get(), self.ready.fs.statfs()) {
+            handle.set_direct_writes(space.free * u64::from(space.block) < LOW_WATER);
+        }
         self.ready.fs.is_due(&self.settings.when)
     }
 
@@ -263,8 +273,12 @@ impl Mounting {
             options,
             registry: super::control::registry()?,
         };
-        let mounted =
-            Mounted { ready: prepared, settings: self.settings.clone(), ticks: AtomicU64::new(0) };
+        let mounted = Mounted {
+            ready: prepared,
+            settings: self.settings.clone(),
+            ticks: AtomicU64::new(0),
+            handle: OnceLock::new(),
+        };
         Ok(daemon::run(Arc::new(mounted), &setup, ready)?)
     }
 }

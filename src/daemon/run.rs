@@ -271,10 +271,12 @@ impl<S: Service> Life<S> {
         }
     }
 
-    /// Must end: clears the mountpoint even if it is in use.
+    /// Must end: clears the name at once, even if it is in use, and whatever
+    /// REPO does. What is in memory is published when the service is closed; the
+    /// kernel writes its pages as it lets go.
     fn stop(&mut self) {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        if self.unmount().is_ok() {
+        if self.session.unmount(Unmount::IfIdle).is_ok() {
             return self.let_go();
         }
         log::warn!("the mount is in use; it is detached");

@@ -33,11 +33,15 @@ impl Fs {
                 if let (Key::Entry(dir, ..), Value::Entry(_, kind)) = (key, &value) {
                     self.count_subdir(state, *dir, key, *kind == 0o040_000)?;
                 }
+                if let Key::Back(ino, ..) = key {
+                    self.count_name(state, *ino, key, true)?;
+                }
                 state.current.insert(key.encode(), Some(value));
                 Ok(())
             }
             Change::Remove(key) => {
                 match key {
+                    Key::Back(ino, ..) => self.count_name(state, *ino, key, false)?,
                     Key::Inode(ino) => {
                         if let Ok(inode) = self.inode(state, *ino) {
                             state.inodes = state.inodes.saturating_sub(1);
@@ -45,6 +49,7 @@ impl Fs {
                                 state.bytes = state.bytes.saturating_sub(inode.size);
                             }
                             state.subdirs.remove(ino);
+                            state.names.remove(ino);
                             Self::orphan(state, *ino, inode);
                         }
                     }
@@ -100,6 +105,17 @@ impl Fs {
         let was = matches!(self.get(state, key)?, Some(Value::Entry(_, 0o040_000)));
         let count = state.subdirs.get_mut(&dir).expect("checked just now");
         *count = count.saturating_add(u32::from(will_be)).saturating_sub(u32::from(was));
+        Ok(())
+    }
+
+    /// Keeps the count of an inode's names right, where it is known.
+    fn count_name(&self, state: &mut State, ino: Ino, key: &Key, will_be: bool) -> Result<()> {
+        if !state.names.contains_key(&ino) {
+            return Ok(());
+        }
+        let was = self.get(state, key)?.is_some();
+        let count = state.names.get_mut(&ino).expect("checked just now");
+        *count = (*count + usize::from(will_be)).saturating_sub(usize::from(was));
         Ok(())
     }
 

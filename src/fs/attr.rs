@@ -8,6 +8,9 @@ use crate::format::record::Change;
 
 /// Count of names beyond which link(2) fails; ext4 has the same limit.
 pub(super) const LINKS_MAX: usize = 65000;
+/// From this many names on their count is kept, so that giving one inode very
+/// many does not count them again for each.
+const LINKS_KEPT: usize = 32;
 /// Extended attributes of one inode: removing it must fit into one record.
 const XATTRS_MAX: usize = 1024;
 const BLOCK: u32 = 4096;
@@ -44,8 +47,15 @@ impl Fs {
     }
 
     /// Number of names.
-    pub(super) fn links(&self, state: &State, ino: Ino) -> Result<usize> {
-        self.count(state, &Key::backs(ino), LINKS_MAX + 1)
+    pub(super) fn links(&self, state: &mut State, ino: Ino) -> Result<usize> {
+        if let Some(count) = state.names.get(&ino) {
+            return Ok(*count);
+        }
+        let count = self.count(state, &Key::backs(ino), LINKS_MAX + 1)?;
+        if count >= LINKS_KEPT {
+            state.names.insert(ino, count);
+        }
+        Ok(count)
     }
 
     fn subdirs(&self, state: &mut State, ino: Ino) -> Result<u32> {
@@ -113,6 +123,9 @@ impl Fs {
             inode.mtime = time(set);
         }
         inode.ctime = change.ctime.unwrap_or(now);
+        if let (Some(_), Some(file)) = (change.ctime, state.files.get_mut(&ino)) {
+            file.told = Some((inode.mtime, inode.ctime));
+        }
         changes.push(Change::Set(Key::Inode(ino), Value::Inode(Box::new(inode.clone()))));
         self.perform(&mut state, &changes)?;
         self.attr_of(&mut state, ino, &inode)

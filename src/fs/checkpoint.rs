@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering as Atomic;
 use std::time::Duration;
 
+use super::data::DIRTY_MAX;
 use super::{Fs, FsError, Overlay, Result, State};
 use crate::format::namespace::{Content, Ino, Key, Value};
 use crate::store::StoreError;
@@ -93,16 +94,24 @@ impl Fs {
             || now.saturating_sub(first) >= when.latest
             || state.dirty + self.volume.store.staged_bytes() as u64 >= when.bytes
             || state.current.len() >= CHANGES_MAX
+            || self.log.bytes() >= LOG_MAX / 2
+    }
+
+    /// Whether a write has to wait until chunks or a head are in REPO.
+    pub(super) fn lacks_room(&self) -> bool {
+        self.lock().dirty >= DIRTY_MAX || self.log.bytes() >= LOG_MAX
     }
 
     /// Makes a checkpoint before an operation if the log has grown long: it
     /// must not fill up with records that a head could hold. If that fails, the
-    /// log says when there is no room any more.
-    pub(super) fn make_room(&self) {
+    /// log says when there is no room any more. Only who may `wait` does so for
+    /// a checkpoint that is under way.
+    pub(super) fn make_room(&self, wait: bool) {
         if self.log.bytes() < LOG_MAX {
             return;
         }
-        let _flushing = self.flushing.lock();
+        let flushing = if wait { Some(self.flushing()) } else { self.try_flushing() };
+        let Some(_flushing) = flushing else { return };
         let early = self.volume.world().clock.elapsed() < self.lock().retry_at;
         // Another writer may have made one meanwhile.
         if !early && self.log.bytes() >= LOG_MAX {
@@ -133,7 +142,7 @@ impl Fs {
     }
 
     fn checkpoint_if(&self, always: bool) -> Result<Option<Published>> {
-        let _flushing = self.flushing.lock();
+        let _flushing = self.flushing();
         self.checkpoint_locked(always)
     }
 

@@ -7,6 +7,7 @@ use super::dir::drop_unused;
 use super::{Fs, FsError, Result, Seek, State};
 use crate::format::namespace::{Ino, Key, Value};
 use crate::format::record::Change;
+use crate::io::Timestamp;
 use crate::store::StoreError;
 use crate::volume::content::{Layer, Stored, flush, is_data, read};
 
@@ -14,7 +15,7 @@ use crate::volume::content::{Layer, Stored, flush, is_data, read};
 const STREAM_FLUSH: u64 = 8 << 20;
 /// Bytes of changes in memory after which the writer cuts them all into chunks
 /// itself, so that memory stays bounded.
-const DIRTY_MAX: u64 = 128 << 20;
+pub(super) const DIRTY_MAX: u64 = 128 << 20;
 
 /// A consistent view of a file's content.
 struct View {
@@ -67,8 +68,25 @@ impl Fs {
         let mut state = self.lock();
         if let Some(file) = state.files.get_mut(&ino) {
             file.opens = file.opens.saturating_sub(1);
+            if file.opens == 0
+                && let Some(told) = file.told.take()
+            {
+                self.restore_times(&mut state, ino, told);
+            }
         }
         drop_unused(&mut state, ino);
+    }
+
+    /// With its writeback cache the kernel decides a file's times, and shows
+    /// its own. A write that it sent after it told them has left a later time.
+    fn restore_times(&self, state: &mut State, ino: Ino, (mtime, ctime): (Timestamp, Timestamp)) {
+        let Ok(mut inode) = self.inode(state, ino) else { return };
+        if inode.mtime > mtime && self.check_writable().is_ok() {
+            (inode.mtime, inode.ctime) = (mtime, ctime);
+            let set = Change::Set(Key::Inode(ino), Value::Inode(Box::new(inode)));
+            // Without room the later time stays, which is no harm.
+            let _ = self.perform(state, &[set]);
+        }
     }
 
     pub(super) fn do_read(&self, ino: Ino, offset: u64, len: u32) -> Result<Vec<u8>> {
@@ -114,11 +132,14 @@ impl Fs {
             self.perform(&mut state, &changes)?;
             (state.files.get(&ino).map_or(0, |file| file.layer.bytes), state.dirty)
         };
-        let relieved = if in_file >= STREAM_FLUSH {
-            self.flush_file(ino, STREAM_FLUSH, true)
-        } else if in_all >= DIRTY_MAX {
+        let relieved = if in_all >= DIRTY_MAX {
             self.relieve()
+        } else if in_file >= STREAM_FLUSH
+            && let Some(_flushing) = self.try_flushing()
+        {
+            self.flush_file(ino, STREAM_FLUSH, true)
         } else {
+            // Somebody else is at it; there is room enough to go on meanwhile.
             Ok(())
         };
         match relieved {
@@ -144,7 +165,10 @@ impl Fs {
         };
         // One that cannot be cut, because what is below it cannot be read, does
         // not keep the others in memory.
-        let results = dirty.into_iter().map(|ino| self.flush_file(ino, 1, false));
+        let results = dirty.into_iter().map(|ino| {
+            let _flushing = self.flushing();
+            self.flush_file(ino, 1, false)
+        });
         results.fold(Ok(()), Result::and)
     }
 
@@ -167,9 +191,8 @@ impl Fs {
     /// Cuts what a file has gathered, if it is at least `least` bytes, into
     /// chunks before a checkpoint does: so a stream of any length takes bounded
     /// memory. The last chunk of a file that is `streaming` stays, more may
-    /// follow.
+    /// follow. With `flushing` held.
     pub(super) fn flush_file(&self, ino: Ino, least: u64, streaming: bool) -> Result<()> {
-        let _flushing = self.flushing.lock();
         let (stored, frozen, size) = {
             let mut state = self.lock();
             let Some(file) = state.files.get_mut(&ino) else { return Ok(()) };

@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::iter::Peekable;
 use std::ops::{Bound, ControlFlow};
 use std::sync::atomic::{AtomicBool, Ordering as Atomic};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 pub use checkpoint::{Progress, When};
 pub use journaled::RecoverError;
@@ -119,6 +119,8 @@ struct File {
     size: u64,
     /// Opens.
     opens: u32,
+    /// The kernel's mtime and ctime, as it told them last in this open.
+    told: Option<(Timestamp, Timestamp)>,
 }
 
 impl File {
@@ -143,6 +145,8 @@ struct State {
     orphans: HashMap<Ino, Inode>,
     /// Number of directories in a directory, where it was counted.
     subdirs: HashMap<Ino, u32>,
+    /// Number of names, where it was counted and is large.
+    names: HashMap<Ino, usize>,
     /// Inodes and bytes, with all changes.
     inodes: u64,
     bytes: u64,
@@ -225,6 +229,19 @@ impl Fs {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn flushing(&self) -> MutexGuard<'_, ()> {
+        self.flushing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same if nobody has it.
+    fn try_flushing(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.flushing.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     fn now(&self) -> Timestamp {

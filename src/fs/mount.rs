@@ -15,7 +15,7 @@ impl Operations for Fs {
         self.do_getattr(ino)
     }
     fn setattr(&self, ino: u64, change: &SetAttr) -> Result<Attr> {
-        self.make_room();
+        self.make_room(false);
         self.do_setattr(ino, change)
     }
     fn readlink(&self, ino: u64) -> Result<Vec<u8>> {
@@ -30,31 +30,31 @@ impl Operations for Fs {
         mode: u32,
         rdev: u32,
     ) -> Result<Attr> {
-        self.make_room();
+        self.make_room(false);
         self.make(caller, parent, name, mode, u64::from(rdev), &[])
     }
     fn mkdir(&self, caller: Caller, parent: u64, name: &[u8], mode: u32) -> Result<Attr> {
-        self.make_room();
+        self.make_room(false);
         self.make(caller, parent, name, 0o040_000 | mode & 0o7777, 0, &[])
     }
     fn symlink(&self, caller: Caller, parent: u64, name: &[u8], target: &[u8]) -> Result<Attr> {
-        self.make_room();
+        self.make_room(false);
         self.do_symlink(caller, parent, name, target)
     }
     fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<Attr> {
-        self.make_room();
+        self.make_room(false);
         self.do_link(ino, parent, name)
     }
     fn unlink(&self, parent: u64, name: &[u8]) -> Result<()> {
-        self.make_room();
+        self.make_room(false);
         self.remove(parent, name, false)
     }
     fn rmdir(&self, parent: u64, name: &[u8]) -> Result<()> {
-        self.make_room();
+        self.make_room(false);
         self.remove(parent, name, true)
     }
     fn rename(&self, from: (u64, &[u8]), to: (u64, &[u8]), mode: RenameMode) -> Result<()> {
-        self.make_room();
+        self.make_room(false);
         self.do_rename(from, to, mode)
     }
     fn open(&self, ino: u64, write: bool, truncate: bool) -> Result<()> {
@@ -67,8 +67,11 @@ impl Operations for Fs {
         self.do_read(ino, offset, len)
     }
     fn write(&self, ino: u64, offset: u64, bytes: &[u8], kill_privileges: bool) -> Result<()> {
-        self.make_room();
+        self.make_room(true);
         self.do_write(ino, offset, bytes, kill_privileges)
+    }
+    fn is_congested(&self) -> bool {
+        self.lacks_room()
     }
     fn fsync(&self, _ino: u64) -> Result<()> {
         self.do_fsync()
@@ -89,7 +92,7 @@ impl Operations for Fs {
         self.do_statfs()
     }
     fn setxattr(&self, ino: u64, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
-        self.make_room();
+        self.make_room(false);
         self.do_setxattr(ino, name, value, flags)
     }
     fn getxattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>> {
@@ -99,11 +102,11 @@ impl Operations for Fs {
         self.do_listxattr(ino)
     }
     fn removexattr(&self, ino: u64, name: &[u8]) -> Result<()> {
-        self.make_room();
+        self.make_room(false);
         self.do_removexattr(ino, name)
     }
     fn fallocate(&self, ino: u64, offset: u64, len: u64, mode: i32) -> Result<()> {
-        self.make_room();
+        self.make_room(false);
         self.do_fallocate(ino, offset, len, mode)
     }
     fn seek(&self, ino: u64, offset: u64, what: Seek) -> Result<u64> {

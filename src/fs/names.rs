@@ -95,7 +95,7 @@ impl Fs {
         if self.get(&state, &entry)?.is_some() {
             return Err(FsError::Exists);
         }
-        if self.links(&state, ino)? >= LINKS_MAX {
+        if self.links(&mut state, ino)? >= LINKS_MAX {
             return Err(FsError::TooManyLinks);
         }
         inode.ctime = now;
@@ -127,7 +127,7 @@ impl Fs {
     ) -> Result<()> {
         let mut inode = self.inode(state, ino)?;
         changes.push(Change::Remove(Key::Back(ino, parent, name.to_vec())));
-        if inode.is_dir() || self.links(state, ino)? <= 1 {
+        if inode.is_dir() || self.count(state, &Key::backs(ino), 2)? <= 1 {
             let prefix = Key::xattrs(ino);
             for (key, _) in self.range(state, &prefix, &prefix, usize::MAX)? {
                 changes.push(Change::Remove(key));

@@ -253,6 +253,11 @@ pub trait Operations: Send + Sync + 'static {
     fn read(&self, ino: u64, offset: u64, len: u32) -> Result<Vec<u8>>;
     /// Writes all of `bytes`; `kill_privileges` clears suid and sgid.
     fn write(&self, ino: u64, offset: u64, bytes: &[u8], kill_privileges: bool) -> Result<()>;
+    /// Whether a write would have to wait for room, in memory or in the log:
+    /// then it is made where it keeps nobody else waiting.
+    fn is_congested(&self) -> bool {
+        false
+    }
     /// Returns once everything acknowledged for the file is durable here.
     fn fsync(&self, ino: u64) -> Result<()>;
     /// Calls `fill` for `.` and `..` (cookies 1 and 2) and the entries after

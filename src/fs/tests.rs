@@ -282,6 +282,155 @@ fn renames_keep_counts_and_refuse_cycles() {
     assert_eq!(exists, Err(FsError::Exists));
 }
 
+/// Bytes of an unlinked file that was still written to, and the length of a
+/// symlink, stayed in or went out of the sum for good.
+#[test]
+fn sums_count_what_has_a_name() {
+    let place = Place::new();
+    let fs = place.open();
+    let kept = fs.mknod(ME, ROOT, b"kept", 0o100_644, 0).unwrap().ino;
+    fs.write(kept, 0, &[1; 5000], false).unwrap();
+    fs.symlink(ME, ROOT, b"link", b"somewhere/else").unwrap();
+    let gone = fs.mknod(ME, ROOT, b"gone", 0o100_644, 0).unwrap().ino;
+    fs.open(gone, true, false).unwrap();
+    fs.write(gone, 0, &[1; 300], false).unwrap();
+    fs.unlink(ROOT, b"gone").unwrap();
+    fs.write(gone, 0, &[1; 700_000], false).unwrap();
+    fs.setattr(gone, &SetAttr { size: Some(10), ..SetAttr::default() }).unwrap();
+    fs.unlink(ROOT, b"link").unwrap();
+    let progress = fs.progress();
+    assert_eq!((progress.inodes, progress.bytes), (2, 5000));
+}
+
+/// The kernel sends a write after it told the file's times, and shows its own.
+#[test]
+fn the_kernel_s_times_count_once_a_file_is_closed() {
+    let place = Place::new();
+    let fs = place.open();
+    let ino = fs.mknod(ME, ROOT, b"file", 0o100_644, 0).unwrap().ino;
+    let told = Timestamp { secs: 1_700_000_000, nanos: 5 };
+    fs.open(ino, true, false).unwrap();
+    let times = SetAttr { mtime: Some(TimeSet::At(told)), ctime: Some(told), ..SetAttr::default() };
+    fs.setattr(ino, &times).unwrap();
+    fs.write(ino, 0, b"later", false).unwrap();
+    assert!(fs.getattr(ino).unwrap().mtime > told, "a crash leaves a later time, never an older");
+    fs.release(ino, true);
+    assert_eq!(fs.getattr(ino).unwrap().mtime, told);
+    fs.open(ino, true, false).unwrap();
+    fs.write(ino, 0, b"again", false).unwrap();
+    fs.release(ino, true);
+    assert!(fs.getattr(ino).unwrap().mtime > told);
+}
+
+#[test]
+fn many_names_are_counted_right() {
+    let place = Place::new();
+    let fs = place.open();
+    let ino = fs.mknod(ME, ROOT, b"first", 0o100_644, 0).unwrap().ino;
+    for number in 0..100 {
+        fs.link(ino, ROOT, format!("n{number}").as_bytes()).unwrap();
+        if number == 50 {
+            fs.checkpoint().unwrap();
+        }
+        assert_eq!(fs.getattr(ino).unwrap().nlink, number + 2);
+    }
+    let other = fs.mknod(ME, ROOT, b"other", 0o100_644, 0).unwrap().ino;
+    fs.rename((ROOT, b"other"), (ROOT, b"n7"), RenameMode::Replace).unwrap();
+    fs.rename((ROOT, b"n8"), (ROOT, b"moved"), RenameMode::Replace).unwrap();
+    assert_eq!(fs.getattr(ino).unwrap().nlink, 100);
+    for number in (9..100).chain([0]) {
+        fs.unlink(ROOT, format!("n{number}").as_bytes()).unwrap();
+    }
+    assert_eq!((fs.getattr(ino).unwrap().nlink, fs.getattr(other).unwrap().nlink), (8, 1));
+}
+
+/// What can be read no more is replaced by writing the file again: nothing of
+/// the old content is looked at for that, and the same content is stored anew.
+#[test]
+fn writing_a_damaged_file_again_heals_it() {
+    let place = Place::new();
+    let bytes = fill(3_000_000, 1);
+    let fs = place.open();
+    let ino = fs.mknod(ME, ROOT, b"file", 0o100_644, 0).unwrap().ino;
+    fs.write(ino, 0, &bytes, false).unwrap();
+    fs.checkpoint().unwrap();
+    // The tree's root lies in the newest head, which another one follows.
+    fs.mkdir(ME, ROOT, b"later", 0o755).unwrap();
+    fs.checkpoint().unwrap();
+    drop(fs);
+    let mut damaged = 0;
+    for device in std::fs::read_dir(place.dir.path().join("repo")).unwrap() {
+        let Ok(heads) = std::fs::read_dir(device.unwrap().path().join("head")) else { continue };
+        let mut heads: Vec<_> = heads.map(|entry| entry.unwrap().path()).collect();
+        heads.sort();
+        heads.pop();
+        for head in heads {
+            // Frames; prefix and directory stay as they are.
+            let mut bytes = std::fs::read(&head).unwrap();
+            bytes[1500..20_000].fill(0);
+            std::fs::write(&head, bytes).unwrap();
+            damaged += 1;
+        }
+    }
+    assert!(damaged > 0);
+    let fs = place.open();
+    let Ok(attr) = fs.lookup(ROOT, b"file") else { panic!("names are in the newest head") };
+    assert_eq!(fs.read(attr.ino, 0, 100), Err(FsError::Io));
+    fs.open(attr.ino, true, true).unwrap();
+    fs.write(attr.ino, 0, &bytes, false).unwrap();
+    fs.release(attr.ino, true);
+    fs.checkpoint().unwrap();
+    drop(fs);
+    let fs = place.open();
+    assert!(fs.read(attr.ino, 0, 4_000_000).unwrap() == bytes);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    /// A folder lists what was made and not removed, whether that is stored,
+    /// being published, or newer; from any cookie on.
+    #[test]
+    fn a_listing_equals_a_model(
+        steps in prop::collection::vec((0u8..6, 0u16..400), 1..600),
+        freeze in any::<bool>(),
+    ) {
+        let place = Place::new();
+        let fs = place.open();
+        let mut model = std::collections::BTreeSet::new();
+        let mut frozen = false;
+        for (index, (step, number)) in steps.iter().enumerate() {
+            let name = format!("name-{number}").into_bytes();
+            match step {
+                0..=3 if model.insert(name.clone()) => {
+                    fs.mknod(ME, ROOT, &name, 0o100_644, 0).unwrap();
+                }
+                4 if model.remove(&name) => fs.unlink(ROOT, &name).unwrap(),
+                5 if number % 40 == 0 && !frozen => drop(fs.checkpoint().unwrap()),
+                5 if number % 40 < 5 && freeze && !frozen && index > steps.len() / 2 => {
+                    // A checkpoint that is under way for the rest of the time.
+                    frozen = fs.freeze(false).unwrap().is_some();
+                }
+                _ => {}
+            }
+        }
+        prop_assert_eq!(names(&fs, ROOT), model.iter().cloned().collect::<Vec<_>>());
+        let mut found = Vec::new();
+        let mut cookie = 2;
+        loop {
+            let mut batch = Vec::new();
+            fs.readdir(ROOT, cookie, true, &mut |entry| {
+                batch.push((entry.name.clone(), entry.cookie));
+                batch.len() < 7
+            }).unwrap();
+            let Some(last) = batch.last() else { break };
+            cookie = last.1;
+            found.extend(batch.into_iter().map(|entry| entry.0));
+        }
+        found.sort();
+        prop_assert_eq!(found, model.into_iter().collect::<Vec<_>>());
+    }
+}
+
 /// One step on one of a few files.
 #[derive(Clone, Debug)]
 enum Step {

@@ -1,6 +1,7 @@
 //! The `fuser::Filesystem`: each handler turns arguments, makes one call and
-//! answers. (Long because the trait has that many methods; what is more than
-//! that is in `entries`, `dirty` and `pull`.)
+//! answers; one that may have to wait is answered in a lane. (Long because the
+//! trait has that many methods; what is more than that is in `entries`, `dirty`
+//! and `pull`.)
 //!
 //! Invariant: no handler answers ENOSYS, which the kernel takes as "never ask
 //! again"; the one exception is flush, where exactly that is wanted.
@@ -8,7 +9,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -25,14 +26,15 @@ use super::answer::{
 };
 use super::capabilities;
 use super::convert;
-use super::dirty::{Seeker, Writers};
+use super::dirty::Writers;
 use super::entries::{self, New};
+use super::lane::Lane;
 use super::pull::Aliases;
-use crate::fs::{Caller, Operations, RenameMode, Seek, SetAttr};
+use crate::fs::{Caller, FsError, Operations, RenameMode, Seek, SetAttr};
 
-/// The most one `copy_file_range` copies, so that it does not keep others
-/// waiting; the caller asks again for the rest.
-const MAX_COPY: u64 = 4 << 20;
+/// The most one `copy_file_range` copies: the caller, who asks again for the
+/// rest, can be interrupted in between.
+const MAX_COPY: u64 = 16 << 20;
 const NAME_MAX: u32 = 255;
 /// The handle of an open that only pulls pages.
 const PULLED: FileHandle = FileHandle(1);
@@ -47,10 +49,29 @@ pub(super) struct Shared {
     pub(super) direct_writes: AtomicBool,
 }
 
+impl Shared {
+    /// Has the kernel write back an inode's pages from `offset` on, and drop
+    /// them. Not from an event loop: that is where they come down.
+    pub(super) fn bring_down(&self, ino: u64, offset: u64) -> std::io::Result<()> {
+        let Some(notifier) = self.notifier.get() else { return Ok(()) };
+        // A length of 0 is "to the end".
+        let offset = i64::try_from(offset).unwrap_or(i64::MAX);
+        notifier.inval_inode(INodeNo(ino), offset, 0).inspect_err(|error| {
+            log::warn!("inode {ino}: pages could not be pulled: {error}");
+        })
+    }
+}
+
 pub(super) struct Adapter<O> {
     operations: Arc<O>,
     shared: Arc<Shared>,
-    seeker: Seeker<O>,
+    /// For what waits for the kernel's pages.
+    pages: Lane,
+    /// For writes that wait for room, and for long copies.
+    room: Lane,
+    /// For fsyncs that come while another is under way.
+    syncs: Lane,
+    syncing: Arc<AtomicUsize>,
     writeback: bool,
 }
 
@@ -60,12 +81,60 @@ impl<O: Operations> Adapter<O> {
         shared: Arc<Shared>,
         writeback: bool,
     ) -> std::io::Result<Self> {
-        let seeker = Seeker::start(
-            Arc::clone(&operations),
-            Arc::clone(&shared.writers),
-            Arc::clone(&shared.notifier),
-        )?;
-        Ok(Self { operations, shared, seeker, writeback })
+        Ok(Self {
+            operations,
+            shared,
+            pages: Lane::start("pages", 1)?,
+            room: Lane::start("room", 2)?,
+            syncs: Lane::start("sync", 1)?,
+            syncing: Arc::default(),
+            writeback,
+        })
+    }
+
+    /// The inode of a name, if the kernel may hold pages of it.
+    fn dirty_at(&self, (parent, name): (u64, &[u8])) -> Option<u64> {
+        if self.shared.writers.none() {
+            return None;
+        }
+        let found = guarded(|| {
+            let attr = self.operations.lookup(parent, name)?;
+            self.operations.forget(attr.ino, 1);
+            Ok(attr.ino)
+        });
+        found.ok().filter(|ino| self.shared.writers.any(*ino))
+    }
+
+    /// Runs `work` once the pages of the inodes are down; at once, if none are
+    /// given.
+    fn after_pages(
+        &self,
+        inodes: Vec<u64>,
+        work: impl FnOnce(&O, std::io::Result<()>) + Send + 'static,
+    ) {
+        if inodes.is_empty() {
+            return work(&self.operations, Ok(()));
+        }
+        let (shared, operations) = (Arc::clone(&self.shared), Arc::clone(&self.operations));
+        self.pages.run(move || {
+            let down = inodes.iter().try_for_each(|ino| shared.bring_down(*ino, 0));
+            work(&operations, down);
+        });
+    }
+
+    /// Answers an fsync here, or in its lane if one is under way already: those
+    /// that wait there are served by one flush.
+    fn sync(&self, ino: u64, reply: ReplyEmpty) {
+        let (operations, syncing) = (Arc::clone(&self.operations), Arc::clone(&self.syncing));
+        let sync = move || {
+            reply_empty(reply, guarded(|| operations.fsync(ino)));
+            syncing.fetch_sub(1, Ordering::Relaxed);
+        };
+        if self.syncing.fetch_add(1, Ordering::Relaxed) == 0 {
+            sync()
+        } else {
+            self.syncs.run(sync)
+        }
     }
 
     /// Counts the open and says how the kernel may cache the file.
@@ -86,6 +155,20 @@ fn caller(request: &Request) -> Caller {
 
 fn writes(flags: i32) -> bool {
     OpenFlags(flags).acc_mode() != OpenAccMode::O_RDONLY
+}
+
+fn write<O: Operations>(
+    operations: &O,
+    ino: u64,
+    offset: u64,
+    bytes: &[u8],
+    kill_privileges: bool,
+    reply: ReplyWrite,
+) {
+    match guarded(|| operations.write(ino, offset, bytes, kill_privileges)) {
+        Ok(()) => reply.written(bytes.len() as u32),
+        Err(errno) => reply.error(errno),
+    }
 }
 
 impl<O: Operations> Filesystem for Adapter<O> {
@@ -219,8 +302,15 @@ impl<O: Operations> Filesystem for Adapter<O> {
     }
 
     fn link(&self, _: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let result = guarded(|| self.operations.link(ino.0, parent.0, name.as_bytes()));
-        reply_entry(reply, result);
+        let dirty = Some(ino.0).filter(|ino| self.shared.writers.any(*ino));
+        let name = name.as_bytes().to_vec();
+        self.after_pages(dirty.into_iter().collect(), move |operations, down| {
+            let result = guarded(|| {
+                down.map_err(|_| FsError::Io)?;
+                operations.link(ino.0, parent.0, &name)
+            });
+            reply_entry(reply, result);
+        });
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -251,9 +341,18 @@ impl<O: Operations> Filesystem for Adapter<O> {
             // Whiteouts, or a contradiction.
             return reply.error(Errno::EINVAL);
         };
-        let from = (parent.0, name.as_bytes());
-        let to = (new_parent.0, new_name.as_bytes());
-        reply_empty(reply, guarded(|| self.operations.rename(from, to, mode)));
+        let mut dirty: Vec<u64> = self.dirty_at((parent.0, name.as_bytes())).into_iter().collect();
+        if mode == RenameMode::Exchange {
+            dirty.extend(self.dirty_at((new_parent.0, new_name.as_bytes())));
+        }
+        let (name, new_name) = (name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
+        self.after_pages(dirty, move |operations, down| {
+            let result = guarded(|| {
+                down.map_err(|_| FsError::Io)?;
+                operations.rename((parent.0, &name), (new_parent.0, &new_name), mode)
+            });
+            reply_empty(reply, result);
+        });
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -263,9 +362,11 @@ impl<O: Operations> Filesystem for Adapter<O> {
         let write = writes(flags.0);
         let truncate = flags.0 & libc::O_TRUNC != 0;
         let result = guarded(|| {
-            self.operations.open(ino.0, write, truncate)?;
+            let operations = &*self.operations;
+            operations.open(ino.0, write, truncate)?;
             if truncate {
-                entries::kill_privileges(&*self.operations, request.uid(), ino.0)?;
+                entries::kill_privileges(operations, request.uid(), ino.0)
+                    .inspect_err(|_| operations.release(ino.0, write))?;
             }
             Ok(())
         });
@@ -337,9 +438,11 @@ impl<O: Operations> Filesystem for Adapter<O> {
         reply: ReplyWrite,
     ) {
         let kill = how.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        match guarded(|| self.operations.write(ino.0, offset, bytes, kill)) {
-            Ok(()) => reply.written(bytes.len() as u32),
-            Err(errno) => reply.error(errno),
+        if self.operations.is_congested() {
+            let (operations, bytes) = (Arc::clone(&self.operations), bytes.to_vec());
+            self.room.run(move || write(&*operations, ino.0, offset, &bytes, kill, reply));
+        } else {
+            write(&*self.operations, ino.0, offset, bytes, kill, reply);
         }
     }
 
@@ -379,11 +482,11 @@ impl<O: Operations> Filesystem for Adapter<O> {
             // The pages came before; nobody asked for them to be durable.
             return reply.ok();
         }
-        reply_empty(reply, guarded(|| self.operations.fsync(ino.0)));
+        self.sync(ino.0, reply);
     }
 
     fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        reply_empty(reply, guarded(|| self.operations.fsync(ino.0)));
+        self.sync(ino.0, reply);
     }
 
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -524,10 +627,18 @@ impl<O: Operations> Filesystem for Adapter<O> {
             libc::SEEK_HOLE => Seek::Hole,
             _ => return reply.error(Errno::EINVAL),
         };
-        match u64::try_from(offset) {
-            Ok(offset) => self.seeker.seek(ino.0, offset, what, reply),
-            Err(_) => reply.error(Errno::ENXIO),
-        }
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        let dirty = Some(ino.0).filter(|ino| self.shared.writers.any(*ino));
+        self.after_pages(dirty.into_iter().collect(), move |operations, down| {
+            let result = guarded(|| {
+                down.map_err(|_| FsError::Io)?;
+                operations.seek(ino.0, offset, what)
+            });
+            match result {
+                Ok(offset) => reply.offset(offset as i64),
+                Err(errno) => reply.error(errno),
+            }
+        });
     }
 
     fn copy_file_range(
@@ -543,17 +654,20 @@ impl<O: Operations> Filesystem for Adapter<O> {
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let len = len.min(MAX_COPY);
-        let result = guarded(|| {
-            let from = (from.0, from_offset);
-            let copied = self.operations.copy_file_range(from, (to.0, to_offset), len)?;
-            entries::kill_privileges(&*self.operations, request.uid(), to.0)?;
-            Ok(copied)
+        let (len, uid) = (len.min(MAX_COPY), request.uid());
+        let operations = Arc::clone(&self.operations);
+        self.room.run(move || {
+            let result = guarded(|| {
+                let (from, to) = ((from.0, from_offset), (to.0, to_offset));
+                let copied = operations.copy_file_range(from, to, len)?;
+                entries::kill_privileges(&*operations, uid, to.0)?;
+                Ok(copied)
+            });
+            match result {
+                Ok(copied) => reply.written(copied as u32),
+                Err(errno) => reply.error(errno),
+            }
         });
-        match result {
-            Ok(copied) => reply.written(copied as u32),
-            Err(errno) => reply.error(errno),
-        }
     }
 
     // What follows the kernel does not ask with our capabilities, or does

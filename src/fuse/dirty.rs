@@ -1,20 +1,15 @@
-//! `SEEK_HOLE` and `SEEK_DATA` under the writeback cache.
+//! Which inodes may have pages that the file system has not seen, and bringing
+//! these down before a request that depends on them.
 //!
-//! The kernel may hold written pages that the file system has not seen, so an
-//! answer from the file system alone would call data a hole, and cp(1) of an
-//! open file would silently make zeros. Invalidating the inode writes those
-//! pages back first. Invariant: that wait happens in a thread of its own,
-//! because the kernel needs the event loops for the pages.
+//! `SEEK_HOLE` and `SEEK_DATA` under the writeback cache: an answer from the
+//! file system alone would call data a hole, and cp(1) of an open file would
+//! silently make zeros. `rename` and `link`: a name must not be durable before
+//! the data of what it names. Invalidating the inode writes its pages back;
+//! unlike an fsync it needs no lock of the inode or its directory, which the
+//! kernel holds while it asks.
 
 use std::collections::HashMap;
-use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread;
-
-use fuser::{Errno, INodeNo, Notifier, ReplyLseek};
-
-use super::answer::guarded;
-use crate::fs::{Operations, Seek};
+use std::sync::{Mutex, PoisonError};
 
 /// Counts opens for writing: only such an inode can have dirty pages, since
 /// close and munmap write them back before the kernel releases the open.
@@ -40,74 +35,17 @@ impl Writers {
         }
     }
 
+    pub(super) fn none(&self) -> bool {
+        self.table().is_empty()
+    }
+
     /// All inodes that may have dirty pages.
     pub(super) fn all(&self) -> Vec<u64> {
         self.table().keys().copied().collect()
     }
 
-    fn any(&self, ino: u64) -> bool {
+    pub(super) fn any(&self, ino: u64) -> bool {
         self.table().contains_key(&ino)
-    }
-}
-
-struct Job {
-    ino: u64,
-    offset: u64,
-    what: Seek,
-    reply: ReplyLseek,
-}
-
-/// Answers seeks, in its own thread where pages must come down first.
-pub(super) struct Seeker<O> {
-    operations: Arc<O>,
-    writers: Arc<Writers>,
-    jobs: Sender<Job>,
-}
-
-impl<O: Operations> Seeker<O> {
-    /// Starts the thread; it ends when this is dropped.
-    pub(super) fn start(
-        operations: Arc<O>,
-        writers: Arc<Writers>,
-        notifier: Arc<OnceLock<Notifier>>,
-    ) -> std::io::Result<Self> {
-        let (jobs, received) = mpsc::channel::<Job>();
-        let worker = Arc::clone(&operations);
-        thread::Builder::new().name("seek".into()).spawn(move || {
-            for job in received {
-                let offset = i64::try_from(job.offset).unwrap_or(i64::MAX);
-                // A length of 0 is "to the end".
-                let pulled = notifier
-                    .get()
-                    .map_or(Ok(()), |notifier| notifier.inval_inode(INodeNo(job.ino), offset, 0));
-                match pulled {
-                    Ok(()) => answer(&*worker, job),
-                    Err(error) => {
-                        log::warn!("inode {}: pages could not be pulled: {error}", job.ino);
-                        job.reply.error(Errno::EIO);
-                    }
-                }
-            }
-        })?;
-        Ok(Self { operations, writers, jobs })
-    }
-
-    /// Answers now if nothing can be dirty, else hands over to the thread.
-    pub(super) fn seek(&self, ino: u64, offset: u64, what: Seek, reply: ReplyLseek) {
-        let job = Job { ino, offset, what, reply };
-        if !self.writers.any(ino) {
-            return answer(&*self.operations, job);
-        }
-        // The channel is closed only if the thread died; the reply in the job
-        // that comes back then answers EIO as it is dropped.
-        let _ = self.jobs.send(job);
-    }
-}
-
-fn answer<O: Operations>(operations: &O, job: Job) {
-    match guarded(|| operations.seek(job.ino, job.offset, job.what)) {
-        Ok(offset) => job.reply.offset(offset as i64),
-        Err(errno) => job.reply.error(errno),
     }
 }
 

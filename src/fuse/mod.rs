@@ -14,6 +14,7 @@ mod dirty;
 mod entries;
 mod invalidate;
 mod kernel_mount;
+mod lane;
 mod options;
 mod pull;
 mod session;

@@ -7,6 +7,7 @@
 //! in an event loop; whoever waits for it does so with a limit, because a
 //! write that waits for the very checkpoint that pulls holds its inode.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -97,22 +98,24 @@ impl Puller {
 }
 
 fn pull(shared: &Shared, root: &File) -> io::Result<()> {
-    // Starts all at once, so that the files below are waited for together.
-    rustix::fs::syncfs(root)?;
-    for ino in shared.writers.all() {
-        match pull_inode(shared, root, ino) {
-            // Closed and gone meanwhile: close has written its pages.
-            Ok(()) | Err(Errno::NOENT | Errno::STALE) => {}
-            // Only writable for others, say: dropping its cache writes too.
-            Err(Errno::ACCESS | Errno::PERM) => {
-                if let Some(notifier) = shared.notifier.get() {
-                    notifier.inval_inode(INodeNo(ino), 0, 0)?;
-                }
-            }
-            Err(error) => return Err(error.into()),
-        }
+    // Starts all at once, so that the files below are waited for together. It
+    // may tell of errors that belong to others.
+    if let Err(error) = rustix::fs::syncfs(root) {
+        log::debug!("syncfs: {error}");
     }
-    Ok(())
+    let mut result = Ok(());
+    for ino in shared.writers.all() {
+        let pulled = match pull_inode(shared, root, ino) {
+            // Closed and gone meanwhile: close has written its pages.
+            Ok(()) | Err(Errno::NOENT | Errno::STALE) => Ok(()),
+            // Only writable for others, say: dropping its cache writes too.
+            Err(Errno::ACCESS | Errno::PERM) => shared.bring_down(ino, 0),
+            Err(error) => Err(error.into()),
+        };
+        // One that cannot be pulled does not keep the others back.
+        result = result.and(pulled);
+    }
+    result
 }
 
 fn pull_inode(shared: &Shared, root: &File, ino: u64) -> rustix::io::Result<()> {
@@ -123,7 +126,14 @@ fn pull_inode(shared: &Shared, root: &File, ino: u64) -> rustix::io::Result<()> 
     };
     let file = open(OFlags::RDONLY)
         .or_else(|error| if error == Errno::ACCESS { open(OFlags::WRONLY) } else { Err(error) })?;
-    rustix::fs::fdatasync(&file)
+    let pulled = rustix::io::retry_on_intr(|| rustix::fs::fdatasync(&file));
+    drop(file);
+    // The kernel would keep the name, and with it the inode after its last real
+    // name is gone.
+    if let Some(notifier) = shared.notifier.get() {
+        let _ = notifier.inval_entry(INodeNo::ROOT, OsStr::new(&name));
+    }
+    pulled
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rustix::fs::RenameFlags;
 
@@ -17,11 +17,11 @@ use super::{
 pub struct SystemClock;
 
 impl Clock for SystemClock {
+    /// The kernel's coarse clock, by which it also stamps what programs write
+    /// into its cache: by a finer one, a file made later could look older.
     fn now(&self) -> Timestamp {
-        match SystemTime::now().duration_since(UNIX_EPOCH) {
-            Ok(since) => Timestamp { secs: since.as_secs() as i64, nanos: since.subsec_nanos() },
-            Err(_) => Timestamp::default(),
-        }
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+        Timestamp { secs: now.tv_sec, nanos: now.tv_nsec as u32 }
     }
 
     fn elapsed(&self) -> Duration {

@@ -193,7 +193,7 @@ impl Journal {
     pub fn rotate(&self) -> Result<u64> {
         let mut state = self.state();
         state.check()?;
-        if state.tail_room() < self.options.file_size / 2 {
+        if state.tail_room() < (self.options.file_size - FIRST) / 2 {
             state.tail = None;
         }
         Ok(state.last)

@@ -343,3 +343,19 @@ fn the_bytes_of_a_record_are_known() {
         "6231e46a03000000a801a8d046a6ebbf6806cab19cb652b11cd3e039bb8c34be16c28d95d8893a0c42f450"
     );
 }
+
+/// Each checkpoint that failed began a new file for the one record that came
+/// after it. A minute of full REPO used up the whole journal with next to
+/// nothing in it, and then everything got ENOSPC.
+#[test]
+fn rotating_again_and_again_uses_up_no_files() {
+    let world = SimWorld::new();
+    let (journal, _) = open_at(&world, 0).unwrap();
+    for number in 1..=1000 {
+        assert_eq!(journal.append(&[7; 10]).unwrap(), number);
+        assert_eq!(journal.rotate().unwrap(), number);
+    }
+    journal.sync(1000).unwrap();
+    let (_, replay) = open_at(&world.kill(), 0).unwrap();
+    assert_eq!(numbers_of(&replay), (1..=1000).collect::<Vec<_>>());
+}

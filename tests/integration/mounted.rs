@@ -301,6 +301,48 @@ fn changes_from_behind_show_after_invalidation() {
     assert_eq!(std::fs::read_dir(mounted.path("")).expect("list").count(), 1);
 }
 
+/// Writes that had to wait for a checkpoint waited in the event loops, and with
+/// them the whole mount.
+#[test]
+fn writes_that_wait_for_room_keep_nobody_else_waiting() {
+    let Some(mounted) = Mounted::new("room", 1) else { return };
+    let file = File::create(mounted.path("a")).expect("create");
+    std::fs::write(mounted.path("b"), "x").expect("write");
+    mounted.fs.congested.store(true, Ordering::SeqCst);
+    mounted.fs.write_delay.store(3000, Ordering::SeqCst);
+    file.write_all_at(b"x", 0).expect("write");
+    let writer = std::thread::spawn(move || file.sync_all().expect("fsync"));
+    std::thread::sleep(Duration::from_millis(300));
+    let started = std::time::Instant::now();
+    for name in ["b", "not there"] {
+        let _ = std::fs::metadata(mounted.path(name));
+    }
+    std::fs::create_dir(mounted.path("d")).expect("mkdir");
+    assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
+    writer.join().expect("joins");
+}
+
+/// The kernel kept the name by which a file was pulled, and with it the file
+/// after it was removed and closed.
+#[test]
+fn a_file_that_was_pulled_goes_when_it_is_removed() {
+    let Some(mounted) = Mounted::new("pulled", 2) else { return };
+    let file = File::create(mounted.path("a")).expect("create");
+    file.write_all_at(b"x", 0).expect("write");
+    let ino = file.metadata().expect("stat").ino();
+    mounted.session.pull(Duration::from_secs(20)).expect("pulls");
+    std::fs::remove_file(mounted.path("a")).expect("unlink");
+    drop(file);
+    // Release and forget have no answer that somebody waits for.
+    for _ in 0..100 {
+        if !mounted.fs.keeps(ino) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("it is kept");
+}
+
 /// A write that waits for a checkpoint must not stop the checkpoint.
 #[test]
 fn pulling_has_a_limit() {

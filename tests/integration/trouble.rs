@@ -1,0 +1,209 @@
+//! Real mounts in trouble: killed, told to stop, over a REPO that does not
+//! answer; and folders that are odd.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use amberfs::io::{DirSynced, SyncedFolder};
+
+use crate::mounted::has_fuse;
+use crate::world::{World, is_mounted};
+
+fn run(program: &str, arguments: &[&str]) -> bool {
+    let status = Command::new(program)
+        .args(arguments)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .status();
+    status.is_ok_and(|status| status.success())
+}
+
+fn is_root(test: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        println!("SKIPPED: {test}: needs root");
+    }
+    root
+}
+
+/// A file system of its own, mounted in the world; gone when it is dropped.
+struct Disk(std::path::PathBuf);
+
+impl Disk {
+    /// `size` MiB of ext4 on a loop device.
+    fn ext4(world: &World, name: &str, size: u64) -> Option<Self> {
+        let image = world.path(&format!("{name}.image"));
+        fs::File::create(&image).unwrap().set_len(size << 20).unwrap();
+        let folder = world.path(name);
+        fs::create_dir(&folder).unwrap();
+        let (image, path) = (image.to_str().unwrap(), folder.to_str().unwrap());
+        assert!(run("mkfs.ext4", &["-q", "-F", image]));
+        let mounted = run("mount", &["-o", "loop", image, path]);
+        if !mounted {
+            println!("SKIPPED: {name}: needs loop devices");
+        }
+        mounted.then_some(Self(folder))
+    }
+
+    fn mount(world: &World, name: &str, arguments: &[&str]) -> Self {
+        let folder = world.path(name);
+        fs::create_dir_all(&folder).unwrap();
+        let path = [folder.to_str().unwrap()];
+        assert!(run("mount", &[arguments, &path].concat()));
+        Self(folder)
+    }
+
+    fn freeze(&self, frozen: bool) {
+        let how = if frozen { "-f" } else { "-u" };
+        assert!(run("fsfreeze", &[how, self.0.to_str().unwrap()]));
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        run("fsfreeze", &["-u", self.0.to_str().unwrap()]);
+        run("umount", &["-l", self.0.to_str().unwrap()]);
+    }
+}
+
+fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// The rename was in the journal within a second, the bytes in the kernel's
+/// cache for thirty: after a kill the name had neither old nor new content.
+#[test]
+fn a_rename_over_a_name_is_not_kept_without_the_data() {
+    if !has_fuse("rename") {
+        return;
+    }
+    let world = World::with_repo();
+    let mount = world.mount("repo", "mnt", &["--key-file", "key"]);
+    let (old, new) = (noise(50_000, 1), noise(70_000, 2));
+    let doc = world.path("mnt/doc");
+    fs::write(&doc, &old).unwrap();
+    fs::File::open(&doc).unwrap().sync_all().unwrap();
+    let file = fs::File::create(world.path("mnt/doc.new")).unwrap();
+    file.write_all_at(&new, 0).unwrap();
+    fs::rename(world.path("mnt/doc.new"), &doc).unwrap();
+    let linked = fs::File::create(world.path("mnt/source")).unwrap();
+    linked.write_all_at(&new, 0).unwrap();
+    fs::hard_link(world.path("mnt/source"), world.path("mnt/linked")).unwrap();
+    std::thread::sleep(Duration::from_millis(2500));
+    mount.kill();
+    let mount = world.mount("repo", "mnt", &["--key-file", "key"]);
+    let found = fs::read(&doc).unwrap();
+    assert!(found == new || found == old, "{} bytes", found.len());
+    if let Ok(found) = fs::read(world.path("mnt/linked")) {
+        assert!(found == new, "{} bytes", found.len());
+    }
+    mount.unmount(&world);
+}
+
+/// amberfs stamped new files by a finer clock than the kernel stamps writes by:
+/// a file written later looked older than an empty one made before it.
+#[test]
+fn what_is_written_later_looks_no_older() {
+    if !has_fuse("clock") {
+        return;
+    }
+    let world = World::with_repo();
+    let mount = world.mount("repo", "mnt", &["--key-file", "key"]);
+    for number in 0..100 {
+        let (first, second) = (world.path("mnt/first"), world.path("mnt/second"));
+        fs::File::create(&first).unwrap();
+        fs::write(&second, "x").unwrap();
+        let time = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
+        assert!(time(&second) >= time(&first), "round {number}");
+        fs::remove_file(first).unwrap();
+        fs::remove_file(second).unwrap();
+    }
+    mount.unmount(&world);
+}
+
+/// While REPO did not answer, writers that cut chunks held the event loops, and
+/// SIGTERM waited for the checkpoint that waited for REPO: the service manager
+/// killed the daemon, and a dead mountpoint stayed.
+#[test]
+fn a_repository_that_hangs_keeps_neither_readers_nor_sigterm_waiting() {
+    if !has_fuse("hang") || !is_root("hang") {
+        return;
+    }
+    let world = World::new();
+    let Some(disk) = Disk::ext4(&world, "disk", 600) else { return };
+    world.ok(&["init", "disk/repo", "--key-out", "key"]);
+    let mount = world.mount("disk/repo", "mnt", &["--key-file", "key"]);
+    fs::create_dir(world.path("mnt/d")).unwrap();
+    disk.freeze(true);
+    let target = world.path("mnt/big");
+    let writer = std::thread::spawn(move || {
+        // It waits for room as long as REPO hangs, and may then be cut off.
+        let file = fs::File::create(target)?;
+        (0..300).try_for_each(|piece| file.write_all_at(&noise(1 << 20, piece), piece << 20))
+    });
+    for number in 0..20 {
+        std::thread::sleep(Duration::from_millis(200));
+        let started = Instant::now();
+        fs::create_dir(world.path(&format!("mnt/d/{number}"))).unwrap();
+        assert!(started.elapsed() < Duration::from_secs(2), "{number}: {:?}", started.elapsed());
+    }
+    mount.terminate();
+    let started = Instant::now();
+    while is_mounted(&world.path("mnt")) {
+        assert!(started.elapsed() < Duration::from_secs(30), "the mountpoint is not cleared");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    disk.freeze(false);
+    let _ = writer.join().unwrap();
+    mount.wait(&world);
+    let mount = world.mount("disk/repo", "mnt", &["--key-file", "key"]);
+    assert_eq!(fs::read_dir(world.path("mnt/d")).unwrap().count(), 20);
+    mount.unmount(&world);
+    world.ok(&["check", "disk/repo", "--read-data"]);
+}
+
+/// What a full disk stopped half-way stayed in `pending/` and took each piece
+/// of room that was freed later.
+#[test]
+fn a_file_that_did_not_fit_leaves_nothing_behind() {
+    if !is_root("full") {
+        return;
+    }
+    let world = World::new();
+    let _disk = Disk::mount(&world, "disk", &["-t", "tmpfs", "-o", "size=2m", "none"]);
+    let (repo, pending) = (world.path("disk/repo"), world.path("disk/pending"));
+    fs::create_dir(&repo).unwrap();
+    fs::create_dir(&pending).unwrap();
+    for staging in [None, Some(pending.as_path())] {
+        let folder = DirSynced::new(&repo, staging);
+        let error = folder.publish("a/b", &noise(4 << 20, 1)).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+        assert_eq!(world.files("disk"), Vec::<std::path::PathBuf>::new());
+        folder.publish("a/b", &noise(1 << 20, 1)).unwrap();
+        folder.remove("a/b").unwrap();
+    }
+}
+
+/// A bind mount has the device number of what it shows, and no rename leads
+/// into it: every checkpoint failed.
+#[test]
+fn a_repository_behind_a_bind_mount_is_written_in_place() {
+    if !is_root("bind") {
+        return;
+    }
+    let world = World::new();
+    for name in ["real", "pending"] {
+        fs::create_dir(world.path(name)).unwrap();
+    }
+    let real = world.path("real");
+    let _disk = Disk::mount(&world, "repo", &["--bind", real.to_str().unwrap()]);
+    let folder = DirSynced::new(world.path("repo"), Some(&world.path("pending")));
+    folder.publish("a/b", b"bytes").unwrap();
+    assert_eq!(fs::read(world.path("real/a/b")).unwrap(), b"bytes");
+    assert_eq!(world.files("pending"), Vec::<std::path::PathBuf>::new());
+}
