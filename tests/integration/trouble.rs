@@ -1,16 +1,15 @@
-//! Real mounts in trouble: killed, told to stop, over a REPO that does not
-//! answer; and folders that are odd.
+//! Real mounts that are killed, and folders that are odd.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use amberfs::io::{DirSynced, SyncedFolder};
 
 use crate::mounted::has_fuse;
-use crate::world::{World, is_mounted};
+use crate::world::World;
 
 fn run(program: &str, arguments: &[&str]) -> bool {
     let status = Command::new(program)
@@ -33,21 +32,6 @@ fn is_root(test: &str) -> bool {
 struct Disk(std::path::PathBuf);
 
 impl Disk {
-    /// `size` MiB of ext4 on a loop device.
-    fn ext4(world: &World, name: &str, size: u64) -> Option<Self> {
-        let image = world.path(&format!("{name}.image"));
-        fs::File::create(&image).unwrap().set_len(size << 20).unwrap();
-        let folder = world.path(name);
-        fs::create_dir(&folder).unwrap();
-        let (image, path) = (image.to_str().unwrap(), folder.to_str().unwrap());
-        assert!(run("mkfs.ext4", &["-q", "-F", image]));
-        let mounted = run("mount", &["-o", "loop", image, path]);
-        if !mounted {
-            println!("SKIPPED: {name}: needs loop devices");
-        }
-        mounted.then_some(Self(folder))
-    }
-
     fn mount(world: &World, name: &str, arguments: &[&str]) -> Self {
         let folder = world.path(name);
         fs::create_dir_all(&folder).unwrap();
@@ -55,16 +39,10 @@ impl Disk {
         assert!(run("mount", &[arguments, &path].concat()));
         Self(folder)
     }
-
-    fn freeze(&self, frozen: bool) {
-        let how = if frozen { "-f" } else { "-u" };
-        assert!(run("fsfreeze", &[how, self.0.to_str().unwrap()]));
-    }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        run("fsfreeze", &["-u", self.0.to_str().unwrap()]);
         run("umount", &["-l", self.0.to_str().unwrap()]);
     }
 }
@@ -124,47 +102,6 @@ fn what_is_written_later_looks_no_older() {
         fs::remove_file(second).unwrap();
     }
     mount.unmount(&world);
-}
-
-/// While REPO did not answer, writers that cut chunks held the event loops, and
-/// SIGTERM waited for the checkpoint that waited for REPO: the service manager
-/// killed the daemon, and a dead mountpoint stayed.
-#[test]
-fn a_repository_that_hangs_keeps_neither_readers_nor_sigterm_waiting() {
-    if !has_fuse("hang") || !is_root("hang") {
-        return;
-    }
-    let world = World::new();
-    let Some(disk) = Disk::ext4(&world, "disk", 600) else { return };
-    world.ok(&["init", "disk/repo", "--key-out", "key"]);
-    let mount = world.mount("disk/repo", "mnt", &["--key-file", "key"]);
-    fs::create_dir(world.path("mnt/d")).unwrap();
-    disk.freeze(true);
-    let target = world.path("mnt/big");
-    let writer = std::thread::spawn(move || {
-        // It waits for room as long as REPO hangs, and may then be cut off.
-        let file = fs::File::create(target)?;
-        (0..300).try_for_each(|piece| file.write_all_at(&noise(1 << 20, piece), piece << 20))
-    });
-    for number in 0..20 {
-        std::thread::sleep(Duration::from_millis(200));
-        let started = Instant::now();
-        fs::create_dir(world.path(&format!("mnt/d/{number}"))).unwrap();
-        assert!(started.elapsed() < Duration::from_secs(2), "{number}: {:?}", started.elapsed());
-    }
-    mount.terminate();
-    let started = Instant::now();
-    while is_mounted(&world.path("mnt")) {
-        assert!(started.elapsed() < Duration::from_secs(30), "the mountpoint is not cleared");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    disk.freeze(false);
-    let _ = writer.join().unwrap();
-    mount.wait(&world);
-    let mount = world.mount("disk/repo", "mnt", &["--key-file", "key"]);
-    assert_eq!(fs::read_dir(world.path("mnt/d")).unwrap().count(), 20);
-    mount.unmount(&world);
-    world.ok(&["check", "disk/repo", "--read-data"]);
 }
 
 /// What a full disk stopped half-way stayed in `pending/` and took each piece

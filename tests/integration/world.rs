@@ -155,19 +155,6 @@ impl Mount {
         assert!(self.child.wait().unwrap().success());
     }
 
-    /// Sends SIGTERM.
-    pub fn terminate(&self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    }
-
-    /// Waits until the daemon has ended by itself.
-    pub fn wait(mut self, world: &World) {
-        let status = self.child.wait().unwrap();
-        let log = fs::read_to_string(world.path("mount.log")).unwrap();
-        assert!(status.success(), "{status}: {log}");
-    }
-
     /// Kills the daemon as a crash does, and clears the dead mountpoint.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
