@@ -16,6 +16,8 @@ mod leaks;
 mod main_job;
 #[path = "../benches/memfs/mod.rs"]
 mod memfs;
+#[path = "integration/memory.rs"]
+mod memory;
 #[path = "integration/mounted.rs"]
 mod mounted;
 #[path = "../benches/memfs/service.rs"]

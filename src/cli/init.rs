@@ -73,7 +73,8 @@ pub fn run(global: &Global, args: &InitArgs) -> Result<u8> {
         place: place::place_of(&path),
         ..OpenOptions::default()
     };
-    let volume = place::open_volume(&path, &repository, &key, Some(&state), &options)?;
+    let (keyring, register, _) = place::open_keyring(&repository, &key)?;
+    let volume = place::open_volume(&path, &repository, keyring, register, Some(&state), &options)?;
     // The first head: an empty tree, so that every device starts from one root.
     place::file_system(volume, true, (None, None))?.0.checkpoint()?;
     if global.json {

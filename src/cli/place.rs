@@ -172,7 +172,9 @@ pub fn open(global: &Global, repo: &Path, access: Access) -> Result<Opened> {
         place: place_of(&path),
         ..OpenOptions::default()
     };
-    let volume = open_volume(&path, &repository, &key, state.as_ref(), &options)?;
+    let (keyring, register, _) = open_keyring(&repository, &key)?;
+    drop(key);
+    let volume = open_volume(&path, &repository, keyring, register, state.as_ref(), &options)?;
     for notice in &volume.notices {
         eprintln!("amberfs: {notice}");
     }
@@ -191,16 +193,16 @@ pub fn open_keyring(
     repository.unlock(key).ok_or_else(|| secrets::wrong_key(repository, key))
 }
 
-/// Opens the volume with K.
+/// Opens the volume. K is not needed: whoever has no other use for it wipes it
+/// before.
 pub fn open_volume(
     path: &Path,
     repository: &Repository,
-    key: &Secret,
+    keyring: Keyring,
+    register: Register,
     state: Option<&LocalState>,
     options: &OpenOptions,
 ) -> Result<Volume> {
-    let (keyring, register, _) =
-        repository.unlock(key).ok_or_else(|| secrets::wrong_key(repository, key))?;
     let staging = state.map(|state| state.path.join("pending"));
     let world = World {
         repo: Arc::new(DirSynced::new(path, staging.as_deref())),

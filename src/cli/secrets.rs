@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{IsTerminal, Read};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -93,7 +94,9 @@ pub fn read_file(path: &Path, repo: &Path) -> Result<Zeroizing<String>> {
     };
     let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_MAX as usize + 1));
     if path == Path::new("-") {
-        std::io::stdin().take(SECRET_MAX + 1).read_to_end(&mut bytes)?;
+        // Around the standard library's buffer, which nobody wipes.
+        let stdin = fs::File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+        stdin.take(SECRET_MAX + 1).read_to_end(&mut bytes)?;
     } else {
         let file = fs::OpenOptions::new()
             .read(true)

@@ -240,8 +240,8 @@ struct Unlocked {
 fn open(global: &Global, args: &RepoArgs) -> Result<Unlocked> {
     let (path, repository) = find(&args.repo)?;
     let key = secrets::obtain(global, &path, &repository)?;
-    let slots = open_keyring(&repository, &key)?
-        .2
+    let (keyring, register, slots) = open_keyring(&repository, &key)?;
+    let slots = slots
         .into_iter()
         .filter(|slot| slot.kind == crate::format::register::SLOT_VAULT)
         .map(|slot| slot.bytes)
@@ -252,7 +252,7 @@ fn open(global: &Global, args: &RepoArgs) -> Result<Unlocked> {
         place: place::place_of(&path),
         ..OpenOptions::default()
     };
-    let volume = open_volume(&path, &repository, &key, Some(&state), &options)?;
+    let volume = open_volume(&path, &repository, keyring, register, Some(&state), &options)?;
     let (fs, _) = place::file_system(volume, true, (None, None))?;
     Ok(Unlocked { fs, key, repo: repository.repo, slots, path, _state: state })
 }

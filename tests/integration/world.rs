@@ -148,6 +148,11 @@ pub fn is_mounted(mountpoint: &Path) -> bool {
 }
 
 impl Mount {
+    /// The daemon's process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Unmounts; returns when everything is in the repository.
     pub fn unmount(mut self, world: &World) {
         let output = world.run(&["umount", self.mountpoint.to_str().unwrap()]);
