@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use zeroize::Zeroizing;
 
@@ -127,17 +127,25 @@ pub fn read_file(path: &Path, repo: &Path) -> Result<Zeroizing<String>> {
 }
 
 fn run(command: &str) -> Result<Zeroizing<String>> {
-    let output = Command::new("/bin/sh")
+    let bad = |what: &str| Failure::new(Code::Usage, format!("the command for the secret {what}"));
+    let mut child = Command::new("/bin/sh")
         .arg("-c")
         .arg(command)
-        .stderr(std::process::Stdio::inherit())
-        .output()
-        .map_err(|error| Failure::new(Code::Usage, format!("the command cannot run: {error}")))?;
-    let bytes = Zeroizing::new(output.stdout);
-    if !output.status.success() {
-        return Err(Failure::new(Code::Usage, "the command for the secret failed"));
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| bad(&format!("cannot run: {error}")))?;
+    // All room at once, so that growing leaves no copy behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_MAX as usize + 1));
+    let output = child.stdout.take().expect("it is piped");
+    let read = output.take(SECRET_MAX + 1).read_to_end(&mut bytes);
+    let status = child.wait()?;
+    read?;
+    if bytes.len() as u64 > SECRET_MAX {
+        return Err(bad("printed too much"));
     }
-    let text = std::str::from_utf8(&bytes)
-        .map_err(|_| Failure::new(Code::Usage, "the command for the secret printed no text"))?;
+    if !status.success() {
+        return Err(bad("failed"));
+    }
+    let text = std::str::from_utf8(&bytes).map_err(|_| bad("printed no text"))?;
     Ok(Zeroizing::new(text.to_string()))
 }

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
-use zeroize::Zeroizing;
 
 use super::tls::client_config;
 use crate::vault::protocol::{
@@ -95,8 +94,7 @@ impl Line {
     /// One frame out, one frame in, all within the reply's time.
     fn call(&mut self, request: &Request) -> Result<Reply, ConnectError> {
         let deadline = Instant::now() + self.reply;
-        // An upload is as secret as a password hash.
-        let frame = Zeroizing::new(encode_request(request));
+        let frame = encode_request(request);
         self.stream.sock.set_write_timeout(Some(self.reply))?;
         self.stream.sock.set_read_timeout(Some(self.reply))?;
         self.stream.write_all(&frame).map_err(from_tls)?;
