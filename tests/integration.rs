@@ -22,5 +22,7 @@ mod memory;
 mod mounted;
 #[path = "../benches/memfs/service.rs"]
 mod service;
+#[path = "integration/units.rs"]
+mod units;
 #[path = "integration/world.rs"]
 mod world;

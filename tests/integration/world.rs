@@ -25,7 +25,12 @@ impl World {
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_amberfs"));
+        self.program(env!("CARGO_BIN_EXE_amberfs"), arguments)
+    }
+
+    /// Another program, in this world.
+    pub fn program(&self, name: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(name);
         command
             .args(arguments)
             .current_dir(self.dir.path())

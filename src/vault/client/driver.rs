@@ -307,13 +307,18 @@ impl Session<'_> {
                 return outcome;
             }
             if self.client.clock.elapsed() + PAUSE > deadline {
-                return match outcome {
-                    Err(error) => Err(in_the_middle(error, true)),
-                    other => other,
-                };
+                return outcome
+                    .and_then(|_| Err(self.undecided(true)))
+                    .map_err(|error| in_the_middle(error, true));
             }
             pause(PAUSE);
         }
+    }
+
+    /// The vault could not say whether it counted an attempt.
+    fn undecided(&self, right: bool) -> VaultError {
+        let why = "it cannot use its ledger or its clock right now".to_owned();
+        VaultError::Unanswered { host: self.host(), why, right }
     }
 
     /// Fills in how long a wait is, by this machine's clock.
@@ -338,6 +343,9 @@ impl Session<'_> {
         let random = self.client.random;
         let (request, step) = LoggingIn::start(&manifest, locator, repo, password, random)?;
         let reply = self.call(&request).map_err(|error| in_the_middle(error, false))?;
+        if let Reply::Refused(Refusal::TryLater) = reply {
+            return Err(self.undecided(false));
+        }
         let (proof, step) =
             step.challenged(reply, &manifest, random).map_err(|error| self.with_wait(error))?;
         if !step.is_right() {
@@ -347,7 +355,7 @@ impl Session<'_> {
                     .answered(reply, manifest.epoch)
                     .err()
                     .unwrap_or(VaultError::Unexpected("a wrong proof was accepted"))),
-                Err(_) => Err(step.wrong()),
+                Err(_) => Err(step.failed()),
             };
         }
         let reply = self.call_for_proof(&proof)?;

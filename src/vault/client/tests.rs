@@ -345,6 +345,42 @@ fn an_attempt_survives_the_death_of_the_site_in_its_middle() {
     assert_eq!((unlocked.tries.left, unlocked.tries.failures_left), (10, 50));
 }
 
+/// Who watches the line must not see that this machine has no memory, nor that
+/// the vault's key is another.
+#[test]
+fn a_proof_is_sent_whatever_became_of_ke2() {
+    let vault = Vault::new();
+    let locator = register(&vault, &[key(1)], RIGHT);
+    let host = vault.address().hosts()[0].clone();
+    let mut channel = Greeting::open(&host, &Timeouts::default())
+        .and_then(|greeting| greeting.verify(vault.fingerprint, 0))
+        .ok()
+        .unwrap();
+    let manifest = channel.manifest().clone();
+    for no_memory in [true, false] {
+        let (request, step) =
+            LoggingIn::start(&manifest, &locator, &REPO, &password(RIGHT), &SystemRandom).unwrap();
+        let reply = channel.call(&request).unwrap();
+        let mut manifest = manifest.clone();
+        let step = if no_memory {
+            step.without_memory()
+        } else {
+            manifest.ake[0].public[1] ^= 1;
+            step
+        };
+        let (proof, step) = step.challenged(reply, &manifest, &SystemRandom).unwrap();
+        let reply = channel.call(&proof).unwrap();
+        assert!(matches!(reply, Reply::Refused(Refusal::BadProof(_))));
+        assert!(!step.is_right());
+        let error = step.answered(reply, 1).err().unwrap();
+        match error {
+            VaultError::Memory { counted: true } => assert!(no_memory),
+            VaultError::ForeignKey => assert!(!no_memory),
+            other => panic!("{other}"),
+        }
+    }
+}
+
 #[test]
 fn the_driver_finds_a_site_that_comes_back() {
     let mut vault = Vault::new();
