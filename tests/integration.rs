@@ -24,5 +24,7 @@ mod mounted;
 mod service;
 #[path = "integration/units.rs"]
 mod units;
+#[path = "integration/vault.rs"]
+mod vault;
 #[path = "integration/world.rs"]
 mod world;

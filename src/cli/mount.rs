@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::args::{Global, MountArgs};
 use super::options::MountSettings;
 use super::place::{
-    LocalState, file_system, find, machine_name, open_keyring, open_volume, place_of, state_folder,
+    LocalState, changed_entry, file_system, find, machine_name, open_keyring, open_volume,
+    place_of, state_folder,
 };
 use super::{Code, Failure, Result, secrets};
 use crate::control;
@@ -39,7 +40,7 @@ pub fn prepare(
     key: Secret,
 ) -> Result<Ready> {
     let (path, repository) = find(repo)?;
-    let (keyring, register, _) = open_keyring(&repository, &key)?;
+    let (keyring, register, slots) = open_keyring(&repository, &key)?;
     drop(key);
     let writes = !settings.mount.read_only;
     let state = writes
@@ -54,6 +55,7 @@ pub fn prepare(
     };
     let volume = open_volume(&path, &repository, keyring, register, state.as_ref(), &options)?;
     let mut notices = volume.notices.clone();
+    notices.extend(changed_entry(&repository, &slots));
     let shown = (settings.uid, settings.gid);
     let (fs, replayed) = file_system(volume, writes, shown)?;
     if replayed > 0 {
@@ -232,7 +234,8 @@ pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
                     std::process::exit(i32::from(failure.code as u8));
                 }
                 (Err(failure), None) => {
-                    log::error!("{}", failure.message);
+                    // Messages may name paths; the log does not.
+                    log::error!("the mount failed with exit code {}", failure.code as u8);
                     std::process::exit(i32::from(failure.code as u8));
                 }
             }

@@ -20,8 +20,13 @@ pub struct Vault {
 
 impl Vault {
     pub fn start(world: &World) -> Self {
+        Self::serve(world, "vault", "127.0.0.1:0")
+    }
+
+    /// Serves the vault in `folder`, made if it is not there.
+    pub fn serve(world: &World, folder: &str, listen: &str) -> Self {
         let program = env!("CARGO_BIN_EXE_amberfs-vault");
-        let folder = world.path("vault");
+        let folder = world.path(folder);
         if !folder.exists() {
             let made = Command::new(program).arg("init").arg(&folder).output().unwrap();
             assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
@@ -29,7 +34,7 @@ impl Vault {
         let mut child = Command::new(program)
             .arg("serve")
             .arg(&folder)
-            .args(["--listen", "127.0.0.1:0", "--no-delays"])
+            .args(["--listen", listen, "--no-delays"])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -38,6 +43,11 @@ impl Vault {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("vault address: ").expect(&line).to_string();
         Self { child, address }
+    }
+
+    /// `HOST:PORT`.
+    pub fn place(&self) -> &str {
+        self.address.strip_prefix("amber-vault://").unwrap().split_once('/').unwrap().0
     }
 }
 

@@ -9,8 +9,8 @@ use crate::crypto::{KeyCheck, RepoId, Secret};
 use crate::io::{Clock, Random};
 use crate::vault::net::{Channel, ConnectError, Greeting, Timeouts, pause};
 use crate::vault::protocol::{
-    Address, Argon2Choice, Argon2Cost, Binding, Ended, Fingerprint, Locator, Manifest, Password,
-    Refusal, Reply, Request, Retirement, Standing, UNICODE_VERSION,
+    Address, Argon2Choice, Argon2Cost, Binding, Fingerprint, Locator, Manifest, Password, Refusal,
+    Reply, Request, Retirement, Standing, UNICODE_VERSION,
 };
 
 /// Times a request other than a proof is sent before giving up.
@@ -176,7 +176,8 @@ impl<'a> Client<'a> {
         self.retire(locator, repo, key, pin, Retirement::Deleted)
     }
 
-    /// Ends a registration. One that is over already is fine.
+    /// Ends a registration. One that is over already, was never activated or is
+    /// not known there is fine: nothing is left of it.
     pub fn retire(
         &self,
         locator: &Locator,
@@ -190,9 +191,9 @@ impl<'a> Client<'a> {
         let binding = Binding { repo: *repo, registration: locator.registration, fleet };
         match session.call(&retirement(key, &binding, locator.ticket, reason))? {
             Reply::Retired(_)
-            | Reply::Refused(Refusal::Standing(Standing::Ended(
-                Ended::Exhausted | Ended::Superseded | Ended::Deleted,
-            ))) => Ok(()),
+            | Reply::Refused(Refusal::UnknownTicket | Refusal::Standing(Standing::Ended(_))) => {
+                Ok(())
+            }
             Reply::Refused(refusal) => Err(refusal.into()),
             _ => Err(VaultError::Unexpected("a reply to another question")),
         }

@@ -213,6 +213,9 @@ fn a_new_password_ends_the_old_registration_and_delete_ends_the_new_one() {
     client().delete(&new, &REPO, &keys[0].1, vault.pin()).unwrap();
     let status = client().status(&new, vault.pin()).unwrap();
     assert_eq!(status.standing, Standing::Ended(Ended::Deleted));
+    // What the vault does not know is over too.
+    let unknown = Locator { ticket: [9; 16], ..new };
+    client().delete(&unknown, &REPO, &keys[0].1, vault.pin()).unwrap();
 }
 
 #[test]
