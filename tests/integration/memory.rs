@@ -40,7 +40,8 @@ fn unhex(text: &str) -> Vec<u8> {
         .collect()
 }
 
-fn process_with(argument: &str) -> u32 {
+/// The process with this argument.
+pub fn process_with(argument: &str) -> u32 {
     let has = |pid: &u32| {
         fs::read(format!("/proc/{pid}/cmdline"))
             .is_ok_and(|line| line.split(|byte| *byte == 0).any(|part| part == argument.as_bytes()))

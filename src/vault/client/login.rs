@@ -130,6 +130,16 @@ impl Proving {
         matches!(self.outcome, Outcome::Right(_))
     }
 
+    /// The OPAQUE export key, after a right password: for the test that searches
+    /// disks for it.
+    #[doc(hidden)]
+    pub fn export_key(&self) -> Option<&Secret> {
+        match &self.outcome {
+            Outcome::Right(export) => Some(export),
+            _ => None,
+        }
+    }
+
     /// The error where the password was not found right, whatever the vault
     /// answers.
     pub fn failed(&self) -> VaultError {
