@@ -71,17 +71,22 @@ impl Timed {
     }
 }
 
+/// What the system calls "would block" is the end of the time.
+fn too_late(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::WouldBlock { io::ErrorKind::TimedOut.into() } else { error }
+}
+
 impl Read for Timed {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.socket.set_read_timeout(self.left()?)?;
-        self.socket.read(buffer)
+        self.socket.read(buffer).map_err(too_late)
     }
 }
 
 impl Write for Timed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.socket.set_write_timeout(self.left()?)?;
-        self.socket.write(bytes)
+        self.socket.write(bytes).map_err(too_late)
     }
 
     fn flush(&mut self) -> io::Result<()> {
