@@ -324,11 +324,22 @@ struct Opened {
 
 fn open(global: &Global, repo: &Path) -> Result<Opened> {
     let (path, repository) = find(repo)?;
-    let key = secrets::obtain(global, &path, &repository)?;
+    let folder = DirSynced::new(&path, None);
+    let mut opening = global.clone();
+    if let Some(address) = typed_address(global)? {
+        // The vault to move to says nothing about the one to open at.
+        let fingerprint = address.fingerprint();
+        let names =
+            |slot| Locator::decode(slot).is_ok_and(|l| l.address.fingerprint() == fingerprint);
+        if !repository.vault_slots(&folder).into_iter().any(names) {
+            opening.vault = None;
+        }
+    }
+    let key = secrets::obtain(&opening, &path, &repository)?;
     let (keyring, register, slots) = open_keyring(&repository, &key)?;
     place::tell_changed_entry(&repository, &slots);
     let slots: Vec<Vec<u8>> = vault_slots(&slots).map(<[u8]>::to_vec).collect();
-    let mut replaced = repository.sealed_vault_slots(&DirSynced::new(&path, None), &key);
+    let mut replaced = repository.sealed_vault_slots(&folder, &key);
     replaced.retain(|slot| !slots.contains(slot));
     let state = LocalState::lock(place::state_folder(global, &path, &repository)?, &path)?;
     let options = OpenOptions {

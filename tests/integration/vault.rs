@@ -2,9 +2,10 @@
 //! is a hint, what is replaced ends, and what costs nothing is tried.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use amberfs::format::register::{Header, SLOT_VAULT};
 use amberfs::vault::protocol::{Address, Fingerprint, Locator};
@@ -155,6 +156,20 @@ fn a_vault_that_moved_is_found_where_the_user_says() {
     assert!(world.run(&by_new).status.success());
 }
 
+/// The new vault's address was taken for the one to open at, and refused.
+#[test]
+fn the_old_password_is_enough_to_move_to_another_vault() {
+    let (world, _vault) = registered();
+    let other = Vault::serve(&world, "other", "127.0.0.1:0");
+    let mut arguments = vec!["passwd", "repo", "--password-file", "password"];
+    arguments.extend(["--vault", &other.address, "--new-password-file", "new"]);
+    arguments.extend(COST);
+    let moved = world.run(&arguments);
+    assert!(moved.status.success(), "{}", said(&moved));
+    assert_eq!(records(&world, "vault"), ("0".into(), "1".into()));
+    assert_eq!(records(&world, "other"), ("1".into(), "0".into()));
+}
+
 /// A record that could not be ended when its password was replaced (a vault
 /// that was away, a crash in between) was never ended.
 #[test]
@@ -234,6 +249,40 @@ fn what_looks_like_a_key_is_no_new_password() {
     let output = world.run(&twice);
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
     assert!(said(&output).contains("standard input"));
+}
+
+/// At the one question, a key with a mistake in it went to the vault as a
+/// password, and spent a try.
+#[test]
+fn a_mistyped_key_is_not_sent_to_the_vault() {
+    let (world, _vault) = registered();
+    let command = format!("{} ls repo", env!("CARGO_BIN_EXE_amberfs"));
+    let terminal = world
+        .program("script", &["-qec", &command, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let Ok(mut terminal) = terminal else {
+        println!("SKIPPED: mistyped key: script(1) is missing");
+        return;
+    };
+    let mut shown = Vec::new();
+    let mut output = terminal.stdout.take().unwrap();
+    while !shown.ends_with(b"64-digit key: ") {
+        let mut byte = [0];
+        output.read_exact(&mut byte).unwrap();
+        shown.push(byte[0]);
+    }
+    let key = fs::read_to_string(world.path("key")).unwrap().replace(char::is_whitespace, " ");
+    let mut input = terminal.stdin.take().unwrap();
+    writeln!(input, "{}", key.trim().replacen(|digit: char| digit.is_ascii_digit(), "o", 1))
+        .unwrap();
+    output.read_to_end(&mut shown).unwrap();
+    assert_eq!(terminal.wait().unwrap().code(), Some(12));
+    let shown = String::from_utf8_lossy(&shown);
+    assert!(shown.contains("in group"), "{shown}");
+    let opened = world.run(&BY_PASSWORD);
+    assert_eq!(said(&opened), "", "no try was spent");
 }
 
 /// The key file could not be made only after the vault had a record.
