@@ -16,11 +16,17 @@ mod leaks;
 mod main_job;
 #[path = "../benches/memfs/mod.rs"]
 mod memfs;
+#[path = "integration/memory.rs"]
+mod memory;
 #[path = "integration/mounted.rs"]
 mod mounted;
 #[path = "../benches/memfs/service.rs"]
 mod service;
 #[path = "integration/trouble.rs"]
 mod trouble;
+#[path = "integration/units.rs"]
+mod units;
+#[path = "integration/vault.rs"]
+mod vault;
 #[path = "integration/world.rs"]
 mod world;

@@ -5,7 +5,7 @@
 
 use std::fs::{DirBuilder, File};
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,7 +16,7 @@ use amberfs::io::{DirFolder, PrivateFolder, SystemClock, SystemRandom};
 use amberfs::vault::hsm::KeyProtection;
 use amberfs::vault::net::{Limits, serve, server_config};
 use amberfs::vault::protocol::{Address, Argon2Cost, Protection};
-use amberfs::vault::server::{FolderError, Opened, Site, create_site, open_site};
+use amberfs::vault::server::{FolderError, Opened, Site, create_site, open_site, view_site};
 use clap::{Parser, Subcommand};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,6 +24,8 @@ use tokio_rustls::TlsAcceptor;
 
 /// Time between two sweeps.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
+/// Time between two looks at whether the ledger can be used.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// The file that remembers the address last served.
 const ADDRESS: &str = "address";
 const ADDRESS_LIMIT: u64 = 1024;
@@ -54,13 +56,13 @@ enum Command {
         #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
         advertise: Vec<String>,
         /// Let anybody who can connect register; without it only a vault that
-        /// listens on loopback takes registrations
+        /// listens on loopback, and advertises nothing else, takes registrations
         #[arg(long)]
         open_registration: bool,
-        /// Make the next attempt wait after three failures in a row (1 min,
-        /// 10 min, 1 h, 12 h, 24 h)
+        /// Let nobody wait after failures in a row (without it: after three,
+        /// 1 min, 10 min, 1 h, 12 h, 24 h)
         #[arg(long)]
-        delays: bool,
+        no_delays: bool,
     },
     /// Print the address last served
     Address {
@@ -117,34 +119,32 @@ impl log::Log for Stderr {
 static LOGGER: Stderr = Stderr;
 
 /// No core dumps, and no panic message: both could hold secrets.
-fn harden() {
+fn harden() -> Result<(), Failure> {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
     let none = Rlimit { current: Some(0), maximum: Some(0) };
-    if setrlimit(Resource::Core, none).is_err()
-        || set_dumpable_behavior(DumpableBehavior::NotDumpable).is_err()
-    {
-        log::warn!("core dumps could not be turned off");
-    }
+    setrlimit(Resource::Core, none)
+        .and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable))
+        .map_err(|error| Failure::other(format!("core dumps could not be turned off: {error}")))?;
     std::panic::set_hook(Box::new(|info| {
         let place = info.location().map_or_else(String::new, ToString::to_string);
         let _ = writeln!(std::io::stderr(), "ERROR: a request failed at {place}; please report it");
     }));
+    Ok(())
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let _ = log::set_logger(&LOGGER);
     log::set_max_level(log::LevelFilter::Info);
-    harden();
-    let outcome = match &arguments.command {
+    let outcome = harden().and_then(|()| match &arguments.command {
         Command::Init { dir } => init(dir),
-        Command::Serve { dir, listen, advertise, open_registration, delays } => {
-            let options = ServeOptions { open: *open_registration, delays: *delays };
+        Command::Serve { dir, listen, advertise, open_registration, no_delays } => {
+            let options = ServeOptions { open: *open_registration, delays: !no_delays };
             run(dir, listen, advertise, options)
         }
         Command::Address { dir } => address(dir),
         Command::Status { dir } => status(dir),
-    };
+    });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -161,6 +161,7 @@ fn say(line: &str) -> Result<(), Failure> {
 
 fn init(dir: &Path) -> Result<(), Failure> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(Failure::other)?;
+    check_owner(dir)?;
     let fingerprint = create_site(&DirFolder::new(dir), &SystemRandom, Argon2Cost::FLOOR)
         .map_err(|error| Failure::folder(dir, &error))?;
     say(&format!("vault fingerprint: {fingerprint}"))?;
@@ -179,8 +180,23 @@ fn warn_of_software_keys() {
     );
 }
 
+/// Who can write to the folder can put another ledger or other keys there.
+fn check_owner(dir: &Path) -> Result<(), Failure> {
+    let Ok(data) = std::fs::metadata(dir) else { return Ok(()) };
+    let owner = rustix::process::geteuid().as_raw();
+    let bad = |what: &str| Err(Failure::other(format!("{} {what}", dir.display())));
+    if ![owner, 0].contains(&data.uid()) {
+        return bad("belongs to somebody else");
+    }
+    if data.mode() & 0o022 != 0 {
+        return bad("can be written by others: chmod 700 it, and look at what is in it");
+    }
+    Ok(())
+}
+
 /// Secret files must be ours (or root's) and closed to everybody else.
 fn check_private(dir: &Path) -> Result<(), Failure> {
+    check_owner(dir)?;
     for name in ["keys", "root.key"] {
         let path = dir.join(name);
         let Ok(data) = std::fs::symlink_metadata(&path) else { continue };
@@ -195,9 +211,8 @@ fn check_private(dir: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn open(dir: &Path) -> Result<Opened, Failure> {
-    check_private(dir)?;
-    open_site(&DirFolder::new(dir)).map_err(|error| Failure::folder(dir, &error))
+fn opened(dir: &Path, opened: Result<Opened, FolderError>) -> Result<Opened, Failure> {
+    opened.map_err(|error| Failure::folder(dir, &error))
 }
 
 #[derive(Clone, Copy)]
@@ -218,7 +233,8 @@ fn run(
     rustix::fs::flock(&folder, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
         |_| Failure { code: 11, text: format!("{} is being served already", dir.display()) },
     )?;
-    let opened = open(dir)?;
+    check_private(dir)?;
+    let opened = opened(dir, open_site(&DirFolder::new(dir)))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(32)
@@ -269,7 +285,8 @@ async fn serve_here(
     if protection == Protection::File {
         warn_of_software_keys();
     }
-    let open = options.open || place.ip().is_loopback();
+    let open = options.open
+        || (place.ip().is_loopback() && address.hosts().iter().all(|host| is_here(host)));
     log::info!("registration is {}", if open { "open" } else { "closed" });
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let serving = tokio::spawn(serve(
@@ -280,17 +297,37 @@ async fn serve_here(
         open,
         stopped,
     ));
-    let sweeping = tokio::spawn(sweep(site));
+    let sweeping = tokio::spawn(sweep(Arc::clone(&site)));
     say(&format!("vault address: {address}"))?;
-    tokio::select! {
-        _ = ended.recv() => {}
-        _ = interrupted.recv() => {}
-    }
+    let outcome = tokio::select! {
+        _ = ended.recv() => Ok(()),
+        _ = interrupted.recv() => Ok(()),
+        () = unusable(&site) => Err(Failure::other("the ledger failed; it must be opened anew")),
+    };
     log::info!("stopping");
     let _ = stop.send(true);
     let _ = serving.await;
     sweeping.abort();
-    Ok(())
+    outcome
+}
+
+/// Whether `HOST:PORT` leads to this machine only. A vault behind a proxy or a
+/// tunnel listens on loopback too; what it advertises gives it away.
+fn is_here(host: &str) -> bool {
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Returns when the site's ledger cannot be used any more.
+async fn unusable(site: &Arc<Site>) {
+    loop {
+        let site = Arc::clone(site);
+        if !tokio::task::spawn_blocking(move || site.is_usable()).await.unwrap_or(false) {
+            return;
+        }
+        tokio::time::sleep(WATCH_EVERY).await;
+    }
 }
 
 async fn sweep(site: Arc<Site>) {
@@ -314,7 +351,8 @@ fn address(dir: &Path) -> Result<(), Failure> {
 }
 
 fn status(dir: &Path) -> Result<(), Failure> {
-    let opened = open(dir)?;
+    check_private(dir)?;
+    let opened = opened(dir, view_site(&DirFolder::new(dir)))?;
     let manifest = opened.manifest.clone();
     let fingerprint = opened.fingerprint();
     let site = Site::new(
@@ -337,4 +375,48 @@ fn status(dir: &Path) -> Result<(), Failure> {
         "records: {} active, {} registering, {} closed, {} ended, {} unreadable",
         census.active, census.registering, census.closed, census.ended, census.unreadable
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use amberfs::io::sim::{Fault, SimWorld};
+    use amberfs::vault::ledger::{Ledger, VALUE_SIZE};
+
+    #[test]
+    fn what_is_advertised_tells_who_can_register() {
+        for here in ["127.0.0.1:7007", "localhost:1", "[::1]:7007", "127.9.9.9:1"] {
+            assert!(is_here(here), "{here}");
+        }
+        for elsewhere in ["vault.example.org:7007", "192.0.2.1:1", "[2001:db8::1]:7007"] {
+            assert!(!is_here(elsewhere), "{elsewhere}");
+        }
+    }
+
+    /// A poisoned ledger answered "try later" for ever.
+    #[test]
+    fn a_failed_ledger_ends_serving() {
+        let world = SimWorld::new();
+        let folder = world.folder("vault");
+        create_site(&*folder, &SystemRandom, Argon2Cost::FLOOR).ok().unwrap();
+        let opened = open_site(&*folder).ok().unwrap();
+        let ledger = Arc::new(opened.ledger);
+        let site = Arc::new(Site::new(
+            Arc::new(opened.keys),
+            Arc::<amberfs::vault::ledger::EmbeddedLedger>::clone(&ledger),
+            Arc::new(SystemRandom),
+            Arc::new(SystemClock),
+            opened.signed,
+            true,
+        ));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let wait = || tokio::time::timeout(Duration::from_millis(50), unusable(&site));
+            assert!(wait().await.is_err(), "it can be used");
+            // Room for a new name is made in two steps, then its page is written.
+            world.fail_at(world.operations() + 3, Fault::Io);
+            assert!(ledger.swap(&[1; 32], None, &Box::new([1; VALUE_SIZE]), false).is_err());
+            assert!(wait().await.is_ok());
+        });
+    }
 }

@@ -106,7 +106,7 @@ pub enum VaultCommand {
     /// Keep the key in a vault, behind a new password (give --vault ADDRESS)
     Add(RepoArgs),
     /// Delete the vault's record: only the 64-digit key opens the repository then
-    Remove(RepoArgs),
+    Remove(RemoveArgs),
     /// Show the vault and the tries left
     Show(RepoArgs),
 }
@@ -119,6 +119,19 @@ pub struct RepoArgs {
     /// File with the new password (- for standard input)
     #[arg(long, value_name = "F")]
     pub new_password_file: Option<PathBuf>,
+}
+
+/// Arguments of `vault remove`.
+#[derive(Args, Debug)]
+pub struct RemoveArgs {
+    /// The repository
+    pub repo: PathBuf,
+    /// End only the records that a newer password replaced; the current one stays
+    #[arg(long)]
+    pub replaced: bool,
+    /// Forget a vault that cannot be reached any more; if it exists, its record stays there
+    #[arg(long, conflicts_with = "replaced")]
+    pub give_up: bool,
 }
 
 /// A mount, or all of them.

@@ -50,6 +50,8 @@ pub fn run(global: &Global, args: &InitArgs) -> Result<u8> {
     if address.is_none() && args.decline_key {
         return Err(Failure::new(Code::Usage, "without a vault the 64-digit key is all there is"));
     }
+    // Its place is taken before anything is registered anywhere.
+    let key_file = args.key_out.as_deref().map(|file| KeyFile::create(file, &path)).transpose()?;
     let key = Secret::random(&SystemRandom);
     let id = random_id(&SystemRandom);
     // The vault first: a folder never names a registration that was not tried.
@@ -60,8 +62,8 @@ pub fn run(global: &Global, args: &InitArgs) -> Result<u8> {
         slots.push(Slot { kind: SLOT_VAULT, bytes: locator.encode() });
     }
     // The key is safe before anything depends on it.
-    if let Some(file) = &args.key_out {
-        write_key(file, &key, &path)?;
+    if let Some(file) = key_file {
+        file.write(&key)?;
     }
     let folder = DirSynced::new(&path, None);
     let device = random_id(&SystemRandom);
@@ -73,7 +75,8 @@ pub fn run(global: &Global, args: &InitArgs) -> Result<u8> {
         place: place::place_of(&path),
         ..OpenOptions::default()
     };
-    let volume = place::open_volume(&path, &repository, &key, Some(&state), &options)?;
+    let (keyring, register, _) = place::open_keyring(&repository, &key)?;
+    let volume = place::open_volume(&path, &repository, keyring, register, Some(&state), &options)?;
     // The first head: an empty tree, so that every device starts from one root.
     place::file_system(volume, true, (None, None))?.0.checkpoint()?;
     if global.json {
@@ -115,26 +118,47 @@ pub fn run(global: &Global, args: &InitArgs) -> Result<u8> {
     Ok(0)
 }
 
-fn write_key(file: &Path, key: &Secret, repo: &Path) -> Result<()> {
-    let parent = match file.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    if fs::canonicalize(parent)?.starts_with(repo) {
-        return Err(Failure::new(
-            Code::Usage,
-            "the key must not lie inside the repository, which is uploaded",
-        ));
+/// The file that will hold the key; gone again if that does not come to pass.
+struct KeyFile<'a> {
+    path: &'a Path,
+    folder: &'a Path,
+    file: fs::File,
+    written: bool,
+}
+
+impl<'a> KeyFile<'a> {
+    fn create(path: &'a Path, repo: &Path) -> Result<Self> {
+        let folder = match path.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        let bad = |error| Failure::new(Code::Usage, format!("{}: {error}", path.display()));
+        if fs::canonicalize(folder).map_err(bad)?.starts_with(repo) {
+            return Err(Failure::new(
+                Code::Usage,
+                "the key must not lie inside the repository, which is uploaded",
+            ));
+        }
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create_new(true).mode(0o600);
+        Ok(Self { path, folder, file: options.open(path).map_err(bad)?, written: false })
     }
-    let mut out = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(file)
-        .map_err(|error| Failure::new(Code::Usage, format!("{}: {error}", file.display())))?;
-    out.write_all(format_key(key).as_bytes())?;
-    out.write_all(b"\n")?;
-    out.sync_all()?;
-    fs::File::open(parent)?.sync_all()?;
-    Ok(())
+
+    fn write(mut self, key: &Secret) -> Result<()> {
+        self.file.write_all(format_key(key).as_bytes())?;
+        self.file.write_all(b"\n")?;
+        self.file.sync_all()?;
+        fs::File::open(self.folder)?.sync_all()?;
+        self.written = true;
+        Ok(())
+    }
+}
+
+impl Drop for KeyFile<'_> {
+    fn drop(&mut self) {
+        if !self.written {
+            // It is ours, and without the key.
+            let _ = fs::remove_file(self.path);
+        }
+    }
 }

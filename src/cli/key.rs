@@ -1,22 +1,24 @@
 //! `key show`, `key sheet` and `key verify`.
 
 use super::args::{Global, RepoArgs};
-use super::place::{find, open_keyring};
+use super::place::{find, open_keyring, tell_changed_entry};
 use super::{Code, Failure, Result, secrets};
 use crate::crypto::{Secret, format_key, hex};
+use crate::format::register::Slot;
 use crate::vault::protocol::Locator;
-use crate::volume::repository::Repository;
+use crate::volume::repository::{Repository, vault_slots};
 
-fn opened(global: &Global, args: &RepoArgs) -> Result<(Repository, Secret)> {
+fn opened(global: &Global, args: &RepoArgs) -> Result<(Repository, Secret, Vec<Slot>)> {
     let (path, repository) = find(&args.repo)?;
     let key = secrets::obtain(global, &path, &repository)?;
-    open_keyring(&repository, &key)?;
-    Ok((repository, key))
+    let (_, _, slots) = open_keyring(&repository, &key)?;
+    tell_changed_entry(&repository, &slots);
+    Ok((repository, key, slots))
 }
 
 /// `key show`.
 pub fn show(global: &Global, args: &RepoArgs) -> Result<u8> {
-    let (_, key) = opened(global, args)?;
+    let (_, key, _) = opened(global, args)?;
     println!("{}", *format_key(&key));
     Ok(0)
 }
@@ -35,16 +37,15 @@ pub fn verify(global: &Global, args: &RepoArgs) -> Result<u8> {
 
 /// `key sheet`: what to print and put away.
 pub fn sheet(global: &Global, args: &RepoArgs) -> Result<u8> {
-    let (repository, key) = opened(global, args)?;
+    let (repository, key, slots) = opened(global, args)?;
     println!("amberfs: the key of a backup\n");
     println!("repository  {}", hex(&repository.repo));
     println!("\nkey\n");
     for line in format_key(&key).lines() {
         println!("    {line}");
     }
-    let vaults: Vec<Locator> =
-        repository.vault_slots().filter_map(|bytes| Locator::decode(bytes).ok()).collect();
-    if let Some(locator) = vaults.first() {
+    // The sealed ones: a page that names a vault is believed later.
+    for locator in vault_slots(&slots).filter_map(|bytes| Locator::decode(bytes).ok()) {
         println!("\nvault       {}", locator.address);
     }
     println!(

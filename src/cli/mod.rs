@@ -54,6 +54,10 @@ pub enum Code {
     NotThePinnedVault = 16,
     /// Mountpoint or REPO cannot be used.
     Unusable = 17,
+    /// Too little memory to stretch the password.
+    NoMemory = 18,
+    /// An attempt was sent and its outcome is not known.
+    Unanswered = 19,
     /// Not everything is here yet.
     NotAllHere = 20,
     /// Damage.
@@ -107,6 +111,8 @@ impl Code {
             15 => Self::VaultUnreachable,
             16 => Self::NotThePinnedVault,
             17 => Self::Unusable,
+            18 => Self::NoMemory,
+            19 => Self::Unanswered,
             20 => Self::NotAllHere,
             26 => Self::Damage,
             27 => Self::Rollback,

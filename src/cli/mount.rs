@@ -7,14 +7,15 @@ use std::sync::{Arc, OnceLock};
 use super::args::{Global, MountArgs};
 use super::options::MountSettings;
 use super::place::{
-    LocalState, file_system, find, machine_name, open_volume, place_of, state_folder,
+    LocalState, changed_entry, file_system, find, machine_name, open_keyring, open_volume,
+    place_of, state_folder,
 };
 use super::{Code, Failure, Result, secrets};
 use crate::control;
 use crate::crypto::Secret;
 use crate::daemon::{
     self, Checks, Destination, Handle, Launched, Service, Setup, Why, check_mountpoint, harden,
-    launch, notify_ready, start_logging, unencrypted_swap,
+    launch, lock_in_memory, notify_ready, start_logging, unencrypted_swap,
 };
 use crate::fs::{Fs, FsError, Operations as _};
 use crate::store::CacheSizes;
@@ -34,14 +35,17 @@ pub struct Ready {
     pub notices: Vec<String>,
 }
 
-/// Opens volume and journal and replays what a crash left.
+/// Opens volume and journal and replays what a crash left. K is wiped as soon
+/// as the keyring is open.
 pub fn prepare(
     global: &Global,
     repo: &Path,
     settings: &MountSettings,
-    key: &Secret,
+    key: Secret,
 ) -> Result<Ready> {
     let (path, repository) = find(repo)?;
+    let (keyring, register, slots) = open_keyring(&repository, &key)?;
+    drop(key);
     let writes = !settings.mount.read_only;
     let state = writes
         .then(|| LocalState::lock(state_folder(global, &path, &repository)?, &path))
@@ -53,8 +57,9 @@ pub fn prepare(
         place: place_of(&path),
         caches: CacheSizes { frames: settings.cache, ..CacheSizes::default() },
     };
-    let volume = open_volume(&path, &repository, key, state.as_ref(), &options)?;
+    let volume = open_volume(&path, &repository, keyring, register, state.as_ref(), &options)?;
     let mut notices = volume.notices.clone();
+    notices.extend(changed_entry(&repository, &slots));
     let shown = (settings.uid, settings.gid);
     let (fs, replayed) = file_system(volume, writes, shown)?;
     if replayed > 0 {
@@ -189,7 +194,7 @@ pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
         harden()?;
         start_logging(level, destination(Destination::Stderr)?);
         let key = mounting.key()?;
-        mounting.serve(&key, |notice| eprintln!("amberfs: {notice}"), notify_ready)?;
+        mounting.serve(key, |notice| eprintln!("amberfs: {notice}"), notify_ready)?;
         return Ok(0);
     }
     match launch()? {
@@ -206,15 +211,16 @@ pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
                 // The parent said why.
                 std::process::exit(1);
             };
-            let mut copy: [u8; 32] = bytes
+            // Taken where it lies: an array by value would stay on the stack.
+            let arrived: &mut [u8; 32] = bytes
                 .expose_mut()
                 .try_into()
                 .map_err(|_| Failure::new(Code::Other, "the key did not arrive"))?;
-            let key = Secret::take(&mut copy);
+            let key = Secret::take(arrived);
             drop(bytes);
             let child = std::cell::RefCell::new(Some(child));
             let result = mounting.serve(
-                &key,
+                key,
                 |notice| {
                     if let Some(child) = child.borrow_mut().as_mut() {
                         child.note(notice);
@@ -238,7 +244,8 @@ pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
                     std::process::exit(i32::from(failure.code as u8));
                 }
                 (Err(failure), None) => {
-                    log::error!("{}", failure.message);
+                    // Messages may name paths; the log does not.
+                    log::error!("the mount failed with exit code {}", failure.code as u8);
                     std::process::exit(i32::from(failure.code as u8));
                 }
             }
@@ -260,7 +267,10 @@ impl Mounting {
         secrets::obtain(&self.global, &path, &repository)
     }
 
-    fn serve(&mut self, key: &Secret, notice: impl Fn(&str), ready: impl FnOnce()) -> Result<()> {
+    fn serve(&mut self, key: Secret, notice: impl Fn(&str), ready: impl FnOnce()) -> Result<()> {
+        if let Err(error) = lock_in_memory(key.expose()) {
+            log::warn!("a secret could not be locked in memory: {error}");
+        }
         let prepared = prepare(&self.global, &self.repo, &self.settings, key)?;
         for text in &prepared.notices {
             notice(text);

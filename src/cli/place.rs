@@ -13,7 +13,8 @@ use crate::fs::{Fs, NoLog, Options, Ownership, RecoverError};
 use crate::io::{DirFolder, DirSynced, PrivateFolder, SystemClock, SystemRandom};
 use crate::journal::Options as JournalOptions;
 use crate::store::Context;
-use crate::volume::repository::Repository;
+use crate::vault::protocol::Locator;
+use crate::volume::repository::{Repository, vault_slots};
 use crate::volume::{OpenOptions, Volume, World};
 
 /// The folder, as it really is.
@@ -172,7 +173,10 @@ pub fn open(global: &Global, repo: &Path, access: Access) -> Result<Opened> {
         place: place_of(&path),
         ..OpenOptions::default()
     };
-    let volume = open_volume(&path, &repository, &key, state.as_ref(), &options)?;
+    let (keyring, register, slots) = open_keyring(&repository, &key)?;
+    drop(key);
+    tell_changed_entry(&repository, &slots);
+    let volume = open_volume(&path, &repository, keyring, register, state.as_ref(), &options)?;
     for notice in &volume.notices {
         eprintln!("amberfs: {notice}");
     }
@@ -191,16 +195,38 @@ pub fn open_keyring(
     repository.unlock(key).ok_or_else(|| secrets::wrong_key(repository, key))
 }
 
-/// Opens the volume with K.
+/// What to say if the vault entry that the folder shows, which a password would
+/// go by, is not the one that was sealed with K.
+pub fn changed_entry(repository: &Repository, sealed: &[Slot]) -> Option<String> {
+    let sealed: Vec<&[u8]> = vault_slots(sealed).collect();
+    if repository.clear_vault_slots() == sealed {
+        return None;
+    }
+    let address = |slot: &&[u8]| Some(Locator::decode(slot).ok()?.address.to_string());
+    let named = sealed.iter().find_map(address).unwrap_or_else(|| "none".into());
+    Some(format!(
+        "the folder's vault entry is not the one that was sealed with the key: somebody changed \
+         it, or files are missing or damaged. The sealed one: {named}"
+    ))
+}
+
+/// Says it on standard error.
+pub fn tell_changed_entry(repository: &Repository, sealed: &[Slot]) {
+    if let Some(notice) = changed_entry(repository, sealed) {
+        eprintln!("amberfs: {notice}");
+    }
+}
+
+/// Opens the volume. K is not needed: whoever has no other use for it wipes it
+/// before.
 pub fn open_volume(
     path: &Path,
     repository: &Repository,
-    key: &Secret,
+    keyring: Keyring,
+    register: Register,
     state: Option<&LocalState>,
     options: &OpenOptions,
 ) -> Result<Volume> {
-    let (keyring, register, _) =
-        repository.unlock(key).ok_or_else(|| secrets::wrong_key(repository, key))?;
     let staging = state.map(|state| state.path.join("pending"));
     let world = World {
         repo: Arc::new(DirSynced::new(path, staging.as_deref())),

@@ -2,15 +2,16 @@
 
 use std::fs;
 use std::io::{IsTerminal, Read};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use zeroize::Zeroizing;
 
 use super::args::Global;
 use super::{Code, Failure, Result, vault};
-use crate::crypto::{Secret, correct_one_group, parse_key};
+use crate::crypto::{Secret, correct_one_group, parse_key, resembles_key};
 use crate::volume::repository::Repository;
 
 /// Longest secrets file, bytes.
@@ -25,23 +26,23 @@ pub fn obtain(global: &Global, repo: &Path, repository: &Repository) -> Result<S
     }
     let (file, command) = (global.password_file.as_ref(), global.password_command.as_ref());
     if let Some(text) = text(file, command, "amberfs.password", repo)? {
-        return vault::unlock(global, repository, text.as_bytes());
+        return vault::unlock(global, repo, repository, text.as_bytes());
     }
     if !std::io::stdin().is_terminal() {
         return Err(Failure::new(Code::WrongSecret, "no password and no key was given").hint(
             "give --password-file F or --key-file F (or a command), or run this on a terminal",
         ));
     }
-    let has_vault = repository.vault_slots().next().is_some();
+    let has_vault = repository.has_vault();
     let question = if has_vault { "Password or 64-digit key: " } else { "64-digit key: " };
     let typed = rpassword::prompt_password(question).map(Zeroizing::new).map_err(|error| {
         Failure::new(Code::Other, format!("the answer could not be read: {error}"))
     })?;
-    // 64 hexadecimal digits are a key; anything else is a password.
-    if !has_vault || parse_key(&typed).is_ok() {
+    // What looks like a key is one, perhaps mistyped: it is sent nowhere.
+    if !has_vault || resembles_key(&typed) {
         return from_key(&typed, repository);
     }
-    vault::unlock(global, repository, typed.as_bytes())
+    vault::unlock(global, repo, repository, typed.as_bytes())
 }
 
 fn from_key(text: &str, repository: &Repository) -> Result<Secret> {
@@ -67,7 +68,7 @@ fn text(
     let credential = std::env::var_os("CREDENTIALS_DIRECTORY")
         .map(|folder| PathBuf::from(folder).join(credential))
         .filter(|path| path.exists());
-    credential.map(|path| read_file(&path, repo)).transpose()
+    credential.map(|path| read(&path, repo, Found::Credential)).transpose()
 }
 
 /// The failure for a key that does not open the repository; names the group
@@ -85,15 +86,31 @@ pub fn wrong_key(repository: &Repository, key: &Secret) -> Failure {
         .hint("it is the key of another repository, or has mistakes in more than one group")
 }
 
+/// Who named a secrets file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// The user.
+    Given,
+    /// systemd, which gives a unit with `User=` a file of root's that an access
+    /// list opens to that user; the list shows as permissions of the group.
+    Credential,
+}
+
 /// Reads a secrets file: regular, own or root's, closed to others, outside
 /// REPO.
 pub fn read_file(path: &Path, repo: &Path) -> Result<Zeroizing<String>> {
+    read(path, repo, Found::Given)
+}
+
+fn read(path: &Path, repo: &Path, found: Found) -> Result<Zeroizing<String>> {
     let bad = |what: &str| {
         Failure::new(Code::Usage, format!("the secrets file {} {what}", path.display()))
     };
     let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_MAX as usize + 1));
     if path == Path::new("-") {
-        std::io::stdin().take(SECRET_MAX + 1).read_to_end(&mut bytes)?;
+        // Around the standard library's buffer, which nobody wipes.
+        let stdin = fs::File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+        stdin.take(SECRET_MAX + 1).read_to_end(&mut bytes)?;
     } else {
         let file = fs::OpenOptions::new()
             .read(true)
@@ -108,10 +125,16 @@ pub fn read_file(path: &Path, repo: &Path) -> Result<Zeroizing<String>> {
         if data.uid() != me && data.uid() != 0 {
             return Err(bad("belongs to somebody else"));
         }
-        if data.mode() & 0o077 != 0 {
+        let closed = match found {
+            Found::Credential if data.uid() == 0 => 0o037,
+            _ => 0o077,
+        };
+        if data.mode() & closed != 0 {
             return Err(bad("can be read by others").hint(format!("chmod 600 {}", path.display())));
         }
-        if fs::canonicalize(path)?.starts_with(repo) {
+        // Of the file that is open, whatever the path leads to by now.
+        let place = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        if place.starts_with(repo) {
             return Err(bad("lies inside the repository, which is uploaded"));
         }
         file.take(SECRET_MAX + 1).read_to_end(&mut bytes)?;
@@ -124,17 +147,25 @@ pub fn read_file(path: &Path, repo: &Path) -> Result<Zeroizing<String>> {
 }
 
 fn run(command: &str) -> Result<Zeroizing<String>> {
-    let output = Command::new("/bin/sh")
+    let bad = |what: &str| Failure::new(Code::Usage, format!("the command for the secret {what}"));
+    let mut child = Command::new("/bin/sh")
         .arg("-c")
         .arg(command)
-        .stderr(std::process::Stdio::inherit())
-        .output()
-        .map_err(|error| Failure::new(Code::Usage, format!("the command cannot run: {error}")))?;
-    let bytes = Zeroizing::new(output.stdout);
-    if !output.status.success() {
-        return Err(Failure::new(Code::Usage, "the command for the secret failed"));
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| bad(&format!("cannot run: {error}")))?;
+    // All room at once, so that growing leaves no copy behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_MAX as usize + 1));
+    let output = child.stdout.take().expect("it is piped");
+    let read = output.take(SECRET_MAX + 1).read_to_end(&mut bytes);
+    let status = child.wait()?;
+    read?;
+    if bytes.len() as u64 > SECRET_MAX {
+        return Err(bad("printed too much"));
     }
-    let text = std::str::from_utf8(&bytes)
-        .map_err(|_| Failure::new(Code::Usage, "the command for the secret printed no text"))?;
+    if !status.success() {
+        return Err(bad("failed"));
+    }
+    let text = std::str::from_utf8(&bytes).map_err(|_| bad("printed no text"))?;
     Ok(Zeroizing::new(text.to_string()))
 }

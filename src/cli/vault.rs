@@ -1,23 +1,28 @@
 //! Passwords: the vault seen from the command line.
 
-use std::io::{IsTerminal, Write};
+use std::fmt::Write as _;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::args::{Global, RepoArgs};
+use super::args::{Global, RemoveArgs, RepoArgs};
 use super::place::{self, LocalState, find, machine_name, open_keyring, open_volume};
 use super::{Code, Failure, Result, secrets};
-use crate::crypto::{RepoId, Secret, key_check, unhex};
+use crate::crypto::{RepoId, Secret, key_check, resembles_key, unhex};
 use crate::fs::Fs;
-use crate::io::{SystemClock, SystemRandom};
-use crate::vault::client::{Client, NewRecord, Pin};
+use crate::io::{DirFolder, DirSynced, PrivateFolder, SystemClock, SystemRandom};
+use crate::vault::client::{Client, NewRecord, Pin, Unlocked, VaultError};
 use crate::vault::protocol::{
-    Address, Argon2Choice, Argon2Cost, Fingerprint, Locator, Password, Protection, Retirement,
+    Address, Argon2Choice, Argon2Cost, Fingerprint, HOSTS_LIMIT, Locator, Password, Protection,
+    Retirement,
 };
+use crate::vault::server::FAILURES;
 use crate::volume::OpenOptions;
-use crate::volume::repository::Repository;
+use crate::volume::repository::{Repository, vault_slots};
 
+/// Vaults that this user trusted before, in the folder of local state.
+const PINS: &str = "vaults";
 /// Vaults that the machine's administrator trusts.
 const SYSTEM_LIST: &str = "/etc/amberfs/vaults";
 
@@ -34,63 +39,87 @@ fn typed_address(global: &Global) -> Result<Option<Address>> {
         .map_err(|error| Failure::new(Code::Usage, format!("--vault: {error}")))
 }
 
-fn pins_file() -> Result<PathBuf> {
-    Ok(place::state_base()?.join("vaults"))
-}
-
-/// Fingerprint and epoch of each vault pinned on this machine.
-fn pins() -> Result<Vec<Pin>> {
-    let text = match std::fs::read_to_string(pins_file()?) {
+/// Fingerprint and epoch of each vault pinned by this user.
+fn pins(folder: &Path) -> Result<Vec<Pin>> {
+    let file = folder.join(PINS);
+    let bad = |what: &dyn std::fmt::Display| {
+        Failure::new(Code::Other, format!("{}: {what}", file.display()))
+    };
+    let text = match std::fs::read_to_string(&file) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(bad(&error)),
     };
-    Ok(text
-        .lines()
-        .filter_map(|line| {
-            let (fingerprint, epoch) = line.split_once(' ')?;
-            Some(Pin { fingerprint: Fingerprint(unhex(fingerprint)?), epoch: epoch.parse().ok()? })
-        })
-        .collect())
+    let pin = |line: &str| {
+        let (fingerprint, epoch) = line.split_once(' ')?;
+        Some(Pin { fingerprint: Fingerprint(unhex(fingerprint)?), epoch: epoch.parse().ok()? })
+    };
+    // A line left out would be an epoch forgotten.
+    text.lines().map(|line| pin(line).ok_or_else(|| bad(&"a line is not understood"))).collect()
 }
 
 /// A trusted root with the highest epoch seen of it on this machine.
-fn known(fingerprint: Fingerprint) -> Pin {
-    let seen = pins().unwrap_or_default();
-    seen.into_iter()
-        .find(|pin| pin.fingerprint == fingerprint)
-        .unwrap_or(Pin { fingerprint, epoch: 0 })
+fn known(fingerprint: Fingerprint) -> Result<Pin> {
+    let seen = pins(&place::state_base()?)?;
+    let seen = seen.into_iter().find(|pin| pin.fingerprint == fingerprint);
+    Ok(seen.unwrap_or(Pin { fingerprint, epoch: 0 }))
 }
 
 /// Remembers a vault, or a higher epoch of one.
-fn remember(fingerprint: Fingerprint, epoch: u64) -> Result<()> {
-    use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-    let mut all = pins()?;
+fn remember(folder: &Path, fingerprint: Fingerprint, epoch: u64) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    // One at a time, from reading to renaming.
+    let held = std::fs::File::open(folder)?;
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive)
+        .map_err(std::io::Error::from)?;
+    let mut all = pins(folder)?;
     match all.iter_mut().find(|pin| pin.fingerprint == fingerprint) {
         Some(pin) if pin.epoch >= epoch => return Ok(()),
         Some(pin) => pin.epoch = epoch,
         None => all.push(Pin { fingerprint, epoch }),
     }
-    let file = pins_file()?;
-    let folder = file.parent().expect("the file lies in a folder");
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let aside = file.with_extension(format!("{}.new", std::process::id()));
-    let mut out =
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
+    let mut text = String::new();
     for pin in all {
-        writeln!(out, "{} {}", pin.fingerprint, pin.epoch)?;
+        let _ = writeln!(text, "{} {}", pin.fingerprint, pin.epoch);
     }
-    out.sync_all()?;
-    std::fs::rename(&aside, &file)?;
-    Ok(())
+    Ok(DirFolder::new(folder).replace(PINS, text.as_bytes())?)
 }
 
-fn in_system_list(fingerprint: &Fingerprint) -> bool {
-    std::fs::read_to_string(SYSTEM_LIST).is_ok_and(|text| {
-        text.lines()
-            .filter_map(|line| line.trim().parse::<Address>().ok())
-            .any(|address| address.fingerprint() == *fingerprint)
-    })
+/// The same where everything else is done: worth a warning, not a failure.
+fn remember_or_warn(fingerprint: Fingerprint, epoch: u64) {
+    let done = place::state_base().and_then(|folder| remember(&folder, fingerprint, epoch));
+    if let Err(failure) = done {
+        eprintln!("amberfs: this vault could not be remembered: {}", failure.message);
+    }
+}
+
+/// Addresses in the system's list.
+fn listed() -> Vec<Address> {
+    let text = std::fs::read_to_string(SYSTEM_LIST).unwrap_or_default();
+    text.lines().filter_map(|line| line.trim().parse().ok()).collect()
+}
+
+/// Where a vault is said to be by `--vault`, or else by the system's list: it
+/// may have moved since it was written down elsewhere.
+fn moved(global: &Global, fingerprint: Fingerprint) -> Result<Option<Address>> {
+    let known = typed_address(global)?.into_iter().chain(listed());
+    Ok(known.into_iter().find(|address| address.fingerprint() == fingerprint))
+}
+
+/// `locator` with the places where to look for its vault: the told ones first.
+fn reached(global: &Global, locator: &Locator) -> Result<Locator> {
+    let fingerprint = locator.address.fingerprint();
+    let mut hosts = Vec::new();
+    let told = moved(global, fingerprint)?;
+    for host in told.iter().chain([&locator.address]).flat_map(Address::hosts) {
+        if !hosts.contains(host) && hosts.len() < HOSTS_LIMIT {
+            hosts.push(host.clone());
+        }
+    }
+    let address =
+        Address::new(hosts, fingerprint).map_err(|error| Failure::new(Code::Usage, error))?;
+    Ok(Locator { address, ..locator.clone() })
 }
 
 /// Whether the vault that the folder names may be asked: pinned on this
@@ -107,12 +136,13 @@ fn trust(global: &Global, locator: &Locator) -> Result<Pin> {
                 ),
             ));
         }
-        return Ok(known(fingerprint));
+        return known(fingerprint);
     }
-    if let Some(pin) = pins()?.into_iter().find(|pin| pin.fingerprint == fingerprint) {
+    let seen = pins(&place::state_base()?)?;
+    if let Some(pin) = seen.into_iter().find(|pin| pin.fingerprint == fingerprint) {
         return Ok(pin);
     }
-    if in_system_list(&fingerprint) {
+    if listed().iter().any(|address| address.fingerprint() == fingerprint) {
         return Ok(Pin { fingerprint, epoch: 0 });
     }
     let unknown = Failure::new(
@@ -131,41 +161,88 @@ fn trust(global: &Global, locator: &Locator) -> Result<Pin> {
     if answer.trim() == "yes" { Ok(Pin { fingerprint, epoch: 0 }) } else { Err(unknown) }
 }
 
-/// K by password: from the first vault that the newest register names.
-pub fn unlock(global: &Global, repository: &Repository, password: &[u8]) -> Result<Secret> {
+/// K by password, from a vault that a register names: the newest first, and on
+/// to older ones while the answer is that there is nothing to try.
+pub fn unlock(
+    global: &Global,
+    repo: &Path,
+    repository: &Repository,
+    password: &[u8],
+) -> Result<Secret> {
     let password = Password::new(password).map_err(|error| Failure::new(Code::Usage, error))?;
-    let slots: Vec<&[u8]> = repository.vault_slots().collect();
-    let locators: Vec<Locator> =
-        slots.iter().filter_map(|bytes| Locator::decode(bytes).ok()).collect();
-    let Some(locator) = locators.first() else {
+    if !repository.has_vault() {
         return Err(Failure::new(
             Code::WrongSecret,
             "this repository has no password, only its 64-digit key",
         )
         .hint("give --key-file F, or type the key"));
-    };
-    let pin = trust(global, locator)?;
-    let unlocked = client().unlock(locator, &repository.repo, &password, pin)?;
-    let key = unlocked
-        .keys
-        .into_iter()
-        .find_map(|(_, key)| repository.unlock(&key).map(|opened| (key, opened)));
-    let Some((key, (_, _, sealed))) = key else {
+    }
+    let folder = DirSynced::new(repo, None);
+    let mut first = None;
+    let mut distrusted = Vec::new();
+    for locator in
+        repository.vault_slots(&folder).into_iter().filter_map(|slot| Locator::decode(slot).ok())
+    {
+        let fingerprint = locator.address.fingerprint();
+        if distrusted.contains(&fingerprint) {
+            continue;
+        }
+        let pin = match trust(global, &locator) {
+            Ok(pin) => pin,
+            Err(failure) => {
+                distrusted.push(fingerprint);
+                first.get_or_insert(failure);
+                continue;
+            }
+        };
+        let asked = reached(global, &locator)?;
+        match client().unlock(&asked, &repository.repo, &password, pin) {
+            Ok(unlocked) => return opened(&folder, repository, &locator, unlocked),
+            // These cost nothing.
+            Err(
+                error @ (VaultError::UnknownTicket
+                | VaultError::Ended(_)
+                | VaultError::NotActivated),
+            ) => drop(first.get_or_insert(error.into())),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(first.unwrap_or_else(|| {
+        Failure::new(Code::Damage, "what names the vault of this repository is damaged")
+            .hint("amberfs check REPO --no-key names the files; the 64-digit key still opens it")
+    }))
+}
+
+/// Judges what the record that `locator` names has given.
+fn opened(
+    folder: &DirSynced,
+    repository: &Repository,
+    locator: &Locator,
+    unlocked: Unlocked,
+) -> Result<Secret> {
+    let key = unlocked.keys.into_iter().map(|(_, key)| key);
+    let Some(key) = key.into_iter().find(|key| repository.unlock(key).is_some()) else {
         return Err(Failure::new(
             Code::NotAllHere,
             "the vault's key does not open this folder: the folder is behind, or its header is \
              damaged",
         ));
     };
-    let encoded = locator.encode();
-    if !sealed.iter().any(|slot| slot.bytes == encoded) {
+    if !repository.sealed_vault_slots(folder, &key).contains(&locator.encode()) {
         return Err(Failure::new(
             Code::NotThePinnedVault,
-            "the folder's vault entry is not the one that was sealed with the key: somebody \
-             changed it",
+            "the folder's vault entry is not one that was sealed with the key: somebody changed \
+             it",
         ));
     }
-    remember(pin.fingerprint, unlocked.epoch)?;
+    remember_or_warn(locator.address.fingerprint(), unlocked.epoch);
+    let failures = FAILURES.saturating_sub(unlocked.tries.failures_left);
+    if failures > 0 {
+        eprintln!(
+            "amberfs: {failures} of {FAILURES} failed attempts in the life of this password are \
+             used up; a new one (amberfs passwd) starts anew"
+        );
+    }
     Ok(key)
 }
 
@@ -194,6 +271,10 @@ pub fn new_password(file: Option<&Path>, repo: &Path) -> Result<Password> {
         return Err(Failure::new(Code::Usage, "no new password was given")
             .hint("give it in a file, or run this on a terminal"));
     };
+    if resembles_key(&text) {
+        return Err(Failure::new(Code::Usage, "a password must not look like a 64-digit key")
+            .hint("typed with a mistake it would be taken for one"));
+    }
     let password =
         Password::new(text.as_bytes()).map_err(|error| Failure::new(Code::Usage, error))?;
     password.check_new().map_err(|error| Failure::new(Code::Usage, error))?;
@@ -209,7 +290,7 @@ pub fn register(
     key: &Secret,
     password: &Password,
 ) -> Result<Locator> {
-    let epoch = known(address.fingerprint()).epoch;
+    let epoch = known(address.fingerprint())?.epoch;
     let keys = [(key_check(key, repo), key)];
     let record = NewRecord { address, epoch, repo, keys: &keys, password, argon: cost(global)? };
     let registration = client().register(&record)?;
@@ -219,7 +300,7 @@ pub fn register(
              without limit. Choose a long one."
         );
     }
-    remember(address.fingerprint(), registration.manifest.epoch)?;
+    remember_or_warn(address.fingerprint(), registration.manifest.epoch);
     Ok(registration.locator)
 }
 
@@ -228,67 +309,129 @@ pub fn address(global: &Global) -> Result<Option<Address>> {
     typed_address(global)
 }
 
-struct Unlocked {
+/// A repository opened with K, and its vault entries as they were sealed.
+struct Opened {
     fs: Fs,
     key: Secret,
     repo: RepoId,
+    /// The current ones.
     slots: Vec<Vec<u8>>,
+    /// Those that newer ones replaced, as far as the folder still tells.
+    replaced: Vec<Vec<u8>>,
     path: PathBuf,
     _state: LocalState,
 }
 
-fn open(global: &Global, args: &RepoArgs) -> Result<Unlocked> {
-    let (path, repository) = find(&args.repo)?;
-    let key = secrets::obtain(global, &path, &repository)?;
-    let slots = open_keyring(&repository, &key)?
-        .2
-        .into_iter()
-        .filter(|slot| slot.kind == crate::format::register::SLOT_VAULT)
-        .map(|slot| slot.bytes)
-        .collect();
+fn open(global: &Global, repo: &Path) -> Result<Opened> {
+    let (path, repository) = find(repo)?;
+    let folder = DirSynced::new(&path, None);
+    let mut opening = global.clone();
+    if let Some(address) = typed_address(global)? {
+        // The vault to move to says nothing about the one to open at.
+        let fingerprint = address.fingerprint();
+        let names =
+            |slot| Locator::decode(slot).is_ok_and(|l| l.address.fingerprint() == fingerprint);
+        if !repository.vault_slots(&folder).into_iter().any(names) {
+            opening.vault = None;
+        }
+    }
+    let key = secrets::obtain(&opening, &path, &repository)?;
+    let (keyring, register, slots) = open_keyring(&repository, &key)?;
+    place::tell_changed_entry(&repository, &slots);
+    let slots: Vec<Vec<u8>> = vault_slots(&slots).map(<[u8]>::to_vec).collect();
+    let mut replaced = repository.sealed_vault_slots(&folder, &key);
+    replaced.retain(|slot| !slots.contains(slot));
     let state = LocalState::lock(place::state_folder(global, &path, &repository)?, &path)?;
     let options = OpenOptions {
         device_name: machine_name(),
         place: place::place_of(&path),
         ..OpenOptions::default()
     };
-    let volume = open_volume(&path, &repository, &key, Some(&state), &options)?;
+    let volume = open_volume(&path, &repository, keyring, register, Some(&state), &options)?;
     let (fs, _) = place::file_system(volume, true, (None, None))?;
-    Ok(Unlocked { fs, key, repo: repository.repo, slots, path, _state: state })
+    Ok(Opened { fs, key, repo: repository.repo, slots, replaced, path, _state: state })
 }
 
-impl Unlocked {
+impl Opened {
     fn publish(&self, slots: Vec<Vec<u8>>) -> Result<()> {
         self.fs.volume().set_vault_slots(&self.key, slots)?;
         Ok(self.fs.publish_register()?)
     }
 
-    /// Ends the registrations in `slots`; those that cannot be reached are
-    /// named and stay.
-    fn retire(&self, slots: &[Vec<u8>], reason: Retirement) -> Vec<String> {
+    /// Ends the registrations in `slots`; returns those that could not be
+    /// ended, and why.
+    fn retire<'a>(
+        &self,
+        global: &Global,
+        slots: &'a [Vec<u8>],
+        reason: Retirement,
+    ) -> Result<Vec<(&'a Vec<u8>, String)>> {
         let mut failed = Vec::new();
-        for locator in slots.iter().filter_map(|bytes| Locator::decode(bytes).ok()) {
+        // A vault that does not answer is waited for once.
+        let mut silent: Vec<(Fingerprint, String)> = Vec::new();
+        for slot in slots {
+            let Ok(locator) = Locator::decode(slot) else { continue };
+            let fingerprint = locator.address.fingerprint();
+            if let Some((_, why)) = silent.iter().find(|(silent, _)| *silent == fingerprint) {
+                failed.push((slot, why.clone()));
+                continue;
+            }
             // Sealed with K: these addresses are the owner's own.
-            let pin = known(locator.address.fingerprint());
-            if let Err(error) = client().retire(&locator, &self.repo, &self.key, pin, reason) {
-                failed.push(format!("{}: {error}", locator.address));
+            let asked = reached(global, &locator)?;
+            let pin = known(fingerprint)?;
+            if let Err(error) = client().retire(&asked, &self.repo, &self.key, pin, reason) {
+                let why = format!("{}: {error}", locator.address);
+                if matches!(error, VaultError::Unreachable { .. }) {
+                    silent.push((fingerprint, why.clone()));
+                }
+                failed.push((slot, why));
             }
         }
-        failed
+        Ok(failed)
     }
+
+    /// Ends what newer registrations replaced. Returns how many are left; they
+    /// are named, with the command that tries again.
+    fn retire_replaced(&self, global: &Global, replaced: &[Vec<u8>]) -> Result<usize> {
+        let failed = self.retire(global, replaced, Retirement::Superseded)?;
+        for (_, why) in &failed {
+            eprintln!(
+                "amberfs: an older record could not be ended, its password still works: {why}"
+            );
+        }
+        if !failed.is_empty() {
+            eprintln!("  amberfs vault remove --replaced {} tries again", self.path.display());
+        }
+        Ok(failed.len())
+    }
+}
+
+/// Standard input has one secret.
+fn one_from_stdin(global: &Global, args: &RepoArgs) -> Result<()> {
+    let files = [&global.key_file, &global.password_file, &args.new_password_file];
+    if files.iter().filter(|file| file.as_deref() == Some(Path::new("-"))).count() > 1 {
+        return Err(Failure::new(Code::Usage, "only one secret can come from standard input"));
+    }
+    Ok(())
 }
 
 /// `passwd`: a new registration, and the end of the old one.
 pub fn passwd(global: &Global, args: &RepoArgs) -> Result<u8> {
-    let unlocked = open(global, args)?;
-    let typed = typed_address(global)?;
-    let sealed = unlocked.slots.iter().find_map(|bytes| Locator::decode(bytes).ok());
-    let address = typed.or(sealed.map(|locator| locator.address)).ok_or_else(|| {
-        Failure::new(Code::Usage, "this repository has no vault yet")
-            .hint("amberfs vault add REPO --vault ADDRESS")
-    })?;
-    let password = new_password(args.new_password_file.as_deref(), &unlocked.path)?;
-    replace(global, &unlocked, &address, &password)?;
+    one_from_stdin(global, args)?;
+    let opened = open(global, &args.repo)?;
+    let sealed = opened.slots.iter().find_map(|bytes| Locator::decode(bytes).ok());
+    let address = match (typed_address(global)?, sealed) {
+        (Some(typed), _) => typed,
+        (None, Some(Locator { address, .. })) => {
+            moved(global, address.fingerprint())?.unwrap_or(address)
+        }
+        (None, None) => {
+            return Err(Failure::new(Code::Usage, "this repository has no vault yet")
+                .hint("amberfs vault add REPO --vault ADDRESS"));
+        }
+    };
+    let password = new_password(args.new_password_file.as_deref(), &opened.path)?;
+    replace(global, &opened, &address, &password)?;
     if !global.quiet {
         eprintln!("The new password opens this repository; it was tried once.");
     }
@@ -296,28 +439,24 @@ pub fn passwd(global: &Global, args: &RepoArgs) -> Result<u8> {
 }
 
 /// Registers, publishes the locator, and only then ends the old records: at no
-/// time does a folder name a record that is gone.
-fn replace(
-    global: &Global,
-    unlocked: &Unlocked,
-    address: &Address,
-    password: &Password,
-) -> Result<()> {
-    let locator = register(global, address, &unlocked.repo, &unlocked.key, password)?;
-    unlocked.publish(vec![locator.encode()])?;
-    for failed in unlocked.retire(&unlocked.slots, Retirement::Superseded) {
-        eprintln!("amberfs: the old record could not be ended, its password still works: {failed}");
-    }
+/// time does a folder name a record that is gone. What a crash in between
+/// leaves is ended by the next command that comes here.
+fn replace(global: &Global, opened: &Opened, address: &Address, password: &Password) -> Result<()> {
+    let locator = register(global, address, &opened.repo, &opened.key, password)?;
+    opened.publish(vec![locator.encode()])?;
+    let replaced = [opened.slots.as_slice(), &opened.replaced].concat();
+    opened.retire_replaced(global, &replaced)?;
     Ok(())
 }
 
 /// `vault add`.
 pub fn add(global: &Global, args: &RepoArgs) -> Result<u8> {
+    one_from_stdin(global, args)?;
     let address = typed_address(global)?
         .ok_or_else(|| Failure::new(Code::Usage, "give the vault: --vault ADDRESS"))?;
-    let unlocked = open(global, args)?;
-    let password = new_password(args.new_password_file.as_deref(), &unlocked.path)?;
-    replace(global, &unlocked, &address, &password)?;
+    let opened = open(global, &args.repo)?;
+    let password = new_password(args.new_password_file.as_deref(), &opened.path)?;
+    replace(global, &opened, &address, &password)?;
     if !global.quiet {
         eprintln!("The password opens this repository; it was tried once.");
     }
@@ -325,52 +464,112 @@ pub fn add(global: &Global, args: &RepoArgs) -> Result<u8> {
 }
 
 /// `vault remove`.
-pub fn remove(global: &Global, args: &RepoArgs) -> Result<u8> {
+pub fn remove(global: &Global, args: &RemoveArgs) -> Result<u8> {
+    if args.replaced {
+        return remove_replaced(global, args);
+    }
     if global.key_file.is_none() && global.key_command.is_none() {
         return Err(Failure::new(Code::Usage, "vault remove takes the 64-digit key")
             .hint("it will be the only way in: show that you have it with --key-file F")
             .hint("amberfs key show REPO prints it"));
     }
-    let unlocked = open(global, args)?;
-    if unlocked.slots.is_empty() {
+    let opened = open(global, &args.repo)?;
+    if opened.slots.is_empty() && opened.replaced.is_empty() {
         return Err(Failure::new(Code::Other, "this repository has no vault"));
     }
-    let failed = unlocked.retire(&unlocked.slots, Retirement::Deleted);
-    if let Some(first) = failed.first() {
+    let failed = opened.retire(global, &opened.slots, Retirement::Deleted)?;
+    if !failed.is_empty() && !args.give_up {
+        let mut failure = Failure::new(
+            Code::VaultUnreachable,
+            format!("the record could not be deleted: {}", failed[0].1),
+        );
+        if failed.len() < opened.slots.len() {
+            // The folder does not name what is gone.
+            opened.publish(failed.iter().map(|(slot, _)| (*slot).clone()).collect())?;
+            let done = opened.slots.len() - failed.len();
+            failure = failure.hint(format!(
+                "{done} of {} records were deleted, and the folder names the others only",
+                opened.slots.len()
+            ));
+        } else {
+            failure = failure.hint("nothing was changed");
+        }
+        return Err(failure.hint("try again when the vault can be reached").hint(
+            "or give it up with --give-up: if it still exists, its password still works there",
+        ));
+    }
+    if !opened.slots.is_empty() {
+        opened.publish(Vec::new())?;
+    }
+    for (_, why) in &failed {
+        eprintln!("amberfs: given up; if the record exists, its password still works: {why}");
+    }
+    opened.retire_replaced(global, &opened.replaced)?;
+    if !global.quiet {
+        let done = if failed.is_empty() { "The vault's record is deleted. " } else { "" };
+        eprintln!("{done}Only the 64-digit key opens this repository now.");
+    }
+    Ok(0)
+}
+
+/// `vault remove --replaced`: finishes what an earlier change of the password
+/// could not.
+fn remove_replaced(global: &Global, args: &RemoveArgs) -> Result<u8> {
+    let opened = open(global, &args.repo)?;
+    let left = opened.retire_replaced(global, &opened.replaced)?;
+    if left > 0 {
         return Err(Failure::new(
             Code::VaultUnreachable,
-            format!("the record could not be deleted: {first}"),
-        )
-        .hint("nothing was changed; try again when the vault can be reached"));
+            format!("{left} of {} older records are left", opened.replaced.len()),
+        ));
     }
-    unlocked.publish(Vec::new())?;
     if !global.quiet {
-        eprintln!(
-            "The vault's record is deleted. Only the 64-digit key opens this repository now."
-        );
+        eprintln!("{} older records are over.", opened.replaced.len());
     }
     Ok(0)
 }
 
 /// `vault show`: spends no try.
 pub fn show(global: &Global, args: &RepoArgs) -> Result<u8> {
-    let (_, repository) = find(&args.repo)?;
-    let mut seen = Vec::new();
-    for bytes in repository.vault_slots() {
-        let Ok(locator) = Locator::decode(bytes) else { continue };
-        if seen.contains(&locator.ticket) {
-            continue;
-        }
-        seen.push(locator.ticket);
-        let status = client().status(&locator, trust(global, &locator)?)?;
-        println!("{}", locator.address);
-        println!("  {:?}", status.standing);
-        println!("  keys in {:?}, epoch {}", status.manifest.protection, status.manifest.epoch);
-        // Older registers only name what this one replaced.
-        break;
-    }
-    if seen.is_empty() {
+    let (path, repository) = find(&args.repo)?;
+    let folder = DirSynced::new(&path, None);
+    // Older registers only name what this one replaced.
+    let locator =
+        repository.vault_slots(&folder).into_iter().find_map(|slot| Locator::decode(slot).ok());
+    let Some(locator) = locator.filter(|_| !repository.clear_vault_slots().is_empty()) else {
         println!("no vault: only the 64-digit key opens this repository");
-    }
+        return Ok(0);
+    };
+    let pin = trust(global, &locator)?;
+    let status = client().status(&reached(global, &locator)?, pin)?;
+    println!("{}", locator.address);
+    println!("  {:?}", status.standing);
+    println!("  keys in {:?}, epoch {}", status.manifest.protection, status.manifest.epoch);
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two commands at once lost one of two pins, and an aside file left by a
+    /// crash kept everything from being remembered.
+    #[test]
+    fn pins_are_not_lost_between_processes_or_after_a_crash() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("vaults.new"), "torn").unwrap();
+        std::thread::scope(|scope| {
+            for byte in 0..16 {
+                let folder = dir.path();
+                scope.spawn(move || remember(folder, Fingerprint([byte; 32]), 1).unwrap());
+            }
+        });
+        assert_eq!(pins(dir.path()).unwrap().len(), 16);
+        remember(dir.path(), Fingerprint([3; 32]), 7).unwrap();
+        remember(dir.path(), Fingerprint([3; 32]), 2).unwrap();
+        let all = pins(dir.path()).unwrap();
+        assert!(all.contains(&Pin { fingerprint: Fingerprint([3; 32]), epoch: 7 }));
+        std::fs::write(dir.path().join(PINS), "rubbish\n").unwrap();
+        assert!(pins(dir.path()).is_err(), "what cannot be read is not forgotten");
+    }
 }

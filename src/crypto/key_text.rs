@@ -59,6 +59,18 @@ pub fn parse_key(text: &str) -> Result<Secret, KeyTextError> {
     Ok(Secret::take(&mut bytes))
 }
 
+/// Digits from which on a text is taken for a key, and how many characters of
+/// it may be something else.
+const RESEMBLING: (usize, usize) = (48, 4);
+
+/// Whether a text is a key or a mistyped one: long, and nearly all hexadecimal
+/// digits. It must not be sent anywhere as a password.
+pub fn resembles_key(text: &str) -> bool {
+    let characters = || text.chars().filter(|c| !c.is_whitespace() && *c != '-');
+    let odd = characters().filter(|c| !c.is_ascii_hexdigit()).count();
+    characters().count() >= RESEMBLING.0 && odd <= RESEMBLING.1
+}
+
 /// Looks for the one group of `key` that is mistyped: the group (from 1) whose
 /// change makes `check` match. Tries 16 x 65535 candidates.
 pub fn correct_one_group(key: &Secret, repo: &RepoId, check: &KeyCheck) -> Option<usize> {
@@ -109,6 +121,24 @@ mod tests {
         let long = "0".repeat(65);
         assert_eq!(parse_key(&long).err(), Some(KeyTextError::WrongLength { digits: 65 }));
         assert_eq!(parse_key("0000 00g0").err(), Some(KeyTextError::BadCharacter { group: 2 }));
+    }
+
+    #[test]
+    fn mistyped_keys_are_known_and_pass_phrases_are_not_taken_for_them() {
+        let text = format_key(&key());
+        let mistyped = text.replacen('8', "O", 1);
+        assert!(mistyped != *text && resembles_key(&mistyped));
+        assert!(
+            resembles_key(&text) && resembles_key(&text[5..]) && resembles_key(&"a".repeat(48))
+        );
+        for phrase in [
+            "seven small boats drift home by the light of a lamp",
+            "deadbeef cafe",
+            &"0".repeat(47),
+            "facade decade added a bead; faded, a dad bade Abe feed a caged bee, and ate beef",
+        ] {
+            assert!(!resembles_key(phrase), "{phrase}");
+        }
     }
 
     #[test]

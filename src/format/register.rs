@@ -1,7 +1,7 @@
 //! The header, the register of what may change after init, and the keyring
 //! (`docs/format.md`, "Header" and "Register").
 
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::container::{
     CIPHER_AES_256_GCM_SIV, COMPRESSION_ZSTD, EXTENSION_MAX, Kind, MAGIC, VERSION, decode_start,
@@ -16,10 +16,17 @@ use crate::io::Random;
 /// Most unlock slots in a register.
 pub const SLOTS_MAX: u64 = 32;
 /// Longest unlock slot.
-pub const SLOT_MAX: usize = 1024;
+pub const SLOT_MAX: usize = 4096;
+/// Most bytes of all slots of a register together.
+pub const SLOTS_BYTES_MAX: usize = 32 << 10;
 const _: () = assert!(
-    64 + SLOTS_MAX as usize * (SLOT_MAX + 12) + KEYRING_MAX + 128 <= EXTENSION_MAX
-        && 128 + SLOTS_MAX as usize * (SLOT_MAX + 12) + EPOCHS_MAX as usize * 48 + KEYRING_PAD + 64
+    64 + SLOTS_BYTES_MAX + SLOTS_MAX as usize * 12 + KEYRING_MAX + 128 <= EXTENSION_MAX
+        && 128
+            + SLOTS_BYTES_MAX
+            + SLOTS_MAX as usize * 12
+            + EPOCHS_MAX as usize * 48
+            + KEYRING_PAD
+            + 64
             <= KEYRING_MAX,
     "the fullest register fits into a head"
 );
@@ -118,6 +125,9 @@ fn decode_slots(input: &mut Decoder<'_>) -> Result<(Stamp, Vec<Slot>)> {
     for _ in 0..input.var_max(SLOTS_MAX, "slot count")? {
         slots.push(Slot { kind: input.var()?, bytes: input.bytes(SLOT_MAX, "slot")?.to_vec() });
     }
+    if slots.iter().map(|slot| slot.bytes.len()).sum::<usize>() > SLOTS_BYTES_MAX {
+        return Err(DecodeError::Limit("slots"));
+    }
     Ok((stamp, slots))
 }
 
@@ -160,7 +170,10 @@ impl Register {
     ) -> Self {
         let mut salt = [0; 32];
         random.fill(&mut salt);
-        let mut inner = Encoder::new();
+        // All room at once, so that no copy is left behind by growing.
+        let slots_room: usize = slots.iter().map(|slot| slot.bytes.len() + 20).sum();
+        let room = 128 + keyring.epochs.len() * 48 + slots_room;
+        let mut inner = Encoder::with_capacity(room);
         inner.raw(keyring.id_key.expose()).raw(keyring.chunker_key.expose());
         inner.var(keyring.epochs.len() as u64);
         for epoch in &keyring.epochs {
@@ -168,13 +181,9 @@ impl Register {
         }
         encode_slots(&mut inner, stamp, &slots);
         let inner = Zeroizing::new(inner.finish());
-        let mut plain = Encoder::new();
+        let mut plain = Encoder::with_capacity(room.next_multiple_of(KEYRING_PAD) + KEYRING_PAD);
         plain.bytes(&inner);
-        let mut sealed = plain.finish();
-        // One allocation of the final size, so that no copy is left behind.
-        let mut buffer = Vec::with_capacity(sealed.len().next_multiple_of(KEYRING_PAD) + 64);
-        buffer.extend_from_slice(&sealed);
-        sealed.zeroize();
+        let mut buffer = plain.finish();
         buffer.resize(buffer.len().next_multiple_of(KEYRING_PAD), 0);
         keyring_cipher(key, repo, &salt).seal(0, &keyring_aad(repo), &mut buffer, 0);
         Self { stamp, slots, salt, sealed: buffer }
@@ -313,7 +322,15 @@ impl Header {
         if hash(body) != check {
             return Err(DecodeError::Invalid("checksum"));
         }
-        input.raw(5)?;
+        if input.u8()? != CIPHER_AES_256_GCM_SIV {
+            return Err(DecodeError::Invalid("cipher"));
+        }
+        if input.u8()? != COMPRESSION_ZSTD {
+            return Err(DecodeError::Invalid("compression"));
+        }
+        if input.array::<3>()? != [0; 3] {
+            return Err(DecodeError::Invalid("reserved bytes"));
+        }
         let features = Features::decode(&mut input)?;
         let repo = input.array()?;
         let register = Register::decode(input.bytes(EXTENSION_MAX, "register")?)?;
@@ -391,6 +408,37 @@ mod tests {
         assert_eq!(stamp, header.register.stamp);
         assert_eq!(slots, header.register.slots);
         assert_eq!(read.register.key_checks().collect::<Vec<_>>(), [key_check(&key, &[5; 16])]);
+    }
+
+    /// The check at the end proves nothing: whoever changes the header makes a
+    /// new one.
+    #[test]
+    fn a_header_of_another_cipher_compression_or_layout_is_refused() {
+        let (header, _) = header();
+        for (at, what) in [(11, "cipher"), (12, "compression"), (13, "reserved bytes")] {
+            let mut bytes = header.encode();
+            bytes[at] = 7;
+            let body = bytes.len() - 32;
+            let check = hash(&bytes[..body]);
+            bytes[body..].copy_from_slice(&check);
+            assert_eq!(Header::decode(&bytes), Err(DecodeError::Invalid(what)));
+        }
+    }
+
+    /// docs/format.md, "Limits".
+    #[test]
+    fn slots_of_4096_bytes_survive_and_32_kib_are_the_most() {
+        let key = Secret::random(&SystemRandom);
+        let stamp = Stamp { counter: 1, device: [2; 16] };
+        let keyring = Keyring::random(&SystemRandom);
+        let register = |count| {
+            let slots = vec![Slot { kind: u64::MAX, bytes: vec![7; 4096] }; count];
+            Register::seal(&key, &[5; 16], stamp, slots, &keyring, &SystemRandom)
+        };
+        let read = Register::decode(&register(8).encode()).unwrap();
+        assert_eq!(read.open(&key, &[5; 16]).unwrap().2, register(8).slots);
+        let long = Register::decode(&register(9).encode());
+        assert_eq!(long, Err(DecodeError::Limit("slots")));
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub type Result<T> = std::result::Result<T, DecodeError>;
 #[derive(Default)]
 pub struct Encoder {
     bytes: Vec<u8>,
+    /// Whether growing would leave a copy of a secret behind.
+    fixed: bool,
 }
 
 impl Encoder {
@@ -33,10 +35,19 @@ impl Encoder {
         Self::default()
     }
 
-    /// An empty encoding with room for `bytes`, so that a secret one is not
-    /// copied while it grows.
+    /// An empty encoding with room for `bytes` and no more: for secrets, of
+    /// which growing would leave a copy behind.
     pub fn with_capacity(bytes: usize) -> Self {
-        Self { bytes: Vec::with_capacity(bytes) }
+        Self { bytes: Vec::with_capacity(bytes), fixed: true }
+    }
+
+    fn extend(&mut self, bytes: &[u8]) -> &mut Self {
+        debug_assert!(
+            !self.fixed || self.bytes.len() + bytes.len() <= self.bytes.capacity(),
+            "a secret encoding has no room to grow"
+        );
+        self.bytes.extend_from_slice(bytes);
+        self
     }
 
     /// The bytes.
@@ -56,8 +67,7 @@ impl Encoder {
 
     /// One byte.
     pub fn u8(&mut self, value: u8) -> &mut Self {
-        self.bytes.push(value);
-        self
+        self.extend(&[value])
     }
 
     /// Two bytes, little-endian.
@@ -78,7 +88,7 @@ impl Encoder {
     /// LEB128: seven bits a byte, lowest first, the shortest form only.
     pub fn var(&mut self, mut value: u64) -> &mut Self {
         while value >= 0x80 {
-            self.bytes.push(value as u8 | 0x80);
+            self.u8(value as u8 | 0x80);
             value >>= 7;
         }
         self.u8(value as u8)
@@ -91,8 +101,7 @@ impl Encoder {
 
     /// Bytes as they are; the reader must know how many.
     pub fn raw(&mut self, bytes: &[u8]) -> &mut Self {
-        self.bytes.extend_from_slice(bytes);
-        self
+        self.extend(bytes)
     }
 
     /// A variable-length length, then the bytes.
@@ -227,6 +236,12 @@ mod tests {
         assert_eq!(Decoder::new(&[0x80, 0]).var(), Err(DecodeError::Invalid("number")));
         assert_eq!(Decoder::new(&[0xff; 11]).var(), Err(DecodeError::Limit("number")));
         assert_eq!(Decoder::new(&[0x80]).var(), Err(DecodeError::Short));
+    }
+
+    #[test]
+    #[should_panic(expected = "no room to grow")]
+    fn a_secret_encoding_does_not_grow() {
+        Encoder::with_capacity(4).raw(&[1; 4]).u8(2);
     }
 
     #[test]

@@ -34,6 +34,13 @@ impl HeadFile {
     }
 }
 
+/// A register, and where it stands.
+struct Told {
+    register: Register,
+    /// The head; without one, the header.
+    head: Option<HeadFile>,
+}
+
 /// What a folder holds, as far as names and clear prefixes tell.
 pub struct Repository {
     /// Its id.
@@ -44,8 +51,9 @@ pub struct Repository {
     pub features: Features,
     /// Heads of each device, ascending by generation.
     pub heads: BTreeMap<DeviceId, Vec<HeadFile>>,
-    /// Registers, the newest first.
-    pub registers: Vec<Register>,
+    /// Registers, the newest first: of the header and of each device's newest
+    /// readable head.
+    registers: Vec<Told>,
     /// Names that are not ours, for `check`.
     pub foreign: Vec<String>,
     /// Conflict copies of heads.
@@ -111,7 +119,8 @@ impl Repository {
                     Ok(extension) if extension.device == *device => {
                         merge(&mut features, extension.features);
                         repos.push(extension.repo);
-                        registers.push(extension.register);
+                        let head = Some(file.clone());
+                        registers.push(Told { register: extension.register, head });
                         break;
                     }
                     Ok(_) => {}
@@ -142,7 +151,7 @@ impl Repository {
         }) {
             Ok(header) => {
                 merge(&mut features, header.features);
-                registers.push(header.register.clone());
+                registers.push(Told { register: header.register.clone(), head: None });
                 Some(header)
             }
             // The header is the oldest file of all: with heads that this
@@ -162,8 +171,7 @@ impl Repository {
         if registers.is_empty() {
             return Err(OpenFailure::HeaderDamaged(header_trouble.unwrap_or_default()));
         }
-        registers.sort_by_key(|register| std::cmp::Reverse(register.stamp));
-        registers.dedup();
+        registers.sort_by_key(|told| std::cmp::Reverse(told.register.stamp));
         Ok(Self { repo, header, features, heads, registers, foreign, copies, header_trouble })
     }
 
@@ -173,7 +181,7 @@ impl Repository {
     pub fn unlock(&self, key: &Secret) -> Option<(Keyring, Register, Vec<Slot>)> {
         self.registers
             .iter()
-            .filter_map(|register| {
+            .filter_map(|Told { register, .. }| {
                 let (keyring, stamp, slots) = register.open(key, &self.repo).ok()?;
                 let register = Register { stamp, slots: slots.clone(), ..register.clone() };
                 Some((keyring, register, slots))
@@ -181,26 +189,87 @@ impl Repository {
             .max_by_key(|(_, register, _)| register.stamp)
     }
 
-    /// Vault locators, as the newest register tells in the clear.
-    pub fn vault_slots(&self) -> impl Iterator<Item = &[u8]> {
-        self.registers.iter().take(1).flat_map(|register| {
-            register
-                .slots
-                .iter()
-                .filter(|slot| slot.kind == SLOT_VAULT)
-                .map(|slot| slot.bytes.as_slice())
+    /// Whether a password may open it.
+    pub fn has_vault(&self) -> bool {
+        self.registers.iter().any(|told| vault_slots(&told.register.slots).next().is_some())
+    }
+
+    /// Vault locators as the newest register tells in the clear.
+    pub fn clear_vault_slots(&self) -> Vec<&[u8]> {
+        self.registers
+            .first()
+            .map_or(Vec::new(), |told| vault_slots(&told.register.slots).collect())
+    }
+
+    /// Distinct vault locators of all registers, as told in the clear, the
+    /// newest first. Registers of heads whose bytes are not what their names
+    /// say are left out: a try may be spent on what stands there.
+    pub fn vault_slots(&self, folder: &dyn SyncedFolder) -> Vec<&[u8]> {
+        let mut found = Vec::new();
+        for told in &self.registers {
+            if told.head.as_ref().is_some_and(|head| !self.is_whole(folder, head)) {
+                log::warn!("a head's bytes changed; what it says of the vault is not used");
+                continue;
+            }
+            for slot in vault_slots(&told.register.slots) {
+                if !found.contains(&slot) {
+                    found.push(slot);
+                }
+            }
+        }
+        found
+    }
+
+    fn is_whole(&self, folder: &dyn SyncedFolder, head: &HeadFile) -> bool {
+        let path = head.name().path();
+        let copies = self.copies.get(&head.hash).into_iter().flatten().map(String::as_str);
+        std::iter::once(path.as_str()).chain(copies).any(|path| {
+            folder.open(path).and_then(|file| check_name(&*file, &head.hash)).unwrap_or(false)
         })
+    }
+
+    /// Distinct vault locators in all registers that K opens, those of every
+    /// head that is here among them: also what a newer register replaced.
+    pub fn sealed_vault_slots(&self, folder: &dyn SyncedFolder, key: &Secret) -> Vec<Vec<u8>> {
+        let heads = self.heads.values().flatten();
+        let mut registers: Vec<Register> = heads
+            .filter_map(|head| read_extension(folder, head, &self.copies, &[self.repo]).ok())
+            .map(|extension| extension.register)
+            .chain(self.registers.iter().map(|told| told.register.clone()))
+            .collect();
+        // Most heads have the same one.
+        registers.sort_unstable_by(|a, b| (b.stamp, &b.salt).cmp(&(a.stamp, &a.salt)));
+        registers.dedup();
+        let mut found = Vec::new();
+        for register in registers {
+            let Ok((_, _, slots)) = register.open(key, &self.repo) else { continue };
+            for slot in vault_slots(&slots) {
+                if !found.iter().any(|known| known == slot) {
+                    found.push(slot.to_vec());
+                }
+            }
+        }
+        found
     }
 
     /// The key check values in all registers.
     pub fn key_checks(&self) -> Vec<KeyCheck> {
-        self.registers.iter().flat_map(Register::key_checks).collect()
+        let mut checks: Vec<_> =
+            self.registers.iter().flat_map(|told| told.register.key_checks()).collect();
+        checks.sort_unstable();
+        checks.dedup();
+        checks
     }
 
     /// Whether `key` is one that this repository names.
     pub fn names_key(&self, key: &Secret) -> bool {
         self.key_checks().contains(&key_check(key, &self.repo))
     }
+}
+
+/// The vault locators among unlock slots.
+pub fn vault_slots(slots: &[Slot]) -> impl Iterator<Item = &[u8]> {
+    slots.iter().filter(|slot| slot.kind == SLOT_VAULT).map(|slot| slot.bytes.as_slice())
 }
 
 fn merge(all: &mut Features, more: Features) {

@@ -5,8 +5,15 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use amberfs::io::{DirSynced, SystemRandom};
+use amberfs::vault::client::LoggingIn;
+use amberfs::vault::net::{Greeting, Timeouts};
+use amberfs::vault::protocol::{Locator, Password};
+use amberfs::volume::repository::Repository;
+
 use crate::chats;
 use crate::main_job::{COST, Vault, secret};
+use crate::memory::process_with;
 use crate::mounted::has_fuse;
 use crate::world::World;
 
@@ -112,8 +119,8 @@ fn nothing_plain_reaches_the_disk() {
     let finished = std::panic::catch_unwind(|| work(&world));
     run("umount", &["-l", disk.to_str().unwrap()]);
     run("sync", &[]);
-    let key = match finished {
-        Ok(key) => key,
+    let (key, export) = match finished {
+        Ok(keys) => keys,
         Err(panic) => std::panic::resume_unwind(panic),
     };
     let secrets = [
@@ -122,6 +129,8 @@ fn nothing_plain_reaches_the_disk() {
         ("password", PASSWORD.as_bytes()[..16].to_vec()),
         ("half of the key", key[..16].to_vec()),
         ("other half of the key", key[16..].to_vec()),
+        ("half of the export key", export[..16].to_vec()),
+        ("other half of the export key", export[16..].to_vec()),
     ];
     assert_eq!(search(&image, &secrets), Vec::<String>::new());
     // The search finds what is there.
@@ -131,8 +140,32 @@ fn nothing_plain_reaches_the_disk() {
     assert!(!search(&image, &secrets[..1]).is_empty());
 }
 
+/// What the right password gives before K: the export key of OPAQUE, the same
+/// at every login to one registration.
+fn export_key(world: &World) -> [u8; 32] {
+    let folder = DirSynced::new(world.path("disk/repo"), None);
+    let repository = Repository::find(&folder).unwrap();
+    let slot = repository.vault_slots(&folder)[0];
+    let locator = Locator::decode(slot).unwrap();
+    let mut channel = Greeting::open(&locator.address.hosts()[0], &Timeouts::default())
+        .and_then(|greeting| greeting.verify(locator.address.fingerprint(), 0))
+        .ok()
+        .unwrap();
+    let manifest = channel.manifest().clone();
+    let password = Password::new(PASSWORD.as_bytes()).unwrap();
+    let (request, step) =
+        LoggingIn::start(&manifest, &locator, &repository.repo, &password, &SystemRandom).unwrap();
+    let reply = channel.call(&request).unwrap();
+    let (proof, step) = step.challenged(reply, &manifest, &SystemRandom).unwrap();
+    let export = *step.export_key().unwrap().expose();
+    let reply = channel.call(&proof).unwrap();
+    assert!(step.answered(reply, manifest.epoch).is_ok());
+    export
+}
+
 /// Copies a phone's folder in, works on it, unmounts; and again with a kill.
-fn work(world: &World) -> Vec<u8> {
+/// Returns K and the export key.
+fn work(world: &World) -> (Vec<u8>, [u8; 32]) {
     // The key and the plain source are kept off the image.
     let vault = Vault::start(world);
     secret(world, "password", PASSWORD);
@@ -171,5 +204,33 @@ fn work(world: &World) -> Vec<u8> {
         .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("core"))
         .count();
     assert_eq!(cores, 0, "a crash leaves no core");
-    (0..32).map(|at| u8::from_str_radix(&key[2 * at..2 * at + 2], 16).unwrap()).collect()
+    let key = (0..32).map(|at| u8::from_str_radix(&key[2 * at..2 * at + 2], 16).unwrap());
+    (key.collect(), export_key(world))
+}
+
+/// A daemon that failed after its start wrote the whole message to the log.
+#[test]
+fn a_daemon_that_fails_logs_no_path() {
+    if !has_fuse("failing daemon") {
+        return;
+    }
+    let world = World::with_repo();
+    let mountpoint = world.path("mnt");
+    fs::create_dir(&mountpoint).unwrap();
+    let mountpoint = mountpoint.to_str().unwrap();
+    world.ok(&["mount", "repo", mountpoint, "--log-file", "log"]);
+    let daemon = process_with(mountpoint);
+    fs::write(world.path("mnt/secret name"), "content").unwrap();
+    fs::rename(world.path("repo"), world.path("away")).unwrap();
+    fs::write(world.path("repo"), "no folder").unwrap();
+    assert!(run("kill", &[&daemon.to_string()]));
+    while Path::new(&format!("/proc/{daemon}")).exists() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let log = fs::read_to_string(world.path("log")).unwrap();
+    assert!(log.contains("failed with exit code 1"), "{log}");
+    let here = world.path("");
+    for path in [here.to_str().unwrap().trim_end_matches('/'), "secret name"] {
+        assert!(!log.contains(path), "{path}: {log}");
+    }
 }

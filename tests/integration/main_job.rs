@@ -20,8 +20,13 @@ pub struct Vault {
 
 impl Vault {
     pub fn start(world: &World) -> Self {
+        Self::serve(world, "vault", "127.0.0.1:0")
+    }
+
+    /// Serves the vault in `folder`, made if it is not there.
+    pub fn serve(world: &World, folder: &str, listen: &str) -> Self {
         let program = env!("CARGO_BIN_EXE_amberfs-vault");
-        let folder = world.path("vault");
+        let folder = world.path(folder);
         if !folder.exists() {
             let made = Command::new(program).arg("init").arg(&folder).output().unwrap();
             assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
@@ -29,7 +34,7 @@ impl Vault {
         let mut child = Command::new(program)
             .arg("serve")
             .arg(&folder)
-            .args(["--listen", "127.0.0.1:0"])
+            .args(["--listen", listen, "--no-delays"])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -38,6 +43,11 @@ impl Vault {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("vault address: ").expect(&line).to_string();
         Self { child, address }
+    }
+
+    /// `HOST:PORT`.
+    pub fn place(&self) -> &str {
+        self.address.strip_prefix("amber-vault://").unwrap().split_once('/').unwrap().0
     }
 }
 
@@ -112,6 +122,36 @@ fn a_password_alone_brings_everything_back_on_another_machine() {
     let by_key = elsewhere(&["extract", "copy", "by-key", "--key-file", "key"]);
     assert!(by_key.status.success());
     assert_same_tree(&world.path("phone"), &world.path("by-key/phone"));
+}
+
+/// Who can write to the vault's folder can put an older ledger there.
+#[test]
+fn a_vaults_folder_that_others_can_write_is_refused() {
+    let world = World::new();
+    let program = env!("CARGO_BIN_EXE_amberfs-vault");
+    let run = |arguments: &[&str]| world.program(program, arguments).output().unwrap();
+    let set = |mode| {
+        let permissions = fs::Permissions::from_mode(mode);
+        fs::set_permissions(world.path("vault"), permissions).unwrap();
+    };
+    let refused = |arguments: &[&str]| {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    fs::create_dir(world.path("vault")).unwrap();
+    set(0o770);
+    assert!(refused(&["init", "vault"]).contains("written by others"));
+    set(0o700);
+    assert!(run(&["init", "vault"]).status.success());
+    set(0o707);
+    let serve = ["serve", "vault", "--listen", "127.0.0.1:0"];
+    assert!(refused(&serve).contains("written by others"));
+    if rustix::process::geteuid().is_root() {
+        set(0o700);
+        std::os::unix::fs::chown(world.path("vault"), Some(1234), None).unwrap();
+        assert!(refused(&serve).contains("somebody else"));
+    }
 }
 
 #[test]

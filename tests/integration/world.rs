@@ -25,7 +25,12 @@ impl World {
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_amberfs"));
+        self.program(env!("CARGO_BIN_EXE_amberfs"), arguments)
+    }
+
+    /// Another program, in this world.
+    pub fn program(&self, name: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(name);
         command
             .args(arguments)
             .current_dir(self.dir.path())
@@ -148,6 +153,11 @@ pub fn is_mounted(mountpoint: &Path) -> bool {
 }
 
 impl Mount {
+    /// The daemon's process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Unmounts; returns when everything is in the repository.
     pub fn unmount(mut self, world: &World) {
         let output = world.run(&["umount", self.mountpoint.to_str().unwrap()]);

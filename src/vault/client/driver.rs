@@ -9,8 +9,8 @@ use crate::crypto::{KeyCheck, RepoId, Secret};
 use crate::io::{Clock, Random};
 use crate::vault::net::{Channel, ConnectError, Greeting, Timeouts, pause};
 use crate::vault::protocol::{
-    Address, Argon2Choice, Argon2Cost, Binding, Ended, Fingerprint, Locator, Manifest, Password,
-    Refusal, Reply, Request, Retirement, Standing, UNICODE_VERSION,
+    Address, Argon2Choice, Argon2Cost, Binding, Fingerprint, Locator, Manifest, Password, Refusal,
+    Reply, Request, Retirement, Standing, UNICODE_VERSION,
 };
 
 /// Times a request other than a proof is sent before giving up.
@@ -176,7 +176,8 @@ impl<'a> Client<'a> {
         self.retire(locator, repo, key, pin, Retirement::Deleted)
     }
 
-    /// Ends a registration. One that is over already is fine.
+    /// Ends a registration. One that is over already, was never activated or is
+    /// not known there is fine: nothing is left of it.
     pub fn retire(
         &self,
         locator: &Locator,
@@ -190,9 +191,9 @@ impl<'a> Client<'a> {
         let binding = Binding { repo: *repo, registration: locator.registration, fleet };
         match session.call(&retirement(key, &binding, locator.ticket, reason))? {
             Reply::Retired(_)
-            | Reply::Refused(Refusal::Standing(Standing::Ended(
-                Ended::Exhausted | Ended::Superseded | Ended::Deleted,
-            ))) => Ok(()),
+            | Reply::Refused(Refusal::UnknownTicket | Refusal::Standing(Standing::Ended(_))) => {
+                Ok(())
+            }
             Reply::Refused(refusal) => Err(refusal.into()),
             _ => Err(VaultError::Unexpected("a reply to another question")),
         }
@@ -307,13 +308,18 @@ impl Session<'_> {
                 return outcome;
             }
             if self.client.clock.elapsed() + PAUSE > deadline {
-                return match outcome {
-                    Err(error) => Err(in_the_middle(error, true)),
-                    other => other,
-                };
+                return outcome
+                    .and_then(|_| Err(self.undecided(true)))
+                    .map_err(|error| in_the_middle(error, true));
             }
             pause(PAUSE);
         }
+    }
+
+    /// The vault could not say whether it counted an attempt.
+    fn undecided(&self, right: bool) -> VaultError {
+        let why = "it cannot use its ledger or its clock right now".to_owned();
+        VaultError::Unanswered { host: self.host(), why, right }
     }
 
     /// Fills in how long a wait is, by this machine's clock.
@@ -338,6 +344,9 @@ impl Session<'_> {
         let random = self.client.random;
         let (request, step) = LoggingIn::start(&manifest, locator, repo, password, random)?;
         let reply = self.call(&request).map_err(|error| in_the_middle(error, false))?;
+        if let Reply::Refused(Refusal::TryLater) = reply {
+            return Err(self.undecided(false));
+        }
         let (proof, step) =
             step.challenged(reply, &manifest, random).map_err(|error| self.with_wait(error))?;
         if !step.is_right() {
@@ -347,7 +356,7 @@ impl Session<'_> {
                     .answered(reply, manifest.epoch)
                     .err()
                     .unwrap_or(VaultError::Unexpected("a wrong proof was accepted"))),
-                Err(_) => Err(step.wrong()),
+                Err(_) => Err(step.failed()),
             };
         }
         let reply = self.call_for_proof(&proof)?;

@@ -2,7 +2,9 @@
 //! can do.
 
 use crate::vault::net::ConnectError;
-use crate::vault::protocol::{CostError, Ended, PasswordError, Refusal, Seconds, Standing, Tries};
+use crate::vault::protocol::{
+    CostError, Ended, NoMemory, PasswordError, Refusal, Seconds, Standing, Tries,
+};
 
 /// Why the vault did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -68,9 +70,18 @@ pub enum VaultError {
     Cost(#[from] CostError),
     /// Stretching the password failed on this machine.
     #[error(
-        "This machine has too little free memory to stretch the password at the cost it was registered with. The attempt counts as a failure until one succeeds."
+        "This machine has too little free memory to stretch the password at the cost it was registered with. {}",
+        if *.counted { COUNTED } else { "No try was spent." }
     )]
-    Memory,
+    Memory {
+        /// Whether it failed only after an attempt had been sent.
+        counted: bool,
+    },
+    /// The password opened an answer under a key that the root does not know.
+    #[error(
+        "The vault answered under a key that its manifest does not name: it, or something that stands in for it, is not to be trusted. Ask its operator. {COUNTED}"
+    )]
+    ForeignKey,
     /// The vault takes no new registrations from here.
     #[error("The vault takes no new registrations. Ask its operator.")]
     RegistrationClosed,
@@ -84,6 +95,8 @@ pub enum VaultError {
     #[error("between 1 and 8 keys can be kept in a vault record")]
     Keys,
 }
+
+const COUNTED: &str = "The attempt counts as a failure until one succeeds.";
 
 fn after(tries: &Tries) -> String {
     let waiting = if tries.not_before == 0 {
@@ -144,11 +157,12 @@ impl VaultError {
             Self::WrongPassword(_) => 12,
             Self::Closed { .. } | Self::Ended(_) | Self::UnknownTicket | Self::NotActivated => 13,
             Self::TryLater { .. } => 14,
-            Self::Unreachable { .. } | Self::Unanswered { .. } | Self::Unexpected(_) => 15,
-            Self::NotPinned(_) => 16,
+            Self::Unreachable { .. } => 15,
+            Self::NotPinned(_) | Self::ForeignKey => 16,
+            Self::Memory { .. } => 18,
+            Self::Unanswered { .. } | Self::Unexpected(_) => 19,
             Self::Password(_)
             | Self::Cost(_)
-            | Self::Memory
             | Self::RegistrationClosed
             | Self::BadSignature
             | Self::Keys => 1,
@@ -177,6 +191,12 @@ impl VaultError {
                 Self::Unreachable { host: host.to_owned(), why: error.to_string() }
             }
         }
+    }
+}
+
+impl From<NoMemory> for VaultError {
+    fn from(_: NoMemory) -> Self {
+        Self::Memory { counted: false }
     }
 }
 

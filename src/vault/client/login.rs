@@ -34,6 +34,7 @@ impl LoggingIn {
         random: &dyn Random,
     ) -> Result<(Request, Self), VaultError> {
         let cost = locator.cost.check()?;
+        let stretch = Stretch::claim(cost)?;
         let binding =
             Binding { repo: *repo, registration: locator.registration, fleet: manifest.fleet };
         let input = password.input(repo, cost)?;
@@ -43,15 +44,16 @@ impl LoggingIn {
         let ke1: [u8; KE1] =
             started.message.serialize().as_slice().try_into().expect("RFC 9807's size for P-256");
         let message = Request::Attempt { ticket: locator.ticket, attempt, ke1: Box::new(ke1) };
-        let state = Self {
-            state: started.state,
-            input,
-            binding,
-            attempt,
-            ticket: locator.ticket,
-            stretch: Stretch::new(cost),
-        };
+        let state =
+            Self { state: started.state, input, binding, attempt, ticket: locator.ticket, stretch };
         Ok((message, state))
+    }
+
+    /// Lets stretching fail.
+    #[cfg(test)]
+    pub(super) fn without_memory(mut self) -> Self {
+        self.stretch = Stretch::default();
+        self
     }
 
     /// Stretches the password and checks KE2. A proof-sized request comes out
@@ -78,32 +80,36 @@ impl LoggingIn {
                 ClientLoginFinishParameters::new(Some(&context), identifiers, Some(&self.stretch)),
             )
         });
-        let finished = match finished {
-            // Not the password's fault, so it must not be called wrong.
-            Err(ProtocolError::LibraryError(InternalError::KsfError)) => {
-                return Err(VaultError::Memory);
-            }
-            other => {
-                other.ok().filter(|finished| manifest.has_ake(&finished.server_s_pk.serialize()))
-            }
-        };
         let mut ke3 = [0; KE3];
-        let export = if let Some(finished) = finished {
-            ke3.copy_from_slice(&finished.message.serialize());
-            let mut export: [u8; 32] = finished.export_key.into();
-            Some(Secret::take(&mut export))
-        } else {
-            random.fill(&mut ke3);
-            None
+        random.fill(&mut ke3);
+        let outcome = match finished {
+            Ok(finished) if manifest.has_ake(&finished.server_s_pk.serialize()) => {
+                ke3.copy_from_slice(&finished.message.serialize());
+                let mut export: [u8; 32] = finished.export_key.into();
+                Outcome::Right(Secret::take(&mut export))
+            }
+            // Neither is the password's fault, so it must not be called wrong.
+            Ok(_) => Outcome::ForeignKey,
+            Err(ProtocolError::LibraryError(InternalError::KsfError)) => Outcome::NotStretched,
+            Err(_) => Outcome::Wrong,
         };
         let message = Request::Redeem { ticket: self.ticket, attempt: self.attempt, ke3 };
-        Ok((message, Proving { export, binding: self.binding, tries }))
+        Ok((message, Proving { outcome, binding: self.binding, tries }))
     }
+}
+
+/// What KE2 said.
+enum Outcome {
+    /// With the export key.
+    Right(Secret),
+    Wrong,
+    ForeignKey,
+    NotStretched,
 }
 
 /// Waits for the payload, or for nothing: after a wrong password.
 pub struct Proving {
-    export: Option<Secret>,
+    outcome: Outcome,
     binding: Binding,
     tries: Tries,
 }
@@ -121,20 +127,37 @@ pub struct Unlocked {
 impl Proving {
     /// Whether the password was right.
     pub fn is_right(&self) -> bool {
-        self.export.is_some()
+        matches!(self.outcome, Outcome::Right(_))
     }
 
-    /// The error after a wrong password, whatever the vault answers.
-    pub fn wrong(&self) -> VaultError {
-        VaultError::WrongPassword(self.tries)
+    /// The OPAQUE export key, after a right password: for the test that searches
+    /// disks for it.
+    #[doc(hidden)]
+    pub fn export_key(&self) -> Option<&Secret> {
+        match &self.outcome {
+            Outcome::Right(export) => Some(export),
+            _ => None,
+        }
+    }
+
+    /// The error where the password was not found right, whatever the vault
+    /// answers.
+    pub fn failed(&self) -> VaultError {
+        match self.outcome {
+            Outcome::NotStretched => VaultError::Memory { counted: true },
+            Outcome::ForeignKey => VaultError::ForeignKey,
+            Outcome::Right(_) | Outcome::Wrong => VaultError::WrongPassword(self.tries),
+        }
     }
 
     /// Opens the payload.
     pub fn answered(self, reply: Reply, epoch: u64) -> Result<Unlocked, VaultError> {
-        let Some(export) = &self.export else {
-            return Err(match reply {
-                Reply::Refused(Refusal::BadProof(tries)) => VaultError::WrongPassword(tries),
-                _ => self.wrong(),
+        let Outcome::Right(export) = &self.outcome else {
+            return Err(match (&self.outcome, reply) {
+                (Outcome::Wrong, Reply::Refused(Refusal::BadProof(tries))) => {
+                    VaultError::WrongPassword(tries)
+                }
+                _ => self.failed(),
             });
         };
         match reply {

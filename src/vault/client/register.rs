@@ -51,6 +51,7 @@ pub struct Registering {
     binding: Binding,
     ticket: Ticket,
     cost: Argon2Cost,
+    stretch: Stretch,
 }
 
 impl Registering {
@@ -68,6 +69,7 @@ impl Registering {
         let binding =
             Binding { repo: *repo, registration: random_id(random), fleet: manifest.fleet };
         let ticket = random_id(random);
+        let stretch = Stretch::claim(cost)?;
         let input = password.input(repo, cost)?;
         let started = ClientRegistration::<Suite>::start(&mut Rng(random), &input)
             .map_err(|_| VaultError::Unexpected("the password cannot be blinded"))?;
@@ -79,7 +81,7 @@ impl Registering {
             invite: [0; 16],
             request,
         };
-        Ok((message, Self { state: started.state, request, input, binding, ticket, cost }))
+        Ok((message, Self { state: started.state, request, input, binding, ticket, cost, stretch }))
     }
 
     /// Stretches the password and seals `keys` (the current one first) with
@@ -95,7 +97,6 @@ impl Registering {
         let response = RegistrationResponse::<Suite>::deserialize(&reply[..])
             .map_err(|_| VaultError::Unexpected("a malformed registration reply"))?;
         let (client, server) = (self.binding.client_id(), self.binding.server_id());
-        let stretch = Stretch::new(self.cost);
         let identifiers = Identifiers { client: Some(&client), server: Some(&server) };
         let finished = self
             .state
@@ -103,7 +104,7 @@ impl Registering {
                 &mut Rng(random),
                 &self.input,
                 response,
-                ClientRegistrationFinishParameters::new(identifiers, Some(&stretch)),
+                ClientRegistrationFinishParameters::new(identifiers, Some(&self.stretch)),
             )
             .map_err(|_| VaultError::Unexpected("a registration reply that does not fit"))?;
         let current = manifest.ake.last().map(|key| (key.generation, &key.public[..]));

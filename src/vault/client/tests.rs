@@ -213,6 +213,9 @@ fn a_new_password_ends_the_old_registration_and_delete_ends_the_new_one() {
     client().delete(&new, &REPO, &keys[0].1, vault.pin()).unwrap();
     let status = client().status(&new, vault.pin()).unwrap();
     assert_eq!(status.standing, Standing::Ended(Ended::Deleted));
+    // What the vault does not know is over too.
+    let unknown = Locator { ticket: [9; 16], ..new };
+    client().delete(&unknown, &REPO, &keys[0].1, vault.pin()).unwrap();
 }
 
 #[test]
@@ -343,6 +346,42 @@ fn an_attempt_survives_the_death_of_the_site_in_its_middle() {
     let unlocked = step.answered(reply, manifest.epoch).unwrap();
     assert_eq!(unlocked.keys[0].1.expose(), key(1).1.expose());
     assert_eq!((unlocked.tries.left, unlocked.tries.failures_left), (10, 50));
+}
+
+/// Who watches the line must not see that this machine has no memory, nor that
+/// the vault's key is another.
+#[test]
+fn a_proof_is_sent_whatever_became_of_ke2() {
+    let vault = Vault::new();
+    let locator = register(&vault, &[key(1)], RIGHT);
+    let host = vault.address().hosts()[0].clone();
+    let mut channel = Greeting::open(&host, &Timeouts::default())
+        .and_then(|greeting| greeting.verify(vault.fingerprint, 0))
+        .ok()
+        .unwrap();
+    let manifest = channel.manifest().clone();
+    for no_memory in [true, false] {
+        let (request, step) =
+            LoggingIn::start(&manifest, &locator, &REPO, &password(RIGHT), &SystemRandom).unwrap();
+        let reply = channel.call(&request).unwrap();
+        let mut manifest = manifest.clone();
+        let step = if no_memory {
+            step.without_memory()
+        } else {
+            manifest.ake[0].public[1] ^= 1;
+            step
+        };
+        let (proof, step) = step.challenged(reply, &manifest, &SystemRandom).unwrap();
+        let reply = channel.call(&proof).unwrap();
+        assert!(matches!(reply, Reply::Refused(Refusal::BadProof(_))));
+        assert!(!step.is_right());
+        let error = step.answered(reply, 1).err().unwrap();
+        match error {
+            VaultError::Memory { counted: true } => assert!(no_memory),
+            VaultError::ForeignKey => assert!(!no_memory),
+            other => panic!("{other}"),
+        }
+    }
 }
 
 #[test]

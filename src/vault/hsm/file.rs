@@ -83,7 +83,7 @@ impl FileKeys {
 
     /// The bytes of the key file.
     pub fn encode(&self) -> Zeroizing<Vec<u8>> {
-        let mut out = Encoder::new();
+        let mut out = Encoder::with_capacity(MAGIC.len() + 1 + 16 + 4 + 5 * 32);
         out.raw(MAGIC).u8(VERSION).raw(&self.fleet).u32(self.generation);
         for secret in [&self.seed, &self.ake, &self.seal, &self.lookup, &self.tls_scalar] {
             out.raw(secret.expose());

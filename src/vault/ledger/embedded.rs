@@ -5,14 +5,16 @@
 //! page 1 + 2i      one copy of the value of the i-th name
 //! page 2 + 2i      the other copy
 //!
-//! 32 name | 8 revision | 3968 value | 56 zeros | 32 BLAKE3 of all before
+//! 32 name | 8 revision | 3968 value | 1 last | 55 zeros | 32 BLAKE3 of all before
 //! ```
 //!
 //! A write goes to the page with the older copy and is synced before it
 //! answers, so a torn one leaves the newest acknowledged value. The last value
 //! of a name, a tombstone, overwrites both pages: nothing is left to erase.
 //! A name whose two pages are both used and both bad is damage, and the ledger
-//! does not open: to guess at a counter would be to refill it.
+//! does not open: to guess at a counter would be to refill it. Opening mends
+//! what a crash left (one torn page at most, half a tombstone), and writes the
+//! newest pages again: they may have come out of the system's cache only.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -28,7 +30,10 @@ const NAMES_LIMIT: usize = 1 << 20;
 const FILE: &str = "ledger";
 const CHECKED: usize = PAGE - 32;
 
-const _: () = assert!(32 + 8 + VALUE_SIZE <= CHECKED);
+/// Where a page says whether its value is the last of its name.
+const LAST: usize = 32 + 8 + VALUE_SIZE;
+
+const _: () = assert!(LAST < CHECKED);
 
 /// Where the newest copy of a name is.
 #[derive(Clone, Copy)]
@@ -43,7 +48,7 @@ struct Place {
 struct State {
     names: BTreeMap<Name, Place>,
     pairs: u64,
-    /// Pairs whose only write was torn before it was acknowledged.
+    /// Pairs that hold no name.
     free: Vec<u64>,
     highest: u64,
     poisoned: bool,
@@ -58,14 +63,22 @@ pub struct EmbeddedLedger {
 enum Copy {
     Unused,
     Bad,
-    Good(Name, Revision),
+    Good(Good),
 }
 
-fn encode_page(name: &Name, revision: Revision, value: &Value) -> Vec<u8> {
+#[derive(Clone, Copy)]
+struct Good {
+    name: Name,
+    revision: Revision,
+    last: bool,
+}
+
+fn encode_page(name: &Name, revision: Revision, value: &Value, last: bool) -> Vec<u8> {
     let mut page = Vec::with_capacity(PAGE);
     page.extend_from_slice(name);
     page.extend_from_slice(&revision.0.to_le_bytes());
     page.extend_from_slice(&value[..]);
+    page.push(u8::from(last));
     page.resize(CHECKED, 0);
     let check = hash(&page);
     page.extend_from_slice(&check);
@@ -81,7 +94,7 @@ fn judge(page: &[u8]) -> Copy {
     }
     let name = page[..32].try_into().expect("32 bytes");
     let revision = u64::from_le_bytes(page[32..40].try_into().expect("8 bytes"));
-    Copy::Good(name, Revision(revision))
+    Copy::Good(Good { name, revision: Revision(revision), last: page[LAST] != 0 })
 }
 
 impl EmbeddedLedger {
@@ -96,9 +109,27 @@ impl EmbeddedLedger {
         Ok(())
     }
 
-    /// Opens the ledger and reads all names.
+    /// Opens the ledger and reads all names. Nobody else may use it.
     pub fn open(folder: &dyn PrivateFolder) -> Result<Self, LedgerError> {
-        let file = folder.open(FILE, OpenMode::Write)?;
+        let (ledger, mends) = Self::scan(folder, OpenMode::Write)?;
+        for mend in &mends {
+            let mut page = vec![0; PAGE];
+            if let Some(side) = mend.from {
+                ledger.file.read_at(offset(mend.pair, side), &mut page)?;
+            }
+            ledger.file.write_at(offset(mend.pair, mend.to), &page)?;
+        }
+        ledger.file.sync_data()?;
+        Ok(ledger)
+    }
+
+    /// Opens it to be read only, beside the one who serves it.
+    pub fn view(folder: &dyn PrivateFolder) -> Result<Self, LedgerError> {
+        Self::scan(folder, OpenMode::Read).map(|(ledger, _)| ledger)
+    }
+
+    fn scan(folder: &dyn PrivateFolder, mode: OpenMode) -> Result<(Self, Vec<Mend>), LedgerError> {
+        let file = folder.open(FILE, mode)?;
         let len = file.len()?;
         let mut page = vec![0; PAGE];
         let read = file.read_at(0, &mut page)?;
@@ -108,16 +139,28 @@ impl EmbeddedLedger {
         let pairs = (len - PAGE as u64).div_ceil(2 * PAGE as u64);
         let mut state =
             State { names: BTreeMap::new(), pairs, free: Vec::new(), highest: 0, poisoned: false };
+        let mut mends = Vec::new();
+        let (mut bad, mut newest) = (0, Vec::new());
         for pair in 0..pairs {
             let mut copies = [Copy::Unused, Copy::Unused];
             for (side, copy) in copies.iter_mut().enumerate() {
                 page.fill(0);
                 let read = file.read_at(offset(pair, side as u64), &mut page)?;
                 *copy = judge(&page[..read]);
+                bad += usize::from(matches!(copy, Copy::Bad));
             }
-            state.admit(pair, &copies)?;
+            let before = state.highest;
+            mends.extend(state.admit(pair, &copies)?);
+            if state.highest > before {
+                newest = again(pair, &copies, Revision(state.highest));
+            }
         }
-        Ok(Self { file, state: Mutex::new(state) })
+        // One write is under way at a time, so a crash tears one page.
+        if bad > 1 {
+            return Err(LedgerError::Damaged("more pages are bad than a crash can tear"));
+        }
+        mends.extend(newest);
+        Ok((Self { file, state: Mutex::new(state) }, mends))
     }
 
     fn lock(&self) -> Result<std::sync::MutexGuard<'_, State>, LedgerError> {
@@ -125,12 +168,44 @@ impl EmbeddedLedger {
         if state.poisoned { Err(LedgerError::Poisoned) } else { Ok(state) }
     }
 
-    fn write(&self, place: Place, name: &Name, value: &Value) -> Result<(), LedgerError> {
-        let page = encode_page(name, place.revision, value);
-        self.file.write_at(offset(place.pair, place.side), &page)?;
+    /// A pair that is not used, with its room on disk: where there is none, no
+    /// value was touched and the ledger goes on.
+    fn free_pair(&self, state: &mut State) -> Result<u64, LedgerError> {
+        if let Some(pair) = state.free.last() {
+            return Ok(*pair);
+        }
+        let pair = state.pairs;
+        self.file.write_at(offset(pair, 0), &[0; 2 * PAGE])?;
+        self.file.sync_data()?;
+        state.pairs += 1;
+        state.free.push(pair);
+        Ok(pair)
+    }
+
+    fn write(&self, place: Place, page: &[u8]) -> Result<(), LedgerError> {
+        self.file.write_at(offset(place.pair, place.side), page)?;
         self.file.sync_data()?;
         Ok(())
     }
+}
+
+/// A page to be written at opening: a copy of another one, or of itself, or
+/// zeros.
+struct Mend {
+    pair: u64,
+    from: Option<u64>,
+    to: u64,
+}
+
+/// The pages of a pair that have this revision, each onto itself.
+fn again(pair: u64, copies: &[Copy; 2], revision: Revision) -> Vec<Mend> {
+    let mends = (0..).zip(copies).map(|(side, copy)| match copy {
+        Copy::Good(good) if good.revision == revision => {
+            Some(Mend { pair, from: Some(side), to: side })
+        }
+        _ => None,
+    });
+    mends.flatten().collect()
 }
 
 fn offset(pair: u64, side: u64) -> u64 {
@@ -138,35 +213,40 @@ fn offset(pair: u64, side: u64) -> u64 {
 }
 
 impl State {
-    fn admit(&mut self, pair: u64, copies: &[Copy; 2]) -> Result<(), LedgerError> {
-        let newest = match copies {
-            [Copy::Good(a, at), Copy::Good(b, bt)] => {
-                if a != b {
+    /// Takes a pair in; what has to be mended about it, if anything.
+    fn admit(&mut self, pair: u64, copies: &[Copy; 2]) -> Result<Option<Mend>, LedgerError> {
+        let (side, good, other) = match copies {
+            [Copy::Good(a), Copy::Good(b)] => {
+                if a.name != b.name {
                     return Err(LedgerError::Damaged("two names in one place"));
                 }
-                let side = u64::from(bt > at);
-                (*a, Place { pair, side, revision: *at.max(bt) })
+                if b.revision > a.revision { (1, *b, &copies[0]) } else { (0, *a, &copies[1]) }
             }
-            [Copy::Good(name, revision), _] => {
-                (*name, Place { pair, side: 0, revision: *revision })
-            }
-            [_, Copy::Good(name, revision)] => {
-                (*name, Place { pair, side: 1, revision: *revision })
-            }
+            [Copy::Good(good), other] => (0, *good, other),
+            [other, Copy::Good(good)] => (1, *good, other),
             [Copy::Bad, Copy::Bad] => {
                 return Err(LedgerError::Damaged("both copies of a value are bad"));
             }
-            // A first write that was cut off before it was acknowledged.
-            _ => {
+            // A first write that was cut off before it was acknowledged, or none.
+            [a, _] => {
                 self.free.push(pair);
-                return Ok(());
+                let to = u64::from(!matches!(a, Copy::Bad));
+                let is_bad = matches!(copies[to as usize], Copy::Bad);
+                return Ok(is_bad.then_some(Mend { pair, from: None, to }));
             }
         };
-        self.highest = self.highest.max(newest.1.revision.0);
-        if self.names.insert(newest.0, newest.1).is_some() {
+        self.highest = self.highest.max(good.revision.0);
+        let place = Place { pair, side, revision: good.revision };
+        if self.names.insert(good.name, place).is_some() {
             return Err(LedgerError::Damaged("one name in two places"));
         }
-        Ok(())
+        let mend = match other {
+            Copy::Bad => true,
+            // Half a tombstone: the other half still has what it should erase.
+            Copy::Good(other) => good.last && other.revision < good.revision,
+            Copy::Unused => false,
+        };
+        Ok(mend.then_some(Mend { pair, from: Some(side), to: 1 - side }))
     }
 }
 
@@ -177,9 +257,9 @@ impl Ledger for EmbeddedLedger {
         let mut page = vec![0; PAGE];
         self.file.read_at(offset(place.pair, place.side), &mut page)?;
         match judge(&page) {
-            Copy::Good(found, revision) if found == *name && revision == place.revision => {
-                let value = page[40..40 + VALUE_SIZE].to_vec().into_boxed_slice();
-                Ok(Some((revision, value.try_into().expect("VALUE_SIZE bytes"))))
+            Copy::Good(good) if good.name == *name && good.revision == place.revision => {
+                let value = page[40..LAST].to_vec().into_boxed_slice();
+                Ok(Some((good.revision, value.try_into().expect("VALUE_SIZE bytes"))))
             }
             _ => Err(LedgerError::Damaged("a value changed on disk")),
         }
@@ -198,20 +278,20 @@ impl Ledger for EmbeddedLedger {
             return Ok(Swap::Lost);
         }
         let revision = Revision(state.highest + 1);
-        let fresh = state.free.last().copied().unwrap_or(state.pairs);
         let place = match current {
             Some(place) => Place { pair: place.pair, side: 1 - place.side, revision },
             None if state.names.len() >= NAMES_LIMIT => return Err(LedgerError::Full),
-            None => Place { pair: fresh, side: 0, revision },
+            None => Place { pair: self.free_pair(&mut state)?, side: 0, revision },
         };
+        let page = encode_page(name, revision, value, last);
         // Until both writes are known to be durable, nobody may trust memory.
         state.poisoned = true;
-        self.write(place, name, value)?;
+        self.write(place, &page)?;
         if last {
-            self.write(Place { side: 1 - place.side, ..place }, name, value)?;
+            self.write(Place { side: 1 - place.side, ..place }, &page)?;
         }
-        if current.is_none() && state.free.pop().is_none() {
-            state.pairs += 1;
+        if current.is_none() {
+            state.free.pop();
         }
         state.highest = revision.0;
         state.names.insert(*name, place);
@@ -225,6 +305,10 @@ impl Ledger for EmbeddedLedger {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let names = state.names.range::<Name, _>((from, Bound::Unbounded));
         Ok(names.take(limit).map(|(name, _)| *name).collect())
+    }
+
+    fn is_usable(&self) -> bool {
+        self.lock().is_ok()
     }
 }
 

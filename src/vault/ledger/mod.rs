@@ -73,4 +73,8 @@ pub trait Ledger: Send + Sync {
     ) -> Result<Swap, LedgerError>;
     /// Up to `limit` names above `after`, in order, for sweeping.
     fn list(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Name>, LedgerError>;
+    /// Whether it can be used; after `false` it must be opened anew.
+    fn is_usable(&self) -> bool {
+        true
+    }
 }

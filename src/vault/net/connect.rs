@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
-use zeroize::Zeroizing;
 
 use super::tls::client_config;
 use crate::vault::protocol::{
@@ -58,8 +57,45 @@ pub fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
+/// A socket that is of no use after a point in time, however many bytes still
+/// dribble in: each call waits for what is left until then.
+struct Timed {
+    socket: TcpStream,
+    deadline: Instant,
+}
+
+impl Timed {
+    fn left(&self) -> io::Result<Option<Duration>> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(Some(left)) }
+    }
+}
+
+/// What the system calls "would block" is the end of the time.
+fn too_late(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::WouldBlock { io::ErrorKind::TimedOut.into() } else { error }
+}
+
+impl Read for Timed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.socket.set_read_timeout(self.left()?)?;
+        self.socket.read(buffer).map_err(too_late)
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.set_write_timeout(self.left()?)?;
+        self.socket.write(bytes).map_err(too_late)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.socket.flush()
+    }
+}
+
 struct Line {
-    stream: StreamOwned<ClientConnection, TcpStream>,
+    stream: StreamOwned<ClientConnection, Timed>,
     reply: Duration,
 }
 
@@ -80,9 +116,14 @@ impl Line {
                     stream.set_nodelay(true)?;
                     // Not sent (SNI is off): the key is judged by the manifest.
                     let name = ServerName::try_from("vault.invalid").expect("a valid name");
-                    let tls = ClientConnection::new(config, name).map_err(|e| protocol(&e))?;
+                    let mut tls = ClientConnection::new(config, name).map_err(|e| protocol(&e))?;
+                    let deadline = Instant::now() + timeouts.reply;
+                    let mut socket = Timed { socket: stream, deadline };
+                    while tls.is_handshaking() {
+                        tls.complete_io(&mut socket).map_err(from_tls)?;
+                    }
                     return Ok(Self {
-                        stream: StreamOwned::new(tls, stream),
+                        stream: StreamOwned::new(tls, socket),
                         reply: timeouts.reply,
                     });
                 }
@@ -94,28 +135,12 @@ impl Line {
 
     /// One frame out, one frame in, all within the reply's time.
     fn call(&mut self, request: &Request) -> Result<Reply, ConnectError> {
-        let deadline = Instant::now() + self.reply;
-        // An upload is as secret as a password hash.
-        let frame = Zeroizing::new(encode_request(request));
-        self.stream.sock.set_write_timeout(Some(self.reply))?;
-        self.stream.sock.set_read_timeout(Some(self.reply))?;
+        self.stream.sock.deadline = Instant::now() + self.reply;
+        let frame = encode_request(request);
         self.stream.write_all(&frame).map_err(from_tls)?;
         self.stream.flush().map_err(from_tls)?;
         let mut bytes = vec![0; REPLY_SIZE];
-        let mut done = 0;
-        while done < REPLY_SIZE {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(io::Error::from(io::ErrorKind::TimedOut).into());
-            }
-            self.stream.sock.set_read_timeout(Some(left))?;
-            match self.stream.read(&mut bytes[done..]) {
-                Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-                Ok(read) => done += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(from_tls(error)),
-            }
-        }
+        self.stream.read_exact(&mut bytes).map_err(from_tls)?;
         decode_reply(&bytes).map_err(|e| protocol(&e))
     }
 }
@@ -166,5 +191,37 @@ impl Channel {
     /// Asks one thing. After an error the channel is of no more use.
     pub fn call(&mut self, request: &Request) -> Result<Reply, ConnectError> {
         self.line.call(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The time was given to each read: a server that sent a byte now and then
+    /// held a client for as long as it liked.
+    #[test]
+    fn a_server_that_dribbles_does_not_hold_a_client() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            // The head of a long handshake record, then its body, slowly.
+            let mut sent = stream.write_all(&[22, 3, 3, 0x3f, 0xff]).is_ok();
+            let started = Instant::now();
+            while sent && started.elapsed() < Duration::from_secs(5) {
+                std::thread::sleep(Duration::from_millis(50));
+                sent = stream.write_all(&[2]).is_ok();
+            }
+        });
+        let timeouts = Timeouts { reply: Duration::from_millis(400), ..Timeouts::default() };
+        let started = Instant::now();
+        let error = Greeting::open(&host, &timeouts)
+            .and_then(|greeting| greeting.verify(Fingerprint([0; 32]), 0))
+            .err()
+            .unwrap();
+        assert!(matches!(error, ConnectError::Io(_)), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+        server.join().unwrap();
     }
 }

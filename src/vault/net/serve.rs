@@ -2,7 +2,7 @@
 //! executor's threads.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,7 +21,8 @@ use crate::vault::server::Site;
 pub struct Limits {
     /// Connections at once.
     pub connections: usize,
-    /// Connections at once from one address (loopback is not counted).
+    /// Connections at once from one IPv4 address or one /64 of IPv6 (loopback is
+    /// not counted).
     pub connections_each: usize,
     /// Requests on one connection.
     pub requests: usize,
@@ -49,7 +50,19 @@ impl Default for Limits {
     }
 }
 
-/// Counts connections of one address; gives back when dropped.
+/// What counts as one client: an IPv4 address, or the /64 of an IPv6 one, which
+/// a single subscriber has whole.
+fn origin(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        other => other,
+    }
+}
+
+/// Counts connections of one origin; gives back when dropped.
 struct Guest {
     counts: Arc<Mutex<HashMap<IpAddr, usize>>>,
     address: IpAddr,
@@ -61,6 +74,7 @@ impl Guest {
         address: IpAddr,
         limit: usize,
     ) -> Option<Self> {
+        let address = origin(address);
         let mut map = counts.lock().expect("counting does not panic");
         let count = map.entry(address).or_insert(0);
         if *count >= limit && !address.is_loopback() {
@@ -140,8 +154,10 @@ async fn connection(
     for _ in 0..limits.requests {
         let deadline = Instant::now() + limits.idle;
         tokio::select! {
-            read = timeout_at(deadline, stream.read_exact(&mut frame)) => read.ok()?.ok()?,
+            // A request that comes after the call to stop is not taken.
+            biased;
             _ = stop.wait_for(|stop| *stop) => break,
+            read = timeout_at(deadline, stream.read_exact(&mut frame)) => read.ok()?.ok()?,
         };
         let reply = match decode_request(&frame) {
             Ok(request) => {
@@ -158,4 +174,23 @@ async fn connection(
         timeout(limits.handshake, write).await.ok()?.ok()?;
     }
     timeout(limits.handshake, stream.shutdown()).await.ok()?.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subscriber_is_counted_once_however_many_addresses_it_has() {
+        let counts = Arc::default();
+        let admit = |text: &str| Guest::admit(&counts, text.parse().unwrap(), 1);
+        let first = admit("2001:db8:1:2::1");
+        assert!(first.is_some() && admit("2001:db8:1:2:ffff::9").is_none());
+        let others = [admit("2001:db8:1:3::1"), admit("192.0.2.1"), admit("192.0.2.2")];
+        assert!(others.iter().all(Option::is_some));
+        assert!(admit("::ffff:192.0.2.1").is_none(), "the same IPv4 address");
+        assert!(admit("::1").is_some() && admit("::1").is_some());
+        drop(first);
+        assert!(admit("2001:db8:1:2::7").is_some());
+    }
 }

@@ -2,6 +2,8 @@
 //! LE), the message, and zeros up to the one size of its direction: who watches
 //! the line sees the number of messages, never their kind.
 
+use zeroize::Zeroizing;
+
 use super::{
     AttemptId, Ended, KE1, KE2, KE3, MANIFEST_LIMIT, PAYLOAD_SEALED, REGISTER_REPLY,
     REGISTER_REQUEST, REGISTER_UPLOAD, RegistrationId, Retirement, Seconds, Ticket,
@@ -205,9 +207,10 @@ fn unframe(bytes: &[u8], size: usize) -> Result<Decoder<'_>> {
     Ok(Decoder::new(message))
 }
 
-/// A frame of [`REQUEST_SIZE`] bytes.
-pub fn encode_request(request: &Request) -> Vec<u8> {
-    let mut out = Encoder::new();
+/// A frame of [`REQUEST_SIZE`] bytes; wiped, as an upload is as secret as a
+/// password hash.
+pub fn encode_request(request: &Request) -> Zeroizing<Vec<u8>> {
+    let mut out = Encoder::with_capacity(REQUEST_SIZE);
     match request {
         Request::Manifest => out.u8(1),
         Request::RegisterStart { ticket, registration, repo, invite, request } => {
@@ -232,7 +235,7 @@ pub fn encode_request(request: &Request) -> Vec<u8> {
         }
         Request::Status { ticket } => out.u8(8).raw(ticket),
     };
-    frame(&out.finish(), REQUEST_SIZE)
+    Zeroizing::new(frame(&Zeroizing::new(out.finish()), REQUEST_SIZE))
 }
 
 /// Reads a frame of [`REQUEST_SIZE`] bytes.
@@ -364,7 +367,7 @@ fn take_refusal(input: &mut Decoder<'_>) -> Result<Refusal> {
 
 /// A frame of [`REPLY_SIZE`] bytes.
 pub fn encode_reply(reply: &Reply) -> Vec<u8> {
-    let mut out = Encoder::new();
+    let mut out = Encoder::with_capacity(REPLY_SIZE);
     match reply {
         Reply::Manifest(bytes) => {
             out.u8(1).bytes(bytes);

@@ -28,8 +28,8 @@ pub use password::{Password, PasswordError, UNICODE_VERSION};
 pub use payload::{KEYS_LIMIT, PAYLOAD_SEALED, PayloadError, open_payload, seal_payload};
 pub(crate) use suite::Rng;
 pub use suite::{
-    AKE_PUBLIC, Argon2Choice, Argon2Cost, CostError, KE1, KE2, KE3, LOGIN_STATE, REGISTER_REPLY,
-    REGISTER_REQUEST, REGISTER_UPLOAD, SUITE, Stretch, Suite,
+    AKE_PUBLIC, Argon2Choice, Argon2Cost, CostError, KE1, KE2, KE3, LOGIN_STATE, NoMemory,
+    REGISTER_REPLY, REGISTER_REQUEST, REGISTER_UPLOAD, SUITE, Stretch, Suite,
 };
 
 /// Names a fleet; random, 16 bytes.

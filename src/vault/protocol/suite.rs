@@ -1,6 +1,8 @@
 //! The one suite: OPAQUE (RFC 9807) with the P-256 OPRF, 3DH over P-256 with
 //! SHA-256, and Argon2id (RFC 9106) at an explicit cost.
 
+use std::cell::RefCell;
+
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use opaque_ke::errors::InternalError;
 use opaque_ke::generic_array::{ArrayLength, GenericArray};
@@ -94,6 +96,10 @@ impl Argon2Cost {
         }
     }
 
+    fn params(self, output: Option<usize>) -> argon2::Result<Params> {
+        Params::new(self.memory, self.passes, self.lanes, output)
+    }
+
     /// Writes 12 bytes.
     pub fn encode(self, out: &mut Encoder) {
         out.u32(self.memory).u32(self.passes).u32(self.lanes);
@@ -111,7 +117,10 @@ impl Argon2Cost {
         let sample = Self { memory: 64 * 1024, passes: 1, lanes: 1 };
         let start = clock.elapsed();
         let mut output = [0; 32];
-        let done = argon2id(sample, b"calibration", &[0; 16], &mut output);
+        let done = sample.params(Some(output.len())).and_then(|params| {
+            let mut memory = claim(&params)?;
+            argon2id(params, &mut memory, b"calibration", &[0; 16], &mut output)
+        });
         let spent = clock.elapsed().saturating_sub(start).as_micros().max(1) as u64;
         if done.is_err() {
             return Self::USUAL;
@@ -143,13 +152,25 @@ pub enum Argon2Choice {
     Exactly(Argon2Cost),
 }
 
-/// *Argon2id(password, salt)*, version 1.3.
-fn argon2id(cost: Argon2Cost, password: &[u8], salt: &[u8], out: &mut [u8]) -> argon2::Result<()> {
-    let params = Params::new(cost.memory, cost.passes, cost.lanes, Some(out.len()))?;
-    // Our own memory, so that it is wiped afterwards.
+type Memory = Zeroizing<Vec<Block>>;
+
+/// The memory for one computation: our own, so that it is wiped afterwards.
+/// Every page is touched, so that it is really there.
+fn claim(params: &Params) -> argon2::Result<Memory> {
     let mut memory = Zeroizing::new(Vec::new());
     memory.try_reserve_exact(params.block_count()).map_err(|_| argon2::Error::MemoryTooMuch)?;
     memory.resize(params.block_count(), Block::default());
+    Ok(memory)
+}
+
+/// *Argon2id(password, salt)*, version 1.3.
+fn argon2id(
+    params: Params,
+    memory: &mut Memory,
+    password: &[u8],
+    salt: &[u8],
+    out: &mut [u8],
+) -> argon2::Result<()> {
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params).hash_password_into_with_memory(
         password,
         salt,
@@ -158,16 +179,24 @@ fn argon2id(cost: Argon2Cost, password: &[u8], salt: &[u8], out: &mut [u8]) -> a
     )
 }
 
+/// The memory for stretching a password could not be had.
+#[derive(Debug, thiserror::Error)]
+#[error("too little memory for Argon2id")]
+pub struct NoMemory;
+
 /// The key stretching function. Its `Default`, which opaque-ke uses when a
 /// caller forgets to pass one, refuses to work: a forgotten cost must fail and
 /// not become the library's cheap one.
 #[derive(Default)]
-pub struct Stretch(Option<Argon2Cost>);
+pub struct Stretch(Option<(Argon2Cost, RefCell<Memory>)>);
 
 impl Stretch {
-    /// Stretches at `cost`, which was checked where it was decoded or chosen.
-    pub fn new(cost: Argon2Cost) -> Self {
-        Self(Some(cost))
+    /// Claims the memory for stretching at `cost`, which was checked where it
+    /// was decoded or chosen. To be had before anything is sent: a try that is
+    /// paid for must not fail for want of memory.
+    pub fn claim(cost: Argon2Cost) -> std::result::Result<Self, NoMemory> {
+        let memory = cost.params(None).and_then(|params| claim(&params)).map_err(|_| NoMemory)?;
+        Ok(Self(Some((cost, RefCell::new(memory)))))
     }
 }
 
@@ -176,10 +205,13 @@ impl Ksf for Stretch {
         &self,
         input: GenericArray<u8, L>,
     ) -> std::result::Result<GenericArray<u8, L>, InternalError> {
-        let cost = self.0.ok_or(InternalError::KsfError)?;
+        let (cost, memory) = self.0.as_ref().ok_or(InternalError::KsfError)?;
+        let mut memory = memory.try_borrow_mut().map_err(|_| InternalError::KsfError)?;
         let mut output = GenericArray::default();
         // The salt is 16 zero bytes, as RFC 9807 has it: the OPRF is the salt.
-        argon2id(cost, &input, &[0; 16], &mut output).map_err(|_| InternalError::KsfError)?;
+        cost.params(Some(output.len()))
+            .and_then(|params| argon2id(params, &mut memory, &input, &[0; 16], &mut output))
+            .map_err(|_| InternalError::KsfError)?;
         Ok(output)
     }
 }

@@ -107,8 +107,21 @@ pub fn create_site(
     Ok(manifest.roots.fingerprint())
 }
 
-/// Opens a site's folder. The root key is not needed and not read.
+/// Opens a site's folder to serve it; nobody else may. The root key is not
+/// needed and not read.
 pub fn open_site(folder: &dyn PrivateFolder) -> Result<Opened, FolderError> {
+    open_with(folder, EmbeddedLedger::open)
+}
+
+/// Opens a site's folder to look at it, also while it is served.
+pub fn view_site(folder: &dyn PrivateFolder) -> Result<Opened, FolderError> {
+    open_with(folder, EmbeddedLedger::view)
+}
+
+fn open_with(
+    folder: &dyn PrivateFolder,
+    ledger: fn(&dyn PrivateFolder) -> Result<EmbeddedLedger, LedgerError>,
+) -> Result<Opened, FolderError> {
     let read =
         |what| folder.read(what, FILE_LIMIT).map_err(|source| FolderError::Io { what, source });
     let signed = read(MANIFEST)?;
@@ -122,5 +135,5 @@ pub fn open_site(folder: &dyn PrivateFolder) -> Result<Opened, FolderError> {
     if !ours {
         return Err(FolderError::Mismatch);
     }
-    Ok(Opened { keys, ledger: EmbeddedLedger::open(folder)?, signed, manifest })
+    Ok(Opened { keys, ledger: ledger(folder)?, signed, manifest })
 }

@@ -101,7 +101,8 @@ pub struct Record {
     pub not_before: Seconds,
     /// When it was made.
     pub created: Seconds,
-    /// When an attempt was last admitted, by the clock of the site that did.
+    /// When an attempt was last admitted or proven right, by the clock of the
+    /// site that did it.
     pub touched: Seconds,
     /// The secret part.
     pub material: Option<Material>,

@@ -105,6 +105,11 @@ impl Site {
         &*self.keys
     }
 
+    /// Whether its ledger can be used; if not, the site must be opened anew.
+    pub fn is_usable(&self) -> bool {
+        self.ledger.is_usable()
+    }
+
     /// Does what one request asks, and answers. `open` says whether it may
     /// register. Blocks on keys and ledger.
     pub fn handle(&self, request: &Request, open: bool) -> Reply {

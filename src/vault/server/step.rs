@@ -24,7 +24,8 @@ pub const FAILURES: u8 = 50;
 pub const GRACE: Seconds = 7 * 24 * 3600;
 /// A registration that is not activated within this time is dropped.
 const ACTIVATION: Seconds = 24 * 3600;
-/// A clock this far behind the record's is wrong; the site refuses.
+/// While a wait is running, a clock this far behind the record's is wrong; the
+/// site refuses.
 const CLOCK_SLACK: Seconds = 300;
 
 /// What a site allows.
@@ -262,7 +263,9 @@ fn admit(
     if !evaluate::ke1_is_valid(ke1) {
         return refuse(Refusal::Malformed);
     }
-    if now.saturating_add(CLOCK_SLACK) < record.touched {
+    // Only a wait can be cut short by a wrong clock. Without one, a clock that
+    // was once ahead must not lock the record until that time comes.
+    if record.not_before > 0 && now.saturating_add(CLOCK_SLACK) < record.touched {
         return refuse(Refusal::TryLater);
     }
     if now < record.not_before {
@@ -309,6 +312,7 @@ fn redeem(
         record.tries_left = TRIES;
         record.failures = record.failures.saturating_sub(1);
         record.not_before = 0;
+        record.touched = now;
         record.state = State::Active;
     }
     let payload = Box::new(record.material.as_ref().expect("checked with the state above").payload);

@@ -30,7 +30,7 @@ const START: i64 = 1_800_000_000;
 
 /// Cheap on purpose: what is tested here is the counter.
 fn stretch() -> Stretch {
-    Stretch::new(Argon2Cost { memory: 8, passes: 1, lanes: 1 })
+    Stretch::claim(Argon2Cost { memory: 8, passes: 1, lanes: 1 }).unwrap()
 }
 
 struct TestClock(AtomicI64);

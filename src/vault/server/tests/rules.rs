@@ -211,6 +211,30 @@ fn delays_grow_and_a_clock_that_went_back_is_refused() {
     world.audit();
 }
 
+/// The clock was a year ahead during one attempt. Afterwards no attempt was
+/// taken for a year, without delays too.
+#[test]
+fn a_clock_that_was_once_ahead_locks_nothing() {
+    const YEAR: i64 = 365 * 24 * 3600;
+    for delays in [false, true] {
+        let mut world = World::new(delays);
+        world.register(true);
+        world.clock.0.fetch_add(YEAR, Ordering::SeqCst);
+        let which = world.attempt(false);
+        assert!(matches!(world.send(0, which), Reply::Challenge { .. }));
+        world.clock.0.fetch_sub(YEAR, Ordering::SeqCst);
+        for _ in 0..2 {
+            let owner = world.attempt(true);
+            assert!(matches!(world.send(0, owner), Reply::Challenge { .. }));
+            let proof = world.proof(owner).unwrap();
+            assert!(matches!(world.redeem(0, owner, proof), Reply::Opened { .. }));
+        }
+        // What is measured from now on is measured by the right clock.
+        assert_eq!(world.records().last().unwrap().touched, START as u64);
+        world.audit();
+    }
+}
+
 #[test]
 fn fifty_failures_in_a_life_close_the_record() {
     let mut world = World::new(false);

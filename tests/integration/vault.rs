@@ -1,0 +1,339 @@
+//! Passwords and vaults as the command line handles them: what the folder says
+//! is a hint, what is replaced ends, and what costs nothing is tried.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Output, Stdio};
+
+use amberfs::format::register::{Header, SLOT_VAULT};
+use amberfs::vault::protocol::{Address, Fingerprint, Locator};
+
+use crate::main_job::{COST, Vault, secret};
+use crate::world::World;
+
+const BY_PASSWORD: [&str; 4] = ["ls", "repo", "--password-file", "password"];
+
+/// A world with a vault and a repository whose password is in `password`.
+fn registered() -> (World, Vault) {
+    let world = World::new();
+    let vault = Vault::start(&world);
+    secret(&world, "password", "seven small boats drift home\n");
+    secret(&world, "wrong", "seven small boats drift away\n");
+    secret(&world, "new", "eleven quiet lamps by the water\n");
+    let mut arguments = vec!["init", "repo", "--vault", &vault.address, "--key-out", "key"];
+    arguments.extend(["--password-file", "password"]);
+    arguments.extend(COST);
+    world.ok(&arguments);
+    (world, vault)
+}
+
+fn header(world: &World) -> PathBuf {
+    let is_header =
+        |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("amberfs-");
+    world.files("repo").into_iter().find(is_header).unwrap()
+}
+
+/// Writes a header that is newer in the clear and names another record.
+fn forge(world: &World, change: impl FnOnce(&mut Locator)) {
+    let path = header(world);
+    let mut header = Header::decode(&fs::read(&path).unwrap()).unwrap();
+    let register = &mut header.register;
+    register.stamp.counter = 99;
+    let slot = register.slots.iter_mut().find(|slot| slot.kind == SLOT_VAULT).unwrap();
+    let mut locator = Locator::decode(&slot.bytes).unwrap();
+    change(&mut locator);
+    slot.bytes = locator.encode();
+    fs::write(path, header.encode()).unwrap();
+}
+
+fn elsewhere(locator: &mut Locator) {
+    locator.address = Address::new(vec!["evil.example:1".into()], Fingerprint([7; 32])).unwrap();
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// How many records are active and how many are over.
+fn records(world: &World, folder: &str) -> (String, String) {
+    let program = env!("CARGO_BIN_EXE_amberfs-vault");
+    let output = world.program(program, &["status", folder]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let count = |what: &str| {
+        let before = text.split(what).next().unwrap();
+        before.rsplit([' ', ',']).next().unwrap().to_string()
+    };
+    (count(" active"), count(" ended"))
+}
+
+/// The page to print named the vault that stands in the clear, which whoever
+/// writes the folder chooses; a password typed by that page goes there.
+#[test]
+fn a_key_sheet_names_the_sealed_vault() {
+    let (world, vault) = registered();
+    let sheet = world.run(&["key", "sheet", "repo", "--key-file", "key"]);
+    assert!(!said(&sheet).contains("somebody changed"), "{}", said(&sheet));
+    forge(&world, elsewhere);
+    let sheet = world.run(&["key", "sheet", "repo", "--key-file", "key"]);
+    let page = String::from_utf8(sheet.stdout.clone()).unwrap();
+    assert!(page.contains(&vault.address) && !page.contains("evil.example"), "{page}");
+    for arguments in [["key", "sheet", "repo", "--key-file", "key"], BY_KEY] {
+        let output = world.run(&arguments);
+        assert!(output.status.success());
+        assert!(said(&output).contains("somebody changed"), "{}", said(&output));
+    }
+}
+
+const BY_KEY: [&str; 5] = ["ls", "repo", "/", "--key-file", "key"];
+
+/// Only the first entry of the register that claimed to be the newest was
+/// tried: a forged one kept the password from opening.
+#[test]
+fn a_password_goes_on_to_what_other_registers_name() {
+    let (world, _vault) = registered();
+    // Another vault, which nobody trusts; then no record at the trusted one.
+    for forgery in [elsewhere as fn(&mut Locator), |locator| locator.ticket[0] ^= 1] {
+        let before = fs::read(header(&world)).unwrap();
+        forge(&world, forgery);
+        let opened = world.run(&BY_PASSWORD);
+        assert!(opened.status.success(), "{}", said(&opened));
+        fs::write(header(&world), before).unwrap();
+    }
+}
+
+/// A flipped bit in a head's clear part made the right password wrong, and
+/// spent a try.
+#[test]
+fn a_damaged_head_costs_no_try() {
+    let (world, _vault) = registered();
+    let locator = {
+        let header = Header::decode(&fs::read(header(&world)).unwrap()).unwrap();
+        let slots = header.register.slots.into_iter();
+        slots.map(|slot| slot.bytes).find(|bytes| Locator::decode(bytes).is_ok()).unwrap()
+    };
+    let head =
+        world.files("repo").into_iter().find(|path| path.to_str().unwrap().contains("/head/"));
+    let (head, mut bytes) = (head.clone().unwrap(), fs::read(head.unwrap()).unwrap());
+    let at = bytes.windows(locator.len()).position(|window| window == locator).unwrap();
+    // The cost of Argon2id: three passes become seven.
+    assert_eq!(bytes[at + 70], 3);
+    bytes[at + 70] = 7;
+    fs::write(head, bytes).unwrap();
+    let output = world.run(&BY_PASSWORD);
+    // The password is right; it is the folder that is not whole.
+    assert_eq!(output.status.code(), Some(20), "{}", said(&output));
+    let mut wrong = BY_PASSWORD;
+    wrong[3] = "wrong";
+    let output = world.run(&[&wrong[..], &["--json"]].concat());
+    let tries: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &tries["tries_left"]), (Some(12), &9.into()));
+}
+
+/// The vault moved: it has another address and the same root.
+#[test]
+fn a_vault_that_moved_is_found_where_the_user_says() {
+    let (world, vault) = registered();
+    let old = vault.place().to_owned();
+    drop(vault);
+    assert_eq!(world.run(&BY_PASSWORD).status.code(), Some(15));
+    let vault = Vault::start(&world);
+    assert_ne!(vault.place(), old);
+    let option = ["--vault", vault.address.as_str()];
+    let opened = world.run(&[&BY_PASSWORD[..], &option].concat());
+    assert!(opened.status.success(), "{}", said(&opened));
+    let shown = world.run(&[&["vault", "show", "repo"], &option[..]].concat());
+    assert!(shown.status.success(), "{}", said(&shown));
+    // A new password is registered there, and the old record ends there too.
+    let mut arguments = vec!["passwd", "repo", "--new-password-file", "new"];
+    arguments.extend(COST);
+    arguments.extend(option);
+    world.ok(&arguments);
+    assert_eq!(records(&world, "vault"), ("1".into(), "1".into()));
+    let mut by_new = BY_PASSWORD;
+    by_new[3] = "new";
+    assert!(world.run(&by_new).status.success());
+}
+
+/// The new vault's address was taken for the one to open at, and refused.
+#[test]
+fn the_old_password_is_enough_to_move_to_another_vault() {
+    let (world, _vault) = registered();
+    let other = Vault::serve(&world, "other", "127.0.0.1:0");
+    let mut arguments = vec!["passwd", "repo", "--password-file", "password"];
+    arguments.extend(["--vault", &other.address, "--new-password-file", "new"]);
+    arguments.extend(COST);
+    let moved = world.run(&arguments);
+    assert!(moved.status.success(), "{}", said(&moved));
+    assert_eq!(records(&world, "vault"), ("0".into(), "1".into()));
+    assert_eq!(records(&world, "other"), ("1".into(), "0".into()));
+}
+
+/// A record that could not be ended when its password was replaced (a vault
+/// that was away, a crash in between) was never ended.
+#[test]
+fn replaced_records_end_later() {
+    let (world, vault) = registered();
+    let place = vault.place().to_owned();
+    drop(vault);
+    let other = Vault::serve(&world, "other", "127.0.0.1:0");
+    let change = |new: &str, vault: &str| {
+        let mut arguments = vec!["passwd", "repo", "--key-file", "key", "--vault", vault];
+        arguments.extend(["--new-password-file", new]);
+        arguments.extend(COST);
+        let output = world.run(&arguments);
+        assert!(output.status.success(), "{}", said(&output));
+        said(&output)
+    };
+    let warned = change("new", &other.address);
+    assert!(warned.contains("vault remove --replaced"), "{warned}");
+    let again = ["vault", "remove", "--replaced", "repo"];
+    world.fails(&again, 15);
+    let back = Vault::serve(&world, "vault", &place);
+    assert_eq!(records(&world, "vault"), ("1".into(), "0".into()));
+    world.ok(&again);
+    assert_eq!(records(&world, "vault"), ("0".into(), "1".into()));
+    assert_eq!(records(&world, "other"), ("1".into(), "0".into()));
+    world.ok(&again);
+    // The next change of the password does it by itself.
+    drop(back);
+    change("password", &other.address);
+    let back = Vault::serve(&world, "vault", &place);
+    drop(other);
+    let other_away = change("new", &back.address);
+    assert!(other_away.contains("could not be ended"), "{other_away}");
+    let other = Vault::serve(&world, "other", "127.0.0.1:0");
+    change("password", &other.address);
+    assert_eq!(records(&world, "other"), ("1".into(), "2".into()));
+    assert_eq!(records(&world, "vault"), ("0".into(), "2".into()));
+}
+
+#[test]
+fn a_vault_that_is_gone_can_be_given_up() {
+    let (world, vault) = registered();
+    drop(vault);
+    let said = world.fails(&["vault", "remove", "repo"], 15);
+    assert!(said.contains("nothing was changed") && said.contains("--give-up"), "{said}");
+    world.ok(&["vault", "remove", "repo", "--give-up"]);
+    assert!(world.ok(&["vault", "show", "repo"]).contains("no vault"));
+    world.ok(&["ls", "repo"]);
+}
+
+#[test]
+fn failures_are_shown_at_the_next_opening() {
+    let (world, _vault) = registered();
+    assert_eq!(said(&world.run(&BY_PASSWORD)), "");
+    let mut wrong = BY_PASSWORD;
+    wrong[3] = "wrong";
+    for _ in 0..2 {
+        assert_eq!(world.run(&wrong).status.code(), Some(12));
+    }
+    let opened = world.run(&BY_PASSWORD);
+    assert!(said(&opened).contains("2 of 50 failed attempts"), "{}", said(&opened));
+}
+
+#[test]
+fn what_looks_like_a_key_is_no_new_password() {
+    let (world, vault) = registered();
+    secret(&world, "digits", &"4f".repeat(32));
+    secret(&world, "mistyped", &"4f7q".repeat(12).replacen('q', "a", 9));
+    for new in ["digits", "mistyped"] {
+        let said = world.fails(&["passwd", "repo", "--new-password-file", new], 2);
+        assert!(said.contains("look like a 64-digit key"), "{said}");
+    }
+    assert_eq!(records(&world, "vault").0, "1");
+    // Two secrets from one stream: said before anything is asked or spent.
+    drop(vault);
+    let twice = ["passwd", "repo", "-p", "-", "--new-password-file", "-"];
+    let output = world.run(&twice);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("standard input"));
+}
+
+/// At the one question, a key with a mistake in it went to the vault as a
+/// password, and spent a try.
+#[test]
+fn a_mistyped_key_is_not_sent_to_the_vault() {
+    let (world, _vault) = registered();
+    let command = format!("{} ls repo", env!("CARGO_BIN_EXE_amberfs"));
+    let terminal = world
+        .program("script", &["-qec", &command, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let Ok(mut terminal) = terminal else {
+        println!("SKIPPED: mistyped key: script(1) is missing");
+        return;
+    };
+    let mut shown = Vec::new();
+    let mut output = terminal.stdout.take().unwrap();
+    while !shown.ends_with(b"64-digit key: ") {
+        let mut byte = [0];
+        output.read_exact(&mut byte).unwrap();
+        shown.push(byte[0]);
+    }
+    let key = fs::read_to_string(world.path("key")).unwrap().replace(char::is_whitespace, " ");
+    let mut input = terminal.stdin.take().unwrap();
+    writeln!(input, "{}", key.trim().replacen(|digit: char| digit.is_ascii_digit(), "o", 1))
+        .unwrap();
+    output.read_to_end(&mut shown).unwrap();
+    assert_eq!(terminal.wait().unwrap().code(), Some(12));
+    let shown = String::from_utf8_lossy(&shown);
+    assert!(shown.contains("in group"), "{shown}");
+    let opened = world.run(&BY_PASSWORD);
+    assert_eq!(said(&opened), "", "no try was spent");
+}
+
+/// The key file could not be made only after the vault had a record.
+#[test]
+fn init_takes_the_key_files_place_first() {
+    let world = World::new();
+    let vault = Vault::start(&world);
+    secret(&world, "password", "seven small boats drift home\n");
+    secret(&world, "key", "something else");
+    let init = |vault: &str| {
+        let mut arguments = vec!["init", "repo", "--vault", vault, "--key-out", "key"];
+        arguments.extend(["--password-file", "password"]);
+        arguments.extend(COST);
+        world.run(&arguments)
+    };
+    assert_eq!(init(&vault.address).status.code(), Some(2));
+    assert_eq!(fs::read_to_string(world.path("key")).unwrap(), "something else");
+    assert_eq!(records(&world, "vault"), ("0".into(), "0".into()));
+    // Without a registration there is no key file either.
+    fs::remove_file(world.path("key")).unwrap();
+    let address = vault.address.clone();
+    drop(vault);
+    assert_eq!(init(&address).status.code(), Some(15));
+    assert!(!world.path("key").exists());
+}
+
+/// systemd gives a unit with `User=` its credentials as files of root's, mode
+/// 0440, that an access list opens: the list's mask shows as the group's.
+#[test]
+fn credentials_of_a_units_user_are_taken() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: credentials: needs root to own a file as systemd does");
+        return;
+    }
+    let world = World::with_repo();
+    fs::create_dir(world.path("credentials")).unwrap();
+    let credential = world.path("credentials/amberfs.key");
+    fs::copy(world.path("key"), &credential).unwrap();
+    let code = |mode, given: bool| {
+        fs::set_permissions(&credential, fs::Permissions::from_mode(mode)).unwrap();
+        let mut command = world.command(&["ls", "repo"]);
+        if given {
+            command.arg("--key-file").arg(&credential);
+        } else {
+            command.env("CREDENTIALS_DIRECTORY", world.path("credentials"));
+        }
+        command.output().unwrap().status.code()
+    };
+    assert_eq!(code(0o440, false), Some(0));
+    assert_eq!(code(0o440, true), Some(2), "only for what systemd gives");
+    for open in [0o444, 0o460, 0o401] {
+        assert_eq!(code(open, false), Some(2), "{open:o}");
+    }
+}
