@@ -295,7 +295,7 @@ fn sums_count_what_has_a_name() {
     fs.open(gone, true, false).unwrap();
     fs.write(gone, 0, &[1; 300], false).unwrap();
     fs.unlink(ROOT, b"gone").unwrap();
-    fs.write(gone, 0, &[1; 700_000], false).unwrap();
+    fs.write(gone, 0, &fill(700_000, 3), false).unwrap();
     fs.setattr(gone, &SetAttr { size: Some(10), ..SetAttr::default() }).unwrap();
     fs.unlink(ROOT, b"link").unwrap();
     let progress = fs.progress();

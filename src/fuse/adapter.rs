@@ -131,9 +131,9 @@ impl<O: Operations> Adapter<O> {
             syncing.fetch_sub(1, Ordering::Relaxed);
         };
         if self.syncing.fetch_add(1, Ordering::Relaxed) == 0 {
-            sync()
+            sync();
         } else {
-            self.syncs.run(sync)
+            self.syncs.run(sync);
         }
     }
 
