@@ -223,11 +223,6 @@ impl MemFs {
         })
     }
 
-    /// Whether an inode is still kept for anybody.
-    pub fn keeps(&self, ino: u64) -> bool {
-        self.find(ino).is_ok()
-    }
-
     fn find(&self, ino: u64) -> Result<Arc<Node>> {
         self.tree.read().expect("no panic while locked").node(ino).cloned()
     }
