@@ -263,6 +263,26 @@ fn cutting_an_open_file_early_keeps_what_was_stored() {
     }
 }
 
+/// A file shortened right behind a small overwrite: the end was made anew twice,
+/// and the checkpoint panicked.
+#[test]
+fn a_file_cut_behind_an_overwrite_is_stored() {
+    let place = Place::new();
+    let fs = place.open();
+    let ino = fs.mknod(ME, ROOT, b"file", 0o100_644, 0).unwrap().ino;
+    let resize = |size| fs.setattr(ino, &SetAttr { size: Some(size), ..SetAttr::default() });
+    resize(501).unwrap();
+    fs.flush_file(ino, 0, false).unwrap();
+    fs.write(ino, 0, &[7; 258], false).unwrap();
+    fs.flush_file(ino, 0, false).unwrap();
+    fs.write(ino, 256, &[8; 244], false).unwrap();
+    resize(259).unwrap();
+    fs.checkpoint().unwrap();
+    drop(fs);
+    let read = place.open().read(ino, 0, 1000).unwrap();
+    assert_eq!(read, [&[7; 256][..], &[8; 3]].concat());
+}
+
 #[test]
 fn renames_keep_counts_and_refuse_cycles() {
     let place = Place::new();

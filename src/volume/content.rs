@@ -446,7 +446,8 @@ fn regions(
     size: u64,
 ) -> Result<Vec<Region>> {
     let mut regions: Vec<Region> = Vec::new();
-    let mut add = |from: u64, to: u64| -> Result<()> {
+    let mut reached = 0;
+    let mut add = |from: u64, to: u64| -> Result<u64> {
         let mut region = widen(store, base, class, kept, size, from, to)?;
         while let Some(last) = regions.last() {
             if last.to < region.from || last.to == region.from && last.cutting != region.cutting {
@@ -461,18 +462,20 @@ fn regions(
                 cutting: if whole { stream } else { region.cutting },
             };
         }
+        let end = region.to;
         regions.push(region);
-        Ok(())
+        Ok(end)
     };
     for (start, extent) in &layer.extents {
         let end = (start + extent.len()).min(size);
         if *start < end {
-            add(*start, end)?;
+            reached = add(*start, end)?;
         }
     }
-    if kept < base.size.max(size) {
-        // Beyond what is kept everything is made anew: extents, else holes.
-        add(kept, size.max(kept))?;
+    // Beyond what is kept everything is made anew: extents, else holes. If
+    // nothing is to come there, a region that reaches the end cuts it off.
+    if kept < size || (kept < base.size && reached < size) {
+        add(kept, size)?;
     }
     Ok(regions)
 }
