@@ -17,11 +17,11 @@ use crate::daemon::{
     self, Checks, Destination, Handle, Launched, Service, Setup, Why, check_mountpoint, harden,
     launch, lock_in_memory, notify_ready, start_logging, unencrypted_swap,
 };
-use crate::fs::{Fs, FsError, Operations as _};
+use crate::fs::{Fs, FsError};
 use crate::store::CacheSizes;
 use crate::volume::OpenOptions;
 
-/// With less room than this, files opened for writing bypass the kernel's
+/// With less room than this for local state, files opened for writing bypass the kernel's
 /// cache, so that write(2) itself is told that there is no more.
 const LOW_WATER: u64 = 256 << 20;
 
@@ -92,8 +92,11 @@ impl Service for Mounted {
         let ticks = self.ticks.fetch_add(1, Ordering::Relaxed);
         // A failure is logged where it happens, and answered to every writer.
         let _ = self.ready.fs.write_log(ticks.is_multiple_of(5));
-        if let (Some(handle), Ok(space)) = (self.handle.get(), self.ready.fs.statfs()) {
-            handle.set_direct_writes(space.free * u64::from(space.block) < LOW_WATER);
+        // Of local state only: this thread writes the journal, and must not wait
+        // for a REPO that hangs.
+        let local = self.ready.fs.volume().world().state.as_ref().map(|state| state.space());
+        if let (Some(handle), Some(Ok(space))) = (self.handle.get(), local) {
+            handle.set_direct_writes(space.free < LOW_WATER);
         }
         self.ready.fs.is_due(&self.settings.when)
     }

@@ -92,15 +92,7 @@ impl Prefix {
     pub fn decode_fixed(bytes: &[u8]) -> Result<(Self, usize, [u8; PLACE_SEALED])> {
         let mut input = Decoder::new(bytes);
         let kind = decode_start(&mut input)?;
-        if input.u8()? != CIPHER_AES_256_GCM_SIV {
-            return Err(DecodeError::Invalid("cipher"));
-        }
-        if input.u8()? != COMPRESSION_ZSTD {
-            return Err(DecodeError::Invalid("compression"));
-        }
-        if input.array::<3>()? != [0; 3] {
-            return Err(DecodeError::Invalid("reserved bytes"));
-        }
+        decode_algorithms(&mut input)?;
         let epoch = input.array()?;
         let salt = input.array()?;
         let place = input.array()?;
@@ -135,6 +127,21 @@ pub fn decode_start(input: &mut Decoder<'_>) -> Result<Kind> {
         return Err(DecodeError::Invalid("version"));
     }
     Kind::from_byte(input.u8()?)
+}
+
+/// Reads what follows in a prefix and in a header: cipher, compression and
+/// reserved bytes.
+pub fn decode_algorithms(input: &mut Decoder<'_>) -> Result<()> {
+    if input.u8()? != CIPHER_AES_256_GCM_SIV {
+        return Err(DecodeError::Invalid("cipher"));
+    }
+    if input.u8()? != COMPRESSION_ZSTD {
+        return Err(DecodeError::Invalid("compression"));
+    }
+    if input.array::<3>()? != [0; 3] {
+        return Err(DecodeError::Invalid("reserved bytes"));
+    }
+    Ok(())
 }
 
 /// The version field of a file, if it starts with our magic: to tell "newer"

@@ -4,7 +4,8 @@
 use zeroize::Zeroizing;
 
 use super::container::{
-    CIPHER_AES_256_GCM_SIV, COMPRESSION_ZSTD, EXTENSION_MAX, Kind, MAGIC, VERSION, decode_start,
+    CIPHER_AES_256_GCM_SIV, COMPRESSION_ZSTD, EXTENSION_MAX, Kind, MAGIC, VERSION,
+    decode_algorithms, decode_start,
 };
 use super::wire::{DecodeError, Decoder, Encoder, Result};
 use crate::crypto::{
@@ -322,15 +323,7 @@ impl Header {
         if hash(body) != check {
             return Err(DecodeError::Invalid("checksum"));
         }
-        if input.u8()? != CIPHER_AES_256_GCM_SIV {
-            return Err(DecodeError::Invalid("cipher"));
-        }
-        if input.u8()? != COMPRESSION_ZSTD {
-            return Err(DecodeError::Invalid("compression"));
-        }
-        if input.array::<3>()? != [0; 3] {
-            return Err(DecodeError::Invalid("reserved bytes"));
-        }
+        decode_algorithms(&mut input)?;
         let features = Features::decode(&mut input)?;
         let repo = input.array()?;
         let register = Register::decode(input.bytes(EXTENSION_MAX, "register")?)?;

@@ -122,17 +122,20 @@ impl Fs {
             return Err(FsError::FileTooBig);
         }
         let time = self.now();
-        let (in_file, in_all) = {
+        let (was_full, in_file, in_all) = {
             let mut state = self.lock();
+            let was_full = state.dirty >= DIRTY_MAX;
             self.file(&mut state, ino)?;
             let mut changes = vec![Change::Write { ino, offset, bytes: bytes.into(), time }];
             if clear_privileges {
                 self.clear_privileges(&state, ino, &mut changes)?;
             }
             self.perform(&mut state, &changes)?;
-            (state.files.get(&ino).map_or(0, |file| file.layer.bytes), state.dirty)
+            (was_full, state.files.get(&ino).map_or(0, |file| file.layer.bytes), state.dirty)
         };
-        let relieved = if in_all >= DIRTY_MAX {
+        // Only a write that found memory full waits for room: it was told so
+        // before it came (`lacks_room`).
+        let relieved = if was_full {
             self.relieve()
         } else if in_file >= STREAM_FLUSH
             && let Some(_flushing) = self.try_flushing()

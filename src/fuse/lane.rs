@@ -1,8 +1,9 @@
 //! Threads for requests that have to wait for something.
 //!
-//! Invariant: an event loop never waits for the kernel, for REPO or for room,
-//! so the rest of the mount goes on. What waits for the kernel's pages has a
-//! lane of its own: these pages come as writes, which may wait for room.
+//! Invariant: no event loop waits for the kernel or for room, and at most one
+//! for REPO (the one whose write cuts chunks), so the rest of the mount goes on.
+//! What waits for the kernel's pages has a lane of its own: these pages come as
+//! writes, which may wait for room.
 
 use std::io;
 use std::sync::mpsc::{self, Sender};

@@ -39,7 +39,8 @@ impl Default for MountOptions {
             source: "amberfs".into(),
             read_only: false,
             access: Access::Owner,
-            event_loops: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
+            // One may wait for REPO while it cuts chunks; the mount goes on.
+            event_loops: std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2)),
             no_devices: false,
             no_suid: false,
             no_exec: false,
