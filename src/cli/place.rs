@@ -5,6 +5,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::FlockOperation;
+
 use super::args::Global;
 use super::{Code, Failure, Result, secrets};
 use crate::crypto::{Hash, Secret, hash, hex};
@@ -82,6 +84,9 @@ pub fn state_base() -> Result<PathBuf> {
         })
 }
 
+/// How long a daemon that is ending may hold its lock.
+const ENDING: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// Local state, locked for this process.
 pub struct LocalState {
     /// Where it is.
@@ -126,7 +131,17 @@ impl LocalState {
             .truncate(false)
             .open(path.join("lock"))
             .map_err(trouble)?;
-        match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        // A daemon tells that it has unmounted a moment before it ends, and
+        // umount(8) long before; only then its lock falls.
+        let until = std::time::Instant::now() + ENDING;
+        let locked = loop {
+            let locked = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive);
+            if locked != Err(rustix::io::Errno::WOULDBLOCK) || std::time::Instant::now() >= until {
+                break locked;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        };
+        match locked {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 return Err(Failure::new(

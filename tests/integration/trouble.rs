@@ -83,6 +83,24 @@ fn a_rename_over_a_name_is_not_kept_without_the_data() {
     mount.unmount(&world);
 }
 
+/// `umount` answered before the daemon's lock fell, and the next command said
+/// that the repository was in use.
+#[test]
+fn what_follows_umount_at_once_is_not_refused() {
+    if !has_fuse("umount") {
+        return;
+    }
+    let world = World::with_repo();
+    fs::create_dir(world.path("mnt")).unwrap();
+    for round in 0..5 {
+        world.ok(&["mount", "repo", "mnt"]);
+        // Memory that takes a while to be given back.
+        fs::write(world.path("mnt/big"), noise(40 << 20, round)).unwrap();
+        world.ok(&["umount", "mnt"]);
+    }
+    world.ok(&["put", "repo", "key.copy", "--from", "key"]);
+}
+
 /// amberfs stamped new files by a finer clock than the kernel stamps writes by:
 /// a file written later looked older than an empty one made before it.
 #[test]
