@@ -1,7 +1,9 @@
 //! Mounts the file system in memory, for benchmarks and for trying things:
 //!
 //! `memfs MOUNTPOINT [EVENT_LOOPS]` in the foreground,
-//! `memfs --daemon MOUNTPOINT REPO RUNTIME_FOLDER` as `amberfs mount` does.
+//! `memfs --daemon MOUNTPOINT REPO RUNTIME_FOLDER` as `amberfs mount` does,
+//! `memfs --stuck MOUNTPOINT REPO RUNTIME_FOLDER` as `amberfs mount -f` does, and
+//! no write ever ends.
 
 #[path = "mod.rs"]
 mod memfs;
@@ -10,11 +12,12 @@ mod service;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use amberfs::control::{Failure, Registry};
 use amberfs::daemon::{Checks, Child, Destination, Launched, Setup};
-use amberfs::daemon::{check_mountpoint, launch, run, start_logging};
+use amberfs::daemon::{check_mountpoint, guard_if_asked, launch, run, start_logging};
 use amberfs::fuse::{Access, MountOptions, Session};
 
 fn options() -> MountOptions {
@@ -24,9 +27,17 @@ fn options() -> MountOptions {
 }
 
 fn main() {
+    if guard_if_asked() {
+        return;
+    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["--daemon", mountpoint, repo, runtime] => daemon(mountpoint, repo, runtime),
+        ["--daemon", mountpoint, repo, runtime] => daemon(&setup(mountpoint, repo, runtime)),
+        ["--stuck", mountpoint, repo, runtime] => {
+            let service = service::MemService::new();
+            service.fs.write_delay.store(u64::MAX, Ordering::Relaxed);
+            run(Arc::new(service), &setup(mountpoint, repo, runtime), || ()).expect("ends");
+        }
         [mountpoint] => foreground(mountpoint, &options()),
         [mountpoint, loops] => {
             let event_loops = loops.parse().expect("a number of event loops");
@@ -43,7 +54,7 @@ fn foreground(mountpoint: &str, options: &MountOptions) {
     while !session.wait(Duration::from_secs(3600)) {}
 }
 
-fn daemon(mountpoint: &str, repo: &str, runtime: &str) {
+fn setup(mountpoint: &str, repo: &str, runtime: &str) -> Setup {
     let checked = check_mountpoint(Path::new(mountpoint), Path::new(repo), Checks::default());
     let mountpoint = match checked {
         Ok(mountpoint) => mountpoint,
@@ -52,12 +63,16 @@ fn daemon(mountpoint: &str, repo: &str, runtime: &str) {
             std::process::exit(unfit.exit_code().into());
         }
     };
-    let setup = Setup {
+    Setup {
         mountpoint,
         repo: Path::new(repo).canonicalize().expect("a folder"),
         options: options(),
         registry: Registry::at(&PathBuf::from(runtime)),
-    };
+        guarded: true,
+    }
+}
+
+fn daemon(setup: &Setup) {
     match launch().expect("forks") {
         Launched::Parent(mut parent) => {
             parent.send(b"a secret").expect("the child listens");
@@ -66,7 +81,7 @@ fn daemon(mountpoint: &str, repo: &str, runtime: &str) {
                 std::process::exit(failure.code.into());
             }
         }
-        Launched::Child(child) => serve(child, &setup),
+        Launched::Child(child) => serve(child, setup),
     }
 }
 

@@ -285,6 +285,7 @@ impl Mounting {
             repo: self.repo.clone(),
             options,
             registry: super::control::registry()?,
+            guarded: true,
         };
         let mounted = Mounted {
             ready: prepared,

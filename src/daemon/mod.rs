@@ -4,6 +4,7 @@
 //! and the daemon ends only after everything acknowledged was handed to the
 //! service's `close`.
 
+mod guard;
 mod launch;
 mod logging;
 mod mountpoint;
@@ -14,6 +15,7 @@ mod service;
 mod swap;
 mod synced;
 
+pub use guard::guard_if_asked;
 pub use launch::{Child, Launched, Parent, launch};
 pub use logging::{Destination, start_logging};
 pub use mountpoint::{Checks, Unfit, check_mountpoint};

@@ -14,6 +14,7 @@ use std::time::Duration;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::guard;
 use super::requests::Requests;
 use super::service::{Handle, Service, Why};
 use crate::control::{Answer, Failure, Registry, Server, holders};
@@ -45,6 +46,9 @@ pub struct Setup {
     pub options: MountOptions,
     /// Where to put the socket.
     pub registry: Registry,
+    /// Whether a guard clears the mountpoint if this process is killed. The
+    /// program's `main` must begin with `guard_if_asked` then.
+    pub guarded: bool,
 }
 
 /// What the main thread waits for.
@@ -89,6 +93,11 @@ pub fn run<S: Service>(
             return Err(unusable(&error));
         }
     };
+    if setup.guarded
+        && let Err(error) = guard::start(session.mountpoint(), session.device())
+    {
+        log::warn!("nobody will clear the mountpoint if this process is killed: {error}");
+    }
     let one_checkpoint = Arc::new(Mutex::new(()));
     let (checkpoints, wanted) = mpsc::channel();
     let handler = Arc::new(Requests {

@@ -14,7 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::FdFlags;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
@@ -146,6 +146,10 @@ impl KernelMount {
         Ok(mount)
     }
 
+    pub(super) fn device(&self) -> u64 {
+        self.device
+    }
+
     /// fuser can only lower the readahead that the kernel offers; root can
     /// raise it here, for others this does nothing.
     fn raise_readahead(&self) {
@@ -222,4 +226,34 @@ pub fn clear_dead_mount(mountpoint: &Path) -> bool {
         let by_root = rustix::process::geteuid().is_root();
         unmount_path(&path, true, by_root).is_ok()
     }
+}
+
+/// Ends a mount whose daemon is gone, although one of its threads may still
+/// keep the connection open: nothing that waits for it would ever go on. Does
+/// nothing unless the mount at `mountpoint` is of `device`.
+pub fn clear_orphan(mountpoint: &Path, device: u64) {
+    // Neither may ask the file system, which does not answer any more.
+    let Ok(root) = rustix::fs::open(mountpoint, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+    else {
+        return;
+    };
+    let kept = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let Ok(stat) = rustix::fs::statx(&root, "", kept, StatxFlags::empty()) else { return };
+    if rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor) != device {
+        return;
+    }
+    // Open to its owner, where this file system is mounted (fuse(4), "fusectl").
+    let connection = format!("/sys/fs/fuse/connections/{}/abort", stat.stx_dev_minor);
+    let _ = std::fs::write(connection, "1");
+    if rustix::process::geteuid().is_root() {
+        // By its number: another one may be mounted over it meanwhile.
+        let path = format!("/proc/self/fd/{}", root.as_raw_fd());
+        // Forced: that too ends the connection.
+        let flags = UnmountFlags::DETACH | UnmountFlags::FORCE;
+        if rustix::mount::unmount(path, flags).is_ok() {
+            return;
+        }
+    }
+    drop(root);
+    let _ = unmount_path(mountpoint, true, false);
 }

@@ -20,6 +20,6 @@ mod pull;
 mod session;
 
 pub use invalidate::Invalidator;
-pub use kernel_mount::clear_dead_mount;
+pub use kernel_mount::{clear_dead_mount, clear_orphan};
 pub use options::{Access, MountOptions};
 pub use session::{MountError, Session, Unmount};

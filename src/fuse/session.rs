@@ -108,6 +108,11 @@ impl Session {
         &self.mountpoint
     }
 
+    /// The device number of the mounted file system.
+    pub fn device(&self) -> u64 {
+        self.mount.device()
+    }
+
     /// For telling the kernel what changed behind its back.
     pub fn invalidator(&self) -> Invalidator {
         self.invalidator.clone()

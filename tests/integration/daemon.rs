@@ -34,6 +34,7 @@ impl Daemon {
             repo: path("repo"),
             options: MountOptions::default(),
             registry: Registry::at(&folder.path().join("run")),
+            guarded: false,
         };
         let service = Arc::new(MemService::new());
         let served = Arc::clone(&service);

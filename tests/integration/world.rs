@@ -144,6 +144,15 @@ impl World {
     }
 }
 
+/// Waits until `condition` holds; fails, naming `what`, after `limit`.
+pub fn wait_for(what: &str, limit: std::time::Duration, mut condition: impl FnMut() -> bool) {
+    let started = std::time::Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < limit, "waited in vain for {what}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
 pub fn is_mounted(mountpoint: &Path) -> bool {
     let mountpoint = mountpoint.to_str().unwrap();
     fs::read_to_string("/proc/self/mountinfo")
@@ -165,11 +174,18 @@ impl Mount {
         assert!(self.child.wait().unwrap().success());
     }
 
-    /// Kills the daemon as a crash does, and clears the dead mountpoint.
+    /// Kills the daemon as a crash does, and clears the dead mountpoint, or
+    /// finds it cleared.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         self.clear();
+    }
+
+    /// Kills the daemon and does nothing else.
+    pub fn kill_only(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     fn clear(&self) {
