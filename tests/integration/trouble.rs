@@ -179,6 +179,40 @@ fn a_dead_mount_is_cleared_by_whatever_name() {
     }
 }
 
+/// A log that could not be opened was told of after the fork, to nobody.
+#[test]
+fn a_log_file_that_cannot_be_opened_is_named() {
+    let world = World::with_repo();
+    fs::create_dir(world.path("mnt")).unwrap();
+    let said = world.fails(&["mount", "repo", "mnt", "--log-file", "none/log"], 2);
+    assert!(said.contains("none/log"), "{said}");
+}
+
+/// The daemon would wait for its own mount, or the log be uploaded.
+#[test]
+fn what_the_daemon_writes_is_outside_mount_and_repository() {
+    let world = World::with_repo();
+    fs::create_dir(world.path("mnt")).unwrap();
+    let mount = ["mount", "repo", "mnt"];
+    for (wrong, code, named) in [
+        (["--state", "mnt/state"], 17, "local state"),
+        (["--state", "repo/state"], 17, "local state"),
+        (["--log-file", "mnt/log"], 2, "log file"),
+        (["--log-file", "repo/log"], 2, "log file"),
+    ] {
+        let said = world.fails(&[&mount[..], &wrong].concat(), code);
+        assert!(said.contains(named) && said.contains(wrong[1]), "{said}");
+    }
+    world.fails(&["put", "repo", "a", "--from", "key", "--state", "repo/state"], 17);
+    let mut inside = world.command(&["mount", "repo", "mnt", "--key-file", "key"]);
+    let output = inside.env("XDG_RUNTIME_DIR", world.path("mnt")).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(17), "{said}");
+    assert!(said.contains("socket"), "{said}");
+    assert_eq!(fs::read_dir(world.path("mnt")).unwrap().count(), 0);
+    assert!(!world.path("repo/state").exists());
+}
+
 /// Whoever is not in the automounter's process group waits at the mountpoint
 /// until the mount is made; the daemon left it before it mounted.
 #[test]
