@@ -173,6 +173,7 @@ impl From<VolumeError> for Failure {
             VolumeError::Store(error) => error.into(),
             VolumeError::WrongKey => Self::new(Code::WrongSecret, error),
             VolumeError::State(_) => Self::new(Code::Other, error),
+            VolumeError::NoDevice { .. } => Self::new(Code::Usage, error),
             VolumeError::Diverged(_) => Self::new(Code::Unusable, error),
             VolumeError::Waiting(_) => Self::new(Code::NotAllHere, error).hint(
                 "reading (-o ro) shows what was before it. A file that its device will never \

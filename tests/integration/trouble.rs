@@ -249,3 +249,15 @@ fn an_automounter_may_have_the_mountpoint() {
     assert!(unmounted.status.success(), "{}", String::from_utf8_lossy(&unmounted.stderr));
     assert_eq!(world.ok(&["ls", "repo"]), "file\n");
 }
+
+#[test]
+fn an_unknown_device_is_told_with_those_there_are() {
+    if !has_fuse("device") {
+        return;
+    }
+    let world = World::new();
+    world.ok(&["init", "repo", "--key-out", "key", "--device-name", "laptop"]);
+    fs::create_dir(world.path("mnt")).unwrap();
+    let said = world.fails(&["mount", "repo", "mnt", "-o", "ro,device=phone"], 2);
+    assert!(said.contains("phone") && said.contains("laptop"), "{said}");
+}
