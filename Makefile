@@ -2,7 +2,12 @@
 
 PACKAGES = fuse3 libfuse3-dev pkg-config gcc make python3-venv acl attr sqlite3 git rsync
 
-.PHONY: deps build test demo figures lint clean
+# Where `make install` puts what BUILT holds.
+PREFIX = /usr/local
+SBIN = /sbin
+BUILT = target/release
+
+.PHONY: deps build install test demo figures lint clean
 
 deps:
 	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || printf '%s ' $$p; done); \
@@ -16,6 +21,27 @@ deps:
 
 build: deps
 	cargo build --workspace
+
+# Builds nothing: root needs no compiler. mount(8) looks for its helper in /sbin
+# only, and the helper for amberfs in /usr/local/bin and /usr/bin.
+install: LIB = $(DESTDIR)$(PREFIX)/lib/systemd
+install: SHARE = $(DESTDIR)$(PREFIX)/share
+install:
+	@for program in amberfs amberfs-vault mount-amberfs; do \
+		test -x $(BUILT)/$$program || \
+		{ echo "$(BUILT)/$$program is missing: cargo build --release --workspace" >&2; exit 1; }; \
+	done
+	install -D -t $(DESTDIR)$(PREFIX)/bin $(BUILT)/amberfs $(BUILT)/amberfs-vault
+	install -D $(BUILT)/mount-amberfs $(DESTDIR)$(SBIN)/mount.amberfs
+	install -d $(LIB)/user $(LIB)/system $(SHARE)/bash-completion/completions \
+		$(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
+	sed 's:/usr/local/bin:$(PREFIX)/bin:' mount-helper/systemd/amberfs@.service \
+		>$(LIB)/user/amberfs@.service
+	sed 's:/usr/local/bin:$(PREFIX)/bin:' mount-helper/systemd/amberfs-vault.service \
+		>$(LIB)/system/amberfs-vault.service
+	$(BUILT)/amberfs completions bash >$(SHARE)/bash-completion/completions/amberfs
+	$(BUILT)/amberfs completions zsh >$(SHARE)/zsh/site-functions/_amberfs
+	$(BUILT)/amberfs completions fish >$(SHARE)/fish/vendor_completions.d/amberfs.fish
 
 # The second reader of the format, for the tests.
 target/venv/done: tests/requirements.txt

@@ -1,25 +1,29 @@
 //! `mount.amberfs`: lets mount(8), fstab and systemd mount an amberfs
-//! repository. It turns their options into arguments of `amberfs mount` and
-//! becomes that program.
+//! repository. It turns their options into arguments of `amberfs mount`, and
+//! what becomes of that into their exit codes.
 //!
 //! It may run as root. So: no shell, an environment made from nothing,
-//! programs by fixed paths only, and with `setuid=USER` nothing of root is
-//! left before `amberfs` starts.
+//! programs by fixed paths only, and nothing of root is left before `amberfs`
+//! starts: it runs as `setuid=USER`, else as REPO's owner. Only a REPO of
+//! root's is mounted by root.
 
 mod options;
 mod user;
 
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt as _;
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, ExitStatus};
 
 use options::{Call, parse};
 use user::User;
 
-/// mount(8)'s exit codes: wrong use, and a mount that failed.
+/// mount(8)'s exit codes. 16, for its table of mounts, does not happen here.
 const WRONG_USE: u8 = 1;
+const SYSTEM: u8 = 2;
+const INTERNAL: u8 = 4;
+const INTERRUPTED: u8 = 8;
 const FAILED: u8 = 32;
 
 /// What programs started from here find by name.
@@ -29,29 +33,49 @@ const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 const PASSED_ON: [&str; 5] =
     ["NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY", "LANG", "LC_ALL", "LC_MESSAGES"];
 
+/// Why nothing was mounted: an exit code and what to tell.
+type Failure = (u8, String);
+
 fn main() -> ExitCode {
-    let call = match parse(std::env::args_os().skip(1).collect()) {
-        Ok(call) => call,
-        Err(text) => {
+    match run() {
+        Ok(code) => ExitCode::from(code),
+        Err((code, text)) => {
             eprintln!("mount.amberfs: {text}");
-            eprintln!("usage: mount.amberfs REPO MOUNTPOINT [-fnrsvw] [-o OPTIONS]");
-            return ExitCode::from(WRONG_USE);
+            ExitCode::from(code)
         }
-    };
-    if call.fake {
-        return ExitCode::SUCCESS;
     }
-    let error = become_amberfs(&call);
-    eprintln!("mount.amberfs: {error}");
-    ExitCode::from(FAILED)
 }
 
-/// Does not return unless it fails.
-fn become_amberfs(call: &Call) -> String {
-    let program = match find_amberfs() {
-        Ok(program) => program,
-        Err(error) => return error,
+fn run() -> Result<u8, Failure> {
+    // With borrowed rights, whoever calls would choose whom to become.
+    if rustix::process::getuid() != rustix::process::geteuid()
+        || rustix::process::getgid() != rustix::process::getegid()
+    {
+        return Err((WRONG_USE, "must not be installed setuid or setgid".into()));
+    }
+    let call = parse(std::env::args_os().skip(1).collect()).map_err(|text| {
+        let usage = "usage: mount.amberfs REPO MOUNTPOINT [-fnrsvw] [-o OPTIONS]";
+        (WRONG_USE, format!("{text}\n{usage}"))
+    })?;
+    if call.fake {
+        return Ok(0);
+    }
+    run_amberfs(&call).map(answer)
+}
+
+fn run_amberfs(call: &Call) -> Result<ExitStatus, Failure> {
+    let program = find_amberfs().map_err(|text| (SYSTEM, text))?;
+    let uid = rustix::process::geteuid();
+    let user = match &call.setuid {
+        Some(name) => User::named(name).map_err(|text| (WRONG_USE, text))?,
+        None if uid.is_root() => owner(&call.repo)?,
+        None => User::current().map_err(|text| (SYSTEM, text))?,
     };
+    if call.setuid.is_some() || user.uid != uid.as_raw() {
+        user.become_entirely().map_err(|error| {
+            (WRONG_USE, format!("user {} could not be become: {error}", user.name))
+        })?;
+    }
     let mut command = Command::new(&program);
     command.args(&call.arguments).env_clear().env("PATH", SEARCH_PATH);
     for name in PASSED_ON {
@@ -59,29 +83,43 @@ fn become_amberfs(call: &Call) -> String {
             command.env(name, value);
         }
     }
-    let user = match &call.setuid {
-        Some(name) => User::named(name),
-        None => User::current(),
-    };
-    let user = match user {
-        Ok(user) => user,
-        Err(error) => return error,
-    };
-    if call.setuid.is_some()
-        && let Err(error) = user.become_entirely()
-    {
-        return format!("user {} could not be become: {error}", user.name);
-    }
     command.env("HOME", &user.home).env("USER", &user.name).env("LOGNAME", &user.name);
     let runtime = format!("/run/user/{}", user.uid);
     if std::fs::metadata(&runtime).is_ok_and(|folder| folder.uid() == user.uid) {
         command.env("XDG_RUNTIME_DIR", runtime);
     }
-    if let Err(error) = std::env::set_current_dir("/") {
-        return format!("/ cannot be entered: {error}");
+    command
+        .current_dir("/")
+        .status()
+        .map_err(|error| (SYSTEM, format!("{} could not be started: {error}", program.display())))
+}
+
+/// Whose REPO it is: a daemon of root's would leave files in it that its owner,
+/// and the sync client, cannot read.
+fn owner(repo: &Path) -> Result<User, Failure> {
+    let data = std::fs::metadata(repo)
+        .map_err(|error| (FAILED, format!("{}: {error}", repo.display())))?;
+    User::named(&data.uid().to_string()).map_err(|text| {
+        let whose = format!("{} belongs to user {}", repo.display(), data.uid());
+        (FAILED, format!("{whose}: {text}; give setuid=USER"))
+    })
+}
+
+/// How mount(8) puts what `amberfs` said by its exit code.
+fn answer(status: ExitStatus) -> u8 {
+    const SIGINT: i32 = 2;
+    const SIGTERM: i32 = 15;
+    match (status.code(), status.signal()) {
+        (Some(0), _) => 0,
+        // Usage.
+        (Some(2), _) => WRONG_USE,
+        // No memory, no space.
+        (Some(18 | 28), _) => SYSTEM,
+        (Some(130), _) | (None, Some(SIGINT | SIGTERM)) => INTERRUPTED,
+        // A panic, or a crash.
+        (Some(101) | None, _) => INTERNAL,
+        _ => FAILED,
     }
-    let error = command.exec();
-    format!("{} could not be started: {error}", program.display())
 }
 
 /// `amberfs` next to this program, else where it is usually installed; it must
@@ -103,4 +141,31 @@ fn find_amberfs() -> Result<PathBuf, String> {
 /// Absolute, as far as that can be known here.
 fn absolute(path: &OsString) -> OsString {
     std::path::absolute(path).map_or_else(|_| path.clone(), PathBuf::into_os_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_those_of_mount() {
+        // wait(2) has the exit code in the second byte, a signal in the first.
+        for (amberfs, mount) in [
+            (0, 0),
+            (2, 1),
+            (18, 2),
+            (28, 2),
+            (101, 4),
+            (130, 8),
+            (1, 32),
+            (11, 32),
+            (12, 32),
+            (17, 32),
+        ] {
+            assert_eq!(answer(ExitStatus::from_raw(amberfs << 8)), mount, "{amberfs}");
+        }
+        for (signal, mount) in [(2, 8), (15, 8), (9, 4), (11, 4)] {
+            assert_eq!(answer(ExitStatus::from_raw(signal)), mount, "signal {signal}");
+        }
+    }
 }

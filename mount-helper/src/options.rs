@@ -2,12 +2,15 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::PathBuf;
 
 use super::absolute;
 
 /// What is to be done.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Call {
+    /// The repository, absolute.
+    pub repo: PathBuf,
     /// Arguments of `amberfs`.
     pub arguments: Vec<OsString>,
     /// Whom to become first.
@@ -16,30 +19,40 @@ pub struct Call {
     pub fake: bool,
 }
 
-/// Options that are for mount(8), systemd or the kernel's defaults, and mean
-/// nothing to us. `x-*` and `X-*` are dropped too.
-const DROPPED: [&str; 21] = [
+/// Options that are for mount(8) and systemd, or for the kernel about what is
+/// not on a disk of its own. `x-*` and `X-*` are dropped too.
+const DROPPED: [&str; 31] = [
     "_netdev",
+    "_rnetdev",
     "async",
+    "atime",
     "auto",
     "defaults",
-    "dev",
-    "exec",
+    "diratime",
+    "dirsync",
     "group",
+    "iversion",
+    "lazytime",
     "loud",
     "mand",
     "noauto",
+    "nodiratime",
     "nofail",
+    "noiversion",
+    "nolazytime",
     "nomand",
     "norelatime",
+    "nostrictatime",
+    "nosymfollow",
     "nouser",
     "owner",
     "rw",
     "silent",
-    "suid",
+    "strictatime",
+    "symfollow",
+    "sync",
     "user",
     "users",
-    "_rnetdev",
 ];
 /// Options that are arguments of `amberfs mount`.
 const ARGUMENTS: [(&str, &str); 5] = [
@@ -91,7 +104,8 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Call, String> {
     }
     // Whatever they are called, they are no options.
     flags.push("--".into());
-    flags.push(absolute(repo));
+    call.repo = absolute(repo).into();
+    flags.push(call.repo.clone().into());
     flags.push(absolute(mountpoint));
     call.arguments = flags;
     Ok(call)
@@ -180,6 +194,18 @@ mod tests {
         assert_eq!(call.arguments, expected);
         assert_eq!(call.setuid.as_deref(), Some("anna"));
         assert!(!call.fake);
+    }
+
+    /// All that fstab may hold beside what is ours; what restricts a mount, or
+    /// opens it, is amberfs's to judge.
+    #[test]
+    fn options_of_other_file_systems_are_dropped() {
+        let options = "sync,dirsync,atime,nodiratime,strictatime,lazytime,iversion,nosymfollow,\
+                       nofail,noauto,user,users,owner,group,_netdev,x-gvfs-show,X-mount.mkdir,\
+                       comment=systemd.automount,defaults,rw,async";
+        assert_eq!(arguments(&["/r", "/m", "-o", options]), ["mount", "--", "/r", "/m"]);
+        let kept = "ro,dev,nosuid,noexec,noatime,relatime";
+        assert_eq!(arguments(&["/r", "/m", "-o", kept]), ["mount", "-o", kept, "--", "/r", "/m"]);
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::args::{Global, StatusArgs, TargetArgs};
-use super::{Code, Failure, Result, place};
-use crate::control::{Client, ControlError, Found, Registry, Request, holders};
+use super::{Code, Failure, Result, place, tell};
+use crate::control::{Client, ControlError, Found, Registry, Request, holders, read_mounts};
 
 /// The register of this user's mounts.
 pub fn registry() -> Result<Registry> {
@@ -23,18 +23,34 @@ fn ask(found: &Found, request: &Request) -> Result<Vec<u8>> {
     });
     match asked {
         Ok(()) => Ok(answer),
-        Err(ControlError::Failed(failure)) => Err(failure.into()),
-        Err(ControlError::Busy(_)) => {
-            let who: Vec<String> = holders(mountpoint)
-                .iter()
-                .map(|holder| format!("{} (process {})", holder.name, holder.pid))
-                .collect();
-            let who = if who.is_empty() { "another user".into() } else { who.join(", ") };
-            Err(Failure::new(Code::InUse, format!("{} is in use by {who}", mountpoint.display()))
-                .hint("everything so far is in the repository; close it there and try again"))
+        Err(ControlError::Busy(_)) => Err(in_use(mountpoint)),
+        Err(error) => {
+            let code = match &error {
+                ControlError::Failed(failure) => Code::from_number(failure.code),
+                _ => Code::Other,
+            };
+            Err(Failure::new(code, format!("{}: {error}", mountpoint.display())))
         }
-        Err(error) => Err(Failure::new(Code::Other, error)),
     }
+}
+
+/// Says who uses it, as far as we can see that.
+fn in_use(mountpoint: &Path) -> Failure {
+    let processes = holders(mountpoint)
+        .into_iter()
+        .map(|holder| format!("{} (process {})", holder.name, holder.pid));
+    let mounts = read_mounts().unwrap_or_default();
+    let within = mounts
+        .iter()
+        .map(|mount| mount.mountpoint.as_path())
+        .filter(|path| path.starts_with(mountpoint) && *path != mountpoint)
+        .map(|path| format!("what is mounted on {}", path.display()));
+    let mut who: Vec<String> = processes.chain(within).collect();
+    if who.is_empty() {
+        who.push("another user, whose processes only root can see".into());
+    }
+    Failure::new(Code::InUse, format!("{} is in use by {}", mountpoint.display(), who.join(", ")))
+        .hint("everything so far is in the repository; close it there and try again")
 }
 
 fn find(path: &Path) -> Result<Found> {
@@ -51,23 +67,33 @@ fn targets(args: &TargetArgs) -> Result<Vec<Found>> {
     }
 }
 
+/// Does something with each, whatever becomes of the others. The first failure
+/// is the command's own; the others are told here.
+fn each(all: &[Found], mut one: impl FnMut(&Found) -> Result<()>) -> Result<u8> {
+    let mut first = None;
+    for failure in all.iter().filter_map(|found| one(found).err()) {
+        match first {
+            None => first = Some(failure),
+            Some(_) => tell(&failure),
+        }
+    }
+    first.map_or(Ok(0), Err)
+}
+
 /// `umount`.
 pub fn umount(global: &Global, args: &TargetArgs) -> Result<u8> {
-    for found in targets(args)? {
-        ask(&found, &Request::Unmount)?;
+    each(&targets(args)?, |found| {
+        ask(found, &Request::Unmount)?;
         if !global.quiet && args.all {
             eprintln!("unmounted {}", found.described.mountpoint.display());
         }
-    }
-    Ok(0)
+        Ok(())
+    })
 }
 
 /// `sync`.
 pub fn sync(_: &Global, args: &TargetArgs) -> Result<u8> {
-    for found in targets(args)? {
-        ask(&found, &Request::Sync)?;
-    }
-    Ok(0)
+    each(&targets(args)?, |found| ask(found, &Request::Sync).map(drop))
 }
 
 /// `status`.
@@ -79,8 +105,8 @@ pub fn status(global: &Global, args: &StatusArgs) -> Result<u8> {
     if mounts.is_empty() && !global.json {
         println!("nothing is mounted");
     }
-    for found in mounts {
-        let answer = ask(&found, &Request::Status)?;
+    each(&mounts, |found| {
+        let answer = ask(found, &Request::Status)?;
         let mut value: serde_json::Value = serde_json::from_slice(&answer)
             .map_err(|_| Failure::new(Code::Other, "the daemon's answer is not understood"))?;
         value["message_type"] = "status".into();
@@ -91,8 +117,8 @@ pub fn status(global: &Global, args: &StatusArgs) -> Result<u8> {
         } else {
             show(&value);
         }
-    }
-    Ok(0)
+        Ok(())
+    })
 }
 
 fn show(value: &serde_json::Value) {

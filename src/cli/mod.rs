@@ -15,6 +15,7 @@ mod place;
 mod secrets;
 mod vault;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -68,6 +69,8 @@ pub enum Code {
     NoSpace = 28,
     /// Interrupted.
     Interrupted = 130,
+    /// Whoever read the output has gone.
+    NoReader = 141,
 }
 
 /// Why a command failed: one exit for all errors.
@@ -173,6 +176,7 @@ impl From<VolumeError> for Failure {
             VolumeError::Store(error) => error.into(),
             VolumeError::WrongKey => Self::new(Code::WrongSecret, error),
             VolumeError::State(_) => Self::new(Code::Other, error),
+            VolumeError::NoDevice { .. } => Self::new(Code::Usage, error),
             VolumeError::Diverged(_) => Self::new(Code::Unusable, error),
             VolumeError::Waiting(_) => Self::new(Code::NotAllHere, error).hint(
                 "reading (-o ro) shows what was before it. A file that its device will never \
@@ -200,6 +204,9 @@ impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         let code = match error.raw_os_error() {
             Some(libc::ENOSPC | libc::EDQUOT) => Code::NoSpace,
+            // Of standard output: sockets and the pipes of a mount have errors
+            // of their own.
+            Some(libc::EPIPE) => Code::NoReader,
             _ => Code::Other,
         };
         Self::new(code, error)
@@ -211,30 +218,66 @@ pub type Result<T> = std::result::Result<T, Failure>;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+<<<<<<< HEAD
     if crate::daemon::guard_if_asked() {
         return ExitCode::SUCCESS;
     }
     let cli = Cli::parse();
+=======
+>>>>>>> h-mount
     // Every command may hold K: no core dumps, and a panic tells its place only.
     if let Err(error) = crate::daemon::harden() {
         eprintln!("amberfs: core dumps could not be turned off: {error}");
         return ExitCode::from(Code::Other as u8);
     }
     std::panic::set_hook(Box::new(|info| {
+        if info.payload().downcast_ref::<String>().is_some_and(|text| has_no_reader(text)) {
+            std::process::exit(i32::from(Code::NoReader as u8));
+        }
         let place = info.location().map_or_else(String::new, ToString::to_string);
         eprintln!("amberfs: internal error at {place}; please report it");
     }));
-    match run(&cli) {
+    let (json, result) = match Cli::try_parse() {
+        Ok(cli) => (cli.global.json, run(&cli)),
+        Err(error) => {
+            let options = std::env::args_os().skip(1).take_while(|argument| argument != "--");
+            let json = options.into_iter().any(|argument| argument == "--json");
+            (json, refuse(&error, json))
+        }
+    };
+    match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            report(&cli, &failure);
+            report(json, &failure);
             ExitCode::from(failure.code as u8)
         }
     }
 }
 
-fn report(cli: &Cli, failure: &Failure) {
-    if cli.global.json {
+/// Whether a panic is that of `println!` into a pipe that nobody reads.
+fn has_no_reader(panic: &str) -> bool {
+    panic.starts_with("failed printing to std")
+        && panic.ends_with(&format!("(os error {})", libc::EPIPE))
+}
+
+/// What the parser has to say: help, or what is wrong.
+fn refuse(error: &clap::Error, json: bool) -> Result<u8> {
+    if !json || !error.use_stderr() {
+        error.print()?;
+        return Ok(error.exit_code() as u8);
+    }
+    let text = error.to_string();
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or_default();
+    let mut failure = Failure::new(Code::Usage, first.trim_start_matches("error: "));
+    failure.hints = lines.map(str::to_string).collect();
+    Err(failure)
+}
+
+fn report(json: bool, failure: &Failure) {
+    if failure.code == Code::NoReader {
+        // Nobody would read this either.
+    } else if json {
         println!(
             "{}",
             serde_json::json!({
@@ -246,10 +289,15 @@ fn report(cli: &Cli, failure: &Failure) {
             })
         );
     } else {
-        eprintln!("amberfs: {}", failure.message);
-        for hint in &failure.hints {
-            eprintln!("  {hint}");
-        }
+        tell(failure);
+    }
+}
+
+/// Says it on standard error.
+fn tell(failure: &Failure) {
+    eprintln!("amberfs: {}", failure.message);
+    for hint in &failure.hints {
+        eprintln!("  {hint}");
     }
 }
 
@@ -273,12 +321,11 @@ fn run(cli: &Cli) -> Result<u8> {
         Command::Key(KeyCommand::Sheet(args)) => key::sheet(&cli.global, args),
         Command::Key(KeyCommand::Verify(args)) => key::verify(&cli.global, args),
         Command::Completions { shell } => {
-            clap_complete::generate(
-                *shell,
-                &mut <Cli as clap::CommandFactory>::command(),
-                "amberfs",
-                &mut std::io::stdout(),
-            );
+            // In one piece: the generator panics where it cannot write.
+            let mut script = Vec::new();
+            let mut command = <Cli as clap::CommandFactory>::command();
+            clap_complete::generate(*shell, &mut command, "amberfs", &mut script);
+            std::io::stdout().write_all(&script)?;
             Ok(0)
         }
         Command::Check(args) => check::run(&cli.global, args),

@@ -7,11 +7,11 @@ use std::sync::{Arc, OnceLock};
 use super::args::{Global, MountArgs};
 use super::options::MountSettings;
 use super::place::{
-    LocalState, changed_entry, file_system, find, machine_name, open_keyring, open_volume,
-    place_of, state_folder,
+    LocalState, changed_entry, file_system, find, followed, machine_name, open_keyring,
+    open_volume, place_of, state_folder,
 };
 use super::{Code, Failure, Result, secrets};
-use crate::control;
+use crate::control::{self, Registry};
 use crate::crypto::Secret;
 use crate::daemon::{
     self, Checks, Destination, Handle, Launched, Service, Setup, Why, check_mountpoint, harden,
@@ -161,7 +161,7 @@ impl Mounted {
 /// `mount`: returns when the mount is usable.
 pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
     let settings = MountSettings::parse(&args.options)?;
-    let (repo, _) = find(&args.repo)?;
+    let (repo, repository) = find(&args.repo)?;
     let checks =
         Checks { allow_nonempty: settings.nonempty, allow_synced: args.allow_synced_mountpoint };
     let mountpoint = check_mountpoint(&args.mountpoint, &repo, checks)
@@ -180,22 +180,32 @@ pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
             *path = std::path::absolute(&*path)?;
         }
     }
-    let log_file = args.log_file.as_ref().map(std::path::absolute).transpose()?;
+    if !settings.mount.read_only {
+        let state = state_folder(&global, &repo, &repository)?;
+        if followed(&state)?.starts_with(&mountpoint) {
+            return Err(inside(Code::Unusable, "local state", &state, &mountpoint));
+        }
+    }
+    let registry = super::control::registry()?;
+    for folder in registry.folders() {
+        if followed(folder)?.starts_with(&mountpoint) {
+            return Err(inside(Code::Unusable, "the folder for sockets", folder, &mountpoint));
+        }
+    }
+    // Before the fork: who mounts is told what is wrong with it.
+    let log_file = match &args.log_file {
+        Some(path) => Some(open_log(path, &[&mountpoint, &repo])?),
+        None => None,
+    };
     let level = match global.verbose {
         0 => log::LevelFilter::Warn,
         1 => log::LevelFilter::Info,
         _ => log::LevelFilter::Debug,
     };
-    let mut mounting = Mounting { global, settings, repo, mountpoint };
-    let destination = |system: Destination| -> Result<Destination> {
-        Ok(match &log_file {
-            Some(path) => Destination::file(path)?,
-            None => system,
-        })
-    };
+    let mut mounting = Mounting { global, settings, repo, mountpoint, registry };
     if args.foreground {
         harden()?;
-        start_logging(level, destination(Destination::Stderr)?);
+        start_logging(level, log_file.unwrap_or(Destination::Stderr));
         let key = mounting.key()?;
         mounting.serve(key, |notice| eprintln!("amberfs: {notice}"), notify_ready)?;
         return Ok(0);
@@ -203,13 +213,14 @@ pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
     match launch()? {
         Launched::Parent(mut parent) => {
             let key = mounting.key()?;
-            parent.send(key.expose())?;
+            // A daemon that is gone already is told of below.
+            let _ = parent.send(key.expose());
             drop(key);
             parent.wait(|notice| eprintln!("amberfs: {notice}"))?;
             Ok(0)
         }
         Launched::Child(mut child) => {
-            start_logging(level, destination(Destination::system())?);
+            start_logging(level, log_file.unwrap_or_else(Destination::system));
             let Ok(mut bytes) = child.receive() else {
                 // The parent said why.
                 std::process::exit(1);
@@ -256,12 +267,30 @@ pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
     }
 }
 
+fn inside(code: Code, what: &str, path: &Path, folder: &Path) -> Failure {
+    Failure::new(
+        code,
+        format!("{what} {} must not lie inside {}", path.display(), folder.display()),
+    )
+}
+
+fn open_log(path: &Path, outside: &[&Path]) -> Result<Destination> {
+    let real = followed(path)?;
+    match outside.iter().find(|folder| real.starts_with(folder)) {
+        Some(folder) => Err(inside(Code::Usage, "the log file", path, folder)),
+        None => Destination::file(&real).map_err(|error| {
+            Failure::new(Code::Usage, format!("the log file {}: {error}", path.display()))
+        }),
+    }
+}
+
 /// A mount that is being made; all paths are absolute.
 struct Mounting {
     global: Global,
     settings: MountSettings,
     repo: PathBuf,
     mountpoint: PathBuf,
+    registry: Registry,
 }
 
 impl Mounting {
@@ -284,7 +313,7 @@ impl Mounting {
             mountpoint: self.mountpoint.clone(),
             repo: self.repo.clone(),
             options,
-            registry: super::control::registry()?,
+            registry: self.registry.clone(),
             guarded: true,
         };
         let mounted = Mounted {

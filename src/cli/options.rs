@@ -58,7 +58,7 @@ impl MountSettings {
     /// Reads comma-separated options.
     pub fn parse(lists: &[String]) -> Result<Self> {
         let mut settings = Self {
-            mount: MountOptions::default(),
+            mount: MountOptions { no_devices: true, no_suid: true, ..MountOptions::default() },
             when: When::default(),
             uid: None,
             gid: None,
@@ -66,6 +66,7 @@ impl MountSettings {
             device: None,
             nonempty: false,
         };
+        let mut before = "";
         for option in lists.iter().flat_map(|list| list.split(',')).filter(|o| !o.is_empty()) {
             let (name, value) = match option.split_once('=') {
                 Some((name, value)) => (name, Some(value)),
@@ -78,10 +79,9 @@ impl MountSettings {
                 ("allow_other", None) => mount.access = Access::Everybody,
                 ("allow_root", None) => mount.access = Access::OwnerAndRoot,
                 ("nonempty", None) => settings.nonempty = true,
-                ("nodev", None) => mount.no_devices = true,
-                ("nosuid", None) => mount.no_suid = true,
-                ("noexec", None) => mount.no_exec = true,
-                ("dev" | "suid" | "exec", None) => {}
+                ("nodev" | "dev", None) => mount.no_devices = name == "nodev",
+                ("nosuid" | "suid", None) => mount.no_suid = name == "nosuid",
+                ("noexec" | "exec", None) => mount.no_exec = name == "noexec",
                 ("uid", Some(value)) => {
                     settings.uid = Some(value.parse().map_err(|_| bad(option))?);
                 }
@@ -91,16 +91,19 @@ impl MountSettings {
                 ("cache", Some(value)) => {
                     settings.cache = size(value).ok_or_else(|| bad(option))?;
                 }
-                ("device", Some(value)) => settings.device = Some(value.to_string()),
+                ("device", Some(value)) if !value.is_empty() => {
+                    settings.device = Some(value.to_string());
+                }
                 ("checkpoint", Some(value)) => {
                     settings.when.quiet = duration(value).ok_or_else(|| bad(option))?;
                 }
                 // The second half of checkpoint=30s,10m.
-                (other, None) => {
+                (other, None) if before == "checkpoint" => {
                     settings.when.latest = duration(other).ok_or_else(|| bad(option))?;
                 }
                 _ => return Err(bad(option)),
             }
+            before = name;
         }
         if settings.device.is_some() && !settings.mount.read_only {
             return Err(Failure::new(
@@ -116,6 +119,18 @@ impl MountSettings {
 mod tests {
     use super::*;
 
+    /// A file system of somebody else's making, mounted by root, could hold
+    /// devices and programs that make root of anybody.
+    #[test]
+    fn devices_and_suid_are_for_whoever_asks() {
+        let parse = |text: &str| MountSettings::parse(&[text.to_string()]).unwrap().mount;
+        assert!(parse("").no_devices && parse("defaults").no_suid);
+        let mount = parse("dev,suid,noexec");
+        assert!(!mount.no_devices && !mount.no_suid && mount.no_exec);
+        let mount = parse("suid,nosuid,dev,nodev,noexec,exec");
+        assert!(mount.no_devices && mount.no_suid && !mount.no_exec, "the last one counts");
+    }
+
     #[test]
     fn options_are_read_and_unknown_ones_refused() {
         let parse = |text: &str| MountSettings::parse(&[text.to_string()]);
@@ -123,7 +138,9 @@ mod tests {
         assert_eq!(settings.when.quiet, Duration::from_secs(5));
         assert_eq!(settings.when.latest, Duration::from_secs(120));
         assert_eq!((settings.cache, settings.uid), (128 << 20, Some(7)));
-        for wrong in ["surprise", "uid=x", "cache=1T", "checkpoint=5", "device=a"] {
+        for wrong in
+            ["surprise", "uid=x", "cache=1T", "checkpoint=5", "device=a", "ro,device=", "10m"]
+        {
             assert_eq!(parse(wrong).unwrap_err().code, Code::Usage, "{wrong}");
         }
     }

@@ -33,6 +33,16 @@ pub fn canonical(repo: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Where `path` leads, followed as far as it exists.
+pub fn followed(path: &Path) -> Result<PathBuf> {
+    let path = std::path::absolute(path)?;
+    let real = path.ancestors().find_map(|above| {
+        let rest = path.strip_prefix(above).ok()?;
+        Some(fs::canonicalize(above).ok()?.join(rest))
+    });
+    Ok(real.unwrap_or(path))
+}
+
 /// The machine's id, which binds local state to it.
 fn machine() -> Vec<u8> {
     fs::read("/etc/machine-id").unwrap_or_default()
@@ -105,14 +115,13 @@ impl LocalState {
             failure.message = format!("local state {}: {}", path.display(), failure.message);
             failure
         };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(trouble)?;
-        let real = fs::canonicalize(&path).map_err(trouble)?;
-        if real.starts_with(repo) {
+        if followed(&path)?.starts_with(repo) {
             return Err(Failure::new(
                 Code::Unusable,
                 format!("local state {} must not lie inside the repository", path.display()),
             ));
         }
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(trouble)?;
         let data = fs::metadata(&path).map_err(trouble)?;
         if data.mode() & 0o077 != 0 || data.uid() != rustix::process::geteuid().as_raw() {
             return Err(Failure::new(

@@ -2,7 +2,8 @@
 //!
 //! A daemon is registered by its socket: whoever answers is alive, and a
 //! socket that nobody answers is removed. Invariant: the folder belongs to
-//! this user and is closed to others.
+//! this user and is closed to others; a name stands for one socket, which
+//! listened before it had it, and is never used again.
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -10,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use super::client::{Client, ControlError};
 use super::message::Described;
+use crate::crypto::{hex, random_id};
+use crate::io::SystemRandom;
 
 const SUFFIX: &str = "sock";
 /// The lowest bits of a mode; all zero where nobody else is let in.
@@ -56,12 +59,20 @@ impl Registry {
         Self { folders: vec![folder.to_path_buf()] }
     }
 
+    /// The folders, as they are looked into.
+    pub fn folders(&self) -> &[PathBuf] {
+        &self.folders
+    }
+
     /// The path for a new socket, in a folder that is ours alone.
     pub fn new_socket(&self) -> io::Result<PathBuf> {
-        let name = format!("{}.{SUFFIX}", std::process::id());
+        let id = random_id(&SystemRandom);
+        let name = format!("{}-{}.{SUFFIX}", std::process::id(), hex(&id[..4]));
         let mut last = io::Error::other("no folder for sockets");
-        for folder in &self.folders {
-            match make_private(folder) {
+        for (at, folder) in self.folders.iter().enumerate() {
+            // The last may have to be made with what is above it. A runtime
+            // folder is the system's to make: without it, there is none.
+            match make_private(folder, at + 1 == self.folders.len()) {
                 Ok(()) => return Ok(folder.join(name)),
                 Err(error) => last = error,
             }
@@ -118,8 +129,8 @@ fn ask(socket: &Path) -> Option<Found> {
     }
 }
 
-fn make_private(folder: &Path) -> io::Result<()> {
-    match std::fs::DirBuilder::new().mode(0o700).create(folder) {
+fn make_private(folder: &Path, recursive: bool) -> io::Result<()> {
+    match std::fs::DirBuilder::new().recursive(recursive).mode(0o700).create(folder) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error),
@@ -155,6 +166,18 @@ mod tests {
         std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o755)).expect("chmod");
         assert!(Registry::at(&open).new_socket().is_err());
         assert!(Registry::at(&folder.path().join("own")).new_socket().is_ok());
+    }
+
+    /// With `--state` elsewhere nothing of the usual place was there yet.
+    #[test]
+    fn the_folder_below_state_is_made_with_what_is_above_it() {
+        let folder = tempfile::tempdir().expect("folder");
+        let deep = folder.path().join("local/state/amberfs/run");
+        let folders = vec![folder.path().join("none/amberfs"), deep.clone()];
+        let path = Registry { folders }.new_socket().expect("path");
+        assert_eq!(path.parent(), Some(deep.as_path()));
+        assert!(!folder.path().join("none").exists());
+        assert!(is_private(&folder.path().join("local")));
     }
 
     #[test]

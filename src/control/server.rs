@@ -73,13 +73,12 @@ pub struct Server {
 impl Server {
     /// Starts listening at `path`, in a folder that is closed to others.
     pub fn start<H: Handler>(path: &Path, handler: Arc<H>) -> io::Result<Self> {
-        // Only a daemon with this process number can have left it.
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = UnixListener::bind(path)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        // Bound aside: a socket that does not listen yet refuses as that of a
+        // dead daemon does, and whoever looked for daemons removed it.
+        let aside = path.with_extension("new");
+        let listener = UnixListener::bind(&aside)?;
+        std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::rename(&aside, path)?;
         let stopped = Arc::new(AtomicBool::new(false));
         let busy = Arc::new(AtomicUsize::new(0));
         let (flag, counter) = (Arc::clone(&stopped), Arc::clone(&busy));
@@ -258,6 +257,30 @@ mod tests {
         drop(server);
         assert!(!path.exists());
         assert_eq!(registry.all(), []);
+    }
+
+    /// Between bind(2) and listen(2) it looked dead, and was removed.
+    #[test]
+    fn a_socket_is_not_removed_while_it_is_made() {
+        let folder = tempfile::tempdir().expect("folder");
+        let registry = Registry::at(&folder.path().join("run"));
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !over.load(Ordering::SeqCst) {
+                        registry.all();
+                    }
+                });
+            }
+            let lost = (0..300).find(|_| {
+                let path = registry.new_socket().expect("path");
+                let server = Server::start(&path, Arc::new(Echo)).expect("starts");
+                !server.path().exists()
+            });
+            over.store(true, Ordering::SeqCst);
+            assert_eq!(lost, None);
+        });
     }
 
     #[test]

@@ -10,6 +10,13 @@ use super::synced::synced_by;
 use crate::control::{mount_at, read_mounts};
 use crate::fuse::clear_dead_mount;
 
+/// The kernel follows no more symlinks than this in one path.
+const MAX_LINKS: u32 = 40;
+/// What an automounter puts where something is to be mounted when it is asked
+/// for: it may be mounted over. Looking into it would be such a request, which
+/// only this mount can answer.
+const AUTOMOUNTER: &str = "autofs";
+
 /// Which checks the user turned off.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Checks {
@@ -102,18 +109,21 @@ pub fn check_mountpoint(mountpoint: &Path, repo: &Path, checks: Checks) -> Resul
     let shown = mountpoint.display().to_string();
     let unreadable =
         |path: &Path, source| Unfit::Unreadable { path: path.display().to_string(), source };
-    if clear_dead_mount(mountpoint) {
-        log::warn!("a dead mount was cleared away");
-    }
-    let path = mountpoint.canonicalize().map_err(|error| match error.kind() {
+    let missing = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => Unfit::Missing(shown.clone()),
         _ => unreadable(mountpoint, error),
-    })?;
-    if !path.is_dir() {
+    };
+    let path = follow(mountpoint).map_err(missing)?;
+    if clear_dead_mount(&path) {
+        log::warn!("a dead mount was cleared away");
+    }
+    if !path.metadata().map_err(missing)?.is_dir() {
         return Err(Unfit::NotAFolder(shown));
     }
     let mounts = read_mounts().map_err(|error| unreadable(Path::new("/proc"), error))?;
-    if let Some(mount) = mount_at(&mounts, &path) {
+    let mount = mount_at(&mounts, &path);
+    let watched = mount.is_some_and(|mount| mount.kind == AUTOMOUNTER);
+    if let Some(mount) = mount.filter(|_| !watched) {
         return Err(Unfit::Mounted { mountpoint: shown, kind: mount.kind.clone() });
     }
     let repo_path = repo.canonicalize().map_err(|error| unreadable(repo, error))?;
@@ -125,7 +135,8 @@ pub fn check_mountpoint(mountpoint: &Path, repo: &Path, checks: Checks) -> Resul
         return Err(Unfit::RepoInside { mountpoint: shown, repo });
     }
     if !checks.allow_synced
-        && let Some(synced) = synced_by(&path)
+        && let Some(synced) =
+            synced_by(if watched { path.parent().unwrap_or(&path) } else { &path })
     {
         return Err(Unfit::Synced {
             mountpoint: shown,
@@ -133,13 +144,30 @@ pub fn check_mountpoint(mountpoint: &Path, repo: &Path, checks: Checks) -> Resul
             marker: synced.marker.display().to_string(),
         });
     }
-    if !checks.allow_nonempty {
+    if !checks.allow_nonempty && !watched {
         let mut entries = std::fs::read_dir(&path).map_err(|error| unreadable(&path, error))?;
         if entries.next().is_some() {
             return Err(Unfit::NotEmpty(shown));
         }
     }
     Ok(path)
+}
+
+/// Absolute and without symlinks. The folder itself is not looked into: what is
+/// mounted there may be dead, or wait for this mount.
+fn follow(mountpoint: &Path) -> io::Result<PathBuf> {
+    let mut path = std::path::absolute(mountpoint)?;
+    for _ in 0..MAX_LINKS {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return path.canonicalize();
+        };
+        let place = parent.canonicalize()?.join(name);
+        match place.read_link() {
+            Ok(target) => path = place.with_file_name(target),
+            Err(_) => return Ok(place),
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::ELOOP))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::run::{Event, pull_and_checkpoint};
 use super::service::{Service, Why};
@@ -14,6 +14,8 @@ pub(super) struct Requests<S> {
     pub(super) session: std::sync::Weak<Session>,
     pub(super) one_checkpoint: Arc<Mutex<()>>,
     pub(super) events: Sender<Event>,
+    /// How closing ended.
+    pub(super) closed: Arc<OnceLock<Result<(), Failure>>>,
     pub(super) mountpoint: PathBuf,
     pub(super) repo: PathBuf,
 }
@@ -29,8 +31,14 @@ impl<S: Service> Requests<S> {
     fn unmount(&self) -> Answer {
         let (reply, outcome) = mpsc::channel();
         let _ = self.events.send(Event::Unmount(reply));
-        outcome.recv().unwrap_or_else(|_| {
-            Answer::Failed(Failure { code: 1, text: "the daemon ended without an answer".into() })
+        outcome.recv().unwrap_or_else(|_| match self.closed.get() {
+            // Nobody took the event any more: all is over.
+            Some(Ok(())) => Answer::Done,
+            Some(Err(failure)) => Answer::Failed(failure.clone()),
+            None => Answer::Failed(Failure {
+                code: 1,
+                text: "the daemon ended without an answer".into(),
+            }),
         })
     }
 }

@@ -7,7 +7,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -99,16 +99,18 @@ pub fn run<S: Service>(
         log::warn!("nobody will clear the mountpoint if this process is killed: {error}");
     }
     let one_checkpoint = Arc::new(Mutex::new(()));
+    let closed = Arc::new(OnceLock::new());
     let (checkpoints, wanted) = mpsc::channel();
     let handler = Arc::new(Requests {
         service: Arc::clone(&service),
         session: Arc::downgrade(&session),
         one_checkpoint: Arc::clone(&one_checkpoint),
         events: events.clone(),
+        closed: Arc::clone(&closed),
         mountpoint: session.mountpoint().to_path_buf(),
         repo: setup.repo.clone(),
     });
-    let mut life = Life { service, session, one_checkpoint, waiting: Vec::new() };
+    let mut life = Life { service, session, one_checkpoint, waiting: Vec::new(), closed };
     let served = setup
         .registry
         .new_socket()
@@ -122,13 +124,15 @@ pub fn run<S: Service>(
         Ok(server) => {
             ready();
             life.wait(&received);
-            let result = life.close();
+            let result = life.close(&received);
+            // Who asks from here on is answered by how that ended.
+            drop(received);
             server.finish(ANSWER_LIMIT);
             result
         }
         Err(failure) => {
             life.stop();
-            life.close().and(Err(failure))
+            life.close(&received).and(Err(failure))
         }
     }
 }
@@ -180,6 +184,7 @@ struct Life<S> {
     one_checkpoint: Arc<Mutex<()>>,
     /// Who is told when everything is in REPO.
     waiting: Vec<Sender<Answer>>,
+    closed: Arc<OnceLock<Result<(), Failure>>>,
 }
 
 impl<S: Service> Life<S> {
@@ -295,8 +300,9 @@ impl<S: Service> Life<S> {
         self.session.wait(STOP_LIMIT);
     }
 
-    /// Closes the service and tells who waits for it.
-    fn close(self) -> Result<(), Failure> {
+    /// Closes the service and tells who waits for it, whoever asked meanwhile
+    /// too.
+    fn close(self, events: &Receiver<Event>) -> Result<(), Failure> {
         // A checkpoint that is under way ends first.
         let one = self.one_checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
         let closed = catch_unwind(AssertUnwindSafe(|| self.service.close()));
@@ -304,7 +310,12 @@ impl<S: Service> Life<S> {
             Err(Failure { code: 1, text: "internal error while closing; see the log".into() })
         });
         drop(one);
-        for reply in self.waiting {
+        let _ = self.closed.set(result.clone());
+        let late = events.try_iter().filter_map(|event| match event {
+            Event::Unmount(reply) => Some(reply),
+            _ => None,
+        });
+        for reply in self.waiting.into_iter().chain(late) {
             let _ = reply.send(match &result {
                 Ok(()) => Answer::Done,
                 Err(failure) => Answer::Failed(failure.clone()),

@@ -202,7 +202,15 @@ pub(super) fn choose(
                 head.name == *wanted || crate::crypto::hex(&head.device).starts_with(wanted)
             })
             .map(|(head, file)| Base { commit: head.commit.clone(), hash: file.hash })
-            .ok_or_else(|| VolumeError::State(format!("no device {wanted} in this repository")));
+            .ok_or_else(|| VolumeError::NoDevice {
+                wanted: wanted.clone(),
+                here: newest
+                    .iter()
+                    .map(|(head, _)| {
+                        format!("{} ({})", head.name, crate::crypto::hex(&head.device[..4]))
+                    })
+                    .collect(),
+            });
     }
     for (device, seen) in &state.seen {
         let here = newest.iter().find(|(head, _)| head.device == *device);

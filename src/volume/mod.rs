@@ -50,6 +50,14 @@ pub enum VolumeError {
     /// Local state cannot be used.
     #[error("local state: {0}")]
     State(String),
+    /// No device of that name has a head here; those that have.
+    #[error("no device {wanted} in this repository; there are: {}", .here.join(", "))]
+    NoDevice {
+        /// What was asked for.
+        wanted: String,
+        /// Names, each with the first digits of its id.
+        here: Vec<String>,
+    },
     /// Two devices wrote without knowing of each other.
     #[error("{}", diverged(.0))]
     Diverged(Vec<String>),

@@ -126,6 +126,7 @@ fn kind(error: &VolumeError) -> &'static str {
         VolumeError::State(_) => "state",
         VolumeError::Diverged(_) => "diverged",
         VolumeError::Waiting(_) => "waiting",
+        VolumeError::NoDevice { .. } => "no device",
         VolumeError::RolledBack(_) => "rolled back",
     }
 }

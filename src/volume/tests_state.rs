@@ -117,7 +117,7 @@ fn two_devices_that_both_wrote_are_named_and_each_can_be_read() {
         assert_eq!(outcome(&open(&world, None, &only, 13)), seen);
     }
     let only = OpenOptions { only_device: Some("nobody".into()), ..plain() };
-    assert_eq!(outcome(&open(&world, None, &only, 14)), "state");
+    assert_eq!(outcome(&open(&world, None, &only, 14)), "no device");
 }
 
 /// A machine was copied with its local state and both copies wrote: two heads

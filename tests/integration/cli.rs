@@ -5,6 +5,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
+use amberfs::control::{Answer, Described, Exchange, Failure, Handler, Request, Server};
+
 use crate::chats;
 use crate::world::{World, assert_same_tree};
 
@@ -254,4 +256,101 @@ fn commands_turn_core_dumps_off() {
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(fs::read_to_string(world.path("limit")).unwrap().trim(), "0");
+}
+
+/// The command line is wrong in a script, too.
+#[test]
+fn usage_errors_are_json_where_json_is_asked_for() {
+    let world = World::new();
+    for wrong in [&["surprise", "--json"][..], &["--json", "mount"], &["ls", "a", "--json", "--no"]]
+    {
+        let output = world.run(wrong);
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((&said["message_type"], &said["code"]), (&"exit_error".into(), &2.into()));
+        let message = said["message"].as_str().unwrap();
+        assert!(!message.is_empty() && !message.starts_with("error"), "{message}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    }
+    let output = world.run(&["--help", "--json"]);
+    assert!(output.status.success() && output.stdout.starts_with(b"Encrypted"));
+    // No option: a file of that name.
+    let output = world.run(&["surprise", "--", "--json"]);
+    assert!(output.stdout.is_empty());
+}
+
+/// `amberfs key show | true` was an internal error, `amberfs ls | head` a
+/// broken pipe.
+#[test]
+fn a_reader_that_leaves_is_no_error_to_tell() {
+    let world = World::with_repo();
+    fs::write(world.path("file"), b"content").unwrap();
+    world.ok(&["put", "repo", "/file", "--from", "file"]);
+    for arguments in [
+        &["key", "show", "repo", "--key-file", "key"][..],
+        &["ls", "repo", "--key-file", "key"],
+        &["cat", "repo", "file", "--key-file", "key"],
+        &["completions", "bash"],
+        &["--help"],
+        &["ls", "none", "--json"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = world.command(arguments).stdout(writer).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{arguments:?}");
+        assert_eq!(output.status.code(), Some(141), "{arguments:?}");
+    }
+}
+
+/// A daemon that can do nothing.
+struct Failing(&'static str);
+
+impl Handler for Failing {
+    fn describe(&self) -> Described {
+        Described { pid: 1, mountpoint: self.0.into(), repo: "/repo".into() }
+    }
+
+    fn handle(&self, request: Request, exchange: &mut Exchange<'_>) -> Answer {
+        match (self.0, request) {
+            ("/b", Request::Status) => {
+                exchange.send(b"{}").unwrap();
+                Answer::Done
+            }
+            ("/b", _) => Answer::Done,
+            ("/c", _) => Answer::Failed(Failure { code: 28, text: "no room".into() }),
+            _ => Answer::Failed(Failure { code: 26, text: "no sense".into() }),
+        }
+    }
+}
+
+/// The first mount that failed kept the others from being unmounted.
+#[test]
+fn one_mount_that_fails_does_not_stop_the_others() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: all: needs root, to hide the mounts of this machine");
+        return;
+    }
+    let world = World::new();
+    fs::create_dir(world.path("run/amberfs")).unwrap();
+    fs::set_permissions(world.path("run/amberfs"), fs::Permissions::from_mode(0o700)).unwrap();
+    let servers = ["/a", "/b", "/c"].map(|name| {
+        let socket = world.path(&format!("run/amberfs{name}.sock"));
+        Server::start(&socket, std::sync::Arc::new(Failing(name))).unwrap()
+    });
+    let alone = "mount -t tmpfs none /run && exec \"$0\" \"$@\"";
+    for command in [&["umount", "--all"][..], &["sync", "--all"], &["status"]] {
+        let amberfs = env!("CARGO_BIN_EXE_amberfs");
+        let output = world
+            .program("unshare", &["-m", "/bin/sh", "-c", alone, amberfs])
+            .args(command)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(26), "{command:?}: {said}");
+        assert!(said.contains("/a: no sense") && said.contains("/c: no room"), "{said}");
+        let shown = String::from_utf8_lossy(&output.stdout);
+        assert!(command[0] != "status" || shown.contains("/repo on /b"), "{shown}");
+        assert!(command[0] != "umount" || said.contains("unmounted /b"), "{said}");
+    }
+    drop(servers);
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use amberfs::control::{Client, ControlError, Failure, Registry, Request};
+use amberfs::control::{Client, ControlError, Failure, Registry, Reply, Request};
 use amberfs::daemon::{Setup, run};
 use amberfs::fuse::MountOptions;
 
@@ -104,6 +104,26 @@ fn unmounting_by_umount_closes_too() {
         command.arg("-u");
     }
     assert!(command.arg(daemon.path("mnt")).status().expect("runs").success());
+    daemon.thread.join().expect("joins").expect("succeeds");
+    assert_eq!(daemon.service.closed.load(Ordering::SeqCst), 1);
+}
+
+/// What arrived while the mount was being closed was never answered: "the
+/// daemon ended without an answer".
+#[test]
+fn whoever_asks_to_unmount_is_told_the_end() {
+    if !has_fuse("twice") {
+        return;
+    }
+    let daemon = Daemon::start();
+    let mut clients: Vec<_> = (0..4).map(|_| daemon.client(&daemon.path("mnt"))).collect();
+    for client in &mut clients {
+        client.send(&Request::Unmount).expect("sends");
+    }
+    for client in &mut clients {
+        let reply = client.receive().expect("is answered");
+        assert_eq!(reply, Reply::Done);
+    }
     daemon.thread.join().expect("joins").expect("succeeds");
     assert_eq!(daemon.service.closed.load(Ordering::SeqCst), 1);
 }

@@ -162,3 +162,102 @@ fn a_repository_behind_a_bind_mount_is_written_in_place() {
     assert_eq!(fs::read(world.path("real/a/b")).unwrap(), b"bytes");
     assert_eq!(world.files("pending"), Vec::<std::path::PathBuf>::new());
 }
+
+/// Only the plain name was compared with the kernel's list of mounts.
+#[test]
+fn a_dead_mount_is_cleared_by_whatever_name() {
+    if !has_fuse("dead") {
+        return;
+    }
+    let world = World::with_repo();
+    std::os::unix::fs::symlink("mnt", world.path("link")).unwrap();
+    std::os::unix::fs::symlink(".", world.path("here")).unwrap();
+    for name in ["mnt/", "link", "here/mnt", "here/link/"] {
+        world.mount("repo", "mnt", &["--key-file", "key"]).abandon();
+        world.ok(&["mount", "repo", name]);
+        world.ok(&["umount", name]);
+    }
+}
+
+/// A log that could not be opened was told of after the fork, to nobody.
+#[test]
+fn a_log_file_that_cannot_be_opened_is_named() {
+    let world = World::with_repo();
+    fs::create_dir(world.path("mnt")).unwrap();
+    let said = world.fails(&["mount", "repo", "mnt", "--log-file", "none/log"], 2);
+    assert!(said.contains("none/log"), "{said}");
+}
+
+/// The daemon would wait for its own mount, or the log be uploaded.
+#[test]
+fn what_the_daemon_writes_is_outside_mount_and_repository() {
+    let world = World::with_repo();
+    fs::create_dir(world.path("mnt")).unwrap();
+    let mount = ["mount", "repo", "mnt"];
+    for (wrong, code, named) in [
+        (["--state", "mnt/state"], 17, "local state"),
+        (["--state", "repo/state"], 17, "local state"),
+        (["--log-file", "mnt/log"], 2, "log file"),
+        (["--log-file", "repo/log"], 2, "log file"),
+    ] {
+        let said = world.fails(&[&mount[..], &wrong].concat(), code);
+        assert!(said.contains(named) && said.contains(wrong[1]), "{said}");
+    }
+    world.fails(&["put", "repo", "a", "--from", "key", "--state", "repo/state"], 17);
+    let mut inside = world.command(&["mount", "repo", "mnt", "--key-file", "key"]);
+    let output = inside.env("XDG_RUNTIME_DIR", world.path("mnt")).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(17), "{said}");
+    assert!(said.contains("socket"), "{said}");
+    assert_eq!(fs::read_dir(world.path("mnt")).unwrap().count(), 0);
+    assert!(!world.path("repo/state").exists());
+}
+
+/// Whoever is not in the automounter's process group waits at the mountpoint
+/// until the mount is made; the daemon left it before it mounted.
+#[test]
+fn an_automounter_may_have_the_mountpoint() {
+    let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    if !has_fuse("autofs") || !is_root("autofs") {
+        return;
+    }
+    if !known.contains("autofs") || !run("python3", &["--version"]) {
+        println!("SKIPPED: autofs: the kernel has none, or python3 is missing");
+        return;
+    }
+    let world = World::with_repo();
+    let mnt = world.path("mnt");
+    fs::create_dir(&mnt).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/integration/automount.py");
+    let amberfs = env!("CARGO_BIN_EXE_amberfs");
+    let arguments = [script.to_str().unwrap(), mnt.to_str().unwrap(), amberfs, "mount", "repo"];
+    let mut automounter = world
+        .program("python3", &arguments)
+        .args([mnt.to_str().unwrap(), "--key-file", "key"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It says that it is ready.
+    let mut byte = [0];
+    std::io::Read::read_exact(automounter.stdout.as_mut().unwrap(), &mut byte).unwrap();
+    let written = fs::write(mnt.join("file"), "x");
+    let unmounted = world.run(&["umount", mnt.to_str().unwrap()]);
+    automounter.kill().unwrap();
+    automounter.wait().unwrap();
+    run("umount", &["-l", mnt.to_str().unwrap()]);
+    written.unwrap();
+    assert!(unmounted.status.success(), "{}", String::from_utf8_lossy(&unmounted.stderr));
+    assert_eq!(world.ok(&["ls", "repo"]), "file\n");
+}
+
+#[test]
+fn an_unknown_device_is_told_with_those_there_are() {
+    if !has_fuse("device") {
+        return;
+    }
+    let world = World::new();
+    world.ok(&["init", "repo", "--key-out", "key", "--device-name", "laptop"]);
+    fs::create_dir(world.path("mnt")).unwrap();
+    let said = world.fails(&["mount", "repo", "mnt", "-o", "ro,device=phone"], 2);
+    assert!(said.contains("phone") && said.contains("laptop"), "{said}");
+}

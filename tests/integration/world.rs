@@ -1,6 +1,7 @@
 //! A folder with a repository, and the program run in it.
 
 use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -10,7 +11,11 @@ pub struct World {
 
 impl World {
     pub fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        let world = Self { dir: tempfile::tempdir().unwrap() };
+        // As the system makes it: without one the sockets of all worlds would
+        // be in one folder.
+        fs::DirBuilder::new().mode(0o700).create(world.path("run")).unwrap();
+        world
     }
 
     /// A world with a repository in `repo` and its key in `key`.
@@ -177,9 +182,18 @@ impl Mount {
     /// Kills the daemon as a crash does, and clears the dead mountpoint, or
     /// finds it cleared.
     pub fn kill(mut self) {
+        self.die();
+        self.clear();
+    }
+
+    /// Kills the daemon as a crash does; its dead mount stays.
+    pub fn abandon(mut self) {
+        self.die();
+    }
+
+    fn die(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        self.clear();
     }
 
     /// Kills the daemon and does nothing else.
