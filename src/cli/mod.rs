@@ -10,7 +10,7 @@ mod files;
 mod init;
 mod key;
 mod mount;
-mod options;
+pub(crate) mod options;
 mod place;
 mod secrets;
 mod vault;
