@@ -29,3 +29,6 @@ pub mod fuse;
 pub mod daemon;
 
 pub mod cli;
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;

@@ -8,6 +8,8 @@ mod chats;
 mod cli;
 #[path = "integration/daemon.rs"]
 mod daemon;
+#[path = "integration/files.rs"]
+mod files;
 #[path = "integration/killed.rs"]
 mod killed;
 #[path = "integration/layers.rs"]

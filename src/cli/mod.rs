@@ -10,7 +10,7 @@ mod files;
 mod init;
 mod key;
 mod mount;
-mod options;
+pub(crate) mod options;
 mod place;
 mod secrets;
 mod vault;
@@ -194,9 +194,17 @@ impl From<FsError> for Failure {
     fn from(error: FsError) -> Self {
         let code = match error {
             FsError::NoSpace => Code::NoSpace,
+            FsError::NotHere => Code::NotAllHere,
+            FsError::Damaged => Code::Damage,
             _ => Code::Other,
         };
-        Self::new(code, error)
+        let failure = Self::new(code, error);
+        match error {
+            FsError::NotHere | FsError::Damaged => {
+                failure.hint("amberfs check names the file in REPO")
+            }
+            _ => failure,
+        }
     }
 }
 

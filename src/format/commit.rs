@@ -185,8 +185,15 @@ impl Commit {
                 size: input.var()?,
                 chunks: Vec::new(),
             };
+            if matches!(object.kind, Kind::Header | Kind::Head) {
+                return Err(DecodeError::Invalid("kind"));
+            }
             for _ in 0..input.var_max(LIST_MAX, "chunk count")? {
-                object.chunks.push(input.array()?);
+                let id = input.array()?;
+                if object.chunks.last().is_some_and(|last| *last >= id) {
+                    return Err(DecodeError::Invalid("chunk order"));
+                }
+                object.chunks.push(id);
             }
             commit.objects.push(object);
         }
@@ -335,7 +342,14 @@ mod tests {
             unknown: vec![(9, vec![1, 2])],
         };
         let bytes = commit.encode();
-        assert_eq!(Commit::decode(&bytes), Ok(commit));
+        assert_eq!(Commit::decode(&bytes), Ok(commit.clone()));
+        // As the format says of the lists of new objects.
+        let mut bad = commit.clone();
+        bad.objects[0].kind = Kind::Head;
+        assert_eq!(Commit::decode(&bad.encode()), Err(DecodeError::Invalid("kind")));
+        let mut bad = commit;
+        bad.objects[0].chunks.push([6; 16]);
+        assert_eq!(Commit::decode(&bad.encode()), Err(DecodeError::Invalid("chunk order")));
     }
 
     #[test]

@@ -301,7 +301,7 @@ impl Directory {
             let limit = if codec == Codec::Padding { CONTAINER_MAX } else { FRAME_MAX };
             let stored = input.var_max(limit, "frame")? as u32;
             let plain = input.var_max(limit, "frame")? as u32;
-            if codec == Codec::Raw && stored != plain {
+            if codec != Codec::Zstd && stored != plain {
                 return Err(DecodeError::Invalid("frame length"));
             }
             frames.push(Frame { codec, class, stored, plain });
@@ -316,7 +316,10 @@ impl Directory {
             };
             let frame =
                 frames.get(chunk.frame as usize).ok_or(DecodeError::Invalid("frame number"))?;
-            if frame.codec == Codec::Padding || chunk.offset + chunk.len > frame.plain {
+            if frame.codec == Codec::Padding
+                || chunk.len == 0
+                || chunk.offset + chunk.len > frame.plain
+            {
                 return Err(DecodeError::Invalid("chunk place"));
             }
             if chunks.last().is_some_and(|last| last.id >= chunk.id) {
@@ -378,6 +381,12 @@ mod tests {
         let mut bad = directory();
         bad.chunks[0].offset = 4097;
         assert_eq!(Directory::decode(&bad.encode()), Err(DecodeError::Invalid("chunk place")));
+        let mut bad = directory();
+        bad.chunks[1].len = 0;
+        assert_eq!(Directory::decode(&bad.encode()), Err(DecodeError::Invalid("chunk place")));
+        let mut bad = directory();
+        bad.frames[1].plain -= 1;
+        assert_eq!(Directory::decode(&bad.encode()), Err(DecodeError::Invalid("frame length")));
         let mut bad = directory();
         bad.chunks[0].frame = 1;
         assert_eq!(Directory::decode(&bad.encode()), Err(DecodeError::Invalid("chunk place")));

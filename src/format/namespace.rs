@@ -17,6 +17,8 @@ pub const SYMLINK_MAX: usize = 4095;
 pub const INLINE_MAX: usize = 256;
 /// Longest extended attribute, bytes (ext4 has the same limit).
 pub const XATTR_MAX: usize = 4096;
+/// Lowest hash of a name.
+const NAME_HASH_MIN: u64 = 4;
 /// Longest encoded value.
 pub const VALUE_MAX: usize = XATTR_MAX + 256;
 /// Longest encoded key.
@@ -117,7 +119,15 @@ impl Key {
             ALIAS => Self::Alias(ino),
             XATTR => Self::Xattr(ino, name(&mut input)?),
             BACK => Self::Back(ino, u64::from_be_bytes(input.array()?), file_name(&mut input)?),
-            ENTRY => Self::Entry(ino, u64::from_be_bytes(input.array()?), file_name(&mut input)?),
+            ENTRY => {
+                let hash = u64::from_be_bytes(input.array()?);
+                // Lower ones are the places of `.` and `..` in a listing, and
+                // one more than the highest is still a number of 63 bits.
+                if !(NAME_HASH_MIN..=i64::MAX as u64).contains(&hash) {
+                    return Err(DecodeError::Invalid("name hash"));
+                }
+                Self::Entry(ino, hash, file_name(&mut input)?)
+            }
             _ => Self::Opaque(ino, kind, input.raw(input.remaining())?.to_vec()),
         };
         input.end()?;
@@ -407,7 +417,15 @@ impl Inode {
     }
 
     fn decode(input: &mut Decoder<'_>) -> Result<Self> {
+        /// Mode, owner and three times.
+        const ALWAYS: [u64; 5] = [1, 2, 4, 5, 6];
+        // A field that is zero or empty is absent: one value has one encoding.
+        let present = |number: u64, what| match number {
+            0 => Err(DecodeError::Invalid(what)),
+            number => Ok(number),
+        };
         let mut inode = Self::new(0, Owner::Id(0), Owner::Id(0), Timestamp::default());
+        let mut always = ALWAYS.iter();
         let mut last = 0;
         while input.remaining() > 0 {
             let tag = input.var()?;
@@ -415,12 +433,18 @@ impl Inode {
                 return Err(DecodeError::Invalid("field order"));
             }
             last = tag;
+            if ALWAYS.contains(&tag) && always.next() != Some(&tag) {
+                return Err(DecodeError::Invalid("inode without a field"));
+            }
             let bytes = input.bytes(VALUE_MAX, "field")?;
             let mut field = Decoder::new(bytes);
             match tag {
                 1 => inode.mode = field.var_max(0o177_777, "mode")? as u32,
                 2 => {
                     let selves = field.u8()?;
+                    if selves > 3 {
+                        return Err(DecodeError::Invalid("owner"));
+                    }
                     let uid = field.var_max(u64::from(u32::MAX), "owner")? as u32;
                     let gid = field.var_max(u64::from(u32::MAX), "owner")? as u32;
                     let owner = |flag, id| match (selves & flag != 0, id) {
@@ -431,13 +455,13 @@ impl Inode {
                     inode.uid = owner(1, uid)?;
                     inode.gid = owner(2, gid)?;
                 }
-                3 => inode.rdev = field.var()?,
+                3 => inode.rdev = present(field.var()?, "device number")?,
                 4 => inode.mtime = decode_time(&mut field)?,
                 5 => inode.ctime = decode_time(&mut field)?,
                 6 => inode.btime = decode_time(&mut field)?,
                 7 => inode.atime = Some(decode_time(&mut field)?),
-                8 => inode.flags = field.var()?,
-                9 => inode.project = field.var()?,
+                8 => inode.flags = present(field.var()?, "flags")?,
+                9 => inode.project = present(field.var()?, "project")?,
                 10 => {
                     inode.class = match field.u8()? {
                         1 => match field.var_max(65536, "page size")? as u32 {
@@ -451,7 +475,7 @@ impl Inode {
                         _ => return Err(DecodeError::Invalid("content class")),
                     }
                 }
-                11 => inode.size = field.var_max(i64::MAX as u64, "size")?,
+                11 => inode.size = present(field.var_max(i64::MAX as u64, "size")?, "size")?,
                 12 => {
                     inode.content = match field.u8()? {
                         CONTENT_CHUNK => Content::Chunk(field.array()?),
@@ -462,8 +486,12 @@ impl Inode {
                     }
                 }
                 13 => {
-                    if bytes.len() > SYMLINK_MAX {
+                    let most = if inode.is_file() { INLINE_MAX } else { SYMLINK_MAX };
+                    if bytes.len() > most {
                         return Err(DecodeError::Limit("inline content"));
+                    }
+                    if bytes.is_empty() || inode.content != Content::None {
+                        return Err(DecodeError::Invalid("inline content"));
                     }
                     inode.inline = field.raw(bytes.len())?.to_vec();
                 }
@@ -472,6 +500,9 @@ impl Inode {
                 }
             }
             field.end()?;
+        }
+        if always.next().is_some() {
+            return Err(DecodeError::Invalid("inode without a field"));
         }
         Ok(inode)
     }
@@ -533,18 +564,69 @@ mod tests {
         let read = Value::decode(&Key::Inode(5), &bytes).unwrap();
         assert_eq!(read, Value::Inode(Box::new(inode)));
         for cut in 0..bytes.len() {
-            // A cut between fields is a shorter valid record; never a panic.
-            let _ = Value::decode(&Key::Inode(5), &bytes[..cut]);
+            // A cut behind the fields that are always there is a shorter valid
+            // record.
+            if let Ok(value) = Value::decode(&Key::Inode(5), &bytes[..cut]) {
+                assert_eq!(value.encode(), bytes[..cut]);
+            }
         }
+    }
+
+    /// Zeros that should be absent, and inodes without times, were taken: the
+    /// same inode had many encodings.
+    #[test]
+    fn an_inode_has_one_encoding() {
+        let now = Timestamp { secs: 1, nanos: 0 };
+        let mut inode = Inode::new(0o100_644, Owner::Id(0), Owner::Id(0), now);
+        let good = Value::Inode(Box::new(inode.clone())).encode();
+        let read = |bytes: &[u8]| Value::decode(&Key::Inode(5), bytes).err();
+        assert_eq!(read(&good), None);
+        let missing = Some(DecodeError::Invalid("inode without a field"));
+        assert_eq!(read(&[]), missing);
+        for cut in 1..good.len() {
+            assert!(read(&good[..cut]).is_some(), "{cut}");
+        }
+        // Without the owner, which follows a mode of three bytes.
+        let owner = 5;
+        let without = [&good[..owner], &good[owner + 5..]].concat();
+        assert_eq!(read(&without), missing);
+        let mut flag = good.clone();
+        flag[owner + 2] = 4;
+        assert_eq!(read(&flag), Some(DecodeError::Invalid("owner")));
+        for (tag, what) in [(8, "flags"), (9, "project"), (11, "size")] {
+            let zero = [&good[..], &[tag, 1, 0]].concat();
+            assert_eq!(read(&zero), Some(DecodeError::Invalid(what)));
+        }
+        let empty = [&good[..], &[13, 0]].concat();
+        assert_eq!(read(&empty), Some(DecodeError::Invalid("inline content")));
+        inode.inline = vec![7; INLINE_MAX + 1];
+        let long = Value::Inode(Box::new(inode.clone())).encode();
+        assert_eq!(read(&long), Some(DecodeError::Limit("inline content")));
+        inode.inline.truncate(1);
+        inode.content = Content::Chunk([1; 16]);
+        let both = Value::Inode(Box::new(inode)).encode();
+        assert_eq!(read(&both), Some(DecodeError::Invalid("inline content")));
+    }
+
+    /// The next place in a listing is the hash and one: of the highest number
+    /// there is none.
+    #[test]
+    fn name_hashes_out_of_range_are_refused() {
+        let read = |hash| Key::decode(&Key::Entry(1, hash, b"a".to_vec()).encode());
+        for hash in [0, 3, 1 << 63, u64::MAX] {
+            assert_eq!(read(hash), Err(DecodeError::Invalid("name hash")));
+        }
+        assert!(read(4).is_ok() && read(i64::MAX as u64).is_ok());
     }
 
     #[test]
     fn names_and_numbers_out_of_range_are_refused() {
         let long = Key::Entry(1, 4, vec![b'a'; 256]);
         assert!(Key::decode(&long.encode()).is_err());
-        for name in [&b".."[..], b".", b"a/b", b"a\0b"] {
-            let key = Key::Entry(1, 4, name.to_vec());
-            assert_eq!(Key::decode(&key.encode()), Err(DecodeError::Invalid("name")));
+        for name in [&b".."[..], b".", b"a/b", b"a\0b", b"/", b"../x"] {
+            for key in [Key::Entry(1, 4, name.to_vec()), Key::Back(5, 1, name.to_vec())] {
+                assert_eq!(Key::decode(&key.encode()), Err(DecodeError::Invalid("name")));
+            }
         }
         let empty = Key::Entry(1, 4, Vec::new());
         assert_eq!(Key::decode(&empty.encode()), Err(DecodeError::Invalid("name")));

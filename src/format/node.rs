@@ -70,6 +70,11 @@ impl Run {
         self.len * self.count
     }
 
+    /// Whether the two could be one.
+    fn joins(&self, next: &Self) -> bool {
+        self.id == next.id && (self.is_hole() || self.len == next.len)
+    }
+
     /// Whether it is a hole.
     pub fn is_hole(&self) -> bool {
         self.id == NO_ID
@@ -124,6 +129,13 @@ fn get_key(input: &mut Decoder<'_>, last: &mut Vec<u8>) -> Result<Vec<u8>> {
     }
     last.clone_from(&key);
     Ok(key)
+}
+
+/// Bytes of content below a node so far: never more than a file may have, so
+/// that offsets can be added up without a thought.
+fn add_bytes(total: u64, more: u64) -> Result<u64> {
+    let total = total.checked_add(more).filter(|total| i64::try_from(*total).is_ok());
+    total.ok_or(DecodeError::Limit("length"))
 }
 
 impl Node {
@@ -200,6 +212,7 @@ impl Node {
                 }
                 let mut items = Vec::new();
                 let mut last = Vec::new();
+                let mut named = vec![false; devices.len()];
                 for _ in 0..input.var_max(items_max, "item count")? {
                     let key = get_key(&mut input, &mut last)?;
                     let mut values: Vec<Dotted> = Vec::new();
@@ -207,6 +220,7 @@ impl Node {
                         let index = input.var()? as usize;
                         let device =
                             *devices.get(index).ok_or(DecodeError::Invalid("device index"))?;
+                        named[index] = true;
                         let dot = Dot { device, generation: input.var()? };
                         if values.last().is_some_and(|last| last.dot >= dot) {
                             return Err(DecodeError::Invalid("dot order"));
@@ -218,6 +232,9 @@ impl Node {
                         return Err(DecodeError::Invalid("sibling count"));
                     }
                     items.push(MapItem { key, values });
+                }
+                if named.contains(&false) {
+                    return Err(DecodeError::Invalid("device that no value names"));
                 }
                 Self::MapLeaf(items)
             }
@@ -232,7 +249,8 @@ impl Node {
                 Self::MapBranch(level, items)
             }
             CONTENT_LEAF => {
-                let mut items = Vec::new();
+                let mut items: Vec<Run> = Vec::new();
+                let mut total = 0;
                 for _ in 0..input.var_max(items_max, "item count")? {
                     let run = Run {
                         id: input.array()?,
@@ -244,9 +262,11 @@ impl Node {
                     } else {
                         (1..=CHUNK_MAX).contains(&run.len) && run.count > 0
                     };
-                    if !valid || run.len.checked_mul(run.count).is_none_or(|n| n >> 63 != 0) {
+                    if !valid || items.last().is_some_and(|last| last.joins(&run)) {
                         return Err(DecodeError::Invalid("run"));
                     }
+                    let bytes = run.len.checked_mul(run.count);
+                    total = add_bytes(total, bytes.ok_or(DecodeError::Limit("length"))?)?;
                     items.push(run);
                 }
                 Self::ContentLeaf(items)
@@ -254,11 +274,11 @@ impl Node {
             CONTENT_BRANCH => {
                 let level = level(&mut input)?;
                 let mut items = Vec::new();
+                let mut total = 0;
                 for _ in 0..input.var_max(items_max, "item count")? {
-                    items.push(ContentChild {
-                        id: input.array()?,
-                        len: input.var_max(i64::MAX as u64, "length")?,
-                    });
+                    let child = ContentChild { id: input.array()?, len: input.var()? };
+                    total = add_bytes(total, child.len)?;
+                    items.push(child);
                 }
                 Self::ContentBranch(level, items)
             }
@@ -299,6 +319,51 @@ mod tests {
                 assert!(Node::decode(&bytes[..cut]).is_err());
             }
         }
+    }
+
+    /// Devices that no value names, and neighbours that should be one run, were
+    /// taken: the same content had many roots.
+    #[test]
+    fn a_node_has_one_encoding() {
+        let dot = Dot { device: [5; 16], generation: 1 };
+        let values = vec![Dotted { dot, bytes: vec![7] }];
+        let good = Node::MapLeaf(vec![MapItem { key: b"k".to_vec(), values }]).encode();
+        let mut bad = vec![MAP_LEAF, 2];
+        bad.extend_from_slice(&[5; 16]);
+        bad.extend_from_slice(&[6; 16]);
+        bad.extend_from_slice(&good[18..]);
+        let refused = DecodeError::Invalid("device that no value names");
+        assert_eq!(Node::decode(&bad), Err(refused));
+        let run = |id, len, count| Run { id: [id; 16], len, count };
+        for (first, second, joined) in [
+            (run(1, 4096, 1), run(1, 4096, 2), true),
+            (run(0, 5, 1), run(0, 6, 1), true),
+            (run(1, 4096, 1), run(1, 4095, 1), false),
+            (run(1, 4096, 1), run(2, 4096, 1), false),
+        ] {
+            let found = Node::decode(&Node::ContentLeaf(vec![first, second]).encode());
+            assert_eq!(found.is_err(), joined, "{first:?} {second:?}");
+        }
+    }
+
+    /// Lengths that add up to more than a number holds stopped whoever added
+    /// them.
+    #[test]
+    fn a_node_is_no_longer_than_a_file() {
+        let half = 1 << 62;
+        let hole = |len| Run { id: NO_ID, len, count: 1 };
+        let chunk = Run { id: [1; 16], len: 1, count: 1 };
+        let child = |len| ContentChild { id: [1; 16], len };
+        for node in [
+            Node::ContentLeaf(vec![hole(half), chunk, hole(half - 1)]),
+            Node::ContentLeaf(vec![Run { id: [1; 16], len: 1 << 20, count: u64::MAX }]),
+            Node::ContentBranch(1, vec![child(half), child(half)]),
+            Node::ContentBranch(1, vec![child(u64::MAX)]),
+        ] {
+            assert_eq!(Node::decode(&node.encode()), Err(DecodeError::Limit("length")));
+        }
+        let most = Node::ContentBranch(1, vec![child(half), child(half - 1)]);
+        assert_eq!(Node::decode(&most.encode()), Ok(most));
     }
 
     #[test]

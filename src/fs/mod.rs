@@ -326,7 +326,11 @@ impl Fs {
             StoreError::State { source, .. } => self.fail(source),
             other => {
                 log::error!("{other}");
-                FsError::Io
+                match other {
+                    StoreError::Missing { .. } => FsError::NotHere,
+                    StoreError::Damaged { .. } => FsError::Damaged,
+                    _ => FsError::Io,
+                }
             }
         }
     }

@@ -63,8 +63,13 @@ pub enum FsError {
     /// ESTALE.
     #[error("inode is gone")]
     Stale,
-    /// EIO: damage, content that is not here yet, or a failed local state; the
-    /// log says which.
+    /// EIO: something in REPO that is not here yet; the log says what.
+    #[error("its content is not here (yet)")]
+    NotHere,
+    /// EIO: damage in REPO; the log says where.
+    #[error("it is damaged")]
+    Damaged,
+    /// EIO: anything else, such as a failed local state; the log says what.
     #[error("input/output error")]
     Io,
 }
@@ -92,7 +97,7 @@ impl FsError {
             Self::NoSuchData => libc::ENXIO,
             Self::NotSupported => libc::EOPNOTSUPP,
             Self::Stale => libc::ESTALE,
-            Self::Io => libc::EIO,
+            Self::NotHere | Self::Damaged | Self::Io => libc::EIO,
         }
     }
 }

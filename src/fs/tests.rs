@@ -395,7 +395,7 @@ fn writing_a_damaged_file_again_heals_it() {
     assert!(damaged > 0);
     let fs = place.open();
     let Ok(attr) = fs.lookup(ROOT, b"file") else { panic!("names are in the newest head") };
-    assert_eq!(fs.read(attr.ino, 0, 100), Err(FsError::Io));
+    assert_eq!(fs.read(attr.ino, 0, 100), Err(FsError::Damaged));
     fs.open(attr.ino, true, true).unwrap();
     fs.write(attr.ino, 0, &bytes, false).unwrap();
     fs.release(attr.ino, true);

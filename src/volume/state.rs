@@ -41,7 +41,7 @@ pub struct State {
 }
 
 impl State {
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::new();
         out.raw(&MAGIC)
             .u16(1)
@@ -88,7 +88,11 @@ impl State {
             seen: Vector::new(),
         };
         for _ in 0..input.var_max(65536, "device count")? {
-            state.seen.insert(input.array()?, input.var()?);
+            let device = input.array()?;
+            if state.seen.last_key_value().is_some_and(|(last, _)| *last >= device) {
+                return Err(DecodeError::Invalid("device order"));
+            }
+            state.seen.insert(device, input.var()?);
         }
         input.end()?;
         Ok(state)
@@ -131,6 +135,13 @@ mod tests {
         };
         let bytes = state.encode();
         assert_eq!(State::decode(&bytes), Ok(state));
+        // A device named twice: one generation would hide the other.
+        let mut twice = bytes[..bytes.len() - 32].to_vec();
+        twice[bytes.len() - 32 - 18] = 2;
+        twice.extend_from_slice(&[2; 16]);
+        twice.push(9);
+        twice.extend_from_slice(&hash(&twice.clone()));
+        assert_eq!(State::decode(&twice), Err(DecodeError::Invalid("device order")));
         for at in 0..bytes.len() {
             let mut flipped = bytes.clone();
             flipped[at] ^= 1;

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 /// In order; `docs/architecture.md` has the picture. `crypto` needs `io` for
 /// random numbers only.
-const LAYERS: [&str; 14] = [
+const LAYERS: [&str; 15] = [
     "io", "crypto", "format", "tree", "store", "journal", "volume", "fs", "vault", "control",
-    "fuse", "daemon", "cli", "bin",
+    "fuse", "daemon", "cli", "fuzzing", "bin",
 ];
 
 /// Who may touch the operating system directly, beside tests.

@@ -134,7 +134,7 @@ pub enum ManifestError {
 }
 
 impl Manifest {
-    fn encode_body(&self) -> Vec<u8> {
+    pub(crate) fn encode_body(&self) -> Vec<u8> {
         let mut out = Encoder::new();
         out.raw(b"amberfs-vault manifest").u8(VERSION);
         self.roots.encode(&mut out);
@@ -151,7 +151,7 @@ impl Manifest {
         out.finish()
     }
 
-    fn decode_body(bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn decode_body(bytes: &[u8]) -> Result<Self> {
         let mut input = Decoder::new(bytes);
         if input.raw(22)? != b"amberfs-vault manifest" || input.u8()? != VERSION {
             return Err(DecodeError::Invalid("manifest version"));

@@ -1,0 +1,232 @@
+//! Writing below a folder and nowhere else.
+//!
+//! Invariant: every name is one name, opened in a folder that is open already,
+//! and never followed if it is a symlink. So whatever lies in DEST, and whoever
+//! changes it meanwhile, nothing is written outside.
+
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use crate::crypto::hex;
+use crate::io::{Random, SystemRandom};
+
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+/// Closed to everybody else until it is as it was.
+const PRIVATE_FOLDER: Mode = Mode::RWXU;
+const PRIVATE_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
+
+/// An open folder.
+pub(super) struct Folder(OwnedFd);
+
+/// Refuses what is more than one name. The decoder of names did so already;
+/// here it would write outside.
+fn one(name: &[u8]) -> io::Result<&[u8]> {
+    if name.is_empty() || name.contains(&b'/') || name == b"." || name == b".." {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a name of a file"));
+    }
+    Ok(name)
+}
+
+impl Folder {
+    /// Opens DEST, made with all above it if it is not there. It may be a
+    /// symlink: whoever gave it meant where it leads.
+    pub fn dest(path: &Path) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        Ok(Self(rustix::fs::openat(CWD, path, FOLDER, Mode::empty())?))
+    }
+
+    /// Opens a folder in it.
+    pub fn enter(&self, name: &[u8]) -> io::Result<Self> {
+        let opened =
+            rustix::fs::openat(&self.0, one(name)?, FOLDER | OFlags::NOFOLLOW, Mode::empty());
+        match opened {
+            Ok(fd) => Ok(Self(fd)),
+            Err(Errno::NOTDIR | Errno::LOOP) => Err(taken()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Opens what a path of single names leads to.
+    pub fn descend(&self, path: &Path) -> io::Result<Self> {
+        let mut folder = Self(self.0.try_clone()?);
+        for name in path {
+            folder = folder.enter(name.as_encoded_bytes())?;
+        }
+        Ok(folder)
+    }
+
+    /// Opens a folder in it, made if it is not there.
+    pub fn make(&self, name: &[u8]) -> io::Result<Self> {
+        match rustix::fs::mkdirat(&self.0, one(name)?, PRIVATE_FOLDER) {
+            Ok(()) | Err(Errno::EXIST) => self.enter(name),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// An error if something has the name already.
+    pub fn check_free(&self, name: &[u8]) -> io::Result<()> {
+        match rustix::fs::statat(&self.0, one(name)?, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(()),
+            Ok(_) => Err(taken()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A new file without its name yet.
+    pub fn fresh(&self) -> io::Result<Fresh<'_>> {
+        let mut random = [0; 8];
+        SystemRandom.fill(&mut random);
+        let temporary = format!(".amberfs-{}", hex(&random));
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        let fd = rustix::fs::openat(&self.0, &temporary, flags | OFlags::CLOEXEC, PRIVATE_FILE)?;
+        Ok(Fresh { folder: self, temporary: Some(temporary), file: File::from(fd) })
+    }
+
+    /// A symlink.
+    pub fn symlink(&self, target: &[u8], name: &[u8]) -> io::Result<()> {
+        found(rustix::fs::symlinkat(target, &self.0, one(name)?))
+    }
+
+    /// A fifo or a device node, closed to others.
+    pub fn node(&self, name: &[u8], mode: u32, device: u64) -> io::Result<()> {
+        let kind = FileType::from_raw_mode(mode);
+        found(rustix::fs::mknodat(&self.0, one(name)?, kind, PRIVATE_FILE, device))
+    }
+
+    /// Another name for the file `first` of the folder `from`, if it is still
+    /// the one with this identity.
+    pub fn link(
+        &self,
+        (from, first): (&Self, &[u8]),
+        identity: Identity,
+        name: &[u8],
+    ) -> io::Result<()> {
+        let data = rustix::fs::statat(&from.0, one(first)?, AtFlags::SYMLINK_NOFOLLOW)?;
+        if identity != (data.st_dev, data.st_ino) {
+            return Err(io::Error::other("the file's first name is another file by now"));
+        }
+        found(rustix::fs::linkat(&from.0, first, &self.0, one(name)?, AtFlags::empty()))
+    }
+
+    /// Holds what has this name, to change its attributes and nothing else.
+    pub fn hold(&self, name: &[u8]) -> io::Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(&self.0, one(name)?, flags, Mode::empty())?)
+    }
+}
+
+impl AsFd for Folder {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Device and inode number.
+pub(super) type Identity = (u64, u64);
+
+fn taken() -> io::Error {
+    io::Error::new(io::ErrorKind::AlreadyExists, "something has this name there already")
+}
+
+fn found(result: rustix::io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(Errno::EXIST) => Err(taken()),
+        other => Ok(other?),
+    }
+}
+
+/// A file that gets its name when it is whole; gone if it is dropped before.
+pub(super) struct Fresh<'a> {
+    folder: &'a Folder,
+    temporary: Option<String>,
+    /// To be written to.
+    pub file: File,
+}
+
+impl Fresh<'_> {
+    /// Device and inode number.
+    pub fn identity(&self) -> io::Result<Identity> {
+        let data = rustix::fs::fstat(&self.file)?;
+        Ok((data.st_dev, data.st_ino))
+    }
+
+    /// Gives it its name, which nothing may have.
+    pub fn finish(mut self, name: &[u8]) -> io::Result<()> {
+        let name = one(name)?;
+        let temporary = self.temporary.take().expect("it is finished once");
+        let dir = &self.folder.0;
+        let renamed = rustix::fs::renameat_with(dir, &temporary, dir, name, RenameFlags::NOREPLACE);
+        let result = match renamed {
+            // File systems that cannot do it at once (NFS) can link.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                rustix::fs::linkat(dir, &temporary, dir, name, AtFlags::empty())
+            }
+            // Nothing is left to be removed.
+            Ok(()) => return Ok(()),
+            Err(error) => Err(error),
+        };
+        self.temporary = Some(temporary);
+        found(result)
+    }
+}
+
+impl Drop for Fresh<'_> {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            // What failed before is told; a rest of it is closed to others.
+            let _ = rustix::fs::unlinkat(&self.folder.0, temporary, AtFlags::empty());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_single_names_are_taken() {
+        let outer = tempfile::tempdir().unwrap();
+        let folder = Folder::dest(&outer.path().join("dest")).unwrap();
+        for name in [&b".."[..], b".", b"", b"a/b", b"/", b"../x"] {
+            assert!(folder.make(name).is_err() && folder.enter(name).is_err());
+            assert!(folder.symlink(b"x", name).is_err() && folder.check_free(name).is_err());
+            assert!(folder.node(name, 0o010_600, 0).is_err());
+            assert!(folder.fresh().unwrap().finish(name).is_err());
+        }
+        assert_eq!(std::fs::read_dir(outer.path()).unwrap().count(), 1);
+        assert_eq!(std::fs::read_dir(outer.path().join("dest")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn links_are_not_followed_and_names_not_taken_away() {
+        let outer = tempfile::tempdir().unwrap();
+        let folder = Folder::dest(&outer.path().join("dest")).unwrap();
+        folder.symlink(b"..", b"up").unwrap();
+        for result in [folder.enter(b"up"), folder.make(b"up"), folder.descend("up/x".as_ref())] {
+            assert_eq!(result.err().unwrap().kind(), io::ErrorKind::AlreadyExists);
+        }
+        let error = folder.fresh().unwrap().finish(b"up").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        // Neither the failed one nor one that was given up leaves anything.
+        drop(folder.fresh().unwrap());
+        let inner = folder.make(b"in").unwrap();
+        let fresh = inner.fresh().unwrap();
+        let identity = fresh.identity().unwrap();
+        fresh.finish(b"file").unwrap();
+        inner.link((&inner, b"file"), identity, b"again").unwrap();
+        assert!(inner.link((&inner, b"file"), (0, 0), b"other").is_err());
+        let mut names: Vec<_> = std::fs::read_dir(outer.path().join("dest/in"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["again", "file"]);
+        assert_eq!(std::fs::read_dir(outer.path().join("dest")).unwrap().count(), 2);
+    }
+}

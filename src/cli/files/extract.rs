@@ -1,0 +1,404 @@
+//! `extract`.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use indicatif::ProgressBar;
+use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit};
+
+use super::super::args::{ExtractArgs, Global};
+use super::super::place::{Access, canonical, open};
+use super::super::{Code, Failure, Result};
+use super::beneath::{Folder, Fresh, Identity};
+use super::{
+    ACL, DIR, FIFO, FILE, LINK, LeftOut, PIECE, SOCKET, Seen, TYPE, entries, names, of, progress,
+    shown_path, walk,
+};
+use crate::format::namespace::ROOT;
+use crate::fs::{Attr, Fs, FsError, Operations, Seek};
+use crate::io::Timestamp;
+
+/// `extract`.
+pub fn extract(global: &Global, args: &ExtractArgs) -> Result<u8> {
+    let parsed = args.paths.iter().map(|path| names(path)).collect::<Result<Vec<_>>>()?;
+    check_outside(&canonical(&args.repo)?, &args.dest)?;
+    let opened = open(global, &args.repo, Access::Read)?;
+    let fs = &opened.fs;
+    // All PATHs first: one that is not there should not be found out at the end.
+    let mut tops = Vec::new();
+    for (path, names) in args.paths.iter().zip(parsed) {
+        let attr = walk(fs, path, &names)?;
+        match names.last() {
+            Some(name) => tops.push(vec![(name.as_bytes().to_vec(), attr)]),
+            None => tops.push(entries(fs, ROOT)?),
+        }
+    }
+    let all = args.paths.is_empty();
+    if all {
+        tops.push(entries(fs, ROOT)?);
+    }
+    allow_depth();
+    let dest = Folder::dest(&args.dest).map_err(|error| of(&shown_path(&args.dest), error))?;
+    let bar = progress(global, all.then(|| fs.progress().bytes));
+    let mut extractor = Extractor {
+        fs,
+        dest: &dest,
+        shown: &args.dest,
+        is_root: rustix::process::geteuid().is_root(),
+        links: HashMap::new(),
+        folders: Vec::new(),
+        left_out: LeftOut::default(),
+        bar,
+    };
+    let mut done = Ok(());
+    for top in tops {
+        done = done.and_then(|()| extractor.tree(top));
+    }
+    extractor.close_folders();
+    extractor.bar.finish_and_clear();
+    done?;
+    let count = extractor.left_out.count;
+    if count > 0 {
+        eprintln!("amberfs: {count} files or attributes of files were left out");
+    }
+    Ok(extractor.left_out.code())
+}
+
+/// Plain files in REPO would be uploaded.
+fn check_outside(repo: &Path, dest: &Path) -> Result<()> {
+    let absolute = std::path::absolute(dest)?;
+    let existing = absolute.ancestors().find_map(|path| path.canonicalize().ok());
+    if existing.is_some_and(|path| path.starts_with(repo)) {
+        return Err(Failure::new(
+            Code::Unusable,
+            format!("{} lies inside the repository: what is there is uploaded", shown_path(dest)),
+        ));
+    }
+    Ok(())
+}
+
+/// A folder is held open while what is in it is written.
+fn allow_depth() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    // Without it only very deep trees are left out, and named.
+    let _ = rustix::process::setrlimit(
+        Resource::Nofile,
+        Rlimit { current: limit.maximum, maximum: limit.maximum },
+    );
+}
+
+/// A folder that is being filled.
+struct Level {
+    folder: Folder,
+    /// Below DEST.
+    path: PathBuf,
+    entries: std::vec::IntoIter<(Vec<u8>, Attr)>,
+    /// `None`: DEST itself.
+    attr: Option<Attr>,
+}
+
+/// What has a name already and gets the attributes it had.
+enum Written {
+    /// An open file or folder.
+    Open(OwnedFd),
+    /// A symlink, fifo or device node, only held.
+    Held(OwnedFd),
+}
+
+struct Extractor<'a> {
+    fs: &'a Fs,
+    dest: &'a Folder,
+    /// DEST, as it was given.
+    shown: &'a Path,
+    is_root: bool,
+    /// Where files with several names were written first.
+    links: HashMap<u64, (PathBuf, Identity)>,
+    /// Folders in the order in which they were filled. They get their modes and
+    /// times at the very end: a hard link may still change one, or have to enter
+    /// one that will be closed.
+    folders: Vec<(PathBuf, Attr)>,
+    left_out: LeftOut,
+    bar: ProgressBar,
+}
+
+impl Extractor<'_> {
+    fn shown(&self, path: &Path) -> String {
+        shown_path(&self.shown.join(path))
+    }
+
+    /// Names what was left out; without space nothing goes on.
+    fn leave_out(&mut self, path: &Path, failure: Failure) -> Result<()> {
+        let shown = self.shown(path);
+        if failure.code == Code::NoSpace {
+            return Err(of(&shown, failure));
+        }
+        self.left_out.name(&self.bar, &shown, failure.message);
+        Ok(())
+    }
+
+    /// Writes entries and all below them to DEST; without recursion, since it is
+    /// as deep as somebody made it.
+    fn tree(&mut self, top: Vec<(Vec<u8>, Attr)>) -> Result<()> {
+        let mut seen = Seen::default();
+        let folder = self.dest.descend(Path::new(""))?;
+        let entries = top.into_iter();
+        let mut levels = vec![Level { folder, path: PathBuf::new(), entries, attr: None }];
+        while let Some(level) = levels.last_mut() {
+            let Some((name, attr)) = level.entries.next() else {
+                let level = levels.pop().expect("it is the last");
+                self.folders.extend(level.attr.map(|attr| (level.path, attr)));
+                continue;
+            };
+            let path = level.path.join(OsStr::from_bytes(&name));
+            if attr.mode & TYPE == DIR {
+                match self.enter(&mut seen, &level.folder, &name, path.clone(), attr) {
+                    Ok(level) => levels.push(level),
+                    Err(failure) => self.leave_out(&path, failure)?,
+                }
+            } else if let Err(failure) = self.leaf(&level.folder, &name, &path, &attr) {
+                self.leave_out(&path, failure)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn enter(
+        &self,
+        seen: &mut Seen,
+        folder: &Folder,
+        name: &[u8],
+        path: PathBuf,
+        attr: Attr,
+    ) -> Result<Level> {
+        seen.enter(attr.ino)?;
+        let entries = entries(self.fs, attr.ino)?.into_iter();
+        Ok(Level { folder: folder.make(name)?, path, entries, attr: Some(attr) })
+    }
+
+    fn leaf(&mut self, folder: &Folder, name: &[u8], path: &Path, attr: &Attr) -> Result<()> {
+        match attr.mode & TYPE {
+            FILE => self.file(folder, name, path, attr),
+            LINK => {
+                folder.symlink(&self.fs.readlink(attr.ino)?, name)?;
+                self.dress(&Written::Held(folder.hold(name)?), attr, path)
+            }
+            SOCKET => Err(Failure::new(Code::Other, "sockets are not extracted")),
+            kind if kind == FIFO || self.is_root => {
+                folder.node(name, attr.mode, u64::from(attr.rdev))?;
+                self.dress(&Written::Held(folder.hold(name)?), attr, path)
+            }
+            _ => Err(Failure::new(Code::Other, "only root can make a device node")),
+        }
+    }
+
+    fn file(&mut self, folder: &Folder, name: &[u8], path: &Path, attr: &Attr) -> Result<()> {
+        folder.check_free(name)?;
+        if let Some((first, identity)) = self.links.get(&attr.ino) {
+            let parent = self.dest.descend(first.parent().unwrap_or(Path::new("")))?;
+            let first = first.file_name().unwrap_or_default().as_encoded_bytes();
+            match folder.link((&parent, first), *identity, name) {
+                Ok(()) => return Ok(()),
+                Err(error) if cannot_link(&error) => {
+                    let shown = self.shown(path);
+                    self.left_out.name_once(&self.bar, "a hard link", &shown, &error);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let fresh = folder.fresh()?;
+        self.fs.open(attr.ino, false, false)?;
+        let copied = self.content(attr, &fresh.file);
+        self.fs.release(attr.ino, false);
+        copied?;
+        let identity = fresh.identity()?;
+        self.dress_file(&fresh, attr, path)?;
+        fresh.finish(name)?;
+        if attr.nlink > 1 {
+            self.links.entry(attr.ino).or_insert_with(|| (path.to_path_buf(), identity));
+        }
+        Ok(())
+    }
+
+    /// Copies what is not a hole.
+    fn content(&self, attr: &Attr, out: &File) -> Result<()> {
+        let mut at = 0;
+        while at < attr.size {
+            at = match self.fs.seek(attr.ino, at, Seek::Data) {
+                Ok(data) => data,
+                Err(FsError::NoSuchData) => break,
+                Err(error) => return Err(error.into()),
+            };
+            let end = self.fs.seek(attr.ino, at, Seek::Hole)?;
+            while at < end {
+                let want = (end - at).min(PIECE as u64) as u32;
+                let piece = self.fs.read(attr.ino, at, want)?;
+                if piece.is_empty() {
+                    return Err(Failure::new(Code::Damage, "it is shorter than its record says"));
+                }
+                out.write_all_at(&piece, at)?;
+                at += piece.len() as u64;
+                self.bar.inc(piece.len() as u64);
+            }
+        }
+        out.set_len(attr.size)?;
+        Ok(())
+    }
+
+    /// Gives folders their attributes, those within others first.
+    fn close_folders(&mut self) {
+        for (path, attr) in std::mem::take(&mut self.folders) {
+            let dressed = self.dest.descend(&path).map_err(Failure::from).and_then(|folder| {
+                let fd = folder.as_fd().try_clone_to_owned()?;
+                self.dress(&Written::Open(fd), &attr, &path)
+            });
+            if let Err(failure) = dressed {
+                let shown = self.shown(&path);
+                self.left_out.name(&self.bar, &shown, failure.message);
+            }
+        }
+    }
+
+    fn dress_file(&mut self, fresh: &Fresh<'_>, attr: &Attr, path: &Path) -> Result<()> {
+        let fd = fresh.file.as_fd().try_clone_to_owned()?;
+        self.dress(&Written::Open(fd), attr, path)
+    }
+
+    /// Owner, extended attributes, mode and times. What cannot be had is named;
+    /// an error only if the repository cannot be read.
+    ///
+    /// In this order: a new owner clears capabilities, attributes are set only
+    /// where the mode lets the owner write, and the mode alone opens the file to
+    /// others.
+    fn dress(&mut self, written: &Written, attr: &Attr, path: &Path) -> Result<()> {
+        let is_owned = self.is_root && self.own(written, attr, path);
+        let mut mode = attr.mode & 0o7777;
+        if !is_owned {
+            // It would run as whoever extracts, for whoever may run it.
+            mode &= !0o6000;
+        }
+        let limits = self.attributes(written, attr, path, is_owned)?;
+        if let Some(group) = limits {
+            mode &= !0o070 | group;
+        }
+        if attr.mode & TYPE != LINK {
+            let mode = Mode::from_raw_mode(mode);
+            let changed = match written {
+                Written::Open(fd) => rustix::fs::fchmod(fd, mode),
+                Written::Held(fd) => rustix::fs::chmod(held(fd), mode),
+            };
+            self.tell(path, "mode", changed);
+        }
+        let times = Timestamps {
+            last_access: timespec(attr.atime),
+            last_modification: timespec(attr.mtime),
+        };
+        let changed = match written {
+            Written::Open(fd) => rustix::fs::futimens(fd, &times),
+            Written::Held(fd) => rustix::fs::utimensat(CWD, held(fd), &times, AtFlags::empty()),
+        };
+        self.tell(path, "time", changed);
+        Ok(())
+    }
+
+    fn tell(&mut self, path: &Path, kind: &str, result: rustix::io::Result<()>) -> bool {
+        if let Err(error) = result {
+            let shown = self.shown(path);
+            self.left_out.name_once(&self.bar, kind, &shown, &error.into());
+        }
+        result.is_ok()
+    }
+
+    fn own(&mut self, written: &Written, attr: &Attr, path: &Path) -> bool {
+        // To chown(2) the highest number means that all stays as it is.
+        let owned = if attr.uid == u32::MAX || attr.gid == u32::MAX {
+            Err(Errno::INVAL)
+        } else {
+            let (uid, gid) = (Some(Uid::from_raw(attr.uid)), Some(Gid::from_raw(attr.gid)));
+            match written {
+                Written::Open(fd) => rustix::fs::fchown(fd, uid, gid),
+                Written::Held(fd) => rustix::fs::chownat(fd, "", uid, gid, AtFlags::EMPTY_PATH),
+            }
+        };
+        self.tell(path, "owner", owned)
+    }
+
+    /// Sets extended attributes. If the list that says who may could not be set,
+    /// the bits that its owning group had in it.
+    fn attributes(
+        &mut self,
+        written: &Written,
+        attr: &Attr,
+        path: &Path,
+        is_owned: bool,
+    ) -> Result<Option<u32>> {
+        let mut limits = None;
+        for name in self.fs.listxattr(attr.ino)? {
+            let is_list = ACL.contains(&name.as_slice());
+            let wanted = match name.split(|byte| *byte == b'.').next() {
+                Some(b"user") => true,
+                // A capability is as strong as suid.
+                Some(b"security") => is_owned,
+                _ => is_list || self.is_root,
+            };
+            if !wanted {
+                continue;
+            }
+            let value = self.fs.getxattr(attr.ino, &name)?;
+            let flags = XattrFlags::empty();
+            let set = match written {
+                Written::Open(fd) => rustix::fs::fsetxattr(fd, &name[..], &value, flags),
+                Written::Held(fd) => rustix::fs::setxattr(held(fd), &name[..], &value, flags),
+            };
+            let kind = format!("attribute {}", super::shown(&name));
+            if !self.tell(path, &kind, set) && name == ACL[0] {
+                limits = Some(group_in(&value));
+            }
+        }
+        Ok(limits)
+    }
+}
+
+/// A path to what is only held; it leads to a symlink, not on from it.
+fn held(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+fn timespec(time: Timestamp) -> Timespec {
+    Timespec { tv_sec: time.secs, tv_nsec: i64::from(time.nanos) }
+}
+
+fn cannot_link(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    matches!(code, Some(libc::EPERM | libc::EOPNOTSUPP | libc::EMLINK | libc::EXDEV))
+}
+
+/// The bits of the owning group (tag 4) in an access list, as bits of a mode;
+/// none in a list that cannot be read. In `st_mode` stands the mask in their
+/// place, which without the list would let that group in.
+fn group_in(list: &[u8]) -> u32 {
+    let entries = list.get(4..).unwrap_or_default().chunks_exact(8);
+    let group = entries.filter(|entry| entry[..2] == [4, 0]).map(|entry| entry[2] & 7).next();
+    u32::from(group.unwrap_or(0)) << 3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_group_of_a_list_that_cannot_be_set_gets_no_more_than_in_it() {
+        let entry = |tag: u8, perm: u8| [tag, 0, perm, 0, 0xff, 0xff, 0xff, 0xff];
+        let list = [&[2, 0, 0, 0][..], &entry(1, 6), &entry(4, 5), &entry(0x10, 7)].concat();
+        assert_eq!(group_in(&list), 0o050);
+        assert_eq!(group_in(&list[..12]), 0);
+        assert_eq!(group_in(&[]), 0);
+    }
+}

@@ -1,0 +1,207 @@
+//! `ls` and `cat`.
+
+use std::io::{IsTerminal, Write};
+
+use super::super::args::{CatArgs, Global, LsArgs};
+use super::super::control::local_time;
+use super::super::place::{Access, open};
+use super::super::{Code, Failure, Result};
+use super::{DIR, FIFO, FILE, LINK, PIECE, SOCKET, Seen, TYPE, entries, names, of, shown, walk};
+use crate::fs::{Attr, Fs, Operations};
+
+/// `ls`.
+pub fn ls(global: &Global, args: &LsArgs) -> Result<u8> {
+    let all = vec!["/".to_string()];
+    let paths = if args.paths.is_empty() { &all } else { &args.paths };
+    let parsed = paths.iter().map(|path| names(path)).collect::<Result<Vec<_>>>()?;
+    let opened = open(global, &args.repo, Access::Read)?;
+    let stdout = std::io::stdout().lock();
+    let mut list = List {
+        fs: &opened.fs,
+        global,
+        args,
+        terminal: stdout.is_terminal(),
+        out: std::io::BufWriter::new(stdout),
+    };
+    for (path, names) in paths.iter().zip(parsed) {
+        let attr = walk(&opened.fs, path, &names)?;
+        if attr.mode & TYPE == DIR {
+            list.folder(attr.ino, names.join("/").into_bytes())?;
+        } else {
+            list.line(path.as_bytes(), &attr)?;
+        }
+    }
+    list.out.flush()?;
+    Ok(0)
+}
+
+struct List<'a, W: Write> {
+    fs: &'a Fs,
+    global: &'a Global,
+    args: &'a LsArgs,
+    /// Whether people see it: then names must not steer their terminal.
+    terminal: bool,
+    out: W,
+}
+
+impl<W: Write> List<'_, W> {
+    /// Lists a folder and, if asked, all below; without recursion, since it is
+    /// as deep as somebody made it.
+    fn folder(&mut self, dir: u64, path: Vec<u8>) -> Result<()> {
+        let mut seen = Seen::default();
+        let mut levels = vec![(self.enter(&mut seen, dir, &path)?, path)];
+        while let Some((entries, path)) = levels.last_mut() {
+            let Some((name, attr)) = entries.next() else {
+                levels.pop();
+                continue;
+            };
+            let mut below = path.clone();
+            if !below.is_empty() {
+                below.push(b'/');
+            }
+            below.extend_from_slice(&name);
+            self.line(&below, &attr)?;
+            if self.args.recursive && attr.mode & TYPE == DIR {
+                levels.push((self.enter(&mut seen, attr.ino, &below)?, below));
+            }
+        }
+        Ok(())
+    }
+
+    fn enter(
+        &mut self,
+        seen: &mut Seen,
+        dir: u64,
+        path: &[u8],
+    ) -> Result<std::vec::IntoIter<(Vec<u8>, Attr)>> {
+        let named = |failure| of(&format!("/{}", shown(path)), failure);
+        seen.enter(dir).map_err(named)?;
+        Ok(entries(self.fs, dir).map_err(|error| named(error.into()))?.into_iter())
+    }
+
+    fn line(&mut self, path: &[u8], attr: &Attr) -> Result<()> {
+        if self.global.json {
+            let object = serde_json::json!({
+                "message_type": "node",
+                "path": String::from_utf8_lossy(path),
+                "mode": format!("{:06o}", attr.mode),
+                "uid": attr.uid,
+                "gid": attr.gid,
+                "size": attr.size,
+                "mtime": attr.mtime.secs,
+            });
+            writeln!(self.out, "{object}")?;
+            return Ok(());
+        }
+        if self.args.long {
+            write!(
+                self.out,
+                "{} {:>3} {:>6} {:>6} {:>12} {} ",
+                letters(attr.mode),
+                attr.nlink,
+                attr.uid,
+                attr.gid,
+                attr.size,
+                local_time(attr.mtime.secs)
+            )?;
+        }
+        self.name(path)?;
+        if self.args.long && attr.mode & TYPE == LINK {
+            let target = self.fs.readlink(attr.ino).map_err(|error| of(&shown(path), error))?;
+            self.out.write_all(b" -> ")?;
+            self.name(&target)?;
+        }
+        self.out.write_all(b"\n")?;
+        Ok(())
+    }
+
+    fn name(&mut self, name: &[u8]) -> Result<()> {
+        if self.terminal {
+            self.out.write_all(shown(name).as_bytes())?;
+        } else {
+            self.out.write_all(name)?;
+        }
+        Ok(())
+    }
+}
+
+/// Type and permissions as ls(1) shows them.
+fn letters(mode: u32) -> String {
+    let kind = match mode & TYPE {
+        FILE => '-',
+        DIR => 'd',
+        LINK => 'l',
+        FIFO => 'p',
+        SOCKET => 's',
+        0o060_000 => 'b',
+        0o020_000 => 'c',
+        _ => '?',
+    };
+    let mut text = String::from(kind);
+    for (shift, special, set) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {
+        let bits = mode >> shift;
+        text.push(if bits & 4 != 0 { 'r' } else { '-' });
+        text.push(if bits & 2 != 0 { 'w' } else { '-' });
+        text.push(match (mode & special != 0, bits & 1 != 0) {
+            (true, true) => set,
+            (true, false) => set.to_ascii_uppercase(),
+            (false, true) => 'x',
+            (false, false) => '-',
+        });
+    }
+    text
+}
+
+/// `cat`.
+pub fn cat(global: &Global, args: &CatArgs) -> Result<u8> {
+    let parsed = args.paths.iter().map(|path| names(path)).collect::<Result<Vec<_>>>()?;
+    let opened = open(global, &args.repo, Access::Read)?;
+    let mut out = std::io::stdout().lock();
+    for (path, names) in args.paths.iter().zip(parsed) {
+        let attr = walk(&opened.fs, path, &names)?;
+        let named = |failure| of(&shown(path.as_bytes()), failure);
+        if attr.mode & TYPE != FILE {
+            return Err(named(Failure::new(Code::Other, "not a regular file")));
+        }
+        copy(&opened.fs, &attr, &mut out).map_err(named)?;
+    }
+    out.flush()?;
+    Ok(0)
+}
+
+fn copy(fs: &Fs, attr: &Attr, out: &mut dyn Write) -> Result<()> {
+    let mut at = 0;
+    while at < attr.size {
+        let piece = fs.read(attr.ino, at, PIECE as u32)?;
+        if piece.is_empty() {
+            return Err(Failure::new(Code::Damage, "it is shorter than its record says"));
+        }
+        out.write_all(&piece)?;
+        at += piece.len() as u64;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_are_letters() {
+        for (mode, text) in [
+            (0o100_644, "-rw-r--r--"),
+            (0o104_755, "-rwsr-xr-x"),
+            (0o106_644, "-rwSr-Sr--"),
+            (0o041_777, "drwxrwxrwt"),
+            (0o041_776, "drwxrwxrwT"),
+            (0o120_777, "lrwxrwxrwx"),
+            (0o010_000, "p---------"),
+            (0o140_001, "s--------x"),
+            (0o060_660, "brw-rw----"),
+            (0o020_666, "crw-rw-rw-"),
+            (0o000_002, "?-------w-"),
+        ] {
+            assert_eq!(letters(mode), text);
+        }
+    }
+}

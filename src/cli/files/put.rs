@@ -1,0 +1,616 @@
+//! `put`.
+//!
+//! Invariant: what is put lies under a name of its own until it is whole, then
+//! takes the place of what had its name. So a file that cannot be read leaves
+//! the one before, and a file's other names keep what they had.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::{DirEntry, File, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use indicatif::ProgressBar;
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+
+use super::super::args::{Global, PutArgs};
+use super::super::place::{Access, canonical, open};
+use super::super::{Code, Failure, Result};
+use super::{
+    ACL, DIR, FILE, LINK, LeftOut, PIECE, SOCKET, TYPE, find, link_in_the_way, names, of, progress,
+    shown, shown_path,
+};
+use crate::crypto::hex;
+use crate::format::namespace::{NAME_MAX, ROOT, XATTR_MAX};
+use crate::fs::{Attr, Caller, Fs, FsError, Operations, RenameMode, SetAttr, TimeSet};
+use crate::io::{Random, SystemRandom, Timestamp};
+
+/// Most bytes of names of extended attributes, and of a value (xattr(7)).
+const XATTR_ROOM: usize = 64 << 10;
+
+/// `put`.
+pub fn put(global: &Global, args: &PutArgs) -> Result<u8> {
+    let names = names(&args.path)?;
+    let repo = std::fs::metadata(canonical(&args.repo)?)?;
+    let opened = open(global, &args.repo, Access::Write)?;
+    let fs = &opened.fs;
+    let mut putter = Putter {
+        fs,
+        caller: Caller {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+        },
+        repo: (repo.dev(), repo.ino()),
+        links: HashMap::new(),
+        files: 0,
+        bytes: 0,
+        left_out: LeftOut::default(),
+        bar: progress(global, None),
+    };
+    let put = putter.all(args, &names);
+    putter.bar.finish_and_clear();
+    put.map_err(|trouble| match trouble {
+        Trouble::Left(failure) | Trouble::Over(failure) => failure,
+    })?;
+    let published = fs.checkpoint()?;
+    let left_out = putter.left_out.count;
+    if global.json {
+        println!(
+            "{}",
+            serde_json::json!({
+                "message_type": "summary",
+                "files": putter.files,
+                "bytes": putter.bytes,
+                "left_out": left_out,
+                "objects": published.as_ref().map_or(0, |published| published.objects.0),
+                "uploaded_bytes": published
+                    .as_ref()
+                    .map_or(0, |published| published.objects.1 + published.head_bytes),
+            })
+        );
+    } else if !global.quiet || left_out > 0 {
+        let rest = if left_out == 0 { String::new() } else { format!("; {left_out} left out") };
+        let (files, bytes) = (putter.files, putter.bytes);
+        eprintln!("{files} files, {bytes} bytes, all in the repository folder{rest}");
+    }
+    Ok(putter.left_out.code())
+}
+
+/// Why something was not put.
+enum Trouble {
+    /// It is left out, and the rest goes on.
+    Left(Failure),
+    /// Nothing more can be put.
+    Over(Failure),
+}
+
+impl From<FsError> for Trouble {
+    fn from(error: FsError) -> Self {
+        let failure = Failure::from(error);
+        match error {
+            FsError::NoSpace
+            | FsError::ReadOnly
+            | FsError::Stale
+            | FsError::Io
+            | FsError::NotHere
+            | FsError::Damaged => Self::Over(failure),
+            _ => Self::Left(failure),
+        }
+    }
+}
+
+/// Of the source; errors of the repository are [`FsError`]s.
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        // A source has no room that could be used up: this is no code 28.
+        Self::Left(Failure::new(Code::Other, error))
+    }
+}
+
+impl Trouble {
+    fn of(self, what: &str) -> Self {
+        match self {
+            Self::Left(failure) => Self::Left(of(what, failure)),
+            Self::Over(failure) => Self::Over(of(what, failure)),
+        }
+    }
+}
+
+type Put<T> = std::result::Result<T, Trouble>;
+
+fn left(text: impl Into<String>) -> Trouble {
+    Trouble::Left(Failure::new(Code::Other, text.into()))
+}
+
+/// Device and inode number.
+type Identity = (u64, u64);
+
+/// A folder that is being put.
+struct Level {
+    source: PathBuf,
+    /// In the repository.
+    dir: u64,
+    data: Metadata,
+    children: std::vec::IntoIter<std::ffi::OsString>,
+}
+
+struct Putter<'a> {
+    fs: &'a Fs,
+    caller: Caller,
+    repo: Identity,
+    /// Files with several names that were put under one.
+    links: HashMap<Identity, u64>,
+    files: u64,
+    bytes: u64,
+    left_out: LeftOut,
+    bar: ProgressBar,
+}
+
+impl Putter<'_> {
+    /// Everything but the checkpoint.
+    fn all(&mut self, args: &PutArgs, names: &[&str]) -> Put<()> {
+        let source = args.from.as_deref();
+        // Before anything is made in the repository.
+        let data = source
+            .map(|source| {
+                std::fs::metadata(source).map_err(|error| {
+                    let text = format!("{}: {error}", shown_path(source));
+                    Trouble::Over(Failure::new(Code::Usage, text))
+                })
+            })
+            .transpose()?;
+        let is_folder = data.as_ref().is_some_and(Metadata::is_dir);
+        if let (Some(source), Some(data)) = (source, &data)
+            && (data.dev(), data.ino()) == self.repo
+        {
+            let text = format!("{} is the repository itself", shown_path(source));
+            return Err(Trouble::Over(Failure::new(Code::Unusable, text)));
+        }
+        let own = source.and_then(Path::file_name).map(OsStr::as_bytes);
+        let (parents, last) = match names.split_last() {
+            Some((last, parents)) => (parents, Some(last.as_bytes())),
+            None => (names, own.filter(|_| !is_folder)),
+        };
+        let mut dir = ROOT;
+        for (depth, name) in parents.iter().enumerate() {
+            dir = self.way(dir, name.as_bytes(), &names[..=depth])?;
+        }
+        match (source, data, last) {
+            (None, _, Some(name)) => {
+                let content = |putter: &mut Self, ino| putter.stream(ino, &mut io::stdin().lock());
+                let fill = |putter: &mut Self, ino| {
+                    let bytes = content(putter, ino).map_err(|error| error.of("standard input"))?;
+                    putter.settle(ino, 0o644, None)?;
+                    Ok(bytes)
+                };
+                self.fresh(dir, name, FILE, 0, fill).map_err(|error| error.of(&shown_names(names)))
+            }
+            (Some(source), Some(data), name) if is_folder => {
+                let target = match name {
+                    Some(name) => self.way(dir, name, names)?,
+                    None => ROOT,
+                };
+                self.tree(source, target, data, target != ROOT)
+            }
+            (Some(source), Some(data), Some(name)) => {
+                // SOURCE may be a symlink: whoever gave it meant where it leads.
+                let real = source.canonicalize().unwrap_or_else(|_| source.to_path_buf());
+                self.leaf(&real, &data, dir, name).map_err(|error| error.of(&shown_path(source)))
+            }
+            _ => Err(Trouble::Over(Failure::new(Code::Usage, "no name to put it under"))),
+        }
+    }
+
+    /// The folder that a part of PATH names, made if it is not there.
+    fn way(&self, dir: u64, name: &[u8], names: &[&str]) -> Put<u64> {
+        let named = |error: Trouble| error.of(&shown_names(names));
+        match find(self.fs, dir, name) {
+            Ok(attr) if attr.mode & TYPE == LINK => Err(Trouble::Over(link_in_the_way(names))),
+            Ok(attr) if attr.mode & TYPE != DIR => Err(named(FsError::NotDir.into())),
+            Ok(attr) => Ok(attr.ino),
+            Err(FsError::NotFound) => {
+                let made = self.fs.mkdir(self.caller, dir, name, 0o755).map_err(Trouble::from);
+                let ino = made.map_err(named)?.ino;
+                self.fs.forget(ino, 1);
+                Ok(ino)
+            }
+            Err(error) => Err(named(error.into())),
+        }
+    }
+
+    /// Puts what is in a folder and all below; without recursion, since it is as
+    /// deep as somebody made it.
+    fn tree(&mut self, source: &Path, dir: u64, data: Metadata, dress: bool) -> Put<()> {
+        let top =
+            read_names(source).map_err(|error| Trouble::from(error).of(&shown_path(source)))?;
+        let mut levels = vec![Level { source: source.to_path_buf(), dir, data, children: top }];
+        while let Some(level) = levels.last_mut() {
+            let Some(name) = level.children.next() else {
+                let level = levels.pop().expect("it is the last");
+                if dress || !levels.is_empty() {
+                    let dressed = self.dress_folder(&level);
+                    self.go_on(&level.source, dressed)?;
+                }
+                continue;
+            };
+            let source = level.source.join(&name);
+            match self.child(&source, level.dir, name.as_bytes()) {
+                Ok(next) => levels.extend(next),
+                failed => self.go_on(&source, failed.map(|_| ()))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Names what is left out.
+    fn go_on(&mut self, source: &Path, put: Put<()>) -> Put<()> {
+        match put {
+            Ok(()) => Ok(()),
+            Err(Trouble::Left(failure)) => {
+                self.left_out.name(&self.bar, &shown_path(source), failure.message);
+                Ok(())
+            }
+            Err(over) => Err(over.of(&shown_path(source))),
+        }
+    }
+
+    /// Puts a file, or begins with a folder.
+    fn child(&mut self, source: &Path, dir: u64, name: &[u8]) -> Put<Option<Level>> {
+        let data = std::fs::symlink_metadata(source)?;
+        if !data.is_dir() {
+            return self.leaf(source, &data, dir, name).map(|()| None);
+        }
+        if (data.dev(), data.ino()) == self.repo {
+            return Err(left("this is the repository itself"));
+        }
+        let ino = match find(self.fs, dir, name) {
+            Ok(attr) if attr.mode & TYPE == DIR => attr.ino,
+            Ok(attr) => return Err(in_the_way(&attr)),
+            Err(FsError::NotFound) => {
+                // As it will be when all is in it.
+                let ino = self.fs.mkdir(self.caller, dir, name, 0o700)?.ino;
+                self.fs.forget(ino, 1);
+                ino
+            }
+            Err(error) => return Err(error.into()),
+        };
+        match read_names(source) {
+            Ok(children) => {
+                Ok(Some(Level { source: source.to_path_buf(), dir: ino, data, children }))
+            }
+            Err(error) => {
+                self.settle(ino, self.mode(&data), Some(&data))?;
+                Err(error.into())
+            }
+        }
+    }
+
+    fn dress_folder(&mut self, level: &Level) -> Put<()> {
+        let source = &level.source;
+        self.attributes(
+            source,
+            level.dir,
+            |room| rustix::fs::llistxattr(source, room),
+            |name, room| rustix::fs::lgetxattr(source, name, room),
+        )?;
+        self.settle(level.dir, self.mode(&level.data), Some(&level.data))
+    }
+
+    /// Puts what is no folder.
+    fn leaf(&mut self, source: &Path, data: &Metadata, dir: u64, name: &[u8]) -> Put<()> {
+        let kind = data.file_type();
+        let identity = (data.dev(), data.ino());
+        if data.nlink() > 1
+            && let Some(first) = self.links.get(&identity)
+        {
+            return self.link(*first, dir, name);
+        }
+        if kind.is_file() {
+            let file = open_source(source)?;
+            // What is open counts, whatever the name meant a moment ago.
+            let data = file.metadata()?;
+            if !data.is_file() {
+                return Err(left("became something else while it was opened"));
+            }
+            self.fresh(dir, name, FILE, 0, |putter, ino| putter.file(source, &file, &data, ino))?;
+        } else if kind.is_symlink() {
+            let target = std::fs::read_link(source)?;
+            self.fresh_link(source, data, dir, name, target.as_os_str().as_bytes())?;
+        } else if kind.is_socket() {
+            return Err(left("sockets are not put"));
+        } else {
+            let mode = data.mode() & TYPE;
+            self.fresh(dir, name, mode, data.rdev() as u32, |putter, ino| {
+                putter.settle(ino, putter.mode(data), Some(data))?;
+                Ok(0)
+            })?;
+        }
+        if data.nlink() > 1 {
+            self.links.insert(identity, find(self.fs, dir, name)?.ino);
+        }
+        Ok(())
+    }
+
+    /// Makes something under a name of its own, lets `fill` make it whole, and
+    /// puts it where it belongs.
+    fn fresh(
+        &mut self,
+        dir: u64,
+        name: &[u8],
+        kind: u32,
+        rdev: u32,
+        fill: impl FnOnce(&mut Self, u64) -> Put<u64>,
+    ) -> Put<()> {
+        self.check_replaceable(dir, name)?;
+        let temporary = temporary();
+        let ino = self.fs.mknod(self.caller, dir, &temporary, kind | 0o600, rdev)?.ino;
+        let filled = fill(self, ino);
+        self.place(dir, &temporary, name, ino, filled)
+    }
+
+    fn fresh_link(
+        &mut self,
+        source: &Path,
+        data: &Metadata,
+        dir: u64,
+        name: &[u8],
+        target: &[u8],
+    ) -> Put<()> {
+        self.check_replaceable(dir, name)?;
+        let temporary = temporary();
+        let ino = self.fs.symlink(self.caller, dir, &temporary, target)?.ino;
+        let filled = self
+            .attributes(
+                source,
+                ino,
+                |room| rustix::fs::llistxattr(source, room),
+                |name, room| rustix::fs::lgetxattr(source, name, room),
+            )
+            .and_then(|()| self.settle(ino, 0o777, Some(data)))
+            .map(|()| 0);
+        self.place(dir, &temporary, name, ino, filled)
+    }
+
+    /// Renames what is whole, and removes what is not.
+    fn place(
+        &mut self,
+        dir: u64,
+        temporary: &[u8],
+        name: &[u8],
+        ino: u64,
+        filled: Put<u64>,
+    ) -> Put<()> {
+        let placed = filled.and_then(|bytes| {
+            self.fs.rename((dir, temporary), (dir, name), RenameMode::Replace)?;
+            Ok(bytes)
+        });
+        if placed.is_err() {
+            // Why it failed is told; this cannot fail for another reason.
+            let _ = self.fs.unlink(dir, temporary);
+        }
+        self.fs.forget(ino, 1);
+        self.bytes += placed?;
+        self.files += 1;
+        Ok(())
+    }
+
+    /// Another name for a file that was put already.
+    fn link(&mut self, first: u64, dir: u64, name: &[u8]) -> Put<()> {
+        match find(self.fs, dir, name) {
+            // A rename onto another name of the same file does nothing.
+            Ok(attr) if attr.ino == first => return Ok(()),
+            _ => self.check_replaceable(dir, name)?,
+        }
+        let temporary = temporary();
+        let ino = self.fs.link(first, dir, &temporary)?.ino;
+        self.place(dir, &temporary, name, ino, Ok(0))
+    }
+
+    fn check_replaceable(&self, dir: u64, name: &[u8]) -> Put<()> {
+        match find(self.fs, dir, name) {
+            Ok(attr) if attr.mode & TYPE == DIR => Err(in_the_way(&attr)),
+            Ok(_) | Err(FsError::NotFound) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Content and attributes of an open file.
+    fn file(&mut self, source: &Path, file: &File, data: &Metadata, ino: u64) -> Put<u64> {
+        let bytes = if data.len() == 0 {
+            // Files of /proc have a length only once they are read.
+            self.stream(ino, &mut &*file)?
+        } else {
+            self.content(ino, file, data.len())?
+        };
+        self.attributes(
+            source,
+            ino,
+            |room| rustix::fs::flistxattr(file, room),
+            |name, room| rustix::fs::fgetxattr(file, name, room),
+        )?;
+        self.settle(ino, self.mode(data), Some(data))?;
+        let after = file.metadata()?;
+        let time = |data: &Metadata| (data.mtime(), data.mtime_nsec());
+        if (after.len(), time(&after)) != (data.len(), time(data)) {
+            let shown = shown_path(source);
+            self.left_out.name(&self.bar, &shown, "changed while it was read; put it again");
+        }
+        Ok(bytes)
+    }
+
+    /// Copies the bytes below `len` that are not holes: what is appended
+    /// meanwhile could go on for ever.
+    fn content(&mut self, ino: u64, file: &File, len: u64) -> Put<u64> {
+        let mut buffer = vec![0; PIECE];
+        let (mut at, mut end) = (0, 0);
+        while at < len {
+            if at == end {
+                at = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+                    Ok(data) => data,
+                    // All holes from here on.
+                    Err(Errno::NXIO) => break,
+                    // A file system without holes.
+                    Err(_) => at,
+                };
+                end = rustix::fs::seek(file, SeekFrom::Hole(at)).unwrap_or(len).clamp(at, len);
+                if at >= len {
+                    break;
+                }
+                if end == at {
+                    end = len;
+                }
+            }
+            let want = (end - at).min(PIECE as u64) as usize;
+            let read = file.read_at(&mut buffer[..want], at)?;
+            if read == 0 {
+                // It is shorter by now.
+                self.resize(ino, at)?;
+                return Ok(at);
+            }
+            self.fs.write(ino, at, &buffer[..read], false)?;
+            at += read as u64;
+            self.bar.inc(read as u64);
+        }
+        self.resize(ino, len)?;
+        Ok(len)
+    }
+
+    fn resize(&self, ino: u64, size: u64) -> Put<()> {
+        self.fs.setattr(ino, &SetAttr { size: Some(size), ..SetAttr::default() })?;
+        Ok(())
+    }
+
+    /// Copies up to the end.
+    fn stream(&mut self, ino: u64, source: &mut dyn Read) -> Put<u64> {
+        let mut buffer = Vec::with_capacity(PIECE);
+        let mut at = 0u64;
+        loop {
+            buffer.clear();
+            source.take(PIECE as u64).read_to_end(&mut buffer)?;
+            if buffer.is_empty() {
+                return Ok(at);
+            }
+            self.fs.write(ino, at, &buffer, false)?;
+            at += buffer.len() as u64;
+            self.bar.inc(buffer.len() as u64);
+        }
+    }
+
+    /// Permissions as they are to be stored. What runs as its owner must not
+    /// become something that runs as whoever puts it.
+    fn mode(&self, data: &Metadata) -> u32 {
+        let mut mode = data.mode() & 0o7777;
+        if data.uid() != self.caller.uid {
+            mode &= !0o4000;
+        }
+        if data.gid() != self.caller.gid {
+            mode &= !0o2000;
+        }
+        mode
+    }
+
+    /// The last that is set: owner, mode, and the time of the source.
+    fn settle(&self, ino: u64, mode: u32, data: Option<&Metadata>) -> Put<()> {
+        let mtime = data.map(|data| {
+            TimeSet::At(Timestamp { secs: data.mtime(), nanos: data.mtime_nsec() as u32 })
+        });
+        self.fs.setattr(
+            ino,
+            &SetAttr {
+                // Not the group of a folder that gives its own.
+                uid: Some(self.caller.uid),
+                gid: Some(self.caller.gid),
+                mode: Some(mode),
+                mtime,
+                ..SetAttr::default()
+            },
+        )?;
+        Ok(())
+    }
+
+    /// Makes the extended attributes those of the source.
+    fn attributes(
+        &mut self,
+        source: &Path,
+        ino: u64,
+        list: impl FnOnce(&mut [u8]) -> rustix::io::Result<usize>,
+        get: impl Fn(&[u8], &mut [u8]) -> rustix::io::Result<usize>,
+    ) -> Put<()> {
+        let mut room = vec![0; XATTR_ROOM];
+        let len = match list(&mut room) {
+            Ok(len) => len,
+            // The file system has none.
+            Err(Errno::NOTSUP) => 0,
+            Err(error) => return Err(io::Error::from(error).into()),
+        };
+        let is_root = self.caller.uid == 0;
+        let wanted = |name: &[u8]| is_root || name.starts_with(b"user.") || ACL.contains(&name);
+        let names: Vec<&[u8]> = room[..len]
+            .split(|byte| *byte == 0)
+            .filter(|name| !name.is_empty() && wanted(name))
+            .collect();
+        for old in self.fs.listxattr(ino)? {
+            if !names.contains(&old.as_slice()) {
+                self.fs.removexattr(ino, &old)?;
+            }
+        }
+        let mut value = vec![0; XATTR_ROOM];
+        for name in names {
+            let kind = format!("attribute {}", shown(name));
+            let why = match get(name, &mut value) {
+                // It is gone by now.
+                Err(Errno::NODATA) => continue,
+                Err(error) => error.into(),
+                Ok(len) if len > XATTR_MAX || name.len() > NAME_MAX => {
+                    io::Error::other(format!("it has {len} bytes, and {XATTR_MAX} are the most"))
+                }
+                Ok(len) => {
+                    self.fs.setxattr(ino, name, &value[..len], 0)?;
+                    continue;
+                }
+            };
+            self.left_out.name_once(&self.bar, &kind, &shown_path(source), &why);
+        }
+        Ok(())
+    }
+}
+
+fn shown_names(names: &[&str]) -> String {
+    format!("/{}", shown(names.join("/").as_bytes()))
+}
+
+fn in_the_way(attr: &Attr) -> Trouble {
+    left(match attr.mode & TYPE {
+        DIR => "there is a folder of this name in the repository",
+        LINK => "there is a symlink of this name in the repository, and those are not followed",
+        SOCKET | FILE => "there is a file of this name in the repository",
+        _ => "something has this name in the repository",
+    })
+}
+
+/// A name that nothing has.
+fn temporary() -> Vec<u8> {
+    let mut random = [0; 8];
+    SystemRandom.fill(&mut random);
+    format!(".amberfs-{}", hex(&random)).into_bytes()
+}
+
+/// Names in a folder, sorted.
+fn read_names(folder: &Path) -> io::Result<std::vec::IntoIter<std::ffi::OsString>> {
+    let entries = std::fs::read_dir(folder)?;
+    let mut names = entries
+        .map(|entry| entry.map(|entry: DirEntry| entry.file_name()))
+        .collect::<io::Result<Vec<_>>>()?;
+    names.sort();
+    Ok(names.into_iter())
+}
+
+/// Opens what should be a regular file: not what a symlink leads to, and
+/// without waiting for whoever writes into a fifo.
+fn open_source(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}

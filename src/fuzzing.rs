@@ -1,0 +1,528 @@
+//! One function for each decoder of bytes from outside: what the targets in
+//! `fuzz/` call, and what the tests below replay on `fuzz/corpus`.
+//!
+//! Every function takes any bytes and must return. What it checks beside that:
+//! a value that was read encodes to the bytes it was read from, since an
+//! encoding is canonical (`docs/format.md`, "Versions"). Where bytes are sealed
+//! or end in a checksum the function seals or sums them, as somebody who has
+//! the key can.
+
+use std::sync::{Arc, OnceLock};
+
+use crate::cli::options::MountSettings;
+use crate::control;
+use crate::crypto::{
+    Domain, Purpose, Secret, ValueCipher, derive, format_key, hash, parse_key, resembles_key,
+};
+use crate::format::commit::{self, Commit, Name};
+use crate::format::container::{
+    Class, Codec, Directory, FRAME_MAX, Frame, Kind, PLACE_AT, PLACE_SEALED, PREFIX, Place, Prefix,
+    VERSION, version_of,
+};
+use crate::format::namespace::{Key, Value};
+use crate::format::node::Node;
+use crate::format::record;
+use crate::format::register::{Epoch, HeadExtension, Header, Keyring, Register, Stamp};
+use crate::io::SyncedFile;
+use crate::io::sim::{SimRandom, SimWorld};
+use crate::journal::{Journal, JournalKeys, Options, Replay};
+use crate::store::{Context, Reader};
+use crate::vault::hsm::FileKeys;
+use crate::vault::ledger::{EmbeddedLedger, Ledger, RECORD_LIMIT};
+use crate::vault::protocol::{
+    Address, Binding, Fingerprint, Locator, Manifest, PAYLOAD_SEALED, Password, REPLY_SIZE,
+    REQUEST_SIZE, decode_reply, decode_request, encode_reply, encode_request, open_payload,
+};
+use crate::vault::server::Record;
+use crate::volume::state::State;
+
+/// A target's name and function.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets, by name.
+pub const TARGETS: [Target; 23] = [
+    ("commit", commit),
+    ("container", container),
+    ("control", control),
+    ("frame", frame),
+    ("header", header),
+    ("journal", journal),
+    ("key_text", key_text),
+    ("keyring", keyring),
+    ("ledger", ledger),
+    ("locator", locator),
+    ("manifest", manifest),
+    ("mount_options", mount_options),
+    ("name", name),
+    ("namespace", namespace),
+    ("node", node),
+    ("password", password),
+    ("record", record),
+    ("register", register),
+    ("state", state),
+    ("vault_keys", vault_keys),
+    ("vault_record", vault_record),
+    ("vault_reply", vault_reply),
+    ("vault_request", vault_request),
+];
+
+/// Checks that what `decode` takes has one encoding.
+fn canonical<'a, T, E>(
+    bytes: &'a [u8],
+    decode: impl Fn(&'a [u8]) -> Result<T, E>,
+    encode: impl Fn(&T) -> Vec<u8>,
+) {
+    if let Ok(value) = decode(bytes) {
+        assert!(encode(&value) == bytes, "another encoding of the same value was taken");
+    }
+}
+
+/// Splits off the byte that chooses what the rest is.
+fn choose(data: &[u8]) -> (u8, &[u8]) {
+    data.split_first().map_or((0, data), |(first, rest)| (*first, rest))
+}
+
+fn summed(bytes: &[u8]) -> Vec<u8> {
+    [bytes, &hash(bytes)].concat()
+}
+
+fn secret(byte: u8) -> Secret {
+    Secret::take(&mut [byte; 32])
+}
+
+const REPO: [u8; 16] = [0x11; 16];
+
+/// A commit.
+pub fn commit(data: &[u8]) {
+    canonical(data, Commit::decode, Commit::encode);
+}
+
+/// Prefix (0), place (1), directory (2) of a container.
+pub fn container(data: &[u8]) {
+    let (what, rest) = choose(data);
+    match what % 3 {
+        0 => {
+            if let Ok((mut prefix, extension, place)) = Prefix::decode_fixed(rest) {
+                assert_eq!(version_of(rest), Some(VERSION));
+                prefix.extension = vec![7; extension];
+                let mut again = prefix.encode();
+                assert_eq!(again.len(), PREFIX + extension);
+                again[PLACE_AT..PLACE_AT + PLACE_SEALED].copy_from_slice(&place);
+                assert_eq!(again[..PREFIX], rest[..PREFIX]);
+            }
+        }
+        1 => canonical(rest, Place::decode, |place| place.encode()),
+        _ => {
+            canonical(rest, Directory::decode, Directory::encode);
+            if let Ok(directory) = Directory::decode(rest) {
+                directory.frame_offsets(u64::from(u32::MAX));
+                assert!(directory.chunks.iter().all(|chunk| directory.find(&chunk.id).is_some()));
+            }
+        }
+    }
+}
+
+/// Bytes as a file of REPO.
+struct Bytes(Vec<u8>);
+
+impl SyncedFile for Bytes {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let rest = self.0.get(offset as usize..).unwrap_or_default();
+        let count = rest.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&rest[..count]);
+        Ok(count)
+    }
+    fn len(&self) -> std::io::Result<u64> {
+        Ok(self.0.len() as u64)
+    }
+}
+
+fn context() -> &'static Context {
+    static CONTEXT: OnceLock<Context> = OnceLock::new();
+    CONTEXT.get_or_init(|| {
+        let epochs = vec![Epoch { id: [0x55; 16], key: secret(0x66) }];
+        Context::new(REPO, Keyring { id_key: secret(0x33), chunker_key: secret(0x44), epochs })
+    })
+}
+
+/// A container whose writer has the key: one byte chooses the codec of its only
+/// frame, three are the length it claims unpacked, the rest is what it holds.
+pub fn frame(data: &[u8]) {
+    let Some((head, stored)) = data.split_first_chunk::<4>() else { return };
+    let codec = match head[0] % 3 {
+        0 => Codec::Raw,
+        1 => Codec::Zstd,
+        _ => Codec::Padding,
+    };
+    let claimed = u32::from_le_bytes([head[1], head[2], head[3], 0]).min(FRAME_MAX as u32);
+    let plain = if codec == Codec::Zstd { claimed } else { stored.len() as u32 };
+    let directory = Directory {
+        frames: vec![Frame { codec, class: Class::Pages, stored: stored.len() as u32, plain }],
+        ..Directory::default()
+    };
+    let prefix =
+        Prefix { kind: Kind::Data, epoch: [0x55; 16], salt: [9; 32], extension: Vec::new() };
+    let cipher = context().file_cipher(&prefix).expect("the epoch is known");
+    let mut bytes = prefix.encode();
+    cipher.seal(Domain::Frame, 0, stored, &mut bytes);
+    let offset = bytes.len() as u64;
+    cipher.seal(Domain::Directory, 0, &directory.encode(), &mut bytes);
+    let place = Place { offset, len: bytes.len() as u64 - offset };
+    let mut sealed = Vec::new();
+    cipher.seal(Domain::Place, 0, &place.encode(), &mut sealed);
+    bytes[PLACE_AT..PLACE_AT + PLACE_SEALED].copy_from_slice(&sealed);
+    let Ok(reader) = Reader::open(context(), "it", Box::new(Bytes(bytes)), &[Kind::Data]) else {
+        assert!(stored.len() as u64 > FRAME_MAX, "a container was refused");
+        return;
+    };
+    match reader.frame(0) {
+        Ok(found) => {
+            assert!(found.len() == plain as usize && (codec == Codec::Zstd || found == stored));
+        }
+        Err(_) => assert_eq!(codec, Codec::Zstd),
+    }
+    if codec == Codec::Raw && !stored.is_empty() {
+        let (from, to) = (u64::from(claimed) % stored.len() as u64, stored.len() as u64);
+        let found = reader.raw_range(0, from, to).expect("it was sealed");
+        assert!(found == stored[from as usize..]);
+    }
+}
+
+/// Header (0) and extension of a head (1).
+pub fn header(data: &[u8]) {
+    let (what, rest) = choose(data);
+    if what % 2 == 0 {
+        canonical(&summed(rest), Header::decode, Header::encode);
+        canonical(rest, Header::decode, Header::encode);
+    } else {
+        canonical(rest, HeadExtension::decode, HeadExtension::encode);
+    }
+}
+
+/// A register, with its key checks.
+pub fn register(data: &[u8]) {
+    canonical(data, Register::decode, Register::encode);
+    if let Ok(register) = Register::decode(data) {
+        assert!(register.key_checks().count() <= register.slots.len());
+        assert!(register.open(&secret(0xee), &REPO).is_err(), "nobody's key");
+    }
+}
+
+/// The plaintext of a keyring.
+pub fn keyring(data: &[u8]) {
+    let (key, salt) = (secret(1), [0x77; 32]);
+    let mut sealed = data.to_vec();
+    let aad = [&REPO[..], &VERSION.to_le_bytes()].concat();
+    let cipher = ValueCipher::new(&derive(Purpose::KeyringSeal, &key, &[&REPO, &salt]));
+    cipher.seal(0, &aad, &mut sealed, 0);
+    let stamp = Stamp { counter: 1, device: [2; 16] };
+    let register = Register { stamp, slots: Vec::new(), salt, sealed };
+    let Ok((keyring, stamp, slots)) = register.open(&key, &REPO) else { return };
+    assert!(keyring.epoch_key(&keyring.newest().id).is_some());
+    // What is read can be written again, and is the same then; fields of later
+    // versions are gone.
+    let again = Register::seal(&key, &REPO, stamp, slots, &keyring, &SimRandom::new(1));
+    let Ok((second, stamp, slots)) = again.open(&key, &REPO) else { panic!("just sealed") };
+    assert!(stamp == again.stamp && slots == again.slots);
+    assert!(second.id_key.expose() == keyring.id_key.expose());
+    assert!(second.epochs.len() == keyring.epochs.len());
+}
+
+/// The name of a file in REPO, and of copies of one.
+pub fn name(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let same = |name: &Name| name.path().rsplit('/').next() == Some(text);
+    if let Some(repo) = commit::parse_header_name(text) {
+        assert!(same(&Name::Header(repo)) && commit::find_header_name(text) == Some(repo));
+    }
+    if let Some((generation, hash)) = commit::parse_head_name(text) {
+        assert!(same(&Name::Head { device: [1; 16], generation, hash }));
+        assert_eq!(commit::find_head_name(text), Some((generation, hash)));
+    }
+    if let Some(hash) = commit::parse_object_name(text) {
+        assert!(same(&Name::Object { device: [1; 16], hash }));
+        assert_eq!(commit::find_object_name(text), Some(hash));
+    }
+    commit::find_header_name(text);
+    commit::find_head_name(text);
+    commit::find_object_name(text);
+}
+
+/// A key of the namespace (0), or the value of a key of each kind.
+pub fn namespace(data: &[u8]) {
+    let (what, rest) = choose(data);
+    let key = match what % 7 {
+        0 => return canonical(rest, Key::decode, Key::encode),
+        1 => Key::Inode(1),
+        2 => Key::Alias(1),
+        3 => Key::Xattr(1, b"user.a".to_vec()),
+        4 => Key::Back(2, 1, b"a".to_vec()),
+        5 => Key::Entry(1, 4, b"a".to_vec()),
+        _ => Key::Opaque(1, 77, b"a".to_vec()),
+    };
+    canonical(rest, |bytes| Value::decode(&key, bytes), Value::encode);
+}
+
+/// A node of either tree.
+pub fn node(data: &[u8]) {
+    canonical(data, Node::decode, Node::encode);
+    match Node::decode(data) {
+        Ok(Node::ContentLeaf(runs)) => {
+            let total = runs.iter().try_fold(0u64, |sum, run| sum.checked_add(run.total()));
+            assert!(total.is_some_and(|total| total >> 63 == 0), "longer than any file");
+        }
+        Ok(Node::ContentBranch(_, children)) => {
+            let total = children.iter().try_fold(0u64, |sum, child| sum.checked_add(child.len));
+            assert!(total.is_some_and(|total| total >> 63 == 0), "longer than any file");
+        }
+        _ => {}
+    }
+}
+
+/// A record of changes, as the journal holds it once it is open.
+pub fn record(data: &[u8]) {
+    canonical(data, record::decode, |changes| record::encode(changes));
+}
+
+fn journal_keys() -> JournalKeys {
+    let epochs = vec![([2; 16], secret(0x52))];
+    JournalKeys { repo: [3; 16], device: [4; 16], epoch: [2; 16], epochs }
+}
+
+fn open_journal(world: &SimWorld, seed: u64) -> crate::journal::Result<(Journal, Replay)> {
+    let options = Options { file_size: 8192, max_total: 1 << 20, reserve: 4096, spares: 1 };
+    let random = Arc::new(SimRandom::new(seed));
+    Journal::open(world.folder("state"), journal_keys(), 0, random, options)
+}
+
+/// A file with records of these lengths, and its path; a flush follows the
+/// second.
+const RECORDS: [usize; 4] = [0, 10, 700, 33];
+
+fn journal_file() -> &'static (String, Vec<u8>) {
+    static FILE: OnceLock<(String, Vec<u8>)> = OnceLock::new();
+    FILE.get_or_init(|| {
+        let world = SimWorld::new();
+        let (journal, _) = open_journal(&world, 1).expect("an empty world");
+        for (number, len) in RECORDS.into_iter().enumerate() {
+            journal.append(&vec![number as u8; len]).expect("there is room");
+            if number == 1 {
+                journal.sync(2).expect("nothing fails");
+            }
+        }
+        journal.sync(RECORDS.len() as u64).expect("nothing fails");
+        let is_log = |path: &String| path.strip_suffix(".log").is_some();
+        let path = world.paths().into_iter().find(is_log).expect("records lie in a file");
+        let bytes = world.get(&path).expect("it was listed");
+        (path, bytes)
+    })
+}
+
+/// A journal file: the bytes (0), a good header with the bytes behind it (1),
+/// or a good file with pieces of it changed (2).
+pub fn journal(data: &[u8]) {
+    let (what, rest) = choose(data);
+    let (path, mut file) = journal_file().clone();
+    match what % 3 {
+        0 => file = rest.to_vec(),
+        1 => {
+            file.truncate(4096);
+            file.extend_from_slice(rest);
+        }
+        _ => {
+            for change in rest.chunks_exact(3) {
+                let at = usize::from(u16::from_le_bytes([change[0], change[1]])) % file.len();
+                file[at] ^= change[2];
+            }
+        }
+    }
+    let world = SimWorld::new();
+    world.folder("state");
+    world.put(&path, &file);
+    // Whatever was done to the file, what comes out of it is what went in, from
+    // the start and without a gap.
+    if let Ok((_, replay)) = open_journal(&world, 2) {
+        assert!(replay.records.len() <= RECORDS.len());
+        for (number, (sequence, bytes)) in replay.records.iter().enumerate() {
+            assert_eq!(*sequence, number as u64 + 1);
+            assert!(*bytes == vec![number as u8; RECORDS[number]]);
+        }
+    }
+}
+
+/// The record of local state.
+pub fn state(data: &[u8]) {
+    canonical(&summed(data), State::decode, State::encode);
+    canonical(data, State::decode, State::encode);
+}
+
+/// The 64-digit key as text.
+pub fn key_text(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(key) = parse_key(text) {
+        assert!(resembles_key(text));
+        let Ok(again) = parse_key(&format_key(&key)) else { panic!("just written") };
+        assert!(key.expose() == again.expose());
+    }
+}
+
+/// The address of a vault as text (0) and the locator in an unlock slot (1).
+pub fn locator(data: &[u8]) {
+    let (what, rest) = choose(data);
+    if what % 2 == 1 {
+        return canonical(rest, Locator::decode, Locator::encode);
+    }
+    let Ok(text) = std::str::from_utf8(rest) else { return };
+    if let Ok(address) = text.parse::<Address>() {
+        let shown = address.to_string();
+        assert_eq!(shown.parse().as_ref(), Ok(&address));
+        assert!(shown.eq_ignore_ascii_case(text.trim()) && !address.hosts().is_empty());
+    }
+}
+
+/// What a fleet's root signs (0), and the signed whole (1).
+pub fn manifest(data: &[u8]) {
+    let (what, rest) = choose(data);
+    if what % 2 == 0 {
+        canonical(rest, Manifest::decode_body, Manifest::encode_body);
+        return;
+    }
+    assert!(Manifest::verify(rest, Fingerprint([1; 32]), 0).is_err(), "nobody's fingerprint");
+    if let Ok(manifest) = Manifest::own(rest) {
+        let pinned = manifest.roots.fingerprint();
+        assert!(Manifest::verify(rest, pinned, manifest.epoch) == Ok(manifest));
+    }
+}
+
+/// A frame of a size, with zeros behind what there is.
+fn framed(data: &[u8], size: usize) -> Vec<u8> {
+    let message = &data[..data.len().min(size - 2)];
+    let mut frame = (message.len() as u16).to_le_bytes().to_vec();
+    frame.extend_from_slice(message);
+    frame.resize(size, 0);
+    frame
+}
+
+/// What a client sends to a vault.
+pub fn vault_request(data: &[u8]) {
+    for frame in [data, &framed(data, REQUEST_SIZE)] {
+        canonical(frame, decode_request, |request| encode_request(request).to_vec());
+    }
+}
+
+/// What a vault answers.
+pub fn vault_reply(data: &[u8]) {
+    for frame in [data, &framed(data, REPLY_SIZE)] {
+        canonical(frame, decode_reply, encode_reply);
+    }
+}
+
+/// What the ledger holds of a registration, once open; zeros follow it.
+pub fn vault_record(data: &[u8]) {
+    let mut padded = data[..data.len().min(RECORD_LIMIT)].to_vec();
+    padded.resize(RECORD_LIMIT, 0);
+    for bytes in [data, &padded] {
+        if let Ok(record) = Record::decode(bytes) {
+            let mut again = record.encode().to_vec();
+            assert!(again.len() <= RECORD_LIMIT);
+            let common = again.len().min(bytes.len());
+            assert!(bytes[common..].iter().all(|byte| *byte == 0));
+            again.truncate(common);
+            assert!(again == bytes[..common]);
+        }
+    }
+}
+
+/// A vault's key file (0), and the plaintext of a payload (1).
+pub fn vault_keys(data: &[u8]) {
+    let (what, rest) = choose(data);
+    if what % 2 == 0 {
+        return canonical(rest, FileKeys::decode, |keys| keys.encode().to_vec());
+    }
+    let binding = Binding { repo: REPO, registration: [2; 16], fleet: [3; 16] };
+    let cipher =
+        ValueCipher::new(&derive(Purpose::VaultPayload, &secret(1), &[&binding.registration]));
+    let mut sealed = rest.to_vec();
+    cipher.seal(0, &binding.payload_aad(), &mut sealed, 0);
+    if let Ok(keys) = open_payload(&secret(1), &binding, &sealed) {
+        assert!(!keys.is_empty() && sealed.len() == PAYLOAD_SEALED);
+    }
+}
+
+/// A ledger's file of at most four names. Each page of the input is 40 bytes of
+/// name and revision, one that says whether the value is the last, and one that
+/// says whether the page is whole (0), torn (1) or not used (2).
+pub fn ledger(data: &[u8]) {
+    const PAGE: usize = 4096;
+    const LAST: usize = 4008;
+    let (what, rest) = choose(data);
+    let world = SimWorld::new();
+    let folder = world.folder("vault");
+    EmbeddedLedger::create(&*folder).expect("an empty folder");
+    let mut file = world.get("vault/ledger").expect("just made");
+    if what % 2 == 0 {
+        file.extend_from_slice(rest);
+    } else {
+        for part in rest.chunks_exact(42).take(8) {
+            let mut page = vec![0; PAGE];
+            if part[41] % 3 < 2 {
+                page[..40].copy_from_slice(&part[..40]);
+                page[LAST] = part[40];
+                let sum = hash(&page[..PAGE - 32]);
+                page[PAGE - 32..].copy_from_slice(&sum);
+                page[100] ^= part[41] % 3;
+            }
+            file.extend_from_slice(&page);
+        }
+    }
+    world.put("vault/ledger", &file);
+    let Ok(ledger) = EmbeddedLedger::open(&*folder) else { return };
+    let names = ledger.list(None, usize::MAX).expect("it is open");
+    let revision = |name| ledger.read(name).ok().flatten().map(|(revision, _)| revision);
+    let before: Vec<_> = names.iter().map(revision).collect();
+    assert!(before.iter().all(Option::is_some));
+    drop(ledger);
+    // Mending changes nothing that is there, and once is enough.
+    let mended = world.get("vault/ledger").expect("it is there");
+    let Ok(ledger) = EmbeddedLedger::open(&*folder) else { panic!("it opened just now") };
+    assert!(world.get("vault/ledger").expect("it is there") == mended);
+    let after: Vec<_> =
+        names.iter().map(|name| ledger.read(name).ok().flatten().map(|found| found.0)).collect();
+    assert!(before == after);
+}
+
+/// What a command asks a daemon (0), and what it answers (1).
+pub fn control(data: &[u8]) {
+    let (what, rest) = choose(data);
+    if what % 2 == 0 {
+        canonical(rest, control::Request::decode, control::Request::encode);
+    } else {
+        canonical(rest, control::Reply::decode, control::Reply::encode);
+    }
+}
+
+/// The `-o` options of `mount`, one list a line.
+pub fn mount_options(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let lists: Vec<String> = text.lines().map(str::to_string).collect();
+    let joined = MountSettings::parse(&[lists.join(",")]);
+    match (MountSettings::parse(&lists), joined) {
+        (Ok(apart), Ok(joined)) => {
+            assert_eq!(format!("{apart:?}"), format!("{joined:?}"));
+            assert!(apart.device.is_none() || apart.mount.read_only);
+        }
+        (Err(_), Err(_)) => {}
+        _ => panic!("several -o are not what one is"),
+    }
+}
+
+/// A new password.
+pub fn password(data: &[u8]) {
+    if let Ok(password) = Password::new(data) {
+        // Refused or not; estimating must come to an end.
+        let _ = password.check_new();
+    }
+}
+
+#[cfg(test)]
+mod tests;

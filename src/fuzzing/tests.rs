@@ -1,0 +1,467 @@
+//! The corpus: real values of every kind, and inputs that once broke a decoder.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::crypto::{DeviceId, hex};
+use crate::format::container::ChunkPlace;
+use crate::format::namespace::{Content, ContentClass, Dot, Inode, Owner};
+use crate::format::node::{ContentChild, Dotted, MapChild, MapItem, NO_ID, Run};
+use crate::format::record::Change;
+use crate::format::register::{Features, Slot, key_check_slot};
+use crate::io::Timestamp;
+use crate::vault::protocol::{
+    AkeKey, Argon2Cost, Ended, Protection, Refusal, Reply, Request, Retirement, Roots, SiteKey,
+    Standing, Tries, seal_payload, sign_manifest,
+};
+use crate::vault::server::{Material, Pending, State as Stands};
+
+/// Set to any value, the test below writes the seeds instead of comparing them.
+const WRITE: &str = "AMBERFS_WRITE_SEEDS";
+const TIME: Timestamp = Timestamp { secs: -5, nanos: 999_999_999 };
+const DEVICE: DeviceId = [0x22; 16];
+
+fn corpus() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus")
+}
+
+fn chosen(what: u8, bytes: &[u8]) -> Vec<u8> {
+    [&[what], bytes].concat()
+}
+
+fn slots() -> Vec<Slot> {
+    let locator = Slot { kind: 2, bytes: a_locator().encode() };
+    vec![key_check_slot(&secret(1), &REPO), locator, Slot { kind: 77, bytes: b"later".to_vec() }]
+}
+
+fn a_register() -> Register {
+    let stamp = Stamp { counter: 3, device: DEVICE };
+    let random = SimRandom::new(5);
+    Register::seal(&secret(1), &REPO, stamp, slots(), &context().keyring, &random)
+}
+
+/// The plaintext that [`Register::seal`] seals.
+fn a_keyring() -> Vec<u8> {
+    let register = a_register();
+    let aad = [&REPO[..], &VERSION.to_le_bytes()].concat();
+    let key = derive(Purpose::KeyringSeal, &secret(1), &[&REPO, &register.salt]);
+    ValueCipher::new(&key).open(0, &aad, &register.sealed).unwrap()
+}
+
+fn a_commit() -> Commit {
+    Commit {
+        device: DEVICE,
+        generation: 7,
+        content_generation: 5,
+        time: TIME,
+        instance: [2; 16],
+        previous: [3; 32],
+        root: ([4; 16], 2),
+        merged: [([1; 16], 5), ([9; 16], 1)].into(),
+        held: [([9; 16], 2)].into(),
+        journal: 99,
+        inodes: 3,
+        bytes: 400,
+        device_name: "laptop".into(),
+        label: "before the trip".into(),
+        objects: vec![commit::NewObject {
+            hash: [5; 32],
+            kind: Kind::Data,
+            size: 123,
+            chunks: vec![[6; 16], [7; 16]],
+        }],
+        condemned: vec![[7; 32]],
+        retired: vec![commit::Retired { device: [8; 16], last: 3, heir: [1; 16] }],
+        unknown: vec![(9, vec![1, 2])],
+    }
+}
+
+fn a_directory() -> Directory {
+    let frame = |codec, stored, plain| Frame { codec, class: Class::Pages, stored, plain };
+    Directory {
+        frames: vec![
+            frame(Codec::Zstd, 500, 8192),
+            frame(Codec::Raw, 900, 900),
+            frame(Codec::Padding, 70_000, 70_000),
+        ],
+        chunks: vec![
+            ChunkPlace { id: [1; 16], frame: 0, offset: 4096, len: 4096 },
+            ChunkPlace { id: [2; 16], frame: 1, offset: 0, len: 900 },
+        ],
+        extra: b"more".to_vec(),
+    }
+}
+
+fn inodes() -> Vec<Inode> {
+    let plain = Inode::new(0o100_644, Owner::SelfOwned, Owner::Id(7), TIME);
+    let small = Inode { size: 6, inline: b"hello\n".to_vec(), ..plain.clone() };
+    let full = Inode {
+        atime: Some(TIME),
+        flags: 3,
+        project: 9,
+        class: ContentClass::Pages(4096),
+        size: 1 << 40,
+        content: Content::Tree([7; 16], 2),
+        unknown: vec![(40, b"later".to_vec())],
+        ..plain.clone()
+    };
+    let chunk = Inode {
+        class: ContentClass::Compressible,
+        size: 900,
+        content: Content::Chunk([6; 16]),
+        ..plain.clone()
+    };
+    let device = Inode { mode: 0o060_600, rdev: 0x801, ..plain.clone() };
+    let link = Inode { mode: 0o120_777, size: 1, inline: b"x".to_vec(), ..plain.clone() };
+    vec![plain, small, full, chunk, device, link]
+}
+
+fn nodes() -> Vec<Node> {
+    let value = |device: u8, generation| Dotted {
+        dot: Dot { device: [device; 16], generation },
+        bytes: vec![device; 3],
+    };
+    vec![
+        Node::MapLeaf(vec![
+            MapItem { key: b"aab".to_vec(), values: vec![value(9, 1)] },
+            MapItem { key: b"aac".to_vec(), values: vec![value(1, 7), value(9, 2)] },
+        ]),
+        Node::MapBranch(3, vec![MapChild { first: b"k".to_vec(), id: [4; 16] }]),
+        Node::ContentLeaf(vec![
+            Run { id: [1; 16], len: 4096, count: 9 },
+            Run { id: NO_ID, len: 1 << 40, count: 1 },
+        ]),
+        Node::ContentBranch(1, vec![ContentChild { id: [1; 16], len: 77 }]),
+    ]
+}
+
+fn changes() -> Vec<Change<'static>> {
+    vec![
+        Change::Set(Key::Inode(5), Value::Inode(Box::new(inodes()[1].clone()))),
+        Change::Set(Key::Entry(1, 77, b"name".to_vec()), Value::Entry(5, 0o100_000)),
+        Change::Set(Key::Back(5, 1, b"name".to_vec()), Value::Back),
+        Change::Set(Key::Xattr(5, b"user.a".to_vec()), Value::Xattr(b"b".to_vec())),
+        Change::Remove(Key::Entry(1, 77, b"name".to_vec())),
+        Change::Write { ino: 5, offset: 9, bytes: b"bytes"[..].into(), time: TIME },
+        Change::Resize { ino: 5, size: 1 << 40, time: TIME },
+        Change::Zero { ino: 5, from: 3, to: 4, time: TIME },
+    ]
+}
+
+fn an_address() -> Address {
+    let hosts = vec!["server.home:7450".into(), "[::1]:80".into()];
+    Address::new(hosts, Fingerprint([7; 32])).unwrap()
+}
+
+fn a_locator() -> Locator {
+    Locator {
+        address: an_address(),
+        ticket: [1; 16],
+        registration: [2; 16],
+        cost: Argon2Cost::USUAL,
+        unicode: (6, 3),
+    }
+}
+
+/// A manifest, and the same signed.
+fn a_manifest() -> (Manifest, Vec<u8>) {
+    let root = ed25519_dalek::SigningKey::from_bytes(&[4; 32]);
+    let manifest = Manifest {
+        roots: Roots { threshold: 1, keys: vec![root.verifying_key().to_bytes()] },
+        fleet: [5; 16],
+        epoch: 3,
+        protection: Protection::File,
+        quorum: 1,
+        cost: Argon2Cost::FLOOR,
+        ake: vec![AkeKey { generation: 1, public: [2; 33] }],
+        sites: vec![SiteKey { name: "here".into(), spki: vec![9; 91] }],
+    };
+    let signed = sign_manifest(&manifest, &[&root]);
+    (manifest, signed)
+}
+
+fn requests() -> Vec<Request> {
+    let (ticket, registration, attempt) = ([1; 16], [2; 16], [3; 16]);
+    vec![
+        Request::Manifest,
+        Request::RegisterStart {
+            ticket,
+            registration,
+            repo: REPO,
+            invite: [0; 16],
+            request: [4; 33],
+        },
+        Request::RegisterFinish {
+            ticket,
+            registration,
+            upload: Box::new([5; 129]),
+            verifying: [6; 32],
+            payload: Box::new([7; PAYLOAD_SEALED]),
+        },
+        Request::Activate { ticket, registration, signature: [8; 64] },
+        Request::Attempt { ticket, attempt, ke1: Box::new([9; 98]) },
+        Request::Redeem { ticket, attempt, ke3: [1; 32] },
+        Request::Retire { ticket, registration, reason: Retirement::Deleted, signature: [2; 64] },
+        Request::Status { ticket },
+    ]
+}
+
+fn replies() -> Vec<Reply> {
+    let tries = Tries { left: 9, failures_left: 49, not_before: 77 };
+    let mut all = vec![
+        Reply::Manifest(a_manifest().1),
+        Reply::Registered { reply: Box::new([1; 66]), generation: 1 },
+        Reply::Uploaded,
+        Reply::Activated(tries),
+        Reply::Challenge { ke2: Box::new([2; 259]), tries },
+        Reply::Opened { payload: Box::new([3; PAYLOAD_SEALED]), tries },
+        Reply::Retired(Ended::Deleted),
+    ];
+    let stands = [
+        Standing::Registering,
+        Standing::Active(tries),
+        Standing::Closed { until: 9 },
+        Standing::Ended(Ended::Exhausted),
+    ];
+    all.extend(stands.map(Reply::Standing));
+    let refusals = [
+        Refusal::UnknownTicket,
+        Refusal::TooEarly(tries),
+        Refusal::Standing(stands[2]),
+        Refusal::BadProof(tries),
+        Refusal::Malformed,
+    ];
+    all.extend(refusals.map(Reply::Refused));
+    all
+}
+
+/// The message of a frame, without length and zeros.
+fn message(frame: &[u8]) -> Vec<u8> {
+    let len = usize::from(u16::from_le_bytes([frame[0], frame[1]]));
+    frame[2..2 + len].to_vec()
+}
+
+fn records() -> Vec<Record> {
+    let material = Material {
+        credential: [1; 32],
+        request: [2; 33],
+        reply: [3; 66],
+        upload: [4; 129],
+        verifying: [5; 32],
+        payload: [6; PAYLOAD_SEALED],
+        ke2: [7; 259],
+    };
+    let pending =
+        Pending { attempt: [1; 16], ke1: [2; 32], login: [3; 64], expires: 4, redeemed: true };
+    let record = Record {
+        generation: 1,
+        repo: REPO,
+        registration: [2; 16],
+        state: Stands::Closed { until: 99 },
+        tries_left: 0,
+        failures: 10,
+        not_before: 5,
+        created: 6,
+        touched: 7,
+        material: Some(material),
+        pending: vec![pending],
+    };
+    let tombstone = record.tombstone(Ended::Superseded);
+    vec![record, tombstone]
+}
+
+fn without_zeros(bytes: &[u8]) -> Vec<u8> {
+    let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
+    bytes[..end].to_vec()
+}
+
+/// Bytes of one or more values, by target.
+fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
+    let features = Features::default();
+    let header = Header { features, repo: REPO, register: a_register() }.encode();
+    let register = a_register();
+    let extension = HeadExtension { features, repo: REPO, device: DEVICE, generation: 7, register };
+    let prefix =
+        Prefix { kind: Kind::Head, epoch: [0x55; 16], salt: [9; 32], extension: Vec::new() };
+    let place = Place { offset: 65_297, len: 239 };
+    let packed = zstd::bulk::compress(&[5; 2000], 1).unwrap();
+    let framed = |codec: u8, plain: u32, stored: &[u8]| {
+        [&[codec], &plain.to_le_bytes()[..3], stored].concat()
+    };
+    let names = [
+        Name::Header(REPO),
+        Name::Head { device: DEVICE, generation: 258, hash: [2; 32] },
+        Name::Object { device: DEVICE, hash: [3; 32] },
+    ]
+    .map(|name| name.path().rsplit('/').next().unwrap().to_string());
+    let mut namespace = vec![
+        chosen(0, &Key::Inode(5).encode()),
+        chosen(0, &Key::Alias(5).encode()),
+        chosen(0, &Key::Xattr(5, b"user.a".to_vec()).encode()),
+        chosen(0, &Key::Back(5, 1, b"name".to_vec()).encode()),
+        chosen(0, &Key::Entry(1, 77, b"name".to_vec()).encode()),
+        chosen(0, &Key::Opaque(1, 77, b"later".to_vec()).encode()),
+        chosen(2, &Value::Alias(6).encode()),
+        chosen(3, &Value::Xattr(b"value".to_vec()).encode()),
+        chosen(5, &Value::Entry(5, 0o100_000).encode()),
+    ];
+    namespace.extend(
+        inodes().into_iter().map(|inode| chosen(1, &Value::Inode(Box::new(inode)).encode())),
+    );
+    let mut state = State {
+        repo: REPO,
+        device: DEVICE,
+        name: "laptop".into(),
+        place: [3; 32],
+        generation: 4,
+        content_generation: 3,
+        head: [5; 32],
+        journal: 6,
+        base: [7; 32],
+        seen: [(DEVICE, 4), ([0x23; 16], 9)].into(),
+    }
+    .encode();
+    state.truncate(state.len() - 32);
+    let key = format_key(&secret(0x5a)).to_string();
+    let (manifest, signed) = a_manifest();
+    let keys = FileKeys::create(&SimRandom::new(9)).ok().unwrap().encode();
+    let binding = Binding { repo: REPO, registration: [2; 16], fleet: [3; 16] };
+    let payload = seal_payload(&secret(1), &binding, &[([1; 16], &secret(2))]).unwrap();
+    let cipher =
+        ValueCipher::new(&derive(Purpose::VaultPayload, &secret(1), &[&binding.registration]));
+    let payload = cipher.open(0, &binding.payload_aad(), &payload).unwrap();
+    let page = |name: u8, revision: u8, last: u8, whole: u8| {
+        [&[name; 32][..], &[revision, 0, 0, 0, 0, 0, 0, 0], &[last, whole]].concat()
+    };
+    let ledgers = [
+        [page(1, 1, 0, 0), page(1, 2, 0, 0), page(2, 3, 1, 0), page(2, 3, 1, 0)].concat(),
+        [page(1, 1, 0, 0), page(1, 2, 1, 1), page(2, 3, 0, 0), page(0, 0, 0, 2)].concat(),
+    ];
+    let failure = control::Failure { code: 17, text: "no".into() };
+    let described =
+        control::Described { pid: 7, mountpoint: "/m".into(), repo: "/home/a/r".into() };
+    let control = [
+        chosen(0, &control::Request::Unmount.encode()),
+        chosen(0, &control::Request::Call(b"ls".to_vec()).encode()),
+        chosen(0, &control::Request::Input(vec![0; 30]).encode()),
+        chosen(1, &control::Reply::Described(described).encode()),
+        chosen(1, &control::Reply::Data(vec![1, 2, 3]).encode()),
+        chosen(1, &control::Reply::Busy(vec![1, 2]).encode()),
+        chosen(1, &control::Reply::Failed(failure).encode()),
+    ];
+    let texts = |texts: &[&str]| texts.iter().map(|text| text.as_bytes().to_vec()).collect();
+    BTreeMap::from([
+        ("commit", vec![a_commit().encode()]),
+        (
+            "container",
+            vec![
+                chosen(0, &prefix.encode()),
+                chosen(1, &place.encode()),
+                chosen(2, &a_directory().encode()),
+            ],
+        ),
+        ("control", control.to_vec()),
+        (
+            "frame",
+            vec![framed(0, 3, b"raw bytes"), framed(1, 2000, &packed), framed(2, 0, &[0; 9])],
+        ),
+        ("header", vec![chosen(0, &header[..header.len() - 32]), chosen(1, &extension.encode())]),
+        ("journal", vec![chosen(2, &[]), chosen(2, &[0x20, 0x10, 1, 0, 0x11, 0x80])]),
+        ("key_text", texts(&[&key, &key.to_uppercase().replace([' ', '\n'], "-")])),
+        ("keyring", vec![a_keyring()]),
+        ("ledger", ledgers.iter().map(|pages| chosen(1, pages)).collect()),
+        (
+            "locator",
+            vec![chosen(0, an_address().to_string().as_bytes()), chosen(1, &a_locator().encode())],
+        ),
+        ("manifest", vec![chosen(0, &manifest.encode_body()), chosen(1, &signed)]),
+        (
+            "mount_options",
+            texts(&["allow_other,checkpoint=5s,2m,cache=128M,uid=7", "ro\ndevice=a,gid=1"]),
+        ),
+        ("name", texts(&[&names[0], &names[1], &names[2], &names[1].replace(".amb", " (1).amb")])),
+        ("namespace", namespace),
+        ("node", nodes().iter().map(Node::encode).collect()),
+        ("password", texts(&["correct horse battery staple\n", "caf\u{e9}\u{a0}x\u{378}"])),
+        ("record", vec![record::encode(&changes())]),
+        ("register", vec![a_register().encode()]),
+        ("state", vec![state]),
+        ("vault_keys", vec![chosen(0, &keys), chosen(1, &payload)]),
+        ("vault_record", records().iter().map(|record| without_zeros(&record.encode())).collect()),
+        ("vault_reply", replies().iter().map(|reply| message(&encode_reply(reply))).collect()),
+        (
+            "vault_request",
+            requests().iter().map(|request| message(&encode_request(request))).collect(),
+        ),
+    ])
+}
+
+/// A seed that differs means that the encoding of a value changed: people have
+/// such bytes.
+#[test]
+fn values_encode_to_the_bytes_of_the_corpus() {
+    let write = std::env::var_os(WRITE).is_some();
+    let seeds = seeds();
+    assert!(seeds.keys().eq(TARGETS.iter().map(|(name, _)| name)));
+    for (target, inputs) in seeds {
+        let folder = corpus().join(target);
+        for (number, bytes) in inputs.into_iter().enumerate() {
+            let path = folder.join(format!("seed-{number}"));
+            if write {
+                std::fs::create_dir_all(&folder).unwrap();
+                std::fs::write(&path, &bytes).unwrap();
+            }
+            let found = std::fs::read(&path).unwrap_or_default();
+            assert!(found == bytes, "{}: {}", path.display(), hex(&bytes));
+        }
+    }
+}
+
+/// Seeds, what fuzzing found, and each cut off at every place.
+#[test]
+fn the_corpus_passes() {
+    for (name, target) in TARGETS {
+        let mut count = 0;
+        for entry in std::fs::read_dir(corpus().join(name)).unwrap() {
+            let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+            target(&bytes);
+            let step = if name == "password" { 7 } else { bytes.len() / 300 + 1 };
+            (0..bytes.len()).step_by(step).for_each(|cut| target(&bytes[..cut]));
+            count += 1;
+        }
+        assert!(count > 0, "{name}");
+    }
+}
+
+#[test]
+fn a_journal_that_nobody_touched_has_all_records() {
+    let (path, file) = journal_file();
+    let world = SimWorld::new();
+    world.folder("state");
+    world.put(path, file);
+    let (_, replay) = open_journal(&world, 2).unwrap();
+    assert_eq!(replay.records.len(), RECORDS.len());
+}
+
+/// Seeds are of use only if the decoders take them.
+#[test]
+fn seeds_are_taken() {
+    let seeds = seeds();
+    let taken = |target: &str, take: &dyn Fn(&[u8]) -> bool| {
+        seeds[target].iter().for_each(|bytes| assert!(take(bytes), "{target}: {}", hex(bytes)));
+    };
+    taken("commit", &|bytes| Commit::decode(bytes).is_ok());
+    taken("node", &|bytes| Node::decode(bytes).is_ok());
+    taken("record", &|bytes| record::decode(bytes).is_ok());
+    taken("register", &|bytes| Register::decode(bytes).is_ok());
+    taken("state", &|bytes| State::decode(&summed(bytes)).is_ok());
+    taken("vault_reply", &|bytes| decode_reply(&framed(bytes, REPLY_SIZE)).is_ok());
+    taken("vault_request", &|bytes| decode_request(&framed(bytes, REQUEST_SIZE)).is_ok());
+    taken("key_text", &|bytes| parse_key(std::str::from_utf8(bytes).unwrap()).is_ok());
+    taken("namespace", &|bytes| match bytes[0] {
+        0 => Key::decode(&bytes[1..]).is_ok(),
+        1 => Value::decode(&Key::Inode(1), &bytes[1..]).is_ok(),
+        _ => true,
+    });
+}
