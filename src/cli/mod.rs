@@ -226,13 +226,9 @@ pub type Result<T> = std::result::Result<T, Failure>;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-<<<<<<< HEAD
     if crate::daemon::guard_if_asked() {
         return ExitCode::SUCCESS;
     }
-    let cli = Cli::parse();
-=======
->>>>>>> h-mount
     // Every command may hold K: no core dumps, and a panic tells its place only.
     if let Err(error) = crate::daemon::harden() {
         eprintln!("amberfs: core dumps could not be turned off: {error}");
