@@ -11,8 +11,8 @@ use crate::format::commit::{Name, object_folder, parse_object_name};
 use crate::format::container::Codec;
 use crate::format::namespace::{Content, Key, Value};
 use crate::format::node::Id;
-use crate::io::{DirSynced, SyncedFolder};
-use crate::store::check_name;
+use crate::io::{Clock as _, DirSynced, SyncedFolder, SystemClock};
+use crate::store::{StoreError, check_name, is_arriving};
 use crate::tree::content::range;
 use crate::volume::Volume;
 use crate::volume::repository::Repository;
@@ -24,6 +24,16 @@ struct Report {
     damage: Vec<String>,
     missing: Vec<String>,
     notes: Vec<String>,
+}
+
+impl Report {
+    fn add(&mut self, error: &StoreError) {
+        let list = match error {
+            StoreError::Missing { .. } => &mut self.missing,
+            _ => &mut self.damage,
+        };
+        list.push(error.to_string());
+    }
 }
 
 /// Runs the check; damage is exit code 26, missing files 20.
@@ -116,12 +126,16 @@ fn objects(
 
 /// Names against bytes: needs no key.
 fn names(folder: &dyn SyncedFolder, repository: &Repository, report: &mut Report) -> Result<()> {
+    let now = SystemClock.now();
     let heads = repository.heads.values().flatten().map(|head| (head.hash, head.name().path()));
     let objects = objects(folder, repository)?.into_iter().map(|(_, hash, path)| (hash, path));
     for (hash, path) in heads.chain(objects) {
         report.checked += 1;
         match folder.open(&path).and_then(|file| check_name(&*file, &hash)) {
             Ok(true) => {}
+            Ok(false) if is_arriving(folder, now, &path) => {
+                report.missing.push(format!("{path}: it has just changed, and is not whole yet"));
+            }
             Ok(false) => report.damage.push(format!("{path}: its bytes changed")),
             Err(error) => report.missing.push(format!("{path}: {error}")),
         }
@@ -210,7 +224,7 @@ fn data(volume: &Volume, repository: &Repository, report: &mut Report) {
         let reader = match volume.store.open(&name) {
             Ok(reader) => reader,
             Err(error) => {
-                report.damage.push(error.to_string());
+                report.add(&error);
                 continue;
             }
         };
@@ -224,7 +238,7 @@ fn data(volume: &Volume, repository: &Repository, report: &mut Report) {
             let plain = match reader.frame(number) {
                 Ok(plain) => plain,
                 Err(error) => {
-                    report.damage.push(error.to_string());
+                    report.add(&volume.store.unless_arriving(error));
                     continue;
                 }
             };

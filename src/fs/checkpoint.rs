@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use super::data::DIRTY_MAX;
 use super::{Fs, FsError, Overlay, Result, State};
-use crate::format::namespace::{Content, Ino, Key, Value};
+use crate::format::namespace::{Content, Ino, Inode, Key, Value};
+use crate::format::record::{Change, encode};
 use crate::store::StoreError;
 use crate::volume::Published;
-use crate::volume::content::{Layer, Stored, flush};
+use crate::volume::content::{Extent, Layer, Stored, flush};
 
 /// Bytes of the log after which the next operation makes a checkpoint first.
 const LOG_MAX: u64 = 256 << 20;
@@ -50,6 +51,18 @@ pub struct Progress {
     pub trouble: Option<String>,
     /// Local state failed; read-only.
     pub failed: bool,
+}
+
+/// Bytes of data in one record that writes a change again.
+const RELOG_BYTES: usize = 1 << 20;
+
+/// What [`Fs::publish`] made.
+pub(super) struct Made {
+    published: Published,
+    /// Of each frozen file; none if its changes could not be stored.
+    pub(super) contents: Vec<Option<Stored>>,
+    /// Why some could not.
+    withheld: Option<StoreError>,
 }
 
 /// A file whose changes are being flushed.
@@ -131,37 +144,47 @@ impl Fs {
     }
 
     /// Publishes everything acknowledged so far. Returns `None` if there was
-    /// nothing to publish. What fails is kept and tried again next time.
+    /// nothing to publish. What fails is kept and tried again next time. A file
+    /// whose changes cannot be stored, because what is below them cannot be
+    /// read, keeps nothing else back; its error is returned at the end.
     pub fn checkpoint(&self) -> Result<Option<Published>> {
-        self.checkpoint_if(false)
+        let _flushing = self.flushing();
+        match self.checkpoint_locked(false)? {
+            Some((_, Some(withheld))) => Err(self.store_failed(&withheld)),
+            Some((published, None)) => Ok(Some(published)),
+            None => Ok(None),
+        }
     }
 
     /// Publishes a head even if no file changed: its register did.
     pub fn publish_register(&self) -> Result<()> {
-        self.checkpoint_if(true).map(drop)
-    }
-
-    fn checkpoint_if(&self, always: bool) -> Result<Option<Published>> {
         let _flushing = self.flushing();
-        self.checkpoint_locked(always)
+        self.checkpoint_locked(true).map(drop)
     }
 
-    /// With `flushing` held.
-    fn checkpoint_locked(&self, always: bool) -> Result<Option<Published>> {
+    /// With `flushing` held. Also returns why some files are not in it.
+    fn checkpoint_locked(&self, always: bool) -> Result<Option<(Published, Option<StoreError>)>> {
         if self.failed.load(Atomic::Relaxed) {
             return Err(FsError::Io);
         }
         let Some((overlay, files, counts, sequence)) = self.freeze(always)? else {
             return Ok(None);
         };
-        let published = self.publish(&overlay, &files, counts, sequence);
-        let trouble = published.as_ref().err().map(ToString::to_string);
+        let made = self.publish(&overlay, &files, counts, sequence);
+        let trouble = match &made {
+            Ok(made) => made.withheld.as_ref(),
+            Err(error) => Some(error),
+        };
+        let trouble = trouble.map(ToString::to_string);
         *self.trouble.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = trouble;
-        match published {
-            Ok((published, contents)) => {
-                self.thaw(&files, contents);
+        match made {
+            Ok(Made { published, contents, withheld }) => {
+                self.thaw(files, contents)?;
                 self.log.release(sequence).map_err(|error| self.fail(&error))?;
-                Ok(Some(published))
+                if withheld.is_some() {
+                    self.lock().retry_at = self.volume.world().clock.elapsed() + RETRY;
+                }
+                Ok(Some((published, withheld)))
             }
             Err(error) => {
                 self.refreeze(files);
@@ -212,51 +235,102 @@ impl Fs {
         &self,
         overlay: &Overlay,
         files: &[Frozen],
-        counts: (u64, u64),
+        (inodes, mut bytes): (u64, u64),
         sequence: u64,
-    ) -> std::result::Result<(Published, Vec<Stored>), StoreError> {
+    ) -> std::result::Result<Made, StoreError> {
         let mut contents = Vec::with_capacity(files.len());
+        let mut withheld = None;
         let mut edits = overlay.clone();
         for file in files {
-            let flushed = flush(&self.volume.store, &file.stored, &file.layer, file.size, false)
-                .inspect_err(|error| {
+            let flushed = flush(&self.volume.store, &file.stored, &file.layer, file.size, false);
+            let flushed = match flushed {
+                Ok(flushed) => Some(flushed.stored),
+                Err(error @ (StoreError::Full | StoreError::State { .. })) => return Err(error),
+                // If it was writing that failed, so will the commit.
+                Err(error) => {
                     log::error!("inode {}: its changes cannot be stored: {error}", file.ino);
-                })?;
+                    withheld.get_or_insert(error);
+                    None
+                }
+            };
+            let stored = flushed.as_ref().unwrap_or(&file.stored);
             if let Some(Some(Value::Inode(inode))) = edits.get_mut(&Key::Inode(file.ino).encode()) {
-                inode.class = flushed.stored.class;
-                inode.content = flushed.stored.content;
-                inode.inline.clone_from(&flushed.stored.inline);
-                inode.size = file.size;
+                inode.class = stored.class;
+                inode.content = stored.content;
+                inode.inline.clone_from(&stored.inline);
+                inode.size = stored.size;
+                bytes = (bytes + stored.size).saturating_sub(file.size);
             }
-            contents.push(flushed.stored);
+            contents.push(flushed);
         }
+        let without = files.iter().zip(&contents).filter(|(_, stored)| stored.is_none());
+        self.log_again(&without.map(|(file, _)| file.ino).collect::<Vec<_>>())?;
         let open: Vec<Content> = {
             let state = self.lock();
             let unnamed = state.orphans.values().map(|inode| inode.content);
             state.files.values().map(|file| file.stored.content).chain(unnamed).collect()
         };
         let edits = edits.into_iter().collect();
-        let published = self.volume.checkpoint(edits, counts, sequence, &open)?;
-        Ok((published, contents))
+        let published = self.volume.checkpoint(edits, (inodes, bytes), sequence, &open)?;
+        Ok(Made { published, contents, withheld })
     }
 
-    /// The commit holds everything frozen: drops it from memory.
-    pub(super) fn thaw(&self, files: &[Frozen], contents: Vec<Stored>) {
+    /// Logs once more, durably, what the commit will not have of these files,
+    /// although it counts as containing all that was logged before. Replayed
+    /// above the older head, each of these changes changes nothing.
+    fn log_again(&self, files: &[Ino]) -> std::result::Result<(), StoreError> {
+        let failed = |source| StoreError::State { what: "the journal", source };
+        if files.is_empty() {
+            return Ok(());
+        }
         let mut state = self.lock();
+        for &ino in files {
+            let Some(file) = state.files.get(&ino) else { continue };
+            let Ok(inode) = self.inode(&state, ino) else { continue };
+            if state.orphans.contains_key(&ino) {
+                continue;
+            }
+            let mut layer = file.frozen.as_deref().cloned().unwrap_or_default();
+            layer.absorb(file.layer.clone());
+            for record in rewrite(&layer, file.size, ino, inode) {
+                let sequence = self.log.append(&encode(&record), true).map_err(failed)?;
+                state.sequence = sequence;
+            }
+        }
+        let sequence = state.sequence;
+        drop(state);
+        self.log.sync(sequence).map_err(failed)
+    }
+
+    /// The commit holds everything frozen, but for the files without a content:
+    /// drops it from memory.
+    pub(super) fn thaw(&self, files: Vec<Frozen>, contents: Vec<Option<Stored>>) -> Result<()> {
+        let mut state = self.lock();
+        for (frozen, _) in files.iter().zip(&contents).filter(|(_, stored)| stored.is_none()) {
+            // Its record in the commit is behind: the one in memory stays.
+            let changed = self.change_inode(&mut state, frozen.ino, |_| ());
+            changed.or_else(|error| if error == FsError::Stale { Ok(()) } else { Err(error) })?;
+        }
         state.frozen = None;
-        for (frozen, stored) in files.iter().zip(contents) {
-            let Some(file) = state.files.get_mut(&frozen.ino) else { continue };
+        for (frozen, stored) in files.into_iter().zip(contents) {
+            let ino = frozen.ino;
+            let Some(stored) = stored else {
+                put_back(&mut state, frozen);
+                continue;
+            };
+            let Some(file) = state.files.get_mut(&ino) else { continue };
             file.frozen = None;
             file.stored = stored.clone();
             if let Some(Some(Value::Inode(inode))) =
-                state.current.get_mut(&Key::Inode(frozen.ino).encode())
+                state.current.get_mut(&Key::Inode(ino).encode())
             {
                 inode.class = stored.class;
                 inode.content = stored.content;
                 inode.inline = stored.inline;
             }
-            super::dir::drop_unused(&mut state, frozen.ino);
+            super::dir::drop_unused(&mut state, ino);
         }
+        Ok(())
     }
 
     /// Nothing was published: what was frozen goes back below what came since.
@@ -274,6 +348,52 @@ impl Fs {
             put_back(&mut state, frozen);
         }
     }
+}
+
+/// A file's changes as records, each of bounded length.
+fn rewrite(layer: &Layer, size: u64, ino: Ino, inode: Inode) -> Vec<Vec<Change<'_>>> {
+    let time = inode.mtime;
+    let mut changes = vec![Change::Resize { ino, size, time }];
+    // Where neither the layer nor what is below it shows there are zeros.
+    let mut reached = layer.shows_below.min(size);
+    for (start, extent) in &layer.extents {
+        if *start > reached {
+            changes.push(Change::Zero { ino, from: reached, to: *start, time });
+        }
+        let end = start + extent.len();
+        reached = reached.max(end);
+        match extent {
+            Extent::Zero(_) => changes.push(Change::Zero { ino, from: *start, to: end, time }),
+            Extent::Data(bytes) => {
+                let pieces = (*start..).step_by(RELOG_BYTES).zip(bytes.chunks(RELOG_BYTES));
+                changes.extend(pieces.map(|(offset, bytes)| Change::Write {
+                    ino,
+                    offset,
+                    bytes: bytes.into(),
+                    time,
+                }));
+            }
+        }
+    }
+    if reached < size {
+        changes.push(Change::Zero { ino, from: reached, to: size, time });
+    }
+    changes.push(Change::Set(Key::Inode(ino), Value::Inode(Box::new(inode))));
+    let mut records: Vec<Vec<Change<'_>>> = Vec::new();
+    let mut room = 0;
+    for change in changes {
+        let bytes = if let Change::Write { bytes, .. } = &change { bytes.len() } else { 0 };
+        // A change takes some bytes besides its data; so counted, their number
+        // is bounded too.
+        let bytes = bytes + RELOG_BYTES / 1024;
+        if bytes > room {
+            records.push(Vec::new());
+            room = RELOG_BYTES + RELOG_BYTES / 1024;
+        }
+        room -= bytes;
+        records.last_mut().expect("pushed at the first").push(change);
+    }
+    records
 }
 
 fn put_back(state: &mut State, frozen: Frozen) {

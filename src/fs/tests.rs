@@ -204,6 +204,96 @@ fn a_crash_does_not_bring_back_an_unlinked_inode() {
     assert_eq!(keys, [Key::Inode(ROOT)]);
 }
 
+/// A file that was partly overwritten while its old bytes could not be read
+/// kept every later change of the whole mount out of REPO, until it was removed.
+#[test]
+fn a_file_that_cannot_be_stored_keeps_nothing_else_back() {
+    let place = Place::new();
+    let log = Arc::new(Kept::default());
+    let fs = place.open_with(Box::new(log.clone()));
+    let file = |name: &[u8]| fs.mknod(ME, ROOT, name, 0o100_644, 0).unwrap().ino;
+    let (torn, short) = (file(b"torn"), file(b"short"));
+    let old = fill(3_000_000, 1);
+    fs.write(torn, 0, &old, false).unwrap();
+    fs.write(short, 0, &old[1..], false).unwrap();
+    fs.checkpoint().unwrap();
+    drop(fs);
+    // As a sync client does that has not brought the objects yet.
+    let away = place.dir.path().join("away");
+    std::fs::create_dir(&away).unwrap();
+    let objects = objects_of(&place.dir.path().join("repo"));
+    assert!(!objects.is_empty());
+    for (number, path) in objects.iter().enumerate() {
+        std::fs::rename(path, away.join(number.to_string())).unwrap();
+    }
+
+    let fs = place.recover(&log);
+    fs.write(torn, 1_000_000, b"overwritten", false).unwrap();
+    fs.write(torn, 4_000_000, b"beyond", false).unwrap();
+    let resize = |size| SetAttr { size: Some(size), ..SetAttr::default() };
+    fs.setattr(short, &resize(1_500_000)).unwrap();
+    fs.setattr(short, &resize(1_600_000)).unwrap();
+    fs.write(short, 1_550_000, b"late", false).unwrap();
+    let good = fs.mknod(ME, ROOT, b"good", 0o100_644, 0).unwrap().ino;
+    fs.write(good, 0, &fill(50_000, 3), false).unwrap();
+    fs.rename((ROOT, b"torn"), (ROOT, b"renamed"), RenameMode::NoReplace).unwrap();
+    let before = fs.volume().base().commit.generation;
+    assert_eq!(fs.checkpoint().unwrap_err(), FsError::NotHere);
+    assert_eq!(fs.volume().base().commit.generation, before + 1);
+    let sizes = |fs: &Fs| [torn, short, good].map(|ino| fs.getattr(ino).unwrap().size);
+    assert_eq!(sizes(&fs), [4_000_006, 1_600_000, 50_000]);
+    fs.write(torn, 1_000_004, b"twice", false).unwrap();
+    // The folder alone has all but these contents.
+    let folder = place.open();
+    assert_eq!(sizes(&folder), [3_000_000, 2_999_999, 50_000]);
+    assert!(folder.read(good, 0, 50_000).unwrap() == fill(50_000, 3));
+    assert_eq!(folder.lookup(ROOT, b"renamed").unwrap().ino, torn);
+    drop((fs, folder));
+
+    // After a crash nothing of it is lost, and the objects have come.
+    let mut expected = old.clone();
+    expected[1_000_000..1_000_011].copy_from_slice(b"overtwiceen");
+    expected.resize(4_000_000, 0);
+    expected.extend_from_slice(b"beyond");
+    let mut expected_short = old[1..1_500_001].to_vec();
+    expected_short.resize(1_600_000, 0);
+    expected_short[1_550_000..1_550_004].copy_from_slice(b"late");
+    let all = |fs: &Fs| {
+        assert_eq!(sizes(fs), [4_000_006, 1_600_000, 50_000]);
+        assert!(fs.read(torn, 0, 5_000_000).unwrap() == expected);
+        assert!(fs.read(short, 0, 5_000_000).unwrap() == expected_short);
+    };
+    let fs = place.recover(&log);
+    assert_eq!(fs.read(torn, 1_000_000, 11).unwrap(), b"overtwiceen");
+    assert_eq!(fs.checkpoint().unwrap_err(), FsError::NotHere);
+    drop(fs);
+    for (number, path) in objects.iter().enumerate() {
+        std::fs::rename(away.join(number.to_string()), path).unwrap();
+    }
+    let fs = place.recover(&log);
+    all(&fs);
+    fs.checkpoint().unwrap();
+    all(&fs);
+    drop(fs);
+    all(&place.open());
+}
+
+fn objects_of(repo: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![repo.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.components().any(|part| part.as_os_str() == "obj") {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
 /// A chmod while a checkpoint ran was journaled with the file's content from
 /// before the checkpoint. After a crash its replay put that content back over
 /// the new commit, and the file read as zeros.
@@ -218,8 +308,8 @@ fn a_change_during_a_checkpoint_keeps_the_content_after_a_crash() {
     let (overlay, files, counts, sequence) = fs.freeze(false).unwrap().unwrap();
     fs.setattr(ino, &SetAttr { mode: Some(0o600), ..SetAttr::default() }).unwrap();
     fs.link(ino, ROOT, b"again").unwrap();
-    let (_, contents) = fs.publish(&overlay, &files, counts, sequence).unwrap();
-    fs.thaw(&files, contents);
+    let made = fs.publish(&overlay, &files, counts, sequence).unwrap();
+    fs.thaw(files, made.contents).unwrap();
     drop(fs);
     let fs = place.recover(&log);
     let attr = fs.lookup(ROOT, b"again").unwrap();
@@ -389,6 +479,9 @@ fn writing_a_damaged_file_again_heals_it() {
             let mut bytes = std::fs::read(&head).unwrap();
             bytes[1500..20_000].fill(0);
             std::fs::write(&head, bytes).unwrap();
+            // Else it could still be arriving.
+            let file = std::fs::File::options().write(true).open(&head).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH).unwrap();
             damaged += 1;
         }
     }

@@ -166,6 +166,13 @@ pub trait SyncedFolder: Send + Sync {
     /// Room left.
     fn space(&self) -> io::Result<Space>;
 
+    /// When a file last changed; none if it is not there.
+    fn changed(&self, path: &str) -> io::Result<Option<Timestamp>> {
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let listed = self.list(folder)?.into_iter().find(|file| file.name == name);
+        Ok(listed.map(|file| file.changed))
+    }
+
     /// Reads a whole file of at most `limit` bytes.
     fn read(&self, path: &str, limit: u64) -> io::Result<Vec<u8>> {
         let file = self.open(path)?;

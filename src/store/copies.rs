@@ -11,9 +11,20 @@ use super::objects::Store;
 use super::{Result, StoreError};
 use crate::crypto::Hash;
 use crate::format::commit::Name;
+use crate::io::{SyncedFolder, Timestamp};
 
 /// Paths of conflict copies, by the hash in their names.
 pub type Copies = HashMap<Hash, Vec<String>>;
+
+/// How long a file must have been still before wrong bytes in it are damage,
+/// seconds.
+const SETTLED: i64 = 600;
+
+/// Whether a file changed so lately that a sync client may still be at it.
+pub fn is_arriving(folder: &dyn SyncedFolder, now: Timestamp, path: &str) -> bool {
+    let changed = folder.changed(path).ok().flatten();
+    changed.is_some_and(|changed| (now.secs - changed.secs).abs() < SETTLED)
+}
 
 fn hash_of(name: &Name) -> Option<Hash> {
     match name {
@@ -46,6 +57,17 @@ impl Store {
                 }
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Some sync clients fill a file in place: wrong bytes in one that changed
+    /// a moment ago are not damage yet.
+    pub fn unless_arriving(&self, error: StoreError) -> StoreError {
+        match &error {
+            StoreError::Damaged { path, what } if is_arriving(self.folder(), self.now(), path) => {
+                StoreError::Missing { what: format!("{path} has just changed: {what}; it") }
+            }
+            _ => error,
         }
     }
 

@@ -15,7 +15,7 @@ use crate::format::container::Prefix;
 use crate::format::register::Keyring;
 
 pub use container::{Built, HEAD_DATA_MAX, OBJECT_TARGET, Reader, Writer, check_name};
-pub use copies::Copies;
+pub use copies::{Copies, is_arriving};
 pub use index::Index;
 pub use objects::{CacheSizes, Store};
 pub use stage::Staged;

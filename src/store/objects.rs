@@ -20,7 +20,7 @@ use crate::format::commit::{
 };
 use crate::format::container::{Class, Codec, FRAME_MAX, Kind};
 use crate::format::node::{Id, Node};
-use crate::io::{OpenMode, PrivateFolder, Random, SyncedFolder};
+use crate::io::{Clock, OpenMode, PrivateFolder, Random, SyncedFolder, Timestamp};
 use crate::tree::{NewNodes, Source};
 
 /// Where names stand before they enter REPO.
@@ -85,6 +85,7 @@ pub struct Store {
     context: Arc<Context>,
     folder: Arc<dyn SyncedFolder>,
     state: Option<Arc<dyn PrivateFolder>>,
+    clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     device: DeviceId,
     sizes: CacheSizes,
@@ -113,7 +114,7 @@ impl Store {
         context: Arc<Context>,
         folder: Arc<dyn SyncedFolder>,
         state: Option<Arc<dyn PrivateFolder>>,
-        random: Arc<dyn Random>,
+        (clock, random): (Arc<dyn Clock>, Arc<dyn Random>),
         device: DeviceId,
         sizes: CacheSizes,
     ) -> Self {
@@ -122,6 +123,7 @@ impl Store {
             context,
             folder,
             state,
+            clock,
             random,
             device,
             sizes,
@@ -139,6 +141,11 @@ impl Store {
     /// The repository's keys.
     pub fn context(&self) -> &Context {
         &self.context
+    }
+
+    /// The time.
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     /// The folder it reads from.
@@ -214,6 +221,10 @@ impl Store {
 
     /// Opens a container by name.
     pub fn open(&self, name: &Name) -> Result<Reader> {
+        self.open_or_copy(name).map_err(|error| self.unless_arriving(error))
+    }
+
+    fn open_or_copy(&self, name: &Name) -> Result<Reader> {
         match self.open_in_place(name) {
             Err(StoreError::Missing { .. } | StoreError::Damaged { .. })
                 if self.turn_to_copy(name) =>
@@ -305,7 +316,7 @@ impl Store {
             Err(error @ StoreError::Damaged { .. }) => {
                 let name = locked!(self.known.read()).containers[number as usize].clone();
                 if !self.turn_to_copy(&name) {
-                    return Err(error);
+                    return Err(self.unless_arriving(error));
                 }
                 self.read_in_place(number, id, from, to)
             }

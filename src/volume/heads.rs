@@ -104,7 +104,8 @@ fn load_head(store: &Store, file: &HeadFile, newest: bool) -> Result<(Commit, bo
     if newest {
         let copied = store.is_copied(&name);
         if !store.verify(&name)? {
-            return Err(StoreError::damaged(&name.path(), "its bytes changed"));
+            let changed = StoreError::damaged(&name.path(), "its bytes changed");
+            return Err(store.unless_arriving(changed));
         }
         if !copied && store.is_copied(&name) {
             (commit, _, reader) = open_head(store, file)?;

@@ -209,7 +209,7 @@ impl Volume {
             context,
             world.repo.clone(),
             world.state.clone(),
-            world.random.clone(),
+            (world.clock.clone(), world.random.clone()),
             state.device,
             options.caches,
         );

@@ -3,6 +3,7 @@
 //! byte is ever shown.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::*;
 use crate::crypto::{Secret, hex, unhex};
@@ -219,6 +220,8 @@ fn harm(world: &SimWorld, what: &str, harm: Harm) {
             world.put(&format!("{folder}/{}", named(name)), &bytes);
         }
     }
+    // Long ago.
+    world.clock().advance(Duration::from_secs(600));
 }
 
 fn before_extension(name: &str, tag: &str) -> String {
@@ -299,6 +302,30 @@ fn each_harm_is_named_and_costs_only_what_it_must() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Some clients make a file at full size and fill it in place.
+#[test]
+fn wrong_bytes_of_a_moment_ago_are_not_here_yet() {
+    let whole = repository();
+    for (what, early, late) in [
+        ("head3", ["waiting", "waiting", "2:12-!"], ["damaged", "damaged", "2:12-!"]),
+        ("object2", ["3:1m3", "3:1m3", "3:1m3"], ["3:1d3", "3:1d3", "3:1d3"]),
+    ] {
+        for place in [0, 500] {
+            let world = whole.kill();
+            let target = path(&world, what);
+            let mut bytes = world.get(&target).unwrap();
+            let at = bytes.len() * place / 1000;
+            bytes[at] ^= 1;
+            world.put(&target, &bytes);
+            assert_eq!(seen(&world), early, "{what}");
+            world.clock().advance(Duration::from_secs(599));
+            assert_eq!(seen(&world), early, "{what}");
+            world.clock().advance(Duration::from_secs(1));
+            assert_eq!(seen(&world), late, "{what}");
+        }
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::process::Command;
 use amberfs::control::{Answer, Described, Exchange, Failure, Handler, Request, Server};
 
 use crate::chats;
-use crate::world::{World, assert_same_tree};
+use crate::world::{World, assert_same_tree, settle};
 
 #[test]
 fn a_phones_folder_comes_back_and_a_later_day_is_cheap() {
@@ -157,6 +157,10 @@ fn damage_and_missing_files_are_told_apart_and_named() {
     let middle = flipped.len() / 2;
     flipped[middle] ^= 1;
     fs::write(&object, flipped).unwrap();
+    // It has just changed: a sync client may be filling it.
+    assert!(world.fails(&["check", "repo", "--read-data"], 20).contains("just changed"));
+    assert_eq!(world.run(&["check", "repo", "--no-key"]).status.code(), Some(20));
+    settle(&object);
     assert!(world.fails(&["check", "repo", "--read-data"], 26).contains(&name));
     let output = world.run(&["check", "repo", "--no-key"]);
     assert_eq!(output.status.code(), Some(26));
@@ -337,6 +341,9 @@ fn one_mount_that_fails_does_not_stop_the_others() {
         let socket = world.path(&format!("run/amberfs{name}.sock"));
         Server::start(&socket, std::sync::Arc::new(Failing(name))).unwrap()
     });
+    // Bound and never served: a daemon that hangs.
+    let hung = world.path("run/amberfs/7-hung.sock");
+    let _hung = std::os::unix::net::UnixListener::bind(hung).unwrap();
     let alone = "mount -t tmpfs none /run && exec \"$0\" \"$@\"";
     for command in [&["umount", "--all"][..], &["sync", "--all"], &["status"]] {
         let amberfs = env!("CARGO_BIN_EXE_amberfs");
@@ -348,6 +355,7 @@ fn one_mount_that_fails_does_not_stop_the_others() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(26), "{command:?}: {said}");
         assert!(said.contains("/a: no sense") && said.contains("/c: no room"), "{said}");
+        assert!(said.contains("7-hung.sock"), "{said}");
         let shown = String::from_utf8_lossy(&output.stdout);
         assert!(command[0] != "status" || shown.contains("/repo on /b"), "{shown}");
         assert!(command[0] != "umount" || said.contains("unmounted /b"), "{said}");

@@ -16,7 +16,7 @@ use amberfs::store::Context;
 use amberfs::volume::repository::Repository;
 use amberfs::volume::{OpenOptions, Volume};
 
-use crate::world::World;
+use crate::world::{World, settle};
 
 fn is_root(test: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
@@ -270,6 +270,7 @@ fn cat_tells_damage_from_what_is_not_here() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&object, bytes).unwrap();
+    settle(&object);
     assert!(world.fails(&["cat", "repo", "/a/big"], 26).contains("/a/big"));
     fs::write(&object, &good[..good.len() / 2]).unwrap();
     assert!(world.fails(&["cat", "repo", "/a/big"], 20).contains("/a/big"));

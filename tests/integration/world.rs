@@ -149,6 +149,13 @@ impl World {
     }
 }
 
+/// Makes a file look as if it had been still for long: wrong bytes in one that
+/// has just changed may be on their way.
+pub fn settle(path: &Path) {
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.set_modified(std::time::UNIX_EPOCH).unwrap();
+}
+
 /// Waits until `condition` holds; fails, naming `what`, after `limit`.
 pub fn wait_for(what: &str, limit: std::time::Duration, mut condition: impl FnMut() -> bool) {
     let started = std::time::Instant::now();
