@@ -337,6 +337,9 @@ fn one_mount_that_fails_does_not_stop_the_others() {
         let socket = world.path(&format!("run/amberfs{name}.sock"));
         Server::start(&socket, std::sync::Arc::new(Failing(name))).unwrap()
     });
+    // Bound and never served: a daemon that hangs.
+    let hung = world.path("run/amberfs/7-hung.sock");
+    let _hung = std::os::unix::net::UnixListener::bind(hung).unwrap();
     let alone = "mount -t tmpfs none /run && exec \"$0\" \"$@\"";
     for command in [&["umount", "--all"][..], &["sync", "--all"], &["status"]] {
         let amberfs = env!("CARGO_BIN_EXE_amberfs");
@@ -348,6 +351,7 @@ fn one_mount_that_fails_does_not_stop_the_others() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(26), "{command:?}: {said}");
         assert!(said.contains("/a: no sense") && said.contains("/c: no room"), "{said}");
+        assert!(said.contains("7-hung.sock"), "{said}");
         let shown = String::from_utf8_lossy(&output.stdout);
         assert!(command[0] != "status" || shown.contains("/repo on /b"), "{shown}");
         assert!(command[0] != "umount" || said.contains("unmounted /b"), "{said}");

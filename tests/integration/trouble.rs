@@ -261,3 +261,25 @@ fn an_unknown_device_is_told_with_those_there_are() {
     let said = world.fails(&["mount", "repo", "mnt", "-o", "ro,device=phone"], 2);
     assert!(said.contains("phone") && said.contains("laptop"), "{said}");
 }
+
+/// A mount within it was "another user".
+#[test]
+fn whoever_keeps_a_mount_busy_is_named() {
+    if !has_fuse("busy") || !is_root("busy") {
+        return;
+    }
+    let world = World::with_repo();
+    let mount = world.mount("repo", "mnt", &["--key-file", "key"]);
+    fs::create_dir(world.path("mnt/within")).unwrap();
+    let disk = Disk::mount(&world, "mnt/within", &["-t", "tmpfs", "none"]);
+    let said = world.fails(&["umount", "mnt"], 11);
+    assert!(said.contains("mounted on") && said.contains("mnt/within"), "{said}");
+    drop(disk);
+    let mut sleep = world.program("sleep", &["60"]);
+    let mut holder = sleep.current_dir(world.path("mnt/within")).spawn().unwrap();
+    let said = world.fails(&["umount", "mnt"], 11);
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert!(said.contains(&format!("sleep (process {})", holder.id())), "{said}");
+    mount.unmount(&world);
+}
