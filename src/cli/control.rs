@@ -55,23 +55,40 @@ fn in_use(mountpoint: &Path) -> Failure {
 
 fn find(path: &Path) -> Result<Found> {
     let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    registry()?.find(&real).ok_or_else(|| {
-        Failure::new(Code::Unusable, format!("{} is not mounted by amberfs", path.display()))
+    let registry = registry()?;
+    registry.find(&real).ok_or_else(|| {
+        let text = format!("{} is not mounted by amberfs", path.display());
+        let mut failure = Failure::new(Code::Unusable, text);
+        failure.hints = registry
+            .look()
+            .iter()
+            .filter_map(|daemon| daemon.as_ref().err().map(|socket| silent(socket)))
+            .collect();
+        failure
     })
 }
 
-fn targets(args: &TargetArgs) -> Result<Vec<Found>> {
-    match &args.mountpoint {
-        Some(path) => Ok(vec![find(path)?]),
-        None => Ok(registry()?.all()),
-    }
+fn silent(socket: &Path) -> String {
+    format!("a daemon of yours does not answer at {}, named after its process", socket.display())
+}
+
+/// What a command is about: one mount, or all of this user.
+fn targets(path: Option<&Path>) -> Result<Vec<Result<Found>>> {
+    Ok(match path {
+        Some(path) => vec![Ok(find(path)?)],
+        None => registry()?
+            .look()
+            .into_iter()
+            .map(|daemon| daemon.map_err(|socket| Failure::new(Code::Other, silent(&socket))))
+            .collect(),
+    })
 }
 
 /// Does something with each, whatever becomes of the others. The first failure
 /// is the command's own; the others are told here.
-fn each(all: &[Found], mut one: impl FnMut(&Found) -> Result<()>) -> Result<u8> {
+fn each(all: Vec<Result<Found>>, mut one: impl FnMut(&Found) -> Result<()>) -> Result<u8> {
     let mut first = None;
-    for failure in all.iter().filter_map(|found| one(found).err()) {
+    for failure in all.into_iter().filter_map(|found| found.and_then(|found| one(&found)).err()) {
         match first {
             None => first = Some(failure),
             Some(_) => tell(&failure),
@@ -82,7 +99,7 @@ fn each(all: &[Found], mut one: impl FnMut(&Found) -> Result<()>) -> Result<u8> 
 
 /// `umount`.
 pub fn umount(global: &Global, args: &TargetArgs) -> Result<u8> {
-    each(&targets(args)?, |found| {
+    each(targets(args.mountpoint.as_deref())?, |found| {
         ask(found, &Request::Unmount)?;
         if !global.quiet && args.all {
             eprintln!("unmounted {}", found.described.mountpoint.display());
@@ -93,19 +110,16 @@ pub fn umount(global: &Global, args: &TargetArgs) -> Result<u8> {
 
 /// `sync`.
 pub fn sync(_: &Global, args: &TargetArgs) -> Result<u8> {
-    each(&targets(args)?, |found| ask(found, &Request::Sync).map(drop))
+    each(targets(args.mountpoint.as_deref())?, |found| ask(found, &Request::Sync).map(drop))
 }
 
 /// `status`.
 pub fn status(global: &Global, args: &StatusArgs) -> Result<u8> {
-    let mounts = match &args.path {
-        Some(path) => vec![find(path)?],
-        None => registry()?.all(),
-    };
+    let mounts = targets(args.path.as_deref())?;
     if mounts.is_empty() && !global.json {
         println!("nothing is mounted");
     }
-    each(&mounts, |found| {
+    each(mounts, |found| {
         let answer = ask(found, &Request::Status)?;
         let mut value: serde_json::Value = serde_json::from_slice(&answer)
             .map_err(|_| Failure::new(Code::Other, "the daemon's answer is not understood"))?;

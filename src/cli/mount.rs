@@ -162,8 +162,11 @@ impl Mounted {
 pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
     let settings = MountSettings::parse(&args.options)?;
     let (repo, repository) = find(&args.repo)?;
-    let checks =
-        Checks { allow_nonempty: settings.nonempty, allow_synced: args.allow_synced_mountpoint };
+    let checks = Checks {
+        allow_nonempty: settings.nonempty,
+        allow_synced: args.allow_synced_mountpoint,
+        foreground: args.foreground,
+    };
     let mountpoint = check_mountpoint(&args.mountpoint, &repo, checks)
         .map_err(|unfit| Failure::new(Code::from_number(unfit.exit_code()), unfit))?;
     let swap = unencrypted_swap();

@@ -80,8 +80,14 @@ impl Registry {
         Err(last)
     }
 
-    /// Asks all daemons of this user who they are.
+    /// Asks all daemons of this user who they are; those that answer.
     pub fn all(&self) -> Vec<Found> {
+        self.look().into_iter().flatten().collect()
+    }
+
+    /// Asks all daemons of this user who they are; by mountpoint, then those
+    /// that live and do not say, by the path of their socket.
+    pub fn look(&self) -> Vec<Result<Found, PathBuf>> {
         let mut found = Vec::new();
         for folder in self.folders.iter().filter(|folder| is_private(folder)) {
             let Ok(entries) = std::fs::read_dir(folder) else { continue };
@@ -91,7 +97,10 @@ impl Registry {
                 }
             }
         }
-        found.sort_by(|a, b| a.described.mountpoint.cmp(&b.described.mountpoint));
+        found.sort_by_key(|daemon| match daemon {
+            Ok(found) => (0, found.described.mountpoint.clone()),
+            Err(socket) => (1, socket.clone()),
+        });
         found
     }
 
@@ -114,18 +123,15 @@ fn resolve(path: &Path) -> PathBuf {
         .unwrap_or_else(|_| path.to_path_buf())
 }
 
-fn ask(socket: &Path) -> Option<Found> {
+fn ask(socket: &Path) -> Option<Result<Found, PathBuf>> {
     match Client::connect(socket).and_then(|mut client| client.describe()) {
-        Ok(described) => Some(Found { socket: socket.to_path_buf(), described }),
+        Ok(described) => Some(Ok(Found { socket: socket.to_path_buf(), described })),
         Err(ControlError::Gone) => {
             // Left by a daemon that was killed.
             let _ = std::fs::remove_file(socket);
             None
         }
-        Err(error) => {
-            log::warn!("a daemon does not answer: {error}");
-            None
-        }
+        Err(_) => Some(Err(socket.to_path_buf())),
     }
 }
 

@@ -3,16 +3,13 @@
 //! The daemon is forked before there is a second thread or a secret. The
 //! parent keeps the terminal, asks its questions, sends secrets through a pipe
 //! and waits for success or the text of an error. Invariant: the parent
-//! reports success only if the child said so. Until then the child stays in the
-//! parent's process group: at a mountpoint that an automounter watches, all
-//! others have to wait until the mount is made.
+//! reports success only if the child said so.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 
-use fork::{Fork, fork, redirect_stdio};
-use rustix::fs::Mode;
+use daemonize::{Daemonize, Outcome};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::process::{LockedBytes, harden};
@@ -20,7 +17,7 @@ use crate::control::{Failure, char_boundary};
 
 /// Longest secret or message through the pipes, in bytes.
 const MAX_MESSAGE: u32 = 64 << 10;
-const UMASK: Mode = Mode::RWXG.union(Mode::RWXO);
+const UMASK: u32 = 0o077;
 
 const READY: u8 = 1;
 const FAILED: u8 = 2;
@@ -46,9 +43,8 @@ pub struct Child {
     reports: File,
 }
 
-/// Forks the daemon: working directory `/`, umask 077, nothing of the terminal,
-/// no core dumps; a session of its own once it is ready. All paths must be
-/// absolute by now.
+/// Forks the daemon: a session of its own, working directory `/`, umask 077,
+/// no terminal, no core dumps. All paths must be absolute by now.
 pub fn launch() -> io::Result<Launched> {
     let threads = std::fs::read_dir("/proc/self/task")?.count();
     if threads != 1 {
@@ -57,31 +53,24 @@ pub fn launch() -> io::Result<Launched> {
     }
     let (secrets_in, secrets_out) = pipe_with(PipeFlags::CLOEXEC)?;
     let (reports_in, reports_out) = pipe_with(PipeFlags::CLOEXEC)?;
-    match fork()? {
-        Fork::Parent(_) => {
+    let daemon = Daemonize::new().working_directory("/").umask(UMASK);
+    match daemon.execute() {
+        Outcome::Parent(Ok(_)) => {
             Ok(Launched::Parent(Parent { secrets: secrets_out.into(), reports: reports_in.into() }))
         }
-        Fork::Child => {
+        Outcome::Child(Ok(_)) => {
             let child = Child::new(secrets_in, reports_out);
             // The parent's ends must be closed here, or no end is ever seen.
             drop((secrets_out, reports_in));
-            match detach() {
-                Ok(()) => Ok(Launched::Child(child)),
-                Err(error) => {
-                    let text = format!("the daemon could not be started: {error}");
-                    child.failed(&Failure { code: 1, text });
-                    std::process::exit(1)
-                }
+            if let Err(error) = harden() {
+                let text = format!("the daemon could not be started: {error}");
+                child.failed(&Failure { code: 1, text });
+                std::process::exit(1);
             }
+            Ok(Launched::Child(child))
         }
+        Outcome::Parent(Err(error)) | Outcome::Child(Err(error)) => Err(io::Error::other(error)),
     }
-}
-
-fn detach() -> io::Result<()> {
-    std::env::set_current_dir("/")?;
-    rustix::process::umask(UMASK);
-    redirect_stdio()?;
-    harden()
 }
 
 fn send(mut pipe: &File, kind: u8, body: &[u8]) -> io::Result<()> {
@@ -148,15 +137,8 @@ impl Child {
         let _ = send(&self.reports, NOTE, text.as_bytes());
     }
 
-    /// Lets the parent return success, and leaves its session.
+    /// Lets the parent return success.
     pub fn ready(self) {
-        if let Err(error) = rustix::process::setsid() {
-            log::warn!("the daemon stays in the terminal's session: {error}");
-        }
-        self.succeeded();
-    }
-
-    fn succeeded(self) {
         let _ = send(&self.reports, READY, &[]);
     }
 
@@ -187,7 +169,7 @@ mod tests {
         assert_eq!(child.receive().expect("receives").expose(), b"secret");
         assert_eq!(child.receive().expect("receives").expose(), b"");
         child.note("swap is not encrypted");
-        child.succeeded();
+        child.ready();
         let mut notes = Vec::new();
         parent.wait(|note| notes.push(note.to_string())).expect("is ready");
         assert_eq!(notes, ["swap is not encrypted"]);

@@ -24,6 +24,8 @@ pub struct Checks {
     pub allow_nonempty: bool,
     /// `--allow-synced-mountpoint`.
     pub allow_synced: bool,
+    /// `-f`: the process stays where it was started.
+    pub foreground: bool,
 }
 
 /// Why a mountpoint or repository cannot be used.
@@ -83,6 +85,9 @@ pub enum Unfit {
         /// What shows it.
         marker: String,
     },
+    /// An automounter waits for the mount.
+    #[error("{0} is watched by an automounter: there, mount with -f, as amberfs@.service does.")]
+    Watched(String),
     /// It cannot be looked at.
     #[error("{path} cannot be used: {source}.")]
     Unreadable {
@@ -123,6 +128,11 @@ pub fn check_mountpoint(mountpoint: &Path, repo: &Path, checks: Checks) -> Resul
     let mounts = read_mounts().map_err(|error| unreadable(Path::new("/proc"), error))?;
     let mount = mount_at(&mounts, &path);
     let watched = mount.is_some_and(|mount| mount.kind == AUTOMOUNTER);
+    if watched && !checks.foreground {
+        // All but the automounter's process group wait there until the mount
+        // is made, and a daemon leaves it.
+        return Err(Unfit::Watched(shown));
+    }
     if let Some(mount) = mount.filter(|_| !watched) {
         return Err(Unfit::Mounted { mountpoint: shown, kind: mount.kind.clone() });
     }

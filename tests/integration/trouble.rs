@@ -214,7 +214,7 @@ fn what_the_daemon_writes_is_outside_mount_and_repository() {
 }
 
 /// Whoever is not in the automounter's process group waits at the mountpoint
-/// until the mount is made; the daemon left it before it mounted.
+/// until the mount is made: a daemon, which leaves it, would wait for ever.
 #[test]
 fn an_automounter_may_have_the_mountpoint() {
     let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
@@ -231,20 +231,27 @@ fn an_automounter_may_have_the_mountpoint() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/integration/automount.py");
     let amberfs = env!("CARGO_BIN_EXE_amberfs");
     let arguments = [script.to_str().unwrap(), mnt.to_str().unwrap(), amberfs, "mount", "repo"];
-    let mut automounter = world
-        .program("python3", &arguments)
-        .args([mnt.to_str().unwrap(), "--key-file", "key"])
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    // It says that it is ready.
-    let mut byte = [0];
-    std::io::Read::read_exact(automounter.stdout.as_mut().unwrap(), &mut byte).unwrap();
-    let written = fs::write(mnt.join("file"), "x");
-    let unmounted = world.run(&["umount", mnt.to_str().unwrap()]);
-    automounter.kill().unwrap();
-    automounter.wait().unwrap();
-    run("umount", &["-l", mnt.to_str().unwrap()]);
+    let automounted = |more: &[&str]| {
+        let mut automounter = world
+            .program("python3", &arguments)
+            .args([mnt.to_str().unwrap(), "--key-file", "key"])
+            .args(more)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        // It says that it is ready.
+        let mut byte = [0];
+        std::io::Read::read_exact(automounter.stdout.as_mut().unwrap(), &mut byte).unwrap();
+        let written = fs::write(mnt.join("file"), "x");
+        let unmounted = world.run(&["umount", mnt.to_str().unwrap()]);
+        automounter.kill().unwrap();
+        automounter.wait().unwrap();
+        run("umount", &["-l", mnt.to_str().unwrap()]);
+        (written, unmounted)
+    };
+    // Refused at once, rather than to wait for each other.
+    assert!(automounted(&[]).0.is_err());
+    let (written, unmounted) = automounted(&["-f"]);
     written.unwrap();
     assert!(unmounted.status.success(), "{}", String::from_utf8_lossy(&unmounted.stderr));
     assert_eq!(world.ok(&["ls", "repo"]), "file\n");
@@ -260,4 +267,26 @@ fn an_unknown_device_is_told_with_those_there_are() {
     fs::create_dir(world.path("mnt")).unwrap();
     let said = world.fails(&["mount", "repo", "mnt", "-o", "ro,device=phone"], 2);
     assert!(said.contains("phone") && said.contains("laptop"), "{said}");
+}
+
+/// A mount within it was "another user".
+#[test]
+fn whoever_keeps_a_mount_busy_is_named() {
+    if !has_fuse("busy") || !is_root("busy") {
+        return;
+    }
+    let world = World::with_repo();
+    let mount = world.mount("repo", "mnt", &["--key-file", "key"]);
+    fs::create_dir(world.path("mnt/within")).unwrap();
+    let disk = Disk::mount(&world, "mnt/within", &["-t", "tmpfs", "none"]);
+    let said = world.fails(&["umount", "mnt"], 11);
+    assert!(said.contains("mounted on") && said.contains("mnt/within"), "{said}");
+    drop(disk);
+    let mut sleep = world.program("sleep", &["60"]);
+    let mut holder = sleep.current_dir(world.path("mnt/within")).spawn().unwrap();
+    let said = world.fails(&["umount", "mnt"], 11);
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert!(said.contains(&format!("sleep (process {})", holder.id())), "{said}");
+    mount.unmount(&world);
 }
