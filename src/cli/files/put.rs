@@ -479,7 +479,7 @@ impl Putter<'_> {
     /// meanwhile could go on for ever.
     fn content(&mut self, ino: u64, file: &File, len: u64) -> Put<u64> {
         let mut buffer = vec![0; PIECE];
-        let (mut at, mut end) = (0, 0);
+        let (mut at, mut end, mut written) = (0, 0, 0);
         while at < len {
             if at == end {
                 at = match rustix::fs::seek(file, SeekFrom::Data(at)) {
@@ -506,9 +506,13 @@ impl Putter<'_> {
             }
             self.fs.write(ino, at, &buffer[..read], false)?;
             at += read as u64;
+            written = at;
             self.bar.inc(read as u64);
         }
-        self.resize(ino, len)?;
+        if written < len {
+            // The rest is a hole.
+            self.resize(ino, len)?;
+        }
         Ok(len)
     }
 
