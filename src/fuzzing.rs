@@ -19,14 +19,15 @@ use crate::format::container::{
     Class, Codec, Directory, FRAME_MAX, Frame, Kind, PLACE_AT, PLACE_SEALED, PREFIX, Place, Prefix,
     VERSION, version_of,
 };
-use crate::format::namespace::{Key, Value};
+use crate::format::namespace::{Key, ROOT, Value};
 use crate::format::node::Node;
 use crate::format::record;
-use crate::format::register::{Epoch, HeadExtension, Header, Keyring, Register, Stamp};
-use crate::io::SyncedFile;
+use crate::format::register::{Epoch, Features, HeadExtension, Header, Keyring, Register, Stamp};
+use crate::fs::{Fs, NoLog, Operations, Options as FsOptions, Ownership, Seek};
 use crate::io::sim::{SimRandom, SimWorld};
+use crate::io::{SyncedFile, Timestamp};
 use crate::journal::{Journal, JournalKeys, Options, Replay};
-use crate::store::{Context, Reader};
+use crate::store::{Context, Reader, Writer};
 use crate::vault::hsm::FileKeys;
 use crate::vault::ledger::{EmbeddedLedger, Ledger, RECORD_LIMIT};
 use crate::vault::protocol::{
@@ -34,13 +35,15 @@ use crate::vault::protocol::{
     REQUEST_SIZE, decode_reply, decode_request, encode_reply, encode_request, open_payload,
 };
 use crate::vault::server::Record;
+use crate::volume::repository::Repository;
 use crate::volume::state::State;
+use crate::volume::{OpenOptions, Volume, World};
 
 /// A target's name and function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets, by name.
-pub const TARGETS: [Target; 23] = [
+pub const TARGETS: [Target; 24] = [
     ("commit", commit),
     ("container", container),
     ("control", control),
@@ -59,6 +62,7 @@ pub const TARGETS: [Target; 23] = [
     ("password", password),
     ("record", record),
     ("register", register),
+    ("repository", repository),
     ("state", state),
     ("vault_keys", vault_keys),
     ("vault_record", vault_record),
@@ -348,6 +352,152 @@ pub fn journal(data: &[u8]) {
             assert!(*bytes == vec![number as u8; RECORDS[number]]);
         }
     }
+}
+
+/// Stands in [`repository`] for the id of its content node.
+const CONTENT: [u8; 16] = [0xaa; 16];
+/// Stands there for the id of the chunk in its head.
+const CHUNK: [u8; 16] = [0xbb; 16];
+const DEVICE: [u8; 16] = [0x22; 16];
+
+fn replaced(bytes: &[u8], from: [u8; 16], to: [u8; 16]) -> Vec<u8> {
+    let mut out = bytes.to_vec();
+    for at in 0..out.len().saturating_sub(15) {
+        if out[at..at + 16] == from {
+            out[at..at + 16].copy_from_slice(&to);
+        }
+    }
+    out
+}
+
+/// A repository of which somebody with the key wrote the only head: a byte for
+/// the level of the root, the length of the root in two, the root, and a node
+/// of a content tree. All of it is walked and read.
+pub fn repository(data: &[u8]) {
+    walked(data);
+}
+
+/// How many names are in it.
+fn walked(data: &[u8]) -> usize {
+    static REGISTER: OnceLock<Register> = OnceLock::new();
+    let Some((start, rest)) = data.split_first_chunk::<3>() else { return 0 };
+    let len = usize::from(u16::from_le_bytes([start[1], start[2]])).min(rest.len());
+    let (root, content) = rest.split_at(len);
+    let ids = &context().ids;
+    let chunk: Vec<u8> = (0..900u32).map(|at| at as u8).collect();
+    let content = replaced(content, CHUNK, ids.chunk_id(&chunk));
+    let root = replaced(root, CHUNK, ids.chunk_id(&chunk));
+    let root = replaced(&root, CONTENT, ids.node_id(&content));
+    let nodes_fit = root.len().max(content.len()) <= FRAME_MAX as usize;
+    if root.is_empty() || content.is_empty() || !nodes_fit || root == content {
+        return 0;
+    }
+    let stamp = Stamp { counter: 1, device: DEVICE };
+    let register = REGISTER.get_or_init(|| {
+        let random = SimRandom::new(1);
+        Register::seal(&secret(1), &REPO, stamp, Vec::new(), &context().keyring, &random)
+    });
+    let features = Features::default();
+    let extension = HeadExtension {
+        features,
+        repo: REPO,
+        device: DEVICE,
+        generation: 1,
+        register: register.clone(),
+    };
+    let mut head =
+        Writer::new(context(), Kind::Head, extension.encode(), &SimRandom::new(data.len() as u64));
+    head.add(Class::Nodes, ids.node_id(&root), &root);
+    head.add(Class::Nodes, ids.node_id(&content), &content);
+    head.add(Class::Pages, ids.chunk_id(&chunk), &chunk);
+    let commit = Commit {
+        device: DEVICE,
+        generation: 1,
+        content_generation: 1,
+        time: Timestamp::default(),
+        instance: [3; 16],
+        previous: [0; 32],
+        root: (ids.node_id(&root), start[0] % 3),
+        merged: [(DEVICE, 1)].into(),
+        held: [(DEVICE, 1)].into(),
+        journal: 0,
+        inodes: 3,
+        bytes: 3,
+        device_name: "other".into(),
+        label: String::new(),
+        objects: Vec::new(),
+        condemned: Vec::new(),
+        retired: Vec::new(),
+        unknown: Vec::new(),
+    };
+    let built = head.finish(commit.encode(), false);
+    let world = SimWorld::new();
+    let folder = world.synced("repo");
+    let header = Header { features, repo: REPO, register: register.clone() };
+    let name = Name::Head { device: DEVICE, generation: 1, hash: built.hash };
+    world.put(&format!("repo/{}", Name::Header(REPO).path()), &header.encode());
+    world.put(&format!("repo/{}", name.path()), &built.bytes);
+    let repository = Repository::find(&*folder).expect("header and head are good");
+    let (keyring, register, _) = repository.unlock(&secret(1)).expect("it is the key");
+    let outside = World {
+        repo: folder,
+        state: None,
+        clock: world.clock(),
+        random: Arc::new(SimRandom::new(2)),
+    };
+    let opened = Arc::new(Context::new(REPO, keyring));
+    let options = OpenOptions { read_only: true, ..OpenOptions::default() };
+    let Ok(volume) = Volume::open(outside, &repository, opened, register, &options) else {
+        return 0;
+    };
+    let ownership =
+        Ownership { uid: 1, gid: 1, record_self: true, force_uid: None, force_gid: None };
+    let options = FsOptions { read_only: true, ownership };
+    Fs::new(volume, Box::new(NoLog), options).map_or(0, |fs| visit(&fs))
+}
+
+/// Asks a file system for everything there is; returns the number of names.
+fn visit(fs: &Fs) -> usize {
+    let mut count = 0;
+    let mut folders = vec![ROOT];
+    let mut seen = std::collections::HashSet::new();
+    while let Some(dir) = folders.pop() {
+        if !seen.insert(dir) {
+            continue;
+        }
+        let mut found = Vec::new();
+        // Some of it may be damaged: the rest is asked for all the same.
+        let _ = fs.readdir(dir, 0, true, &mut |entry| {
+            found.push(entry.clone());
+            found.len() < 1000
+        });
+        for entry in found.iter().filter(|entry| entry.cookie > 2) {
+            count += 1;
+            let ino = entry.attr.ino;
+            assert!(!entry.name.contains(&b'/') && entry.name != b"..");
+            if fs.lookup(dir, &entry.name).is_ok() {
+                fs.forget(ino, 1);
+            }
+            let _ = fs.readlink(ino);
+            for name in fs.listxattr(ino).unwrap_or_default() {
+                let _ = fs.getxattr(ino, &name);
+            }
+            let size = entry.attr.size;
+            if fs.open(ino, false, false).is_ok() {
+                for at in [0, 900, size / 2, size.saturating_sub(1), u64::MAX] {
+                    let bytes = fs.read(ino, at, 5000).unwrap_or_default();
+                    assert!(bytes.len() as u64 <= size.saturating_sub(at).min(5000));
+                    for what in [Seek::Data, Seek::Hole] {
+                        let found = fs.seek(ino, at, what).unwrap_or(size);
+                        assert!(found <= size && found >= at.min(size));
+                    }
+                }
+                fs.release(ino, false);
+            }
+            folders.push(ino);
+        }
+    }
+    count
 }
 
 /// The record of local state.

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::crypto::{DeviceId, hex};
+use crate::crypto::hex;
 use crate::format::container::ChunkPlace;
 use crate::format::namespace::{Content, ContentClass, Dot, Inode, Owner};
 use crate::format::node::{ContentChild, Dotted, MapChild, MapItem, NO_ID, Run};
 use crate::format::record::Change;
 use crate::format::register::{Features, Slot, key_check_slot};
-use crate::io::Timestamp;
 use crate::vault::protocol::{
     AkeKey, Argon2Cost, Ended, Protection, Refusal, Reply, Request, Retirement, Roots, SiteKey,
     Standing, Tries, seal_payload, sign_manifest,
@@ -20,7 +19,6 @@ use crate::vault::server::{Material, Pending, State as Stands};
 /// Set to any value, the test below writes the seeds instead of comparing them.
 const WRITE: &str = "AMBERFS_WRITE_SEEDS";
 const TIME: Timestamp = Timestamp { secs: -5, nanos: 999_999_999 };
-const DEVICE: DeviceId = [0x22; 16];
 
 fn corpus() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus")
@@ -276,6 +274,42 @@ fn without_zeros(bytes: &[u8]) -> Vec<u8> {
     bytes[..end].to_vec()
 }
 
+/// A root folder with a file of a content tree, one of a chunk, a small one and
+/// a folder, and the content tree.
+fn a_repository() -> Vec<u8> {
+    let dot = Dot { device: DEVICE, generation: 1 };
+    let mut items = BTreeMap::new();
+    let mut set = |key: Key, value: Value| {
+        items.insert(key.encode(), vec![Dotted { dot, bytes: value.encode() }]);
+    };
+    let mut name = |dir: u64, name: &[u8], ino: u64, inode: Inode| {
+        let hash = context().ids.name_hash(name);
+        set(Key::Entry(dir, hash, name.to_vec()), Value::Entry(ino, inode.kind()));
+        set(Key::Back(ino, dir, name.to_vec()), Value::Back);
+        set(Key::Inode(ino), Value::Inode(Box::new(inode)));
+    };
+    let file = Inode::new(0o100_644, Owner::SelfOwned, Owner::Id(7), TIME);
+    let folder = Inode { mode: 0o040_755, ..file.clone() };
+    let tree = Inode { size: 9000, content: Content::Tree(CONTENT, 0), ..file.clone() };
+    let chunk = Inode { size: 2000, content: Content::Chunk(CHUNK), ..file.clone() };
+    name(ROOT, b"folder", 2, folder.clone());
+    name(ROOT, b"tree", 3, tree);
+    name(2, b"chunk", 4, chunk);
+    name(2, b"small", 5, inodes()[1].clone());
+    name(2, b"link", 6, inodes()[5].clone());
+    set(Key::Inode(ROOT), Value::Inode(Box::new(folder)));
+    set(Key::Xattr(3, b"user.a".to_vec()), Value::Xattr(b"b".to_vec()));
+    let items = items.into_iter().map(|(key, values)| MapItem { key, values }).collect();
+    let root = Node::MapLeaf(items).encode();
+    let runs = vec![
+        Run { id: CHUNK, len: 900, count: 3 },
+        Run { id: NO_ID, len: 4000, count: 1 },
+        Run { id: CHUNK, len: 900, count: 1 },
+    ];
+    [&[0][..], &(root.len() as u16).to_le_bytes(), &root, &Node::ContentLeaf(runs).encode()]
+        .concat()
+}
+
 /// Bytes of one or more values, by target.
 fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
     let features = Features::default();
@@ -386,6 +420,7 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         ("password", texts(&["correct horse battery staple\n", "caf\u{e9}\u{a0}x\u{378}"])),
         ("record", vec![record::encode(&changes())]),
         ("register", vec![a_register().encode()]),
+        ("repository", vec![a_repository()]),
         ("state", vec![state]),
         ("vault_keys", vec![chosen(0, &keys), chosen(1, &payload)]),
         ("vault_record", records().iter().map(|record| without_zeros(&record.encode())).collect()),
@@ -451,6 +486,7 @@ fn seeds_are_taken() {
     let taken = |target: &str, take: &dyn Fn(&[u8]) -> bool| {
         seeds[target].iter().for_each(|bytes| assert!(take(bytes), "{target}: {}", hex(bytes)));
     };
+    taken("repository", &|bytes| walked(bytes) == 5);
     taken("commit", &|bytes| Commit::decode(bytes).is_ok());
     taken("node", &|bytes| Node::decode(bytes).is_ok());
     taken("record", &|bytes| record::decode(bytes).is_ok());

@@ -153,10 +153,10 @@ fn an_extracted_file_is_private_and_nameless_until_it_is_whole() {
     let folder = world.path("out/in");
     let mut seen = 0;
     while child.try_wait().unwrap().is_none() {
-        for path in [world.path("out"), folder.clone()] {
-            if path.exists() && names(&folder_or_none(&folder)) != ["private"] {
-                assert_eq!(mode(&path) & 0o077, 0, "{}", path.display());
-            }
+        // The mode first: what is not whole after it was read was not before.
+        let Ok(before) = fs::metadata(&folder) else { continue };
+        if names(&folder) != ["private"] {
+            assert_eq!(before.mode() & 0o077, 0);
         }
         let Ok(entries) = fs::read_dir(&folder) else { continue };
         for entry in entries.flatten() {
@@ -168,12 +168,8 @@ fn an_extracted_file_is_private_and_nameless_until_it_is_whole() {
     }
     assert!(child.wait().unwrap().success());
     assert!(seen > 0, "it was too fast to be watched");
-    assert_eq!(mode(&folder), 0o755);
+    assert_eq!((mode(&world.path("out")), mode(&folder)), (0o700, 0o755));
     assert_eq!(names(&folder), ["private"]);
-}
-
-fn folder_or_none(folder: &Path) -> PathBuf {
-    if folder.exists() { folder.to_path_buf() } else { "/proc/self/task".into() }
 }
 
 /// A symlink in DEST that had the name of a folder was written through.
@@ -625,6 +621,84 @@ fn a_file_that_is_put_again_is_replaced_at_once() {
     world.ok(&["put", "repo", "/three", "--from", "new"]);
     assert_eq!(world.ok(&["cat", "repo", "/one"]), "new");
     assert_eq!(world.ok(&["ls", "repo", "-R"]), "one\nthree\ntwo\n");
+}
+
+/// What a killed one had begun lay in the repository under its own name, cut
+/// off; now it has another, and the next one removes it.
+#[test]
+fn what_a_killed_put_had_begun_does_not_stay() {
+    let world = World::with_repo();
+    fs::write(world.path("file"), "x").unwrap();
+    fs::create_dir(world.path("source")).unwrap();
+    world.ok(&["put", "repo", "/folder/stream", "--from", "file"]);
+    let mut command = world.command(&["put", "repo", "/folder/stream", "--key-file", "key"]);
+    let mut child = command.stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let pending = |world: &World| {
+        let logs = world
+            .files("state")
+            .into_iter()
+            .filter(|path| path.to_str().unwrap().contains("/journal/"));
+        logs.map(|path| fs::read(path).unwrap().iter().filter(|byte| **byte != 0).count())
+            .sum::<usize>()
+    };
+    std::io::Write::write_all(&mut input, &noise(6 << 20, 8)).unwrap();
+    while pending(&world) < 3 << 20 {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(input);
+    world.ok(&["put", "repo", "/other", "--from", "file"]);
+    assert_eq!(world.ok(&["cat", "repo", "/folder/stream"]), "x");
+    assert!(
+        world.ok(&["ls", "repo", "/folder"]).contains(".amberfs-put-"),
+        "the test killed it too late"
+    );
+    fs::create_dir(world.path("source/folder")).unwrap();
+    world.ok(&["put", "repo", "/", "--from", "source"]);
+    assert_eq!(world.ok(&["ls", "repo", "-R"]), "folder\nfolder/stream\nother\n");
+}
+
+/// A stream keeps the mode of what it replaces; a pipe is not put as a fifo.
+#[test]
+fn a_stream_is_written_as_into_the_file_that_is_there() {
+    let world = World::with_repo();
+    fs::write(world.path("file"), "x").unwrap();
+    chmod(&world.path("file"), 0o600);
+    world.ok(&["put", "repo", "/file", "--from", "file"]);
+    let mut command = world.command(&["put", "repo", "/file", "--key-file", "key"]);
+    command.stdin(fs::File::open(world.path("key")).unwrap());
+    assert!(command.status().unwrap().success());
+    assert!(world.ok(&["ls", "repo", "-l"]).starts_with("-rw------- "));
+    assert_eq!(world.ok(&["cat", "repo", "file"]), fs::read_to_string(world.path("key")).unwrap());
+    assert!(Command::new("mkfifo").arg(world.path("fifo")).status().unwrap().success());
+    world.fails(&["put", "repo", "/fifo", "--from", "fifo"], 2);
+    world.fails(&["put", "repo", "/null", "--from", "/dev/null"], 2);
+    assert_eq!(world.ok(&["ls", "repo"]), "file\n");
+}
+
+/// What did not fit any more stayed, cut off.
+#[test]
+fn a_full_destination_has_its_code_and_no_half_file() {
+    if !is_root("full destination") {
+        return;
+    }
+    let world = World::with_repo();
+    fs::create_dir(world.path("source")).unwrap();
+    fs::write(world.path("source/a"), "small").unwrap();
+    fs::write(world.path("source/b"), noise(8 << 20, 9)).unwrap();
+    world.ok(&["put", "repo", "/", "--from", "source"]);
+    fs::create_dir(world.path("disk")).unwrap();
+    let disk = world.path("disk");
+    let arguments = ["-t", "tmpfs", "-o", "size=4m", "none", disk.to_str().unwrap()];
+    assert!(Command::new("mount").args(arguments).status().unwrap().success());
+    let output = world.run(&["extract", "repo", "disk/out", "--key-file", "key"]);
+    let found = names(&world.path("disk/out"));
+    Command::new("umount").arg("-l").arg(&disk).status().unwrap();
+    assert_eq!(output.status.code(), Some(28), "{}", said(&output));
+    assert!(said(&output).contains("out/b"), "{}", said(&output));
+    assert_eq!(found, ["a"]);
 }
 
 /// A log that grew faster than it was read was read for ever.

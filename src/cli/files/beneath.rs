@@ -114,10 +114,17 @@ impl Folder {
         found(rustix::fs::linkat(&from.0, first, &self.0, one(name)?, AtFlags::empty()))
     }
 
-    /// Holds what has this name, to change its attributes and nothing else.
-    pub fn hold(&self, name: &[u8]) -> io::Result<OwnedFd> {
+    /// Holds what was just made under this name, to change its attributes and
+    /// nothing else. Whoever else may write here could have put another thing in
+    /// its place, a file of root's for example; so it must be of this kind.
+    pub fn hold(&self, name: &[u8], mode: u32) -> io::Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat(&self.0, one(name)?, flags, Mode::empty())?)
+        let fd = rustix::fs::openat(&self.0, one(name)?, flags, Mode::empty())?;
+        let found = FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode);
+        if found != FileType::from_raw_mode(mode) {
+            return Err(io::Error::other("something else took its place"));
+        }
+        Ok(fd)
     }
 }
 
@@ -208,6 +215,7 @@ mod tests {
         let outer = tempfile::tempdir().unwrap();
         let folder = Folder::dest(&outer.path().join("dest")).unwrap();
         folder.symlink(b"..", b"up").unwrap();
+        assert!(folder.hold(b"up", 0o120_777).is_ok() && folder.hold(b"up", 0o010_600).is_err());
         for result in [folder.enter(b"up"), folder.make(b"up"), folder.descend("up/x".as_ref())] {
             assert_eq!(result.err().unwrap().kind(), io::ErrorKind::AlreadyExists);
         }

@@ -188,12 +188,12 @@ impl Extractor<'_> {
             FILE => self.file(folder, name, path, attr),
             LINK => {
                 folder.symlink(&self.fs.readlink(attr.ino)?, name)?;
-                self.dress(&Written::Held(folder.hold(name)?), attr, path)
+                self.dress(&Written::Held(folder.hold(name, attr.mode)?), attr, path)
             }
             SOCKET => Err(Failure::new(Code::Other, "sockets are not extracted")),
             kind if kind == FIFO || self.is_root => {
                 folder.node(name, attr.mode, u64::from(attr.rdev))?;
-                self.dress(&Written::Held(folder.hold(name)?), attr, path)
+                self.dress(&Written::Held(folder.hold(name, attr.mode)?), attr, path)
             }
             _ => Err(Failure::new(Code::Other, "only root can make a device node")),
         }

@@ -23,7 +23,7 @@ use super::{
     ACL, DIR, FILE, LINK, LeftOut, PIECE, SOCKET, TYPE, find, link_in_the_way, names, of, progress,
     shown, shown_path,
 };
-use crate::crypto::hex;
+use crate::crypto::{hex, unhex};
 use crate::format::namespace::{NAME_MAX, ROOT, XATTR_MAX};
 use crate::fs::{Attr, Caller, Fs, FsError, Operations, RenameMode, SetAttr, TimeSet};
 use crate::io::{Random, SystemRandom, Timestamp};
@@ -180,10 +180,17 @@ impl Putter<'_> {
         }
         match (source, data, last) {
             (None, _, Some(name)) => {
-                let content = |putter: &mut Self, ino| putter.stream(ino, &mut io::stdin().lock());
+                self.sweep(dir)?;
+                // As if it were written into what is there.
+                let mode = match find(self.fs, dir, name) {
+                    Ok(attr) if attr.mode & TYPE == FILE => attr.mode & 0o777,
+                    _ => 0o644,
+                };
                 let fill = |putter: &mut Self, ino| {
-                    let bytes = content(putter, ino).map_err(|error| error.of("standard input"))?;
-                    putter.settle(ino, 0o644, None)?;
+                    let bytes = putter
+                        .stream(ino, &mut io::stdin().lock())
+                        .map_err(|error| error.of("standard input"))?;
+                    putter.settle(ino, mode, None)?;
                     Ok(bytes)
                 };
                 self.fresh(dir, name, FILE, 0, fill).map_err(|error| error.of(&shown_names(names)))
@@ -196,6 +203,14 @@ impl Putter<'_> {
                 self.tree(source, target, data, target != ROOT)
             }
             (Some(source), Some(data), Some(name)) => {
+                if !data.is_file() {
+                    let text = format!("{}: neither a file nor a folder", shown_path(source));
+                    let failure = Failure::new(Code::Usage, text);
+                    return Err(Trouble::Over(
+                        failure.hint("what comes out of it can be put from standard input"),
+                    ));
+                }
+                self.sweep(dir)?;
                 // SOURCE may be a symlink: whoever gave it meant where it leads.
                 let real = source.canonicalize().unwrap_or_else(|_| source.to_path_buf());
                 self.leaf(&real, &data, dir, name).map_err(|error| error.of(&shown_path(source)))
@@ -267,7 +282,10 @@ impl Putter<'_> {
             return Err(left("this is the repository itself"));
         }
         let ino = match find(self.fs, dir, name) {
-            Ok(attr) if attr.mode & TYPE == DIR => attr.ino,
+            Ok(attr) if attr.mode & TYPE == DIR => {
+                self.sweep(attr.ino)?;
+                attr.ino
+            }
             Ok(attr) => return Err(in_the_way(&attr)),
             Err(FsError::NotFound) => {
                 // As it will be when all is in it.
@@ -297,6 +315,22 @@ impl Putter<'_> {
             |name, room| rustix::fs::lgetxattr(source, name, room),
         )?;
         self.settle(level.dir, self.mode(&level.data), Some(&level.data))
+    }
+
+    /// Removes what a `put` that was killed had not finished in this folder.
+    /// Nobody else is at it: local state is locked.
+    fn sweep(&self, dir: u64) -> Put<()> {
+        let mut old = Vec::new();
+        self.fs.readdir(dir, 0, false, &mut |entry| {
+            if is_temporary(&entry.name) && entry.attr.mode & TYPE != DIR {
+                old.push(entry.name.clone());
+            }
+            true
+        })?;
+        for name in old {
+            self.fs.unlink(dir, &name)?;
+        }
+        Ok(())
     }
 
     /// Puts what is no folder.
@@ -445,7 +479,7 @@ impl Putter<'_> {
     /// meanwhile could go on for ever.
     fn content(&mut self, ino: u64, file: &File, len: u64) -> Put<u64> {
         let mut buffer = vec![0; PIECE];
-        let (mut at, mut end) = (0, 0);
+        let (mut at, mut end, mut written) = (0, 0, 0);
         while at < len {
             if at == end {
                 at = match rustix::fs::seek(file, SeekFrom::Data(at)) {
@@ -472,9 +506,13 @@ impl Putter<'_> {
             }
             self.fs.write(ino, at, &buffer[..read], false)?;
             at += read as u64;
+            written = at;
             self.bar.inc(read as u64);
         }
-        self.resize(ino, len)?;
+        if written < len {
+            // The rest is a hole.
+            self.resize(ino, len)?;
+        }
         Ok(len)
     }
 
@@ -567,10 +605,13 @@ impl Putter<'_> {
                 Ok(len) if len > XATTR_MAX || name.len() > NAME_MAX => {
                     io::Error::other(format!("it has {len} bytes, and {XATTR_MAX} are the most"))
                 }
-                Ok(len) => {
-                    self.fs.setxattr(ino, name, &value[..len], 0)?;
-                    continue;
-                }
+                Ok(len) => match self.fs.setxattr(ino, name, &value[..len], 0) {
+                    Ok(()) => continue,
+                    // It may be one too many. If room is what is missing, what
+                    // comes next says so.
+                    Err(FsError::NoSpace) => io::Error::other("there is no room for it"),
+                    Err(error) => return Err(error.into()),
+                },
             };
             self.left_out.name_once(&self.bar, &kind, &shown_path(source), &why);
         }
@@ -591,11 +632,19 @@ fn in_the_way(attr: &Attr) -> Trouble {
     })
 }
 
+const TEMPORARY: &[u8] = b".amberfs-put-";
+
 /// A name that nothing has.
 fn temporary() -> Vec<u8> {
     let mut random = [0; 8];
     SystemRandom.fill(&mut random);
-    format!(".amberfs-{}", hex(&random)).into_bytes()
+    [TEMPORARY, hex(&random).as_bytes()].concat()
+}
+
+fn is_temporary(name: &[u8]) -> bool {
+    name.strip_prefix(TEMPORARY)
+        .and_then(|digits| std::str::from_utf8(digits).ok())
+        .is_some_and(|digits| unhex::<8>(digits).is_some())
 }
 
 /// Names in a folder, sorted.
@@ -613,4 +662,17 @@ fn read_names(folder: &Path) -> io::Result<std::vec::IntoIter<std::ffi::OsString
 fn open_source(path: &Path) -> io::Result<File> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
     OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_what_is_not_whole_are_known_again() {
+        assert!(is_temporary(&temporary()) && temporary() != temporary());
+        for name in [&b".amberfs-put-"[..], b".amberfs-put-0123456789abcdeF", b".amberfs-0", b"a"] {
+            assert!(!is_temporary(name));
+        }
+    }
 }
