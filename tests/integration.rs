@@ -10,6 +10,8 @@ mod cli;
 mod daemon;
 #[path = "integration/files.rs"]
 mod files;
+#[path = "integration/hung.rs"]
+mod hung;
 #[path = "integration/killed.rs"]
 mod killed;
 #[path = "integration/layers.rs"]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use amberfs::fs::{
     Attr, Caller, DirEntry, FsError, Operations, RenameMode, Result, Seek, SetAttr, SpaceStat,
@@ -311,9 +311,14 @@ impl Operations for MemFs {
         if offset.checked_add(bytes.len() as u64).is_none_or(|end| end > i64::MAX as u64) {
             return Err(FsError::FileTooBig);
         }
-        let delay = self.write_delay.load(Ordering::Relaxed);
-        if delay > 0 {
-            std::thread::sleep(Duration::from_millis(delay));
+        // In pieces: a long one may be called off.
+        let started = Instant::now();
+        let left = || {
+            let delay = Duration::from_millis(self.write_delay.load(Ordering::Relaxed));
+            delay.saturating_sub(started.elapsed()).min(Duration::from_millis(10))
+        };
+        while !left().is_zero() {
+            std::thread::sleep(left());
         }
         let node = self.find(ino)?;
         let mut meta = node.meta();

@@ -16,7 +16,7 @@ use amberfs::store::Context;
 use amberfs::volume::repository::Repository;
 use amberfs::volume::{OpenOptions, Volume};
 
-use crate::world::{World, settle};
+use crate::world::{World, noise, settle};
 
 fn is_root(test: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
@@ -24,12 +24,6 @@ fn is_root(test: &str) -> bool {
         println!("SKIPPED: {test}: needs root");
     }
     root
-}
-
-fn noise(len: usize, seed: u64) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
-    bytes
 }
 
 fn mode(path: &Path) -> u32 {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use amberfs::io::{DirSynced, SyncedFolder};
 
 use crate::mounted::has_fuse;
-use crate::world::World;
+use crate::world::{World, noise};
 
 fn run(program: &str, arguments: &[&str]) -> bool {
     let status = Command::new(program)
@@ -45,12 +45,6 @@ impl Drop for Disk {
     fn drop(&mut self) {
         run("umount", &["-l", self.0.to_str().unwrap()]);
     }
-}
-
-fn noise(len: usize, seed: u64) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
-    bytes
 }
 
 /// The rename was in the journal within a second, the bytes in the kernel's

@@ -165,6 +165,13 @@ pub fn wait_for(what: &str, limit: std::time::Duration, mut condition: impl FnMu
     }
 }
 
+impl World {
+    /// What the last mount had to say.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("mount.log")).unwrap_or_default()
+    }
+}
+
 pub fn is_mounted(mountpoint: &Path) -> bool {
     let mountpoint = mountpoint.to_str().unwrap();
     fs::read_to_string("/proc/self/mountinfo")
@@ -203,6 +210,11 @@ impl Mount {
         self.child.wait().unwrap();
     }
 
+    /// Waits for the daemon's own end; tells whether it was without errors.
+    pub fn ended_well(mut self) -> bool {
+        self.child.wait().unwrap().success()
+    }
+
     /// Kills the daemon and does nothing else.
     pub fn kill_only(mut self) {
         self.child.kill().unwrap();
@@ -231,4 +243,10 @@ impl Drop for Mount {
             self.clear();
         }
     }
+}
+
+pub fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
 }
