@@ -6,6 +6,8 @@
 mod chats;
 #[path = "integration/cli.rs"]
 mod cli;
+#[path = "integration/crowd.rs"]
+mod crowd;
 #[path = "integration/daemon.rs"]
 mod daemon;
 #[path = "integration/files.rs"]
