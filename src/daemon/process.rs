@@ -36,6 +36,17 @@ pub fn lock_in_memory(bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives memory that was freed back to the system: the allocator keeps what a
+/// burst of writing left in the arenas of several threads.
+pub(super) fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "malloc_trim has no safe form; see SAFETY")]
+    // SAFETY: it takes no pointer, and releases only pages that are not in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Secret bytes of any length: locked in memory, wiped on drop.
 pub struct LockedBytes(Box<[u8]>);
 

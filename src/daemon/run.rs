@@ -15,6 +15,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::guard;
+use super::process::give_back_memory;
 use super::requests::Requests;
 use super::service::{Handle, Service, Why};
 use crate::control::{Answer, Failure, Registry, Server, holders};
@@ -156,6 +157,7 @@ pub(super) fn pull_and_checkpoint<S: Service>(
         let pulled = session.pull(PULL_LIMIT);
         catch_unwind(AssertUnwindSafe(|| service.checkpoint(why)))
             .unwrap_or_else(|_| failed("internal error in a checkpoint; see the log".into()))?;
+        give_back_memory();
         match pulled {
             Ok(()) => return Ok(()),
             // The next one takes the rest; what was fsynced is here.

@@ -4,7 +4,9 @@ use fuser::{InitFlags, KernelConfig};
 
 /// Largest request: what the kernel's default page limit allows.
 const MAX_WRITE: u32 = 1 << 20;
-const BACKGROUND_REQUESTS: u16 = 64;
+/// Of the kernel's own accord: pages written back, and read ahead. Each may wait
+/// in memory here.
+const BACKGROUND_REQUESTS: u16 = 16;
 
 /// Asks for what the adapter relies on; what an older kernel lacks is left.
 ///

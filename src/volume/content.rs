@@ -10,6 +10,10 @@ use crate::store::{Result, Store};
 use crate::tree::content::{Placed, Splice, range, splice};
 use crate::tree::{Keys, NewNodes, Root, Source};
 
+/// Bytes of a stream that are copied together to be cut; some times the longest
+/// chunk.
+const WINDOW: u64 = 8 << 20;
+
 /// Content as an inode record has it.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Stored {
@@ -373,16 +377,29 @@ pub fn flush(
     let mut rest = Layer::default();
     let mut cut_to = size;
     for region in &regions {
-        let pieces = compose(store, &base, layer, region.from, region.to, kept)?;
-        let pieces = align_holes(pieces, region.from, size, grain(class));
         let open_end = streaming && region.to == size && region.cutting == Cutting::Stream;
-        let (runs, done) = cut(store, class, region.cutting, region.from, &pieces, open_end)?;
-        if let Some(Piece::Data(bytes)) = pieces.last()
-            && region.from + done < region.to
-        {
-            cut_to = region.from + done;
-            let open = (region.to - cut_to) as usize;
-            rest.write(cut_to, &bytes[bytes.len() - open..]);
+        let (mut runs, mut from) = (Vec::new(), region.from);
+        let mut window = region.to - region.from;
+        if region.cutting == Cutting::Stream && has_no_holes(store, &base, layer, region, kept)? {
+            window = WINDOW;
+        }
+        while from < region.to {
+            let to = from.saturating_add(window).min(region.to);
+            let pieces = compose(store, &base, layer, from, to, kept)?;
+            let pieces = align_holes(pieces, from, size, grain(class));
+            let open_end = open_end || to < region.to;
+            let (more, done) = cut(store, class, region.cutting, from, &pieces, open_end)?;
+            runs.extend(more);
+            if let Some(Piece::Data(bytes)) = pieces.last()
+                && to == region.to
+                && from + done < region.to
+            {
+                cut_to = from + done;
+                let open = (region.to - cut_to) as usize;
+                rest.write(cut_to, &bytes[bytes.len() - open..]);
+                break;
+            }
+            from += done;
         }
         let end = if region.to >= kept { base.size.max(region.from) } else { region.to };
         splices.push(Splice { start: region.from.min(base.size), end, runs });
@@ -527,7 +544,43 @@ fn widen(
     Ok(Region { from: low, to: high.min(size), cutting })
 }
 
-/// New content of `[from, to)` in pieces.
+/// Whether all of a region is data. It can be cut piece by piece then, at the
+/// same places as in one go: where a chunk ends does not depend on what is
+/// further away than the longest chunk.
+fn has_no_holes(
+    store: &Store,
+    base: &Stored,
+    layer: &Layer,
+    region: &Region,
+    kept: u64,
+) -> Result<bool> {
+    let mut at = region.from;
+    let below = |low: u64, high: u64| -> Result<bool> {
+        let holds = |placed: &Placed| !placed.run.is_hole();
+        Ok(low >= high || high <= kept && stored_runs(store, base, low, high)?.iter().all(holds))
+    };
+    for (start, extent) in layer.touching(region.from, region.to) {
+        if matches!(extent, Extent::Zero(_)) || !below(at, *start)? {
+            return Ok(false);
+        }
+        at = start + extent.len();
+    }
+    below(at, region.to)
+}
+
+/// Where data goes: the last piece if it is data, or a new one with room for
+/// `most` bytes.
+fn data_end(pieces: &mut Vec<Piece>, most: usize) -> &mut Vec<u8> {
+    if !matches!(pieces.last(), Some(Piece::Data(_))) {
+        pieces.push(Piece::Data(Vec::with_capacity(most.min(WINDOW as usize))));
+    }
+    match pieces.last_mut() {
+        Some(Piece::Data(bytes)) => bytes,
+        _ => unreachable!("a piece of data was pushed"),
+    }
+}
+
+/// New content of `[from, to)` in pieces; data that meets is one piece.
 fn compose(
     store: &Store,
     base: &Stored,
@@ -546,9 +599,10 @@ fn compose(
             if placed.run.is_hole() {
                 pieces.push(Piece::Hole(end - start));
             } else {
-                let mut bytes = vec![0; (end - start) as usize];
-                read_stored(store, base, start, end, &mut bytes)?;
-                pieces.push(Piece::Data(bytes));
+                let bytes = data_end(pieces, (to - start) as usize);
+                let before = bytes.len();
+                bytes.resize(before + (end - start) as usize, 0);
+                read_stored(store, base, start, end, &mut bytes[before..])?;
             }
         }
         if high > shown {
@@ -563,8 +617,10 @@ fn compose(
         let (low, high) = (at.max(*start), to.min(start + extent.len()));
         match extent {
             Extent::Zero(_) => pieces.push(Piece::Hole(high - low)),
-            Extent::Data(bytes) => pieces
-                .push(Piece::Data(bytes[(low - start) as usize..(high - start) as usize].to_vec())),
+            Extent::Data(new) => {
+                let bytes = data_end(&mut pieces, (to - low) as usize);
+                bytes.extend_from_slice(&new[(low - start) as usize..(high - start) as usize]);
+            }
         }
         at = high;
     }

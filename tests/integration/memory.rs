@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use crate::main_job::{COST, Vault, secret};
 use crate::mounted::has_fuse;
-use crate::world::World;
+use crate::world::{World, noise};
 
 /// Everything that a process can write to: heap, stacks, data.
 fn memory_of(pid: u32) -> Vec<Vec<u8>> {
@@ -98,4 +98,28 @@ fn a_mounted_daemon_has_no_k() {
     let outcome = std::panic::catch_unwind(|| searched(daemon, &["background"]));
     assert!(world.run(&["umount", mountpoint]).status.success());
     outcome.unwrap();
+}
+
+/// What writing took in many threads' arenas stayed there: after a gigabyte the
+/// daemon had 400 MB, with nothing left to do.
+#[test]
+fn a_daemon_with_nothing_to_do_has_little_memory() {
+    if !has_fuse("little memory") {
+        return;
+    }
+    let world = World::with_repo();
+    let mount = world.mount("repo", "mnt", &["--key-file", "key"]);
+    for number in 0..3 {
+        fs::write(world.path(&format!("mnt/{number}")), noise(100 << 20, number)).unwrap();
+    }
+    world.ok(&["sync", "mnt"]);
+    let status = fs::read_to_string(format!("/proc/{}/status", mount.pid())).unwrap();
+    let kib = |field: &str| -> u64 {
+        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+        line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    println!("{} KiB, at most {} KiB", kib("VmRSS:"), kib("VmHWM:"));
+    assert!(kib("VmRSS:") < 120 << 10, "{} KiB", kib("VmRSS:"));
+    assert!(kib("VmHWM:") < 400 << 10, "at most {} KiB", kib("VmHWM:"));
+    mount.unmount(&world);
 }
