@@ -22,6 +22,8 @@ mod main_job;
 mod memfs;
 #[path = "integration/memory.rs"]
 mod memory;
+#[path = "integration/model.rs"]
+mod model;
 #[path = "integration/mounted.rs"]
 mod mounted;
 #[path = "../benches/memfs/service.rs"]
