@@ -26,6 +26,8 @@ mod memory;
 mod model;
 #[path = "integration/mounted.rs"]
 mod mounted;
+#[path = "integration/power.rs"]
+mod power;
 #[path = "../benches/memfs/service.rs"]
 mod service;
 #[path = "integration/trouble.rs"]
