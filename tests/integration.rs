@@ -26,8 +26,12 @@ mod main_job;
 mod memfs;
 #[path = "integration/memory.rs"]
 mod memory;
+#[path = "integration/model.rs"]
+mod model;
 #[path = "integration/mounted.rs"]
 mod mounted;
+#[path = "integration/power.rs"]
+mod power;
 #[path = "../benches/memfs/service.rs"]
 mod service;
 #[path = "integration/trouble.rs"]

@@ -38,7 +38,9 @@ pub fn followed(path: &Path) -> Result<PathBuf> {
     let path = std::path::absolute(path)?;
     let real = path.ancestors().find_map(|above| {
         let rest = path.strip_prefix(above).ok()?;
-        Some(fs::canonicalize(above).ok()?.join(rest))
+        let real = fs::canonicalize(above).ok()?;
+        // Joining nothing would add a slash, and no file has a name with one.
+        Some(if rest.as_os_str().is_empty() { real } else { real.join(rest) })
     });
     Ok(real.unwrap_or(path))
 }

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::chats;
 use crate::mounted::has_fuse;
-use crate::world::{World, assert_same_tree};
+use crate::world::{World, assert_same_tree, factor};
 
 /// Quick, and allowed: the floor.
 pub const COST: [&str; 2] = ["--argon2-cost", "65536,3"];
@@ -180,17 +180,17 @@ fn ten_wrong_passwords_close_the_record_and_the_key_still_opens() {
     assert!(world.run(&["ls", "repo", "--password-file", "new"]).status.success());
 }
 
-/// kill -9 at twenty moments of a copy with fsyncs: after the next mount every
+/// kill -9 at twenty moments (`factor` times) of a copy with fsyncs: after the next mount every
 /// fsynced file is as it was, and the repository is whole.
 #[test]
 fn what_fsync_returned_for_survives_a_kill() {
-    const ROUNDS: u64 = 20;
     if !has_fuse("kill") {
         return;
     }
+    let rounds = 20 * factor() as u64;
     let world = World::with_repo();
     let mut synced: Vec<(String, Vec<u8>)> = Vec::new();
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let mount = world.mount("repo", "mnt", &["-o", "checkpoint=1s,2s", "--key-file", "key"]);
         for (name, bytes) in &synced {
             let read = fs::read(world.path("mnt").join(name)).unwrap();
@@ -225,7 +225,7 @@ fn what_fsync_returned_for_survives_a_kill() {
         }
         mount.kill();
     }
-    println!("{} fsynced files in {ROUNDS} rounds", synced.len());
+    println!("{} fsynced files in {rounds} rounds", synced.len());
     let mount = world.mount("repo", "mnt", &["--key-file", "key"]);
     for (name, bytes) in &synced {
         assert!(fs::read(world.path("mnt").join(name)).unwrap() == *bytes, "{name}");

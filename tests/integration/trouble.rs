@@ -182,6 +182,21 @@ fn a_log_file_that_cannot_be_opened_is_named() {
     assert!(said.contains("none/log"), "{said}");
 }
 
+/// The name of a log that was there already got a slash at its end, and the
+/// second mount with the same log was refused.
+#[test]
+fn a_log_file_is_used_again() {
+    if !has_fuse("log") {
+        return;
+    }
+    let world = World::with_repo();
+    fs::create_dir(world.path("mnt")).unwrap();
+    for _ in 0..2 {
+        world.ok(&["mount", "repo", "mnt", "--log-file", "log"]);
+        world.ok(&["umount", "mnt"]);
+    }
+}
+
 /// The daemon would wait for its own mount, or the log be uploaded.
 #[test]
 fn what_the_daemon_writes_is_outside_mount_and_repository() {

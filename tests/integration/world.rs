@@ -5,6 +5,11 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+/// How much more than usual is tried (`AMBERFS_TEST_FACTOR`).
+pub fn factor() -> usize {
+    std::env::var("AMBERFS_TEST_FACTOR").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
 pub struct World {
     dir: tempfile::TempDir,
 }
