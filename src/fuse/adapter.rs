@@ -593,7 +593,8 @@ impl<O: Operations> Filesystem for Adapter<O> {
     }
 
     fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, guarded(|| self.operations.removexattr(ino.0, name.as_bytes())));
+        let result = guarded(|| entries::remove_xattr(&*self.operations, ino.0, name.as_bytes()));
+        reply_empty(reply, result);
     }
 
     fn fallocate(

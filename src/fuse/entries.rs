@@ -107,7 +107,12 @@ pub(super) fn set_xattr<O: Operations>(
     ino: u64,
     (name, value, flags): (&[u8], &[u8], i32),
 ) -> Result<()> {
-    if name != acl::ACCESS && name != acl::DEFAULT {
+    if !is_list(name) {
+        // xattr(7) knows no other namespaces, and ext4 takes none.
+        let known = [&b"user."[..], b"trusted.", b"security."];
+        if !known.iter().any(|space| name.len() > space.len() && name.starts_with(space)) {
+            return Err(FsError::NotSupported);
+        }
         return operations.setxattr(ino, name, value, flags);
     }
     let list = Acl::parse(value)?;
@@ -135,6 +140,19 @@ pub(super) fn set_xattr<O: Operations>(
         operations.setattr(ino, &SetAttr { mode: Some(mode), ..SetAttr::default() })?;
     }
     Ok(())
+}
+
+/// removexattr; a list that is not there is removed all the same, as everywhere.
+pub(super) fn remove_xattr<O: Operations>(operations: &O, ino: u64, name: &[u8]) -> Result<()> {
+    if is_list(name) {
+        remove_list(operations, ino, name)
+    } else {
+        operations.removexattr(ino, name)
+    }
+}
+
+fn is_list(name: &[u8]) -> bool {
+    name == acl::ACCESS || name == acl::DEFAULT
 }
 
 fn remove_list<O: Operations>(operations: &O, ino: u64, name: &[u8]) -> Result<()> {

@@ -398,3 +398,23 @@ fn a_busy_mount_stays() {
     assert_eq!(error.raw_os_error(), Some(libc::EBUSY));
     (&file).write_all(b"x").expect("still works");
 }
+
+/// Names outside the namespaces of xattr(7) were kept, and removing a list that
+/// was not there was an error.
+#[test]
+fn attributes_have_the_namespaces_of_other_file_systems() {
+    let Some(mounted) = Mounted::new("namespaces", 2) else { return };
+    let file = mounted.path("file");
+    std::fs::write(&file, "x").expect("write");
+    let set = |name: &str| rustix::fs::setxattr(&file, name, b"value", XattrFlags::empty());
+    for name in ["system.other", "noname", "user.", "com.other.name"] {
+        assert!(set(name).is_err(), "{name}");
+    }
+    assert_eq!(set("com.other.name"), Err(rustix::io::Errno::OPNOTSUPP));
+    set("user.name").expect("set");
+    for name in ["system.posix_acl_access", "system.posix_acl_default"] {
+        let on = if name.ends_with("access") { &file } else { &mounted.path("") };
+        rustix::fs::removexattr(on, name).expect("nothing to remove is no error");
+    }
+    assert_eq!(rustix::fs::removexattr(&file, "user.other"), Err(rustix::io::Errno::NODATA));
+}
