@@ -1,13 +1,14 @@
 # What a fresh Debian machine needs beside Rust, and the few commands.
 
-PACKAGES = fuse3 libfuse3-dev pkg-config gcc make python3-venv acl attr sqlite3 git rsync
+PACKAGES = fuse3 libfuse3-dev pkg-config gcc make python3-venv acl attr sqlite3 git rsync \
+	e2fsprogs
 
 # Where `make install` puts what BUILT holds.
 PREFIX = /usr/local
 SBIN = /sbin
 BUILT = target/release
 
-.PHONY: deps build install test demo figures lint clean
+.PHONY: deps build install test test-long demo figures lint clean
 
 deps:
 	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || printf '%s ' $$p; done); \
@@ -51,6 +52,11 @@ target/venv/done: tests/requirements.txt
 
 test: deps target/venv/done
 	tests/run
+
+# What does not fit into it; as root, for it mounts and switches users.
+test-long: PACKAGES += fio dbench stress-ng
+test-long: deps target/venv/done
+	tests/long
 
 # The main job, visibly.
 demo: deps

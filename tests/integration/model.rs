@@ -59,8 +59,11 @@ enum Op {
     HandleRead(usize, u64, usize),
     HandleSync(usize),
     Close(usize),
-    /// Of the mount: the end of one and the next.
-    Remount,
+    /// Of the mount: the end of one and the next, which may have the
+    /// repository only, and no local state.
+    Remount {
+        forgets: bool,
+    },
     Kill {
         synced: bool,
     },
@@ -216,7 +219,7 @@ impl Tree {
             }
             Op::HandleSync(number) => self.handle(*number)?.sync_data()?,
             Op::Close(number) => self.handles[*number] = None,
-            Op::Remount | Op::Kill { .. } => {}
+            Op::Remount { .. } | Op::Kill { .. } => {}
         }
         Ok(Vec::new())
     }
@@ -443,7 +446,7 @@ impl Draw {
             92..=94 => Op::HandleRead(handle, self.size(), len),
             95 => Op::HandleSync(handle),
             96 | 97 => Op::Close(handle),
-            98 => Op::Remount,
+            98 => Op::Remount { forgets: self.below(2) == 0 },
             _ => Op::Kill { synced: self.below(2) == 0 },
         };
         vec![op]
@@ -550,9 +553,12 @@ impl<'a> Run<'a> {
             // Of this file; others may be held yet.
             Op::HandleSync(_) if found.is_ok() && !self.held => self.since.clear(),
             Op::HandleWrite(..) if found.is_ok() => self.held = true,
-            Op::Remount => {
+            Op::Remount { forgets } => {
                 self.close_all();
                 self.mount.take().expect("is there").unmount(self.world);
+                if *forgets {
+                    fs::remove_dir_all(self.world.path("state")).expect("removes");
+                }
                 self.mount = Some(Self::mount(self.world));
                 self.remounts += 1;
                 self.compare("after a remount");
@@ -613,7 +619,7 @@ fn a_mount_does_what_a_local_folder_does() {
                 run.step(&op);
             }
         }
-        run.step(&Op::Remount);
+        run.step(&Op::Remount { forgets: true });
         run.mount.take().expect("is there").unmount(&world);
         operations += run.done.len();
         refused += run.refused;

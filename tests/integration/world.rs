@@ -5,6 +5,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use amberfs::control::Registry;
+
 /// How much more than usual is tried (`AMBERFS_TEST_FACTOR`).
 pub fn factor() -> usize {
     std::env::var("AMBERFS_TEST_FACTOR").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
@@ -143,7 +145,9 @@ impl World {
         let log = fs::File::create(self.path("mount.log")).unwrap();
         let mut child = self.command(&arguments).stderr(log).spawn().unwrap();
         let started = std::time::Instant::now();
-        while !is_mounted(&mountpoint) {
+        // Commands find it a moment after the kernel does.
+        let registry = Registry::at(&self.path("run/amberfs"));
+        while !is_mounted(&mountpoint) || registry.find(&mountpoint).is_none() {
             let ended = child.try_wait().unwrap();
             let log = fs::read_to_string(self.path("mount.log")).unwrap();
             assert!(ended.is_none(), "{ended:?}: {log}");
