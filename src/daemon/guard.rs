@@ -98,8 +98,11 @@ fn has_ended(daemon: u64) -> bool {
     if parent.is_none_or(|parent| parent.get() as u64 != daemon) {
         return true;
     }
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{daemon}/stat")) else { return true };
+    // Our parent is there, if only its rest. What cannot be read is no reason to
+    // end a mount that may live.
+    let stat = std::fs::read(format!("/proc/{daemon}/stat")).unwrap_or_default();
     // The name before the state is in parentheses and may hold any.
-    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
-    matches!(state, Some('Z' | 'X') | None)
+    let name_end = stat.iter().rposition(|byte| *byte == b')');
+    let state = name_end.and_then(|end| stat.get(end + 2));
+    matches!(state, Some(b'Z' | b'X'))
 }

@@ -310,37 +310,43 @@ pub fn find_object_name(name: &str) -> Option<Hash> {
     part_of(name, 64, unhex)
 }
 
+/// One with something in every field.
+#[cfg(test)]
+pub(crate) fn sample() -> Commit {
+    Commit {
+        device: [0x22; 16],
+        generation: 7,
+        content_generation: 5,
+        time: Timestamp { secs: -5, nanos: 999_999_999 },
+        instance: [2; 16],
+        previous: [3; 32],
+        root: ([4; 16], 2),
+        merged: [([1; 16], 5), ([9; 16], 1)].into(),
+        held: [([9; 16], 2)].into(),
+        journal: 99,
+        inodes: 3,
+        bytes: 400,
+        device_name: "laptop".into(),
+        label: "before the trip".into(),
+        objects: vec![NewObject {
+            hash: [5; 32],
+            kind: Kind::Data,
+            size: 123,
+            chunks: vec![[6; 16], [7; 16]],
+        }],
+        condemned: vec![[7; 32]],
+        retired: vec![Retired { device: [8; 16], last: 3, heir: [1; 16] }],
+        unknown: vec![(9, vec![1, 2])],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_commit_survives() {
-        let commit = Commit {
-            device: [1; 16],
-            generation: 7,
-            content_generation: 5,
-            time: Timestamp { secs: 12, nanos: 34 },
-            instance: [2; 16],
-            previous: [3; 32],
-            root: ([4; 16], 2),
-            merged: [([1; 16], 5), ([9; 16], 1)].into(),
-            held: [([9; 16], 2)].into(),
-            journal: 99,
-            inodes: 3,
-            bytes: 4,
-            device_name: "laptop".into(),
-            label: String::new(),
-            objects: vec![NewObject {
-                hash: [5; 32],
-                kind: Kind::Data,
-                size: 123,
-                chunks: vec![[6; 16]],
-            }],
-            condemned: vec![[7; 32]],
-            retired: vec![Retired { device: [8; 16], last: 3, heir: [1; 16] }],
-            unknown: vec![(9, vec![1, 2])],
-        };
+        let commit = sample();
         let bytes = commit.encode();
         assert_eq!(Commit::decode(&bytes), Ok(commit.clone()));
         // As the format says of the lists of new objects.

@@ -289,30 +289,34 @@ impl Node {
     }
 }
 
+/// One or more of each kind.
+#[cfg(test)]
+pub(crate) fn samples() -> Vec<Node> {
+    let value = |device: u8, generation| Dotted {
+        dot: Dot { device: [device; 16], generation },
+        bytes: vec![device; 3],
+    };
+    vec![
+        Node::MapLeaf(vec![
+            MapItem { key: b"aab".to_vec(), values: vec![value(9, 1)] },
+            MapItem { key: b"aac".to_vec(), values: vec![value(1, 7), value(9, 2)] },
+        ]),
+        Node::MapBranch(3, vec![MapChild { first: b"k".to_vec(), id: [4; 16] }]),
+        Node::ContentLeaf(vec![
+            Run { id: [1; 16], len: 4096, count: 9 },
+            Run { id: NO_ID, len: 1 << 40, count: 1 },
+        ]),
+        Node::ContentBranch(1, vec![ContentChild { id: [1; 16], len: 77 }]),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn nodes_survive() {
-        let value = |device: u8, generation| Dotted {
-            dot: Dot { device: [device; 16], generation },
-            bytes: vec![device; 3],
-        };
-        let nodes = [
-            Node::MapLeaf(Vec::new()),
-            Node::MapLeaf(vec![
-                MapItem { key: b"aab".to_vec(), values: vec![value(9, 1)] },
-                MapItem { key: b"aac".to_vec(), values: vec![value(1, 7), value(9, 2)] },
-            ]),
-            Node::MapBranch(3, vec![MapChild { first: b"k".to_vec(), id: [4; 16] }]),
-            Node::ContentLeaf(vec![
-                Run { id: [1; 16], len: 4096, count: 9 },
-                Run { id: NO_ID, len: 1 << 40, count: 1 },
-            ]),
-            Node::ContentBranch(1, vec![ContentChild { id: [1; 16], len: 77 }]),
-        ];
-        for node in nodes {
+        for node in samples().into_iter().chain([Node::MapLeaf(Vec::new())]) {
             let bytes = node.encode();
             assert_eq!(Node::decode(&bytes).as_ref(), Ok(&node));
             for cut in 0..bytes.len() {

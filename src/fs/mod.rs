@@ -28,7 +28,7 @@ pub use checkpoint::{Progress, When};
 pub use journaled::RecoverError;
 pub use operations::{
     Attr, Caller, DirEntry, FsError, Operations, RenameMode, Result, Seek, SetAttr, SpaceStat,
-    TimeSet,
+    TimeSet, has_namespace,
 };
 
 use crate::format::namespace::{Content, Ino, Inode, Key, Owner, ROOT, Value};

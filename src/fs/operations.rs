@@ -3,6 +3,14 @@
 
 use crate::io::Timestamp;
 
+/// Whether an extended attribute that is no access list has a namespace that is
+/// kept: xattr(7) knows no others, and ext4 takes none.
+pub fn has_namespace(attribute: &[u8]) -> bool {
+    [&b"user."[..], b"trusted.", b"security."]
+        .iter()
+        .any(|space| attribute.len() > space.len() && attribute.starts_with(space))
+}
+
 /// Why an operation failed, sorted by errno.
 #[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
 pub enum FsError {

@@ -5,7 +5,7 @@
 //! content or owner change (`FUSE_HANDLE_KILLPRIV_V2` makes that our part).
 
 use super::acl::{self, Acl};
-use crate::fs::{Attr, Caller, FsError, Operations, Result, SetAttr};
+use crate::fs::{Attr, Caller, FsError, Operations, Result, SetAttr, has_namespace};
 
 const TYPE: u32 = libc::S_IFMT;
 
@@ -108,9 +108,7 @@ pub(super) fn set_xattr<O: Operations>(
     (name, value, flags): (&[u8], &[u8], i32),
 ) -> Result<()> {
     if !is_list(name) {
-        // xattr(7) knows no other namespaces, and ext4 takes none.
-        let known = [&b"user."[..], b"trusted.", b"security."];
-        if !known.iter().any(|space| name.len() > space.len() && name.starts_with(space)) {
+        if !has_namespace(name) {
             return Err(FsError::NotSupported);
         }
         return operations.setxattr(ino, name, value, flags);

@@ -7,7 +7,7 @@ use super::*;
 use crate::crypto::hex;
 use crate::format::container::ChunkPlace;
 use crate::format::namespace::{Content, ContentClass, Dot, Inode, Owner};
-use crate::format::node::{ContentChild, Dotted, MapChild, MapItem, NO_ID, Run};
+use crate::format::node::{self, Dotted, MapItem, NO_ID, Run};
 use crate::format::record::Change;
 use crate::format::register::{Features, Slot, key_check_slot};
 use crate::vault::protocol::{
@@ -45,34 +45,6 @@ fn a_keyring() -> Vec<u8> {
     let aad = [&REPO[..], &VERSION.to_le_bytes()].concat();
     let key = derive(Purpose::KeyringSeal, &secret(1), &[&REPO, &register.salt]);
     ValueCipher::new(&key).open(0, &aad, &register.sealed).unwrap()
-}
-
-fn a_commit() -> Commit {
-    Commit {
-        device: DEVICE,
-        generation: 7,
-        content_generation: 5,
-        time: TIME,
-        instance: [2; 16],
-        previous: [3; 32],
-        root: ([4; 16], 2),
-        merged: [([1; 16], 5), ([9; 16], 1)].into(),
-        held: [([9; 16], 2)].into(),
-        journal: 99,
-        inodes: 3,
-        bytes: 400,
-        device_name: "laptop".into(),
-        label: "before the trip".into(),
-        objects: vec![commit::NewObject {
-            hash: [5; 32],
-            kind: Kind::Data,
-            size: 123,
-            chunks: vec![[6; 16], [7; 16]],
-        }],
-        condemned: vec![[7; 32]],
-        retired: vec![commit::Retired { device: [8; 16], last: 3, heir: [1; 16] }],
-        unknown: vec![(9, vec![1, 2])],
-    }
 }
 
 fn a_directory() -> Directory {
@@ -113,25 +85,6 @@ fn inodes() -> Vec<Inode> {
     let device = Inode { mode: 0o060_600, rdev: 0x801, ..plain.clone() };
     let link = Inode { mode: 0o120_777, size: 1, inline: b"x".to_vec(), ..plain.clone() };
     vec![plain, small, full, chunk, device, link]
-}
-
-fn nodes() -> Vec<Node> {
-    let value = |device: u8, generation| Dotted {
-        dot: Dot { device: [device; 16], generation },
-        bytes: vec![device; 3],
-    };
-    vec![
-        Node::MapLeaf(vec![
-            MapItem { key: b"aab".to_vec(), values: vec![value(9, 1)] },
-            MapItem { key: b"aac".to_vec(), values: vec![value(1, 7), value(9, 2)] },
-        ]),
-        Node::MapBranch(3, vec![MapChild { first: b"k".to_vec(), id: [4; 16] }]),
-        Node::ContentLeaf(vec![
-            Run { id: [1; 16], len: 4096, count: 9 },
-            Run { id: NO_ID, len: 1 << 40, count: 1 },
-        ]),
-        Node::ContentBranch(1, vec![ContentChild { id: [1; 16], len: 77 }]),
-    ]
 }
 
 fn changes() -> Vec<Change<'static>> {
@@ -386,7 +339,7 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
     ];
     let texts = |texts: &[&str]| texts.iter().map(|text| text.as_bytes().to_vec()).collect();
     BTreeMap::from([
-        ("commit", vec![a_commit().encode()]),
+        ("commit", vec![commit::sample().encode()]),
         (
             "container",
             vec![
@@ -416,7 +369,7 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         ),
         ("name", texts(&[&names[0], &names[1], &names[2], &names[1].replace(".amb", " (1).amb")])),
         ("namespace", namespace),
-        ("node", nodes().iter().map(Node::encode).collect()),
+        ("node", node::samples().iter().map(Node::encode).collect()),
         ("password", texts(&["correct horse battery staple\n", "caf\u{e9}\u{a0}x\u{378}"])),
         ("record", vec![record::encode(&changes())]),
         ("register", vec![a_register().encode()]),

@@ -18,12 +18,12 @@ pub type Copies = HashMap<Hash, Vec<String>>;
 
 /// How long a file must have been still before wrong bytes in it are damage,
 /// seconds.
-const SETTLED: i64 = 600;
+const SETTLED: u64 = 600;
 
 /// Whether a file changed so lately that a sync client may still be at it.
 pub fn is_arriving(folder: &dyn SyncedFolder, now: Timestamp, path: &str) -> bool {
     let changed = folder.changed(path).ok().flatten();
-    changed.is_some_and(|changed| (now.secs - changed.secs).abs() < SETTLED)
+    changed.is_some_and(|changed| now.secs.abs_diff(changed.secs) < SETTLED)
 }
 
 fn hash_of(name: &Name) -> Option<Hash> {
@@ -134,5 +134,27 @@ impl Store {
             }
         }
         !names.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::sim::SimWorld;
+
+    /// Whoever writes into the folder sets any time: the difference to the
+    /// earliest one is more than a number with a sign holds.
+    #[test]
+    fn only_what_changed_lately_is_arriving() {
+        let world = SimWorld::new();
+        for (secs, arriving) in
+            [(0, true), (599, true), (600, false), (-599, true), (-600, false), (i64::MIN, false)]
+        {
+            world.clock().set_wall(Timestamp { secs, nanos: 0 });
+            world.put("repo/folder/file", b"x");
+            let now = Timestamp { secs: 0, nanos: 0 };
+            assert_eq!(is_arriving(&*world.synced("repo"), now, "folder/file"), arriving, "{secs}");
+        }
+        assert!(!is_arriving(&*world.synced("repo"), Timestamp::default(), "folder/none"));
     }
 }

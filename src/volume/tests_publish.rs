@@ -1,11 +1,13 @@
 //! Checkpoints of which a part failed to enter REPO.
 
 use super::content::{Layer, Stored, flush};
+use super::cut::{Cutting, Piece, cut};
 use super::tests_damage::{open, repository};
 use super::*;
-use crate::format::namespace::{Ino, Inode, Owner};
+use crate::format::namespace::{Content, Ino, Inode, Owner};
 use crate::io::Timestamp;
 use crate::io::sim::{Fault, SimWorld};
+use crate::tree::content::range;
 
 const FILE: Ino = 77;
 
@@ -79,4 +81,31 @@ fn after_a_failed_head_the_same_content_is_stored_whole() {
         assert!(named.len() <= 1 && objects <= 3 + 1, "failed at {at}: {objects} objects");
     }
     assert!(failures > 3, "{failures}");
+}
+
+/// A file that was saved again as a whole would share nothing with what is
+/// stored if it mattered in how large pieces it is cut.
+#[test]
+fn a_long_stream_has_the_chunks_of_one_that_is_cut_in_one_go() {
+    let world = repository();
+    let volume = open(&world, Some("state"), &OpenOptions::default(), 60).unwrap();
+    let mut text = Vec::new();
+    for number in 0..700_000 {
+        text.extend_from_slice(format!("{number}: a message of today\n").as_bytes());
+    }
+    for bytes in [noise((30 << 20) + 12_345), text] {
+        let size = bytes.len() as u64;
+        let mut layer = Layer::default();
+        for (number, piece) in bytes.chunks(1 << 20).enumerate() {
+            layer.write((number << 20) as u64, piece);
+        }
+        let stored = flush(&volume.store, &Stored::default(), &layer, size, false).unwrap().stored;
+        let Content::Tree(id, level) = stored.content else { panic!("{:?}", stored.content) };
+        let placed = range(&*volume.store, (id, level), 0, u64::MAX).unwrap();
+        let found: Vec<_> = placed.iter().map(|placed| placed.run).collect();
+        let whole = [Piece::Data(bytes)];
+        let cut = cut(&volume.store, stored.class, Cutting::Stream, 0, &whole, false).unwrap();
+        assert_eq!(cut.1, size);
+        assert!(found.len() > 50 && found == cut.0);
+    }
 }

@@ -25,7 +25,9 @@ use super::{
 };
 use crate::crypto::{hex, unhex};
 use crate::format::namespace::{NAME_MAX, ROOT, XATTR_MAX};
-use crate::fs::{Attr, Caller, Fs, FsError, Operations, RenameMode, SetAttr, TimeSet};
+use crate::fs::{
+    Attr, Caller, Fs, FsError, Operations, RenameMode, SetAttr, TimeSet, has_namespace,
+};
 use crate::io::{Random, SystemRandom, Timestamp};
 
 /// Most bytes of names of extended attributes, and of a value (xattr(7)).
@@ -585,7 +587,9 @@ impl Putter<'_> {
             Err(error) => return Err(io::Error::from(error).into()),
         };
         let is_root = self.caller.uid == 0;
-        let wanted = |name: &[u8]| is_root || name.starts_with(b"user.") || ACL.contains(&name);
+        let wanted = |name: &[u8]| {
+            ACL.contains(&name) || has_namespace(name) && (is_root || name.starts_with(b"user."))
+        };
         let names: Vec<&[u8]> = room[..len]
             .split(|byte| *byte == 0)
             .filter(|name| !name.is_empty() && wanted(name))
