@@ -428,6 +428,7 @@ fn walked(data: &[u8]) -> usize {
         objects: Vec::new(),
         condemned: Vec::new(),
         retired: Vec::new(),
+        bad: Vec::new(),
         unknown: Vec::new(),
     };
     let built = head.finish(commit.encode(), false);

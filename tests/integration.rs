@@ -32,6 +32,8 @@ mod model;
 mod mounted;
 #[path = "integration/power.rs"]
 mod power;
+#[path = "integration/repair.rs"]
+mod repair;
 #[path = "../benches/memfs/service.rs"]
 mod service;
 #[path = "integration/trouble.rs"]

@@ -227,6 +227,9 @@ pub struct CheckArgs {
     /// Compare names with bytes only; needs no key
     #[arg(long, conflicts_with = "read_data")]
     pub no_key: bool,
+    /// Repair what can be repaired, and list the files that lost content
+    #[arg(long, conflicts_with_all = ["read_data", "no_key"])]
+    pub repair: bool,
 }
 
 /// Arguments of `mount`.

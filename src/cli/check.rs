@@ -1,4 +1,5 @@
 //! `amberfs check`: what a repository says of itself, compared with its bytes.
+//! `repair.rs` mends.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -14,16 +15,22 @@ use crate::format::node::Id;
 use crate::io::{Clock as _, DirSynced, SyncedFolder, SystemClock};
 use crate::store::{StoreError, check_name, is_arriving};
 use crate::tree::content::range;
-use crate::volume::Volume;
 use crate::volume::repository::Repository;
+use crate::volume::{Notice, Volume};
 
 /// What was found.
 #[derive(Default)]
-struct Report {
+pub(super) struct Report {
     checked: u64,
     damage: Vec<String>,
     missing: Vec<String>,
     notes: Vec<String>,
+    /// Heads and objects that are here with other bytes than they should have.
+    pub bad: HashSet<Hash>,
+    /// Files that changed so lately that they may not be whole yet.
+    pub arriving: Vec<String>,
+    /// What a repair found bad before: known, and no news.
+    known: HashSet<Hash>,
 }
 
 impl Report {
@@ -38,6 +45,9 @@ impl Report {
 
 /// Runs the check; damage is exit code 26, missing files 20.
 pub fn run(global: &Global, args: &CheckArgs) -> Result<u8> {
+    if args.repair {
+        return super::repair::run(global, &args.repo);
+    }
     let mut report = Report::default();
     let (path, repository) = find(&args.repo)?;
     let folder = DirSynced::new(&path, None);
@@ -47,13 +57,22 @@ pub fn run(global: &Global, args: &CheckArgs) -> Result<u8> {
     for name in &repository.foreign {
         report.notes.push(format!("{name}: not a file of amberfs; left alone"));
     }
+    let opened = if args.no_key { None } else { Some(open(global, &args.repo, Access::Read)?) };
+    if let Some(opened) = &opened {
+        report.known = opened.fs.volume().base().commit.bad.iter().copied().collect();
+    }
     if args.no_key || args.read_data {
         names(&folder, &repository, &mut report)?;
     }
-    if !args.no_key {
-        let opened = open(global, &args.repo, Access::Read)?;
+    if let Some(opened) = &opened {
         let volume = opened.fs.volume();
-        report.damage.extend(volume.notices.iter().cloned());
+        for notice in &volume.notices {
+            match notice {
+                Notice::Note(text) => report.notes.push(text.clone()),
+                Notice::Missing(text) => report.missing.push(text.clone()),
+                Notice::Damage(text) => report.damage.push(text.clone()),
+            }
+        }
         namespace(volume, &mut report)?;
         if args.read_data {
             data(volume, &repository, &mut report);
@@ -125,7 +144,11 @@ fn objects(
 }
 
 /// Names against bytes: needs no key.
-fn names(folder: &dyn SyncedFolder, repository: &Repository, report: &mut Report) -> Result<()> {
+pub(super) fn names(
+    folder: &dyn SyncedFolder,
+    repository: &Repository,
+    report: &mut Report,
+) -> Result<()> {
     let now = SystemClock.now();
     let heads = repository.heads.values().flatten().map(|head| (head.hash, head.name().path()));
     let objects = objects(folder, repository)?.into_iter().map(|(_, hash, path)| (hash, path));
@@ -135,8 +158,15 @@ fn names(folder: &dyn SyncedFolder, repository: &Repository, report: &mut Report
             Ok(true) => {}
             Ok(false) if is_arriving(folder, now, &path) => {
                 report.missing.push(format!("{path}: it has just changed, and is not whole yet"));
+                report.arriving.push(path);
             }
-            Ok(false) => report.damage.push(format!("{path}: its bytes changed")),
+            Ok(false) if report.known.contains(&hash) => {
+                report.notes.push(format!("{path}: its bytes changed, as a repair found before"));
+            }
+            Ok(false) => {
+                report.damage.push(format!("{path}: its bytes changed"));
+                report.bad.insert(hash);
+            }
             Err(error) => report.missing.push(format!("{path}: {error}")),
         }
     }
@@ -186,10 +216,14 @@ fn namespace(volume: &Volume, report: &mut Report) -> Result<()> {
     }
     report.checked += inodes.len() as u64;
     let listed: HashSet<Hash> = volume.store.objects().into_iter().map(|(hash, ..)| hash).collect();
+    let here = |name: &Name| match name {
+        Name::Object { hash, .. } => listed.contains(hash),
+        _ => true,
+    };
     let mut seen: HashSet<Id> = HashSet::new();
     for (ino, content, size) in contents {
         let mut chunk = |id: &Id| {
-            if seen.insert(*id) && !volume.store.is_listed(id, &listed) {
+            if seen.insert(*id) && !volume.store.is_in(id, &here) {
                 report.missing.push(format!("a chunk of inode {ino}: {}", hex(id)));
             }
         };
@@ -221,6 +255,9 @@ fn data(volume: &Volume, repository: &Repository, report: &mut Report) {
     let objects =
         volume.store.objects().into_iter().map(|(hash, device, _)| Name::Object { device, hash });
     for name in heads.chain(objects) {
+        if name.hash().is_some_and(|hash| report.known.contains(&hash)) {
+            continue;
+        }
         let reader = match volume.store.open(&name) {
             Ok(reader) => reader,
             Err(error) => {

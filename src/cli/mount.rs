@@ -56,9 +56,10 @@ pub fn prepare(
         read_only: !writes,
         place: place_of(&path),
         caches: CacheSizes { frames: settings.cache, ..CacheSizes::default() },
+        ..OpenOptions::default()
     };
     let volume = open_volume(&path, &repository, keyring, register, state.as_ref(), &options)?;
-    let mut notices = volume.notices.clone();
+    let mut notices: Vec<String> = volume.notices.iter().map(ToString::to_string).collect();
     notices.extend(changed_entry(&repository, &slots));
     let shown = (settings.uid, settings.gid);
     let (fs, replayed) = file_system(volume, writes, shown)?;

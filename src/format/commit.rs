@@ -13,6 +13,12 @@ use crate::io::Timestamp;
 pub const EXTENSION: &str = ".amb";
 const LIST_MAX: u64 = 1 << 22;
 const LABEL_MAX: usize = 255;
+/// Longest of the fields with a tag.
+const FIELD_MAX: usize = 1 << 20;
+/// Tag of [`Commit::bad`].
+const BAD: u64 = 1;
+/// Most hashes that [`Commit::bad`] may hold.
+pub const BAD_MAX: usize = FIELD_MAX / size_of::<Hash>();
 
 /// How far each device has been seen: device to generation.
 pub type Vector = BTreeMap<DeviceId, u64>;
@@ -79,6 +85,9 @@ pub struct Commit {
     pub condemned: Vec<Hash>,
     /// Devices retired; only grows.
     pub retired: Vec<Retired>,
+    /// Heads and objects that a repair found damaged, ascending: what they hold
+    /// does not count as stored.
+    pub bad: Vec<Hash>,
     /// Fields of later versions.
     pub unknown: Vec<(u64, Vec<u8>)>,
 }
@@ -105,6 +114,15 @@ fn get_vector(input: &mut Decoder<'_>) -> Result<Vector> {
 fn get_text(input: &mut Decoder<'_>) -> Result<String> {
     let bytes = input.bytes(LABEL_MAX, "text")?;
     String::from_utf8(bytes.to_vec()).map_err(|_| DecodeError::Invalid("text"))
+}
+
+fn get_hashes(bytes: &[u8]) -> Result<Vec<Hash>> {
+    let (hashes, rest) = bytes.as_chunks();
+    let ascending = hashes.windows(2).all(|pair| pair[0] < pair[1]);
+    if hashes.is_empty() || !rest.is_empty() || !ascending {
+        return Err(DecodeError::Invalid("hashes"));
+    }
+    Ok(hashes.to_vec())
 }
 
 impl Commit {
@@ -143,6 +161,9 @@ impl Commit {
         for retired in &self.retired {
             out.raw(&retired.device).var(retired.last).raw(&retired.heir);
         }
+        if !self.bad.is_empty() {
+            out.var(BAD).bytes(self.bad.as_flattened());
+        }
         for (tag, bytes) in &self.unknown {
             out.var(*tag).bytes(bytes);
         }
@@ -173,6 +194,7 @@ impl Commit {
             objects: Vec::new(),
             condemned: Vec::new(),
             retired: Vec::new(),
+            bad: Vec::new(),
             unknown: Vec::new(),
         };
         if commit.root.1 > LEVEL_MAX {
@@ -214,7 +236,12 @@ impl Commit {
                 return Err(DecodeError::Invalid("field order"));
             }
             last = tag;
-            commit.unknown.push((tag, input.bytes(1 << 20, "field")?.to_vec()));
+            let field = input.bytes(FIELD_MAX, "field")?;
+            if tag == BAD {
+                commit.bad = get_hashes(field)?;
+            } else {
+                commit.unknown.push((tag, field.to_vec()));
+            }
         }
         Ok(commit)
     }
@@ -244,6 +271,14 @@ pub enum Name {
 }
 
 impl Name {
+    /// BLAKE3 of the file's bytes; a header has a name without.
+    pub fn hash(&self) -> Option<Hash> {
+        match self {
+            Self::Header(_) => None,
+            Self::Head { hash, .. } | Self::Object { hash, .. } => Some(*hash),
+        }
+    }
+
     /// The path within REPO.
     pub fn path(&self) -> String {
         match self {
@@ -336,6 +371,7 @@ pub(crate) fn sample() -> Commit {
         }],
         condemned: vec![[7; 32]],
         retired: vec![Retired { device: [8; 16], last: 3, heir: [1; 16] }],
+        bad: vec![[5; 32], [9; 32]],
         unknown: vec![(9, vec![1, 2])],
     }
 }
@@ -353,9 +389,15 @@ mod tests {
         let mut bad = commit.clone();
         bad.objects[0].kind = Kind::Head;
         assert_eq!(Commit::decode(&bad.encode()), Err(DecodeError::Invalid("kind")));
-        let mut bad = commit;
+        let mut bad = commit.clone();
         bad.objects[0].chunks.push([6; 16]);
         assert_eq!(Commit::decode(&bad.encode()), Err(DecodeError::Invalid("chunk order")));
+        let mut bad = commit;
+        bad.bad.push([9; 32]);
+        assert_eq!(Commit::decode(&bad.encode()), Err(DecodeError::Invalid("hashes")));
+        bad.bad = Vec::new();
+        bad.unknown = vec![(BAD, Vec::new())];
+        assert_eq!(Commit::decode(&bad.encode()), Err(DecodeError::Invalid("hashes")));
     }
 
     #[test]

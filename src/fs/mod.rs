@@ -550,3 +550,5 @@ fn stored_of(inode: &Inode) -> Stored {
 mod tests;
 #[cfg(test)]
 mod tests_crash;
+#[cfg(test)]
+mod tests_repair;

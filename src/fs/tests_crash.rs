@@ -2,8 +2,8 @@
 //! the visible tree is that after some prefix of the acknowledged operations,
 //! no shorter than the last fsync or checkpoint that returned.
 
-mod machine;
-mod model;
+pub(super) mod machine;
+pub(super) mod model;
 
 use machine::{History, boot, check, crashes, fresh};
 use model::{Model, Op, perform, visible};
@@ -17,7 +17,7 @@ use Op::{
 };
 
 /// How much more than usual is tried (`AMBERFS_TEST_FACTOR`).
-fn factor() -> usize {
+pub(super) fn factor() -> usize {
     std::env::var("AMBERFS_TEST_FACTOR").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 

@@ -26,13 +26,6 @@ pub fn is_arriving(folder: &dyn SyncedFolder, now: Timestamp, path: &str) -> boo
     changed.is_some_and(|changed| now.secs.abs_diff(changed.secs) < SETTLED)
 }
 
-fn hash_of(name: &Name) -> Option<Hash> {
-    match name {
-        Name::Head { hash, .. } | Name::Object { hash, .. } => Some(*hash),
-        Name::Header(_) => None,
-    }
-}
-
 impl Store {
     /// Takes conflict copies of heads.
     pub fn learn_copies(&self, copies: &Copies) {
@@ -43,7 +36,7 @@ impl Store {
     /// Whether a file's bytes have the hash in its name; a conflict copy that
     /// has them stands in for one that has not.
     pub fn verify(&self, name: &Name) -> Result<bool> {
-        let Some(hash) = hash_of(name) else { return Ok(true) };
+        let Some(hash) = name.hash() else { return Ok(true) };
         let path = self.place(name);
         let good = self.folder().open(&path).and_then(|file| check_name(&*file, &hash));
         match good.map_err(|error| StoreError::io(&path, error)) {
@@ -85,7 +78,7 @@ impl Store {
     /// Looks for a conflict copy with the right bytes; from then on it stands
     /// in for the file.
     pub(super) fn turn_to_copy(&self, name: &Name) -> bool {
-        let Some(hash) = hash_of(name) else { return false };
+        let Some(hash) = name.hash() else { return false };
         let paths = {
             let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
             if known.stand_ins.contains_key(name) {
@@ -118,18 +111,27 @@ impl Store {
     pub(super) fn search(&self) -> bool {
         let names: Vec<Name> = {
             let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-            if std::mem::replace(&mut known.searched, true) {
+            if known.searched.is_some() {
                 return false;
             }
             let names = known
                 .objects
                 .iter()
                 .map(|(hash, (device, _))| Name::Object { device: *device, hash: *hash });
-            names.filter(|name| !known.numbers.contains_key(name)).collect()
+            let names: Vec<Name> = names.filter(|name| !known.numbers.contains_key(name)).collect();
+            known.searched = Some(names.clone());
+            names
         };
         for name in &names {
             match self.open(name) {
-                Ok(reader) => self.learn_container(name, Arc::new(reader)),
+                Ok(reader) => {
+                    self.learn_container(name, Arc::new(reader));
+                    // Its owner may remove it: it serves, and nothing new is
+                    // to rest on it.
+                    let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+                    let number = known.numbers[name];
+                    known.doubtful.insert(number);
+                }
                 Err(error) => log::info!("an object that no head names: {error}"),
             }
         }

@@ -51,8 +51,8 @@ pub(super) struct Known {
     pub copies: Copies,
     /// Verified copies that stand in for what is missing or bad.
     pub stand_ins: HashMap<Name, String>,
-    /// Objects that no head names were looked into.
-    pub searched: bool,
+    /// Objects that no head names, once they were looked into.
+    pub searched: Option<Vec<Name>>,
     containers: Vec<Name>,
     pub numbers: HashMap<Name, u32>,
     /// Where each object lies; a device's object may be in another's folder.
@@ -60,7 +60,7 @@ pub(super) struct Known {
     index: Index,
     /// Containers found bad, or not here at full size: they serve what they
     /// can and take no part in deduplication.
-    doubtful: HashSet<u32>,
+    pub doubtful: HashSet<u32>,
 }
 
 impl Known {
@@ -174,7 +174,7 @@ impl Store {
         let mut known = locked!(self.known.write());
         known.objects = found;
         known.copies.extend(copies);
-        known.searched = false;
+        known.searched = None;
         Ok(count)
     }
 
@@ -277,14 +277,36 @@ impl Store {
         known.index.lookup(id).any(|number| !known.doubtful.contains(&number))
     }
 
-    /// Whether a container that should hold the chunk is here: a head, or one
-    /// of the `listed` objects.
-    pub fn is_listed(&self, id: &Id, listed: &HashSet<Hash>) -> bool {
+    /// Whether a container that should hold the chunk or node is good.
+    pub fn is_in(&self, id: &Id, good: &dyn Fn(&Name) -> bool) -> bool {
         let known = locked!(self.known.read());
-        known.index.lookup(id).any(|number| match &known.containers[number as usize] {
-            Name::Object { hash, .. } => listed.contains(hash),
-            _ => true,
-        })
+        known.index.lookup(id).any(|number| good(&known.containers[number as usize]))
+    }
+
+    /// Takes containers that a repair found bad out of deduplication.
+    pub fn distrust(&self, bad: &[Hash]) {
+        let mut known = locked!(self.known.write());
+        let numbers: Vec<u32> = known
+            .numbers
+            .iter()
+            .filter(|(name, _)| name.hash().is_some_and(|hash| bad.contains(&hash)))
+            .map(|(_, number)| *number)
+            .collect();
+        known.doubtful.extend(numbers);
+    }
+
+    /// Objects that open and are named by no head, with what a head says of
+    /// them: their head is lost, or still to come.
+    pub fn unnamed(&self) -> Vec<NewObject> {
+        self.search();
+        let names = locked!(self.known.read()).searched.clone().unwrap_or_default();
+        let describe = |name: Name| {
+            let reader = self.open(&name).ok()?;
+            let chunks = reader.directory().chunks.iter().map(|chunk| chunk.id).collect();
+            let (kind, size) = (reader.prefix().kind, reader.len());
+            Some(NewObject { hash: name.hash()?, kind, size, chunks })
+        };
+        names.into_iter().filter_map(describe).collect()
     }
 
     /// Bytes `[from, to)` of a chunk.
@@ -610,7 +632,7 @@ impl Store {
         for (id, chunk) in &chunks {
             writer.add(chunk.class, *id, &chunk.bytes);
         }
-        commit.objects = [&new[..], &metadata].concat();
+        commit.objects.extend(new.iter().chain(&metadata).cloned());
         let built = writer.finish(commit.encode(), true);
         let name =
             Name::Head { device: commit.device, generation: commit.generation, hash: built.hash };

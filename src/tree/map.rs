@@ -117,6 +117,50 @@ fn scan_node<N: Source>(
     Ok(ControlFlow::Continue(()))
 }
 
+/// Keys `[from, to)`; no `to`: up to the end.
+pub type KeyRange = (Vec<u8>, Option<Vec<u8>>);
+
+/// Like [`scan`] over a range, but goes on where a node cannot be read: `lost`
+/// is called with the keys that are, or would be, below it.
+pub fn salvage<N: Source>(
+    source: &N,
+    (id, level): Root,
+    range: KeyRange,
+    visit: &mut dyn FnMut(&MapItem),
+    lost: &mut dyn FnMut(KeyRange, N::Error),
+) {
+    if id == NO_ID {
+        return;
+    }
+    let node = match source.node(&id) {
+        Ok(node) => node,
+        Err(error) => return lost(range, error),
+    };
+    let (from, to) = &range;
+    let ends = |key: &Vec<u8>| to.as_ref().is_some_and(|to| key >= to);
+    if level == 0 {
+        let Some(items) = Map::leaf_items(&node) else { return lost(range, source.misfit(&id)) };
+        items.iter().filter(|item| item.key >= *from && !ends(&item.key)).for_each(visit);
+        return;
+    }
+    let Some(children) = Map::children(&node, level) else {
+        return lost(range, source.misfit(&id));
+    };
+    let start = children.partition_point(|child| child.first <= *from).max(1) - 1;
+    for (at, child) in children.iter().enumerate().skip(start) {
+        if ends(&child.first) {
+            break;
+        }
+        let next = children.get(at + 1).map(|next| next.first.clone());
+        let below = match (next, to) {
+            (Some(next), Some(to)) => Some(next.min(to.clone())),
+            (next, to) => next.or_else(|| to.clone()),
+        };
+        let first = if at == start { from.clone() } else { child.first.clone() };
+        salvage(source, (child.id, level - 1), (first, below), visit, lost);
+    }
+}
+
 /// One change: the key, and its new item or `None` to remove it.
 pub type Edit = (Vec<u8>, Option<MapItem>);
 
@@ -283,6 +327,41 @@ mod tests {
         // The last node of each level is made again, the same as it was.
         new.retain(|id, _| !memory.0.contains_key(id));
         assert!(new.len() <= usize::from(root.1) + 1, "{} nodes", new.len());
+    }
+
+    /// Whatever nodes are gone: what is left and the ranges named lost are all.
+    #[test]
+    fn salvage_finds_what_is_left_and_names_the_rest() {
+        let mut memory = Memory::default();
+        let model: BTreeMap<_, _> = (0..20_000).map(|key| item(key, 0)).collect();
+        let root = build(&model, &mut memory);
+        let ids: Vec<Id> = memory.0.keys().copied().collect();
+        for (every, skip) in [(1, 0), (2, 1), (17, 3), (100, 0), (ids.len(), 5)] {
+            let mut holed = memory.clone();
+            ids.iter().skip(skip).step_by(every).for_each(|id| drop(holed.0.remove(id)));
+            for range in [
+                (Vec::new(), None),
+                (1234u32.to_be_bytes().to_vec(), Some(15_000u32.to_be_bytes().to_vec())),
+            ] {
+                let (mut found, mut ranges) = (Vec::new(), Vec::new());
+                salvage(
+                    &holed,
+                    root,
+                    range.clone(),
+                    &mut |item| found.push(item.clone()),
+                    &mut |range, _| ranges.push(range),
+                );
+                let inside = |(from, to): &KeyRange, key: &Vec<u8>| {
+                    key >= from && to.as_ref().is_none_or(|to| key < to)
+                };
+                for key in model.keys() {
+                    let lost = ranges.iter().filter(|range| inside(range, key)).count();
+                    let here = usize::from(found.binary_search_by_key(&key, |i| &i.key).is_ok());
+                    assert_eq!(lost + here, usize::from(inside(&range, key)), "{every} {key:?}");
+                }
+                assert!(found.iter().all(|item| model[&item.key] == *item));
+            }
+        }
     }
 
     #[test]

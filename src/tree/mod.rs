@@ -41,7 +41,7 @@ pub(crate) mod testing {
     use super::*;
 
     /// Nodes in a map.
-    #[derive(Default)]
+    #[derive(Clone, Default)]
     pub struct Memory(pub NewNodes);
 
     impl Source for Memory {

@@ -82,6 +82,18 @@ impl Layer {
         self.extents.is_empty() && self.shows_below == u64::MAX
     }
 
+    /// Whether nothing that is below shows in `[0, size)`.
+    fn hides(&self, size: u64) -> bool {
+        let mut end = 0;
+        for (start, extent) in &self.extents {
+            if *start > end {
+                break;
+            }
+            end = start + extent.len();
+        }
+        end >= size.min(self.shows_below)
+    }
+
     /// The extents that touch `[from, to)`, in order.
     fn touching(&self, from: u64, to: u64) -> impl Iterator<Item = (&u64, &Extent)> {
         let first = self
@@ -349,8 +361,9 @@ pub fn flush(
     }
     // Inline content becomes part of the layer. Content of which nothing shows
     // is not looked at: it may be damaged, and this is how it is replaced.
-    let (grown, base) = if layer.shows_below == 0 {
-        (None, Stored::default())
+    let (grown, base) = if layer.hides(size) {
+        let class = if layer.shows_below == 0 { ContentClass::Unknown } else { base.class };
+        (None, Stored { class, ..Stored::default() })
     } else if base.inline.is_empty() {
         (None, base.clone())
     } else {

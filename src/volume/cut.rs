@@ -46,7 +46,7 @@ pub fn judge(start: &[u8]) -> ContentClass {
 }
 
 /// The class of frames for content of this class.
-fn frame_class(class: ContentClass) -> Class {
+pub(super) fn frame_class(class: ContentClass) -> Class {
     match class {
         ContentClass::Pages(_) => Class::Pages,
         ContentClass::Compressible => Class::Compressible,

@@ -3,13 +3,13 @@
 //! Invariant: nobody writes on while a newer head of any device is here and
 //! cannot be used, nor while local state and own heads disagree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::repository::{HeadFile, open_head};
 use super::state::State;
-use super::{Base, DeviceHead, OpenOptions, VolumeError};
-use crate::crypto::DeviceId;
+use super::{Base, DeviceHead, Notice, OpenOptions, VolumeError};
+use crate::crypto::{DeviceId, Hash};
 use crate::format::commit::{Commit, Vector};
 use crate::format::node::NO_ID;
 use crate::io::SyncedFolder;
@@ -41,18 +41,23 @@ pub(super) fn drop_torn(
 }
 
 /// What the heads in REPO give.
+#[derive(Default)]
 pub(super) struct Loaded {
     /// The newest usable one of each device.
     pub newest: Vec<(DeviceHead, HeadFile)>,
-    /// Why a newer one of some device cannot be used.
-    pub unusable: Vec<StoreError>,
+    /// Newer ones that cannot be used, and why.
+    pub unusable: Vec<(HeadFile, StoreError)>,
+    /// Devices that a repair went on without, and the last generation of each
+    /// that it found.
+    pub retired: Vector,
     /// Second heads of a device's newest generation: its state was copied.
     pub clones: Vec<String>,
 }
 
 /// Opens all heads for their index entries.
-pub(super) fn load_heads(store: &Store, heads: &Heads, notices: &mut Vec<String>) -> Loaded {
-    let mut loaded = Loaded { newest: Vec::new(), unusable: Vec::new(), clones: Vec::new() };
+pub(super) fn load_heads(store: &Store, heads: &Heads, notices: &mut Vec<Notice>) -> Loaded {
+    let mut loaded = Loaded::default();
+    let mut older = Vec::new();
     for (device, files) in heads {
         let mut found: Option<(DeviceHead, HeadFile)> = None;
         let mut all_here = true;
@@ -62,7 +67,8 @@ pub(super) fn load_heads(store: &Store, heads: &Heads, notices: &mut Vec<String>
                     all_here &= complete;
                     if store.is_copied(&file.name()) {
                         let path = file.name().path();
-                        notices.push(format!("{path}: a conflict copy stands in for it"));
+                        let text = format!("{path}: a conflict copy stands in for it");
+                        notices.push(Notice::Damage(text));
                     }
                     if found.as_ref().is_some_and(|(_, newer)| newer.generation == file.generation)
                     {
@@ -79,18 +85,33 @@ pub(super) fn load_heads(store: &Store, heads: &Heads, notices: &mut Vec<String>
                         (head, file.clone())
                     });
                 }
-                Err(error) => {
-                    notices.push(error.to_string());
-                    if found.is_none() {
-                        loaded.unusable.push(error);
-                    }
-                }
+                Err(error) if found.is_none() => loaded.unusable.push((file.clone(), error)),
+                Err(error) => older.push((file.hash, error)),
             }
         }
         if let Some((mut head, file)) = found {
             head.complete = all_here;
             loaded.newest.push((head, file));
         }
+    }
+    for retired in loaded.newest.iter().flat_map(|(head, _)| &head.commit.retired) {
+        let last = loaded.retired.entry(retired.device).or_insert(retired.last);
+        *last = retired.last.min(*last);
+    }
+    let given_up = |(file, _): &(HeadFile, _)| {
+        loaded.retired.get(&file.device).is_some_and(|last| file.generation > *last)
+    };
+    for (_, error) in loaded.unusable.extract_if(.., |unusable| given_up(unusable)) {
+        notices.push(Notice::Note(format!("{error}; a repair went on without it")));
+    }
+    notices.extend(loaded.unusable.iter().map(|(_, error)| Notice::of(error)));
+    let newest = loaded.newest.iter();
+    let bad: HashSet<&Hash> = newest.flat_map(|(head, _)| &head.commit.bad).collect();
+    for (hash, error) in &older {
+        notices.push(match Notice::of(error) {
+            Notice::Damage(text) if bad.contains(hash) => Notice::Note(text),
+            notice => notice,
+        });
     }
     loaded
 }
@@ -117,9 +138,11 @@ fn load_head(store: &Store, file: &HeadFile, newest: bool) -> Result<(Commit, bo
 }
 
 /// Writing on while a newer head cannot be read would make two histories.
-pub(super) fn refuse(unusable: Vec<StoreError>) -> std::result::Result<(), VolumeError> {
+pub(super) fn refuse(
+    unusable: Vec<(HeadFile, StoreError)>,
+) -> std::result::Result<(), VolumeError> {
     let mut waiting = Vec::new();
-    for error in unusable {
+    for (_, error) in unusable {
         match error {
             StoreError::Missing { what } => waiting.push(what),
             other => return Err(other.into()),
@@ -128,16 +151,35 @@ pub(super) fn refuse(unusable: Vec<StoreError>) -> std::result::Result<(), Volum
     if waiting.is_empty() { Ok(()) } else { Err(VolumeError::Waiting(waiting.join(" and "))) }
 }
 
+/// What a repair goes on without: devices with a newest head that cannot be
+/// used or that was `seen` and is not here, and the last one that can.
+pub(super) fn given_up(loaded: &Loaded, seen: &Vector) -> Vector {
+    let last = |device: &DeviceId| {
+        let here = loaded.newest.iter().find(|(head, _)| head.device == *device);
+        here.map_or(0, |(head, _)| head.generation)
+    };
+    let lost = seen.iter().filter(|(device, seen)| last(device) < **seen);
+    let unusable = loaded.unusable.iter().map(|(file, _)| file.device);
+    unusable.chain(lost.map(|(device, _)| *device)).map(|d| (d, last(&d))).collect()
+}
+
 /// Sets local state right where a crash came between a head and its record,
 /// and refuses a state that is older than its heads.
 pub(super) fn adopt_own(
     state: &mut State,
     own_heads: &[HeadFile],
-    newest: &[(DeviceHead, HeadFile)],
+    Loaded { newest, retired, .. }: &Loaded,
     repo: &dyn SyncedFolder,
     intents: &[String],
-    notices: &mut Vec<String>,
+    notices: &mut Vec<Notice>,
 ) -> std::result::Result<(), VolumeError> {
+    if retired.contains_key(&state.device) {
+        return Err(VolumeError::State(
+            "a repair of the repository went on without the newest changes of this device. Set \
+             it aside and mount as a new device: give --state another folder"
+                .into(),
+        ));
+    }
     let own = newest.iter().find(|(head, _)| head.device == state.device);
     let Some((head, file)) = own else {
         if state.generation > 0 {
@@ -173,7 +215,8 @@ pub(super) fn adopt_own(
         // cache only; local state must not claim it before it is durable.
         let whole = repo.read(&path, file.size).and_then(|bytes| repo.publish(&path, &bytes));
         whole.map_err(|error| StoreError::io(&path, error))?;
-        notices.push("finished a checkpoint that a crash had interrupted".into());
+        let text = "finished a checkpoint that a crash had interrupted";
+        notices.push(Notice::Note(text.into()));
         state.generation = head.generation;
         state.content_generation = head.commit.content_generation;
         state.head = file.hash;
@@ -190,8 +233,7 @@ pub(super) fn adopt_own(
 
 /// The head to stand on: the one whose vector covers all others.
 pub(super) fn choose(
-    newest: &[(DeviceHead, HeadFile)],
-    clones: &[String],
+    Loaded { newest, clones, retired, .. }: &Loaded,
     state: &State,
     heads: &Heads,
     options: &OpenOptions,
@@ -216,7 +258,8 @@ pub(super) fn choose(
     for (device, seen) in &state.seen {
         let here = newest.iter().find(|(head, _)| head.device == *device);
         let generation = here.map_or(0, |(head, _)| head.generation);
-        if generation < *seen {
+        let excused = retired.get(device).is_some_and(|last| generation >= *last);
+        if generation < *seen && !excused && options.repair.is_none() {
             let name = here.map_or("", |(head, _)| &head.name);
             return Err(VolumeError::RolledBack(format!(
                 "generation {seen} of device {name} {} was seen here before; the folder now has {}",
@@ -260,6 +303,7 @@ pub(super) fn choose(
                     objects: Vec::new(),
                     condemned: Vec::new(),
                     retired: Vec::new(),
+                    bad: Vec::new(),
                     unknown: Vec::new(),
                 },
                 hash: [0; 32],

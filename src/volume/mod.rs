@@ -7,6 +7,7 @@ pub mod content;
 mod cut;
 mod heads;
 mod live;
+mod repair;
 pub mod repository;
 pub mod state;
 #[cfg(test)]
@@ -21,14 +22,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::crypto::{DeviceId, Hash, Secret};
-use crate::format::commit::{Commit, Name, Vector};
+use crate::format::commit::{Commit, Name, NewObject, Retired, Vector};
 use crate::format::namespace::{Dot, Key, Value};
 use crate::format::node::{Dotted, MapItem};
 use crate::format::register::{Features, HeadExtension, Register, SLOT_VAULT, Slot, Stamp};
 use crate::io::{Clock, PrivateFolder, Random, SyncedFolder};
 use crate::store::{CacheSizes, Context, HEAD_DATA_MAX, Result, Store, StoreError};
 use crate::tree::{Keys, NewNodes, Root, map};
-use heads::{Loaded, adopt_own, choose, drop_torn, load_heads, refuse};
+use heads::{adopt_own, choose, drop_torn, given_up, load_heads, refuse};
+pub use repair::{Lost, Repaired};
 use repository::{OpenFailure, Repository};
 use state::State;
 
@@ -100,10 +102,40 @@ pub struct OpenOptions {
     pub only_device: Option<String>,
     /// Will not write.
     pub read_only: bool,
+    /// Repairs: goes on from the newest heads that can be used, as a new device.
+    /// Holds the generations that an older state saw.
+    pub repair: Option<Vector>,
     /// Machine and folder, hashed.
     pub place: Hash,
     /// Cache sizes.
     pub caches: CacheSizes,
+}
+
+/// Something that the owner should be told of an opening.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// All is well.
+    Note(String),
+    /// Something is not here (yet).
+    Missing(String),
+    /// Something is damaged.
+    Damage(String),
+}
+
+impl Notice {
+    fn of(error: &StoreError) -> Self {
+        match error {
+            StoreError::Missing { .. } => Self::Missing(error.to_string()),
+            _ => Self::Damage(error.to_string()),
+        }
+    }
+}
+
+impl std::fmt::Display for Notice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Self::Note(text) | Self::Missing(text) | Self::Damage(text)) = self;
+        f.write_str(text)
+    }
 }
 
 /// A commit with where it came from.
@@ -130,8 +162,10 @@ pub struct Volume {
     spent: AtomicU64,
     /// An own head cannot be read: nothing is swept.
     own_unread: bool,
+    /// What a repair goes on without: devices, and the last generation of each.
+    without: Vector,
     /// Things that the owner should be told.
-    pub notices: Vec<String>,
+    pub notices: Vec<Notice>,
     /// Newest head of each device, by name, for status.
     pub devices: Vec<DeviceHead>,
 }
@@ -153,6 +187,17 @@ pub struct DeviceHead {
 
 /// An edit of the namespace map: key, and value or removal.
 pub type MapEdit = (Key, Option<Value>);
+
+/// What only the commit of a repair says.
+#[derive(Default)]
+struct Mended {
+    /// Objects that no other commit names.
+    objects: Vec<NewObject>,
+    /// Devices that it goes on without.
+    retired: Vec<Retired>,
+    /// Bad heads and objects; without it, as before.
+    bad: Option<Vec<Hash>>,
+}
 
 /// What a checkpoint made.
 #[derive(Clone, Debug)]
@@ -176,7 +221,8 @@ impl Volume {
     ) -> std::result::Result<Self, VolumeError> {
         let mut notices = Vec::new();
         if let Some(trouble) = &repository.header_trouble {
-            notices.push(format!("the header could not be used ({trouble}); a head stands in"));
+            let text = format!("the header could not be used ({trouble}); a head stands in");
+            notices.push(Notice::Damage(text));
         }
         let stored = match &world.state {
             Some(folder) => State::load(&**folder)
@@ -225,16 +271,22 @@ impl Volume {
         if let Some(own) = heads.get_mut(&state.device) {
             drop_torn(&store, own, &intents, options.read_only)?;
         }
-        let Loaded { newest, unusable, clones } = load_heads(&store, &heads, &mut notices);
-        if !options.read_only {
-            refuse(unusable)?;
-        }
+        let mut loaded = load_heads(&store, &heads, &mut notices);
+        let without = match &options.repair {
+            Some(seen) => given_up(&loaded, seen),
+            None if options.read_only => Vector::new(),
+            None => {
+                refuse(std::mem::take(&mut loaded.unusable))?;
+                Vector::new()
+            }
+        };
         let own_heads = heads.get(&state.device).map_or(&[][..], Vec::as_slice);
-        adopt_own(&mut state, own_heads, &newest, &*world.repo, &intents, &mut notices)?;
-        let base = choose(&newest, &clones, &state, &heads, options)?;
-        for head in &newest {
+        adopt_own(&mut state, own_heads, &loaded, &*world.repo, &intents, &mut notices)?;
+        let base = choose(&loaded, &state, &heads, options)?;
+        for head in &loaded.newest {
             state.seen.insert(head.0.device, head.0.commit.generation);
         }
+        store.distrust(&base.commit.bad);
         let own_unread = heads
             .get(&state.device)
             .is_some_and(|files| files.iter().any(|file| !store.is_known(&file.name())));
@@ -249,8 +301,9 @@ impl Volume {
             instance,
             spent: AtomicU64::new(0),
             own_unread,
+            without,
             notices,
-            devices: newest.into_iter().map(|(head, _)| head).collect(),
+            devices: loaded.newest.into_iter().map(|(head, _)| head).collect(),
             world,
         };
         if !options.read_only {
@@ -428,6 +481,19 @@ impl Volume {
         if self.store.staged_bytes() > HEAD_DATA_MAX {
             self.store.publish_objects(0)?;
         }
+        self.commit(root, counts, journal, Mended::default())
+    }
+
+    /// Publishes what is staged with a head whose commit has this root.
+    fn commit(
+        &self,
+        root: Root,
+        counts: (u64, u64),
+        journal: u64,
+        mended: Mended,
+    ) -> Result<Published> {
+        let base = self.base();
+        let dot = self.dot();
         let state = self.state();
         let mut merged = base.commit.merged.clone();
         merged.insert(state.device, dot.generation);
@@ -452,9 +518,10 @@ impl Volume {
             bytes: counts.1,
             device_name: state.name.clone(),
             label: String::new(),
-            objects: Vec::new(),
+            objects: mended.objects,
             condemned: Vec::new(),
-            retired: base.commit.retired.clone(),
+            retired: [&base.commit.retired[..], &mended.retired].concat(),
+            bad: mended.bad.unwrap_or_else(|| base.commit.bad.clone()),
             unknown: base.commit.unknown.clone(),
         };
         let extension = HeadExtension {

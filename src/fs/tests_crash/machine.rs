@@ -16,7 +16,7 @@ use crate::volume::{OpenOptions, World};
 const JOURNAL: JournalOptions =
     JournalOptions { file_size: 256 << 10, max_total: 64 << 20, reserve: 64 << 10, spares: 4 };
 
-fn key() -> Secret {
+pub fn key() -> Secret {
     Secret::take(&mut [7; 32])
 }
 

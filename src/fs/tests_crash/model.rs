@@ -173,7 +173,7 @@ fn split(path: &str) -> (&str, &[u8]) {
 }
 
 /// The inode of a path; the kernel's lookup is given back at once.
-fn find(fs: &Fs, path: &str) -> Result<Ino> {
+pub fn find(fs: &Fs, path: &str) -> Result<Ino> {
     path.split('/').filter(|name| !name.is_empty()).try_fold(ROOT, |dir, name| {
         let ino = fs.lookup(dir, name.as_bytes())?.ino;
         fs.forget(ino, 1);

@@ -1,0 +1,274 @@
+//! `check --repair`: a namespace put together from what can be read, and a
+//! commit that goes on from there.
+//!
+//! Invariant: nothing is taken from REPO; what a later look may still find (a
+//! chunk, a head that the sync client brings back) is not given up in the tree.
+
+mod tree;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use super::repository::{Repository, open_head};
+use super::{Mended, Published, Volume};
+use crate::crypto::Hash;
+use crate::format::commit::{BAD_MAX, Name, NewObject, Retired};
+use crate::format::container::Class;
+use crate::format::namespace::{Content, Inode};
+use crate::format::node::{Id, MapItem, NO_ID, Node};
+use crate::store::{Result, StoreError};
+use crate::tree::{Keys, NewNodes, Root, Source as _, map};
+use tree::Tree;
+
+/// A file that lost content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// Its path, without a slash in front.
+    pub path: Vec<u8>,
+    /// Bytes that cannot be read.
+    pub bytes: u64,
+    /// Its size.
+    pub size: u64,
+}
+
+/// What a repair did.
+#[derive(Debug, Default)]
+pub struct Repaired {
+    /// The head that it made; none if nothing was to be done.
+    pub published: Option<Published>,
+    /// What changed in the tree, in words.
+    pub changes: Vec<String>,
+    /// Chunks and nodes that were stored again, out of files that are damaged
+    /// elsewhere.
+    pub healed: usize,
+    /// Files that lost content, by path. They keep their place: what was lost
+    /// may be put back.
+    pub lost: Vec<Lost>,
+}
+
+/// Content that is walked: what it needs, and what cannot be had.
+struct Walk<'a> {
+    volume: &'a Volume,
+    /// Whether a head or object is here and whole.
+    good: &'a dyn Fn(&Name) -> bool,
+    /// The same, and a head names it.
+    named: &'a dyn Fn(&Name) -> bool,
+    /// What only objects have that no head names.
+    unnamed: HashSet<Id>,
+    /// Whether chunks seen before can be read.
+    chunks: HashMap<Id, bool>,
+    nodes: HashSet<Id>,
+    healed: usize,
+}
+
+impl Walk<'_> {
+    /// Whether a good head or object has it.
+    fn is_whole(&mut self, id: &Id) -> bool {
+        let store = &self.volume.store;
+        if store.is_in(id, self.named) {
+            return true;
+        }
+        let whole = store.is_in(id, self.good);
+        if whole {
+            self.unnamed.insert(*id);
+        }
+        whole
+    }
+
+    /// Whether a chunk can be read; one that only bad files hold is stored
+    /// again.
+    fn chunk(&mut self, id: &Id, len: u64, class: Class) -> Result<bool> {
+        if let Some(known) = self.chunks.get(id) {
+            return Ok(*known);
+        }
+        let store = &self.volume.store;
+        let here = if self.is_whole(id) {
+            true
+        } else if let Ok(bytes) = store.read(id, 0, len) {
+            store.stage(class, *id, &bytes)?;
+            self.healed += 1;
+            true
+        } else {
+            false
+        };
+        self.chunks.insert(*id, here);
+        Ok(here)
+    }
+
+    /// Bytes below a content node that cannot be read, of `len`.
+    fn node(&mut self, id: &Id, len: u64, class: Class) -> Result<u64> {
+        let store = &self.volume.store;
+        let Ok(node) = store.node(id) else { return Ok(len) };
+        if self.nodes.insert(*id) && !self.is_whole(id) {
+            let store = &self.volume.store;
+            store.stage_nodes(NewNodes::from([(*id, node.encode())]));
+            self.healed += 1;
+        }
+        let mut lost = 0;
+        match &*node {
+            Node::ContentLeaf(runs) => {
+                for run in runs.iter().filter(|run| !run.is_hole()) {
+                    if !self.chunk(&run.id, run.len, class)? {
+                        lost += run.total();
+                    }
+                }
+            }
+            Node::ContentBranch(_, children) => {
+                for child in children {
+                    lost += self.node(&child.id, child.len, class)?;
+                }
+            }
+            Node::MapLeaf(_) | Node::MapBranch(..) => lost = len,
+        }
+        Ok(lost)
+    }
+
+    fn file(&mut self, inode: &Inode) -> Result<u64> {
+        let class = super::cut::frame_class(inode.class);
+        match inode.content {
+            Content::None => Ok(0),
+            Content::Chunk(id) => {
+                Ok(if self.chunk(&id, inode.size, class)? { 0 } else { inode.size })
+            }
+            Content::Tree(id, _) => self.node(&id, inode.size, class),
+        }
+    }
+}
+
+impl Volume {
+    /// Repairs what can be repaired. `bad` are heads and objects whose bytes are
+    /// not what their names say. The volume must have no change that is not
+    /// published.
+    pub fn repair(&self, repository: &Repository, bad: &HashSet<Hash>) -> Result<Repaired> {
+        let unnamed = self.store.unnamed();
+        let bad_list: Vec<Hash> = BTreeSet::from_iter(bad).into_iter().copied().collect();
+        if bad_list.len() > BAD_MAX {
+            let what = format!("more than {BAD_MAX} files");
+            return Err(StoreError::damaged("the repository", what));
+        }
+        self.store.distrust(&bad_list);
+        let (items, holes) = self.collect(&self.roots(repository));
+        let mut tree = Self::take_apart(items);
+        self.mend(&mut tree);
+        let listed: HashSet<Hash> =
+            self.store.objects().into_iter().map(|(hash, ..)| hash).collect();
+        let good = |name: &Name| match name {
+            Name::Object { hash, .. } => listed.contains(hash) && !bad.contains(hash),
+            Name::Head { hash, .. } => !bad.contains(hash),
+            Name::Header(_) => false,
+        };
+        let loose: HashSet<Hash> = unnamed.iter().map(|object| object.hash).collect();
+        let named =
+            |name: &Name| good(name) && name.hash().is_some_and(|hash| !loose.contains(&hash));
+        let mut walk = Walk {
+            volume: self,
+            good: &good,
+            named: &named,
+            unnamed: HashSet::new(),
+            chunks: HashMap::new(),
+            nodes: HashSet::new(),
+            healed: 0,
+        };
+        let names = tree.names();
+        let mut lost = Vec::new();
+        for (ino, inode) in &tree.inodes {
+            let bytes = walk.file(inode)?;
+            if bytes > 0 {
+                lost.push(Lost { path: Tree::path(&names, *ino), bytes, size: inode.size });
+            }
+        }
+        lost.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        let needed = |object: &NewObject| object.chunks.iter().any(|id| walk.unnamed.contains(id));
+        let objects: Vec<_> = unnamed
+            .into_iter()
+            .filter(|object| !bad.contains(&object.hash) && needed(object))
+            .collect();
+        let (base, me) = (self.base(), self.state().device);
+        let retired: Vec<Retired> = self
+            .without
+            .iter()
+            .map(|(device, last)| Retired { device: *device, last: *last, heir: me })
+            .collect();
+        let mut changes = tree.changes;
+        if holes > 0 {
+            changes.insert(0, format!("{holes} parts of the tree were taken from older commits"));
+        }
+        let untouched = changes.is_empty()
+            && walk.healed == 0
+            && objects.is_empty()
+            && retired.is_empty()
+            && base.commit.bad == bad_list;
+        let healed = walk.healed;
+        if untouched {
+            return Ok(Repaired { lost, ..Repaired::default() });
+        }
+        let bytes = tree.inodes.values().filter(|inode| inode.is_file());
+        let bytes = bytes.fold(0u64, |sum, inode| sum.saturating_add(inode.size));
+        let counts = (tree.inodes.len() as u64, bytes);
+        let edits: Vec<map::Edit> =
+            tree.items.into_iter().map(|(key, item)| (key, Some(item))).collect();
+        let mut new = NewNodes::new();
+        let keys = Keys(&self.store.context().ids);
+        let root = map::edit(keys, &*self.store, (NO_ID, 0), &edits, &mut new)?;
+        self.store.stage_nodes(new);
+        if self.store.staged_bytes() > crate::store::HEAD_DATA_MAX {
+            self.store.publish_objects(0)?;
+        }
+        let mended = Mended { objects, retired, bad: Some(bad_list) };
+        let published = self.commit(root, counts, self.state().journal, mended)?;
+        Ok(Repaired { published: Some(published), changes, healed, lost })
+    }
+
+    /// Roots of all commits that can be read, the newest first.
+    fn roots(&self, repository: &Repository) -> Vec<Root> {
+        let heads = repository.heads.values().flatten();
+        let mut commits: Vec<_> = heads
+            .filter_map(|head| open_head(&self.store, head).ok())
+            .map(|(commit, ..)| ((commit.time, commit.generation), commit.root))
+            .collect();
+        commits.sort_unstable_by_key(|(when, _)| std::cmp::Reverse(*when));
+        commits.into_iter().map(|(_, root)| root).collect()
+    }
+
+    /// Items of the newest commit; where nodes cannot be read, of the newest
+    /// older one that has them. Also how many such places there were.
+    fn collect(&self, older: &[Root]) -> (BTreeMap<Vec<u8>, MapItem>, usize) {
+        let mut items = BTreeMap::new();
+        let mut ranges = vec![(Vec::new(), None)];
+        let mut holes = 0;
+        let roots = std::iter::once(self.root()).chain(older.iter().copied());
+        for (nth, root) in roots.enumerate() {
+            if nth > 0 && root.0 == NO_ID {
+                continue;
+            }
+            let mut lost = Vec::new();
+            for range in ranges {
+                map::salvage(
+                    &*self.store,
+                    root,
+                    range,
+                    &mut |item| drop(items.insert(item.key.clone(), item.clone())),
+                    &mut |range, error| {
+                        log::warn!("a part of the tree is gone: {error}");
+                        lost.push(range);
+                    },
+                );
+            }
+            if nth == 0 {
+                holes = lost.len();
+            }
+            ranges = lost;
+            if ranges.is_empty() {
+                break;
+            }
+        }
+        (items, holes)
+    }
+}
+
+/// For messages.
+impl std::fmt::Display for Lost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let path = String::from_utf8_lossy(&self.path);
+        write!(f, "{path}: {} of {} bytes", self.bytes, self.size)
+    }
+}
