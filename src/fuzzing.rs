@@ -187,7 +187,8 @@ pub fn frame(data: &[u8]) {
     }
     if codec == Codec::Raw && !stored.is_empty() {
         let (from, to) = (u64::from(claimed) % stored.len() as u64, stored.len() as u64);
-        let found = reader.raw_range(0, from, to).expect("it was sealed");
+        let mut found = vec![0; (to - from) as usize];
+        reader.raw_range(0, from, &mut found).expect("it was sealed");
         assert!(found == stored[from as usize..]);
     }
 }
@@ -285,7 +286,10 @@ pub fn node(data: &[u8]) {
 
 /// A record of changes, as the journal holds it once it is open.
 pub fn record(data: &[u8]) {
-    canonical(data, record::decode, |changes| record::encode(changes));
+    canonical(data, record::decode, |changes| {
+        let (start, data) = record::encode(changes);
+        [&start, data].concat()
+    });
 }
 
 fn journal_keys() -> JournalKeys {

@@ -96,24 +96,26 @@ impl FileCipher {
     /// Opens everything that [`Self::seal`] wrote.
     pub fn open(&self, domain: Domain, frame: u32, sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
         let plain = plain_len(sealed.len() as u64).ok_or(OpenError)?;
-        let mut out = Vec::with_capacity(plain as usize);
-        self.open_segments(domain, frame, 0, plain, sealed, &mut out)?;
+        let mut out = vec![0; plain as usize];
+        self.open_segments(domain, frame, (0, plain), sealed, 0, &mut out)?;
         Ok(out)
     }
 
-    /// Opens whole segments out of a longer run: `sealed` starts at segment
-    /// `first`, and the whole run has `plain_total` bytes of plaintext. Appends
-    /// the plaintext to `out`.
+    /// Opens whole segments out of a longer run, of `(first, plain_total)`:
+    /// `sealed` starts at segment `first`, and the whole run has `plain_total`
+    /// bytes of plaintext. Its plaintext from byte `skip` on goes into `out`. After
+    /// an error nothing in `out` means anything.
     pub fn open_segments(
         &self,
         domain: Domain,
         frame: u32,
-        first: u32,
-        plain_total: u64,
+        (first, plain_total): (u32, u64),
         sealed: &[u8],
-        out: &mut Vec<u8>,
+        mut skip: usize,
+        mut out: &mut [u8],
     ) -> Result<(), OpenError> {
         let last_segment = plain_total.div_ceil(SEGMENT as u64).max(1) - 1;
+        let mut part = [0; SEGMENT];
         for (index, piece) in sealed.chunks(SEGMENT_SEALED).enumerate() {
             let segment = first as u64 + index as u64;
             let expected = if segment == last_segment {
@@ -125,25 +127,21 @@ impl FileCipher {
                 return Err(OpenError);
             }
             let (body, tag) = piece.split_at(piece.len() - TAG);
-            let nonce = nonce(domain, segment == last_segment, frame, segment as u32);
-            let start = out.len();
-            out.extend_from_slice(body);
             let tag: [u8; TAG] = tag.try_into().expect("split at the tag");
-            if self
-                .cipher
-                .decrypt_inout_detached(
-                    &nonce.into(),
-                    &self.aad,
-                    InOutBuf::from(&mut out[start..]),
-                    &tag.into(),
-                )
-                .is_err()
-            {
-                out.truncate(start);
-                return Err(OpenError);
+            let nonce = nonce(domain, segment == last_segment, frame, segment as u32);
+            let wanted = body.len().saturating_sub(skip).min(out.len());
+            let (now, rest) = out.split_at_mut(wanted);
+            let plain = if wanted == body.len() { &mut *now } else { &mut part[..body.len()] };
+            let buffer = InOutBuf::new(body, plain).expect("of one length");
+            self.cipher
+                .decrypt_inout_detached(&nonce.into(), &self.aad, buffer, &tag.into())
+                .map_err(|_| OpenError)?;
+            if wanted < body.len() {
+                now.copy_from_slice(&part[skip..skip + wanted]);
             }
+            (out, skip) = (rest, 0);
         }
-        Ok(())
+        if out.is_empty() { Ok(()) } else { Err(OpenError) }
     }
 }
 
@@ -271,10 +269,27 @@ mod tests {
         let plain: Vec<u8> = (0..10_000u32).map(|i| i as u8).collect();
         let mut sealed = Vec::new();
         cipher().seal(Domain::Frame, 1, &plain, &mut sealed);
-        let mut out = Vec::new();
-        cipher()
-            .open_segments(Domain::Frame, 1, 2, 10_000, &sealed[2 * SEGMENT_SEALED..], &mut out)
-            .unwrap();
-        assert_eq!(out, &plain[8192..]);
+        let run = &sealed[2 * SEGMENT_SEALED..];
+        let open = |run: &[u8], skip, len| {
+            let mut out = vec![0; len];
+            let opened = cipher().open_segments(Domain::Frame, 1, (2, 10_000), run, skip, &mut out);
+            opened.map(|()| out)
+        };
+        assert_eq!(open(run, 0, 1808).unwrap(), &plain[8192..]);
+        // Parts, within a segment and across two.
+        assert_eq!(open(run, 100, 7).unwrap(), &plain[8292..8299]);
+        for (first, skip, len) in [(0, 0, 8192), (0, 4000, 200), (0, 1, 9999), (1, 4095, 1)] {
+            let run = &sealed[first * SEGMENT_SEALED..];
+            let mut out = vec![0; len];
+            let place = (first as u32, 10_000);
+            cipher().open_segments(Domain::Frame, 1, place, run, skip, &mut out).unwrap();
+            assert_eq!(out, &plain[first * SEGMENT + skip..][..len], "{first} {skip} {len}");
+        }
+        // More than there is, another place, a changed bit.
+        assert_eq!(open(run, 0, 1809), Err(OpenError));
+        assert_eq!(open(&sealed[SEGMENT_SEALED..], 0, 10), Err(OpenError));
+        let mut flipped = run.to_vec();
+        flipped[1500] ^= 1;
+        assert_eq!(open(&flipped, 0, 10), Err(OpenError));
     }
 }

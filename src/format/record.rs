@@ -83,11 +83,12 @@ fn get_time(input: &mut Decoder<'_>) -> Result<Timestamp> {
     })
 }
 
-/// Canonical bytes of a record.
-pub fn encode(changes: &[Change<'_>]) -> Vec<u8> {
+/// Canonical bytes of a record, in two pieces: the second is the data of the
+/// last change, if it writes any, which is not copied.
+pub fn encode<'a>(changes: &'a [Change<'_>]) -> (Vec<u8>, &'a [u8]) {
     let mut out = Encoder::new();
     out.var(changes.len() as u64);
-    for change in changes {
+    for (nth, change) in changes.iter().enumerate() {
         match change {
             Change::Set(key, value) => {
                 out.u8(SET).bytes(&key.encode()).bytes(&value.encode());
@@ -98,6 +99,10 @@ pub fn encode(changes: &[Change<'_>]) -> Vec<u8> {
             Change::Write { ino, offset, bytes, time } => {
                 out.u8(WRITE).u64(*ino).var(*offset);
                 put_time(&mut out, *time);
+                if nth + 1 == changes.len() {
+                    out.var(bytes.len() as u64);
+                    return (out.finish(), bytes);
+                }
                 out.bytes(bytes);
             }
             Change::Resize { ino, size, time } => {
@@ -110,7 +115,7 @@ pub fn encode(changes: &[Change<'_>]) -> Vec<u8> {
             }
         }
     }
-    out.finish()
+    (out.finish(), &[])
 }
 
 /// Reads a record.
@@ -170,8 +175,13 @@ mod tests {
             Change::Resize { ino: 5, size: 1 << 40, time },
             Change::Zero { ino: 5, from: 3, to: 4, time },
         ];
-        let bytes = encode(&changes);
-        assert_eq!(decode(&bytes), Ok(changes));
+        // Whichever change is the last.
+        for len in 0..=changes.len() {
+            let (start, data) = encode(&changes[..len]);
+            let bytes = [&start, data].concat();
+            assert_eq!(decode(&bytes).as_deref(), Ok(&changes[..len]));
+        }
+        let (bytes, _) = encode(&changes);
         for cut in 0..bytes.len() {
             assert!(decode(&bytes[..cut]).is_err());
         }

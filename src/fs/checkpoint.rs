@@ -293,7 +293,8 @@ impl Fs {
             let mut layer = file.frozen.as_deref().cloned().unwrap_or_default();
             layer.absorb(file.layer.clone());
             for record in rewrite(&layer, file.size, ino, inode) {
-                let sequence = self.log.append(&encode(&record), true).map_err(failed)?;
+                let (record, data) = encode(&record);
+                let sequence = self.log.append(&[&record, data], true).map_err(failed)?;
                 state.sequence = sequence;
             }
         }

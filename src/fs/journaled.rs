@@ -8,9 +8,8 @@ use crate::store::StoreError;
 use crate::volume::Volume;
 
 impl Log for Journal {
-    fn append(&self, record: &[u8], reserve: bool) -> std::io::Result<u64> {
-        let append = if reserve { Journal::append_reserved } else { Journal::append };
-        append(self, record).map_err(journal_failed)
+    fn append(&self, record: &[&[u8]], reserve: bool) -> std::io::Result<u64> {
+        self.append_pieces(record, reserve).map_err(journal_failed)
     }
     fn write_out(&self) -> std::io::Result<()> {
         Journal::write_out(self).map_err(journal_failed)

@@ -40,10 +40,10 @@ use crate::volume::content::{Layer, Stored};
 
 /// The local log of what is acknowledged and not in a head yet.
 pub trait Log: Send + Sync {
-    /// Takes a record; returns its sequence number. Fails, before anything is
+    /// Takes a record, in pieces; returns its sequence number. Fails, before anything is
     /// acknowledged, if there is no room. Records that make room may use the
     /// `reserve` that others leave.
-    fn append(&self, record: &[u8], reserve: bool) -> std::io::Result<u64>;
+    fn append(&self, record: &[&[u8]], reserve: bool) -> std::io::Result<u64>;
     /// Hands what was taken to the operating system.
     fn write_out(&self) -> std::io::Result<()>;
     /// Returns once records up to `sequence` are durable.
@@ -61,7 +61,7 @@ pub trait Log: Send + Sync {
 pub struct NoLog;
 
 impl Log for NoLog {
-    fn append(&self, _: &[u8], _: bool) -> std::io::Result<u64> {
+    fn append(&self, _: &[&[u8]], _: bool) -> std::io::Result<u64> {
         Ok(0)
     }
     fn write_out(&self) -> std::io::Result<()> {
@@ -351,7 +351,8 @@ impl Fs {
             .collect();
         let is_logged = !logged.is_empty();
         let sequence = if is_logged {
-            self.log.append(&encode(&logged), reserve).map_err(|error| self.fail(&error))?
+            let (record, data) = encode(&logged);
+            self.log.append(&[&record, data], reserve).map_err(|error| self.fail(&error))?
         } else {
             state.sequence
         };

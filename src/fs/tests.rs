@@ -75,10 +75,10 @@ struct Kept {
 }
 
 impl Log for Arc<Kept> {
-    fn append(&self, record: &[u8], _: bool) -> std::io::Result<u64> {
+    fn append(&self, record: &[&[u8]], _: bool) -> std::io::Result<u64> {
         let mut records = self.records.lock().unwrap();
         let sequence = records.last().map_or(1, |last| last.0 + 1);
-        records.push((sequence, record.to_vec()));
+        records.push((sequence, record.concat()));
         Ok(sequence)
     }
     fn write_out(&self) -> std::io::Result<()> {

@@ -371,7 +371,7 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         ("namespace", namespace),
         ("node", node::samples().iter().map(Node::encode).collect()),
         ("password", texts(&["correct horse battery staple\n", "caf\u{e9}\u{a0}x\u{378}"])),
-        ("record", vec![record::encode(&changes())]),
+        ("record", vec![record::encode(&changes()).0]),
         ("register", vec![a_register().encode()]),
         ("repository", vec![a_repository()]),
         ("state", vec![state]),

@@ -82,7 +82,8 @@ impl State {
         true
     }
 
-    pub fn push(&mut self, record: &[u8]) -> u64 {
+    /// Appends a record that comes in pieces, of `len` bytes in all.
+    pub fn push(&mut self, record: &[&[u8]], len: usize) -> u64 {
         let sequence = self.last + 1;
         let (file, offset) = self.tail.as_mut().expect("make_room found a file");
         if self.runs.last().is_none_or(|run| run.file.number != file.number) {
@@ -92,13 +93,15 @@ impl State {
             self.runs.push(Run { file: file.clone(), offset: *offset, last: sequence, bytes });
         }
         let run = self.runs.last_mut().expect("pushed if there was none");
-        let frame = Frame { sequence, len: record.len() };
+        let frame = Frame { sequence, len };
         let seal = file.seal.as_ref().expect("files made since opening have a seal");
         let total = frame.total();
         run.bytes.reserve(total);
         run.bytes.extend_from_slice(&seal.frame(frame));
         run.bytes.extend_from_slice(&[0; CLAIM]);
-        run.bytes.extend_from_slice(record);
+        for piece in record {
+            run.bytes.extend_from_slice(piece);
+        }
         run.bytes.extend_from_slice(&[0; OVERHEAD - FRAME - CLAIM]);
         run.last = sequence;
         *offset += total as u64;

@@ -123,13 +123,13 @@ impl Journal {
     /// Appends a record to the buffer and returns its sequence number. Its
     /// space is already on disk when this returns.
     pub fn append(&self, record: &[u8]) -> Result<u64> {
-        self.append_keeping(record, self.options.reserve)
+        self.append_pieces(&[record], false)
     }
 
-    /// As [`Self::append`], and may use the reserve: for deletes and a
-    /// checkpoint's own records.
-    pub fn append_reserved(&self, record: &[u8]) -> Result<u64> {
-        self.append_keeping(record, 0)
+    /// As [`Self::append`], of a record in pieces. With `reserved` it may use the
+    /// reserve: for deletes and a checkpoint's own records.
+    pub fn append_pieces(&self, record: &[&[u8]], reserved: bool) -> Result<u64> {
+        self.append_keeping(record, if reserved { 0 } else { self.options.reserve })
     }
 
     /// The longest record that [`Self::append`] takes.
@@ -137,10 +137,10 @@ impl Journal {
         RECORD_MAX.min((self.options.file_size - FIRST) as usize - OVERHEAD)
     }
 
-    fn append_keeping(&self, record: &[u8], reserve: u64) -> Result<u64> {
-        let limit = self.record_max();
-        if record.len() > limit {
-            return Err(JournalError::TooLarge { len: record.len(), limit });
+    fn append_keeping(&self, record: &[&[u8]], reserve: u64) -> Result<u64> {
+        let (len, limit) = (record.iter().map(|piece| piece.len()).sum(), self.record_max());
+        if len > limit {
+            return Err(JournalError::TooLarge { len, limit });
         }
         loop {
             let mut state = self.state();
@@ -150,8 +150,8 @@ impl Journal {
                 self.write_out()?;
                 continue;
             }
-            if state.make_room(record.len() + OVERHEAD, reserve) {
-                let sequence = state.push(record);
+            if state.make_room(len + OVERHEAD, reserve) {
+                let sequence = state.push(record, len);
                 let write = state.buffered >= BUFFER_FULL && state.pen.is_some();
                 drop(state);
                 if write {
@@ -162,7 +162,7 @@ impl Journal {
                 return Ok(sequence);
             }
             drop(state);
-            self.prepare(|state| !state.has_room(record.len() + OVERHEAD, reserve))?;
+            self.prepare(|state| !state.has_room(len + OVERHEAD, reserve))?;
         }
     }
 

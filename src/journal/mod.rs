@@ -63,7 +63,7 @@ pub struct Options {
     pub file_size: u64,
     /// The most that all files together take.
     pub max_total: u64,
-    /// What only [`Journal::append_reserved`] may use, for deletes and one
+    /// What only appends with `reserved` may use, for deletes and one
     /// checkpoint.
     pub reserve: u64,
     /// Files kept for later use when what they hold is released.

@@ -243,7 +243,7 @@ fn a_full_disk_is_answered_before_acknowledgement_and_the_reserve_holds() {
     }
     assert!(taken > 0);
     for _ in 0..20 {
-        taken = journal.append_reserved(&[2; 100]).unwrap();
+        taken = journal.append_pieces(&[&[2; 100]], true).unwrap();
     }
     journal.sync(taken).unwrap();
     assert_eq!(journal.failed(), None);

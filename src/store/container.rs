@@ -68,6 +68,13 @@ impl Writer {
         }
     }
 
+    /// Goes on in this buffer, whose content does not count.
+    pub fn fill(&mut self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        buffer.extend_from_slice(&self.bytes);
+        self.bytes = buffer;
+    }
+
     /// Bytes of the file so far, without what is still packed.
     pub fn len(&self) -> usize {
         self.bytes.len() + self.open.iter().map(|open| open.1.len()).sum::<usize>()
@@ -302,38 +309,42 @@ impl Reader {
         }
     }
 
-    /// Bytes `[from, to)` of a raw frame; opens only the segments needed.
-    pub fn raw_range(&self, number: u32, from: u64, to: u64) -> Result<Vec<u8>> {
+    /// Bytes of a raw frame from `from` on, as many as `out` takes; opens only the
+    /// segments needed. After an error nothing in `out` means anything.
+    pub fn raw_range(&self, number: u32, from: u64, out: &mut [u8]) -> Result<()> {
         let frame = self.directory.frames[number as usize];
-        debug_assert!(frame.codec == Codec::Raw && from < to && to <= u64::from(frame.stored));
+        let (stored, to) = (u64::from(frame.stored), from + out.len() as u64);
+        debug_assert!(frame.codec == Codec::Raw && from < to && to <= stored);
         let first = from / SEGMENT as u64;
         let last = (to - 1) / SEGMENT as u64;
         let start = first * SEGMENT_SEALED as u64;
-        let end = ((last + 1) * SEGMENT_SEALED as u64).min(sealed_len(u64::from(frame.stored)));
-        let mut sealed = vec![0; (end - start) as usize];
+        let end = ((last + 1) * SEGMENT_SEALED as u64).min(sealed_len(stored));
         let offset = self.offsets[number as usize] + start;
-        read_exact(&self.path, &*self.file, offset, &mut sealed)?;
-        let mut plain = Vec::with_capacity(sealed.len());
-        self.cipher
-            .open_segments(
-                Domain::Frame,
-                number,
-                first as u32,
-                u64::from(frame.stored),
-                &sealed,
-                &mut plain,
-            )
-            .map_err(|_| {
-                StoreError::damaged(
-                    &self.path,
-                    format_args!("frame {number} does not authenticate"),
-                )
-            })?;
         let skip = (from - first * SEGMENT as u64) as usize;
-        plain.truncate(skip + (to - from) as usize);
-        plain.drain(..skip);
-        Ok(plain)
+        SEALED.with_borrow_mut(|buffer| {
+            let len = (end - start) as usize;
+            if buffer.len() < len {
+                buffer.resize(len, 0);
+            }
+            let sealed = &mut buffer[..len];
+            read_exact(&self.path, &*self.file, offset, sealed)?;
+            let place = (first as u32, stored);
+            self.cipher.open_segments(Domain::Frame, number, place, sealed, skip, out).map_err(
+                |_| {
+                    StoreError::damaged(
+                        &self.path,
+                        format_args!("frame {number} does not authenticate"),
+                    )
+                },
+            )
+        })
     }
+}
+
+thread_local! {
+    /// Sealed bytes that a thread reads, at most those of one frame: a fresh
+    /// buffer for each read cost more than the reading.
+    static SEALED: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
 fn read_exact(path: &str, file: &dyn SyncedFile, offset: u64, buffer: &mut [u8]) -> Result<()> {

@@ -4,9 +4,11 @@
 //! lock is held while a file is read or written, but for `publishing`.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use bytes::Bytes;
 use lru::LruCache;
 
 use super::container::{Built, OBJECT_TARGET, Reader, Writer};
@@ -98,6 +100,8 @@ pub struct Store {
     frames: Mutex<Frames>,
     nodes: Mutex<LruCache<Id, Arc<Node>>>,
     staged_bytes: AtomicUsize,
+    /// The buffer of the last object, for the next.
+    spare: Mutex<Vec<u8>>,
 }
 
 /// A panic elsewhere does not make our maps wrong: each is changed in one step.
@@ -135,6 +139,7 @@ impl Store {
             frames: Mutex::new(Frames { cache: LruCache::unbounded(), bytes: 0 }),
             nodes: Mutex::new(LruCache::new(capacity(sizes.nodes))),
             staged_bytes: AtomicUsize::new(0),
+            spare: Mutex::default(),
         }
     }
 
@@ -311,13 +316,25 @@ impl Store {
 
     /// Bytes `[from, to)` of a chunk.
     pub fn read(&self, id: &Id, from: u64, to: u64) -> Result<Vec<u8>> {
-        if let Some(chunk) = locked!(self.stage.read()).chunks.get(id) {
-            return match chunk.bytes.get(from as usize..to as usize) {
-                Some(part) => Ok(part.to_vec()),
-                None => Err(misplaced(id)),
-            };
+        // A length out of a damaged tree takes no memory.
+        if from > to || to > FRAME_MAX {
+            return Err(misplaced(id));
         }
-        self.read_stored(id, from, to)
+        let mut out = vec![0; (to - from) as usize];
+        self.read_into(id, from, &mut out)?;
+        Ok(out)
+    }
+
+    /// Bytes of a chunk from `from` on, as many as `out` takes. After an error
+    /// nothing in `out` means anything.
+    pub fn read_into(&self, id: &Id, from: u64, out: &mut [u8]) -> Result<()> {
+        if let Some(chunk) = locked!(self.stage.read()).chunks.get(id) {
+            let to = from.saturating_add(out.len() as u64);
+            let part = chunk.bytes.get(from as usize..to as usize).ok_or_else(|| misplaced(id))?;
+            out.copy_from_slice(part);
+            return Ok(());
+        }
+        self.read_stored(id, from, out)
     }
 
     /// The containers that should hold a chunk or node.
@@ -332,26 +349,26 @@ impl Store {
         if found.is_empty() && self.search() { lookup() } else { found }
     }
 
-    /// Bytes of a chunk from one container, or from a conflict copy of it.
-    fn read_from(&self, number: u32, id: &Id, from: u64, to: u64) -> Result<Vec<u8>> {
-        match self.read_in_place(number, id, from, to) {
+    /// Reads a chunk from one container, or from a conflict copy of it.
+    fn read_from(&self, number: u32, id: &Id, from: u64, out: &mut [u8]) -> Result<()> {
+        match self.read_in_place(number, id, from, out) {
             Err(error @ StoreError::Damaged { .. }) => {
                 let name = locked!(self.known.read()).containers[number as usize].clone();
                 if !self.turn_to_copy(&name) {
                     return Err(self.unless_arriving(error));
                 }
-                self.read_in_place(number, id, from, to)
+                self.read_in_place(number, id, from, out)
             }
             other => other,
         }
     }
 
-    fn read_stored(&self, id: &Id, from: u64, to: u64) -> Result<Vec<u8>> {
+    fn read_stored(&self, id: &Id, from: u64, out: &mut [u8]) -> Result<()> {
         let numbers = self.holders(id);
         let mut last = StoreError::Missing { what: format!("chunk {}", hex(id)) };
         for number in numbers {
-            match self.read_from(number, id, from, to) {
-                Ok(bytes) => return Ok(bytes),
+            match self.read_from(number, id, from, out) {
+                Ok(()) => return Ok(()),
                 Err(error) => {
                     log::warn!("chunk {}: {error}", hex(id));
                     self.doubt(number, &error);
@@ -362,22 +379,23 @@ impl Store {
         Err(last)
     }
 
-    fn read_in_place(&self, number: u32, id: &Id, from: u64, to: u64) -> Result<Vec<u8>> {
+    fn read_in_place(&self, number: u32, id: &Id, from: u64, out: &mut [u8]) -> Result<()> {
         let reader = self.reader(number)?;
         let place = *reader.directory().find(id).ok_or_else(|| misplaced(id))?;
-        if to > u64::from(place.len) || from > to {
+        if from.saturating_add(out.len() as u64) > u64::from(place.len) {
             return Err(misplaced(id));
         }
-        if from == to {
-            return Ok(Vec::new());
+        if out.is_empty() {
+            return Ok(());
         }
-        let start = u64::from(place.offset);
+        let start = u64::from(place.offset) + from;
         let frame = reader.directory().frames[place.frame as usize];
         if frame.codec == Codec::Raw {
-            return reader.raw_range(place.frame, start + from, start + to);
+            return reader.raw_range(place.frame, start, out);
         }
         let plain = self.unpacked(number, place.frame, &reader)?;
-        Ok(plain[(start + from) as usize..(start + to) as usize].to_vec())
+        out.copy_from_slice(&plain[start as usize..start as usize + out.len()]);
+        Ok(())
     }
 
     fn unpacked(&self, number: u32, frame: u32, reader: &Reader) -> Result<Arc<Vec<u8>>> {
@@ -401,15 +419,44 @@ impl Store {
     /// once.
     pub fn stage(&self, class: Class, id: Id, bytes: &[u8]) -> Result<()> {
         if self.has(&id) {
-            return Ok(());
+            Ok(())
+        } else {
+            self.stage_new(class, id, Bytes::copy_from_slice(bytes))
         }
+    }
+
+    /// The same for chunks of one buffer, which they share if most of it is new:
+    /// a few would keep all of it in memory.
+    pub fn stage_all(
+        &self,
+        class: Class,
+        buffer: &Bytes,
+        chunks: &[(Id, Range<usize>)],
+    ) -> Result<()> {
+        let new: Vec<_> = chunks.iter().filter(|(id, _)| !self.has(id)).collect();
+        let bytes: usize = new.iter().map(|(_, range)| range.len()).sum();
+        for (id, range) in new {
+            let chunk = if bytes >= buffer.len() / 2 {
+                buffer.slice(range.clone())
+            } else {
+                Bytes::copy_from_slice(&buffer[range.clone()])
+            };
+            // Once more: a buffer may hold the same chunk twice.
+            if !self.has(id) {
+                self.stage_new(class, *id, chunk)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn stage_new(&self, class: Class, id: Id, bytes: Bytes) -> Result<()> {
         let heals = locked!(self.known.read()).index.contains(&id);
         let staged = {
             let mut stage = locked!(self.stage.write());
             if heals {
                 stage.heals.insert(id);
             }
-            stage.add(id, Staged { class, bytes: bytes.into() });
+            stage.add(id, Staged { class, bytes });
             stage.bytes
         };
         self.staged_bytes.store(staged, Ordering::Relaxed);
@@ -465,12 +512,16 @@ impl Store {
             return Ok(());
         }
         let mut writer = Writer::new(&self.context, Kind::Data, Vec::new(), &*self.random);
+        writer.fill(std::mem::take(&mut *locked!(self.spare.lock())));
         for (id, chunk) in &chunks {
             writer.add(chunk.class, *id, &chunk.bytes);
         }
         let full = size >= OBJECT_TARGET;
         let built = writer.finish(Vec::new(), !full);
-        let object = self.publish(Kind::Data, built)?;
+        let object = self.publish(Kind::Data, &built)?;
+        if full {
+            *locked!(self.spare.lock()) = built.bytes;
+        }
         new.push(object.clone());
         self.add(object);
         let mut stage = locked!(self.stage.write());
@@ -493,7 +544,7 @@ impl Store {
                 rest = after;
             }
             let built = writer.finish(Vec::new(), rest.is_empty());
-            match self.publish(Kind::Metadata, built) {
+            match self.publish(Kind::Metadata, &built) {
                 Ok(object) => objects.push(object),
                 Err(error) => {
                     self.give_up(&objects);
@@ -505,11 +556,11 @@ impl Store {
     }
 
     /// Lets an object enter REPO.
-    fn publish(&self, kind: Kind, built: Built) -> Result<NewObject> {
+    fn publish(&self, kind: Kind, built: &Built) -> Result<NewObject> {
         let name = Name::Object { device: self.device, hash: built.hash };
         self.enter(&name, &built.bytes)?;
         let size = built.bytes.len() as u64;
-        Ok(NewObject { hash: built.hash, kind, size, chunks: built.chunks })
+        Ok(NewObject { hash: built.hash, kind, size, chunks: built.chunks.clone() })
     }
 
     /// Takes an object of ours into the index.
@@ -642,6 +693,7 @@ impl Store {
             return Err(error);
         }
         new.clear();
+        *locked!(self.spare.lock()) = Vec::new();
         for object in metadata {
             self.add(object);
         }
@@ -673,7 +725,8 @@ impl Store {
         for number in numbers {
             let found = self.reader(number).and_then(|reader| {
                 let place = *reader.directory().find(id).ok_or_else(|| misplaced(id))?;
-                let bytes = self.read_from(number, id, 0, u64::from(place.len))?;
+                let mut bytes = vec![0; place.len as usize];
+                self.read_from(number, id, 0, &mut bytes)?;
                 Node::decode(&bytes)
                     .map_err(|error| StoreError::damaged(&format!("tree node {}", hex(id)), error))
             });

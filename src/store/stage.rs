@@ -3,6 +3,8 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::format::container::Class;
 use crate::format::node::{Id, Node};
 
@@ -11,8 +13,8 @@ use crate::format::node::{Id, Node};
 pub struct Staged {
     /// Its class, which decides how it is packed.
     pub class: Class,
-    /// Its plaintext.
-    pub bytes: Arc<[u8]>,
+    /// Its plaintext; several chunks may share one buffer.
+    pub bytes: Bytes,
 }
 
 /// Chunks in the order in which they came, and nodes.

@@ -248,8 +248,8 @@ pub fn read_stored(
         while at < end {
             let within = (at - placed.start) % run.len;
             let part = (run.len - within).min(end - at);
-            let bytes = store.read(&run.id, within, within + part)?;
-            out[(at - from) as usize..(at + part - from) as usize].copy_from_slice(&bytes);
+            let target = (at - from) as usize..(at + part - from) as usize;
+            store.read_into(&run.id, within, &mut out[target])?;
             at += part;
         }
     }
@@ -401,15 +401,11 @@ pub fn flush(
             let pieces = compose(store, &base, layer, from, to, kept)?;
             let pieces = align_holes(pieces, from, size, grain(class));
             let open_end = open_end || to < region.to;
-            let (more, done) = cut(store, class, region.cutting, from, &pieces, open_end)?;
+            let (more, done, left) = cut(store, class, region.cutting, from, pieces, open_end)?;
             runs.extend(more);
-            if let Some(Piece::Data(bytes)) = pieces.last()
-                && to == region.to
-                && from + done < region.to
-            {
+            if to == region.to && from + done < region.to {
                 cut_to = from + done;
-                let open = (region.to - cut_to) as usize;
-                rest.write(cut_to, &bytes[bytes.len() - open..]);
+                rest.write(cut_to, &left);
                 break;
             }
             from += done;

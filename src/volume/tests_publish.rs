@@ -103,8 +103,8 @@ fn a_long_stream_has_the_chunks_of_one_that_is_cut_in_one_go() {
         let Content::Tree(id, level) = stored.content else { panic!("{:?}", stored.content) };
         let placed = range(&*volume.store, (id, level), 0, u64::MAX).unwrap();
         let found: Vec<_> = placed.iter().map(|placed| placed.run).collect();
-        let whole = [Piece::Data(bytes)];
-        let cut = cut(&volume.store, stored.class, Cutting::Stream, 0, &whole, false).unwrap();
+        let whole = vec![Piece::Data(bytes)];
+        let cut = cut(&volume.store, stored.class, Cutting::Stream, 0, whole, false).unwrap();
         assert_eq!(cut.1, size);
         assert!(found.len() > 50 && found == cut.0);
     }

@@ -528,7 +528,7 @@ fn a_folder_within_itself_is_walked_once() {
         fs.mknod(who, folder.ino, b"file", 0o100_644, 0).unwrap();
         let entry = Key::Entry(folder.ino, context.ids.name_hash(b"loop"), b"loop".to_vec());
         let change = Change::Set(entry, Value::Entry(folder.ino, 0o040_000));
-        fs.replay(1, &encode(&[change])).unwrap();
+        fs.replay(1, &encode(&[change]).0).unwrap();
     });
     let told = world.fails(&["ls", "repo", "-R"], 26);
     assert!(told.contains("folder/loop"), "{told}");
