@@ -549,4 +549,6 @@ fn stored_of(inode: &Inode) -> Stored {
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_clock;
+#[cfg(test)]
 mod tests_crash;
