@@ -20,6 +20,8 @@ mod killed;
 mod layers;
 #[path = "integration/leaks.rs"]
 mod leaks;
+#[path = "integration/lifetime.rs"]
+mod lifetime;
 #[path = "integration/main_job.rs"]
 mod main_job;
 #[path = "../benches/memfs/mod.rs"]
@@ -32,6 +34,8 @@ mod model;
 mod mounted;
 #[path = "integration/power.rs"]
 mod power;
+#[path = "integration/semantics.rs"]
+mod semantics;
 #[path = "../benches/memfs/service.rs"]
 mod service;
 #[path = "integration/trouble.rs"]
