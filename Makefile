@@ -34,12 +34,19 @@ install:
 	done
 	install -D -t $(DESTDIR)$(PREFIX)/bin $(BUILT)/amberfs $(BUILT)/amberfs-vault
 	install -D $(BUILT)/mount-amberfs $(DESTDIR)$(SBIN)/mount.amberfs
-	install -d $(LIB)/user $(LIB)/system $(SHARE)/bash-completion/completions \
+	install -d $(LIB)/user $(LIB)/system $(LIB)/system/sleep.target.wants $(SHARE)/bash-completion/completions \
 		$(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
 	sed 's:/usr/local/bin:$(PREFIX)/bin:' mount-helper/systemd/amberfs@.service \
 		>$(LIB)/user/amberfs@.service
 	sed 's:/usr/local/bin:$(PREFIX)/bin:' mount-helper/systemd/amberfs-vault.service \
 		>$(LIB)/system/amberfs-vault.service
+	sed 's:/usr/local/:$(PREFIX)/:' mount-helper/systemd/amberfs-sleep.service \
+		>$(LIB)/system/amberfs-sleep.service
+	ln -sf ../amberfs-sleep.service $(LIB)/system/sleep.target.wants/
+	install -d $(DESTDIR)$(PREFIX)/lib/amberfs
+	sed 's:/usr/local/bin:$(PREFIX)/bin:' mount-helper/systemd/before-sleep \
+		>$(DESTDIR)$(PREFIX)/lib/amberfs/before-sleep
+	chmod 755 $(DESTDIR)$(PREFIX)/lib/amberfs/before-sleep
 	$(BUILT)/amberfs completions bash >$(SHARE)/bash-completion/completions/amberfs
 	$(BUILT)/amberfs completions zsh >$(SHARE)/zsh/site-functions/_amberfs
 	$(BUILT)/amberfs completions fish >$(SHARE)/fish/vendor_completions.d/amberfs.fish

@@ -39,16 +39,22 @@ use crate::volume::repository::Repository;
 use crate::volume::state::State;
 use crate::volume::{OpenOptions, Volume, World};
 
+mod mounting;
+
+pub use mounting::{acl, helper_options, mountinfo};
+
 /// A target's name and function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets, by name.
-pub const TARGETS: [Target; 24] = [
+pub const TARGETS: [Target; 27] = [
+    ("acl", acl),
     ("commit", commit),
     ("container", container),
     ("control", control),
     ("frame", frame),
     ("header", header),
+    ("helper_options", helper_options),
     ("journal", journal),
     ("key_text", key_text),
     ("keyring", keyring),
@@ -56,6 +62,7 @@ pub const TARGETS: [Target; 24] = [
     ("locator", locator),
     ("manifest", manifest),
     ("mount_options", mount_options),
+    ("mountinfo", mountinfo),
     ("name", name),
     ("namespace", namespace),
     ("node", node),

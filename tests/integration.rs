@@ -20,6 +20,8 @@ mod killed;
 mod layers;
 #[path = "integration/leaks.rs"]
 mod leaks;
+#[path = "integration/lifetime.rs"]
+mod lifetime;
 #[path = "integration/main_job.rs"]
 mod main_job;
 #[path = "../benches/memfs/mod.rs"]
@@ -34,6 +36,8 @@ mod mounted;
 mod power;
 #[path = "integration/repair.rs"]
 mod repair;
+#[path = "integration/semantics.rs"]
+mod semantics;
 #[path = "../benches/memfs/service.rs"]
 mod service;
 #[path = "integration/trouble.rs"]

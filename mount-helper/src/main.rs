@@ -10,7 +10,6 @@
 mod options;
 mod user;
 
-use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -136,11 +135,6 @@ fn find_amberfs() -> Result<PathBuf, String> {
             })
         })
         .ok_or_else(|| "the program amberfs is not installed".into())
-}
-
-/// Absolute, as far as that can be known here.
-fn absolute(path: &OsString) -> OsString {
-    std::path::absolute(path).map_or_else(|_| path.clone(), PathBuf::into_os_string)
 }
 
 #[cfg(test)]

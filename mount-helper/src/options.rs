@@ -4,8 +4,6 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 
-use super::absolute;
-
 /// What is to be done.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Call {
@@ -148,6 +146,11 @@ fn take_options(
         }
     }
     Ok(())
+}
+
+/// Absolute, as far as that can be known here.
+fn absolute(path: &OsString) -> OsString {
+    std::path::absolute(path).map_or_else(|_| path.clone(), PathBuf::into_os_string)
 }
 
 /// Splits at commas that are not between double quotes; the quotes go.

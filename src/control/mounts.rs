@@ -45,6 +45,8 @@ fn unescape(field: &[u8]) -> OsString {
     while let [first, tail @ ..] = rest {
         let octal = tail.get(..3).filter(|_| *first == b'\\').and_then(|digits| {
             let text = std::str::from_utf8(digits).ok()?;
+            // It would take a sign too.
+            text.starts_with(|first: char| first.is_digit(8)).then_some(())?;
             u8::from_str_radix(text, 8).ok()
         });
         bytes.push(octal.unwrap_or(*first));
@@ -81,6 +83,6 @@ mod tests {
 
     #[test]
     fn escapes_that_are_none_stay() {
-        assert_eq!(unescape(b"a\\134b\\9\\04"), "a\\b\\9\\04");
+        assert_eq!(unescape(b"a\\134b\\9\\04\\+12\\777"), "a\\b\\9\\04\\+12\\777");
     }
 }

@@ -2,16 +2,48 @@
 
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 use super::run::{Event, pull_and_checkpoint};
 use super::service::{Service, Why};
 use crate::control::{Answer, Described, Exchange, Failure, Handler, Request};
 use crate::fuse::Session;
 
+/// How long somebody waits for a mount that is being made.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// A mount that is being made: its daemon can be asked before the kernel shows
+/// it, or whoever saw it at once would find nobody.
+#[derive(Default)]
+pub(super) struct Coming {
+    session: Mutex<Option<Result<Weak<Session>, Failure>>>,
+    changed: Condvar,
+}
+
+impl Coming {
+    /// The mount is usable, or will never be.
+    pub(super) fn tell(&self, session: Result<Weak<Session>, Failure>) {
+        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
+        self.changed.notify_all();
+    }
+
+    fn wait(&self) -> Result<Weak<Session>, Failure> {
+        let session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        let (session, _) = self
+            .changed
+            .wait_timeout_while(session, START_LIMIT, |session| session.is_none())
+            .unwrap_or_else(PoisonError::into_inner);
+        session.clone().unwrap_or_else(|| {
+            let text = "the mount is still being made; try again".into();
+            Err(Failure { code: 17, text })
+        })
+    }
+}
+
 pub(super) struct Requests<S> {
     pub(super) service: Arc<S>,
-    pub(super) session: std::sync::Weak<Session>,
+    pub(super) coming: Arc<Coming>,
     pub(super) one_checkpoint: Arc<Mutex<()>>,
     pub(super) events: Sender<Event>,
     /// How closing ended.
@@ -21,9 +53,9 @@ pub(super) struct Requests<S> {
 }
 
 impl<S: Service> Requests<S> {
-    fn sync(&self) -> Result<(), Failure> {
+    fn sync(&self, session: &Weak<Session>) -> Result<(), Failure> {
         let gone = || Failure { code: 1, text: "the mount is going away".into() };
-        let session = self.session.upgrade().ok_or_else(gone)?;
+        let session = session.upgrade().ok_or_else(gone)?;
         let _one = self.one_checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
         pull_and_checkpoint(&*self.service, &session, Why::Asked)
     }
@@ -53,12 +85,16 @@ impl<S: Service> Handler for Requests<S> {
     }
 
     fn handle(&self, request: Request, exchange: &mut Exchange<'_>) -> Answer {
+        let session = match self.coming.wait() {
+            Ok(session) => session,
+            Err(failure) => return Answer::Failed(failure),
+        };
         match request {
             Request::Status => match exchange.send(&self.service.status()) {
                 Ok(()) => Answer::Done,
                 Err(error) => Answer::Failed(Failure { code: 1, text: error.to_string() }),
             },
-            Request::Sync => match self.sync() {
+            Request::Sync => match self.sync(&session) {
                 Ok(()) => Answer::Done,
                 Err(failure) => Answer::Failed(failure),
             },

@@ -16,7 +16,7 @@ use signal_hook::iterator::Signals;
 
 use super::guard;
 use super::process::give_back_memory;
-use super::requests::Requests;
+use super::requests::{Coming, Requests};
 use super::service::{Handle, Service, Why};
 use crate::control::{Answer, Failure, Registry, Server, holders};
 use crate::fuse::{MountOptions, Session, Unmount};
@@ -84,14 +84,38 @@ pub fn run<S: Service>(
             }
         }
     })?;
+    let one_checkpoint = Arc::new(Mutex::new(()));
+    let closed = Arc::new(OnceLock::new());
+    let coming = Arc::new(Coming::default());
+    let handler = Arc::new(Requests {
+        service: Arc::clone(&service),
+        coming: Arc::clone(&coming),
+        one_checkpoint: Arc::clone(&one_checkpoint),
+        events: events.clone(),
+        closed: Arc::clone(&closed),
+        mountpoint: setup.mountpoint.clone(),
+        repo: setup.repo.clone(),
+    });
+    // Before the mount too: whoever sees it must find its daemon.
+    let server = setup.registry.new_socket().and_then(|path| Server::start(&path, handler));
+    let server = match server {
+        Ok(server) => server,
+        Err(error) => {
+            let _ = service.close();
+            return Err(unusable(&error));
+        }
+    };
     let ended = events.clone();
     let on_end = move || drop(ended.send(Event::Ended));
     let session = Session::mount(service.operations(), &setup.mountpoint, &setup.options, on_end);
     let session = match session {
         Ok(session) => Arc::new(session),
         Err(error) => {
+            let failure = unusable(&error);
+            coming.tell(Err(failure.clone()));
             let _ = service.close();
-            return Err(unusable(&error));
+            server.finish(ANSWER_LIMIT);
+            return Err(failure);
         }
     };
     if setup.guarded
@@ -99,43 +123,26 @@ pub fn run<S: Service>(
     {
         log::warn!("nobody will clear the mountpoint if this process is killed: {error}");
     }
-    let one_checkpoint = Arc::new(Mutex::new(()));
-    let closed = Arc::new(OnceLock::new());
-    let (checkpoints, wanted) = mpsc::channel();
-    let handler = Arc::new(Requests {
-        service: Arc::clone(&service),
-        session: Arc::downgrade(&session),
-        one_checkpoint: Arc::clone(&one_checkpoint),
-        events: events.clone(),
-        closed: Arc::clone(&closed),
-        mountpoint: session.mountpoint().to_path_buf(),
-        repo: setup.repo.clone(),
-    });
+    let mounted = Arc::downgrade(&session);
     let mut life = Life { service, session, one_checkpoint, waiting: Vec::new(), closed };
-    let served = setup
-        .registry
-        .new_socket()
-        .and_then(|path| Server::start(&path, handler))
-        .map_err(|error| unusable(&error))
-        .and_then(|server| {
-            life.start_threads(&events, checkpoints, wanted)?;
-            Ok(server)
-        });
-    match served {
-        Ok(server) => {
+    let (checkpoints, wanted) = mpsc::channel();
+    let result = match life.start_threads(&events, checkpoints, wanted) {
+        Ok(()) => {
+            coming.tell(Ok(mounted));
             ready();
             life.wait(&received);
-            let result = life.close(&received);
-            // Who asks from here on is answered by how that ended.
-            drop(received);
-            server.finish(ANSWER_LIMIT);
-            result
+            life.close(&received)
         }
         Err(failure) => {
+            coming.tell(Err(failure.clone()));
             life.stop();
             life.close(&received).and(Err(failure))
         }
-    }
+    };
+    // Who asks from here on is answered by how that ended.
+    drop(received);
+    server.finish(ANSWER_LIMIT);
+    result
 }
 
 /// In the foreground: tells the service manager that the mount is usable.

@@ -46,7 +46,7 @@ impl Fs {
                         if let Ok(inode) = self.inode(state, *ino) {
                             state.inodes = state.inodes.saturating_sub(1);
                             if inode.is_file() {
-                                state.bytes = state.bytes.saturating_sub(inode.size);
+                                state.bytes = state.bytes.wrapping_sub(inode.size);
                             }
                             state.subdirs.remove(ino);
                             state.names.remove(ino);
@@ -148,7 +148,8 @@ impl Fs {
         let (now_dirty, size) = (file.layer.bytes, file.size);
         state.dirty = state.dirty - dirty + now_dirty;
         if !state.orphans.contains_key(&ino) {
-            state.bytes = (state.bytes + size).saturating_sub(old);
+            // Two sparse files of the largest size are 2^64 - 2 bytes.
+            state.bytes = state.bytes.wrapping_add(size).wrapping_sub(old);
         }
         self.change_inode(state, ino, |inode| {
             inode.size = size;

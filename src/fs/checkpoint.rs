@@ -259,7 +259,7 @@ impl Fs {
                 inode.content = stored.content;
                 inode.inline.clone_from(&stored.inline);
                 inode.size = stored.size;
-                bytes = (bytes + stored.size).saturating_sub(file.size);
+                bytes = bytes.wrapping_add(stored.size).wrapping_sub(file.size);
             }
             contents.push(flushed);
         }

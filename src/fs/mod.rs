@@ -550,6 +550,8 @@ fn stored_of(inode: &Inode) -> Stored {
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_clock;
+#[cfg(test)]
 mod tests_crash;
 #[cfg(test)]
 mod tests_repair;

@@ -167,6 +167,30 @@ fn a_crash_after_a_stream_was_cut_early_loses_nothing() {
     println!("{cases} crashes");
 }
 
+/// The sum of all sizes is more than a number holds: the truncation was answered
+/// with an error, each checkpoint panicked, and so did each replay.
+#[test]
+fn sparse_files_of_the_largest_size_are_counted() {
+    const LARGEST: u64 = i64::MAX as u64;
+    let world = fresh();
+    let fs = boot(&world, "state", 100).unwrap();
+    for op in [Create("a"), Create("b"), Create("c"), Write("c", 0, 9000, 1)] {
+        perform(&fs, op).unwrap();
+    }
+    for op in [Truncate("a", LARGEST), Truncate("b", LARGEST), Truncate("c", 8000), Fsync] {
+        perform(&fs, op).unwrap();
+    }
+    drop(fs);
+    let fs = boot(&world.kill(), "state", 200).unwrap();
+    fs.checkpoint().unwrap();
+    machine::sound(&fs);
+    for op in [Create("d"), Truncate("d", LARGEST), Checkpoint, Unlink("a"), Unlink("d"), Fsync] {
+        perform(&fs, op).unwrap();
+    }
+    fs.checkpoint().unwrap();
+    machine::sound(&fs);
+}
+
 /// A random workload that fits what is there.
 fn random_ops(seed: u64, count: usize) -> Vec<Op> {
     const FILES: [&str; 4] = ["f", "d/f", "d/g", "e/f"];

@@ -9,9 +9,9 @@
 use crate::fs::{FsError, Result};
 
 /// Name of the list that grants access.
-pub(super) const ACCESS: &[u8] = b"system.posix_acl_access";
+pub(crate) const ACCESS: &[u8] = b"system.posix_acl_access";
 /// Name of the list that new inodes in a directory inherit.
-pub(super) const DEFAULT: &[u8] = b"system.posix_acl_default";
+pub(crate) const DEFAULT: &[u8] = b"system.posix_acl_default";
 
 /// Version of the attribute's form (`POSIX_ACL_XATTR_VERSION`).
 const VERSION: u32 = 2;
@@ -37,14 +37,14 @@ struct Entry {
 
 /// A list, as the kernel sorted it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Acl {
+pub(crate) struct Acl {
     entries: Vec<Entry>,
 }
 
 impl Acl {
     /// Reads the attribute. The kernel checks lists before it sends them; one
     /// that came another way must not be trusted to be whole.
-    pub(super) fn parse(value: &[u8]) -> Result<Self> {
+    pub(crate) fn parse(value: &[u8]) -> Result<Self> {
         let body = value.get(HEAD..).ok_or(FsError::Invalid)?;
         if value[..HEAD] != VERSION.to_le_bytes()
             || body.len() % ENTRY != 0
@@ -75,7 +75,7 @@ impl Acl {
     }
 
     /// The attribute's bytes.
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = VERSION.to_le_bytes().to_vec();
         for entry in &self.entries {
             bytes.extend_from_slice(&entry.tag.to_le_bytes());
@@ -86,17 +86,17 @@ impl Acl {
     }
 
     /// Whether there is no entry: setting such a list removes it.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
     /// Whether the list says more than a mode can.
-    pub(super) fn says_more_than_mode(&self) -> bool {
+    pub(crate) fn says_more_than_mode(&self) -> bool {
         self.entries.iter().any(|entry| matches!(entry.tag, USER | GROUP | MASK))
     }
 
     /// The nine permission bits that go with the list.
-    pub(super) fn mode_bits(&self) -> u32 {
+    pub(crate) fn mode_bits(&self) -> u32 {
         let mut bits = 0;
         for entry in &self.entries {
             let perm = u32::from(entry.perm);
@@ -115,14 +115,14 @@ impl Acl {
     }
 
     /// Makes the list follow a new mode (chmod).
-    pub(super) fn follow_mode(&mut self, mode: u32) {
+    pub(crate) fn follow_mode(&mut self, mode: u32) {
         self.set_classes(|class, _| (mode >> class & 7) as u16);
     }
 
     /// What an inode inherits that is made with `mode` (not masked by a umask)
     /// in a directory with this default list: its access list and its mode.
     /// The list grants what both the default list and the creator allow.
-    pub(super) fn inherit(&self, mode: u32) -> (Self, u32) {
+    pub(crate) fn inherit(&self, mode: u32) -> (Self, u32) {
         let mut access = self.clone();
         access.set_classes(|class, perm| perm & (mode >> class & 7) as u16);
         let bits = access.mode_bits();

@@ -5,7 +5,7 @@
 //! EIO, and no event loop ever waits for the kernel (which may be waiting for
 //! that event loop).
 
-mod acl;
+pub(crate) mod acl;
 mod adapter;
 mod answer;
 mod capabilities;

@@ -263,6 +263,22 @@ fn a_repository() -> Vec<u8> {
         .concat()
 }
 
+/// A mode, then a list: none, one that a mode says too, one that says more.
+fn access_lists() -> Vec<Vec<u8>> {
+    let list = |entries: &[(u16, u16, u32)]| {
+        let mut bytes = [&0o100_640u16.to_le_bytes()[..], &2u32.to_le_bytes()].concat();
+        for (tag, perm, id) in entries {
+            bytes.extend([tag.to_le_bytes(), perm.to_le_bytes()].concat());
+            bytes.extend(id.to_le_bytes());
+        }
+        bytes
+    };
+    let none = u32::MAX;
+    let plain = [(1, 6, none), (4, 4, none), (32, 0, none)];
+    let more = [(1, 7, none), (2, 6, 1000), (4, 5, none), (8, 4, 50), (16, 6, none), (32, 4, none)];
+    vec![list(&[]), list(&plain), list(&more)]
+}
+
 /// Bytes of one or more values, by target.
 fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
     let features = Features::default();
@@ -339,6 +355,7 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
     ];
     let texts = |texts: &[&str]| texts.iter().map(|text| text.as_bytes().to_vec()).collect();
     BTreeMap::from([
+        ("acl", access_lists()),
         ("commit", vec![commit::sample().encode()]),
         (
             "container",
@@ -354,6 +371,13 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
             vec![framed(0, 3, b"raw bytes"), framed(1, 2000, &packed), framed(2, 0, &[0; 9])],
         ),
         ("header", vec![chosen(0, &header[..header.len() - 32]), chosen(1, &extension.encode())]),
+        (
+            "helper_options",
+            texts(&[
+                "/repo\0/mnt\0-o\0rw,noauto,x-gvfs-show,setuid=anna,checkpoint=\"30s,10m\"",
+                "-snv\0repo\0my chats\0-o\0key_file=/k,ro,--state=/x\0-t\0amberfs\0-f",
+            ]),
+        ),
         ("journal", vec![chosen(2, &[]), chosen(2, &[0x20, 0x10, 1, 0, 0x11, 0x80])]),
         ("key_text", texts(&[&key, &key.to_uppercase().replace([' ', '\n'], "-")])),
         ("keyring", vec![a_keyring()]),
@@ -366,6 +390,14 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         (
             "mount_options",
             texts(&["allow_other,checkpoint=5s,2m,cache=128M,uid=7", "ro\ndevice=a,gid=1"]),
+        ),
+        (
+            "mountinfo",
+            texts(&[
+                "27 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n42 27 0:39 / /home/a/my\\040chats rw \
+                 - fuse.amberfs /home/a/r rw,user_id=0\nshort line\n",
+                "43 42 0:40 / /\\134 rw master:1 shared:2 - tmpfs no\\011ne rw",
+            ]),
         ),
         ("name", texts(&[&names[0], &names[1], &names[2], &names[1].replace(".amb", " (1).amb")])),
         ("namespace", namespace),
@@ -440,6 +472,8 @@ fn seeds_are_taken() {
         seeds[target].iter().for_each(|bytes| assert!(take(bytes), "{target}: {}", hex(bytes)));
     };
     taken("repository", &|bytes| walked(bytes) == 5);
+    taken("acl", &|bytes| crate::fuse::acl::Acl::parse(&bytes[2..]).is_ok());
+    taken("mountinfo", &|bytes| !control::parse_mountinfo(bytes).is_empty());
     taken("commit", &|bytes| Commit::decode(bytes).is_ok());
     taken("node", &|bytes| Node::decode(bytes).is_ok());
     taken("record", &|bytes| record::decode(bytes).is_ok());

@@ -202,7 +202,7 @@ impl Volume {
             return Ok(Repaired { lost, ..Repaired::default() });
         }
         let bytes = tree.inodes.values().filter(|inode| inode.is_file());
-        let bytes = bytes.fold(0u64, |sum, inode| sum.saturating_add(inode.size));
+        let bytes = bytes.fold(0u64, |sum, inode| sum.wrapping_add(inode.size));
         let counts = (tree.inodes.len() as u64, bytes);
         let edits: Vec<map::Edit> =
             tree.items.into_iter().map(|(key, item)| (key, Some(item))).collect();

@@ -12,6 +12,7 @@ use amberfs::fuse::MountOptions;
 
 use crate::mounted::has_fuse;
 use crate::service::MemService;
+use crate::world::{is_mounted, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -23,6 +24,13 @@ struct Daemon {
 
 impl Daemon {
     fn start() -> Self {
+        let (daemon, is_ready) = Self::begin(0);
+        is_ready.recv_timeout(LIMIT).expect("becomes ready");
+        daemon
+    }
+
+    /// A mount whose root takes a while to answer is seen before it is usable.
+    fn begin(delay: u64) -> (Self, mpsc::Receiver<()>) {
         let folder = tempfile::tempdir().expect("folder");
         let path = |name: &str| {
             let path = folder.path().join(name);
@@ -37,12 +45,12 @@ impl Daemon {
             guarded: false,
         };
         let service = Arc::new(MemService::new());
+        service.fs.getattr_delay.store(delay, Ordering::SeqCst);
         let served = Arc::clone(&service);
         let (ready, is_ready) = mpsc::channel();
         let thread =
             std::thread::spawn(move || run(served, &setup, || ready.send(()).expect("awaited")));
-        is_ready.recv_timeout(LIMIT).expect("becomes ready");
-        Self { folder, service, thread }
+        (Self { folder, service, thread }, is_ready)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -126,4 +134,51 @@ fn whoever_asks_to_unmount_is_told_the_end() {
     }
     daemon.thread.join().expect("joins").expect("succeeds");
     assert_eq!(daemon.service.closed.load(Ordering::SeqCst), 1);
+}
+
+/// `amberfs umount` in the moment after the kernel showed the mount said that
+/// it was not mounted: the daemon had no socket yet.
+#[test]
+fn a_mount_that_is_seen_has_a_daemon_that_answers() {
+    if !has_fuse("seen") {
+        return;
+    }
+    for request in [Request::Status, Request::Sync, Request::Unmount] {
+        let (daemon, is_ready) = Daemon::begin(500);
+        let mountpoint = daemon.path("mnt").canonicalize().expect("path");
+        wait_for("the mount", LIMIT, || is_mounted(&mountpoint));
+        let mut client = daemon.client(&daemon.path("repo"));
+        is_ready.try_recv().expect_err("is not usable yet");
+        daemon.service.fs.getattr_delay.store(0, Ordering::SeqCst);
+        ask(&mut client, &request).expect("is answered once it is usable");
+        is_ready.recv_timeout(LIMIT).expect("became ready");
+        if request != Request::Unmount {
+            ask(&mut client, &Request::Unmount).expect("unmounts");
+        }
+        daemon.thread.join().expect("joins").expect("succeeds");
+        assert!(!is_mounted(&mountpoint));
+    }
+}
+
+/// What cannot be mounted leaves no socket, and who asked meanwhile is told.
+#[test]
+fn a_mount_that_fails_leaves_no_socket() {
+    if !has_fuse("fails") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("folder");
+    let registry = Registry::at(&folder.path().join("run"));
+    let setup = Setup {
+        mountpoint: folder.path().join("none"),
+        repo: folder.path().to_path_buf(),
+        options: MountOptions::default(),
+        registry: registry.clone(),
+        guarded: false,
+    };
+    let service = Arc::new(MemService::new());
+    let failure = run(Arc::clone(&service), &setup, || ()).expect_err("there is no such folder");
+    assert_eq!(failure.code, 17);
+    assert_eq!(service.closed.load(Ordering::SeqCst), 1);
+    assert_eq!(registry.all(), []);
+    assert_eq!(std::fs::read_dir(folder.path().join("run")).expect("is there").count(), 0);
 }

@@ -49,13 +49,13 @@ fn text(path: &Path) -> &str {
 }
 
 /// An image, mounted; gone when it is dropped.
-struct Disk {
+pub struct Disk {
     folder: PathBuf,
     loop_device: String,
 }
 
 impl Disk {
-    fn mount(image: &Path, folder: PathBuf, options: &str) -> Self {
+    pub fn mount(image: &Path, folder: PathBuf, options: &str) -> Self {
         fs::create_dir_all(&folder).expect("creates");
         run("mount", &["-t", "ext4", "-o", &format!("loop,{options}"), text(image), text(&folder)]);
         let mounts = fs::read_to_string("/proc/self/mountinfo").expect("reads");
@@ -75,7 +75,7 @@ impl Disk {
         (fields[8] == 0).then(|| [&fields[4..7], &fields[11..14], &fields[15..16]].concat())
     }
 
-    fn unmount(mut self) {
+    pub fn unmount(mut self) {
         // The daemon's guard may be about to end.
         for _ in 0..100 {
             let done = Command::new("umount").arg(&self.folder).output().expect("starts");
@@ -393,13 +393,8 @@ const SECRET: [&str; 6] = ["--state", "disk/state", "--key-file", "key", "-o", "
 
 /// One life of a repository, and what is left at each cut.
 fn life(round: usize, looked: &mut Looked) {
-    let memory = Path::new("/dev/shm");
-    let images = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
-    let images = images.expect("makes a folder");
-    let image = images.path().join("image");
     let (size, options) = DISKS[round % DISKS.len()];
-    run("truncate", &["-s", size, text(&image)]);
-    run("mkfs.ext4", &["-q", "-F", text(&image)]);
+    let (images, image) = new_image(size);
     let world = World::new();
     let disk = Disk::mount(&image, world.path("disk"), options);
     let init = ["init", "disk/repo", "--key-out", "key", "--state", "disk/state"];
@@ -444,15 +439,31 @@ fn life(round: usize, looked: &mut Looked) {
     }
 }
 
-#[test]
-fn what_fsync_returned_for_survives_a_power_cut() {
-    if !has_fuse("power") {
-        return;
-    }
+/// Whether power can be cut here; a skip is said aloud.
+pub fn can_be_cut(test: &str) -> bool {
     let has_loop = Path::new("/dev/loop-control").exists();
     let mkfs = Command::new("mkfs.ext4").arg("-V").output().is_ok();
-    if !rustix::process::geteuid().is_root() || !has_loop || !mkfs {
-        println!("SKIPPED power: needs root, loop devices and mkfs.ext4");
+    let can = rustix::process::geteuid().is_root() && has_loop && mkfs;
+    if !can {
+        println!("SKIPPED {test}: needs root, loop devices and mkfs.ext4");
+    }
+    can && has_fuse(test)
+}
+
+/// A folder for images, in memory if it can be, and an empty image in it.
+pub fn new_image(size: &str) -> (tempfile::TempDir, PathBuf) {
+    let memory = Path::new("/dev/shm");
+    let images = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    let images = images.expect("makes a folder");
+    let image = images.path().join("image");
+    run("truncate", &["-s", size, text(&image)]);
+    run("mkfs.ext4", &["-q", "-F", text(&image)]);
+    (images, image)
+}
+
+#[test]
+fn what_fsync_returned_for_survives_a_power_cut() {
+    if !can_be_cut("power") {
         return;
     }
     let mut looked = Looked::default();

@@ -64,12 +64,12 @@ fn the_unit_clears_what_a_killed_daemon_left() {
     }
 }
 
-fn executable(path: &Path) {
+pub fn executable(path: &Path) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// The folder of the programs, if the helper is there too.
-fn programs(test: &str) -> Option<PathBuf> {
+pub fn programs(test: &str) -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_BIN_EXE_amberfs")).parent().unwrap();
     let built = folder.join("mount-amberfs").exists();
     if !built {
@@ -151,7 +151,10 @@ fn what_is_installed_is_all_there_and_finds_itself() {
         [
             "opt/amber/bin/amberfs",
             "opt/amber/bin/amberfs-vault",
+            "opt/amber/lib/amberfs/before-sleep",
+            "opt/amber/lib/systemd/system/amberfs-sleep.service",
             "opt/amber/lib/systemd/system/amberfs-vault.service",
+            "opt/amber/lib/systemd/system/sleep.target.wants/amberfs-sleep.service",
             "opt/amber/lib/systemd/user/amberfs@.service",
             "opt/amber/share/bash-completion/completions/amberfs",
             "opt/amber/share/fish/vendor_completions.d/amberfs.fish",
@@ -162,6 +165,12 @@ fn what_is_installed_is_all_there_and_finds_itself() {
     let unit = world.path("to/opt/amber/lib/systemd/user/amberfs@.service");
     let unit = fs::read_to_string(unit).unwrap();
     assert!(unit.contains("ExecStart=/opt/amber/bin/amberfs mount"), "{unit}");
+    let sleep = world.path("to/opt/amber/lib/systemd/system/sleep.target.wants");
+    let sleep = fs::read_to_string(sleep.join("amberfs-sleep.service")).unwrap();
+    assert!(sleep.contains("ExecStart=/opt/amber/lib/amberfs/before-sleep\n"), "{sleep}");
+    let script = world.path("to/opt/amber/lib/amberfs/before-sleep");
+    assert!(fs::read_to_string(&script).unwrap().contains("AMBERFS=/opt/amber/bin/amberfs\n"));
+    assert_eq!(fs::metadata(script).unwrap().permissions().mode() & 0o777, 0o755);
     let completions = world.path("to/opt/amber/share/zsh/site-functions/_amberfs");
     assert!(fs::read_to_string(completions).unwrap().starts_with("#compdef amberfs"));
     let output = make(&[destination, format!("BUILT={}", world.path("none").display())]);

@@ -125,12 +125,12 @@ pub fn crashes(world: &SimWorld, tears: usize) -> Vec<Crash> {
 pub fn sound(fs: &Fs) {
     let mut inodes: BTreeMap<Ino, (u32, usize)> = BTreeMap::new();
     let (mut entries, mut backs) = (BTreeSet::new(), BTreeSet::new());
-    let mut bytes = 0;
+    let mut bytes = 0u64;
     fs.volume()
         .scan(&[], &mut |key, value| {
             match (key, value) {
                 (Key::Inode(ino), Value::Inode(inode)) => {
-                    bytes += if inode.is_file() { inode.size } else { 0 };
+                    bytes = bytes.wrapping_add(if inode.is_file() { inode.size } else { 0 });
                     inodes.insert(ino, (inode.kind(), 0));
                 }
                 (Key::Entry(dir, _, name), Value::Entry(ino, kind)) => {

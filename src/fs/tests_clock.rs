@@ -1,0 +1,123 @@
+//! A wall clock that is set while the file system is in use, as by an
+//! administrator or after the machine's battery died.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::crypto::Secret;
+use crate::io::sim::{SimRandom, SimWorld};
+use crate::store::Context;
+use crate::volume::repository::{Repository, init};
+use crate::volume::{OpenOptions, World};
+
+const ME: Caller = Caller { uid: 1000, gid: 1000 };
+const YEAR: i64 = 365 * 86_400;
+
+fn key() -> Secret {
+    Secret::take(&mut [7; 32])
+}
+
+fn fresh() -> SimWorld {
+    let world = SimWorld::new();
+    init(&*world.synced("repo"), &key(), [9; 16], [1; 16], Vec::new(), &SimRandom::new(1)).unwrap();
+    set(&world, 50 * YEAR);
+    world
+}
+
+/// `state` names the folder of local state, and so the device.
+fn boot(world: &SimWorld, state: &str, life: u64) -> Fs {
+    let repo = world.synced("repo");
+    let repository = Repository::find(&*repo).unwrap();
+    let (keyring, register, _) = repository.unlock(&key()).unwrap();
+    let outside = World {
+        repo,
+        state: Some(world.folder(state)),
+        clock: world.clock(),
+        random: Arc::new(SimRandom::new(life)),
+    };
+    let context = Arc::new(Context::new(repository.repo, keyring));
+    let options = OpenOptions { device_name: state.into(), ..OpenOptions::default() };
+    let volume = Volume::open(outside, &repository, context, register, &options).unwrap();
+    assert!(volume.notices.is_empty(), "{:?}", volume.notices);
+    let ownership =
+        Ownership { uid: 1000, gid: 1000, record_self: true, force_uid: None, force_gid: None };
+    Fs::new(volume, Box::new(NoLog), Options { read_only: false, ownership }).unwrap()
+}
+
+fn set(world: &SimWorld, secs: i64) {
+    world.clock().set_wall(Timestamp { secs, nanos: 0 });
+}
+
+fn create(fs: &Fs, name: &str) {
+    let ino = fs.mknod(ME, ROOT, name.as_bytes(), 0o100_644, 0).unwrap().ino;
+    fs.write(ino, 0, name.as_bytes(), false).unwrap();
+    fs.forget(ino, 1);
+}
+
+/// Neither early nor late, wherever the hands of the clock are.
+#[test]
+fn checkpoints_go_by_the_time_that_passed() {
+    let world = fresh();
+    let fs = boot(&world, "state", 1);
+    let when = When::default();
+    assert_eq!((when.quiet, when.latest), (Duration::from_secs(30), Duration::from_secs(600)));
+    for years in [0, 10, 3000, -60, -1] {
+        create(&fs, &format!("before {years}"));
+        set(&world, (50 + years) * YEAR);
+        assert!(!fs.is_due(&when), "{years} years: nothing passed");
+        world.clock().advance(Duration::from_secs(29));
+        assert!(!fs.is_due(&when), "{years} years: 29 s after the last change");
+        world.clock().advance(Duration::from_secs(1));
+        assert!(fs.is_due(&when), "{years} years: 30 s after the last change");
+        fs.checkpoint().unwrap();
+        assert!(!fs.is_due(&when));
+        // Somebody who never stops: at the latest ten minutes after the first.
+        for step in 0..30 {
+            assert!(!fs.is_due(&when), "{years} years: step {step}");
+            create(&fs, &format!("{years} {step}"));
+            set(&world, (50 - years) * YEAR + step);
+            world.clock().advance(Duration::from_secs(20));
+        }
+        assert!(fs.is_due(&when), "{years} years: ten minutes after the first change");
+        fs.checkpoint().unwrap();
+    }
+}
+
+/// A commit that says it is older than the one before it is the newest all the
+/// same: for its own device, and for another that reads REPO alone.
+#[test]
+fn a_commit_with_an_earlier_time_is_still_the_newest() {
+    let world = fresh();
+    let fs = boot(&world, "state", 1);
+    let mut expected = Vec::new();
+    for (number, years) in [50, 80, 20, -30, 51].into_iter().enumerate() {
+        set(&world, years * YEAR);
+        let name = format!("file {number}");
+        create(&fs, &name);
+        expected.push(name.into_bytes());
+        fs.checkpoint().unwrap().expect("something changed");
+        assert_eq!(fs.volume().base().commit.time.secs, years * YEAR);
+        let ino = fs.lookup(ROOT, expected[number].as_slice()).unwrap().ino;
+        assert_eq!(fs.getattr(ino).unwrap().mtime.secs, years * YEAR, "shown as it was");
+    }
+    set(&world, 19 * YEAR);
+    create(&fs, "last");
+    expected.push(b"last".to_vec());
+    fs.checkpoint().unwrap();
+    drop(fs);
+    for (life, state) in [(2, "state"), (3, "another")] {
+        let fs = boot(&world, state, life);
+        let mut found = Vec::new();
+        fs.readdir(ROOT, 2, false, &mut |entry| {
+            found.push(entry.name.clone());
+            true
+        })
+        .unwrap();
+        found.sort();
+        let mut expected = expected.clone();
+        expected.sort();
+        assert_eq!(found, expected, "{state}");
+        assert_eq!(fs.volume().base().commit.time.secs, 19 * YEAR);
+    }
+}

@@ -1,0 +1,84 @@
+//! What the kernel and mount(8) hand over.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+
+use crate::control::{MountEntry, mount_at, parse_mountinfo};
+use crate::fuse::acl::Acl;
+
+/// Of a crate that is a program only.
+#[path = "../../mount-helper/src/options.rs"]
+mod helper;
+
+/// Arguments of the mount helper, each ended by a zero. They may come from
+/// whoever a line of fstab lets mount, and the helper may be root's: nothing in
+/// a value becomes an option of `amberfs`.
+pub fn helper_options(data: &[u8]) {
+    let arguments = data.split(|&byte| byte == 0).map(|bytes| OsString::from_vec(bytes.to_vec()));
+    let Ok(call) = helper::parse(arguments.collect()) else { return };
+    assert!(call.setuid.is_none_or(|name| !name.is_empty()));
+    let mut made = call.arguments.iter();
+    assert!(made.next().is_some_and(|command| command == "mount"));
+    loop {
+        let argument = made.next().expect("the options end");
+        if argument == "--" {
+            break;
+        }
+        let takes_value =
+            ["-o", "--password-file", "--key-file", "--vault", "--state", "--log-file"];
+        if takes_value.iter().any(|known| argument == known) {
+            assert!(!made.next().expect("has a value").is_empty() || argument == "-o");
+        } else {
+            assert!(argument == "-v", "{}", argument.display());
+        }
+    }
+    let places: Vec<&OsString> = made.collect();
+    assert!(places.len() == 2 && places[0] == call.repo.as_os_str());
+    // An empty one is for amberfs to refuse.
+    assert!(places.iter().all(|path| path.is_empty() || path.as_bytes()[0] == b'/'));
+}
+
+/// An access list (after two bytes: a mode).
+pub fn acl(data: &[u8]) {
+    let Some((mode, rest)) = data.split_at_checked(2) else { return };
+    let mode = u32::from(u16::from_le_bytes([mode[0], mode[1]]));
+    let Ok(mut list) = Acl::parse(rest) else { return };
+    assert!(list.bytes() == rest, "another encoding of the same list was taken");
+    if list.is_empty() {
+        return;
+    }
+    let before = list.mode_bits();
+    assert!(before <= 0o777);
+    let (inherited, made) = list.inherit(mode);
+    assert_eq!(made & !0o777, mode & !0o777);
+    assert_eq!(made & 0o777, inherited.mode_bits());
+    assert_eq!(made & 0o777, before & mode, "what both allow");
+    assert!(Acl::parse(&inherited.bytes()).is_ok());
+    list.follow_mode(mode);
+    assert_eq!(list.mode_bits(), mode & 0o777);
+    assert!(Acl::parse(&list.bytes()).is_ok());
+}
+
+/// The kernel's table of mounts. Whatever it says of them, each that is read is
+/// found again, and reads as it is when written down.
+pub fn mountinfo(data: &[u8]) {
+    let mounts = parse_mountinfo(data);
+    assert!(mounts.len() <= data.split(|&byte| byte == b'\n').count());
+    for mount in &mounts {
+        assert!(mount_at(&mounts, &mount.mountpoint).is_some());
+        assert!(parse_mountinfo(line(mount).as_bytes()) == [mount.clone()]);
+    }
+}
+
+fn line(mount: &MountEntry) -> String {
+    let escaped = |bytes: &[u8]| {
+        bytes.iter().fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "\\{byte:03o}");
+            text
+        })
+    };
+    let mountpoint = escaped(mount.mountpoint.as_os_str().as_bytes());
+    let source = escaped(mount.source.as_bytes());
+    format!("1 2 3:4 / {mountpoint} rw shared:1 - {} {source} rw", mount.kind)
+}
