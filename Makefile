@@ -8,7 +8,7 @@ PREFIX = /usr/local
 SBIN = /sbin
 BUILT = target/release
 
-.PHONY: deps build install test test-long demo figures lint clean
+.PHONY: deps build install test test-long demo figures bench lint clean
 
 deps:
 	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || printf '%s ' $$p; done); \
@@ -68,6 +68,13 @@ figures: PACKAGES += fio gocryptfs
 figures: deps
 	cargo build --release --bins --example chats
 	benches/figures
+
+# Beside every peer, in one run; docs/performance.md has the variables.
+PEERS = gocryptfs securefs cryfs encfs rclone bindfs
+bench: PACKAGES += fio strace $(PEERS)
+bench: deps
+	cargo build --release --bins --example memfs
+	python3 -B benches/runner bench
 
 lint:
 	cargo fmt --all -- --check
