@@ -8,7 +8,7 @@ PREFIX = /usr/local
 SBIN = /sbin
 BUILT = target/release
 
-.PHONY: deps build install test test-long demo figures bench lint clean
+.PHONY: deps build install test test-long demo bench bench-week lint clean
 
 deps:
 	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || printf '%s ' $$p; done); \
@@ -63,18 +63,18 @@ demo: deps
 	cargo build --bins --example chats
 	tests/demo
 
-# First figures, beside gocryptfs.
-figures: PACKAGES += fio gocryptfs
-figures: deps
-	cargo build --release --bins --example chats
-	benches/figures
-
 # Beside every peer, in one run; docs/performance.md has the variables.
 PEERS = gocryptfs securefs cryfs encfs rclone bindfs
 bench: PACKAGES += fio strace $(PEERS)
 bench: deps
 	cargo build --release --bins --example memfs
 	python3 -B benches/runner bench
+
+# What a sync client uploads in a week of chats.
+bench-week: PACKAGES += gocryptfs cryfs restic borgbackup
+bench-week: deps
+	cargo build --release --bins --example chats
+	python3 -B benches/runner week
 
 lint:
 	cargo fmt --all -- --check
