@@ -8,7 +8,7 @@ PREFIX = /usr/local
 SBIN = /sbin
 BUILT = target/release
 
-.PHONY: deps build install test test-long demo bench bench-week lint clean
+.PHONY: deps build install test test-long demo bench bench-week bench-scale bench-micro lint clean
 
 deps:
 	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || printf '%s ' $$p; done); \
@@ -75,6 +75,15 @@ bench-week: PACKAGES += gocryptfs cryfs restic borgbackup
 bench-week: deps
 	cargo build --release --bins --example chats
 	python3 -B benches/runner week
+
+# What grows with the number of files.
+bench-scale: deps
+	cargo build --release --bins
+	python3 -B benches/runner scale
+
+# The parts that most time goes through, each alone.
+bench-micro: deps
+	cargo bench --bench micro
 
 lint:
 	cargo fmt --all -- --check

@@ -123,7 +123,7 @@ class Target:
         if self.recipe.stdin:
             self.process.stdin.write(self.recipe.stdin.encode())
         self.process.stdin.close()
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300  # CryFS stretches its password for long
         while not is_mounted(self.folder):
             if self.process.poll() is not None or time.monotonic() > end:
                 self.kill()
