@@ -87,7 +87,8 @@ def markdown(result):
         lines += [
             f"On {place['kind']}: medians of {place['rounds']} rounds, file of {place['size_mib']} MiB, "
             f"slices of {place['slice_s']:g} s, {place['files']} small files. In brackets the highest memory "
-            "of the daemon during the job (VmHWM), in MiB. plain: the place itself; memfs: our file system in memory.",
+            "of the daemon during the job (VmHWM), in MiB. Load average as the rounds began: "
+            f"{', '.join(f'{load:.1f}' for load in place['loads'])}. plain: the place itself; memfs: our file system in memory.",
             "",
             *table(place, result["flushes"]),
             "",
