@@ -8,7 +8,7 @@ PREFIX = /usr/local
 SBIN = /sbin
 BUILT = target/release
 
-.PHONY: deps build install test test-long demo figures lint clean
+.PHONY: deps build install test test-long demo bench bench-week bench-scale bench-micro lint clean
 
 deps:
 	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || printf '%s ' $$p; done); \
@@ -70,11 +70,27 @@ demo: deps
 	cargo build --bins --example chats
 	tests/demo
 
-# First figures, beside gocryptfs.
-figures: PACKAGES += fio gocryptfs
-figures: deps
+# Beside every peer, in one run; docs/performance.md has the variables.
+PEERS = gocryptfs securefs cryfs encfs rclone bindfs
+bench: PACKAGES += fio strace $(PEERS)
+bench: deps
+	cargo build --release --bins --example memfs
+	python3 -B benches/runner bench
+
+# What a sync client uploads in a week of chats.
+bench-week: PACKAGES += gocryptfs cryfs restic borgbackup
+bench-week: deps
 	cargo build --release --bins --example chats
-	benches/figures
+	python3 -B benches/runner week
+
+# What grows with the number of files.
+bench-scale: deps
+	cargo build --release --bins
+	python3 -B benches/runner scale
+
+# The parts that most time goes through, each alone.
+bench-micro: deps
+	cargo bench --bench micro
 
 lint:
 	cargo fmt --all -- --check

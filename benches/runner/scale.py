@@ -1,0 +1,160 @@
+"""`make bench-scale`: what grows with the number of files, and how fast.
+
+At a hundredth, a tenth and all of COUNT small files: mounting (which reads heads and metadata
+objects and builds the index anew, as every mount does today), the first listing on a new device,
+lookups, and a checkpoint after one change.
+"""
+
+import json
+import os
+import random
+import shutil
+import time
+from pathlib import Path
+
+import targets
+from bench import OUT, say
+from place import Place
+from shell import Failed, drop_caches, run
+from upload import Watch
+
+COUNT = int(os.environ.get("COUNT", "1000000"))
+IN_FOLDER = 1000
+SIZE = 600  # bytes: more than is kept in the inode, so each file has a chunk
+LOOKUPS = 1000
+AMBERFS = targets.RELEASE / "amberfs"
+
+
+def name(number):
+    return f"{number // IN_FOLDER:05}/{number:08}.opus"
+
+
+def fill(folder, start, end):
+    for number in range(start, end):
+        path = os.path.join(folder, name(number))
+        if number % IN_FOLDER == 0:
+            os.mkdir(os.path.dirname(path))
+        with open(path, "xb", buffering=0) as file:
+            file.write(os.urandom(SIZE))
+
+
+def lookups(folder, count):
+    """Milliseconds of a stat of a random name, nothing cached by the kernel."""
+    draw = random.Random(count)
+    wanted = [os.path.join(folder, name(draw.randrange(count))) for _ in range(LOOKUPS)]
+    drop_caches()
+    began = time.monotonic()
+    for path in wanted:
+        os.lstat(path)
+    return (time.monotonic() - began) / LOOKUPS * 1000
+
+
+def timed(command, env):
+    began = time.monotonic()
+    out = run(command, env=env, timeout=1800)
+    return time.monotonic() - began, out
+
+
+class Scale:
+    """One repository that grows."""
+
+    def __init__(self, place):
+        self.place = place
+        self.target = targets.Target(targets.BY_NAME["amberfs"], place.path / "amberfs")
+
+    def mounted(self):
+        """Seconds until it can be used, nothing cached."""
+        run(["sync"], timeout=300)
+        drop_caches()
+        began = time.monotonic()
+        self.target.mount()
+        return time.monotonic() - began
+
+    def grow(self, start, end):
+        self.target.mount()
+        began = time.monotonic()
+        fill(self.target.folder, start, end)
+        created = (end - start) / (time.monotonic() - began)
+        peak = targets.peak_kib(self.target.pid)
+        self.target.umount()
+        return created, peak
+
+    def new_device(self, count):
+        """Seconds and names of a complete listing by a device that has only REPO; nothing mounted."""
+        state = self.place.path / "new-state"
+        shutil.rmtree(state, ignore_errors=True)
+        state.mkdir(mode=0o700)
+        drop_caches()
+        command = [AMBERFS, "--state", state, "ls", self.target.store, "-R", "-l", "--key-file", self.target.base / "key"]
+        seconds, out = timed(command, self.target.env)
+        found = out.count(".opus")
+        if found != count:
+            raise Failed(f"a listing of {count} files has {found}")
+        return seconds
+
+    def row(self, start, count):
+        created, peak_fill = self.grow(start, count)
+        listing = self.new_device(count)
+        mount = self.mounted()
+        peak_mount = targets.peak_kib(self.target.pid)
+        lookup = lookups(self.target.folder, count)
+        watch = Watch(self.target.store)
+        watch.look()
+        with open(self.target.folder / name(count // 2), "ab") as file:
+            file.write(b"one change")
+        checkpoint, _ = timed([AMBERFS, "sync", self.target.folder], self.target.env)
+        added = watch.look()
+        peak = targets.peak_kib(self.target.pid)
+        self.target.umount()
+        return {
+            "files": count, "created_per_s": created, "peak_fill_mib": peak_fill / 1024, "mount_s": mount,
+            "peak_mount_mib": peak_mount / 1024, "listing_s": listing, "lookup_ms": lookup,
+            "checkpoint_s": checkpoint, "checkpoint_bytes": added.bytes, "checkpoint_files": added.files,
+            "peak_mib": peak / 1024,
+        }
+
+
+TITLES = {
+    "created_per_s": "created, per s",
+    "peak_fill_mib": "memory while creating, MiB",
+    "mount_s": "mount, index built anew, s",
+    "peak_mount_mib": "memory after mount, MiB",
+    "listing_s": "first listing on a new device (`ls -lR REPO`), s",
+    "lookup_ms": "lookup, ms",
+    "checkpoint_s": "checkpoint after one change, s",
+    "checkpoint_bytes": "bytes it added",
+    "checkpoint_files": "files it added",
+    "peak_mib": "memory in all this, MiB",
+}
+
+
+def markdown(rows):
+    head = ["", *(f"{row['files']:,} files" for row in rows), "growth per file, last step"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for key, title in TITLES.items():
+        cells = [f"{row[key]:,.0f}" if row[key] >= 100 else f"{row[key]:.3g}" for row in rows]
+        growth = "-"
+        if len(rows) > 1 and key != "created_per_s":
+            step = (rows[-1][key] - rows[-2][key]) / (rows[-1]["files"] - rows[-2]["files"])
+            unit = {"s": ("us", 1e6), "ms": ("ns", 1e6), "mib": ("bytes", 1 << 20)}.get(key.rsplit("_", 1)[1], ("", 1))
+            growth = f"{step * unit[1]:.3g} {unit[0]}".strip()
+        lines.append(f"| {' | '.join([title, *cells, growth])} |")
+    return "\n".join([*lines, ""])
+
+
+def main():
+    rows = []
+    with Place(os.environ.get("WHERE") or str(OUT)) as place:
+        scale = Scale(place)
+        try:
+            start = 0
+            for count in (COUNT // 100, COUNT // 10, COUNT):
+                rows.append(scale.row(start, count))
+                say(f"{rows[-1]}")
+                start = count
+                OUT.mkdir(parents=True, exist_ok=True)
+                Path(OUT / "scale.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+                Path(OUT / "scale.md").write_text(markdown(rows), encoding="utf-8")
+        finally:
+            scale.target.kill()
+    print(markdown(rows))
