@@ -3,6 +3,10 @@
 //! Invariant: standard output has only what was asked for; nothing secret is
 //! ever printed, and a panic prints its place only.
 
+#[cfg(feature = "pkcs11")]
+#[path = "amberfs-vault/ceremony.rs"]
+mod ceremony;
+
 use std::fs::{DirBuilder, File};
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +17,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amberfs::io::{DirFolder, PrivateFolder, SystemClock, SystemRandom};
-use amberfs::vault::hsm::KeyProtection;
+use amberfs::vault::config::CONFIG;
+use amberfs::vault::hsm::transfer::keys_fingerprint;
+use amberfs::vault::hsm::KeyError;
 use amberfs::vault::net::{Limits, serve, server_config};
 use amberfs::vault::protocol::{Address, Argon2Cost, Protection};
 use amberfs::vault::server::{FolderError, Opened, Site, create_site, open_site, view_site};
@@ -29,6 +35,8 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// The file that remembers the address last served.
 const ADDRESS: &str = "address";
 const ADDRESS_LIMIT: u64 = 1024;
+/// Exit code for a PIN that the token refused: starting again could lock it.
+const PIN_REFUSED: u8 = 12;
 
 /// Keep backup keys for passwords, with a limited number of guesses
 #[derive(Parser)]
@@ -40,11 +48,18 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Make a vault of one site with software keys in DIR
+    /// Make a vault of one site in DIR, with software keys or keys in a token
     Init {
         /// New or empty folder
         dir: PathBuf,
+        #[cfg(feature = "pkcs11")]
+        #[command(flatten)]
+        token: ceremony::InitToken,
     },
+    /// Copy the keys of a vault from token to token
+    #[cfg(feature = "pkcs11")]
+    #[command(subcommand)]
+    Ceremony(ceremony::Ceremony),
     /// Serve the vault in DIR until SIGTERM
     Serve {
         /// The vault's folder
@@ -90,12 +105,17 @@ impl Failure {
     fn folder(dir: &Path, error: &FolderError) -> Self {
         let missing = matches!(error, FolderError::Io { source, .. }
             if source.kind() == std::io::ErrorKind::NotFound);
+        let code = match error {
+            FolderError::Keys(KeyError::Token(why)) if why.is_about_the_pin() => PIN_REFUSED,
+            _ if missing => 10,
+            _ => 1,
+        };
         let text = if missing {
             format!("{} is not a vault (make one with: amberfs-vault init)", dir.display())
         } else {
             format!("{}: {error}", dir.display())
         };
-        Self { code: if missing { 10 } else { 1 }, text }
+        Self { code, text }
     }
 }
 
@@ -137,7 +157,11 @@ fn main() -> ExitCode {
     let _ = log::set_logger(&LOGGER);
     log::set_max_level(log::LevelFilter::Info);
     let outcome = harden().and_then(|()| match &arguments.command {
-        Command::Init { dir } => init(dir),
+        #[cfg(feature = "pkcs11")]
+        Command::Init { dir, token } if token.is_given() => ceremony::init(dir, token),
+        Command::Init { dir, .. } => init(dir),
+        #[cfg(feature = "pkcs11")]
+        Command::Ceremony(step) => ceremony::run(step),
         Command::Serve { dir, listen, advertise, open_registration, no_delays } => {
             let options = ServeOptions { open: *open_registration, delays: !no_delays };
             run(dir, listen, advertise, options)
@@ -159,18 +183,27 @@ fn say(line: &str) -> Result<(), Failure> {
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Failure::other)
 }
 
-fn init(dir: &Path) -> Result<(), Failure> {
+/// Makes a site's folder, if it is not there.
+fn make_folder(dir: &Path) -> Result<(), Failure> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(Failure::other)?;
-    check_owner(dir)?;
+    check_owner(dir)
+}
+
+fn init(dir: &Path) -> Result<(), Failure> {
+    make_folder(dir)?;
     let fingerprint = create_site(&DirFolder::new(dir), &SystemRandom, Argon2Cost::FLOOR)
         .map_err(|error| Failure::folder(dir, &error))?;
     say(&format!("vault fingerprint: {fingerprint}"))?;
+    say_where_the_root_is(dir);
+    warn_of_software_keys();
+    Ok(())
+}
+
+fn say_where_the_root_is(dir: &Path) {
     log::info!(
         "{} signs the manifest; serving does not need it: keep it on another medium",
         dir.join("root.key").display()
     );
-    warn_of_software_keys();
-    Ok(())
 }
 
 fn warn_of_software_keys() {
@@ -178,6 +211,26 @@ fn warn_of_software_keys() {
         "the keys of this vault are in a file: whoever takes this disk can guess every \
          record's password without any limit"
     );
+}
+
+/// What the operator should know about the keys that are served.
+fn warn_of_keys(opened: &Opened) {
+    if opened.keys.protection() == Protection::File {
+        warn_of_software_keys();
+    }
+    if opened.keys.is_exportable() {
+        log::warn!(
+            "the keys of this vault can still leave its token: when all sites have them, \
+             run amberfs-vault ceremony seal"
+        );
+    }
+    if opened.manifest.sites.len() > 1 {
+        log::warn!(
+            "this vault has {} sites, but its ledger is this site's own: served at more \
+             than one site, every site counts tries for itself",
+            opened.manifest.sites.len()
+        );
+    }
 }
 
 /// Who can write to the folder can put another ledger or other keys there.
@@ -194,9 +247,11 @@ fn check_owner(dir: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Secret files must be ours (or root's) and closed to everybody else.
+/// Secret files must be ours (or root's) and closed to everybody else; nobody
+/// else may say where the keys are.
 fn check_private(dir: &Path) -> Result<(), Failure> {
     check_owner(dir)?;
+    check_owner(&dir.join(CONFIG))?;
     for name in ["keys", "root.key"] {
         let path = dir.join(name);
         let Ok(data) = std::fs::symlink_metadata(&path) else { continue };
@@ -255,10 +310,10 @@ async fn serve_here(
     let mut ended = signal(SignalKind::terminate()).map_err(Failure::other)?;
     let mut interrupted = signal(SignalKind::interrupt()).map_err(Failure::other)?;
     let fingerprint = opened.fingerprint();
-    let protection = opened.keys.protection();
+    warn_of_keys(&opened);
     let acceptor = TlsAcceptor::from(server_config(opened.keys.tls()).map_err(Failure::other)?);
     let site = Arc::new(Site::new(
-        Arc::new(opened.keys),
+        opened.keys,
         Arc::new(opened.ledger),
         Arc::new(SystemRandom),
         Arc::new(SystemClock),
@@ -282,9 +337,6 @@ async fn serve_here(
     let address = Address::new(hosts, fingerprint)
         .map_err(|error| Failure { code: 2, text: error.to_string() })?;
     DirFolder::new(dir).replace(ADDRESS, address.to_string().as_bytes()).map_err(Failure::other)?;
-    if protection == Protection::File {
-        warn_of_software_keys();
-    }
     let open = options.open
         || (place.ip().is_loopback() && address.hosts().iter().all(|host| is_here(host)));
     log::info!("registration is {}", if open { "open" } else { "closed" });
@@ -302,7 +354,7 @@ async fn serve_here(
     let outcome = tokio::select! {
         _ = ended.recv() => Ok(()),
         _ = interrupted.recv() => Ok(()),
-        () = unusable(&site) => Err(Failure::other("the ledger failed; it must be opened anew")),
+        () = unusable(&site) => Err(Failure::other("ledger or keys failed; they must be opened anew")),
     };
     log::info!("stopping");
     let _ = stop.send(true);
@@ -319,7 +371,7 @@ fn is_here(host: &str) -> bool {
     name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Returns when the site's ledger cannot be used any more.
+/// Returns when the site's ledger or keys cannot be used any more.
 async fn unusable(site: &Arc<Site>) {
     loop {
         let site = Arc::clone(site);
@@ -355,8 +407,10 @@ fn status(dir: &Path) -> Result<(), Failure> {
     let opened = opened(dir, view_site(&DirFolder::new(dir)))?;
     let manifest = opened.manifest.clone();
     let fingerprint = opened.fingerprint();
+    let exportable = opened.keys.is_exportable();
+    let keys = keys_fingerprint(&*opened.keys, opened.keys.generation()).map_err(Failure::other)?;
     let site = Site::new(
-        Arc::new(opened.keys),
+        opened.keys,
         Arc::new(opened.ledger),
         Arc::new(SystemRandom),
         Arc::new(SystemClock),
@@ -366,11 +420,13 @@ fn status(dir: &Path) -> Result<(), Failure> {
     let census = site.census().map_err(Failure::other)?;
     say(&format!("fingerprint: {fingerprint}"))?;
     say(&format!("manifest epoch: {}", manifest.epoch))?;
-    let keys = match manifest.protection {
+    let place = match manifest.protection {
         Protection::File => "in a file",
+        Protection::Hsm if exportable => "in an HSM; a ceremony is not done",
         Protection::Hsm => "in an HSM",
     };
-    say(&format!("keys: {keys}"))?;
+    say(&format!("keys: {place}"))?;
+    say(&format!("keys fingerprint: {keys}"))?;
     say(&format!(
         "records: {} active, {} registering, {} closed, {} ended, {} unreadable",
         census.active, census.registering, census.closed, census.ended, census.unreadable
@@ -402,7 +458,7 @@ mod tests {
         let opened = open_site(&*folder).ok().unwrap();
         let ledger = Arc::new(opened.ledger);
         let site = Arc::new(Site::new(
-            Arc::new(opened.keys),
+            opened.keys,
             Arc::<amberfs::vault::ledger::EmbeddedLedger>::clone(&ledger),
             Arc::new(SystemRandom),
             Arc::new(SystemClock),
