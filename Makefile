@@ -50,6 +50,7 @@ target/venv/done: tests/requirements.txt
 	target/venv/bin/pip install --quiet -r tests/requirements.txt
 	touch $@
 
+test: PACKAGES += softhsm2
 test: deps target/venv/done
 	tests/run
 
@@ -72,6 +73,7 @@ figures: deps
 lint:
 	cargo fmt --all -- --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets --features amberfs/pkcs11 -- -D warnings
 
 clean:
 	cargo clean

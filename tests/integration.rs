@@ -34,6 +34,8 @@ mod mounted;
 mod power;
 #[path = "../benches/memfs/service.rs"]
 mod service;
+#[path = "integration/token.rs"]
+mod token;
 #[path = "integration/trouble.rs"]
 mod trouble;
 #[path = "integration/units.rs"]

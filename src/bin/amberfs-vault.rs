@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use amberfs::io::{DirFolder, PrivateFolder, SystemClock, SystemRandom};
 use amberfs::vault::config::CONFIG;
-use amberfs::vault::hsm::transfer::keys_fingerprint;
 use amberfs::vault::hsm::KeyError;
+use amberfs::vault::hsm::transfer::keys_fingerprint;
 use amberfs::vault::net::{Limits, serve, server_config};
 use amberfs::vault::protocol::{Address, Argon2Cost, Protection};
 use amberfs::vault::server::{FolderError, Opened, Site, create_site, open_site, view_site};
@@ -242,7 +242,7 @@ fn check_owner(dir: &Path) -> Result<(), Failure> {
         return bad("belongs to somebody else");
     }
     if data.mode() & 0o022 != 0 {
-        return bad("can be written by others: chmod 700 it, and look at what is in it");
+        return bad("can be written by others: chmod go-w it, and look at what is in it");
     }
     Ok(())
 }

@@ -25,7 +25,7 @@ use crate::vault::protocol::{AKE_PUBLIC, FleetId};
 const DEADLINE: Duration = Duration::from_secs(180);
 const MODULUS_BITS: u64 = 3072;
 /// `CKA_EC_PARAMS` of P-256: its object identifier, DER.
-const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+pub(super) const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 /// What a generation has, beside the lookup key.
 const OF_GENERATION: [Purpose; 3] = [Purpose::Seed, Purpose::Ake, Purpose::Seal];
 
@@ -50,7 +50,7 @@ fn named(name: &KeyName) -> [Attribute; 3] {
 }
 
 /// What a secret or private key may do, wherever it came from.
-fn rights(name: &KeyName, exportable: bool) -> Vec<Attribute> {
+pub(super) fn rights(name: &KeyName, exportable: bool) -> Vec<Attribute> {
     let purpose = name.purpose;
     let signs = !matches!(purpose, Purpose::Ake | Purpose::Wrapping);
     let mut template = named(name).to_vec();
@@ -78,7 +78,7 @@ fn rights(name: &KeyName, exportable: bool) -> Vec<Attribute> {
 }
 
 /// What anybody may know of a key pair.
-fn public_rights(name: &KeyName) -> Vec<Attribute> {
+pub(super) fn public_rights(name: &KeyName) -> Vec<Attribute> {
     let mut template = named(name).to_vec();
     template.extend([
         Attribute::Private(false),

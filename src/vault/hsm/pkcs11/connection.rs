@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 
 use super::names::KeyName;
 use super::pool::classify;
+use crate::crypto::Secret;
 use crate::vault::hsm::TokenError;
-use crate::vault::hsm::point::Coordinate;
 
 /// Bytes of `CKA_EC_POINT`: a DER `OCTET STRING` of an uncompressed point.
 const EC_POINT: usize = 67;
@@ -79,20 +79,16 @@ impl Connection {
     }
 
     /// HMAC-SHA256.
-    pub fn mac(
-        &mut self,
-        name: &KeyName,
-        message: &[u8],
-    ) -> Result<Zeroizing<[u8; 32]>, TokenError> {
+    pub fn mac(&mut self, name: &KeyName, message: &[u8]) -> Result<Secret, TokenError> {
         let key = self.key(name)?;
         let made = self.session.sign(&Mechanism::Sha256Hmac, key, message).map_err(classify)?;
         let made = Zeroizing::new(made);
-        let mac = made.as_slice().try_into().map_err(|_| TokenError::Wrong("HMAC"))?;
-        Ok(Zeroizing::new(mac))
+        let mut mac = made.as_slice().try_into().map_err(|_| TokenError::Wrong("HMAC"))?;
+        Ok(Secret::take(&mut mac))
     }
 
-    /// x(dP) for an uncompressed point P.
-    pub fn agree(&mut self, name: &KeyName, peer: &[u8; 65]) -> Result<Coordinate, TokenError> {
+    /// x(dP) for an uncompressed point P, big-endian.
+    pub fn agree(&mut self, name: &KeyName, peer: &[u8; 65]) -> Result<Secret, TokenError> {
         let key = self.key(name)?;
         // PKCS#11 3.0 demands the bare point; some tokens know only the
         // OCTET STRING of older versions.
@@ -105,10 +101,10 @@ impl Connection {
         let Attribute::Value(value) = value? else { return Err(TokenError::Wrong("shared x")) };
         let value = Zeroizing::new(value);
         // Leading zeros may have been dropped.
-        let mut x = Zeroizing::new([0; 32]);
+        let mut x = [0; 32];
         let at = x.len().checked_sub(value.len()).ok_or(TokenError::Wrong("shared x"))?;
         x[at..].copy_from_slice(&value);
-        Ok(x)
+        Ok(Secret::take(&mut x))
     }
 
     fn derive(&self, key: ObjectHandle, peer: &[u8]) -> Result<ObjectHandle, TokenError> {

@@ -85,7 +85,7 @@ fn inspect(
         let public = token.public(&ake)?;
         let base = p256::ProjectivePoint::GENERATOR.to_affine().to_encoded_point(false);
         let base = base.as_bytes().try_into().expect("an uncompressed P-256 point has 65 bytes");
-        if token.agree(&ake, base)?[..] != public.as_affine().x()[..] {
+        if token.agree(&ake, base)?.expose()[..] != public.as_affine().x()[..] {
             return Err(TokenError::Wrong("AKE key"));
         }
         publics.insert(*generation, public);
@@ -119,12 +119,7 @@ impl TokenKeys {
         self.generations.get(&generation).ok_or(KeyError::Generation(generation))
     }
 
-    fn mac(
-        &self,
-        generation: u32,
-        purpose: Purpose,
-        message: Vec<u8>,
-    ) -> Result<Zeroizing<[u8; 32]>, KeyError> {
+    fn mac(&self, generation: u32, purpose: Purpose, message: Vec<u8>) -> Result<Secret, KeyError> {
         let name = KeyName { fleet: self.fleet, generation, purpose };
         Ok(self.pool.run(move |token| token.mac(&name, &message))?)
     }
@@ -147,7 +142,7 @@ impl KeyProtection for TokenKeys {
         self.of(generation)?;
         // One block of HKDF-Expand (RFC 5869): few tokens have HKDF, all HMAC.
         let message = [&credential[..], b"OprfKey", &[1]].concat();
-        Ok(Secret::take(&mut *self.mac(generation, Purpose::Seed, message)?))
+        self.mac(generation, Purpose::Seed, message)
     }
 
     fn ake_public(&self, generation: u32) -> Result<[u8; AKE_PUBLIC], KeyError> {
@@ -176,11 +171,11 @@ impl KeyProtection for TokenKeys {
 
     fn seal_mac(&self, generation: u32, message: &[u8]) -> Result<Secret, KeyError> {
         self.of(generation)?;
-        Ok(Secret::take(&mut *self.mac(generation, Purpose::Seal, message.to_vec())?))
+        self.mac(generation, Purpose::Seal, message.to_vec())
     }
 
     fn lookup_mac(&self, message: &[u8]) -> Result<[u8; 32], KeyError> {
-        Ok(*self.mac(0, Purpose::Lookup, message.to_vec())?)
+        Ok(*self.mac(0, Purpose::Lookup, message.to_vec())?.expose())
     }
 
     fn tls(&self) -> Arc<dyn SigningKey> {

@@ -34,9 +34,15 @@ struct Job {
     work: Box<dyn FnOnce(&mut Worker) + Send>,
 }
 
+/// How long the end of a pool waits for a call that hangs.
+const LINGER: Duration = Duration::from_secs(2);
+
 /// Sessions with one token.
 pub struct Pool {
-    jobs: mpsc::Sender<Job>,
+    /// Empty only while the pool ends.
+    jobs: Option<mpsc::Sender<Job>>,
+    /// Closed once all workers have ended.
+    ended: Mutex<mpsc::Receiver<()>>,
     deadline: Duration,
     lost: Arc<AtomicBool>,
 }
@@ -86,7 +92,10 @@ impl Place {
     fn open(token: &Token, access: Access) -> Result<Self, TokenError> {
         let module = |why: Error| TokenError::Module {
             module: token.module.display().to_string(),
-            why: why.to_string(),
+            why: match why {
+                Error::Pkcs11(code, function) => format!("{function} answered {code:?}"),
+                other => other.to_string(),
+            },
         };
         let pin = read_pin(token)?;
         let context = Pkcs11::new(&token.module).map_err(module)?;
@@ -147,11 +156,8 @@ impl Worker {
         work: &dyn Fn(&mut Connection) -> Result<T, TokenError>,
     ) -> Result<T, TokenError> {
         let outcome = self.attempt(work);
-        if let Err(error) = &outcome {
-            self.lost.store(error.is_absence(), Ordering::Relaxed);
-        } else {
-            self.lost.store(false, Ordering::Relaxed);
-        }
+        let lost = |error: &TokenError| error.is_absence() || error.is_about_the_pin();
+        self.lost.store(outcome.as_ref().is_err_and(lost), Ordering::Relaxed);
         outcome
     }
 
@@ -196,29 +202,33 @@ impl Pool {
         let (jobs, queue) = mpsc::channel::<Job>();
         let queue = Arc::new(Mutex::new(queue));
         let lost = Arc::new(AtomicBool::new(false));
+        let (ending, ended) = mpsc::channel();
         let workers = if access == Access::Use { token.sessions } else { 1 };
         for number in 0..workers {
-            let (queue, lost) = (Arc::clone(&queue), Arc::clone(&lost));
+            let (queue, lost, ending) = (Arc::clone(&queue), Arc::clone(&lost), ending.clone());
             let mut worker = Worker { place: Arc::clone(&place), session: None, lost };
             std::thread::Builder::new()
                 .name(format!("token-{number}"))
                 .spawn(move || {
                     loop {
                         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                        let Ok(job) = next else { return };
+                        let Ok(job) = next else { break };
                         // Nobody waits for it any more.
                         if Instant::now() < job.due {
                             (job.work)(&mut worker);
                         }
                     }
+                    drop(worker);
+                    drop(ending);
                 })
                 .map_err(|error| TokenError::Refused(format!("no thread: {error}")))?;
         }
-        Ok(Self { jobs, deadline, lost })
+        Ok(Self { jobs: Some(jobs), ended: Mutex::new(ended), deadline, lost })
     }
 
     /// Does `work` in a session, and waits for it until the deadline; with
-    /// [`Access::Use`] it must bear being done twice.
+    /// [`Access::Use`] it must bear being done twice. What is secret in `T` is
+    /// on the heap and wiped by its type: moving it leaves no copy.
     pub fn run<T: Send + 'static>(
         &self,
         work: impl Fn(&mut Connection) -> Result<T, TokenError> + Send + 'static,
@@ -228,7 +238,8 @@ impl Pool {
             let _ = reply.send(worker.perform(&work));
         };
         let job = Job { due: Instant::now() + self.deadline, work: Box::new(work) };
-        self.jobs.send(job).map_err(|_| TokenError::Removed)?;
+        let jobs = self.jobs.as_ref().expect("taken by drop only");
+        jobs.send(job).map_err(|_| TokenError::Removed)?;
         answer.recv_timeout(self.deadline).unwrap_or_else(|error| {
             self.lost.store(true, Ordering::Relaxed);
             Err(match error {
@@ -239,9 +250,19 @@ impl Pool {
         })
     }
 
-    /// Whether the last job met no token.
+    /// Whether the last job met no token, or could not log in.
     pub fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Pool {
+    /// Sessions must be closed before the process ends: libraries clean up then,
+    /// and a session that is closed meanwhile crashes some.
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let _ = ended.recv_timeout(LINGER);
     }
 }
 
