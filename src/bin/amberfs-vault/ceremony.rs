@@ -13,7 +13,8 @@ use amberfs::vault::protocol::{Argon2Cost, Fingerprint};
 use amberfs::vault::server::ceremony::{self, CeremonyError, REQUEST};
 use zeroize::Zeroizing;
 
-use super::{Failure, check_private, make_folder, say, say_where_the_root_is};
+use super::guard::check_private;
+use super::{Failure, make_folder, say, say_where_the_root_is};
 
 /// A token and the way into it
 #[derive(clap::Args)]
