@@ -57,6 +57,7 @@ target/venv/done: tests/requirements.txt
 	target/venv/bin/pip install --quiet -r tests/requirements.txt
 	touch $@
 
+test: PACKAGES += softhsm2
 test: deps target/venv/done
 	tests/run
 
@@ -95,6 +96,7 @@ bench-micro: deps
 lint:
 	cargo fmt --all -- --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets --features amberfs/pkcs11 -- -D warnings
 
 clean:
 	cargo clean

@@ -29,6 +29,7 @@ use crate::io::{SyncedFile, Timestamp};
 use crate::journal::{Journal, JournalKeys, Options, Replay};
 use crate::store::{Context, Reader, Writer};
 use crate::vault::hsm::FileKeys;
+use crate::vault::hsm::transfer::{Aloud, Parcel, SiteRequest};
 use crate::vault::ledger::{EmbeddedLedger, Ledger, RECORD_LIMIT};
 use crate::vault::protocol::{
     Address, Binding, Fingerprint, Locator, Manifest, PAYLOAD_SEALED, Password, REPLY_SIZE,
@@ -47,7 +48,7 @@ pub use mounting::{acl, helper_options, mountinfo};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets, by name.
-pub const TARGETS: [Target; 27] = [
+pub const TARGETS: [Target; 28] = [
     ("acl", acl),
     ("commit", commit),
     ("container", container),
@@ -71,6 +72,7 @@ pub const TARGETS: [Target; 27] = [
     ("register", register),
     ("repository", repository),
     ("state", state),
+    ("transfer", transfer),
     ("vault_keys", vault_keys),
     ("vault_record", vault_record),
     ("vault_reply", vault_reply),
@@ -553,6 +555,22 @@ pub fn manifest(data: &[u8]) {
     if let Ok(manifest) = Manifest::own(rest) {
         let pinned = manifest.roots.fingerprint();
         assert!(Manifest::verify(rest, pinned, manifest.epoch) == Ok(manifest));
+    }
+}
+
+/// What goes from site to site in a ceremony: the request (0), the parcel (1)
+/// and a fingerprint that was read aloud (2).
+pub fn transfer(data: &[u8]) {
+    let (what, rest) = choose(data);
+    match what % 3 {
+        0 => canonical(rest, SiteRequest::decode, SiteRequest::encode),
+        1 => canonical(rest, Parcel::decode, Parcel::encode),
+        _ => {
+            let Ok(text) = std::str::from_utf8(rest) else { return };
+            if let Ok(aloud) = text.parse::<Aloud>() {
+                assert_eq!(aloud.to_string().parse(), Ok(aloud));
+            }
+        }
     }
 }
 

@@ -40,6 +40,8 @@ mod repair;
 mod semantics;
 #[path = "../benches/memfs/service.rs"]
 mod service;
+#[path = "integration/token.rs"]
+mod token;
 #[path = "integration/trouble.rs"]
 mod trouble;
 #[path = "integration/units.rs"]

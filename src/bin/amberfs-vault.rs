@@ -3,21 +3,29 @@
 //! Invariant: standard output has only what was asked for; nothing secret is
 //! ever printed, and a panic prints its place only.
 
+#[cfg(feature = "pkcs11")]
+#[path = "amberfs-vault/ceremony.rs"]
+mod ceremony;
+#[path = "amberfs-vault/guard.rs"]
+mod guard;
+
 use std::fs::{DirBuilder, File};
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use amberfs::io::{DirFolder, PrivateFolder, SystemClock, SystemRandom};
-use amberfs::vault::hsm::KeyProtection;
+use amberfs::vault::hsm::KeyError;
+use amberfs::vault::hsm::transfer::keys_fingerprint;
 use amberfs::vault::net::{Limits, serve, server_config};
 use amberfs::vault::protocol::{Address, Argon2Cost, Protection};
 use amberfs::vault::server::{FolderError, Opened, Site, create_site, open_site, view_site};
 use clap::{Parser, Subcommand};
+use guard::{LOGGER, check_owner, check_private, harden};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
@@ -29,6 +37,8 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// The file that remembers the address last served.
 const ADDRESS: &str = "address";
 const ADDRESS_LIMIT: u64 = 1024;
+/// Exit code for a PIN that the token refused: starting again could lock it.
+const PIN_REFUSED: u8 = 12;
 
 /// Keep backup keys for passwords, with a limited number of guesses
 #[derive(Parser)]
@@ -40,11 +50,18 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Make a vault of one site with software keys in DIR
+    /// Make a vault of one site in DIR, with software keys or keys in a token
     Init {
         /// New or empty folder
         dir: PathBuf,
+        #[cfg(feature = "pkcs11")]
+        #[command(flatten)]
+        token: ceremony::InitToken,
     },
+    /// Copy the keys of a vault from token to token
+    #[cfg(feature = "pkcs11")]
+    #[command(subcommand)]
+    Ceremony(ceremony::Ceremony),
     /// Serve the vault in DIR until SIGTERM
     Serve {
         /// The vault's folder
@@ -90,46 +107,18 @@ impl Failure {
     fn folder(dir: &Path, error: &FolderError) -> Self {
         let missing = matches!(error, FolderError::Io { source, .. }
             if source.kind() == std::io::ErrorKind::NotFound);
+        let code = match error {
+            FolderError::Keys(KeyError::Token(why)) if why.is_about_the_pin() => PIN_REFUSED,
+            _ if missing => 10,
+            _ => 1,
+        };
         let text = if missing {
             format!("{} is not a vault (make one with: amberfs-vault init)", dir.display())
         } else {
             format!("{}: {error}", dir.display())
         };
-        Self { code: if missing { 10 } else { 1 }, text }
+        Self { code, text }
     }
-}
-
-struct Stderr;
-
-impl log::Log for Stderr {
-    fn enabled(&self, data: &log::Metadata<'_>) -> bool {
-        let ours = data.target().starts_with("amberfs");
-        data.level() <= if ours { log::Level::Info } else { log::Level::Warn }
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        if self.enabled(record.metadata()) {
-            let _ = writeln!(std::io::stderr(), "{}: {}", record.level(), record.args());
-        }
-    }
-
-    fn flush(&self) {}
-}
-
-static LOGGER: Stderr = Stderr;
-
-/// No core dumps, and no panic message: both could hold secrets.
-fn harden() -> Result<(), Failure> {
-    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
-    setrlimit(Resource::Core, none)
-        .and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable))
-        .map_err(|error| Failure::other(format!("core dumps could not be turned off: {error}")))?;
-    std::panic::set_hook(Box::new(|info| {
-        let place = info.location().map_or_else(String::new, ToString::to_string);
-        let _ = writeln!(std::io::stderr(), "ERROR: a request failed at {place}; please report it");
-    }));
-    Ok(())
 }
 
 fn main() -> ExitCode {
@@ -137,7 +126,11 @@ fn main() -> ExitCode {
     let _ = log::set_logger(&LOGGER);
     log::set_max_level(log::LevelFilter::Info);
     let outcome = harden().and_then(|()| match &arguments.command {
-        Command::Init { dir } => init(dir),
+        #[cfg(feature = "pkcs11")]
+        Command::Init { dir, token } if token.is_given() => ceremony::init(dir, token),
+        Command::Init { dir, .. } => init(dir),
+        #[cfg(feature = "pkcs11")]
+        Command::Ceremony(step) => ceremony::run(step),
         Command::Serve { dir, listen, advertise, open_registration, no_delays } => {
             let options = ServeOptions { open: *open_registration, delays: !no_delays };
             run(dir, listen, advertise, options)
@@ -159,18 +152,27 @@ fn say(line: &str) -> Result<(), Failure> {
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Failure::other)
 }
 
-fn init(dir: &Path) -> Result<(), Failure> {
+/// Makes a site's folder, if it is not there.
+fn make_folder(dir: &Path) -> Result<(), Failure> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(Failure::other)?;
-    check_owner(dir)?;
+    check_owner(dir)
+}
+
+fn init(dir: &Path) -> Result<(), Failure> {
+    make_folder(dir)?;
     let fingerprint = create_site(&DirFolder::new(dir), &SystemRandom, Argon2Cost::FLOOR)
         .map_err(|error| Failure::folder(dir, &error))?;
     say(&format!("vault fingerprint: {fingerprint}"))?;
+    say_where_the_root_is(dir);
+    warn_of_software_keys();
+    Ok(())
+}
+
+fn say_where_the_root_is(dir: &Path) {
     log::info!(
         "{} signs the manifest; serving does not need it: keep it on another medium",
         dir.join("root.key").display()
     );
-    warn_of_software_keys();
-    Ok(())
 }
 
 fn warn_of_software_keys() {
@@ -180,35 +182,24 @@ fn warn_of_software_keys() {
     );
 }
 
-/// Who can write to the folder can put another ledger or other keys there.
-fn check_owner(dir: &Path) -> Result<(), Failure> {
-    let Ok(data) = std::fs::metadata(dir) else { return Ok(()) };
-    let owner = rustix::process::geteuid().as_raw();
-    let bad = |what: &str| Err(Failure::other(format!("{} {what}", dir.display())));
-    if ![owner, 0].contains(&data.uid()) {
-        return bad("belongs to somebody else");
+/// What the operator should know about the keys that are served.
+fn warn_of_keys(opened: &Opened) {
+    if opened.keys.protection() == Protection::File {
+        warn_of_software_keys();
     }
-    if data.mode() & 0o022 != 0 {
-        return bad("can be written by others: chmod 700 it, and look at what is in it");
+    if opened.keys.is_exportable() {
+        log::warn!(
+            "the keys of this vault can still leave its token: when all sites have them, \
+             run amberfs-vault ceremony seal"
+        );
     }
-    Ok(())
-}
-
-/// Secret files must be ours (or root's) and closed to everybody else.
-fn check_private(dir: &Path) -> Result<(), Failure> {
-    check_owner(dir)?;
-    for name in ["keys", "root.key"] {
-        let path = dir.join(name);
-        let Ok(data) = std::fs::symlink_metadata(&path) else { continue };
-        let owner = rustix::process::geteuid().as_raw();
-        if !data.is_file() || data.mode() & 0o077 != 0 || ![owner, 0].contains(&data.uid()) {
-            return Err(Failure::other(format!(
-                "{} can be read by others: chmod 600 it, and think about who did",
-                path.display()
-            )));
-        }
+    if opened.manifest.sites.len() > 1 {
+        log::warn!(
+            "this vault has {} sites, but its ledger is this site's own: served at more \
+             than one site, every site counts tries for itself",
+            opened.manifest.sites.len()
+        );
     }
-    Ok(())
 }
 
 fn opened(dir: &Path, opened: Result<Opened, FolderError>) -> Result<Opened, Failure> {
@@ -255,10 +246,10 @@ async fn serve_here(
     let mut ended = signal(SignalKind::terminate()).map_err(Failure::other)?;
     let mut interrupted = signal(SignalKind::interrupt()).map_err(Failure::other)?;
     let fingerprint = opened.fingerprint();
-    let protection = opened.keys.protection();
+    warn_of_keys(&opened);
     let acceptor = TlsAcceptor::from(server_config(opened.keys.tls()).map_err(Failure::other)?);
     let site = Arc::new(Site::new(
-        Arc::new(opened.keys),
+        opened.keys,
         Arc::new(opened.ledger),
         Arc::new(SystemRandom),
         Arc::new(SystemClock),
@@ -282,9 +273,6 @@ async fn serve_here(
     let address = Address::new(hosts, fingerprint)
         .map_err(|error| Failure { code: 2, text: error.to_string() })?;
     DirFolder::new(dir).replace(ADDRESS, address.to_string().as_bytes()).map_err(Failure::other)?;
-    if protection == Protection::File {
-        warn_of_software_keys();
-    }
     let open = options.open
         || (place.ip().is_loopback() && address.hosts().iter().all(|host| is_here(host)));
     log::info!("registration is {}", if open { "open" } else { "closed" });
@@ -302,7 +290,7 @@ async fn serve_here(
     let outcome = tokio::select! {
         _ = ended.recv() => Ok(()),
         _ = interrupted.recv() => Ok(()),
-        () = unusable(&site) => Err(Failure::other("the ledger failed; it must be opened anew")),
+        () = unusable(&site) => Err(Failure::other("ledger or keys failed; they must be opened anew")),
     };
     log::info!("stopping");
     let _ = stop.send(true);
@@ -319,7 +307,7 @@ fn is_here(host: &str) -> bool {
     name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Returns when the site's ledger cannot be used any more.
+/// Returns when the site's ledger or keys cannot be used any more.
 async fn unusable(site: &Arc<Site>) {
     loop {
         let site = Arc::clone(site);
@@ -355,8 +343,10 @@ fn status(dir: &Path) -> Result<(), Failure> {
     let opened = opened(dir, view_site(&DirFolder::new(dir)))?;
     let manifest = opened.manifest.clone();
     let fingerprint = opened.fingerprint();
+    let exportable = opened.keys.is_exportable();
+    let keys = keys_fingerprint(&*opened.keys, opened.keys.generation()).map_err(Failure::other)?;
     let site = Site::new(
-        Arc::new(opened.keys),
+        opened.keys,
         Arc::new(opened.ledger),
         Arc::new(SystemRandom),
         Arc::new(SystemClock),
@@ -366,11 +356,13 @@ fn status(dir: &Path) -> Result<(), Failure> {
     let census = site.census().map_err(Failure::other)?;
     say(&format!("fingerprint: {fingerprint}"))?;
     say(&format!("manifest epoch: {}", manifest.epoch))?;
-    let keys = match manifest.protection {
+    let place = match manifest.protection {
         Protection::File => "in a file",
+        Protection::Hsm if exportable => "in an HSM; a ceremony is not done",
         Protection::Hsm => "in an HSM",
     };
-    say(&format!("keys: {keys}"))?;
+    say(&format!("keys: {place}"))?;
+    say(&format!("keys fingerprint: {keys}"))?;
     say(&format!(
         "records: {} active, {} registering, {} closed, {} ended, {} unreadable",
         census.active, census.registering, census.closed, census.ended, census.unreadable
@@ -402,7 +394,7 @@ mod tests {
         let opened = open_site(&*folder).ok().unwrap();
         let ledger = Arc::new(opened.ledger);
         let site = Arc::new(Site::new(
-            Arc::new(opened.keys),
+            opened.keys,
             Arc::<amberfs::vault::ledger::EmbeddedLedger>::clone(&ledger),
             Arc::new(SystemRandom),
             Arc::new(SystemClock),

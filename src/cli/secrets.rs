@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{IsTerminal, Read};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -12,10 +11,8 @@ use zeroize::Zeroizing;
 use super::args::Global;
 use super::{Code, Failure, Result, vault};
 use crate::crypto::{Secret, correct_one_group, parse_key, resembles_key};
+use crate::io::{SECRET_MAX, SecretFileError, SecretFrom, open_secret, read_secret};
 use crate::volume::repository::Repository;
-
-/// Longest secrets file, bytes.
-const SECRET_MAX: u64 = 4096;
 
 /// K for a repository: the key itself, or out of the vault by password.
 pub fn obtain(global: &Global, repo: &Path, repository: &Repository) -> Result<Secret> {
@@ -68,7 +65,7 @@ fn text(
     let credential = std::env::var_os("CREDENTIALS_DIRECTORY")
         .map(|folder| PathBuf::from(folder).join(credential))
         .filter(|path| path.exists());
-    credential.map(|path| read(&path, repo, Found::Credential)).transpose()
+    credential.map(|path| read(&path, repo, SecretFrom::Credential)).transpose()
 }
 
 /// The failure for a key that does not open the repository; names the group
@@ -86,64 +83,32 @@ pub fn wrong_key(repository: &Repository, key: &Secret) -> Failure {
         .hint("it is the key of another repository, or has mistakes in more than one group")
 }
 
-/// Who named a secrets file.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Found {
-    /// The user.
-    Given,
-    /// systemd, which gives a unit with `User=` a file of root's that an access
-    /// list opens to that user; the list shows as permissions of the group.
-    Credential,
-}
-
 /// Reads a secrets file: regular, own or root's, closed to others, outside
 /// REPO.
 pub fn read_file(path: &Path, repo: &Path) -> Result<Zeroizing<String>> {
-    read(path, repo, Found::Given)
+    read(path, repo, SecretFrom::User)
 }
 
-fn read(path: &Path, repo: &Path, found: Found) -> Result<Zeroizing<String>> {
-    let bad = |what: &str| {
+fn read(path: &Path, repo: &Path, from: SecretFrom) -> Result<Zeroizing<String>> {
+    let bad = |what: &dyn std::fmt::Display| {
         Failure::new(Code::Usage, format!("the secrets file {} {what}", path.display()))
     };
-    let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_MAX as usize + 1));
+    let refused = |error: SecretFileError| match error {
+        SecretFileError::Open => bad(&error).hint(format!("chmod 600 {}", path.display())),
+        _ => bad(&error),
+    };
     if path == Path::new("-") {
         // Around the standard library's buffer, which nobody wipes.
         let stdin = fs::File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
-        stdin.take(SECRET_MAX + 1).read_to_end(&mut bytes)?;
-    } else {
-        let file = fs::OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(path)
-            .map_err(|error| bad(&format!("cannot be read: {error}")))?;
-        let data = file.metadata()?;
-        if !data.is_file() {
-            return Err(bad("is not a regular file"));
-        }
-        let me = rustix::process::geteuid().as_raw();
-        if data.uid() != me && data.uid() != 0 {
-            return Err(bad("belongs to somebody else"));
-        }
-        let closed = match found {
-            Found::Credential if data.uid() == 0 => 0o037,
-            _ => 0o077,
-        };
-        if data.mode() & closed != 0 {
-            return Err(bad("can be read by others").hint(format!("chmod 600 {}", path.display())));
-        }
-        // Of the file that is open, whatever the path leads to by now.
-        let place = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-        if place.starts_with(repo) {
-            return Err(bad("lies inside the repository, which is uploaded"));
-        }
-        file.take(SECRET_MAX + 1).read_to_end(&mut bytes)?;
+        return read_secret(stdin).map_err(refused);
     }
-    if bytes.len() as u64 > SECRET_MAX {
-        return Err(bad("is too long"));
+    let file = open_secret(path, from).map_err(refused)?;
+    // Of the file that is open, whatever the path leads to by now.
+    let place = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    if place.starts_with(repo) {
+        return Err(bad(&"lies inside the repository, which is uploaded"));
     }
-    let text = std::str::from_utf8(&bytes).map_err(|_| bad("is not text"))?;
-    Ok(Zeroizing::new(text.to_string()))
+    read_secret(file).map_err(refused)
 }
 
 fn run(command: &str) -> Result<Zeroizing<String>> {

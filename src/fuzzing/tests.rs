@@ -10,6 +10,7 @@ use crate::format::namespace::{Content, ContentClass, Dot, Inode, Owner};
 use crate::format::node::{self, Dotted, MapItem, NO_ID, Run};
 use crate::format::record::Change;
 use crate::format::register::{Features, Slot, key_check_slot};
+use crate::vault::hsm::transfer::{RsaPublic, WrappedKeys};
 use crate::vault::protocol::{
     AkeKey, Argon2Cost, Ended, Protection, Refusal, Reply, Request, Retirement, Roots, SiteKey,
     Standing, Tries, seal_payload, sign_manifest,
@@ -130,6 +131,32 @@ fn a_manifest() -> (Manifest, Vec<u8>) {
     };
     let signed = sign_manifest(&manifest, &[&root]);
     (manifest, signed)
+}
+
+/// A request for keys, and the parcel that answers it.
+fn a_transfer() -> (SiteRequest, Parcel) {
+    let request = SiteRequest {
+        fleet: [5; 16],
+        root: [6; 32],
+        name: "south".into(),
+        spki: vec![9; 91],
+        wrapping: RsaPublic { modulus: vec![0xc3; 384], exponent: vec![1, 0, 1] },
+    };
+    let parcel = Parcel {
+        request: hash(&request.encode()),
+        generation: 1,
+        ake: [2; 33],
+        keys: Aloud::of(b"keys"),
+        wrapped: WrappedKeys {
+            transport: vec![1; 384],
+            seed: vec![2; 40],
+            ake: vec![3; 80],
+            seal: vec![4; 40],
+            lookup: vec![5; 40],
+        },
+        manifest: a_manifest().1,
+    };
+    (request, parcel)
 }
 
 fn requests() -> Vec<Request> {
@@ -328,6 +355,7 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
     state.truncate(state.len() - 32);
     let key = format_key(&secret(0x5a)).to_string();
     let (manifest, signed) = a_manifest();
+    let (asks, parcel) = a_transfer();
     let keys = FileKeys::create(&SimRandom::new(9)).ok().unwrap().encode();
     let binding = Binding { repo: REPO, registration: [2; 16], fleet: [3; 16] };
     let payload = seal_payload(&secret(1), &binding, &[([1; 16], &secret(2))]).unwrap();
@@ -407,6 +435,14 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         ("register", vec![a_register().encode()]),
         ("repository", vec![a_repository()]),
         ("state", vec![state]),
+        (
+            "transfer",
+            vec![
+                chosen(0, &asks.encode()),
+                chosen(1, &parcel.encode()),
+                chosen(2, parcel.keys.to_string().as_bytes()),
+            ],
+        ),
         ("vault_keys", vec![chosen(0, &keys), chosen(1, &payload)]),
         ("vault_record", records().iter().map(|record| without_zeros(&record.encode())).collect()),
         ("vault_reply", replies().iter().map(|reply| message(&encode_reply(reply))).collect()),
@@ -474,6 +510,11 @@ fn seeds_are_taken() {
     taken("repository", &|bytes| walked(bytes) == 5);
     taken("acl", &|bytes| crate::fuse::acl::Acl::parse(&bytes[2..]).is_ok());
     taken("mountinfo", &|bytes| !control::parse_mountinfo(bytes).is_empty());
+    taken("transfer", &|bytes| match bytes[0] {
+        0 => SiteRequest::decode(&bytes[1..]).is_ok(),
+        1 => Parcel::decode(&bytes[1..]).is_ok(),
+        _ => std::str::from_utf8(&bytes[1..]).is_ok_and(|text| text.parse::<Aloud>().is_ok()),
+    });
     taken("commit", &|bytes| Commit::decode(bytes).is_ok());
     taken("node", &|bytes| Node::decode(bytes).is_ok());
     taken("record", &|bytes| record::decode(bytes).is_ok());

@@ -4,12 +4,14 @@
 //! nothing reads the clock, random numbers or the file system.
 
 mod real;
+mod secret;
 pub mod sim;
 
 use std::io;
 use std::time::Duration;
 
 pub use real::{DirFolder, DirSynced, SystemClock, SystemRandom};
+pub use secret::{SECRET_MAX, SecretFileError, SecretFrom, open_secret, read_secret};
 
 /// Wall-clock time: seconds since 1970 and nanoseconds (0 to 999,999,999) that
 /// count forward from them, also before 1970.

@@ -5,6 +5,7 @@
 //! evaluated, in the order of the ledger, whatever crashes, retries or races.
 
 pub mod client;
+pub mod config;
 pub mod hsm;
 pub mod ledger;
 pub mod net;

@@ -55,7 +55,7 @@ impl Vault {
         let opened = open_site(&DirFolder::new(self.dir.path())).ok().unwrap();
         let acceptor = TlsAcceptor::from(server_config(opened.keys.tls()).unwrap());
         let site = Arc::new(Site::new(
-            Arc::new(opened.keys),
+            opened.keys,
             Arc::new(opened.ledger),
             Arc::new(SystemRandom),
             Arc::<Later>::clone(&self.clock),

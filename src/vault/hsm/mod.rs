@@ -5,13 +5,21 @@
 //! computed with the OPRF seed, because that *is* a record's OPRF key.
 
 mod file;
+#[cfg(feature = "pkcs11")]
+pub mod pkcs11;
+#[cfg(any(feature = "pkcs11", test))]
+mod point;
+mod token;
+pub mod transfer;
 
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
 pub use file::FileKeys;
+pub use token::TokenError;
 
+use super::config::Token;
 use super::protocol::{AKE_PUBLIC, FleetId, Protection};
 use crate::crypto::Secret;
 
@@ -24,9 +32,12 @@ pub enum KeyError {
     /// A point that is not on the curve.
     #[error("the client's key is not valid")]
     Point,
-    /// The key file or token is unusable.
+    /// The key file is unusable.
     #[error("vault keys: {0}")]
     Unusable(&'static str),
+    /// The token.
+    #[error(transparent)]
+    Token(#[from] TokenError),
 }
 
 /// What a site computes with keys that it may not be able to read. Calls may be
@@ -56,4 +67,28 @@ pub trait KeyProtection: Send + Sync {
     fn lookup_mac(&self, message: &[u8]) -> Result<[u8; 32], KeyError>;
     /// The site's TLS signing key.
     fn tls(&self) -> Arc<dyn rustls::sign::SigningKey>;
+    /// Whether the keys could be taken out, wrapped: a ceremony is not done.
+    fn is_exportable(&self) -> bool {
+        false
+    }
+    /// Whether the keys can be used; if not, the site must be opened anew. May
+    /// be slow.
+    fn is_usable(&self) -> bool {
+        true
+    }
+}
+
+/// Opens a fleet's keys in a token, with the generations of its manifest.
+pub fn open_token(
+    token: &Token,
+    fleet: FleetId,
+    generations: &[u32],
+) -> Result<Arc<dyn KeyProtection>, KeyError> {
+    #[cfg(feature = "pkcs11")]
+    return Ok(Arc::new(pkcs11::TokenKeys::open(token, fleet, generations)?));
+    #[cfg(not(feature = "pkcs11"))]
+    {
+        let _ = (token, fleet, generations);
+        Err(TokenError::NotBuilt.into())
+    }
 }

@@ -27,7 +27,8 @@ const PAGE: usize = 4096;
 const MAGIC: &[u8; 24] = b"amberfs-vault ledger 1\0\0";
 /// Most names in one ledger; each takes 8 KiB of disk.
 const NAMES_LIMIT: usize = 1 << 20;
-const FILE: &str = "ledger";
+/// The file's name in a site's folder.
+pub const FILE: &str = "ledger";
 const CHECKED: usize = PAGE - 32;
 
 /// Where a page says whether its value is the last of its name.

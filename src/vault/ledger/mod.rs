@@ -8,7 +8,7 @@ mod seal;
 #[cfg(test)]
 pub(crate) mod sim;
 
-pub use embedded::EmbeddedLedger;
+pub use embedded::{EmbeddedLedger, FILE as LEDGER};
 pub use seal::{RECORD_LIMIT, SealError, open_value, record_name, seal_value};
 
 /// HMAC of a ticket under the lookup key.

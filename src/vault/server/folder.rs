@@ -2,19 +2,22 @@
 //!
 //! ```text
 //! keys       software keys; whoever has them and the ledger can guess
+//! vault.toml settings; with keys in a token, where that is
 //! root.key   the fleet root's signing key; belongs on another medium
 //! manifest   what the root signed
 //! ledger     the records, sealed
 //! ```
 
 use std::io;
+use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
 use zeroize::Zeroizing;
 
 use crate::crypto::Secret;
 use crate::io::{PrivateFolder, Random};
-use crate::vault::hsm::{FileKeys, KeyError, KeyProtection};
+use crate::vault::config::{Config, ConfigError, Keys};
+use crate::vault::hsm::{FileKeys, KeyError, KeyProtection, open_token};
 use crate::vault::ledger::{EmbeddedLedger, LedgerError};
 use crate::vault::net::spki;
 use crate::vault::protocol::{
@@ -23,8 +26,9 @@ use crate::vault::protocol::{
 
 const KEYS: &str = "keys";
 const ROOT: &str = "root.key";
-const MANIFEST: &str = "manifest";
-const FILE_LIMIT: u64 = 8192;
+/// The manifest's name in a site's folder.
+pub(super) const MANIFEST: &str = "manifest";
+pub(super) const FILE_LIMIT: u64 = 8192;
 
 /// Why a folder is not a site's.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +47,9 @@ pub enum FolderError {
     /// The keys.
     #[error(transparent)]
     Keys(#[from] KeyError),
+    /// The settings.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -57,7 +64,7 @@ pub enum FolderError {
 /// An open site's folder.
 pub struct Opened {
     /// Its keys.
-    pub keys: FileKeys,
+    pub keys: Arc<dyn KeyProtection>,
     /// Its records.
     pub ledger: EmbeddedLedger,
     /// Its manifest, as signed.
@@ -73,6 +80,12 @@ impl Opened {
     }
 }
 
+/// A vault is never made over something.
+pub(super) fn check_new(folder: &dyn PrivateFolder) -> Result<(), FolderError> {
+    let list = folder.list("").map_err(|source| FolderError::Io { what: "the folder", source })?;
+    if list.is_empty() { Ok(()) } else { Err(FolderError::NotEmpty) }
+}
+
 /// Makes a fleet of one site with software keys and a root of 1 of 1. `cost` is
 /// the least for new registrations.
 pub fn create_site(
@@ -80,13 +93,25 @@ pub fn create_site(
     random: &dyn Random,
     cost: Argon2Cost,
 ) -> Result<Fingerprint, FolderError> {
+    check_new(folder)?;
+    let keys = FileKeys::create(random)?;
+    folder
+        .replace(KEYS, &keys.encode())
+        .map_err(|source| FolderError::Io { what: KEYS, source })?;
+    found(folder, random, cost, "single site", &keys)
+}
+
+/// Makes what a fleet's first site has beside its keys: root, ledger, manifest.
+pub(super) fn found(
+    folder: &dyn PrivateFolder,
+    random: &dyn Random,
+    cost: Argon2Cost,
+    name: &str,
+    keys: &dyn KeyProtection,
+) -> Result<Fingerprint, FolderError> {
     let io = |what| move |source| FolderError::Io { what, source };
-    if !folder.list("").map_err(io("the folder"))?.is_empty() {
-        return Err(FolderError::NotEmpty);
-    }
     let seed = Secret::random(random);
     let root = SigningKey::from_bytes(seed.expose());
-    let keys = FileKeys::create(random)?;
     let tls = spki(&*keys.tls()).ok_or(KeyError::Unusable("the TLS key has no public half"))?;
     let generation = keys.generation();
     let manifest = Manifest {
@@ -97,10 +122,9 @@ pub fn create_site(
         quorum: 1,
         cost,
         ake: vec![AkeKey { generation, public: keys.ake_public(generation)? }],
-        sites: vec![SiteKey { name: "single site".into(), spki: tls }],
+        sites: vec![SiteKey { name: name.into(), spki: tls }],
     };
     folder.replace(ROOT, seed.expose()).map_err(io(ROOT))?;
-    folder.replace(KEYS, &keys.encode()).map_err(io(KEYS))?;
     EmbeddedLedger::create(folder)?;
     // Last: a folder without it is not a site's yet.
     folder.replace(MANIFEST, &sign_manifest(&manifest, &[&root])).map_err(io(MANIFEST))?;
@@ -126,11 +150,18 @@ fn open_with(
         |what| folder.read(what, FILE_LIMIT).map_err(|source| FolderError::Io { what, source });
     let signed = read(MANIFEST)?;
     let manifest = Manifest::own(&signed)?;
-    let keys = FileKeys::decode(&Zeroizing::new(read(KEYS)?))?;
-    let generation = keys.generation();
+    let keys: Arc<dyn KeyProtection> = match Config::load(folder)?.keys {
+        Keys::File {} => Arc::new(FileKeys::decode(&Zeroizing::new(read(KEYS)?))?),
+        Keys::Pkcs11(token) => {
+            let generations: Vec<u32> = manifest.ake.iter().map(|key| key.generation).collect();
+            open_token(&token, manifest.fleet, &generations)?
+        }
+    };
+    let current = manifest.ake.last().ok_or(FolderError::Mismatch)?;
     let ours = manifest.fleet == keys.fleet()
         && manifest.protection == keys.protection()
-        && manifest.has_ake(&keys.ake_public(generation)?)
+        && current.generation == keys.generation()
+        && current.public == keys.ake_public(current.generation)?
         && spki(&*keys.tls()).is_some_and(|spki| manifest.has_site(&spki));
     if !ours {
         return Err(FolderError::Mismatch);

@@ -4,6 +4,8 @@
 //! Invariant: a reply that depends on a write sits inside the [`Write`] and
 //! comes out only against the ledger's [`Durable`](super::ledger::Durable).
 
+#[cfg(feature = "pkcs11")]
+pub mod ceremony;
 mod effect;
 mod evaluate;
 mod folder;

@@ -105,9 +105,10 @@ impl Site {
         &*self.keys
     }
 
-    /// Whether its ledger can be used; if not, the site must be opened anew.
+    /// Whether its ledger and keys can be used; if not, the site must be opened
+    /// anew. May be slow.
     pub fn is_usable(&self) -> bool {
-        self.ledger.is_usable()
+        self.ledger.is_usable() && self.keys.is_usable()
     }
 
     /// Does what one request asks, and answers. `open` says whether it may

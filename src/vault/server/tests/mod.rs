@@ -1,6 +1,7 @@
 //! Orders of crashes, retries, timeouts and concurrent guesses against sites
 //! that share a simulated ledger; the law is checked in the ledger's own order.
 
+mod keys;
 mod orders;
 mod rules;
 

@@ -1,0 +1,76 @@
+//! How the program guards what it holds: no core dumps, no secrets in messages,
+//! no files that others can read or change.
+
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use amberfs::vault::config::CONFIG;
+
+use super::Failure;
+
+pub struct Stderr;
+
+impl log::Log for Stderr {
+    fn enabled(&self, data: &log::Metadata<'_>) -> bool {
+        let ours = data.target().starts_with("amberfs");
+        data.level() <= if ours { log::Level::Info } else { log::Level::Warn }
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let _ = writeln!(std::io::stderr(), "{}: {}", record.level(), record.args());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+pub static LOGGER: Stderr = Stderr;
+
+/// No core dumps, and no panic message: both could hold secrets.
+pub fn harden() -> Result<(), Failure> {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    setrlimit(Resource::Core, none)
+        .and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable))
+        .map_err(|error| Failure::other(format!("core dumps could not be turned off: {error}")))?;
+    std::panic::set_hook(Box::new(|info| {
+        let place = info.location().map_or_else(String::new, ToString::to_string);
+        let _ = writeln!(std::io::stderr(), "ERROR: a request failed at {place}; please report it");
+    }));
+    Ok(())
+}
+
+/// Who can write to the folder can put another ledger or other keys there.
+pub fn check_owner(dir: &Path) -> Result<(), Failure> {
+    let Ok(data) = std::fs::metadata(dir) else { return Ok(()) };
+    let owner = rustix::process::geteuid().as_raw();
+    let bad = |what: &str| Err(Failure::other(format!("{} {what}", dir.display())));
+    if ![owner, 0].contains(&data.uid()) {
+        return bad("belongs to somebody else");
+    }
+    if data.mode() & 0o022 != 0 {
+        return bad("can be written by others: chmod go-w it, and look at what is in it");
+    }
+    Ok(())
+}
+
+/// Secret files must be ours (or root's) and closed to everybody else; nobody
+/// else may say where the keys are.
+pub fn check_private(dir: &Path) -> Result<(), Failure> {
+    check_owner(dir)?;
+    check_owner(&dir.join(CONFIG))?;
+    for name in ["keys", "root.key"] {
+        let path = dir.join(name);
+        let Ok(data) = std::fs::symlink_metadata(&path) else { continue };
+        let owner = rustix::process::geteuid().as_raw();
+        if !data.is_file() || data.mode() & 0o077 != 0 || ![owner, 0].contains(&data.uid()) {
+            return Err(Failure::other(format!(
+                "{} can be read by others: chmod 600 it, and think about who did",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,216 @@
+//! A site's settings: `vault.toml` in its folder. Without the file every
+//! setting has its default.
+//!
+//! Invariant: a key that is not known is an error that names it; a mistyped
+//! setting must not turn into a default.
+
+use std::io;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::io::PrivateFolder;
+
+/// The file's name in a site's folder.
+pub const CONFIG: &str = "vault.toml";
+const CONFIG_LIMIT: u64 = 64 * 1024;
+
+/// A site's settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where its keys are.
+    pub keys: Keys,
+}
+
+/// Where a site's keys are.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Keys {
+    /// In the file `keys` of the site's folder.
+    // Braces: serde lets unknown fields pass beside a unit variant.
+    File {},
+    /// In a PKCS#11 token.
+    Pkcs11(Token),
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self::File {}
+    }
+}
+
+/// A PKCS#11 token and the way into it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Token {
+    /// The maker's library.
+    pub module: PathBuf,
+    /// The token's label.
+    pub token: String,
+    /// A file with the user's PIN; without it systemd's credential
+    /// `amberfs-vault.pin`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pin_file: Option<PathBuf>,
+    /// Sessions to work with at once, 1 to 64.
+    #[serde(default = "sessions")]
+    pub sessions: u32,
+    /// Milliseconds after which one operation of the token counts as failed,
+    /// 10 to 60000.
+    #[serde(default = "deadline_ms")]
+    pub deadline_ms: u32,
+}
+
+fn sessions() -> u32 {
+    4
+}
+
+fn deadline_ms() -> u32 {
+    5000
+}
+
+impl Token {
+    /// A token with the default numbers.
+    pub fn new(module: PathBuf, token: String, pin_file: Option<PathBuf>) -> Self {
+        Self { module, token, pin_file, sessions: sessions(), deadline_ms: deadline_ms() }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let paths = [("module", Some(&self.module)), ("pin_file", self.pin_file.as_ref())];
+        for (key, path) in paths {
+            if path.is_some_and(|path| !path.is_absolute()) {
+                return Err(ConfigError::Value { key, what: "must be an absolute path" });
+            }
+        }
+        if !(1..=64).contains(&self.sessions) {
+            return Err(ConfigError::Value { key: "sessions", what: "must be 1 to 64" });
+        }
+        if !(10..=60_000).contains(&self.deadline_ms) {
+            return Err(ConfigError::Value { key: "deadline_ms", what: "must be 10 to 60000" });
+        }
+        Ok(())
+    }
+}
+
+/// Why settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The disk.
+    #[error("{CONFIG}: {0}")]
+    Io(#[from] io::Error),
+    /// Not the file's language, or an unknown key.
+    #[error("{CONFIG}: {0}")]
+    Syntax(String),
+    /// A value outside what is allowed.
+    #[error("{CONFIG}: {key} {what}")]
+    Value {
+        /// Whose value.
+        key: &'static str,
+        /// What it must be.
+        what: &'static str,
+    },
+}
+
+impl Config {
+    /// Reads settings.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let config: Self =
+            toml::from_str(text).map_err(|error| ConfigError::Syntax(error.to_string()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        match &self.keys {
+            Keys::File {} => Ok(()),
+            Keys::Pkcs11(token) => token.check(),
+        }
+    }
+
+    /// The settings of a site's folder.
+    pub fn load(folder: &dyn PrivateFolder) -> Result<Self, ConfigError> {
+        match folder.read(CONFIG, CONFIG_LIMIT) {
+            Ok(bytes) => {
+                let text = String::from_utf8(bytes)
+                    .map_err(|_| ConfigError::Syntax("not UTF-8".to_owned()))?;
+                Self::parse(&text)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes the settings into a site's folder.
+    pub fn store(&self, folder: &dyn PrivateFolder) -> Result<(), ConfigError> {
+        self.check()?;
+        let text = toml::to_string(self).map_err(|error| ConfigError::Syntax(error.to_string()))?;
+        Ok(folder.replace(CONFIG, text.as_bytes())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::sim::SimWorld;
+
+    const TOKEN: &str = "[keys]\nkind = \"pkcs11\"\nmodule = \"/lib/p11.so\"\ntoken = \"vault\"\n";
+
+    fn refusal(text: &str) -> String {
+        Config::parse(text).err().unwrap().to_string()
+    }
+
+    #[test]
+    fn without_a_file_keys_are_in_a_file() {
+        let folder = SimWorld::new().folder("vault");
+        assert_eq!(Config::load(&*folder).unwrap().keys, Keys::File {});
+        for text in ["", "[keys]\nkind = \"file\"\n"] {
+            assert_eq!(Config::parse(text).unwrap(), Config::default(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_stored_is_read_again() {
+        let folder = SimWorld::new().folder("vault");
+        let mut token = Token::new("/lib/p11.so".into(), "a \"label\"".into(), None);
+        for pin_file in [None, Some(PathBuf::from("/run/pin"))] {
+            token.pin_file = pin_file;
+            let config = Config { keys: Keys::Pkcs11(token.clone()) };
+            config.store(&*folder).unwrap();
+            assert_eq!(Config::load(&*folder).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_names_it() {
+        let texts = [
+            ("unknown", "unknown = 1\n".to_owned()),
+            ("keyz", "[keyz]\nkind = \"file\"\n".to_owned()),
+            ("token", "[keys]\nkind = \"file\"\ntoken = \"vault\"\n".to_owned()),
+            ("pinfile", format!("{TOKEN}pinfile = \"/run/pin\"\n")),
+            ("cloud", "[keys]\nkind = \"cloud\"\n".to_owned()),
+        ];
+        for (key, text) in texts {
+            let refused = refusal(&text);
+            assert!(refused.contains(key), "{key}: {refused}");
+        }
+    }
+
+    #[test]
+    fn values_outside_their_limits_are_refused() {
+        assert!(Config::parse(TOKEN).is_ok());
+        for (key, line) in [
+            ("sessions", "sessions = 0"),
+            ("sessions", "sessions = 65"),
+            ("sessions", "sessions = 300"),
+            ("deadline_ms", "deadline_ms = 9"),
+            ("deadline_ms", "deadline_ms = 60001"),
+            ("pin_file", "pin_file = \"pin\""),
+        ] {
+            let refused = refusal(&format!("{TOKEN}{line}\n"));
+            assert!(refused.contains(key), "{line}: {refused}");
+        }
+        assert!(refusal(&TOKEN.replace("/lib", "lib")).contains("module must be an absolute path"));
+        assert!(refusal(&TOKEN.replace("token = \"vault\"\n", "")).contains("token"));
+        assert!(refusal("[keys]\n").contains("kind"));
+    }
+}

@@ -1,0 +1,284 @@
+//! The fleet's keys from one site's token to the others'.
+//!
+//! ```text
+//! new site      request   makes its TLS key and a wrapping key
+//! first site    export    wraps the fleet's keys for it, adds it to the manifest
+//! new site      import    takes them in so that they cannot leave again
+//! first site    seal      replaces its own by copies that cannot leave
+//! ```
+//!
+//! Invariant: a file that came from elsewhere is used only if its fingerprint
+//! is the one that was read aloud where it was made.
+
+use std::io;
+
+use ed25519_dalek::SigningKey;
+
+use super::folder::{FILE_LIMIT, FolderError, MANIFEST, check_new, found};
+use crate::crypto::{Secret, hash, random_id};
+use crate::format::wire::DecodeError;
+use crate::io::{PrivateFolder, Random};
+use crate::vault::config::{Config, Keys, Token};
+use crate::vault::hsm::pkcs11::{TokenAdmin, TokenKeys};
+use crate::vault::hsm::transfer::{Aloud, NAME_LIMIT, Parcel, SiteRequest, keys_fingerprint};
+use crate::vault::hsm::{KeyError, KeyProtection};
+use crate::vault::ledger::{EmbeddedLedger, LEDGER};
+use crate::vault::protocol::{
+    Argon2Cost, Fingerprint, Manifest, ManifestError, Protection, SiteKey, sign_manifest,
+};
+
+/// The request's name in a new site's folder.
+pub const REQUEST: &str = "request";
+
+/// Why a ceremony does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum CeremonyError {
+    /// A site's folder.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// Not the file that was read aloud.
+    #[error("the file's fingerprint is {found}: this is not the file that was read aloud")]
+    Fingerprint {
+        /// Of the file that is here.
+        found: Aloud,
+    },
+    /// Neither a request nor a parcel.
+    #[error("the file {0}")]
+    Decode(#[from] DecodeError),
+    /// Software keys.
+    #[error("the keys of this fleet are in a file; a ceremony copies keys of tokens")]
+    NotToken,
+    /// A file of another fleet, or for another site.
+    #[error("the file is of another fleet, or for another site")]
+    Other,
+    /// After `seal`, or without `init --for-ceremony`.
+    #[error("the keys cannot leave this site's token any more")]
+    Sealed,
+    /// A name that the manifest has, or cannot have.
+    #[error("the fleet has a site of this name, or the name is longer than {NAME_LIMIT} bytes")]
+    Name,
+    /// The root key given cannot sign alone.
+    #[error("the manifest must be signed by other root keys, or by more than one")]
+    Root,
+    /// The manifest is full.
+    #[error("the manifest has no room for another site")]
+    Full,
+    /// Keys that are not the first site's.
+    #[error("the keys that came out of the parcel are not the first site's")]
+    Keys,
+    /// A site that has its keys.
+    #[error("this site has its keys already")]
+    Done,
+}
+
+impl From<KeyError> for CeremonyError {
+    fn from(error: KeyError) -> Self {
+        Self::Folder(error.into())
+    }
+}
+
+impl From<ManifestError> for CeremonyError {
+    fn from(error: ManifestError) -> Self {
+        Self::Folder(error.into())
+    }
+}
+
+type Result<T> = std::result::Result<T, CeremonyError>;
+
+fn read(folder: &dyn PrivateFolder, what: &'static str) -> Result<Vec<u8>> {
+    Ok(folder.read(what, FILE_LIMIT).map_err(|source| FolderError::Io { what, source })?)
+}
+
+fn write(folder: &dyn PrivateFolder, what: &'static str, bytes: &[u8]) -> Result<()> {
+    Ok(folder.replace(what, bytes).map_err(|source| FolderError::Io { what, source })?)
+}
+
+fn token(folder: &dyn PrivateFolder) -> Result<Token> {
+    match Config::load(folder).map_err(FolderError::from)?.keys {
+        Keys::Pkcs11(token) => Ok(token),
+        Keys::File {} => Err(CeremonyError::NotToken),
+    }
+}
+
+fn check(bytes: &[u8], said: Aloud) -> Result<()> {
+    let found = Aloud::of(bytes);
+    if found == said { Ok(()) } else { Err(CeremonyError::Fingerprint { found }) }
+}
+
+/// Makes a fleet's first site with its keys in a token. Only with `exportable`
+/// can they be copied to other sites, until [`seal`].
+pub fn create_token_site(
+    folder: &dyn PrivateFolder,
+    random: &dyn Random,
+    cost: Argon2Cost,
+    token: Token,
+    name: &str,
+    exportable: bool,
+) -> Result<(Fingerprint, Aloud)> {
+    check_new(folder)?;
+    if name.len() > NAME_LIMIT {
+        return Err(CeremonyError::Name);
+    }
+    let fleet = random_id(random);
+    let admin = TokenAdmin::open(&token, fleet)?;
+    admin.create_fleet(exportable)?;
+    admin.create_tls()?;
+    let keys = TokenKeys::open(&token, fleet, &[1])?;
+    Config { keys: Keys::Pkcs11(token) }.store(folder).map_err(FolderError::from)?;
+    let root = found(folder, random, cost, name, &keys)?;
+    Ok((root, keys_fingerprint(&keys, 1)?))
+}
+
+/// At a new site: makes its TLS and wrapping keys and the request for the keys
+/// of the fleet that `manifest` describes. Returns the request's fingerprint.
+pub fn request(
+    folder: &dyn PrivateFolder,
+    token: Token,
+    manifest: &[u8],
+    pinned: Fingerprint,
+    name: &str,
+) -> Result<Aloud> {
+    check_new(folder)?;
+    let manifest = Manifest::verify(manifest, pinned, 0)?;
+    if manifest.protection != Protection::Hsm {
+        return Err(CeremonyError::NotToken);
+    }
+    if name.len() > NAME_LIMIT || manifest.sites.iter().any(|site| site.name == name) {
+        return Err(CeremonyError::Name);
+    }
+    let admin = TokenAdmin::open(&token, manifest.fleet)?;
+    let request = SiteRequest {
+        fleet: manifest.fleet,
+        root: pinned.0,
+        name: name.to_owned(),
+        spki: admin.create_tls()?,
+        wrapping: admin.create_wrapping()?,
+    }
+    .encode();
+    Config { keys: Keys::Pkcs11(token) }.store(folder).map_err(FolderError::from)?;
+    write(folder, REQUEST, &request)?;
+    Ok(Aloud::of(&request))
+}
+
+/// What goes to a new site.
+pub struct Exported {
+    /// The parcel.
+    pub parcel: Vec<u8>,
+    /// The keys' fingerprint, equal at all sites.
+    pub keys: Aloud,
+}
+
+/// At the first site: wraps the current keys for the site that asks, adds it to
+/// the manifest and signs that with `root`.
+pub fn export(
+    folder: &dyn PrivateFolder,
+    root: &Secret,
+    request: &[u8],
+    said: Aloud,
+) -> Result<Exported> {
+    check(request, said)?;
+    let asks = SiteRequest::decode(request)?;
+    let mut manifest = Manifest::own(&read(folder, MANIFEST)?)?;
+    if asks.fleet != manifest.fleet || asks.root != manifest.roots.fingerprint().0 {
+        return Err(CeremonyError::Other);
+    }
+    let token = token(folder)?;
+    let generations: Vec<u32> = manifest.ake.iter().map(|key| key.generation).collect();
+    let keys = TokenKeys::open(&token, manifest.fleet, &generations)?;
+    if !keys.is_exportable() {
+        return Err(CeremonyError::Sealed);
+    }
+    // Again, for a parcel that was lost: the manifest stays as it is.
+    let known = manifest.sites.iter().find(|site| site.name == asks.name);
+    match known {
+        Some(site) if site.spki == asks.spki => {}
+        Some(_) => return Err(CeremonyError::Name),
+        None => {
+            manifest.sites.push(SiteKey { name: asks.name, spki: asks.spki });
+            manifest.quorum = (manifest.sites.len() / 2 + 1) as u8;
+            manifest.epoch += 1;
+        }
+    }
+    let root = SigningKey::from_bytes(root.expose());
+    let signed = sign_manifest(&manifest, &[&root]);
+    match Manifest::own(&signed) {
+        Ok(_) => {}
+        Err(ManifestError::Encoding(_)) => return Err(CeremonyError::Full),
+        Err(_) => return Err(CeremonyError::Root),
+    }
+    let generation = keys.generation();
+    let prints = keys_fingerprint(&keys, generation)?;
+    let admin = TokenAdmin::open(&token, manifest.fleet)?;
+    let parcel = Parcel {
+        request: hash(request),
+        generation,
+        ake: keys.ake_public(generation)?,
+        keys: prints,
+        wrapped: admin.export(generation, &asks.wrapping)?,
+        manifest: signed.clone(),
+    };
+    write(folder, MANIFEST, &signed)?;
+    Ok(Exported { parcel: parcel.encode(), keys: prints })
+}
+
+/// At the new site: takes the keys in. Returns their fingerprint, which is the
+/// one that the first site shows. May be done again after it was cut off.
+pub fn import(folder: &dyn PrivateFolder, parcel: &[u8], said: Aloud) -> Result<Aloud> {
+    match folder.read(MANIFEST, FILE_LIMIT) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(source) => return Err(FolderError::Io { what: MANIFEST, source }.into()),
+        Ok(_) => return Err(CeremonyError::Done),
+    }
+    check(parcel, said)?;
+    let parcel = Parcel::decode(parcel)?;
+    let request = read(folder, REQUEST)?;
+    if parcel.request != hash(&request) {
+        return Err(CeremonyError::Other);
+    }
+    let request = SiteRequest::decode(&request)?;
+    let manifest = Manifest::verify(&parcel.manifest, Fingerprint(request.root), 0)?;
+    let current = manifest.ake.last().ok_or(CeremonyError::Other)?;
+    if manifest.fleet != request.fleet
+        || !manifest.has_site(&request.spki)
+        || (current.generation, current.public) != (parcel.generation, parcel.ake)
+    {
+        return Err(CeremonyError::Other);
+    }
+    let token = token(folder)?;
+    let admin = TokenAdmin::open(&token, manifest.fleet)?;
+    let here = || -> Result<bool> {
+        let keys = TokenKeys::open(&token, manifest.fleet, &[parcel.generation])?;
+        Ok(!keys.is_exportable() && keys_fingerprint(&keys, parcel.generation)? == parcel.keys)
+    };
+    if !here().unwrap_or(false) {
+        admin.import(parcel.generation, &parcel.wrapped, &parcel.ake)?;
+        let same = here();
+        if !matches!(same, Ok(true)) {
+            admin.destroy_shared(parcel.generation)?;
+            return same.and(Err(CeremonyError::Keys));
+        }
+    }
+    let io = |source| FolderError::Io { what: "the folder", source };
+    if !folder.list("").map_err(io)?.iter().any(|name| name == LEDGER) {
+        EmbeddedLedger::create(folder).map_err(FolderError::from)?;
+    }
+    admin.destroy_wrapping()?;
+    write(folder, MANIFEST, &parcel.manifest)?;
+    folder.remove(REQUEST).map_err(|source| FolderError::Io { what: REQUEST, source })?;
+    Ok(parcel.keys)
+}
+
+/// At the first site: replaces the keys by copies that cannot leave the token.
+/// Returns how many were replaced, and the keys' fingerprint. May be done again
+/// after it was cut off.
+pub fn seal(folder: &dyn PrivateFolder) -> Result<(usize, Aloud)> {
+    let manifest = Manifest::own(&read(folder, MANIFEST)?)?;
+    let token = token(folder)?;
+    let generations: Vec<u32> = manifest.ake.iter().map(|key| key.generation).collect();
+    let replaced = TokenAdmin::open(&token, manifest.fleet)?.lock(&generations)?;
+    let keys = TokenKeys::open(&token, manifest.fleet, &generations)?;
+    if keys.is_exportable() {
+        return Err(CeremonyError::Keys);
+    }
+    Ok((replaced, keys_fingerprint(&keys, keys.generation())?))
+}
