@@ -3,12 +3,15 @@
 PACKAGES = fuse3 libfuse3-dev pkg-config gcc make python3-venv acl attr sqlite3 git rsync \
 	e2fsprogs
 
+# For a ledger on etcd: to build it, to test it.
+VAULT_PACKAGES = protobuf-compiler libprotobuf-dev etcd-server etcd-client openssl iproute2
+
 # Where `make install` puts what BUILT holds.
 PREFIX = /usr/local
 SBIN = /sbin
 BUILT = target/release
 
-.PHONY: deps build install test test-long demo bench bench-week bench-scale bench-micro lint clean
+.PHONY: deps build install test test-long test-vault demo bench bench-week bench-scale bench-micro lint clean
 
 deps:
 	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || printf '%s ' $$p; done); \
@@ -57,7 +60,7 @@ target/venv/done: tests/requirements.txt
 	target/venv/bin/pip install --quiet -r tests/requirements.txt
 	touch $@
 
-test: PACKAGES += softhsm2
+test: PACKAGES += softhsm2 $(VAULT_PACKAGES)
 test: deps target/venv/done
 	tests/run
 
@@ -65,6 +68,12 @@ test: deps target/venv/done
 test-long: PACKAGES += fio dbench stress-ng
 test-long: deps target/venv/done
 	tests/long
+
+# The vault under faults: five sites and members in real processes, thousands of
+# simulated worlds. AMBERFS_TEST_FACTOR says how long (10 is some minutes).
+test-vault: PACKAGES += $(VAULT_PACKAGES)
+test-vault: deps
+	tests/vault
 
 # The main job, visibly.
 demo: deps
@@ -93,10 +102,11 @@ bench-scale: deps
 bench-micro: deps
 	cargo bench --bench micro
 
-lint:
+lint: PACKAGES += $(VAULT_PACKAGES)
+lint: deps
 	cargo fmt --all -- --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	cargo clippy --workspace --all-targets --features amberfs/pkcs11 -- -D warnings
+	cargo clippy --workspace --all-targets --features amberfs/etcd,amberfs/fuzzing,amberfs/pkcs11 -- -D warnings
 
 clean:
 	cargo clean

@@ -30,7 +30,9 @@ use crate::journal::{Journal, JournalKeys, Options, Replay};
 use crate::store::{Context, Reader, Writer};
 use crate::vault::hsm::FileKeys;
 use crate::vault::hsm::transfer::{Aloud, Parcel, SiteRequest};
-use crate::vault::ledger::{EmbeddedLedger, Ledger, RECORD_LIMIT};
+use crate::vault::ledger::{
+    EmbeddedLedger, Head, Ledger, RECORD_LIMIT, Revision, read_mark, reset_mark,
+};
 use crate::vault::protocol::{
     Address, Binding, Fingerprint, Locator, Manifest, PAYLOAD_SEALED, Password, REPLY_SIZE,
     REQUEST_SIZE, decode_reply, decode_request, encode_reply, encode_request, open_payload,
@@ -48,7 +50,7 @@ pub use mounting::{acl, helper_options, mountinfo};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets, by name.
-pub const TARGETS: [Target; 28] = [
+pub const TARGETS: [Target; 29] = [
     ("acl", acl),
     ("commit", commit),
     ("container", container),
@@ -74,6 +76,7 @@ pub const TARGETS: [Target; 28] = [
     ("state", state),
     ("transfer", transfer),
     ("vault_keys", vault_keys),
+    ("vault_mark", vault_mark),
     ("vault_record", vault_record),
     ("vault_reply", vault_reply),
     ("vault_request", vault_request),
@@ -597,6 +600,33 @@ pub fn vault_reply(data: &[u8]) {
     }
 }
 
+/// A site's high-water mark: a file of these bytes (0), or a mark that was made
+/// here, of 16 bytes, with one byte after them that says which of its own is
+/// damaged (1).
+pub fn vault_mark(data: &[u8]) {
+    let mut keys = b"amberfs-vault keys\x01".to_vec();
+    keys.resize(19 + 16 + 4 + 5 * 32, 1);
+    let keys = FileKeys::decode(&keys).expect("any scalar but a few is a key");
+    let (what, rest) = choose(data);
+    let world = SimWorld::new();
+    let folder = world.folder("site");
+    let read = || read_mark(&*folder, &keys).ok();
+    if what % 2 == 0 {
+        world.put("site/mark", rest);
+        assert!(read().is_none(), "nobody knows the key");
+    } else if let Some((numbers, [at])) = rest.split_at_checked(16) {
+        let number = |at: usize| u64::from_le_bytes(numbers[at..at + 8].try_into().expect("8"));
+        let head = Head { cluster: number(0), revision: Revision(number(8)) };
+        reset_mark(&*folder, &keys, head).expect("a simulated disk");
+        assert!(read() == Some(head));
+        let mut bytes = world.get("site/mark").expect("just made");
+        let at = usize::from(*at) % bytes.len();
+        bytes[at] ^= 1;
+        world.put("site/mark", &bytes);
+        assert!(read().is_none());
+    }
+}
+
 /// What the ledger holds of a registration, once open; zeros follow it.
 pub fn vault_record(data: &[u8]) {
     let mut padded = data[..data.len().min(RECORD_LIMIT)].to_vec();
@@ -658,7 +688,7 @@ pub fn ledger(data: &[u8]) {
     world.put("vault/ledger", &file);
     let Ok(ledger) = EmbeddedLedger::open(&*folder) else { return };
     let names = ledger.list(None, usize::MAX).expect("it is open");
-    let revision = |name| ledger.read(name).ok().flatten().map(|(revision, _)| revision);
+    let revision = |name| ledger.read(name).ok().flatten().map(|entry| entry.revision);
     let before: Vec<_> = names.iter().map(revision).collect();
     assert!(before.iter().all(Option::is_some));
     drop(ledger);
@@ -666,8 +696,10 @@ pub fn ledger(data: &[u8]) {
     let mended = world.get("vault/ledger").expect("it is there");
     let Ok(ledger) = EmbeddedLedger::open(&*folder) else { panic!("it opened just now") };
     assert!(world.get("vault/ledger").expect("it is there") == mended);
-    let after: Vec<_> =
-        names.iter().map(|name| ledger.read(name).ok().flatten().map(|found| found.0)).collect();
+    let after: Vec<_> = names
+        .iter()
+        .map(|name| ledger.read(name).ok().flatten().map(|entry| entry.revision))
+        .collect();
     assert!(before == after);
 }
 

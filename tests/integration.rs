@@ -12,6 +12,12 @@ mod crowd;
 mod daemon;
 #[path = "integration/files.rs"]
 mod files;
+#[cfg(all(feature = "etcd", feature = "fuzzing"))]
+#[path = "integration/fleet.rs"]
+mod fleet;
+#[cfg(all(feature = "etcd", feature = "fuzzing"))]
+#[path = "integration/fleet_faults.rs"]
+mod fleet_faults;
 #[path = "integration/hung.rs"]
 mod hung;
 #[path = "integration/killed.rs"]

@@ -1,4 +1,4 @@
-//! `amberfs-vault`: a Backup Key Vault of one site.
+//! `amberfs-vault`: a site of a Backup Key Vault.
 //!
 //! Invariant: standard output has only what was asked for; nothing secret is
 //! ever printed, and a panic prints its place only.
@@ -6,6 +6,8 @@
 #[cfg(feature = "pkcs11")]
 #[path = "amberfs-vault/ceremony.rs"]
 mod ceremony;
+#[path = "amberfs-vault/fleet.rs"]
+mod fleet;
 #[path = "amberfs-vault/guard.rs"]
 mod guard;
 
@@ -34,6 +36,8 @@ use tokio_rustls::TlsAcceptor;
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
 /// Time between two looks at whether the ledger can be used.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// Time between two looks at what others wrote to the ledger.
+const TEND_EVERY: Duration = Duration::from_secs(10);
 /// The file that remembers the address last served.
 const ADDRESS: &str = "address";
 const ADDRESS_LIMIT: u64 = 1024;
@@ -62,6 +66,30 @@ enum Command {
     #[cfg(feature = "pkcs11")]
     #[command(subcommand)]
     Ceremony(ceremony::Ceremony),
+    /// Make another site of a vault with software keys: DIR gets its keys, and
+    /// the vault's manifest that site
+    Join {
+        /// New or empty folder
+        dir: PathBuf,
+        /// The folder of a site there is
+        from: PathBuf,
+        /// The new site's name, for people
+        #[arg(long, value_name = "NAME")]
+        site_name: String,
+        /// The fleet root's key, if it is not in FROM
+        #[arg(long, value_name = "FILE")]
+        root_key: Option<PathBuf>,
+    },
+    /// Put a newer manifest of the vault in place
+    InstallManifest {
+        /// The vault's folder
+        dir: PathBuf,
+        /// The manifest
+        file: PathBuf,
+    },
+    /// Mend what became of the ledger
+    #[command(subcommand)]
+    Ledger(fleet::LedgerCommand),
     /// Serve the vault in DIR until SIGTERM
     Serve {
         /// The vault's folder
@@ -135,6 +163,11 @@ fn main() -> ExitCode {
             let options = ServeOptions { open: *open_registration, delays: !no_delays };
             run(dir, listen, advertise, options)
         }
+        Command::Join { dir, from, site_name, root_key } => {
+            fleet::join(dir, from, site_name, root_key.as_ref())
+        }
+        Command::InstallManifest { dir, file } => fleet::install(dir, file),
+        Command::Ledger(command) => fleet::run(command),
         Command::Address { dir } => address(dir),
         Command::Status { dir } => status(dir),
     });
@@ -206,6 +239,16 @@ fn opened(dir: &Path, opened: Result<Opened, FolderError>) -> Result<Opened, Fai
     opened.map_err(|error| Failure::folder(dir, &error))
 }
 
+/// Two servers on one ledger file would count separately.
+fn lock(dir: &Path) -> Result<File, Failure> {
+    let folder = File::open(dir)
+        .map_err(|source| Failure::folder(dir, &FolderError::Io { what: "the folder", source }))?;
+    rustix::fs::flock(&folder, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
+        |_| Failure { code: 11, text: format!("{} is being served already", dir.display()) },
+    )?;
+    Ok(folder)
+}
+
 #[derive(Clone, Copy)]
 struct ServeOptions {
     open: bool,
@@ -218,12 +261,7 @@ fn run(
     advertise: &[String],
     options: ServeOptions,
 ) -> Result<(), Failure> {
-    // Two servers on one ledger file would count separately.
-    let folder = File::open(dir)
-        .map_err(|source| Failure::folder(dir, &FolderError::Io { what: "the folder", source }))?;
-    rustix::fs::flock(&folder, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
-        |_| Failure { code: 11, text: format!("{} is being served already", dir.display()) },
-    )?;
+    let _locked = lock(dir)?;
     check_private(dir)?;
     let opened = opened(dir, open_site(&DirFolder::new(dir)))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -250,7 +288,7 @@ async fn serve_here(
     let acceptor = TlsAcceptor::from(server_config(opened.keys.tls()).map_err(Failure::other)?);
     let site = Arc::new(Site::new(
         opened.keys,
-        Arc::new(opened.ledger),
+        opened.ledger,
         Arc::new(SystemRandom),
         Arc::new(SystemClock),
         opened.signed,
@@ -286,6 +324,7 @@ async fn serve_here(
         stopped,
     ));
     let sweeping = tokio::spawn(sweep(Arc::clone(&site)));
+    let tending = tokio::spawn(tend(Arc::clone(&site)));
     say(&format!("vault address: {address}"))?;
     let outcome = tokio::select! {
         _ = ended.recv() => Ok(()),
@@ -296,6 +335,7 @@ async fn serve_here(
     let _ = stop.send(true);
     let _ = serving.await;
     sweeping.abort();
+    tending.abort();
     outcome
 }
 
@@ -318,10 +358,25 @@ async fn unusable(site: &Arc<Site>) {
     }
 }
 
+/// Other sites' writes must be in this site's high-water mark before long.
+async fn tend(site: Arc<Site>) {
+    loop {
+        tokio::time::sleep(TEND_EVERY).await;
+        let site = Arc::clone(&site);
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || site.tend()).await {
+            log::error!("{error}");
+        }
+    }
+}
+
 async fn sweep(site: Arc<Site>) {
     loop {
         let site = Arc::clone(&site);
-        match tokio::task::spawn_blocking(move || site.sweep()).await {
+        let swept = tokio::task::spawn_blocking(move || {
+            site.warnings().iter().for_each(|warning| log::warn!("{warning}"));
+            site.sweep()
+        });
+        match swept.await {
             Ok(Ok(swept)) if swept.ended > 0 => log::info!("{} records ended", swept.ended),
             Ok(Err(error)) => log::error!("sweeping failed: {error}"),
             _ => {}
@@ -347,7 +402,7 @@ fn status(dir: &Path) -> Result<(), Failure> {
     let keys = keys_fingerprint(&*opened.keys, opened.keys.generation()).map_err(Failure::other)?;
     let site = Site::new(
         opened.keys,
-        Arc::new(opened.ledger),
+        opened.ledger,
         Arc::new(SystemRandom),
         Arc::new(SystemClock),
         opened.signed,
@@ -364,8 +419,13 @@ fn status(dir: &Path) -> Result<(), Failure> {
     say(&format!("keys: {place}"))?;
     say(&format!("keys fingerprint: {keys}"))?;
     say(&format!(
-        "records: {} active, {} registering, {} closed, {} ended, {} unreadable",
-        census.active, census.registering, census.closed, census.ended, census.unreadable
+        "records: {} active, {} registering, {} closed, {} ended, {} frozen, {} unreadable",
+        census.active,
+        census.registering,
+        census.closed,
+        census.ended,
+        census.frozen,
+        census.unreadable
     ))
 }
 
@@ -373,7 +433,7 @@ fn status(dir: &Path) -> Result<(), Failure> {
 mod tests {
     use super::*;
     use amberfs::io::sim::{Fault, SimWorld};
-    use amberfs::vault::ledger::{Ledger, VALUE_SIZE};
+    use amberfs::vault::ledger::VALUE_SIZE;
 
     #[test]
     fn what_is_advertised_tells_who_can_register() {
@@ -392,10 +452,10 @@ mod tests {
         let folder = world.folder("vault");
         create_site(&*folder, &SystemRandom, Argon2Cost::FLOOR).ok().unwrap();
         let opened = open_site(&*folder).ok().unwrap();
-        let ledger = Arc::new(opened.ledger);
+        let ledger = opened.ledger;
         let site = Arc::new(Site::new(
             opened.keys,
-            Arc::<amberfs::vault::ledger::EmbeddedLedger>::clone(&ledger),
+            Arc::clone(&ledger),
             Arc::new(SystemRandom),
             Arc::new(SystemClock),
             opened.signed,

@@ -202,7 +202,8 @@ pub fn unlock(
             Err(
                 error @ (VaultError::UnknownTicket
                 | VaultError::Ended(_)
-                | VaultError::NotActivated),
+                | VaultError::NotActivated
+                | VaultError::Frozen),
             ) => drop(first.get_or_insert(error.into())),
             Err(error) => return Err(error.into()),
         }

@@ -11,6 +11,7 @@ use crate::format::node::{self, Dotted, MapItem, NO_ID, Run};
 use crate::format::record::Change;
 use crate::format::register::{Features, Slot, key_check_slot};
 use crate::vault::hsm::transfer::{RsaPublic, WrappedKeys};
+use crate::vault::ledger::{Lineage, Revision};
 use crate::vault::protocol::{
     AkeKey, Argon2Cost, Ended, Protection, Refusal, Reply, Request, Retirement, Roots, SiteKey,
     Standing, Tries, seal_payload, sign_manifest,
@@ -209,6 +210,7 @@ fn replies() -> Vec<Reply> {
         Refusal::Standing(stands[2]),
         Refusal::BadProof(tries),
         Refusal::Malformed,
+        Refusal::Frozen,
     ];
     all.extend(refusals.map(Reply::Refused));
     all
@@ -242,11 +244,14 @@ fn records() -> Vec<Record> {
         not_before: 5,
         created: 6,
         touched: 7,
+        lineage: Lineage::default(),
         material: Some(material),
         pending: vec![pending],
     };
     let tombstone = record.tombstone(Ended::Superseded);
-    vec![record, tombstone]
+    let lineage = Lineage { created: Revision(8), version: 9 };
+    let in_place = Record { lineage, ..record.clone() };
+    vec![record, tombstone, in_place, Record::reservation(1, REPO, [2; 16], 6)]
 }
 
 fn without_zeros(bytes: &[u8]) -> Vec<u8> {
@@ -444,6 +449,7 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
             ],
         ),
         ("vault_keys", vec![chosen(0, &keys), chosen(1, &payload)]),
+        ("vault_mark", vec![chosen(0, b"amberfs-vault mark 1\0\0\0\0"), chosen(1, &[7; 17])]),
         ("vault_record", records().iter().map(|record| without_zeros(&record.encode())).collect()),
         ("vault_reply", replies().iter().map(|reply| message(&encode_reply(reply))).collect()),
         (

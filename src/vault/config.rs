@@ -6,6 +6,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,8 @@ const CONFIG_LIMIT: u64 = 64 * 1024;
 pub struct Config {
     /// Where its keys are.
     pub keys: Keys,
+    /// Where its records are.
+    pub ledger: LedgerAt,
 }
 
 /// Where a site's keys are.
@@ -92,6 +95,95 @@ impl Token {
     }
 }
 
+/// Where a site's records are.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum LedgerAt {
+    /// In the file `ledger` of the site's folder: for a fleet of one site.
+    Embedded {},
+    /// In an etcd cluster, the same for all sites of a fleet.
+    Etcd(Etcd),
+}
+
+impl Default for LedgerAt {
+    fn default() -> Self {
+        Self::Embedded {}
+    }
+}
+
+/// An etcd cluster and the way into it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Etcd {
+    /// `https://HOST:PORT` of 1 to 9 members; the nearest first.
+    pub endpoints: Vec<String>,
+    /// Who signs the members' certificates.
+    pub ca: PathBuf,
+    /// This site's certificate.
+    pub cert: PathBuf,
+    /// Its private key, mode 600.
+    pub key: PathBuf,
+    /// Milliseconds for a connection to one member, 50 to 60000.
+    #[serde(default = "connect_ms")]
+    pub connect_ms: u32,
+    /// Milliseconds for one write, or for one read of as many members as it
+    /// takes, 200 to 60000.
+    #[serde(default = "answer_ms")]
+    pub deadline_ms: u32,
+}
+
+/// Most members of a cluster.
+const ENDPOINTS_LIMIT: usize = 9;
+
+fn connect_ms() -> u32 {
+    1000
+}
+
+fn answer_ms() -> u32 {
+    5000
+}
+
+impl Etcd {
+    /// A cluster with the default times.
+    pub fn new(endpoints: Vec<String>, ca: PathBuf, cert: PathBuf, key: PathBuf) -> Self {
+        let (connect_ms, deadline_ms) = (connect_ms(), answer_ms());
+        Self { endpoints, ca, cert, key, connect_ms, deadline_ms }
+    }
+
+    /// For a connection to one member.
+    pub fn connect(&self) -> Duration {
+        Duration::from_millis(self.connect_ms.into())
+    }
+
+    /// For one write or read.
+    pub fn deadline(&self) -> Duration {
+        Duration::from_millis(self.deadline_ms.into())
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let value = |key, what| Err(ConfigError::Value { key, what });
+        if !(1..=ENDPOINTS_LIMIT).contains(&self.endpoints.len()) {
+            return value("endpoints", "must be 1 to 9");
+        }
+        // Without TLS anybody on the way could write to the ledger.
+        if self.endpoints.iter().any(|endpoint| !endpoint.starts_with("https://")) {
+            return value("endpoints", "must start with https://");
+        }
+        for (key, path) in [("ca", &self.ca), ("cert", &self.cert), ("key", &self.key)] {
+            if !path.is_absolute() {
+                return value(key, "must be an absolute path");
+            }
+        }
+        if !(50..=60_000).contains(&self.connect_ms) {
+            return value("connect_ms", "must be 50 to 60000");
+        }
+        if !(200..=60_000).contains(&self.deadline_ms) {
+            return value("deadline_ms", "must be 200 to 60000");
+        }
+        Ok(())
+    }
+}
+
 /// Why settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -122,8 +214,12 @@ impl Config {
 
     fn check(&self) -> Result<(), ConfigError> {
         match &self.keys {
-            Keys::File {} => Ok(()),
-            Keys::Pkcs11(token) => token.check(),
+            Keys::File {} => {}
+            Keys::Pkcs11(token) => token.check()?,
+        }
+        match &self.ledger {
+            LedgerAt::Embedded {} => Ok(()),
+            LedgerAt::Etcd(etcd) => etcd.check(),
         }
     }
 
@@ -155,6 +251,39 @@ mod tests {
 
     const TOKEN: &str = "[keys]\nkind = \"pkcs11\"\nmodule = \"/lib/p11.so\"\ntoken = \"vault\"\n";
 
+    const ETCD: &str = "[ledger]\nkind = \"etcd\"\nendpoints = [\"https://a:2379\"]\n\
+         ca = \"/e/ca\"\ncert = \"/e/cert\"\nkey = \"/e/key\"\n";
+
+    fn etcd() -> Etcd {
+        let endpoints = vec!["https://a:2379".into()];
+        Etcd::new(endpoints, "/e/ca".into(), "/e/cert".into(), "/e/key".into())
+    }
+
+    #[test]
+    fn a_ledger_on_etcd_has_its_times_by_default() {
+        let config = Config { ledger: LedgerAt::Etcd(etcd()), ..Config::default() };
+        assert_eq!(Config::parse(ETCD).unwrap(), config);
+        assert_eq!(etcd().deadline(), Duration::from_secs(5));
+        for (key, line) in [
+            ("unknown", "user = \"root\""),
+            ("connect_ms", "connect_ms = 1"),
+            ("deadline_ms", "deadline_ms = 60001"),
+        ] {
+            let refused = refusal(&format!("{ETCD}{line}\n"));
+            assert!(refused.contains(key), "{line}: {refused}");
+        }
+        for (key, from, to) in [
+            ("endpoints", "https://a", "http://a"),
+            ("endpoints", "\"https://a:2379\"", ""),
+            ("key", "/e/key", "e/key"),
+            ("ca", "ca = \"/e/ca\"\n", ""),
+        ] {
+            let refused = refusal(&ETCD.replace(from, to));
+            assert!(refused.contains(key), "{to}: {refused}");
+        }
+        assert!(refusal("[ledger]\nkind = \"embedded\"\nca = \"/x\"\n").contains("ca"));
+    }
+
     fn refusal(text: &str) -> String {
         Config::parse(text).err().unwrap().to_string()
     }
@@ -174,7 +303,8 @@ mod tests {
         let mut token = Token::new("/lib/p11.so".into(), "a \"label\"".into(), None);
         for pin_file in [None, Some(PathBuf::from("/run/pin"))] {
             token.pin_file = pin_file;
-            let config = Config { keys: Keys::Pkcs11(token.clone()) };
+            let config =
+                Config { keys: Keys::Pkcs11(token.clone()), ledger: LedgerAt::Etcd(etcd()) };
             config.store(&*folder).unwrap();
             assert_eq!(Config::load(&*folder).unwrap(), config);
         }

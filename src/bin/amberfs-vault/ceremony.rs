@@ -5,14 +5,14 @@ use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use amberfs::crypto::{Secret, unhex};
-use amberfs::io::{DirFolder, SecretFrom, SystemRandom, open_secret};
+use amberfs::crypto::unhex;
+use amberfs::io::{DirFolder, SystemRandom};
 use amberfs::vault::config::Token;
 use amberfs::vault::hsm::transfer::{Aloud, TRANSFER_LIMIT};
 use amberfs::vault::protocol::{Argon2Cost, Fingerprint};
 use amberfs::vault::server::ceremony::{self, CeremonyError, REQUEST};
-use zeroize::Zeroizing;
 
+use super::fleet::root_key;
 use super::guard::check_private;
 use super::{Failure, make_folder, say, say_where_the_root_is};
 
@@ -157,18 +157,6 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
         return Err(Failure::other(format!("{}: the file is too long", path.display())));
     }
     Ok(bytes)
-}
-
-fn root_key(path: &Path) -> Result<Secret, Failure> {
-    let refused = |what: &dyn std::fmt::Display| {
-        Failure::other(format!("the root key {} {what}", path.display()))
-    };
-    let mut bytes = Zeroizing::new([0; 32]);
-    open_secret(path, SecretFrom::User)
-        .map_err(|error| refused(&error))?
-        .read_exact(&mut *bytes)
-        .map_err(|error| refused(&error))?;
-    Ok(Secret::take(&mut bytes))
 }
 
 pub fn run(step: &Ceremony) -> Result<(), Failure> {

@@ -13,7 +13,7 @@ use crate::vault::protocol::{
     Reply, Request, Retirement, Standing, UNICODE_VERSION,
 };
 
-/// Times a request other than a proof is sent before giving up.
+/// Times a request other than a proof is sent to each place before giving up.
 const SENDS: usize = 3;
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -75,6 +75,8 @@ struct Session<'a> {
     address: Address,
     pin: Pin,
     channel: Channel,
+    /// Which of the address's places the channel leads to.
+    at: usize,
     manifest: Manifest,
     broken: bool,
 }
@@ -217,27 +219,36 @@ impl<'a> Client<'a> {
                 pin.fingerprint
             )));
         }
-        let channel = self.open(address, pin)?;
+        let (channel, at) = self.open(address, pin, 0)?;
         let manifest = channel.manifest().clone();
         Ok(Session {
             client: self,
             address: address.clone(),
             pin,
             channel,
+            at,
             manifest,
             broken: false,
         })
     }
 
-    /// A channel to the first site that answers. A site that is not the pinned
-    /// fleet's is worth more words than one that is down.
-    fn open(&self, address: &Address, pin: Pin) -> Result<Channel, VaultError> {
+    /// A channel to the first site that answers, beginning with the place `from`,
+    /// and which place that was. A site that is not the pinned fleet's is worth
+    /// more words than one that is down.
+    fn open(
+        &self,
+        address: &Address,
+        pin: Pin,
+        from: usize,
+    ) -> Result<(Channel, usize), VaultError> {
         let mut worst: Option<VaultError> = None;
-        for host in address.hosts() {
+        let hosts = address.hosts();
+        for at in (0..hosts.len()).map(|step| (from + step) % hosts.len()) {
+            let host = &hosts[at];
             let opened = Greeting::open(host, &self.timeouts)
                 .and_then(|greeting| greeting.verify(pin.fingerprint, pin.epoch));
             match opened {
-                Ok(channel) => return Ok(channel),
+                Ok(channel) => return Ok((channel, at)),
                 Err(error) => {
                     let error = VaultError::connect(host, error);
                     if worst.is_none() || matches!(error, VaultError::NotPinned(_)) {
@@ -263,31 +274,35 @@ impl Session<'_> {
         self.address.hosts().join(", ")
     }
 
-    /// One exchange, on a new channel if the last one broke. The fleet must
-    /// not change in between.
+    /// One exchange, at the next site if the last one failed: any site goes on
+    /// with what another began. The fleet must not change in between.
     fn once(&mut self, request: &Request) -> Result<Reply, VaultError> {
         if self.broken {
-            let channel = self.client.open(&self.address, self.pin)?;
+            let (channel, at) = self.client.open(&self.address, self.pin, self.at + 1)?;
             if channel.manifest().fleet != self.manifest.fleet {
                 return Err(VaultError::NotPinned("the fleet changed in the middle".into()));
             }
-            self.channel = channel;
+            (self.channel, self.at) = (channel, at);
             self.broken = false;
         }
-        self.channel.call(request).map_err(|error: ConnectError| {
+        let reply = self.channel.call(request).map_err(|error: ConnectError| {
             self.broken = true;
             VaultError::connect(&self.host(), error)
-        })
+        })?;
+        // It may be cut off from the ledger, and another site not.
+        self.broken = matches!(reply, Reply::Refused(Refusal::TryLater));
+        Ok(reply)
     }
 
     /// Sends a request until it is answered, a few times. Every request of the
     /// protocol may be repeated: the vault answers the same or changes nothing.
     fn call(&mut self, request: &Request) -> Result<Reply, VaultError> {
         let mut sent = 1;
+        let sends = SENDS * self.address.hosts().len();
         loop {
             match self.once(request) {
-                Err(VaultError::Unreachable { .. }) if sent < SENDS => {}
-                Ok(Reply::Refused(Refusal::TryLater)) if sent < SENDS => {}
+                Err(VaultError::Unreachable { .. }) if sent < sends => {}
+                Ok(Reply::Refused(Refusal::TryLater)) if sent < sends => {}
                 other => return other,
             }
             pause(PAUSE);

@@ -31,6 +31,11 @@ pub enum VaultError {
     /// The registration was never finished.
     #[error("The record in the vault was never activated. Register the password again.")]
     NotActivated,
+    /// Somebody wrote to the vault's ledger without the vault.
+    #[error(
+        "The vault has frozen this record: its ledger was changed from outside, and the count of tries cannot be trusted. Tell its operator. The 64-digit key still opens the folder; with it, register the password again."
+    )]
+    Frozen,
     /// Delays are running, or the vault is busy.
     #[error("{}", later(*.wait))]
     TryLater {
@@ -155,7 +160,11 @@ impl VaultError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::WrongPassword(_) => 12,
-            Self::Closed { .. } | Self::Ended(_) | Self::UnknownTicket | Self::NotActivated => 13,
+            Self::Closed { .. }
+            | Self::Ended(_)
+            | Self::UnknownTicket
+            | Self::NotActivated
+            | Self::Frozen => 13,
             Self::TryLater { .. } => 14,
             Self::Unreachable { .. } => 15,
             Self::NotPinned(_) | Self::ForeignKey => 16,
@@ -227,6 +236,7 @@ impl From<Refusal> for VaultError {
             Refusal::UnknownAttempt => Self::Unexpected("the attempt is no longer known"),
             Refusal::TryLater => Self::TryLater { not_before: None, wait: None, tries: None },
             Refusal::Malformed => Self::Unexpected("it calls our message malformed"),
+            Refusal::Frozen => Self::Frozen,
         }
     }
 }

@@ -10,11 +10,14 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::crypto::{KeyCheck, RepoId, Secret, key_check};
+use crate::io::sim::SimWorld;
 use crate::io::{Clock, DirFolder, SystemClock, SystemRandom, Timestamp};
-use crate::vault::hsm::KeyProtection;
+use crate::vault::hsm::{FileKeys, KeyProtection};
+use crate::vault::ledger::sim::SimLedger;
+use crate::vault::ledger::{Entry, Head, Ledger, LedgerError, Name, Revision, Swap, Value};
 use crate::vault::net::{Greeting, Limits, Timeouts, serve, server_config};
 use crate::vault::protocol::*;
-use crate::vault::server::{GRACE, Site, create_site, open_site};
+use crate::vault::server::{GRACE, Site, create_site, join_site, open_site};
 
 const REPO: RepoId = [7; 16];
 
@@ -56,7 +59,7 @@ impl Vault {
         let acceptor = TlsAcceptor::from(server_config(opened.keys.tls()).unwrap());
         let site = Arc::new(Site::new(
             opened.keys,
-            Arc::new(opened.ledger),
+            opened.ledger,
             Arc::new(SystemRandom),
             Arc::<Later>::clone(&self.clock),
             opened.signed,
@@ -426,4 +429,94 @@ fn a_connection_ends_after_its_number_of_requests_and_at_a_stop() {
     vault.running.as_ref().unwrap().1.send(true).unwrap();
     assert!(idle.call(&status).is_err());
     assert!(Greeting::open(&host, &timeouts).and_then(|g| g.verify(vault.fingerprint, 0)).is_err());
+}
+
+/// Answers so many swaps, and then is cut off from the others.
+struct CutOff {
+    ledger: Arc<SimLedger>,
+    swaps: AtomicI64,
+}
+
+impl Ledger for CutOff {
+    fn read(&self, name: &Name) -> Result<Option<Entry>, LedgerError> {
+        if self.swaps.load(Ordering::SeqCst) > 0 {
+            self.ledger.read(name)
+        } else {
+            Err(LedgerError::Unanswered("cut off".into()))
+        }
+    }
+
+    fn swap(
+        &self,
+        name: &Name,
+        expected: Option<Revision>,
+        value: &Value,
+        last: bool,
+    ) -> Result<Swap, LedgerError> {
+        self.swaps.fetch_sub(1, Ordering::SeqCst);
+        self.ledger.swap(name, expected, value, last)
+    }
+
+    fn list(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Name>, LedgerError> {
+        self.ledger.list(after, limit)
+    }
+
+    fn head(&self) -> Result<Head, LedgerError> {
+        self.ledger.head()
+    }
+}
+
+/// A site that could not reach the ledger was asked again and again, although
+/// another one could.
+#[test]
+fn what_one_site_began_another_finishes() {
+    let world = SimWorld::new();
+    let folders = ["one", "two"].map(|name| world.folder(name));
+    let fingerprint = create_site(&*folders[0], &SystemRandom, Argon2Cost::FLOOR).ok().unwrap();
+    let root = Secret::take(&mut world.get("one/root.key").unwrap().try_into().unwrap());
+    join_site(&*folders[0], &*folders[1], &SystemRandom, &root, "second").unwrap();
+    let signed = world.get("one/manifest").unwrap();
+    let ledger = Arc::new(SimLedger::default());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let cut_off = Arc::new(CutOff { ledger: Arc::clone(&ledger), swaps: AtomicI64::new(i64::MAX) });
+    let ledgers: [Arc<dyn Ledger>; 2] = [Arc::<CutOff>::clone(&cut_off), ledger];
+    let (_stop, stopped) = tokio::sync::watch::channel(false);
+    let hosts = ["one", "two"].into_iter().zip(ledgers).map(|(name, ledger)| {
+        let keys = FileKeys::decode(&world.get(&format!("{name}/keys")).unwrap()).ok().unwrap();
+        let acceptor = TlsAcceptor::from(server_config(keys.tls()).unwrap());
+        let site = Arc::new(Site::new(
+            Arc::new(keys),
+            ledger,
+            Arc::new(SystemRandom),
+            Arc::new(SystemClock),
+            signed.clone(),
+            false,
+        ));
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        runtime.spawn(serve(listener, site, acceptor, Limits::default(), true, stopped.clone()));
+        host
+    });
+    let address = Address::new(hosts.collect(), fingerprint).unwrap();
+    let pin = Pin { fingerprint, epoch: 0 };
+    let (id, key) = key(1);
+    let new = NewRecord {
+        address: &address,
+        epoch: 0,
+        repo: &REPO,
+        keys: &[(id, &key)],
+        password: &password(RIGHT),
+        argon: CHEAP,
+    };
+    let locator = client().register(&new).unwrap().locator;
+    // Cut off before the attempt, after it, and after the proof.
+    for swaps in [0, 1, 2] {
+        cut_off.swaps.store(swaps, Ordering::SeqCst);
+        let unlocked = client().unlock(&locator, &REPO, &password(RIGHT), pin).unwrap();
+        assert_eq!((unlocked.tries.left, unlocked.tries.failures_left), (10, 50), "{swaps}");
+        assert_eq!(unlocked.epoch, 2);
+    }
+    // In the middle of a registration too.
+    cut_off.swaps.store(3, Ordering::SeqCst);
+    assert!(client().register(&new).is_ok());
 }

@@ -81,6 +81,12 @@ impl FileKeys {
         })
     }
 
+    /// The same keys with another TLS key.
+    pub fn of_another_site(self, random: &dyn Random) -> Result<Self, KeyError> {
+        let tls_scalar = random_scalar(random);
+        Ok(Self { tls: tls_key(&tls_scalar)?, tls_scalar, ..self })
+    }
+
     /// The bytes of the key file.
     pub fn encode(&self) -> Zeroizing<Vec<u8>> {
         let mut out = Encoder::with_capacity(MAGIC.len() + 1 + 16 + 4 + 5 * 32);

@@ -5,7 +5,8 @@
 //! page 1 + 2i      one copy of the value of the i-th name
 //! page 2 + 2i      the other copy
 //!
-//! 32 name | 8 revision | 3968 value | 1 last | 55 zeros | 32 BLAKE3 of all before
+//! 32 name | 8 revision | 3968 value | 1 last | 8 created | 8 version
+//! 39 zeros | 32 BLAKE3 of all before
 //! ```
 //!
 //! A write goes to the page with the older copy and is synced before it
@@ -19,7 +20,9 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use super::{Durable, Ledger, LedgerError, Name, Revision, Swap, VALUE_SIZE, Value};
+use super::{
+    Durable, Entry, Head, Ledger, LedgerError, Lineage, Name, Revision, Swap, VALUE_SIZE, Value,
+};
 use crate::crypto::hash;
 use crate::io::{OpenMode, PrivateFile, PrivateFolder};
 
@@ -33,8 +36,10 @@ const CHECKED: usize = PAGE - 32;
 
 /// Where a page says whether its value is the last of its name.
 const LAST: usize = 32 + 8 + VALUE_SIZE;
+/// Where the lineage is: zeros in pages of before.
+const LINEAGE: usize = LAST + 1;
 
-const _: () = assert!(LAST < CHECKED);
+const _: () = assert!(LINEAGE + 16 < CHECKED);
 
 /// Where the newest copy of a name is.
 #[derive(Clone, Copy)]
@@ -44,6 +49,7 @@ struct Place {
     /// Which page of the pair, 0 or 1.
     side: u64,
     revision: Revision,
+    lineage: Lineage,
 }
 
 struct State {
@@ -71,15 +77,24 @@ enum Copy {
 struct Good {
     name: Name,
     revision: Revision,
+    lineage: Lineage,
     last: bool,
 }
 
-fn encode_page(name: &Name, revision: Revision, value: &Value, last: bool) -> Vec<u8> {
+fn encode_page(
+    name: &Name,
+    revision: Revision,
+    lineage: Lineage,
+    value: &Value,
+    last: bool,
+) -> Vec<u8> {
     let mut page = Vec::with_capacity(PAGE);
     page.extend_from_slice(name);
     page.extend_from_slice(&revision.0.to_le_bytes());
     page.extend_from_slice(&value[..]);
     page.push(u8::from(last));
+    page.extend_from_slice(&lineage.created.0.to_le_bytes());
+    page.extend_from_slice(&lineage.version.to_le_bytes());
     page.resize(CHECKED, 0);
     let check = hash(&page);
     page.extend_from_slice(&check);
@@ -94,8 +109,9 @@ fn judge(page: &[u8]) -> Copy {
         return Copy::Bad;
     }
     let name = page[..32].try_into().expect("32 bytes");
-    let revision = u64::from_le_bytes(page[32..40].try_into().expect("8 bytes"));
-    Copy::Good(Good { name, revision: Revision(revision), last: page[LAST] != 0 })
+    let number = |at: usize| u64::from_le_bytes(page[at..at + 8].try_into().expect("8 bytes"));
+    let lineage = Lineage { created: Revision(number(LINEAGE)), version: number(LINEAGE + 8) };
+    Copy::Good(Good { name, revision: Revision(number(32)), lineage, last: page[LAST] != 0 })
 }
 
 impl EmbeddedLedger {
@@ -237,7 +253,7 @@ impl State {
             }
         };
         self.highest = self.highest.max(good.revision.0);
-        let place = Place { pair, side, revision: good.revision };
+        let place = Place { pair, side, revision: good.revision, lineage: good.lineage };
         if self.names.insert(good.name, place).is_some() {
             return Err(LedgerError::Damaged("one name in two places"));
         }
@@ -252,7 +268,7 @@ impl State {
 }
 
 impl Ledger for EmbeddedLedger {
-    fn read(&self, name: &Name) -> Result<Option<(Revision, Value)>, LedgerError> {
+    fn read(&self, name: &Name) -> Result<Option<Entry>, LedgerError> {
         let state = self.lock()?;
         let Some(place) = state.names.get(name) else { return Ok(None) };
         let mut page = vec![0; PAGE];
@@ -260,7 +276,8 @@ impl Ledger for EmbeddedLedger {
         match judge(&page) {
             Copy::Good(good) if good.name == *name && good.revision == place.revision => {
                 let value = page[40..LAST].to_vec().into_boxed_slice();
-                Ok(Some((good.revision, value.try_into().expect("VALUE_SIZE bytes"))))
+                let value = value.try_into().expect("VALUE_SIZE bytes");
+                Ok(Some(Entry { revision: good.revision, lineage: good.lineage, value }))
             }
             _ => Err(LedgerError::Damaged("a value changed on disk")),
         }
@@ -280,11 +297,19 @@ impl Ledger for EmbeddedLedger {
         }
         let revision = Revision(state.highest + 1);
         let place = match current {
-            Some(place) => Place { pair: place.pair, side: 1 - place.side, revision },
+            Some(place) => Place {
+                pair: place.pair,
+                side: 1 - place.side,
+                revision,
+                lineage: place.lineage.next(),
+            },
             None if state.names.len() >= NAMES_LIMIT => return Err(LedgerError::Full),
-            None => Place { pair: self.free_pair(&mut state)?, side: 0, revision },
+            None => {
+                let lineage = Lineage { created: revision, ..Lineage::FIRST };
+                Place { pair: self.free_pair(&mut state)?, side: 0, revision, lineage }
+            }
         };
-        let page = encode_page(name, revision, value, last);
+        let page = encode_page(name, revision, place.lineage, value, last);
         // Until both writes are known to be durable, nobody may trust memory.
         state.poisoned = true;
         self.write(place, &page)?;
@@ -297,7 +322,7 @@ impl Ledger for EmbeddedLedger {
         state.highest = revision.0;
         state.names.insert(*name, place);
         state.poisoned = false;
-        Ok(Swap::Written(Durable::after_write()))
+        Ok(Swap::Written(Durable::after_write(revision)))
     }
 
     fn list(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Name>, LedgerError> {
@@ -306,6 +331,10 @@ impl Ledger for EmbeddedLedger {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let names = state.names.range::<Name, _>((from, Bound::Unbounded));
         Ok(names.take(limit).map(|(name, _)| *name).collect())
+    }
+
+    fn head(&self) -> Result<Head, LedgerError> {
+        Ok(Head { cluster: 0, revision: Revision(self.lock()?.highest) })
     }
 
     fn is_usable(&self) -> bool {

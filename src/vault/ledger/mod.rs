@@ -1,14 +1,23 @@
 //! Where records live: sealed values of one size under names that say nothing.
 //!
 //! Invariant: [`Durable`] can only be had from a ledger that has the value on
-//! stable storage, and names are never deleted.
+//! stable storage, and names are never deleted. Whether somebody else deleted
+//! one or put an old value back, the [`Lineage`] tells.
 
 mod embedded;
+#[cfg(feature = "etcd")]
+mod etcd;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod history;
+mod mark;
 mod seal;
 #[cfg(test)]
 pub(crate) mod sim;
 
 pub use embedded::{EmbeddedLedger, FILE as LEDGER};
+#[cfg(feature = "etcd")]
+pub use etcd::EtcdLedger;
+pub use mark::{Guarded, MARK, MarkError, read_mark, reset_mark};
 pub use seal::{RECORD_LIMIT, SealError, open_value, record_name, seal_value};
 
 /// HMAC of a ticket under the lookup key.
@@ -18,16 +27,63 @@ pub const VALUE_SIZE: usize = 3968;
 /// A sealed value.
 pub type Value = Box<[u8; VALUE_SIZE]>;
 /// Which write of a name a value comes from; rises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Revision(pub u64);
 
+/// How a name came to its value, as the ledger itself counts: who writes an old
+/// value again makes a new version, who deletes and writes makes a new name. A
+/// sealed record states the lineage that it must be found under.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lineage {
+    /// Revision of the write that made the name; 0 if it cannot be known, that
+    /// is: in a value that makes a name, and in ledgers of before.
+    pub created: Revision,
+    /// Writes of the name since, that one included.
+    pub version: u64,
+}
+
+impl Lineage {
+    /// Of the value that makes a name.
+    pub const FIRST: Self = Self { created: Revision(0), version: 1 };
+
+    /// Of the value written next to the same name.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self { version: self.version + 1, ..self }
+    }
+}
+
+/// The newest value of a name.
+pub struct Entry {
+    /// What a swap must expect.
+    pub revision: Revision,
+    /// As the ledger counts.
+    pub lineage: Lineage,
+    /// The value.
+    pub value: Value,
+}
+
+/// A moment in a ledger's life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// Which ledger; 0 where there can be no other.
+    pub cluster: u64,
+    /// Of its newest write of any name.
+    pub revision: Revision,
+}
+
 /// Proof that a swap is on stable storage at a quorum.
-pub struct Durable(());
+pub struct Durable(Revision);
 
 impl Durable {
     /// Only for implementations of [`Ledger`], after the write is durable.
-    fn after_write() -> Self {
-        Self(())
+    fn after_write(revision: Revision) -> Self {
+        Self(revision)
+    }
+
+    /// Of the write.
+    pub fn revision(&self) -> Revision {
+        self.0
     }
 }
 
@@ -55,12 +111,48 @@ pub enum LedgerError {
     /// No room for more names.
     #[error("the ledger is full")]
     Full,
+    /// Nobody knows whether the write happened, or the read has no answer.
+    #[error("the ledger did not answer: {0}")]
+    Unanswered(String),
+    /// A value that no vault wrote.
+    #[error("the ledger has a value that no vault wrote")]
+    Foreign,
+    /// A file that the settings name, or what is in it.
+    #[error("the ledger's settings: {0}")]
+    Settings(String),
+    /// The ledger is older than this site has seen it, or another one.
+    #[error("{0}")]
+    WentBack(#[from] WentBack),
+}
+
+/// A ledger that is not the one this site counted in, or was put back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WentBack {
+    /// An old copy was restored, or writes were lost.
+    #[error(
+        "the ledger is at revision {found}, but this site has seen revision {seen}: an old copy \
+         was put back, and tries with it"
+    )]
+    Older {
+        /// The ledger's newest revision.
+        found: u64,
+        /// The highest that this site knows of.
+        seen: u64,
+    },
+    /// Another cluster.
+    #[error("this is ledger {found:x}, but this site counted in ledger {seen:x}")]
+    Other {
+        /// The cluster that answers.
+        found: u64,
+        /// The one before.
+        seen: u64,
+    },
 }
 
 /// A linearizable map with compare-and-swap. Calls block.
 pub trait Ledger: Send + Sync {
     /// The newest value of a name.
-    fn read(&self, name: &Name) -> Result<Option<(Revision, Value)>, LedgerError>;
+    fn read(&self, name: &Name) -> Result<Option<Entry>, LedgerError>;
     /// Writes if the name still has the revision `expected` (`None`: no value),
     /// and returns when the value is durable. `last` says that nothing of the
     /// values before may remain.
@@ -73,8 +165,48 @@ pub trait Ledger: Send + Sync {
     ) -> Result<Swap, LedgerError>;
     /// Up to `limit` names above `after`, in order, for sweeping.
     fn list(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Name>, LedgerError>;
+    /// The ledger's newest revision, read as [`Ledger::read`] reads.
+    fn head(&self) -> Result<Head, LedgerError>;
+    /// Takes notice of what others wrote; to be called now and then.
+    fn tend(&self) -> Result<(), LedgerError> {
+        Ok(())
+    }
+    /// What its operator should know before it stops.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// Whether it can be used; after `false` it must be opened anew.
     fn is_usable(&self) -> bool {
         true
+    }
+}
+
+impl<L: Ledger + ?Sized> Ledger for std::sync::Arc<L> {
+    fn read(&self, name: &Name) -> Result<Option<Entry>, LedgerError> {
+        (**self).read(name)
+    }
+    fn swap(
+        &self,
+        name: &Name,
+        expected: Option<Revision>,
+        value: &Value,
+        last: bool,
+    ) -> Result<Swap, LedgerError> {
+        (**self).swap(name, expected, value, last)
+    }
+    fn list(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Name>, LedgerError> {
+        (**self).list(after, limit)
+    }
+    fn head(&self) -> Result<Head, LedgerError> {
+        (**self).head()
+    }
+    fn tend(&self) -> Result<(), LedgerError> {
+        (**self).tend()
+    }
+    fn warnings(&self) -> Vec<String> {
+        (**self).warnings()
+    }
+    fn is_usable(&self) -> bool {
+        (**self).is_usable()
     }
 }

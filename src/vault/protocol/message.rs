@@ -141,6 +141,8 @@ pub enum Refusal {
     TryLater,
     /// The request is malformed.
     Malformed,
+    /// The ledger was changed behind the vault's back: nothing is evaluated.
+    Frozen,
 }
 
 /// What the vault answers.
@@ -347,6 +349,9 @@ fn put_refusal(out: &mut Encoder, refusal: &Refusal) {
         Refusal::Malformed => {
             out.u8(9);
         }
+        Refusal::Frozen => {
+            out.u8(10);
+        }
     }
 }
 
@@ -361,6 +366,7 @@ fn take_refusal(input: &mut Decoder<'_>) -> Result<Refusal> {
         7 => Refusal::UnknownAttempt,
         8 => Refusal::TryLater,
         9 => Refusal::Malformed,
+        10 => Refusal::Frozen,
         _ => return Err(DecodeError::Invalid("refusal")),
     })
 }

@@ -22,7 +22,7 @@ use crate::vault::config::{Config, Keys, Token};
 use crate::vault::hsm::pkcs11::{TokenAdmin, TokenKeys};
 use crate::vault::hsm::transfer::{Aloud, NAME_LIMIT, Parcel, SiteRequest, keys_fingerprint};
 use crate::vault::hsm::{KeyError, KeyProtection};
-use crate::vault::ledger::{EmbeddedLedger, LEDGER};
+use crate::vault::ledger::{EmbeddedLedger, Head, LEDGER, reset_mark};
 use crate::vault::protocol::{
     Argon2Cost, Fingerprint, Manifest, ManifestError, Protection, SiteKey, sign_manifest,
 };
@@ -124,7 +124,9 @@ pub fn create_token_site(
     admin.create_fleet(exportable)?;
     admin.create_tls()?;
     let keys = TokenKeys::open(&token, fleet, &[1])?;
-    Config { keys: Keys::Pkcs11(token) }.store(folder).map_err(FolderError::from)?;
+    Config { keys: Keys::Pkcs11(token), ..Config::default() }
+        .store(folder)
+        .map_err(FolderError::from)?;
     let root = found(folder, random, cost, name, &keys)?;
     Ok((root, keys_fingerprint(&keys, 1)?))
 }
@@ -155,7 +157,9 @@ pub fn request(
         wrapping: admin.create_wrapping()?,
     }
     .encode();
-    Config { keys: Keys::Pkcs11(token) }.store(folder).map_err(FolderError::from)?;
+    Config { keys: Keys::Pkcs11(token), ..Config::default() }
+        .store(folder)
+        .map_err(FolderError::from)?;
     write(folder, REQUEST, &request)?;
     Ok(Aloud::of(&request))
 }
@@ -262,6 +266,8 @@ pub fn import(folder: &dyn PrivateFolder, parcel: &[u8], said: Aloud) -> Result<
     if !folder.list("").map_err(io)?.iter().any(|name| name == LEDGER) {
         EmbeddedLedger::create(folder).map_err(FolderError::from)?;
     }
+    let keys = TokenKeys::open(&token, manifest.fleet, &[parcel.generation])?;
+    reset_mark(folder, &keys, Head::default()).map_err(FolderError::from)?;
     admin.destroy_wrapping()?;
     write(folder, MANIFEST, &parcel.manifest)?;
     folder.remove(REQUEST).map_err(|source| FolderError::Io { what: REQUEST, source })?;

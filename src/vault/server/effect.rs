@@ -4,10 +4,10 @@
 use super::record::{Material, PENDING_LIMIT, Pending, Record, State};
 use super::step::{FAILURES, GRACE, TRIES};
 use crate::crypto::hash;
-use crate::vault::ledger::Durable;
+use crate::vault::ledger::{Durable, Lineage};
 use crate::vault::protocol::{
     AttemptId, KE1, KE2, LOGIN_STATE, PAYLOAD_SEALED, REGISTER_REPLY, REGISTER_REQUEST,
-    REGISTER_UPLOAD, RegistrationId, Reply, Seconds, Tries,
+    REGISTER_UPLOAD, RegistrationId, Reply, Seconds, Standing, Tries,
 };
 
 /// Waiting times after the third, fourth, ... failure in a row.
@@ -25,6 +25,16 @@ impl Write {
         &self.record
     }
 
+    /// The same, stating what the ledger will report of it: `found` is what it
+    /// reports of the value before, none if there is no such name yet.
+    #[must_use]
+    pub fn of_lineage(mut self, found: Option<Lineage>) -> Self {
+        let reserves = self.record.state == State::Reserved;
+        assert!(found.is_none() == reserves, "a name is made by a value that is worth nothing");
+        self.record.lineage = found.map_or(Lineage::FIRST, Lineage::next);
+        self
+    }
+
     /// Whether nothing of the record before may remain.
     pub fn is_last(&self) -> bool {
         matches!(self.record.state, State::Ended(_))
@@ -40,12 +50,29 @@ impl Write {
 pub enum Effect {
     /// Say this; nothing changed.
     Answer(Reply),
+    /// Take the name, then look again what to do.
+    Reserve(Reservation),
     /// Write, then answer.
     Persist(Write),
     /// Evaluate a registration, then write, then answer.
     Enrol(Enrolment),
     /// Evaluate an attempt, then write, then answer.
     Evaluate(Admission),
+}
+
+/// A name that is to be taken. Nothing is answered by that.
+pub struct Reservation {
+    pub(super) repo: [u8; 16],
+    pub(super) registration: RegistrationId,
+    pub(super) now: Seconds,
+}
+
+impl Reservation {
+    /// The record that takes it.
+    pub fn write(self, generation: u32) -> Write {
+        let record = Record::reservation(generation, self.repo, self.registration, self.now);
+        Write { record, then: Reply::Standing(Standing::Registering) }
+    }
 }
 
 /// A registration that may be evaluated.
@@ -75,6 +102,7 @@ impl Enrolment {
             not_before: 0,
             created: self.now,
             touched: self.now,
+            lineage: Lineage::default(),
             material: Some(Material {
                 credential,
                 request: self.request,

@@ -1,11 +1,12 @@
-//! A single site's folder:
+//! A site's folder:
 //!
 //! ```text
 //! keys       software keys; whoever has them and the ledger can guess
 //! vault.toml settings; with keys in a token, where that is
 //! root.key   the fleet root's signing key; belongs on another medium
 //! manifest   what the root signed
-//! ledger     the records, sealed
+//! ledger     the records, sealed; empty if they are in etcd
+//! mark       the newest revision of a ledger in etcd that this site knows
 //! ```
 
 use std::io;
@@ -16,9 +17,11 @@ use zeroize::Zeroizing;
 
 use crate::crypto::Secret;
 use crate::io::{PrivateFolder, Random};
-use crate::vault::config::{Config, ConfigError, Keys};
+use crate::vault::config::{Config, ConfigError, Etcd, Keys, LedgerAt};
 use crate::vault::hsm::{FileKeys, KeyError, KeyProtection, open_token};
-use crate::vault::ledger::{EmbeddedLedger, LedgerError};
+use crate::vault::ledger::{
+    EmbeddedLedger, Guarded, Head, LEDGER, Ledger, LedgerError, MarkError, read_mark, reset_mark,
+};
 use crate::vault::net::spki;
 use crate::vault::protocol::{
     AkeKey, Argon2Cost, Fingerprint, Manifest, ManifestError, Roots, SiteKey, sign_manifest,
@@ -59,6 +62,30 @@ pub enum FolderError {
     /// Keys and manifest are of different fleets.
     #[error("the keys are not the ones in the manifest")]
     Mismatch,
+    /// The high-water mark, or a ledger that is behind it.
+    #[error("{}{}", .0, rollback(.0))]
+    Mark(#[from] MarkError),
+    /// Two ledgers would count separately, and give each its ten tries.
+    #[error(
+        "the manifest has several sites: they need one ledger in etcd ([ledger] in vault.toml)"
+    )]
+    SeveralSites,
+    /// The settings name another ledger than the one with the records.
+    #[error("the records of this site are in {0}; vault.toml names another ledger")]
+    OtherLedger(&'static str),
+    /// Another root, or no newer epoch, or without this site.
+    #[error("this manifest {0}")]
+    NotNext(&'static str),
+}
+
+/// What an operator can do.
+fn rollback(error: &MarkError) -> &'static str {
+    match error {
+        MarkError::Ledger(LedgerError::WentBack(_)) | MarkError::Missing | MarkError::Damaged => {
+            ". If you restored the ledger from a copy: amberfs-vault ledger accept-rollback"
+        }
+        _ => "",
+    }
 }
 
 /// An open site's folder.
@@ -66,7 +93,7 @@ pub struct Opened {
     /// Its keys.
     pub keys: Arc<dyn KeyProtection>,
     /// Its records.
-    pub ledger: EmbeddedLedger,
+    pub ledger: Arc<dyn Ledger>,
     /// Its manifest, as signed.
     pub signed: Vec<u8>,
     /// The same, read.
@@ -98,7 +125,7 @@ pub fn create_site(
     folder
         .replace(KEYS, &keys.encode())
         .map_err(|source| FolderError::Io { what: KEYS, source })?;
-    found(folder, random, cost, "single site", &keys)
+    found(folder, random, cost, "first site", &keys)
 }
 
 /// Makes what a fleet's first site has beside its keys: root, ledger, manifest.
@@ -126,32 +153,59 @@ pub(super) fn found(
     };
     folder.replace(ROOT, seed.expose()).map_err(io(ROOT))?;
     EmbeddedLedger::create(folder)?;
+    reset_mark(folder, keys, Head::default())?;
     // Last: a folder without it is not a site's yet.
     folder.replace(MANIFEST, &sign_manifest(&manifest, &[&root])).map_err(io(MANIFEST))?;
     Ok(manifest.roots.fingerprint())
 }
 
+/// How a site's folder is opened.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum For {
+    /// To serve it; nobody else may.
+    Serving,
+    /// To look at it, also while it is served.
+    Looking,
+    /// To mend it: without the high-water mark.
+    Mending,
+}
+
 /// Opens a site's folder to serve it; nobody else may. The root key is not
 /// needed and not read.
 pub fn open_site(folder: &dyn PrivateFolder) -> Result<Opened, FolderError> {
-    open_with(folder, EmbeddedLedger::open)
+    open_for(For::Serving, folder)
 }
 
 /// Opens a site's folder to look at it, also while it is served.
 pub fn view_site(folder: &dyn PrivateFolder) -> Result<Opened, FolderError> {
-    open_with(folder, EmbeddedLedger::view)
+    open_for(For::Looking, folder)
 }
 
-fn open_with(
-    folder: &dyn PrivateFolder,
-    ledger: fn(&dyn PrivateFolder) -> Result<EmbeddedLedger, LedgerError>,
-) -> Result<Opened, FolderError> {
-    let read =
-        |what| folder.read(what, FILE_LIMIT).map_err(|source| FolderError::Io { what, source });
-    let signed = read(MANIFEST)?;
+/// Opens a site's folder whatever its high-water mark says: only to spend tries
+/// and then to [`accept`] the ledger. None where there is no such mark, for a
+/// ledger in the folder itself.
+pub fn open_rolled_back(folder: &dyn PrivateFolder) -> Result<Option<Opened>, FolderError> {
+    match Config::load(folder)?.ledger {
+        LedgerAt::Embedded {} => Ok(None),
+        LedgerAt::Etcd(_) => open_for(For::Mending, folder).map(Some),
+    }
+}
+
+/// Takes the ledger as it is now for the one this site counts in.
+pub fn accept(folder: &dyn PrivateFolder, opened: &Opened) -> Result<(), FolderError> {
+    Ok(reset_mark(folder, &*opened.keys, opened.ledger.head()?)?)
+}
+
+pub(super) fn read(folder: &dyn PrivateFolder, what: &'static str) -> Result<Vec<u8>, FolderError> {
+    folder.read(what, FILE_LIMIT).map_err(|source| FolderError::Io { what, source })
+}
+
+fn open_for(what: For, folder: &dyn PrivateFolder) -> Result<Opened, FolderError> {
+    let config = Config::load(folder)?;
+    let signed = read(folder, MANIFEST)?;
     let manifest = Manifest::own(&signed)?;
-    let keys: Arc<dyn KeyProtection> = match Config::load(folder)?.keys {
-        Keys::File {} => Arc::new(FileKeys::decode(&Zeroizing::new(read(KEYS)?))?),
+    let keys: Arc<dyn KeyProtection> = match config.keys {
+        Keys::File {} => Arc::new(FileKeys::decode(&Zeroizing::new(read(folder, KEYS)?))?),
         Keys::Pkcs11(token) => {
             let generations: Vec<u32> = manifest.ake.iter().map(|key| key.generation).collect();
             open_token(&token, manifest.fleet, &generations)?
@@ -166,5 +220,124 @@ fn open_with(
     if !ours {
         return Err(FolderError::Mismatch);
     }
-    Ok(Opened { keys, ledger: ledger(folder)?, signed, manifest })
+    let ledger = match &config.ledger {
+        LedgerAt::Embedded {} => embedded(what, folder, &*keys, &manifest)?,
+        LedgerAt::Etcd(etcd) => replicated(what, folder, etcd, &*keys)?,
+    };
+    Ok(Opened { keys, ledger, signed, manifest })
+}
+
+fn embedded(
+    what: For,
+    folder: &dyn PrivateFolder,
+    keys: &dyn KeyProtection,
+    manifest: &Manifest,
+) -> Result<Arc<dyn Ledger>, FolderError> {
+    if manifest.sites.len() > 1 {
+        return Err(FolderError::SeveralSites);
+    }
+    match read_mark(folder, keys) {
+        // None in a folder of before.
+        Err(MarkError::Missing) => {}
+        Ok(mark) if mark == Head::default() => {}
+        Ok(_) => return Err(FolderError::OtherLedger("etcd")),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(Arc::new(match what {
+        For::Serving | For::Mending => EmbeddedLedger::open(folder)?,
+        For::Looking => EmbeddedLedger::view(folder)?,
+    }))
+}
+
+fn replicated(
+    what: For,
+    folder: &dyn PrivateFolder,
+    settings: &Etcd,
+    keys: &dyn KeyProtection,
+) -> Result<Arc<dyn Ledger>, FolderError> {
+    let names = folder.list("").map_err(|source| FolderError::Io { what: "the folder", source })?;
+    if names.iter().any(|name| name == LEDGER)
+        && !EmbeddedLedger::view(folder)?.list(None, 1)?.is_empty()
+    {
+        return Err(FolderError::OtherLedger("the file ledger"));
+    }
+    let ledger = open_etcd(settings, keys)?;
+    Ok(match what {
+        For::Serving => Arc::new(Guarded::open(ledger, folder, keys)?),
+        For::Looking | For::Mending => Arc::from(ledger),
+    })
+}
+
+#[cfg(feature = "etcd")]
+fn open_etcd(settings: &Etcd, keys: &dyn KeyProtection) -> Result<Box<dyn Ledger>, LedgerError> {
+    Ok(Box::new(crate::vault::ledger::EtcdLedger::open(settings, &keys.fleet())?))
+}
+
+#[cfg(not(feature = "etcd"))]
+fn open_etcd(_: &Etcd, _: &dyn KeyProtection) -> Result<Box<dyn Ledger>, LedgerError> {
+    Err(LedgerError::Settings("this program was built without etcd".into()))
+}
+
+/// Makes another site of a fleet with software keys: the same keys but for that
+/// of TLS, and a manifest with that site in it, signed by `root` and written to
+/// both folders.
+pub fn join_site(
+    from: &dyn PrivateFolder,
+    to: &dyn PrivateFolder,
+    random: &dyn Random,
+    root: &Secret,
+    name: &str,
+) -> Result<(), FolderError> {
+    check_new(to)?;
+    let mut manifest = Manifest::own(&read(from, MANIFEST)?)?;
+    if !matches!(Config::load(from)?.keys, Keys::File {}) {
+        return Err(KeyError::Unusable("they are in a token: amberfs-vault ceremony").into());
+    }
+    let keys = FileKeys::decode(&Zeroizing::new(read(from, KEYS)?))?.of_another_site(random)?;
+    if manifest.sites.iter().any(|site| site.name == name) {
+        return Err(FolderError::NotNext("has a site of this name already"));
+    }
+    let spki = spki(&*keys.tls()).ok_or(KeyError::Unusable("the TLS key has no public half"))?;
+    manifest.sites.push(SiteKey { name: name.into(), spki });
+    manifest.quorum = (manifest.sites.len() / 2 + 1) as u8;
+    manifest.epoch += 1;
+    let signed = sign_manifest(&manifest, &[&SigningKey::from_bytes(root.expose())]);
+    // Also refuses another root, and more sites than a manifest holds.
+    Manifest::own(&signed)?;
+    let io = |what| move |source| FolderError::Io { what, source };
+    to.replace(KEYS, &keys.encode()).map_err(io(KEYS))?;
+    reset_mark(to, &keys, Head::default())?;
+    to.replace(MANIFEST, &signed).map_err(io(MANIFEST))?;
+    // Last: until then the fleet does not have the site.
+    from.replace(MANIFEST, &signed).map_err(io(MANIFEST))
+}
+
+/// Puts a newer manifest of the same fleet in place. Returns its epoch.
+pub fn install_manifest(folder: &dyn PrivateFolder, signed: &[u8]) -> Result<u64, FolderError> {
+    let before = Manifest::own(&read(folder, MANIFEST)?)?;
+    let next = Manifest::verify(signed, before.roots.fingerprint(), before.epoch)?;
+    if next.fleet != before.fleet {
+        return Err(FolderError::NotNext("is of another fleet"));
+    }
+    let same = next == before;
+    if next.epoch == before.epoch && !same {
+        return Err(FolderError::NotNext("differs from the one here and is no newer"));
+    }
+    let opened = |manifest: &Manifest| -> Result<bool, FolderError> {
+        Ok(match Config::load(folder)?.keys {
+            Keys::File {} => {
+                let keys = FileKeys::decode(&Zeroizing::new(read(folder, KEYS)?))?;
+                spki(&*keys.tls()).is_some_and(|spki| manifest.has_site(&spki))
+            }
+            // Checked when the token is opened.
+            Keys::Pkcs11(_) => true,
+        })
+    };
+    if !opened(&next)? {
+        return Err(FolderError::NotNext("does not have this site"));
+    }
+    folder
+        .replace(MANIFEST, signed)
+        .map_err(|source| FolderError::Io { what: MANIFEST, source })?;
+    Ok(next.epoch)
 }

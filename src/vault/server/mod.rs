@@ -16,7 +16,10 @@ mod step;
 mod tests;
 
 pub use effect::{Admission, Effect, Enrolment, Write};
-pub use folder::{FolderError, Opened, create_site, open_site, view_site};
+pub use folder::{
+    FolderError, Opened, accept, create_site, install_manifest, join_site, open_rolled_back,
+    open_site, view_site,
+};
 pub use record::{Material, PENDING_LIMIT, Pending, Record, State};
 pub use site::{Census, Site, Swept};
-pub use step::{FAILURES, GRACE, Policy, TRIES, step, sweep_step};
+pub use step::{FAILURES, GRACE, Policy, TRIES, spend_step, step, sweep_step};

@@ -5,7 +5,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::crypto::RepoId;
 use crate::format::wire::{DecodeError, Decoder, Encoder, Result};
-use crate::vault::ledger::RECORD_LIMIT;
+use crate::vault::ledger::{Lineage, RECORD_LIMIT, Revision};
 use crate::vault::protocol::{
     AttemptId, Ended, KE2, LOGIN_STATE, PAYLOAD_SEALED, REGISTER_REPLY, REGISTER_REQUEST,
     REGISTER_UPLOAD, RegistrationId, SUITE, Seconds,
@@ -17,21 +17,25 @@ pub const PENDING_LIMIT: usize = 10;
 const EVENTS_RESERVED: usize = 32 * 9;
 /// Kept for the owner's note.
 const NOTE_RESERVED: usize = 512;
-/// Kept for an account label, and for the revisions that a replicated ledger
-/// must report.
-const LEDGER_RESERVED: usize = 32 + 16;
-const RESERVED: usize = EVENTS_RESERVED + NOTE_RESERVED + LEDGER_RESERVED;
+/// Kept for an account label.
+const LABEL_RESERVED: usize = 32;
+const RESERVED: usize = EVENTS_RESERVED + NOTE_RESERVED + LABEL_RESERVED;
+const LINEAGE: usize = 16;
 const VERSION: u8 = 1;
 
 const HEAD: usize = 2 + 4 + 32 + 9 + 1 + 1 + 8 + 8 + 8;
 const MATERIAL: usize =
     1 + 32 + REGISTER_REQUEST + REGISTER_REPLY + REGISTER_UPLOAD + 32 + PAYLOAD_SEALED + KE2;
 const PENDING: usize = 16 + 32 + LOGIN_STATE + 8 + 1;
-const _: () = assert!(HEAD + MATERIAL + 1 + PENDING_LIMIT * PENDING + RESERVED <= RECORD_LIMIT);
+const _: () =
+    assert!(HEAD + MATERIAL + 1 + PENDING_LIMIT * PENDING + RESERVED + LINEAGE <= RECORD_LIMIT);
 
 /// Where a registration stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
+    /// The name is taken, nothing is evaluated yet: the one value that cannot
+    /// state which name it was written to, and so must be worth nothing.
+    Reserved,
     /// The blinded password was evaluated.
     Started,
     /// Everything is stored; the owner has not activated it.
@@ -104,6 +108,8 @@ pub struct Record {
     /// When an attempt was last admitted or proven right, by the clock of the
     /// site that did it.
     pub touched: Seconds,
+    /// What the ledger must report of this very value.
+    pub lineage: Lineage,
     /// The secret part.
     pub material: Option<Material>,
     /// Attempts, oldest first; KE2 is stored for the last.
@@ -111,6 +117,41 @@ pub struct Record {
 }
 
 impl Record {
+    /// What takes a name before anything is evaluated under it.
+    pub fn reservation(
+        generation: u32,
+        repo: RepoId,
+        registration: RegistrationId,
+        now: Seconds,
+    ) -> Self {
+        Self {
+            generation,
+            repo,
+            registration,
+            state: State::Reserved,
+            tries_left: 0,
+            failures: 0,
+            not_before: 0,
+            created: now,
+            touched: now,
+            lineage: Lineage::FIRST,
+            material: None,
+            pending: Vec::new(),
+        }
+    }
+
+    /// Whether a value is where it was written, and the newest there: what it
+    /// states is what the ledger counts. The first value of a name cannot know
+    /// when the name was made.
+    pub fn is_in_place(&self, found: Lineage) -> bool {
+        match self.state {
+            State::Reserved => {
+                self.lineage == Lineage::FIRST && found.version == self.lineage.version
+            }
+            _ => self.lineage == found,
+        }
+    }
+
     /// The tombstone that takes this record's place.
     #[must_use]
     pub fn tombstone(&self, ended: Ended) -> Self {
@@ -134,6 +175,7 @@ impl Record {
             State::Active => (3, 0),
             State::Closed { until } => (4, until),
             State::Ended(ended) => (5, ended as u64),
+            State::Reserved => (6, 0),
         };
         out.u8(kind).u64(value).u8(self.tries_left).u8(self.failures);
         out.u64(self.not_before).u64(self.created).u64(self.touched);
@@ -148,7 +190,7 @@ impl Record {
             out.raw(&pending.attempt).raw(&pending.ke1).raw(&pending.login);
             out.u64(pending.expires).u8(u8::from(pending.redeemed));
         }
-        out.raw(&[0; RESERVED]);
+        out.raw(&[0; RESERVED]).u64(self.lineage.created.0).u64(self.lineage.version);
         Zeroizing::new(out.finish())
     }
 
@@ -169,6 +211,7 @@ impl Record {
                 .and_then(Ended::from_byte)
                 .map(State::Ended)
                 .ok_or(DecodeError::Invalid("record state"))?,
+            (6, 0) => State::Reserved,
             _ => return Err(DecodeError::Invalid("record state")),
         };
         let (tries_left, failures) = (input.u8()?, input.u8()?);
@@ -186,7 +229,7 @@ impl Record {
         } else {
             None
         };
-        if material.is_some() == matches!(state, State::Ended(_)) {
+        if material.is_some() == matches!(state, State::Reserved | State::Ended(_)) {
             return Err(DecodeError::Invalid("material"));
         }
         let count = input.u8()? as usize;
@@ -203,9 +246,9 @@ impl Record {
                 redeemed: input.flag("attempt")?,
             });
         }
-        if input.raw(RESERVED)?.iter().any(|byte| *byte != 0)
-            || input.raw(input.remaining())?.iter().any(|byte| *byte != 0)
-        {
+        let reserved_is_zero = input.raw(RESERVED)?.iter().all(|byte| *byte == 0);
+        let lineage = Lineage { created: Revision(input.u64()?), version: input.u64()? };
+        if !reserved_is_zero || input.raw(input.remaining())?.iter().any(|byte| *byte != 0) {
             return Err(DecodeError::Invalid("padding of a record"));
         }
         Ok(Self {
@@ -218,6 +261,7 @@ impl Record {
             not_before,
             created,
             touched,
+            lineage,
             material,
             pending,
         })
@@ -242,6 +286,7 @@ mod tests {
             not_before: 5,
             created: 6,
             touched: 7,
+            lineage: Lineage { created: Revision(8), version: 9 },
             material: Some(Material {
                 credential: [1; 32],
                 request: [2; REGISTER_REQUEST],

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use super::effect::{Effect, Write};
 use super::evaluate;
 use super::record::{Record, State};
-use super::step::{Policy, step, sweep_step};
+use super::step::{Policy, spend_step, step, sweep_step};
+use crate::crypto::hex;
 use crate::io::{Clock, Random};
 use crate::vault::hsm::{KeyError, KeyProtection};
 use crate::vault::ledger::{
-    Ledger, LedgerError, Name, Revision, SealError, Swap, open_value, record_name, seal_value,
+    Ledger, LedgerError, Lineage, Name, Revision, SealError, Swap, open_value, record_name,
+    seal_value,
 };
 use crate::vault::protocol::{Binding, Refusal, Reply, Request, Seconds, Ticket};
 
@@ -34,6 +36,23 @@ enum Undecided {
     Races,
 }
 
+/// What is under a name.
+struct Found {
+    revision: Revision,
+    lineage: Lineage,
+    content: Content,
+}
+
+enum Content {
+    /// A record where it belongs.
+    Record(Record),
+    /// A record that was deleted and put back, or an old one in place of a
+    /// newer: its counters mean nothing.
+    Displaced(Record),
+    /// Not sealed by this fleet for this name.
+    Forged,
+}
+
 /// What a sweep did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
@@ -56,6 +75,8 @@ pub struct Census {
     pub closed: usize,
     /// Tombstones.
     pub ended: usize,
+    /// Changed behind the vault's back: never opened again.
+    pub frozen: usize,
     /// Cannot be read with these keys.
     pub unreadable: usize,
 }
@@ -81,6 +102,15 @@ fn ticket_of(request: &Request) -> Option<&Ticket> {
         | Request::Retire { ticket, .. }
         | Request::Status { ticket } => Some(ticket),
     }
+}
+
+/// The one line that names a record, by its name in the ledger: whoever runs
+/// the ledger must be able to look.
+fn alarm(name: &Name) {
+    log::error!(
+        "ALARM: a record was changed behind the vault's back and is frozen; it is {} in the ledger",
+        hex(name)
+    );
 }
 
 impl Site {
@@ -111,6 +141,16 @@ impl Site {
         self.ledger.is_usable() && self.keys.is_usable()
     }
 
+    /// Takes notice of the ledger; to be called now and then.
+    pub fn tend(&self) -> Result<(), LedgerError> {
+        self.ledger.tend()
+    }
+
+    /// What the ledger's operator should know.
+    pub fn warnings(&self) -> Vec<String> {
+        self.ledger.warnings()
+    }
+
     /// Does what one request asks, and answers. `open` says whether it may
     /// register. Blocks on keys and ledger.
     pub fn handle(&self, request: &Request, open: bool) -> Reply {
@@ -131,10 +171,28 @@ impl Site {
         let name = record_name(self.keys(), ticket)?;
         let policy = Policy { fleet: self.keys.fleet(), open, delays: self.delays };
         for _ in 0..RACES_LIMIT {
-            let (expected, record) = self.read(&name)?;
+            let mut found = self.read(&name)?;
+            let before = found.as_ref().map(|found| (found.revision, found.lineage));
+            let record = match found.take().map(|found| found.content) {
+                None => None,
+                Some(Content::Record(record)) => Some(record),
+                // To end it is still right: a tombstone has nothing to guess at.
+                Some(Content::Displaced(record)) if matches!(request, Request::Retire { .. }) => {
+                    Some(record)
+                }
+                Some(Content::Displaced(_) | Content::Forged) => {
+                    alarm(&name);
+                    return Ok(Reply::Refused(Refusal::Frozen));
+                }
+            };
             let write = match step(&policy, record, self.now(), request) {
                 Effect::Answer(reply) => return Ok(reply),
                 Effect::Persist(write) => write,
+                // Whoever takes it: the next round sees it.
+                Effect::Reserve(reservation) => {
+                    self.write(&name, before, reservation.write(self.keys.generation()))?;
+                    continue;
+                }
                 Effect::Enrol(enrolment) => {
                     let generation = self.keys.generation();
                     let mut credential = [0; 32];
@@ -171,26 +229,47 @@ impl Site {
             };
             // A lost race drops what was evaluated; the next round finds the
             // winner's answer or pays anew.
-            if let Some(reply) = self.write(&name, expected, write)? {
+            if let Some(reply) = self.write(&name, before, write)? {
                 return Ok(reply);
             }
         }
         Err(Undecided::Races)
     }
 
-    fn read(&self, name: &Name) -> Result<(Option<Revision>, Option<Record>), Undecided> {
-        let Some((revision, value)) = self.ledger.read(name)? else { return Ok((None, None)) };
-        let plain = open_value(self.keys(), name, &value)?;
-        let record = Record::decode(&plain).map_err(|_| Undecided::Record)?;
-        Ok((Some(revision), Some(record)))
+    fn read(&self, name: &Name) -> Result<Option<Found>, Undecided> {
+        let entry = match self.ledger.read(name) {
+            Ok(Some(entry)) => entry,
+            Ok(None) => return Ok(None),
+            Err(LedgerError::Foreign) => {
+                let (revision, lineage) = (Revision(0), Lineage::default());
+                return Ok(Some(Found { revision, lineage, content: Content::Forged }));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let content = match open_value(self.keys(), name, &entry.value) {
+            Ok(plain) => {
+                let record = Record::decode(&plain).map_err(|_| Undecided::Record)?;
+                if record.is_in_place(entry.lineage) {
+                    Content::Record(record)
+                } else {
+                    Content::Displaced(record)
+                }
+            }
+            Err(SealError::Forged) => Content::Forged,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Some(Found { revision: entry.revision, lineage: entry.lineage, content }))
     }
 
+    /// Writes over what was found (none: makes the name).
     fn write(
         &self,
         name: &Name,
-        expected: Option<Revision>,
+        found: Option<(Revision, Lineage)>,
         write: Write,
     ) -> Result<Option<Reply>, Undecided> {
+        let (expected, lineage) = found.unzip();
+        let write = write.of_lineage(lineage);
         let value = seal_value(self.keys(), &*self.random, name, &write.record().encode())?;
         match self.ledger.swap(name, expected, &value, write.is_last())? {
             Swap::Written(durable) => Ok(Some(write.release(&durable))),
@@ -207,14 +286,15 @@ impl Site {
             let Some(last) = names.last() else { return Ok(census) };
             after = Some(*last);
             for name in &names {
-                let count = match self.read(name).map(|(_, record)| record) {
-                    Ok(Some(record)) => match record.state {
-                        State::Started | State::Stored => &mut census.registering,
+                let count = match self.read(name).map(|found| found.map(|found| found.content)) {
+                    Ok(Some(Content::Record(record))) => match record.state {
+                        State::Reserved | State::Started | State::Stored => &mut census.registering,
                         State::Active => &mut census.active,
                         State::Closed { .. } => &mut census.closed,
                         State::Ended(_) => &mut census.ended,
                     },
-                    Ok(None) | Err(_) => &mut census.unreadable,
+                    Ok(Some(Content::Displaced(_))) => &mut census.frozen,
+                    Ok(None | Some(Content::Forged)) | Err(_) => &mut census.unreadable,
                 };
                 *count += 1;
             }
@@ -244,10 +324,49 @@ impl Site {
         }
     }
 
+    /// Takes tries from every record, as [`spend_step`] says. Returns how many
+    /// were written. An error if one record could not be: then nothing may be
+    /// served, and all is to be done again.
+    pub fn spend(&self, tries: u8) -> Result<usize, LedgerError> {
+        let (mut spent, mut after) = (0, None);
+        loop {
+            let names = self.ledger.list(after.as_ref(), SWEEP_PAGE)?;
+            let Some(last) = names.last() else { return Ok(spent) };
+            after = Some(*last);
+            for name in &names {
+                match self.spend_one(name, tries) {
+                    Ok(did) => spent += usize::from(did),
+                    Err(Undecided::Ledger(error)) => return Err(error),
+                    Err(error) => return Err(LedgerError::Unanswered(error.to_string())),
+                }
+            }
+        }
+    }
+
+    fn spend_one(&self, name: &Name, tries: u8) -> Result<bool, Undecided> {
+        for _ in 0..RACES_LIMIT {
+            // What is frozen is not evaluated anyway.
+            let Some(Found { revision, lineage, content: Content::Record(record) }) =
+                self.read(name)?
+            else {
+                return Ok(false);
+            };
+            let Some(write) = spend_step(&record, self.now(), tries) else { return Ok(false) };
+            if self.write(name, Some((revision, lineage)), write)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Err(Undecided::Races)
+    }
+
     fn sweep_one(&self, name: &Name) -> Result<bool, Undecided> {
-        let (expected, Some(record)) = self.read(name)? else { return Ok(false) };
+        let Some(Found { revision, lineage, content }) = self.read(name)? else { return Ok(false) };
+        let Content::Record(record) = content else {
+            alarm(name);
+            return Ok(false);
+        };
         match sweep_step(&record, self.now()) {
-            Some(write) => Ok(self.write(name, expected, write)?.is_some()),
+            Some(write) => Ok(self.write(name, Some((revision, lineage)), write)?.is_some()),
             None => Ok(false),
         }
     }

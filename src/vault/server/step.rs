@@ -6,7 +6,7 @@
 
 use ed25519_dalek::{Signature, VerifyingKey};
 
-use super::effect::{Admission, Effect, Enrolment, Write, tries};
+use super::effect::{Admission, Effect, Enrolment, Reservation, Write, tries};
 use super::evaluate;
 use super::record::{Record, State};
 use crate::crypto::hash;
@@ -41,7 +41,7 @@ pub struct Policy {
 
 fn standing(record: &Record) -> Standing {
     match record.state {
-        State::Started | State::Stored => Standing::Registering,
+        State::Reserved | State::Started | State::Stored => Standing::Registering,
         State::Active => Standing::Active(tries(record)),
         State::Closed { until } => Standing::Closed { until },
         State::Ended(ended) => Standing::Ended(ended),
@@ -59,7 +59,9 @@ fn refuse_standing(record: &Record) -> Effect {
 /// Why a record is over although nobody has written it down yet.
 fn due(record: &Record, now: Seconds) -> Option<Ended> {
     match record.state {
-        State::Started | State::Stored if now > record.created.saturating_add(ACTIVATION) => {
+        State::Reserved | State::Started | State::Stored
+            if now > record.created.saturating_add(ACTIVATION) =>
+        {
             Some(Ended::Abandoned)
         }
         State::Closed { until } if now >= until => Some(Ended::Exhausted),
@@ -72,6 +74,26 @@ pub fn sweep_step(record: &Record, now: Seconds) -> Option<Write> {
     let ended = due(record, now)?;
     let then = Reply::Standing(Standing::Ended(ended));
     Some(Write { record: record.tombstone(ended), then })
+}
+
+/// The record with so many tries less, if it has any: for a ledger that was put
+/// back, in which tries are back that were spent. `u8::MAX` takes all.
+pub fn spend_step(record: &Record, now: Seconds, tries: u8) -> Option<Write> {
+    let mut record = record.clone();
+    let had = record.tries_left;
+    record.tries_left = had.saturating_sub(tries);
+    record.failures = record.failures.saturating_add(had - record.tries_left).min(FAILURES);
+    let over = record.tries_left == 0 || record.failures == FAILURES;
+    record = match record.state {
+        // What is activated later has what is left here.
+        State::Started | State::Stored if over => record.tombstone(Ended::Abandoned),
+        State::Active if over => Record { state: State::Closed { until: now + GRACE }, ..record },
+        State::Started | State::Stored | State::Active => record,
+        // Evaluated under another key, or not at all.
+        State::Reserved | State::Closed { .. } | State::Ended(_) => return None,
+    };
+    let then = Reply::Standing(standing(&record));
+    (tries > 0).then_some(Write { record, then })
 }
 
 /// What to do about `request`, which concerns `record` (the one under the
@@ -91,7 +113,7 @@ pub fn step(policy: &Policy, record: Option<Record>, now: Seconds, request: &Req
     match request {
         Request::Manifest => refuse(Refusal::Malformed),
         Request::RegisterStart { registration, repo, request, .. } => {
-            register_again(&record, registration, repo, request)
+            register_again(policy, &record, now, registration, repo, request)
         }
         Request::RegisterFinish { registration, upload, verifying, payload, .. } => {
             if *registration != record.registration {
@@ -136,30 +158,37 @@ fn step_without_record(policy: &Policy, now: Seconds, request: &Request) -> Effe
             if !evaluate::request_is_valid(request) {
                 return refuse(Refusal::Malformed);
             }
-            Effect::Enrol(Enrolment {
-                repo: *repo,
-                registration: *registration,
-                request: *request,
-                now,
-            })
+            Effect::Reserve(Reservation { repo: *repo, registration: *registration, now })
         }
         _ => refuse(Refusal::UnknownTicket),
     }
 }
 
-/// The same bytes again get the stored reply; other bytes, or any after
-/// activation, are refused: a credential id is evaluated once.
+/// A name that this registration took is evaluated under. The same bytes again
+/// get the stored reply; other bytes, or any after activation, are refused: a
+/// credential id is evaluated once.
 fn register_again(
+    policy: &Policy,
     record: &Record,
+    now: Seconds,
     registration: &RegistrationId,
     repo: &[u8; 16],
     request: &[u8; REGISTER_REQUEST],
 ) -> Effect {
+    let same = record.registration == *registration && record.repo == *repo;
     match (&record.state, &record.material) {
+        (State::Reserved, _) if same && !policy.open => refuse(Refusal::RegistrationClosed),
+        (State::Reserved, _) if same && !evaluate::request_is_valid(request) => {
+            refuse(Refusal::Malformed)
+        }
+        (State::Reserved, _) if same => Effect::Enrol(Enrolment {
+            repo: *repo,
+            registration: *registration,
+            request: *request,
+            now,
+        }),
         (State::Started | State::Stored, Some(material))
-            if material.request == *request
-                && record.registration == *registration
-                && record.repo == *repo =>
+            if same && material.request == *request =>
         {
             Effect::Answer(Reply::Registered {
                 reply: Box::new(material.reply),

@@ -20,7 +20,7 @@ fn swap(ledger: &EmbeddedLedger, name: u8, expected: Option<Revision>, byte: u8)
 }
 
 fn read(ledger: &EmbeddedLedger, name: u8) -> Option<(Revision, u8)> {
-    ledger.read(&[name; 32]).unwrap().map(|(revision, value)| (revision, value[0]))
+    ledger.read(&[name; 32]).unwrap().map(|entry| (entry.revision, entry.value[0]))
 }
 
 #[test]
@@ -41,6 +41,36 @@ fn values_survive_opening_again() {
     assert_eq!(ledger.list(None, 10).unwrap(), [[1; 32], [2; 32]]);
     assert_eq!(ledger.list(Some(&[1; 32]), 10).unwrap(), [[2; 32]]);
     assert!(EmbeddedLedger::create(&folder).is_err(), "a ledger is never replaced");
+}
+
+/// What a record states about itself must still be so after opening anew.
+#[test]
+fn a_name_keeps_its_lineage() {
+    let (_dir, folder) = fresh();
+    let ledger = EmbeddedLedger::open(&folder).unwrap();
+    assert!(swap(&ledger, 1, None, 10) && swap(&ledger, 2, None, 20));
+    let lineage = |ledger: &EmbeddedLedger| ledger.read(&[2; 32]).unwrap().unwrap().lineage;
+    assert_eq!(lineage(&ledger), Lineage { created: Revision(2), version: 1 });
+    let (revision, _) = read(&ledger, 2).unwrap();
+    assert!(swap(&ledger, 2, Some(revision), 21));
+    drop(ledger);
+    let ledger = EmbeddedLedger::open(&folder).unwrap();
+    assert_eq!(lineage(&ledger), Lineage { created: Revision(2), version: 2 });
+    assert_eq!(ledger.head().unwrap(), Head { cluster: 0, revision: Revision(3) });
+}
+
+/// Pages of before had zeros there, and so have the records in them.
+#[test]
+fn a_page_of_before_counts_from_zero() {
+    let (dir, folder) = fresh();
+    let page = encode_page(&[1; 32], Revision(7), Lineage::default(), &value(1), false);
+    let file = std::fs::OpenOptions::new().write(true).open(dir.path().join(FILE)).unwrap();
+    file.write_all_at(&page, offset(0, 0)).unwrap();
+    let ledger = EmbeddedLedger::open(&folder).unwrap();
+    assert_eq!(ledger.read(&[1; 32]).unwrap().unwrap().lineage, Lineage::default());
+    assert!(swap(&ledger, 1, Some(Revision(7)), 2));
+    let lineage = ledger.read(&[1; 32]).unwrap().unwrap().lineage;
+    assert_eq!(lineage, Lineage { created: Revision(0), version: 1 });
 }
 
 #[test]
@@ -189,7 +219,7 @@ proptest! {
         drop(ledger);
         // What the next write would do, cut off.
         let side = (writes % 2) as u64;
-        let page = encode_page(&[1; 32], Revision(99), &value(99), false);
+        let page = encode_page(&[1; 32], Revision(99), Lineage::FIRST, &value(99), false);
         let file = std::fs::OpenOptions::new().write(true).open(dir.path().join(FILE)).unwrap();
         file.write_all_at(&page[..torn], offset(0, side)).unwrap();
         drop(file);
@@ -201,7 +231,7 @@ proptest! {
     #[test]
     fn a_torn_first_write_leaves_nothing(torn in 1usize..PAGE) {
         let (dir, folder) = fresh();
-        let page = encode_page(&[1; 32], Revision(1), &value(1), false);
+        let page = encode_page(&[1; 32], Revision(1), Lineage::FIRST, &value(1), false);
         let file = std::fs::OpenOptions::new().write(true).open(dir.path().join(FILE)).unwrap();
         file.write_all_at(&page[..torn], offset(0, 0)).unwrap();
         let ledger = EmbeddedLedger::open(&folder).unwrap();

@@ -59,6 +59,7 @@ fn replies() -> Vec<Reply> {
         Refusal::UnknownAttempt,
         Refusal::TryLater,
         Refusal::Malformed,
+        Refusal::Frozen,
     ];
     replies.extend(refusals.map(Reply::Refused));
     replies

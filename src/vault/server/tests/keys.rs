@@ -61,7 +61,7 @@ fn limited(world: &mut World, calls: usize) {
     let keys = Failing { inner: Arc::clone(&world.keys), left: AtomicUsize::new(calls) };
     world.sites[1] = Arc::new(Site::new(
         Arc::new(keys),
-        Arc::<Audited>::clone(&world.ledger),
+        Arc::<SimLedger>::clone(&world.ledger),
         Arc::new(SystemRandom),
         Arc::<TestClock>::clone(&world.clock),
         Vec::new(),

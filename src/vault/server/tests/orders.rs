@@ -77,7 +77,7 @@ proptest! {
         let mut world = World::new(delays);
         let steps = world.register(true);
         for (op, site, fault) in ops {
-            world.ledger.inner.next_write(fault);
+            world.ledger.next_write(fault);
             let some = |which: usize, world: &World| {
                 (!world.attempts.is_empty()).then(|| which % world.attempts.len())
             };
@@ -119,7 +119,7 @@ proptest! {
                     prop_assert!(!again, "evaluated once");
                 }
             }
-            world.ledger.inner.next_write(Fault::None);
+            world.ledger.next_write(Fault::None);
             world.audit();
         }
     }

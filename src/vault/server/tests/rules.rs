@@ -172,7 +172,7 @@ fn unknown_tickets_get_one_answer_and_no_write() {
     let closed = world.sites[0].handle(&start, false);
     assert!(matches!(closed, Reply::Refused(Refusal::RegistrationClosed)));
     assert!(matches!(world.ask(&start), Reply::Refused(Refusal::Malformed)));
-    assert!(world.ledger.log.lock().unwrap().is_empty());
+    assert!(world.ledger.log().is_empty());
 }
 
 #[test]
