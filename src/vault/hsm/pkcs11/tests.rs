@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cryptoki::object::{Attribute, KeyType};
+use p256::ecdsa::signature::Verifier;
 use p256::elliptic_curve::sec1::ToEncodedPoint;
 use p256::{NonZeroScalar, PublicKey, SecretKey};
 use rand::rngs::OsRng;
@@ -169,7 +170,6 @@ fn tls_is_signed_by_the_token() {
         let name = KeyName { fleet: [1; 16], generation: 0, purpose: Purpose::Tls };
         let public = keys.pool.run(move |token| token.public(&name)).unwrap();
         let signature = p256::ecdsa::Signature::from_der(&signature).unwrap();
-        use p256::ecdsa::signature::Verifier;
         VerifyingKey::from(&public).verify(b"message", &signature).unwrap();
         assert!(VerifyingKey::from(&public).verify(b"massage", &signature).is_err());
     });
