@@ -14,7 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -154,6 +154,9 @@ struct Workload {
     root: PathBuf,
     manifest: Mutex<Manifest>,
     ends: AtomicBool,
+    /// Bytes that may still be written: how long a cut takes, and so how much is
+    /// written meanwhile, is the machine's, and the disk is small.
+    left: AtomicU64,
 }
 
 /// Ends the workload, whatever happens.
@@ -166,7 +169,7 @@ impl Drop for Ending<'_> {
 }
 
 impl Workload {
-    fn new(root: PathBuf) -> Self {
+    fn new(root: PathBuf, left: u64) -> Self {
         let files = (0..16).map(|number| (format!("file{number}"), (0, 0))).collect();
         let manifest =
             Manifest { files, folders: Vec::new(), log: (0, 0), pages: vec![(0, 0); PAGES] };
@@ -174,7 +177,8 @@ impl Workload {
         let pages = File::create(root.join("pages")).expect("creates");
         pages.set_len((PAGE * PAGES) as u64).expect("extends");
         pages.sync_all().expect("syncs");
-        Self { root, manifest: Mutex::new(manifest), ends: AtomicBool::new(false) }
+        let left = AtomicU64::new(left);
+        Self { root, manifest: Mutex::new(manifest), ends: AtomicBool::new(false), left }
     }
 
     fn note(&self, change: impl FnOnce(&mut Manifest)) {
@@ -186,7 +190,17 @@ impl Workload {
     }
 
     fn goes_on(&self) -> bool {
-        !self.ends.load(Ordering::Relaxed)
+        let ends = || self.ends.load(Ordering::Relaxed);
+        while !ends() && self.left.load(Ordering::Relaxed) == 0 {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        !ends()
+    }
+
+    /// What is written costs a page or two more in the journal.
+    fn spend(&self, bytes: usize) {
+        let less = |left: u64| Some(left.saturating_sub(bytes as u64 + 8192));
+        let _ = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
     fn sync_root(&self) -> io::Result<()> {
@@ -214,7 +228,9 @@ impl Workload {
             let path = self.root.join(&name);
             let version = self.manifest().files[&name].1 + 1;
             self.note(|manifest| manifest.files.get_mut(&name).expect("is there").1 = version);
-            match content(&name, version) {
+            let content = content(&name, version);
+            self.spend(content.as_ref().map_or(0, Vec::len));
+            match content {
                 None => {
                     fs::remove_file(&path)?;
                     self.sync_root()?;
@@ -250,7 +266,9 @@ impl Workload {
                 break;
             }
             self.note(|manifest| manifest.log.1 = number);
-            log.write_all(&record(number))?;
+            let record = record(number);
+            self.spend(record.len());
+            log.write_all(&record)?;
             if number % 4 == 0 {
                 log.sync_data()?;
                 self.note(|manifest| manifest.log.0 = number);
@@ -270,6 +288,7 @@ impl Workload {
                 self.note(|manifest| manifest.pages[*number].1 = version);
                 pages.write_all_at(&page(*number, version), (number * PAGE) as u64)?;
             }
+            self.spend(changed.len() * PAGE);
             pages.sync_data()?;
             self.note(|manifest| {
                 for number in &changed {
@@ -401,7 +420,8 @@ fn life(round: usize, looked: &mut Looked) {
     let made = world.run(&init);
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let mount = world.mount("disk/repo", "mnt", &SECRET);
-    let workload = Workload::new(world.path("mnt"));
+    let room = size.trim_end_matches('M').parse::<u64>().expect("is in MiB") << 20;
+    let workload = Workload::new(world.path("mnt"), room / 4);
     let seed = StdRng::from_entropy().gen_range(0..1 << 32);
     println!("round {round}: {size}, {options}, seed {seed}");
     let mut draw = StdRng::seed_from_u64(seed);
