@@ -201,7 +201,9 @@ impl Place<'_> {
 
     /// As a new device, from the newest heads that can be used.
     fn start_anew(&self, state: &LocalState, report: &Report, seen: Vector) -> Result<Repaired> {
-        Ok(self.open(state, Some(seen))?.repair(self.repository, &report.bad)?)
+        let volume = self.open(state, Some(seen))?;
+        volume.settle(false)?;
+        Ok(volume.repair(self.repository, &report.bad)?)
     }
 
     fn open(&self, state: &LocalState, repair: Option<Vector>) -> Result<Volume> {

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use super::namespace::{Ino, KEY_MAX, Key, VALUE_MAX, Value};
+use super::node::{CHUNK_MAX, Id, NO_ID};
 use super::wire::{DecodeError, Decoder, Encoder, Result};
 use crate::io::Timestamp;
 
@@ -11,6 +12,8 @@ use crate::io::Timestamp;
 pub const DATA_MAX: usize = 2 << 20;
 /// Most changes in a record.
 const CHANGES_MAX: u64 = 4096;
+/// Most pieces in a change.
+pub const PIECES_MAX: u64 = 4096;
 
 /// One change of the file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +30,17 @@ pub enum Change<'a> {
         offset: u64,
         /// What.
         bytes: Cow<'a, [u8]>,
+        /// When.
+        time: Timestamp,
+    },
+    /// As [`Change::Write`], of bytes that chunks in REPO hold durably.
+    Stored {
+        /// The file.
+        ino: Ino,
+        /// Where, bytes.
+        offset: u64,
+        /// What, one after the other; at least one.
+        pieces: Vec<Piece>,
         /// When.
         time: Timestamp,
     },
@@ -52,6 +66,17 @@ pub enum Change<'a> {
     },
 }
 
+/// A part of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The chunk.
+    pub id: Id,
+    /// First byte of it.
+    pub from: u64,
+    /// How many bytes; at least one.
+    pub len: u64,
+}
+
 impl Change<'_> {
     /// The inode that it changes, if it changes one and no directory entry.
     pub fn ino(&self) -> Option<Ino> {
@@ -59,6 +84,7 @@ impl Change<'_> {
             Self::Set(Key::Inode(ino) | Key::Xattr(ino, _), _)
             | Self::Remove(Key::Xattr(ino, _))
             | Self::Write { ino, .. }
+            | Self::Stored { ino, .. }
             | Self::Resize { ino, .. }
             | Self::Zero { ino, .. } => Some(*ino),
             _ => None,
@@ -71,6 +97,7 @@ const REMOVE: u8 = 2;
 const WRITE: u8 = 3;
 const RESIZE: u8 = 4;
 const ZERO: u8 = 5;
+const STORED: u8 = 6;
 
 fn put_time(out: &mut Encoder, time: Timestamp) {
     out.signed(time.secs).var(u64::from(time.nanos));
@@ -104,6 +131,14 @@ pub fn encode<'a>(changes: &'a [Change<'_>]) -> (Vec<u8>, &'a [u8]) {
                     return (out.finish(), bytes);
                 }
                 out.bytes(bytes);
+            }
+            Change::Stored { ino, offset, pieces, time } => {
+                out.u8(STORED).u64(*ino).var(*offset);
+                put_time(&mut out, *time);
+                out.var(pieces.len() as u64);
+                for piece in pieces {
+                    out.raw(&piece.id).var(piece.from).var(piece.len);
+                }
             }
             Change::Resize { ino, size, time } => {
                 out.u8(RESIZE).u64(*ino).var(*size);
@@ -141,6 +176,28 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<Change<'_>>> {
                 }
                 Change::Write { ino, offset, bytes: bytes.into(), time }
             }
+            STORED => {
+                let ino = input.u64()?;
+                let offset = input.var_max(size_max, "offset")?;
+                let time = get_time(&mut input)?;
+                let (mut pieces, mut bytes) = (Vec::new(), 0);
+                for _ in 0..input.var_max(PIECES_MAX, "pieces")? {
+                    let piece = Piece {
+                        id: input.array()?,
+                        from: input.var_max(CHUNK_MAX, "piece")?,
+                        len: input.var_max(CHUNK_MAX, "piece")?,
+                    };
+                    if piece.id == NO_ID || piece.len == 0 || piece.from + piece.len > CHUNK_MAX {
+                        return Err(DecodeError::Invalid("piece"));
+                    }
+                    bytes += piece.len;
+                    pieces.push(piece);
+                }
+                if bytes == 0 || bytes > DATA_MAX as u64 || offset + bytes > size_max {
+                    return Err(DecodeError::Limit("data"));
+                }
+                Change::Stored { ino, offset, pieces, time }
+            }
             RESIZE => Change::Resize {
                 ino: input.u64()?,
                 size: input.var_max(size_max, "size")?,
@@ -174,6 +231,15 @@ mod tests {
             Change::Write { ino: 5, offset: 9, bytes: b"bytes"[..].into(), time },
             Change::Resize { ino: 5, size: 1 << 40, time },
             Change::Zero { ino: 5, from: 3, to: 4, time },
+            Change::Stored {
+                ino: 5,
+                offset: 7,
+                pieces: vec![
+                    Piece { id: [1; 16], from: 0, len: 9 },
+                    Piece { id: [2; 16], from: 5, len: 1 << 18 },
+                ],
+                time,
+            },
         ];
         // Whichever change is the last.
         for len in 0..=changes.len() {
@@ -185,5 +251,23 @@ mod tests {
         for cut in 0..bytes.len() {
             assert!(decode(&bytes[..cut]).is_err());
         }
+    }
+
+    #[test]
+    fn pieces_of_no_chunk_or_too_many_bytes_are_refused() {
+        let time = Timestamp { secs: 0, nanos: 0 };
+        let piece = |from, len| Piece { id: [1; 16], from, len };
+        let decoded = |offset, pieces| {
+            let (bytes, _) = encode(&[Change::Stored { ino: 1, offset, pieces, time }]);
+            decode(&bytes).map(drop)
+        };
+        assert_eq!(decoded(0, vec![piece(0, 1)]), Ok(()));
+        assert_eq!(decoded(0, vec![piece(0, CHUNK_MAX); 2]), Ok(()));
+        assert!(decoded(0, vec![piece(0, CHUNK_MAX); 3]).is_err());
+        assert!(decoded(0, Vec::new()).is_err());
+        assert!(decoded(0, vec![piece(0, 0)]).is_err());
+        assert!(decoded(0, vec![piece(1, CHUNK_MAX)]).is_err());
+        assert!(decoded(0, vec![Piece { id: NO_ID, from: 0, len: 1 }]).is_err());
+        assert!(decoded(i64::MAX as u64, vec![piece(0, 1)]).is_err());
     }
 }

@@ -66,6 +66,8 @@ impl Fs {
                     file.size.max(end)
                 })
             }
+            // Replay fetches the bytes before.
+            Change::Stored { .. } => Err(FsError::Invalid),
             Change::Resize { ino, size, time } => {
                 self.change_content(state, *ino, *time, |file| {
                     if *size < file.size {
@@ -135,7 +137,7 @@ impl Fs {
         Ok(state.files.get_mut(&ino).expect("inserted just now"))
     }
 
-    fn change_content(
+    pub(super) fn change_content(
         &self,
         state: &mut State,
         ino: Ino,

@@ -14,6 +14,9 @@ use crate::volume::content::{Extent, Layer, Stored, flush};
 
 /// Bytes of the log after which the next operation makes a checkpoint first.
 const LOG_MAX: u64 = 256 << 20;
+/// Bytes that went into objects by the log after which a checkpoint is due: a
+/// crash has them read again.
+const PASSED_MAX: u64 = 1 << 30;
 /// Changes of names and attributes in memory at which a checkpoint is due.
 const CHANGES_MAX: usize = 200_000;
 /// Pause after a checkpoint that failed.
@@ -85,7 +88,7 @@ impl Fs {
                     .filter_map(|file| file.frozen.as_ref())
                     .map(|l| l.bytes)
                     .sum::<u64>()
-                + self.volume.store.staged_bytes() as u64,
+                + self.volume.store.new_bytes(),
             waiting_changes: state.current.len() as u64
                 + state.frozen.as_ref().map_or(0, |frozen| frozen.len() as u64),
             inodes: state.inodes,
@@ -105,14 +108,15 @@ impl Fs {
         }
         now.saturating_sub(last) >= when.quiet
             || now.saturating_sub(first) >= when.latest
-            || state.dirty + self.volume.store.staged_bytes() as u64 >= when.bytes
+            || self.volume.store.new_bytes() >= when.bytes
             || state.current.len() >= CHANGES_MAX
             || self.log.bytes() >= LOG_MAX / 2
+            || self.passed() >= PASSED_MAX
     }
 
     /// Whether a write has to wait until chunks or a head are in REPO.
     pub(super) fn lacks_room(&self) -> bool {
-        self.lock().dirty >= DIRTY_MAX || self.log.bytes() >= LOG_MAX
+        self.lock().dirty >= DIRTY_MAX || self.log.bytes() + self.queued() >= LOG_MAX
     }
 
     /// Makes a checkpoint before an operation if the log has grown long: it
@@ -120,14 +124,14 @@ impl Fs {
     /// log says when there is no room any more. Only who may `wait` does so for
     /// a checkpoint that is under way.
     pub(super) fn make_room(&self, wait: bool) {
-        if self.log.bytes() < LOG_MAX {
+        if self.log.bytes() + self.queued() < LOG_MAX {
             return;
         }
         let flushing = if wait { Some(self.flushing()) } else { self.try_flushing() };
         let Some(_flushing) = flushing else { return };
         let early = self.volume.world().clock.elapsed() < self.lock().retry_at;
         // Another writer may have made one meanwhile.
-        if !early && self.log.bytes() >= LOG_MAX {
+        if !early && self.log.bytes() + self.queued() >= LOG_MAX {
             let _ = self.checkpoint_locked(false);
         }
     }
@@ -135,10 +139,10 @@ impl Fs {
     /// Hands buffered log records to the operating system, and with `flush`
     /// to the disk.
     pub fn write_log(&self, flush: bool) -> Result<()> {
+        self.drain()?;
         self.log.write_out().map_err(|error| self.fail(&error))?;
         if flush {
-            let sequence = self.lock().sequence;
-            self.log.sync(sequence).map_err(|error| self.fail(&error))?;
+            self.log.sync(self.logged()).map_err(|error| self.fail(&error))?;
         }
         Ok(())
     }
@@ -199,7 +203,7 @@ impl Fs {
         &self,
         always: bool,
     ) -> Result<Option<(Arc<Overlay>, Vec<Frozen>, (u64, u64), u64)>> {
-        let mut state = self.lock();
+        let (_draining, mut state) = self.drained()?;
         if state.current.is_empty() && !always {
             // At most files without a name changed.
             state.changed = None;
@@ -212,6 +216,7 @@ impl Fs {
         let overlay = Arc::new(std::mem::take(&mut state.current));
         state.frozen = Some(overlay.clone());
         state.changed = None;
+        self.forget_passed();
         let state = &mut *state;
         let mut files = Vec::new();
         for (ino, file) in &mut state.files {
@@ -283,7 +288,8 @@ impl Fs {
         if files.is_empty() {
             return Ok(());
         }
-        let mut state = self.lock();
+        let stopped = |_| failed(std::io::Error::other("it has stopped"));
+        let (_draining, state) = self.drained().map_err(stopped)?;
         for &ino in files {
             let Some(file) = state.files.get(&ino) else { continue };
             let Ok(inode) = self.inode(&state, ino) else { continue };
@@ -295,12 +301,11 @@ impl Fs {
             for record in rewrite(&layer, file.size, ino, inode) {
                 let (record, data) = encode(&record);
                 let sequence = self.log.append(&[&record, data], true).map_err(failed)?;
-                state.sequence = sequence;
+                self.note_logged(sequence);
             }
         }
-        let sequence = state.sequence;
         drop(state);
-        self.log.sync(sequence).map_err(failed)
+        self.log.sync(self.logged()).map_err(failed)
     }
 
     /// The commit holds everything frozen, but for the files without a content:

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::attr::kill_privileges;
 use super::dir::drop_unused;
+use super::queue::{LARGE, QUEUE_MAX};
 use super::{Fs, FsError, Result, Seek, State};
 use crate::format::namespace::{Ino, Key, Value};
 use crate::format::record::Change;
@@ -12,7 +15,7 @@ use crate::store::StoreError;
 use crate::volume::content::{Layer, Stored, flush, is_data, read};
 
 /// Bytes of changes in one file after which they are cut into chunks at once.
-const STREAM_FLUSH: u64 = 8 << 20;
+pub(super) const STREAM_FLUSH: u64 = 8 << 20;
 /// Bytes of changes in memory after which the writer cuts them all into chunks
 /// itself, so that memory stays bounded.
 pub(super) const DIRTY_MAX: u64 = 64 << 20;
@@ -130,9 +133,15 @@ impl Fs {
             if clear_privileges {
                 self.clear_privileges(&state, ino, &mut changes)?;
             }
-            self.perform(&mut state, &changes)?;
+            let plain = changes.len() == 1 && bytes.len() >= LARGE;
+            if !(plain && self.write_large(&mut state, ino, offset, bytes, time)?) {
+                self.perform(&mut state, &changes)?;
+            }
             (was_full, state.files.get(&ino).map_or(0, |file| file.layer.bytes), state.dirty)
         };
+        if self.queued() >= QUEUE_MAX {
+            self.drain()?;
+        }
         // Only a write that found memory full waits for room: it was told so
         // before it came (`lacks_room`).
         let relieved = if was_full {
@@ -154,6 +163,32 @@ impl Fs {
             }
             other => other,
         }
+    }
+
+    /// A write whose bytes are logged later, or not at all: `false` if it must be
+    /// logged as others are.
+    fn write_large(
+        &self,
+        state: &mut State,
+        ino: Ino,
+        offset: u64,
+        bytes: &[u8],
+        time: Timestamp,
+    ) -> Result<bool> {
+        let bytes = Bytes::copy_from_slice(bytes);
+        if state.orphans.contains_key(&ino) || !self.enqueue_write((ino, offset), &bytes, time) {
+            return Ok(false);
+        }
+        let end = offset + bytes.len() as u64;
+        let applied = self.change_content(state, ino, time, |file| {
+            file.layer.share(offset, bytes);
+            file.size.max(end)
+        });
+        applied.inspect_err(|error| {
+            self.stop(&format!("a logged change could not be made in memory: {error}"));
+        })?;
+        self.note_change(state);
+        Ok(true)
     }
 
     /// Cuts the changes of all files into chunks, so that they leave memory;
@@ -210,6 +245,11 @@ impl Fs {
             (stored, frozen, size)
         };
         let flushed = flush(&self.volume.store, &stored, &frozen, size, streaming);
+        let cut = match &flushed {
+            Ok(flushed) => self.cut_writes(ino, &frozen, &flushed.stored),
+            Err(_) => Vec::new(),
+        };
+        self.note_cut(cut);
         let mut state = self.lock();
         let Some(file) = state.files.get_mut(&ino) else { return Ok(()) };
         file.frozen = None;
@@ -248,8 +288,8 @@ impl Fs {
         if self.failed.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(FsError::Io);
         }
-        let sequence = self.lock().sequence;
-        self.log.sync(sequence).map_err(|error| self.fail(&error))
+        self.drain()?;
+        self.log.sync(self.logged()).map_err(|error| self.fail(&error))
     }
 
     pub(super) fn do_fallocate(&self, ino: Ino, offset: u64, len: u64, mode: i32) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Fs, Log, Options};
+use crate::format::record::{Change, decode};
 use crate::journal::{Journal, JournalError, JournalKeys, Options as JournalOptions};
 use crate::store::StoreError;
 use crate::volume::Volume;
@@ -10,6 +11,15 @@ use crate::volume::Volume;
 impl Log for Journal {
     fn append(&self, record: &[&[u8]], reserve: bool) -> std::io::Result<u64> {
         self.append_pieces(record, reserve).map_err(journal_failed)
+    }
+    fn promise(&self, len: usize, reserve: bool) -> std::io::Result<u64> {
+        Journal::promise(self, len, reserve).map_err(journal_failed)
+    }
+    fn take_back(&self, promised: u64) {
+        Journal::take_back(self, promised);
+    }
+    fn append_promised(&self, record: &[&[u8]], promised: u64) -> std::io::Result<u64> {
+        Journal::append_promised(self, record, promised).map_err(journal_failed)
     }
     fn write_out(&self) -> std::io::Result<()> {
         Journal::write_out(self).map_err(journal_failed)
@@ -56,6 +66,15 @@ pub enum RecoverError {
     Replay(String),
 }
 
+/// Whether a record needs chunks that are in REPO.
+fn rests_on_chunks(record: &[u8]) -> bool {
+    let rests = |changes: Vec<Change<'_>>| {
+        changes.iter().any(|change| matches!(change, Change::Stored { .. }))
+    };
+    // One that does not decode may.
+    decode(record).map_or(true, rests)
+}
+
 impl Fs {
     /// The file system over a volume with local state: opens its journal and
     /// replays what a crash left. Returns how many records that were.
@@ -81,11 +100,15 @@ impl Fs {
             return Err(RecoverError::Diverged(replay.records.len()));
         }
         volume.stand()?;
+        let keep = replay.records.iter().any(|(_, record)| rests_on_chunks(record));
+        let torn = volume.settle(keep)?;
         let fs = Self::new(volume, Box::new(journal), options)?;
         let count = replay.records.len();
         for (sequence, record) in replay.records {
-            fs.replay(sequence, &record).map_err(RecoverError::Replay)?;
+            fs.replay(sequence, &record)?;
         }
+        // All was found without them.
+        fs.volume.remove_objects(&torn)?;
         Ok((fs, count))
     }
 }

@@ -4,7 +4,7 @@
 //! and appended to the journal under one lock; it is answered only after both.
 //! Replay applies the same records by the same code.
 //!
-//! Lock order: `flushing`, then `state`. `state` is never held while file
+//! Lock order: `flushing`, then `draining`, then `state`, then `queue`. `state` is never held while file
 //! content is read from or written to REPO.
 
 mod apply;
@@ -16,6 +16,7 @@ mod journaled;
 mod mount;
 mod names;
 mod operations;
+mod queue;
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
@@ -44,6 +45,13 @@ pub trait Log: Send + Sync {
     /// acknowledged, if there is no room. Records that make room may use the
     /// `reserve` that others leave.
     fn append(&self, record: &[&[u8]], reserve: bool) -> std::io::Result<u64>;
+    /// Sets room aside for a record of at most `len` bytes that
+    /// [`Log::append_promised`] will bring; returns how much.
+    fn promise(&self, len: usize, reserve: bool) -> std::io::Result<u64>;
+    /// Takes back so much of what was promised.
+    fn take_back(&self, promised: u64);
+    /// Takes a record for which `promised` bytes were set aside.
+    fn append_promised(&self, record: &[&[u8]], promised: u64) -> std::io::Result<u64>;
     /// Hands what was taken to the operating system.
     fn write_out(&self) -> std::io::Result<()>;
     /// Returns once records up to `sequence` are durable.
@@ -62,6 +70,13 @@ pub struct NoLog;
 
 impl Log for NoLog {
     fn append(&self, _: &[&[u8]], _: bool) -> std::io::Result<u64> {
+        Ok(0)
+    }
+    fn promise(&self, _: usize, _: bool) -> std::io::Result<u64> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+    fn take_back(&self, _: u64) {}
+    fn append_promised(&self, _: &[&[u8]], _: u64) -> std::io::Result<u64> {
         Ok(0)
     }
     fn write_out(&self) -> std::io::Result<()> {
@@ -152,8 +167,6 @@ struct State {
     bytes: u64,
     /// Bytes of data in layers.
     dirty: u64,
-    /// Last sequence number of the log.
-    sequence: u64,
     next_ino: Ino,
     /// Time of the first and the last change since the last freeze.
     changed: Option<(std::time::Duration, std::time::Duration)>,
@@ -169,6 +182,10 @@ pub struct Fs {
     state: Mutex<State>,
     /// Held while layers are flushed and while a checkpoint runs.
     flushing: Mutex<()>,
+    /// Held while the queue goes to the log.
+    draining: Mutex<()>,
+    /// What is not in the log yet.
+    queue: Mutex<queue::Queue>,
     /// Local state failed: read-only with EIO until reopened.
     failed: AtomicBool,
     /// How far a checkpoint that failed for want of room or REPO got.
@@ -193,6 +210,8 @@ impl Fs {
             options,
             state: Mutex::new(state),
             flushing: Mutex::default(),
+            draining: Mutex::default(),
+            queue: Mutex::default(),
             failed: AtomicBool::new(false),
             trouble: Mutex::default(),
         };
@@ -215,16 +234,41 @@ impl Fs {
     }
 
     /// Applies a record that the log replayed.
-    pub fn replay(&self, sequence: u64, record: &[u8]) -> std::result::Result<(), String> {
-        let changes = crate::format::record::decode(record).map_err(|error| error.to_string())?;
-        let mut state = self.lock();
-        for change in &changes {
-            self.apply(&mut state, change).map_err(|error| error.to_string())?;
+    pub fn replay(&self, sequence: u64, record: &[u8]) -> std::result::Result<(), RecoverError> {
+        let failed = |error: &dyn std::fmt::Display| RecoverError::Replay(error.to_string());
+        let changes = crate::format::record::decode(record).map_err(|error| failed(&error))?;
+        let mut written = None;
+        for change in changes {
+            let change = self.fetched(change)?;
+            if let Change::Write { ino, .. } = &change {
+                written = Some(*ino);
+            }
+            self.apply(&mut self.lock(), &change).map_err(|error| failed(&error))?;
         }
-        state.sequence = sequence;
-        let now = self.volume.world().clock.elapsed();
-        state.changed.get_or_insert((now, now));
+        {
+            self.note_logged(sequence);
+            let mut state = self.lock();
+            let now = self.volume.world().clock.elapsed();
+            state.changed.get_or_insert((now, now));
+        }
+        // Memory stays bounded, as when it was written.
+        if let Some(ino) = written {
+            let _flushing = self.flushing();
+            if let Err(error) = self.flush_file(ino, data::STREAM_FLUSH, true) {
+                log::warn!("replayed changes could not be cut into chunks yet: {error}");
+            }
+        }
         Ok(())
+    }
+
+    /// A change with its bytes, if chunks in REPO have them.
+    fn fetched<'a>(&self, change: Change<'a>) -> std::result::Result<Change<'a>, StoreError> {
+        let Change::Stored { ino, offset, pieces, time } = change else { return Ok(change) };
+        let mut bytes = Vec::new();
+        for piece in pieces {
+            bytes.extend(self.volume.store.read(&piece.id, piece.from, piece.from + piece.len)?);
+        }
+        Ok(Change::Write { ino, offset, bytes: bytes.into(), time })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -302,6 +346,13 @@ impl Fs {
         FsError::Io
     }
 
+    /// The same where even a lack of room is one: something that was
+    /// acknowledged is not in the log.
+    fn fail_for_good(&self, error: &std::io::Error) -> FsError {
+        self.stop(&format!("local state failed ({error})"));
+        FsError::Io
+    }
+
     /// Read-only with EIO from here on; said once.
     fn stop(&self, why: &str) {
         if !self.failed.swap(true, Atomic::Relaxed) {
@@ -350,12 +401,10 @@ impl Fs {
             .cloned()
             .collect();
         let is_logged = !logged.is_empty();
-        let sequence = if is_logged {
+        if is_logged {
             let (record, data) = encode(&logged);
-            self.log.append(&[&record, data], reserve).map_err(|error| self.fail(&error))?
-        } else {
-            state.sequence
-        };
+            self.log_in_turn((&record, data), reserve)?;
+        }
         for change in changes {
             // It is in the log, and what is not in memory cannot be taken back.
             self.apply(state, change).inspect_err(|error| {
@@ -363,11 +412,14 @@ impl Fs {
             })?;
         }
         if is_logged {
-            state.sequence = sequence;
-            let now = self.volume.world().clock.elapsed();
-            state.changed = Some((state.changed.map_or(now, |(first, _)| first), now));
+            self.note_change(state);
         }
         Ok(())
+    }
+
+    fn note_change(&self, state: &mut State) {
+        let now = self.volume.world().clock.elapsed();
+        state.changed = Some((state.changed.map_or(now, |(first, _)| first), now));
     }
 
     /// A value of the namespace with all changes.

@@ -6,9 +6,10 @@ pub(super) mod machine;
 pub(super) mod model;
 
 use machine::{History, boot, check, crashes, fresh};
-use model::{Model, Op, perform, visible};
+use model::{ME, Model, Op, perform, visible};
 
-use super::{FsError, Operations};
+use super::{FsError, Operations, When};
+use crate::io::SyncedFolder as _;
 use crate::io::sim::{Crash, Fault, SimWorld, Unsynced};
 
 use Op::{
@@ -141,11 +142,16 @@ fn a_crash_between_objects_and_their_head_loses_nothing() {
 #[test]
 fn a_crash_after_a_stream_was_cut_early_loses_nothing() {
     let mut ops = vec![Create("big"), Create("other")];
-    // 22 MB that do not compress: more than an object before any checkpoint.
-    for (piece, from) in (1..=165).filter(|from| from % 3 != 0).enumerate() {
-        ops.push(Write("big", piece as u64 * 200_000, 200_000, from));
-        if piece % 40 == 39 {
-            ops.push(WriteOut);
+    // 20 MB that do not compress: an object is published before any checkpoint.
+    for (piece, from) in (1..=247u8).filter(|from| from % 3 != 0).enumerate() {
+        // Short enough for a journal file of this size to take it by promise.
+        ops.push(Write("big", piece as u64 * 120_000, 120_000, from));
+        match piece {
+            90 => ops.push(Write("other", 0, 100, 9)),
+            120 => ops.push(Fsync),
+            130 => ops.push(Write("big", 10_000_000, 100_000, 7)),
+            150 => ops.push(WriteOut),
+            _ => {}
         }
     }
     let after = ops.len();
@@ -153,10 +159,11 @@ fn a_crash_after_a_stream_was_cut_early_loses_nothing() {
     ops.extend([Write("b", 77, 5000, 3), Truncate("c", 15_000_000), Xattr("c", 2), Fsync]);
     ops.extend([Checkpoint, Write("b", 9_000_000, 500, 4), Fsync, Unlink("c"), Fsync]);
     let changes = |ops| run(ops, None).0.operations();
-    let (streamed, last) = (changes(&ops[..after]), changes(&ops));
-    let mut cases = 0;
-    for point in 0..=5 * factor() as u64 {
-        let stop = streamed + (last - streamed) * point / (5 * factor() as u64);
+    let (first, streamed, last) = (changes(&ops[..2]), changes(&ops[..after]), changes(&ops));
+    let (mut cases, points) = (0, 5 * factor() as u64);
+    let during = (1..points).map(|point| first + (streamed - first) * point / points);
+    let behind = (0..=points).map(|point| streamed + (last - streamed) * point / points);
+    for stop in during.chain(behind) {
         let (world, history) = run(&ops, Some(stop));
         for crash in crashes(&world, 1).into_iter().take(2 * factor()) {
             let what = format!("stopped after {stop}, {crash:?}");
@@ -165,6 +172,186 @@ fn a_crash_after_a_stream_was_cut_early_loses_nothing() {
         }
     }
     println!("{cases} crashes");
+}
+
+/// What enters REPO within a second after it was written is not logged a second
+/// time: the log names its chunks.
+#[test]
+fn a_stream_goes_by_the_log_and_comes_back() {
+    let bytes = {
+        let mut bytes = vec![0; 46 << 20];
+        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+        bytes
+    };
+    let world = fresh();
+    let fs = boot(&world, "state", 100).unwrap();
+    let ino = fs.mknod(ME, 1, b"big", 0o100_644, 0).unwrap().ino;
+    for (piece, part) in bytes.chunks(100_000).enumerate() {
+        fs.write(ino, piece as u64 * 100_000, part, false).unwrap();
+    }
+    perform(&fs, Create("behind")).unwrap();
+    fs.fsync(ino).unwrap();
+    // Two objects of 16 MiB are out; what waits was logged.
+    assert!(fs.log.bytes() < 24 << 20, "{} bytes in the log", fs.log.bytes());
+    let objects = |world: &SimWorld| {
+        let mut paths = world.paths();
+        paths.retain(|path| path.contains("/obj/"));
+        paths
+    };
+    let before = objects(&world);
+    assert_eq!(before.len(), 2);
+    drop(fs);
+    let lost = Crash { data: Unsynced::Lost, names_kept: false };
+    let mut world = world.crash(lost);
+    // Objects that went away are waited for; nothing is given up.
+    let taken: Vec<_> = before.iter().map(|path| (path, world.get(path).unwrap())).collect();
+    for (path, _) in &taken {
+        world.synced("repo").remove(path.strip_prefix("repo/").unwrap()).unwrap();
+    }
+    let told = boot(&world, "state", 150).err().expect("it needs the objects");
+    assert!(told.contains("is not here (yet)"), "{told}");
+    // Nor are they removed because they are not whole.
+    for (path, bytes) in &taken {
+        world.put(path, &bytes[..bytes.len() / 2]);
+    }
+    assert!(boot(&world, "state", 160).is_err());
+    assert_eq!(objects(&world), before);
+    for (path, bytes) in &taken {
+        world.put(path, bytes);
+    }
+    for life in 0..3 {
+        // More than once: a crash may follow before the next head.
+        let fs = boot(&world, "state", 200 + life).unwrap();
+        let ino = fs.lookup(1, b"big").unwrap().ino;
+        for at in (0..bytes.len()).step_by(1 << 20) {
+            let read = fs.read(ino, at as u64, 1 << 20).unwrap();
+            assert!(read == bytes[at..at + (1 << 20)], "life {life}, {at}");
+        }
+        assert!(fs.lookup(1, b"behind").is_ok());
+        drop(fs);
+        world = world.crash(lost);
+    }
+    let fs = boot(&world, "state", 300).unwrap();
+    fs.checkpoint().unwrap();
+    let named: usize = fs.volume().base().commit.objects.len();
+    drop(fs);
+    let all = objects(&world);
+    assert!(before.iter().all(|path| all.contains(path)), "objects that the log named");
+    assert_eq!(named, all.len(), "all are named by the head");
+    let other = boot(&world, "other", 400).unwrap();
+    let ino = other.lookup(1, b"big").unwrap().ino;
+    let read = other.read(ino, 20 << 20, 1 << 20).unwrap();
+    assert!(read == bytes[20 << 20..21 << 20]);
+}
+
+/// A metadata object that had entered was taken for part of the next head, as the
+/// objects that the journal names are. So its nodes counted as stored, and the
+/// chunks below them, which were to be in the head that failed, as used by nothing.
+#[test]
+fn a_head_that_failed_behind_a_stream_takes_nothing_along() {
+    let noise = |seed: u64, len: usize| {
+        let mut bytes = vec![0; len];
+        blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+        bytes
+    };
+    let stream = noise(0, 23 << 20);
+    let small = noise(1, 600_000);
+    let lost = Crash { data: Unsynced::Lost, names_kept: false };
+    let mut failures = 0;
+    for at in 1.. {
+        let world = fresh();
+        let fs = boot(&world, "state", 100).unwrap();
+        let big = fs.mknod(ME, 1, b"big", 0o100_644, 0).unwrap().ino;
+        let ino = fs.mknod(ME, 1, b"small", 0o100_644, 0).unwrap().ino;
+        for (piece, part) in stream.chunks(100_000).enumerate() {
+            fs.write(big, piece as u64 * 100_000, part, false).unwrap();
+        }
+        fs.write_log(true).unwrap();
+        for (piece, part) in small.chunks(50_000).enumerate() {
+            fs.write(ino, piece as u64 * 50_000, part, false).unwrap();
+        }
+        // More nodes than a head takes.
+        for number in 0..600u64 {
+            let name = format!("user.{number}");
+            for file in [ino, 1] {
+                fs.setxattr(file, name.as_bytes(), &noise(2 + number, 4096), 0).unwrap();
+            }
+        }
+        // No more in the head than it takes.
+        perform(&fs, Unlink("big")).unwrap();
+        fs.forget(big, 1);
+        fs.fsync(ino).unwrap();
+        world.fail_at(world.operations() + at, Fault::NoSpace);
+        let failed = fs.checkpoint().is_err();
+        drop(fs);
+        if !failed {
+            break;
+        }
+        failures += 1;
+        for (nth, world) in [world.kill(), world.crash(lost)].into_iter().enumerate() {
+            let what = format!("failed at {at}, {nth}");
+            let fs = boot(&world, "state", 200).unwrap_or_else(|e| panic!("{what}: {e}"));
+            fs.checkpoint().unwrap_or_else(|e| panic!("{what}: {e}"));
+            drop(fs);
+            let other = boot(&world.crash(lost), "other", 300).unwrap();
+            let ino = other.lookup(1, b"small").unwrap().ino;
+            assert!(other.read(ino, 0, 1 << 20).unwrap() == small, "{what}");
+            assert!(other.getxattr(ino, b"user.7").unwrap() == noise(9, 4096), "{what}");
+            assert!(other.lookup(1, b"big").is_err(), "{what}");
+        }
+    }
+    assert!(failures > 5, "{failures}");
+}
+
+/// Copying a backup over the one before made two checkpoints, and so four files
+/// to upload, where a twentieth of it was new.
+#[test]
+fn only_what_is_new_makes_a_checkpoint_due() {
+    let mut bytes = vec![0; 66 << 20];
+    blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+    let world = fresh();
+    let fs = boot(&world, "state", 100).unwrap();
+    let hour = std::time::Duration::from_secs(3600);
+    let when = When { quiet: hour, latest: hour, bytes: 64 << 20 };
+    for (name, due) in [("first", true), ("again", false)] {
+        let ino = fs.mknod(ME, 1, name.as_bytes(), 0o100_644, 0).unwrap().ino;
+        for (piece, part) in bytes.chunks(100_000).enumerate() {
+            fs.write(ino, piece as u64 * 100_000, part, false).unwrap();
+        }
+        assert_eq!(fs.is_due(&when), due, "{name}");
+        fs.checkpoint().unwrap();
+        assert!(!fs.is_due(&when));
+    }
+}
+
+/// The second of two writes to one place counts, whatever of them is cut when.
+#[test]
+fn a_write_over_one_that_waits_is_replayed_after_it() {
+    let noise = |seed: u64, len: usize| {
+        let mut bytes = vec![0; len];
+        blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+        bytes
+    };
+    let world = fresh();
+    let fs = boot(&world, "state", 100).unwrap();
+    let ino = fs.mknod(ME, 1, b"file", 0o100_644, 0).unwrap().ino;
+    let mut expected = noise(1, 9_000_000);
+    for (piece, part) in expected.chunks(100_000).enumerate() {
+        fs.write(ino, piece as u64 * 100_000, part, false).unwrap();
+    }
+    for (seed, at, len) in [(2, 100_000, 100_000), (3, 150_000, 70_000), (4, 8_900_000, 100_000)] {
+        let bytes = noise(seed, len);
+        fs.write(ino, at as u64, &bytes, false).unwrap();
+        expected[at..at + len].copy_from_slice(&bytes);
+    }
+    perform(&fs, Truncate("file", 8_950_000)).unwrap();
+    expected.truncate(8_950_000);
+    fs.write_log(false).unwrap();
+    drop(fs);
+    let world = world.kill();
+    let fs = boot(&world, "state", 200).unwrap();
+    let ino = fs.lookup(1, b"file").unwrap().ino;
+    assert!(fs.read(ino, 0, 10_000_000).unwrap() == expected);
 }
 
 /// The sum of all sizes is more than a number holds: the truncation was answered

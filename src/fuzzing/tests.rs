@@ -99,6 +99,12 @@ fn changes() -> Vec<Change<'static>> {
         Change::Write { ino: 5, offset: 9, bytes: b"bytes"[..].into(), time: TIME },
         Change::Resize { ino: 5, size: 1 << 40, time: TIME },
         Change::Zero { ino: 5, from: 3, to: 4, time: TIME },
+        Change::Stored {
+            ino: 5,
+            offset: 7,
+            pieces: vec![crate::format::record::Piece { id: [1; 16], from: 2, len: 9 }],
+            time: TIME,
+        },
     ]
 }
 

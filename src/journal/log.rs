@@ -94,6 +94,7 @@ impl Journal {
             durable: last,
             runs: Vec::new(),
             buffered: 0,
+            promised: (0, 0),
             tail: None,
             ready: VecDeque::new(),
             live,
@@ -129,7 +130,47 @@ impl Journal {
     /// As [`Self::append`], of a record in pieces. With `reserved` it may use the
     /// reserve: for deletes and a checkpoint's own records.
     pub fn append_pieces(&self, record: &[&[u8]], reserved: bool) -> Result<u64> {
-        self.append_keeping(record, if reserved { 0 } else { self.options.reserve })
+        self.append_with(record, if reserved { 0 } else { self.options.reserve }, false)
+    }
+
+    /// Sets room aside for a record of at most `len` bytes, and returns how much
+    /// that is. The record must come by [`Self::append_promised`].
+    pub fn promise(&self, len: usize, reserved: bool) -> Result<u64> {
+        let (limit, need) = (self.record_max(), (len + OVERHEAD) as u64);
+        // Longer ones could leave half of every file empty.
+        if len > limit / 2 {
+            return Err(JournalError::TooLarge { len, limit: limit / 2 });
+        }
+        let reserve = if reserved { 0 } else { self.options.reserve };
+        let file = self.options.file_size;
+        let lacks =
+            |state: &State| state.room() < state.room_for_promises(need, file) + reserve + need;
+        loop {
+            let mut state = self.state();
+            state.check()?;
+            if !lacks(&state) {
+                state.promised = (state.promised.0 + need, state.promised.1.max(need));
+                return Ok(need);
+            }
+            drop(state);
+            self.prepare(lacks)?;
+        }
+    }
+
+    /// Appends a record for which [`Self::promise`] set `promised` aside.
+    pub fn append_promised(&self, record: &[&[u8]], promised: u64) -> Result<u64> {
+        let appended = self.append_with(record, 0, true);
+        self.take_back(promised);
+        appended
+    }
+
+    /// Takes back so much of what was promised: it is not needed any more.
+    pub fn take_back(&self, promised: u64) {
+        let mut state = self.state();
+        state.promised.0 = state.promised.0.saturating_sub(promised);
+        if state.promised.0 == 0 {
+            state.promised.1 = 0;
+        }
     }
 
     /// The longest record that [`Self::append`] takes.
@@ -137,7 +178,13 @@ impl Journal {
         RECORD_MAX.min((self.options.file_size - FIRST) as usize - OVERHEAD)
     }
 
-    fn append_keeping(&self, record: &[&[u8]], reserve: u64) -> Result<u64> {
+    /// Appends a record that leaves `reserve` free, and what is promised to
+    /// others, unless it is `promised` itself.
+    fn append_with(&self, record: &[&[u8]], reserve: u64, promised: bool) -> Result<u64> {
+        let file = self.options.file_size;
+        let kept = move |state: &State| {
+            if promised { 0 } else { reserve + state.room_for_promises(0, file) }
+        };
         let (len, limit) = (record.iter().map(|piece| piece.len()).sum(), self.record_max());
         if len > limit {
             return Err(JournalError::TooLarge { len, limit });
@@ -150,7 +197,8 @@ impl Journal {
                 self.write_out()?;
                 continue;
             }
-            if state.make_room(len + OVERHEAD, reserve) {
+            let keep = kept(&state);
+            if state.make_room(len + OVERHEAD, keep) {
                 let sequence = state.push(record, len);
                 let write = state.buffered >= BUFFER_FULL && state.pen.is_some();
                 drop(state);
@@ -162,7 +210,7 @@ impl Journal {
                 return Ok(sequence);
             }
             drop(state);
-            self.prepare(|state| !state.has_room(len + OVERHEAD, reserve))?;
+            self.prepare(|state| !state.has_room(len + OVERHEAD, kept(state)))?;
         }
     }
 

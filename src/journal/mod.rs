@@ -72,7 +72,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { file_size: 16 << 20, max_total: 512 << 20, reserve: 16 << 20, spares: 4 }
+        Self { file_size: 16 << 20, max_total: 512 << 20, reserve: 16 << 20, spares: 8 }
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use super::copies::Copies;
 use super::index::Index;
 use super::stage::{Stage, Staged};
 use super::{Context, Result, StoreError};
-use crate::crypto::{DeviceId, Hash, hex};
+use crate::crypto::{DeviceId, Hash, hash, hex};
 use crate::format::commit::{
     Commit, Name, NewObject, find_object_name, object_folder, parse_object_name,
 };
@@ -27,6 +27,8 @@ use crate::tree::{NewNodes, Source};
 
 /// Where names stand before they enter REPO.
 const INTENT: &str = "intent";
+/// Longest object that is read whole.
+const OBJECT_MAX: u64 = 256 << 20;
 /// Open containers kept.
 const READERS: usize = 128;
 /// An object is published when this much waits, so that the last one of a
@@ -60,6 +62,8 @@ pub(super) struct Known {
     /// Where each object lies; a device's object may be in another's folder.
     pub objects: HashMap<Hash, (DeviceId, u64)>,
     index: Index,
+    /// Data objects that entered REPO since the last mount, or were adopted then.
+    fresh: HashSet<u32>,
     /// Containers found bad, or not here at full size: they serve what they
     /// can and take no part in deduplication.
     pub doubtful: HashSet<u32>,
@@ -100,6 +104,8 @@ pub struct Store {
     frames: Mutex<Frames>,
     nodes: Mutex<LruCache<Id, Arc<Node>>>,
     staged_bytes: AtomicUsize,
+    /// Bytes of objects that no head names yet.
+    unnamed_bytes: AtomicU64,
     /// The buffer of the last object, for the next.
     spare: Mutex<Vec<u8>>,
 }
@@ -139,6 +145,7 @@ impl Store {
             frames: Mutex::new(Frames { cache: LruCache::unbounded(), bytes: 0 }),
             nodes: Mutex::new(LruCache::new(capacity(sizes.nodes))),
             staged_bytes: AtomicUsize::new(0),
+            unnamed_bytes: AtomicU64::new(0),
             spare: Mutex::default(),
         }
     }
@@ -181,6 +188,14 @@ impl Store {
         known.copies.extend(copies);
         known.searched = None;
         Ok(count)
+    }
+
+    /// Forgets objects that were removed.
+    pub fn forget_objects(&self, names: &[Name]) {
+        let mut known = locked!(self.known.write());
+        for hash in names.iter().filter_map(Name::hash) {
+            known.objects.remove(&hash);
+        }
     }
 
     /// Objects listed: hash, device and size.
@@ -278,8 +293,19 @@ impl Store {
                 return true;
             }
         }
+        self.is_stored(id)
+    }
+
+    fn is_stored(&self, id: &Id) -> bool {
         let known = locked!(self.known.read());
         known.index.lookup(id).any(|number| !known.doubtful.contains(&number))
+    }
+
+    /// Whether a chunk is in a data object that entered REPO, durably, since the
+    /// last mount. Others may be away or damaged, and nobody has looked.
+    pub fn is_fresh(&self, id: &Id) -> bool {
+        let known = locked!(self.known.read());
+        known.index.lookup(id).any(|number| known.fresh.contains(&number))
     }
 
     /// Whether a container that should hold the chunk or node is good.
@@ -305,13 +331,15 @@ impl Store {
     pub fn unnamed(&self) -> Vec<NewObject> {
         self.search();
         let names = locked!(self.known.read()).searched.clone().unwrap_or_default();
-        let describe = |name: Name| {
-            let reader = self.open(&name).ok()?;
-            let chunks = reader.directory().chunks.iter().map(|chunk| chunk.id).collect();
-            let (kind, size) = (reader.prefix().kind, reader.len());
-            Some(NewObject { hash: name.hash()?, kind, size, chunks })
-        };
-        names.into_iter().filter_map(describe).collect()
+        names.iter().filter_map(|name| self.describe(name)).collect()
+    }
+
+    /// An object as a commit lists it, if it opens.
+    fn describe(&self, name: &Name) -> Option<NewObject> {
+        let reader = self.open(name).ok()?;
+        let chunks = reader.directory().chunks.iter().map(|chunk| chunk.id).collect();
+        let (kind, size) = (reader.prefix().kind, reader.len());
+        Some(NewObject { hash: name.hash()?, kind, size, chunks })
     }
 
     /// Bytes `[from, to)` of a chunk.
@@ -468,6 +496,12 @@ impl Store {
         self.staged_bytes.load(Ordering::Relaxed)
     }
 
+    /// Bytes that came since the last head: chunks that wait for an object, and
+    /// objects that wait for a head.
+    pub fn new_bytes(&self) -> u64 {
+        self.staged_bytes() as u64 + self.unnamed_bytes.load(Ordering::Relaxed)
+    }
+
     /// Stages the nodes that are new.
     pub fn stage_nodes(&self, nodes: NewNodes) {
         for (id, bytes) in nodes {
@@ -523,6 +557,7 @@ impl Store {
             *locked!(self.spare.lock()) = built.bytes;
         }
         new.push(object.clone());
+        self.unnamed_bytes.fetch_add(object.size, Ordering::Relaxed);
         self.add(object);
         let mut stage = locked!(self.stage.write());
         stage.drop_oldest(chunks.len());
@@ -568,9 +603,34 @@ impl Store {
         let mut known = locked!(self.known.write());
         known.objects.insert(object.hash, (self.device, object.size));
         let number = known.number(&Name::Object { device: self.device, hash: object.hash });
+        if object.kind == Kind::Data {
+            known.fresh.insert(number);
+        }
         for id in object.chunks {
             known.index.insert(id, number);
         }
+    }
+
+    /// Takes an own data object that no head names: the next one will. `None` if
+    /// it is something else, `false` if it is not whole (now). Nodes in metadata
+    /// objects must not be known before their head: chunks below them were to be
+    /// in it.
+    pub fn adopt(&self, name: &Name) -> Result<Option<bool>> {
+        let path = name.path();
+        let whole = match self.folder.read(&path, OBJECT_MAX) {
+            Ok(bytes) if name.hash() == Some(hash(&bytes)) => bytes,
+            _ => return Ok(Some(false)),
+        };
+        let Some(object) = self.describe(name) else { return Ok(Some(false)) };
+        if object.kind != Kind::Data {
+            return Ok(None);
+        }
+        // The process may have been killed before its flush.
+        self.folder.publish(&path, &whole).map_err(|error| StoreError::io(&path, error))?;
+        locked!(self.publishing.lock()).push(object.clone());
+        self.unnamed_bytes.fetch_add(object.size, Ordering::Relaxed);
+        self.add(object);
+        Ok(Some(true))
     }
 
     /// Objects that no head will name are removed with what failed to enter.
@@ -693,6 +753,7 @@ impl Store {
             return Err(error);
         }
         new.clear();
+        self.unnamed_bytes.store(0, Ordering::Relaxed);
         *locked!(self.spare.lock()) = Vec::new();
         for object in metadata {
             self.add(object);

@@ -4,8 +4,11 @@
 use std::collections::BTreeMap;
 
 use super::cut::{Cutting, PAGE, Piece, align_holes, cut, grain, judge};
+use bytes::Bytes;
+
 use crate::format::namespace::{Content, ContentClass, INLINE_MAX};
 use crate::format::node::{NO_ID, Node, Run};
+use crate::format::record::Piece as Part;
 use crate::store::{Result, Store};
 use crate::tree::content::{Placed, Splice, range, splice};
 use crate::tree::{Keys, NewNodes, Root, Source};
@@ -27,11 +30,44 @@ pub struct Stored {
     pub size: u64,
 }
 
+/// Bytes of a layer: its own, or shared with whoever wrote them.
+#[derive(Clone, Debug)]
+pub enum Data {
+    /// What small writes gathered.
+    Own(Vec<u8>),
+    /// One large write, or a part of it.
+    Shared(Bytes),
+}
+
+/// A small part would keep all of the buffer in memory.
+fn part_of(bytes: Bytes) -> Data {
+    const SHARED_MIN: usize = 64 << 10;
+    if bytes.len() < SHARED_MIN { Data::Own(bytes.to_vec()) } else { Data::Shared(bytes) }
+}
+
+impl std::ops::Deref for Data {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl PartialEq for Data {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Data {}
+
 /// One changed stretch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Extent {
     /// New bytes.
-    Data(Vec<u8>),
+    Data(Data),
     /// Zeros, count of bytes.
     Zero(u64),
 }
@@ -52,7 +88,12 @@ impl Extent {
 
     fn slice(&self, from: u64, to: u64) -> Self {
         match self {
-            Self::Data(bytes) => Self::Data(bytes[from as usize..to as usize].to_vec()),
+            Self::Data(Data::Own(bytes)) => {
+                Self::Data(Data::Own(bytes[from as usize..to as usize].to_vec()))
+            }
+            Self::Data(Data::Shared(bytes)) => {
+                Self::Data(part_of(bytes.slice(from as usize..to as usize)))
+            }
             Self::Zero(_) => Self::Zero(to - from),
         }
     }
@@ -120,7 +161,11 @@ impl Layer {
             if start < from {
                 let mut extent = extent;
                 match &mut extent {
-                    Extent::Data(bytes) => bytes.truncate((from - start) as usize),
+                    Extent::Data(Data::Own(bytes)) => bytes.truncate((from - start) as usize),
+                    Extent::Data(data) => {
+                        let Data::Shared(bytes) = data else { unreachable!("own above") };
+                        *data = part_of(bytes.slice(..(from - start) as usize));
+                    }
                     Extent::Zero(len) => *len = from - start,
                 }
                 self.extents.insert(start, extent);
@@ -137,7 +182,7 @@ impl Layer {
         }
         let end = offset + bytes.len() as u64;
         let exact = self.extents.get_mut(&offset);
-        if let Some(Extent::Data(old)) = exact
+        if let Some(Extent::Data(Data::Own(old))) = exact
             && old.len() == bytes.len()
         {
             old.copy_from_slice(bytes);
@@ -145,7 +190,8 @@ impl Layer {
         }
         self.clear(offset, end);
         self.bytes += bytes.len() as u64;
-        if let Some((start, Extent::Data(before))) = self.extents.range_mut(..offset).next_back()
+        if let Some((start, Extent::Data(Data::Own(before)))) =
+            self.extents.range_mut(..offset).next_back()
             && *start + before.len() as u64 == offset
             && before.len() + bytes.len() <= EXTENT_MAX
         {
@@ -158,7 +204,36 @@ impl Layer {
             data.reserve(bytes.len());
         }
         data.extend_from_slice(bytes);
-        self.extents.insert(offset, Extent::Data(data));
+        self.extents.insert(offset, Extent::Data(Data::Own(data)));
+    }
+
+    /// Writes bytes without copying them.
+    pub fn share(&mut self, offset: u64, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.clear(offset, offset + bytes.len() as u64);
+            self.bytes += bytes.len() as u64;
+            self.extents.insert(offset, Extent::Data(Data::Shared(bytes)));
+        }
+    }
+
+    /// Whether `bytes` stand at `offset`.
+    pub fn has(&self, offset: u64, bytes: &[u8]) -> bool {
+        let end = offset + bytes.len() as u64;
+        let mut at = offset;
+        for (start, extent) in self.touching(offset, end) {
+            let Extent::Data(data) = extent else { return false };
+            if *start > at {
+                return false;
+            }
+            let to = end.min(start + extent.len());
+            let (mine, theirs) = ((at - start) as usize, (at - offset) as usize);
+            let len = (to - at) as usize;
+            if data[mine..mine + len] != bytes[theirs..theirs + len] {
+                return false;
+            }
+            at = to;
+        }
+        at == end
     }
 
     /// Makes `[from, to)` zero.
@@ -197,7 +272,8 @@ impl Layer {
         }
         for (offset, extent) in above.extents {
             match extent {
-                Extent::Data(bytes) => self.write(offset, &bytes),
+                Extent::Data(Data::Own(bytes)) => self.write(offset, &bytes),
+                Extent::Data(Data::Shared(bytes)) => self.share(offset, bytes),
                 Extent::Zero(len) => self.zero(offset, offset + len),
             }
         }
@@ -219,6 +295,29 @@ fn stored_runs(store: &Store, stored: &Stored, from: u64, to: u64) -> Result<Vec
         }
         Content::Tree(id, level) => range(store, (id, level), from, to),
     }
+}
+
+/// The parts of chunks that hold `[from, to)` of stored content; `None` if some
+/// of it is in no chunk.
+pub fn pieces(store: &Store, stored: &Stored, from: u64, to: u64) -> Result<Option<Vec<Part>>> {
+    let (mut parts, mut at) = (Vec::new(), from);
+    if !stored.inline.is_empty() || to > stored.size {
+        return Ok(None);
+    }
+    for placed in stored_runs(store, stored, from, to)? {
+        let run = placed.run;
+        if run.is_hole() {
+            return Ok(None);
+        }
+        let end = (placed.start + run.total()).min(to);
+        while at < end {
+            let within = (at - placed.start) % run.len;
+            let len = (run.len - within).min(end - at);
+            parts.push(Part { id: run.id, from: within, len });
+            at += len;
+        }
+    }
+    Ok((at == to).then_some(parts))
 }
 
 /// Reads `[from, to)` of stored content into `out`, which is zeroed and as

@@ -20,16 +20,19 @@ type Heads = BTreeMap<DeviceId, Vec<HeadFile>>;
 
 /// Removes own heads that a crash tore while they entered REPO: their
 /// checkpoint never returned, and what they should have held is in the journal.
+/// Local state does not know them: heads up to the generation `known` are none.
 pub(super) fn drop_torn(
     store: &Store,
     own: &mut Vec<HeadFile>,
     intents: &[String],
+    known: u64,
     read_only: bool,
 ) -> Result<()> {
     let mut whole = Vec::new();
     for file in own.drain(..) {
         let path = file.name().path();
-        if !intents.contains(&path) || store.verify(&file.name())? {
+        let entered = file.generation <= known;
+        if entered || !intents.contains(&path) || store.verify(&file.name())? {
             whole.push(file);
         } else if !read_only {
             log::info!("removing a head that a crash tore");

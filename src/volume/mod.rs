@@ -17,6 +17,7 @@ mod tests_publish;
 #[cfg(test)]
 mod tests_state;
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -269,7 +270,7 @@ impl Volume {
         };
         let mut heads = repository.heads.clone();
         if let Some(own) = heads.get_mut(&state.device) {
-            drop_torn(&store, own, &intents, options.read_only)?;
+            drop_torn(&store, own, &intents, state.generation, options.read_only)?;
         }
         let mut loaded = load_heads(&store, &heads, &mut notices);
         let without = match &options.repair {
@@ -311,7 +312,6 @@ impl Volume {
                 return Err(OpenFailure::Newer("it may only be read by this version".into()).into());
             }
             volume.store_state().map_err(|error| VolumeError::State(error.to_string()))?;
-            volume.sweep_unpublished(&folders)?;
         }
         Ok(volume)
     }
@@ -346,30 +346,53 @@ impl Volume {
         self.store_state().map_err(|error| StoreError::state("device record", error))
     }
 
-    /// Removes files that entered REPO without a head that names them: the
-    /// intent log has them, no head does. While an own head cannot be read,
-    /// nothing is removed: it may be the one.
-    fn sweep_unpublished(&self, folders: &[DeviceId]) -> Result<()> {
-        let folder = self.world.state.as_ref().expect("only a volume with state sweeps");
-        if self.own_unread {
-            return Ok(());
+    /// Settles what a crash left in REPO: objects that the intent log has and no
+    /// head names. With `keep`, because the journal names chunks, data objects
+    /// become part of the next head, and those that are not whole are returned: if
+    /// the journal turns out not to need them, [`Volume::remove_objects`] removes
+    /// them. All others are removed. To be called before anything is published.
+    /// While an own head cannot be read, nothing is removed: it may be the one.
+    pub fn settle(&self, keep: bool) -> Result<Vec<Name>> {
+        let folder = self.world.state.as_ref().expect("only a volume with state settles");
+        if self.own_unread && !keep {
+            return Ok(Vec::new());
         }
         let failed = |error| StoreError::state("intent log", error);
         let device = self.state().device;
-        let intents = Store::intents(&**folder).map_err(failed)?;
+        let intents: HashSet<String> =
+            Store::intents(&**folder).map_err(failed)?.into_iter().collect();
+        let (mut useless, mut torn) = (Vec::new(), Vec::new());
         for (hash, owner, _) in self.store.objects() {
             let name = Name::Object { device, hash };
-            if owner != device || self.store.is_known(&name) {
+            if owner != device || self.store.is_known(&name) || !intents.contains(&name.path()) {
                 continue;
             }
-            let path = name.path();
-            if intents.contains(&path) {
-                log::info!("removing an object that no head names");
-                self.world.repo.remove(&path).map_err(|error| StoreError::io(&path, error))?;
+            match if keep { self.store.adopt(&name)? } else { None } {
+                Some(true) => log::info!("kept an object that no head names yet"),
+                Some(false) => torn.push(name),
+                None => useless.push(name),
             }
         }
-        self.store.list_objects(folders)?;
-        Store::clear_intents(&**folder).map_err(failed)
+        self.remove_objects(&useless)?;
+        // As long as no head names what was kept, it stays noted.
+        if !keep {
+            Store::clear_intents(&**folder).map_err(failed)?;
+        }
+        Ok(torn)
+    }
+
+    /// Removes objects that no head and no record of the journal needs.
+    pub fn remove_objects(&self, names: &[Name]) -> Result<()> {
+        if self.own_unread || names.is_empty() {
+            return Ok(());
+        }
+        for name in names {
+            log::info!("removing an object that no head names");
+            let path = name.path();
+            self.world.repo.remove(&path).map_err(|error| StoreError::io(&path, error))?;
+        }
+        self.store.forget_objects(names);
+        Ok(())
     }
 
     /// The register that the next head will carry.

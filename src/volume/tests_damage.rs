@@ -71,7 +71,11 @@ pub(super) fn open(
         options.device_name = state.unwrap_or_default().into();
     }
     let context = Arc::new(Context::new(repository.repo, keyring));
-    Volume::open(outside, &repository, context, register, &options)
+    let volume = Volume::open(outside, &repository, context, register, &options)?;
+    if state.is_some() && !options.read_only {
+        volume.settle(false)?;
+    }
+    Ok(volume)
 }
 
 /// What an opening gives, in a few letters: `Ok` with the generation it stands

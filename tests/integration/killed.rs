@@ -1,6 +1,7 @@
 //! Daemons that get SIGKILL.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use amberfs::control::{Client, Registry, Request};
 
 use crate::mounted::has_fuse;
-use crate::world::{World, is_mounted, wait_for};
+use crate::world::{World, factor, is_mounted, noise, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -114,4 +115,54 @@ fn a_daemon_killed_while_it_pulls_is_gone() {
     daemon.wait().expect("ends");
     assert!(asked.join().expect("no panic").is_err());
     assert!(file.sync_all().is_err());
+}
+
+/// A stream enters REPO by objects that no head names yet: what was synced comes
+/// back from them and the journal, and nothing behind it but what was written.
+#[test]
+fn a_stream_comes_back_as_far_as_it_was_synced() {
+    const BLOCK: usize = 1 << 20;
+    if !has_fuse("a killed stream") {
+        return;
+    }
+    let world = World::with_repo();
+    let path = world.path("mnt/stream");
+    let block = |round: usize, number: usize| noise(BLOCK, (round * 10_000 + number) as u64);
+    for round in 0..4 * factor() {
+        let mount = world.mount("repo", "mnt", &["--key-file", "key"]);
+        // Over the one before, where there is one.
+        let mut file = fs::File::create(&path).expect("creates");
+        let limit = Duration::from_millis(300 + (round as u64 * 619) % 2000);
+        let (started, mut written, mut synced) = (Instant::now(), 0, 0);
+        while started.elapsed() < limit || synced == 0 {
+            file.write_all(&block(round, written)).expect("writes");
+            written += 1;
+            if written % 37 == 0 {
+                file.sync_data().expect("syncs");
+                synced = written;
+            }
+        }
+        drop(file);
+        mount.kill();
+        let mount = world.mount("repo", "mnt", &["--key-file", "key"]);
+        let found = fs::read(&path).expect("reads");
+        assert!(found.len() >= synced * BLOCK, "round {round}: {} of {synced}", found.len());
+        for (number, bytes) in found.chunks(BLOCK).enumerate() {
+            let same = block(round, number)[..bytes.len()] == *bytes;
+            // The kernel sends pages of a file in any order.
+            let unsent = number >= synced
+                && bytes.chunks(4096).all(|page| {
+                    page.iter().all(|byte| *byte == 0)
+                        || block(round, number).chunks(4096).any(|sent| sent.starts_with(page))
+                });
+            assert!(same || unsent, "round {round}: block {number}, {synced} were synced");
+        }
+        if round % 2 == 0 {
+            // Again without a checkpoint between.
+            mount.kill();
+        } else {
+            mount.unmount(&world);
+        }
+    }
+    world.ok(&["check", "repo", "--read-data"]);
 }

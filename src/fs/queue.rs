@@ -1,0 +1,345 @@
+//! Records on their way to the log.
+//!
+//! A large write is not logged at once: within the second that the log may take,
+//! its bytes mostly enter REPO in an object, and then the record need only name
+//! the chunks. What is done meanwhile queues behind it, so the log has all in
+//! order.
+//!
+//! Invariants: room in the log is promised to every record before it is
+//! acknowledged; whoever drains holds `draining`, and nothing is appended past a
+//! queue that is not empty. The queue has a lock of its own, the last of all: the
+//! log is written even while an operation that has the state waits for REPO.
+
+use std::collections::VecDeque;
+use std::sync::{MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use super::{Fs, FsError, Result, State};
+use crate::format::namespace::Ino;
+use crate::format::record::{Change, PIECES_MAX, Piece, encode};
+use crate::io::Timestamp;
+use crate::volume::content::{Layer, Stored, pieces};
+
+/// A write of fewer bytes is logged at once.
+pub(super) const LARGE: usize = 64 << 10;
+/// Bytes in the queue at which a writer drains it.
+pub(super) const QUEUE_MAX: u64 = 64 << 20;
+/// Room for what further records need beside their data if a write is split.
+const SPARE: usize = 4096;
+/// Bytes taken out of the queue at a time.
+const BATCH: u64 = 1 << 20;
+
+/// A write that waits.
+pub(super) struct Waiting {
+    ino: Ino,
+    offset: u64,
+    time: Timestamp,
+    /// What was written; empty once `known` is durable.
+    bytes: Bytes,
+    /// The same in chunks, once it is cut.
+    known: Option<Vec<Piece>>,
+}
+
+enum Record {
+    Encoded(Vec<u8>),
+    Write(Waiting),
+}
+
+/// A waiting write, or its start up to `end`, in chunks.
+pub(super) struct Cut {
+    offset: u64,
+    bytes: Bytes,
+    end: u64,
+    known: Vec<Piece>,
+}
+
+/// Acknowledged records that the log does not have yet.
+#[derive(Default)]
+pub(super) struct Queue {
+    records: VecDeque<(u64, Record)>,
+    /// Bytes in them.
+    bytes: u64,
+    /// Last sequence number of the log.
+    sequence: u64,
+    /// Some were taken out and are not in the log yet.
+    draining: bool,
+    /// Bytes that went by the log into objects since the last freeze.
+    passed: u64,
+}
+
+impl Record {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Encoded(record) => record.len() as u64,
+            Self::Write(write) => write.bytes.len() as u64,
+        }
+    }
+}
+
+impl Queue {
+    /// Whether a record may go to the log directly.
+    fn is_idle(&self) -> bool {
+        self.records.is_empty() && !self.draining
+    }
+
+    fn push(&mut self, promised: u64, record: Record) {
+        self.bytes += record.len();
+        self.records.push_back((promised, record));
+    }
+
+    fn take(&mut self, most: u64) -> Vec<(u64, Record)> {
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        while bytes < most
+            && let Some((promised, record)) = self.records.pop_front()
+        {
+            self.bytes -= record.len();
+            bytes += promised;
+            taken.push((promised, record));
+        }
+        taken
+    }
+}
+
+impl Waiting {
+    fn len(&self) -> u64 {
+        match &self.known {
+            Some(known) => known.iter().map(|piece| piece.len).sum(),
+            None => self.bytes.len() as u64,
+        }
+    }
+
+    /// Splits off what is at and above `at`, which lies within.
+    fn split(&mut self, at: u64) -> Self {
+        let bytes = self.bytes.split_off((at - self.offset) as usize);
+        Self { ino: self.ino, offset: at, time: self.time, bytes, known: None }
+    }
+}
+
+/// A panic would lose records that were taken out of the queue.
+struct StopOnPanic<'a>(&'a Fs);
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.stop("a record was not logged");
+        }
+    }
+}
+
+impl Fs {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes that wait for the log.
+    pub(super) fn queued(&self) -> u64 {
+        self.queue().bytes
+    }
+
+    /// Bytes that went by the log since the last freeze.
+    pub(super) fn passed(&self) -> u64 {
+        self.queue().passed
+    }
+
+    /// The last record in the log.
+    pub(super) fn logged(&self) -> u64 {
+        self.queue().sequence
+    }
+
+    /// Notes what replay found.
+    pub(super) fn note_logged(&self, sequence: u64) {
+        self.queue().sequence = sequence;
+    }
+
+    /// Queues a large write, whoever calls holding the state. `false` if the log
+    /// could not promise room for it: then nothing was done.
+    pub(super) fn enqueue_write(
+        &self,
+        (ino, offset): (Ino, u64),
+        bytes: &Bytes,
+        time: Timestamp,
+    ) -> bool {
+        let change = [Change::Write { ino, offset, bytes: bytes[..].into(), time }];
+        let len = encode(&change).0.len() + bytes.len() + SPARE;
+        let Ok(promised) = self.log.promise(len, false) else { return false };
+        let write = Waiting { ino, offset, time, bytes: bytes.clone(), known: None };
+        self.queue().push(promised, Record::Write(write));
+        true
+    }
+
+    /// Logs a record that comes after all in the queue, whoever calls holding the
+    /// state.
+    pub(super) fn log_in_turn(&self, (record, data): (&[u8], &[u8]), reserve: bool) -> Result<()> {
+        let mut queue = self.queue();
+        if !queue.is_idle() {
+            if let Ok(promised) = self.log.promise(record.len() + data.len(), reserve) {
+                queue.push(promised, Record::Encoded([record, data].concat()));
+                return Ok(());
+            }
+            // What others were promised may be more than they will need.
+            let Ok(guard) = self.draining.try_lock() else { return Err(FsError::NoSpace) };
+            self.log_all(&guard, &mut queue)?;
+        }
+        let logged = self.log.append(&[record, data], reserve);
+        queue.sequence = logged.map_err(|error| self.fail(&error))?;
+        Ok(())
+    }
+
+    /// Hands the whole queue to the log.
+    pub(super) fn drain(&self) -> Result<()> {
+        let guard = self.draining.lock().unwrap_or_else(PoisonError::into_inner);
+        self.drain_with(&guard)
+    }
+
+    /// The state with nothing in the queue; as long as the guard is held, nobody
+    /// else takes from it.
+    pub(super) fn drained(&self) -> Result<(MutexGuard<'_, ()>, MutexGuard<'_, State>)> {
+        let guard = self.draining.lock().unwrap_or_else(PoisonError::into_inner);
+        self.drain_with(&guard)?;
+        let state = self.lock();
+        // What came since.
+        self.log_all(&guard, &mut self.queue())?;
+        Ok((guard, state))
+    }
+
+    /// The log begins anew: what passed it is in the commit that is made now.
+    pub(super) fn forget_passed(&self) {
+        self.queue().passed = 0;
+    }
+
+    /// Marks that records are out of the queue and not in the log. After an error
+    /// or a panic the mark stays, and nothing is logged any more: it would come
+    /// after a gap.
+    fn begin(&self, queue: &mut Queue) -> Result<()> {
+        if queue.draining {
+            self.stop("records were not logged");
+            return Err(FsError::Io);
+        }
+        queue.draining = true;
+        Ok(())
+    }
+
+    /// Hands the whole queue to the log while others wait.
+    fn log_all(&self, _: &MutexGuard<'_, ()>, queue: &mut Queue) -> Result<()> {
+        self.begin(queue)?;
+        let _unless_panic = StopOnPanic(self);
+        for (promised, record) in queue.take(u64::MAX) {
+            queue.sequence = self.log_record(&mut queue.passed, promised, record)?;
+        }
+        queue.draining = false;
+        Ok(())
+    }
+
+    fn drain_with(&self, _: &MutexGuard<'_, ()>) -> Result<()> {
+        let _unless_panic = StopOnPanic(self);
+        self.begin(&mut self.queue())?;
+        loop {
+            let batch = {
+                let mut queue = self.queue();
+                let batch = queue.take(BATCH);
+                queue.draining = !batch.is_empty();
+                batch
+            };
+            if batch.is_empty() {
+                return Ok(());
+            }
+            let (mut passed, mut logged) = (0, 0);
+            for (promised, record) in batch {
+                logged = self.log_record(&mut passed, promised, record)?;
+            }
+            let mut queue = self.queue();
+            queue.sequence = logged;
+            queue.passed += passed;
+        }
+    }
+
+    fn log_record(&self, passed: &mut u64, promised: u64, record: Record) -> Result<u64> {
+        let log = |record: &[&[u8]]| {
+            self.log.append_promised(record, promised).map_err(|error| self.fail_for_good(&error))
+        };
+        let write = match record {
+            Record::Encoded(record) => return log(&[&record]),
+            Record::Write(write) => write,
+        };
+        let (len, Waiting { ino, offset, time, bytes, known }) = (write.len(), write);
+        let known = known.filter(|known| bytes.is_empty() || self.are_durable(known));
+        if let Some(pieces) = known {
+            *passed += len;
+            let (record, _) = encode(&[Change::Stored { ino, offset, pieces, time }]);
+            return log(&[&record]);
+        }
+        let change = [Change::Write { ino, offset, bytes: bytes[..].into(), time }];
+        let (record, data) = encode(&change);
+        log(&[&record, data])
+    }
+
+    fn are_durable(&self, known: &[Piece]) -> bool {
+        known.iter().all(|piece| self.volume.store.is_fresh(&piece.id))
+    }
+
+    /// Waiting writes of a file that a flush of `layer`, which made `stored`, cut,
+    /// with their chunks. Reads content, so without the state.
+    pub(super) fn cut_writes(&self, ino: Ino, layer: &Layer, stored: &Stored) -> Vec<Cut> {
+        let waiting: Vec<(u64, Bytes)> = {
+            let queue = self.queue();
+            let writes = queue.records.iter().filter_map(|(_, record)| match record {
+                Record::Write(write) if write.ino == ino && write.known.is_none() => {
+                    Some((write.offset, write.bytes.clone()))
+                }
+                _ => None,
+            });
+            writes.collect()
+        };
+        let cut = |(offset, bytes): (u64, Bytes)| {
+            // The end of a stream may not be cut yet.
+            let end = (offset + bytes.len() as u64).min(stored.size);
+            if offset >= end || !layer.has(offset, &bytes) {
+                return None;
+            }
+            let known = pieces(&self.volume.store, stored, offset, end).ok().flatten()?;
+            (known.len() as u64 <= PIECES_MAX).then_some(Cut { offset, bytes, end, known })
+        };
+        waiting.into_iter().filter_map(cut).collect()
+    }
+
+    /// Notes the chunks of waiting writes. Those of any file whose chunks are
+    /// durable by now give their bytes up.
+    pub(super) fn note_cut(&self, cut: Vec<Cut>) {
+        let mut queue = self.queue();
+        let queue = &mut *queue;
+        for Cut { offset, bytes, end, known } in cut {
+            let place = queue.records.iter().position(|(_, record)| {
+                matches!(record, Record::Write(write) if write.offset == offset
+                    && write.bytes.as_ptr() == bytes.as_ptr() && write.bytes.len() == bytes.len())
+            });
+            // Else it was logged meanwhile.
+            let Some(place) = place else { continue };
+            let (promised, Record::Write(write)) = &mut queue.records[place] else { continue };
+            if end < offset + bytes.len() as u64 {
+                let rest = write.split(end);
+                let spare = *promised - bytes.len() as u64;
+                let share = rest.bytes.len() as u64 + spare / 2;
+                *promised -= share;
+                write.known = Some(known);
+                queue.records.insert(place + 1, (share, Record::Write(rest)));
+            } else {
+                write.known = Some(known);
+            }
+        }
+        for (promised, record) in &mut queue.records {
+            if let Record::Write(write) = record
+                && !write.bytes.is_empty()
+                && write.known.as_ref().is_some_and(|known| self.are_durable(known))
+            {
+                let len = write.bytes.len() as u64;
+                queue.bytes -= len;
+                write.bytes = Bytes::new();
+                // The chunks' names take little of it.
+                let spare = (*promised).min(len) / 8 * 7;
+                *promised -= spare;
+                self.log.take_back(spare);
+            }
+        }
+    }
+}
