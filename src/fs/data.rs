@@ -237,6 +237,12 @@ impl Fs {
             if file.layer.bytes < least {
                 return Ok(());
             }
+            // Its start tells how it is cut, and may come later: the kernel's
+            // requests are handled side by side.
+            let is_new = file.stored == Stored::default() || file.layer.shows_below == 0;
+            if streaming && is_new && !file.layer.starts_with_data() {
+                return Ok(());
+            }
             self.check_not_set_aside(file.frozen.is_some())?;
             let frozen = Arc::new(std::mem::take(&mut file.layer));
             file.frozen = Some(frozen.clone());

@@ -324,6 +324,28 @@ fn only_what_is_new_makes_a_checkpoint_due() {
     }
 }
 
+/// The first megabyte of a database came after the next eight, which another
+/// thread took: it was cut as a text, and shared nothing with the day before.
+#[test]
+fn a_stream_whose_start_comes_late_is_cut_by_its_start() {
+    let world = fresh();
+    let fs = boot(&world, "state", 100).unwrap();
+    let ino = fs.mknod(ME, 1, b"database", 0o100_644, 0).unwrap().ino;
+    let mut start = vec![7; 100_000];
+    start[..16].copy_from_slice(b"SQLite format 3\0");
+    start[16..18].copy_from_slice(&4096u16.to_be_bytes());
+    for piece in 1..150u64 {
+        fs.write(ino, piece * 100_000, &vec![piece as u8; 100_000], false).unwrap();
+    }
+    fs.write(ino, 0, &start, false).unwrap();
+    fs.checkpoint().unwrap();
+    let key = crate::format::namespace::Key::Inode(ino);
+    let Ok(Some(crate::format::namespace::Value::Inode(inode))) = fs.volume().get(&key) else {
+        panic!("it has an inode");
+    };
+    assert_eq!(inode.class, crate::format::namespace::ContentClass::Pages(4096));
+}
+
 /// The second of two writes to one place counts, whatever of them is cut when.
 #[test]
 fn a_write_over_one_that_waits_is_replayed_after_it() {

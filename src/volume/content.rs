@@ -123,6 +123,11 @@ impl Layer {
         self.extents.is_empty() && self.shows_below == u64::MAX
     }
 
+    /// Whether there is data at offset 0.
+    pub fn starts_with_data(&self) -> bool {
+        matches!(self.extents.first_key_value(), Some((0, Extent::Data(_))))
+    }
+
     /// Whether nothing that is below shows in `[0, size)`.
     fn hides(&self, size: u64) -> bool {
         let mut end = 0;
