@@ -654,10 +654,11 @@ impl Store {
     /// any of it.
     fn remove_failed(&self) -> Result<()> {
         let mut failed = locked!(self.failed.lock());
-        while let Some(name) = failed.last() {
+        // A head came before what it names: without it, it must not be there.
+        while let Some(name) = failed.first() {
             let path = name.path();
             self.folder.remove(&path).map_err(|error| StoreError::io(&path, error))?;
-            failed.pop();
+            failed.remove(0);
         }
         Ok(())
     }
