@@ -15,7 +15,7 @@ use crate::format::node::Id;
 use crate::io::{Clock as _, DirSynced, SyncedFolder, SystemClock};
 use crate::store::{StoreError, check_name, is_arriving};
 use crate::tree::content::range;
-use crate::volume::repository::Repository;
+use crate::volume::repository::{HeadFile, Repository};
 use crate::volume::{Notice, Volume};
 
 /// What was found.
@@ -59,7 +59,7 @@ pub fn run(global: &Global, args: &CheckArgs) -> Result<u8> {
     }
     let opened = if args.no_key { None } else { Some(open(global, &args.repo, Access::Read)?) };
     if let Some(opened) = &opened {
-        report.known = opened.fs.volume().base().commit.bad.iter().copied().collect();
+        report.known = still_bad(opened.fs.volume(), &repository);
     }
     if args.no_key || args.read_data {
         names(&folder, &repository, &mut report)?;
@@ -220,11 +220,20 @@ fn namespace(volume: &Volume, report: &mut Report) -> Result<()> {
         Name::Object { hash, .. } => listed.contains(hash),
         _ => true,
     };
+    // A repair stored again what could be read of these.
+    let good = |name: &Name| here(name) && name.hash().is_none_or(|h| !report.known.contains(&h));
+    let (mut missing, mut damage, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
     let mut seen: HashSet<Id> = HashSet::new();
     for (ino, content, size) in contents {
         let mut chunk = |id: &Id| {
-            if seen.insert(*id) && !volume.store.is_in(id, &here) {
-                report.missing.push(format!("a chunk of inode {ino}: {}", hex(id)));
+            if !seen.insert(*id) || volume.store.is_in(id, &good) {
+                return;
+            }
+            let what = format!("a chunk of inode {ino}: {}", hex(id));
+            if volume.store.is_in(id, &here) {
+                damage.push(format!("{what} is in damaged files only"));
+            } else {
+                missing.push(what);
             }
         };
         match content {
@@ -239,22 +248,42 @@ fn namespace(volume: &Volume, report: &mut Report) -> Result<()> {
                 }
                 let end = runs.last().map_or(0, |placed| placed.start + placed.run.total());
                 if end != size {
-                    report.damage.push(format!("inode {ino} has {end} of {size} bytes"));
+                    wrong.push(format!("inode {ino} has {end} of {size} bytes"));
                 }
             }
         }
     }
+    report.missing.extend(missing);
+    report.damage.extend(damage.into_iter().chain(wrong));
     report.checked += seen.len() as u64;
     Ok(())
+}
+
+/// All heads and objects that are here.
+fn files(volume: &Volume, repository: &Repository) -> Vec<Name> {
+    let heads = repository.heads.values().flatten().map(HeadFile::name);
+    let objects =
+        volume.store.objects().into_iter().map(|(hash, device, _)| Name::Object { device, hash });
+    heads.chain(objects).collect()
+}
+
+/// What a repair found bad and nobody has put right since.
+fn still_bad(volume: &Volume, repository: &Repository) -> HashSet<Hash> {
+    let bad = &volume.base().commit.bad;
+    if bad.is_empty() {
+        return HashSet::new();
+    }
+    let is_bad = |name: &Name| {
+        let hash = name.hash().filter(|hash| bad.contains(hash))?;
+        (!volume.store.verify(name).unwrap_or(false)).then_some(hash)
+    };
+    files(volume, repository).iter().filter_map(is_bad).collect()
 }
 
 /// Every frame of every container opens, and every chunk has the bytes that
 /// its id names.
 fn data(volume: &Volume, repository: &Repository, report: &mut Report) {
-    let heads = repository.heads.values().flatten().map(crate::volume::repository::HeadFile::name);
-    let objects =
-        volume.store.objects().into_iter().map(|(hash, device, _)| Name::Object { device, hash });
-    for name in heads.chain(objects) {
+    for name in files(volume, repository) {
         if name.hash().is_some_and(|hash| report.known.contains(&hash)) {
             continue;
         }

@@ -100,6 +100,7 @@ fn a_damaged_object_costs_its_file_only_and_writing_it_again_heals() {
     let world = world();
     // The content of one of the files, whichever it is.
     let object = parts(&world, "/obj/").remove(0);
+    let whole = fs::read(&object).unwrap();
     flip(&object);
     let (code, said) = repair(&world);
     assert_eq!(code, 26, "{said}");
@@ -112,6 +113,17 @@ fn a_damaged_object_costs_its_file_only_and_writing_it_again_heals() {
     assert!(content(&world, &format!("dir/{other}")) == fs::read(world.path(other)).ok());
     assert_eq!(content(&world, "three"), Some(b"three".into()));
 
+    // That the damage is known does not make the file whole.
+    for options in [&["check", "repo"][..], &["check", "repo", "--read-data"]] {
+        let said = world.fails(options, 26);
+        assert!(said.contains("in damaged files only"), "{options:?}: {said}");
+    }
+    let harmed = fs::read(&object).unwrap();
+    fs::write(&object, whole).unwrap();
+    world.ok(&["check", "repo", "--read-data"]);
+    assert!(content(&world, &format!("dir/{lost}")) == fs::read(world.path(lost)).ok());
+    fs::write(&object, harmed).unwrap();
+    settle(&object);
     let (code, again) = repair(&world);
     assert!(code == 26 && !again.contains("repaired:"), "nothing is left to do: {again}");
     world.ok(&["put", "repo", &format!("/dir/{lost}"), "--from", lost]);
