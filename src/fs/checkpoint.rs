@@ -139,8 +139,10 @@ impl Fs {
     /// Hands buffered log records to the operating system, and with `flush`
     /// to the disk.
     pub fn write_log(&self, flush: bool) -> Result<()> {
-        self.drain()?;
+        let drained = self.drain();
+        // What the log has already goes to the disk whatever comes of the queue.
         self.log.write_out().map_err(|error| self.fail(&error))?;
+        drained?;
         if flush {
             self.log.sync(self.logged()).map_err(|error| self.fail(&error))?;
         }

@@ -175,8 +175,11 @@ impl Fs {
         bytes: &[u8],
         time: Timestamp,
     ) -> Result<bool> {
+        if state.orphans.contains_key(&ino) {
+            return Ok(false);
+        }
         let bytes = Bytes::copy_from_slice(bytes);
-        if state.orphans.contains_key(&ino) || !self.enqueue_write((ino, offset), &bytes, time) {
+        if !self.enqueue_write((ino, offset), &bytes, time) {
             return Ok(false);
         }
         let end = offset + bytes.len() as u64;

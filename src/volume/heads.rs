@@ -262,7 +262,7 @@ pub(super) fn choose(
         let here = newest.iter().find(|(head, _)| head.device == *device);
         let generation = here.map_or(0, |(head, _)| head.generation);
         let excused = retired.get(device).is_some_and(|last| generation >= *last);
-        if generation < *seen && !excused && options.repair.is_none() {
+        if generation < *seen && !excused {
             let name = here.map_or("", |(head, _)| &head.name);
             return Err(VolumeError::RolledBack(format!(
                 "generation {seen} of device {name} {} was seen here before; the folder now has {}",
