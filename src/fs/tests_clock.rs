@@ -1,44 +1,24 @@
 //! A wall clock that is set while the file system is in use, as by an
 //! administrator or after the machine's battery died.
 
-use std::sync::Arc;
 use std::time::Duration;
 
+use super::tests_crash::machine;
+use super::tests_crash::model::ME;
 use super::*;
-use crate::crypto::Secret;
-use crate::io::sim::{SimRandom, SimWorld};
-use crate::store::Context;
-use crate::volume::repository::{Repository, init};
-use crate::volume::{OpenOptions, World};
+use crate::io::sim::SimWorld;
 
-const ME: Caller = Caller { uid: 1000, gid: 1000 };
 const YEAR: i64 = 365 * 86_400;
 
-fn key() -> Secret {
-    Secret::take(&mut [7; 32])
-}
-
 fn fresh() -> SimWorld {
-    let world = SimWorld::new();
-    init(&*world.synced("repo"), &key(), [9; 16], [1; 16], Vec::new(), &SimRandom::new(1)).unwrap();
+    let world = machine::fresh();
     set(&world, 50 * YEAR);
     world
 }
 
 /// `state` names the folder of local state, and so the device.
 fn boot(world: &SimWorld, state: &str, life: u64) -> Fs {
-    let repo = world.synced("repo");
-    let repository = Repository::find(&*repo).unwrap();
-    let (keyring, register, _) = repository.unlock(&key()).unwrap();
-    let outside = World {
-        repo,
-        state: Some(world.folder(state)),
-        clock: world.clock(),
-        random: Arc::new(SimRandom::new(life)),
-    };
-    let context = Arc::new(Context::new(repository.repo, keyring));
-    let options = OpenOptions { device_name: state.into(), ..OpenOptions::default() };
-    let volume = Volume::open(outside, &repository, context, register, &options).unwrap();
+    let (volume, _) = machine::open(world, state, life, None).unwrap();
     assert!(volume.notices.is_empty(), "{:?}", volume.notices);
     let ownership =
         Ownership { uid: 1000, gid: 1000, record_self: true, force_uid: None, force_gid: None };

@@ -2,20 +2,17 @@
 //! whole afterwards, all else can be read, and what cannot is listed.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::tests_crash::factor;
-use super::tests_crash::machine::{boot, fresh, key, sound};
+use super::tests_crash::machine::{boot, fresh, open, sound};
 use super::tests_crash::model::{ME, find};
 use super::*;
 use crate::crypto::Hash;
 use crate::format::commit::{Vector, parse_head_name, parse_object_name};
 use crate::io::SyncedFolder as _;
-use crate::io::sim::{SimRandom, SimWorld};
-use crate::store::Context;
-use crate::volume::repository::Repository;
-use crate::volume::{OpenOptions, Repaired, VolumeError, World};
+use crate::io::sim::SimWorld;
+use crate::volume::{Repaired, VolumeError};
 
 /// Contents by path.
 type Files = BTreeMap<String, Vec<u8>>;
@@ -122,18 +119,7 @@ fn repair(
     anew: Option<Vector>,
     life: u64,
 ) -> std::result::Result<Repaired, VolumeError> {
-    let repo = world.synced("repo");
-    let repository = Repository::find(&*repo)?;
-    let (keyring, register, _) = repository.unlock(&key()).expect("the key is right");
-    let outside = World {
-        repo,
-        state: Some(world.folder(state)),
-        clock: world.clock(),
-        random: Arc::new(SimRandom::new(life)),
-    };
-    let context = Arc::new(Context::new(repository.repo, keyring));
-    let options = OpenOptions { device_name: state.into(), repair: anew, ..OpenOptions::default() };
-    let volume = Volume::open(outside, &repository, context, register, &options)?;
+    let (volume, repository) = open(world, state, life, anew)?;
     Ok(volume.repair(&repository, &bad(world))?)
 }
 

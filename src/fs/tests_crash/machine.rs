@@ -7,11 +7,12 @@ use std::sync::Arc;
 use super::super::*;
 use super::model::{Model, Op, Tree, perform, visible};
 use crate::crypto::Secret;
+use crate::format::commit::Vector;
 use crate::io::sim::{Crash, SimRandom, SimWorld, Unsynced};
 use crate::journal::Options as JournalOptions;
 use crate::store::Context;
 use crate::volume::repository::{Repository, init};
-use crate::volume::{OpenOptions, World};
+use crate::volume::{OpenOptions, VolumeError, World};
 
 const JOURNAL: JournalOptions =
     JournalOptions { file_size: 256 << 10, max_total: 64 << 20, reserve: 64 << 10, spares: 4 };
@@ -27,12 +28,16 @@ pub fn fresh() -> SimWorld {
     world
 }
 
-/// Opens repository, volume and journal as a mount does; `state` names the
-/// folder of local state. Random numbers follow from `life`.
-pub fn boot(world: &SimWorld, state: &str, life: u64) -> std::result::Result<Fs, String> {
-    let told = |error: &dyn std::fmt::Display| error.to_string();
+/// Opens repository and volume; `state` names the folder of local state, and so
+/// the device. Random numbers follow from `life`.
+pub fn open(
+    world: &SimWorld,
+    state: &str,
+    life: u64,
+    repair: Option<Vector>,
+) -> std::result::Result<(Volume, Repository), VolumeError> {
     let repo = world.synced("repo");
-    let repository = Repository::find(&*repo).map_err(|error| told(&error))?;
+    let repository = Repository::find(&*repo)?;
     let (keyring, register, _) = repository.unlock(&key()).expect("the key is right");
     let outside = World {
         repo,
@@ -41,9 +46,15 @@ pub fn boot(world: &SimWorld, state: &str, life: u64) -> std::result::Result<Fs,
         random: Arc::new(SimRandom::new(life)),
     };
     let context = Arc::new(Context::new(repository.repo, keyring));
-    let options = OpenOptions { device_name: state.into(), ..OpenOptions::default() };
-    let volume = Volume::open(outside, &repository, context, register, &options)
-        .map_err(|error| told(&error))?;
+    let options = OpenOptions { device_name: state.into(), repair, ..OpenOptions::default() };
+    let volume = Volume::open(outside, &repository, context, register, &options)?;
+    Ok((volume, repository))
+}
+
+/// Opens repository, volume and journal as a mount does.
+pub fn boot(world: &SimWorld, state: &str, life: u64) -> std::result::Result<Fs, String> {
+    let told = |error: &dyn std::fmt::Display| error.to_string();
+    let (volume, _) = open(world, state, life, None).map_err(|error| told(&error))?;
     let ownership =
         Ownership { uid: 1000, gid: 1000, record_self: true, force_uid: None, force_gid: None };
     let options = Options { read_only: false, ownership };
