@@ -94,6 +94,48 @@ fn unlock(fleet: &Plan, locator: &Locator, text: &str) -> Result<(), VaultError>
     client().unlock(locator, &REPO, &password(text), pin(fleet)).map(drop)
 }
 
+/// Whether it may be asked again: nobody answered, or only that it is too soon.
+fn is_away(error: &VaultError) -> bool {
+    use VaultError::{TryLater, Unanswered, Unexpected, Unreachable};
+    matches!(
+        error,
+        Unreachable { .. } | Unanswered { .. } | TryLater { .. }
+            // Somebody guessed before it could be asked again.
+            | Unexpected("the attempt is no longer known")
+    )
+}
+
+/// Asks until the fleet decides. Members elect a leader meanwhile, and sites
+/// that ended for want of one are started again.
+fn decided<T>(
+    fleet: &mut Fleet,
+    ask: impl Fn(&Plan) -> Result<T, VaultError>,
+) -> Result<T, VaultError> {
+    let end = Instant::now() + Duration::from_secs(90);
+    loop {
+        match ask(fleet) {
+            Err(error) if is_away(&error) => {
+                assert!(Instant::now() < end, "{error}\n{}", fleet.log(0));
+                fleet.mind_sites();
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            decision => return decision,
+        }
+    }
+}
+
+/// A wrong guess; more than one try is gone if it had to be made again.
+fn guess_wrong(fleet: &mut Fleet, locator: &Locator) {
+    let failed = decided(fleet, |fleet| unlock(fleet, locator, WRONG)).err().unwrap();
+    assert!(matches!(failed, VaultError::WrongPassword(_)), "{failed}");
+}
+
+fn tries_left(fleet: &mut Fleet, locator: &Locator) -> u8 {
+    let status = decided(fleet, |fleet| client().status(locator, pin(fleet))).unwrap();
+    let Standing::Active(tries) = status.standing else { panic!("{:?}", status.standing) };
+    tries.left
+}
+
 fn keys(fleet: &Plan) -> FileKeys {
     FileKeys::decode(&fs::read(fleet.folder(0).join("keys")).unwrap()).ok().unwrap()
 }
@@ -185,14 +227,10 @@ fn own(fleet: &Plan, number: usize, seen: &Seen, stop: &AtomicBool, rng: &mut St
         let outcome = loop {
             match unlock(fleet, &locator, RIGHT) {
                 // Three machines can talk at any time: it must come to an end.
-                Err(
-                    error @ (VaultError::Unreachable { .. }
-                    | VaultError::Unanswered { .. }
-                    | VaultError::TryLater { .. }
-                    // Somebody guessed before it could be asked again.
-                    | VaultError::Unexpected("the attempt is no longer known")),
-                ) => assert!(started.elapsed() < Duration::from_secs(90), "{error}"),
-                decided => break decided,
+                Err(error) if is_away(&error) => {
+                    assert!(started.elapsed() < Duration::from_secs(90), "{error}");
+                }
+                decision => break decision,
             }
         };
         match outcome {
@@ -325,9 +363,11 @@ fn no_fault_of_two_machines_stretches_the_limit() {
     assert!(answers.iter().all(|answer| written.contains(answer)), "KE2 left before its write");
     let states: Vec<State> = records.values().map(|all| all.last().unwrap().state).collect();
     for locator in &*seen.registered.lock().unwrap() {
-        let standing = client().status(locator, pin(&fleet)).unwrap().standing;
-        match standing {
-            Standing::Active(_) => unlock(&fleet, locator, RIGHT).unwrap(),
+        let status = decided(&mut fleet, |fleet| client().status(locator, pin(fleet))).unwrap();
+        match status.standing {
+            Standing::Active(_) => {
+                decided(&mut fleet, |fleet| unlock(fleet, locator, RIGHT)).unwrap();
+            }
             Standing::Closed { .. } => {}
             other => panic!("an acknowledged registration is there: {other:?}"),
         }
@@ -376,41 +416,37 @@ fn what_is_put_back_into_etcd_freezes_or_is_refused() {
         assert_eq!(bytes.len(), VALUE_SIZE);
         bytes
     };
-    let wrong = |fleet: &Fleet, locator: &Locator| {
-        let failed = unlock(fleet, locator, WRONG).err().unwrap();
-        assert!(matches!(failed, VaultError::WrongPassword(_)), "{failed}");
-    };
-    let is_frozen = |fleet: &Fleet, locator: &Locator| {
+    let is_frozen = |fleet: &mut Fleet, locator: &Locator| {
         for text in [RIGHT, WRONG] {
-            assert!(matches!(unlock(fleet, locator, text), Err(VaultError::Frozen)));
+            let opened = decided(fleet, |fleet| unlock(fleet, locator, text));
+            assert!(matches!(opened, Err(VaultError::Frozen)));
         }
-        assert!(matches!(client().status(locator, pin(fleet)), Err(VaultError::Frozen)));
+        let status = decided(fleet, |fleet| client().status(locator, pin(fleet)));
+        assert!(matches!(status, Err(VaultError::Frozen)));
     };
 
     // PUT of an old value; DELETE and PUT of the newest one.
     let old = value(&fleet, &names[0]);
-    wrong(&fleet, &locator);
+    guess_wrong(&mut fleet, &locator);
     fleet.etcdctl(&["put", &key(&names[0])], &old);
-    is_frozen(&fleet, &locator);
+    is_frozen(&mut fleet, &locator);
     let newest = value(&fleet, &names[1]);
     fleet.etcdctl(&["del", &key(&names[1])], b"");
-    assert!(matches!(unlock(&fleet, &frozen, RIGHT), Err(VaultError::UnknownTicket)));
+    let opened = decided(&mut fleet, |fleet| unlock(fleet, &frozen, RIGHT));
+    assert!(matches!(opened, Err(VaultError::UnknownTicket)));
     fleet.etcdctl(&["put", &key(&names[1])], &newest);
-    is_frozen(&fleet, &frozen);
+    is_frozen(&mut fleet, &frozen);
     assert!(fleet.log(0).contains(&format!(
         "ALARM: a record was changed behind the vault's back and is frozen; it is {}",
         hex(&names[0])
     )));
-    unlock(&fleet, &left, RIGHT).unwrap();
+    decided(&mut fleet, |fleet| unlock(fleet, &left, RIGHT)).unwrap();
 
     // A snapshot, a guess, and the snapshot in place of all.
     let snapshot = fleet.path("snapshot");
     fleet.etcdctl(&["snapshot", "save", snapshot.to_str().unwrap()], b"");
-    wrong(&fleet, &left);
-    let before = match client().status(&left, pin(&fleet)).unwrap().standing {
-        Standing::Active(tries) => tries.left,
-        other => panic!("{other:?}"),
-    };
+    guess_wrong(&mut fleet, &left);
+    let spent = 10 - tries_left(&mut fleet, &left);
     // Every site has noticed what the others wrote.
     std::thread::sleep(Duration::from_secs(11));
     fleet.restore(&snapshot);
@@ -432,33 +468,27 @@ fn what_is_put_back_into_etcd_freezes_or_is_refused() {
     let refused = Plan::vault(&["serve", folder.to_str().unwrap(), "--listen", "127.0.0.1:0"]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && said.contains("accept-rollback"), "{said}");
-    // One try was spent since; the operator takes one, at one site.
+    // The operator takes what was spent since, at one site.
     for at in 0..SITES {
         let folder = fleet.folder(at);
-        let spend = if at == 0 { "1" } else { "0" };
-        let arguments = ["ledger", "accept-rollback", folder.to_str().unwrap(), "--spend", spend];
+        let spend = if at == 0 { spent.to_string() } else { "0".into() };
+        let arguments = ["ledger", "accept-rollback", folder.to_str().unwrap(), "--spend", &spend];
         let output = Plan::vault(&arguments);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{said}");
         fleet.start_site(at);
     }
-    let end = Instant::now() + Duration::from_secs(30);
-    let standing = loop {
-        match client().status(&left, pin(&fleet)) {
-            Ok(status) => break status.standing,
-            Err(error) => assert!(Instant::now() < end, "{error}"),
-        }
-    };
-    assert!(matches!(standing, Standing::Active(tries) if tries.left == before), "{standing:?}");
-    is_frozen(&fleet, &locator);
-    unlock(&fleet, &left, RIGHT).unwrap();
+    assert_eq!(tries_left(&mut fleet, &left), 10 - spent);
+    is_frozen(&mut fleet, &locator);
+    decided(&mut fleet, |fleet| unlock(fleet, &left, RIGHT)).unwrap();
 
     // All tries of all records.
     fleet.kill_site(0);
     let arguments = ["ledger", "accept-rollback", folder.to_str().unwrap(), "--spend-all"];
     let output = Plan::vault(&arguments);
     assert_eq!(String::from_utf8_lossy(&output.stdout), "records with fewer tries: 1\n");
-    assert!(matches!(unlock(&fleet, &left, RIGHT), Err(VaultError::Closed { .. })));
+    let opened = decided(&mut fleet, |fleet| unlock(fleet, &left, RIGHT));
+    assert!(matches!(opened, Err(VaultError::Closed { .. })));
 }
 
 /// One member comes back with the data of yesterday: the others know better.
@@ -478,27 +508,23 @@ fn a_member_that_was_rolled_back_changes_nothing() {
     copied(&data, &copy);
     fleet.start_member(0);
     for _ in 0..3 {
-        assert!(matches!(unlock(&fleet, &locator, WRONG), Err(VaultError::WrongPassword(_))));
+        guess_wrong(&mut fleet, &locator);
     }
+    let left = tries_left(&mut fleet, &locator);
     fleet.kill_member(0);
     fs::remove_dir_all(&data).unwrap();
     copied(&copy, &data);
     fleet.start_member(0);
     // Site 0 asks that member first.
-    let end = Instant::now() + Duration::from_secs(30);
     for _ in 0..20 {
-        match client().status(&locator, pin(&fleet)) {
-            Ok(status) => {
-                let Standing::Active(tries) = status.standing else { panic!("it is active") };
-                assert_eq!(tries.left, 7);
-            }
-            Err(error) => assert!(Instant::now() < end, "{error}"),
-        }
+        assert_eq!(tries_left(&mut fleet, &locator), left);
     }
-    assert!(matches!(unlock(&fleet, &locator, WRONG), Err(VaultError::WrongPassword(_))));
+    guess_wrong(&mut fleet, &locator);
+    assert!(tries_left(&mut fleet, &locator) < left);
     let values = history(&fleet, &keys(&fleet));
     let law = law::check_law(values.values().next().unwrap());
-    assert_eq!((law.evaluated, law.most), (6, 4), "registration, login, four guesses");
+    let (evaluated, most) = (law.evaluated, law.most);
+    assert!(evaluated >= 6 && (4..=10).contains(&most), "{evaluated} evaluated, {most} at most");
 }
 
 /// What etcd counts is what the simulated ledger counts, and what cannot be
