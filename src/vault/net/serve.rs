@@ -14,7 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
 use crate::vault::protocol::{REQUEST_SIZE, Refusal, Reply, decode_request, encode_reply};
-use crate::vault::server::Site;
+use crate::vault::server::{Caller, Site};
 
 /// What one site bears.
 #[derive(Clone, Copy, Debug)]
@@ -161,8 +161,8 @@ async fn connection(
         };
         let reply = match decode_request(&frame) {
             Ok(request) => {
-                let site = Arc::clone(&site);
-                tokio::task::spawn_blocking(move || site.handle(&request, open)).await.ok()?
+                let (site, caller) = (Arc::clone(&site), Caller::unknown(open));
+                tokio::task::spawn_blocking(move || site.handle(&request, &caller)).await.ok()?
             }
             Err(_) => Reply::Refused(Refusal::Malformed),
         };

@@ -21,5 +21,5 @@ pub use folder::{
     open_site, view_site,
 };
 pub use record::{Material, PENDING_LIMIT, Pending, Record, State};
-pub use site::{Census, Site, Swept};
+pub use site::{Caller, Census, Site, Swept};
 pub use step::{FAILURES, GRACE, Policy, TRIES, spend_step, step, sweep_step};

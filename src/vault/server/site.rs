@@ -81,6 +81,22 @@ pub struct Census {
     pub unreadable: usize,
 }
 
+/// Who asks, as far as the site knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Caller {
+    /// Whether anybody may register here, without an invite.
+    pub open: bool,
+    /// The account that a relay vouched for.
+    pub account: Option<Arc<str>>,
+}
+
+impl Caller {
+    /// Somebody without an account.
+    pub fn unknown(open: bool) -> Self {
+        Self { open, account: None }
+    }
+}
+
 /// A site's keys, ledger and sources of time and chance.
 pub struct Site {
     keys: Arc<dyn KeyProtection>,
@@ -151,13 +167,13 @@ impl Site {
         self.ledger.warnings()
     }
 
-    /// Does what one request asks, and answers. `open` says whether it may
-    /// register. Blocks on keys and ledger.
-    pub fn handle(&self, request: &Request, open: bool) -> Reply {
+    /// Does what one request of `caller` asks, and answers. Blocks on keys and
+    /// ledger.
+    pub fn handle(&self, request: &Request, caller: &Caller) -> Reply {
         let Some(ticket) = ticket_of(request) else {
             return Reply::Manifest(self.manifest.clone());
         };
-        match self.decide(ticket, request, open) {
+        match self.decide(ticket, request, caller) {
             Ok(reply) => reply,
             Err(error) => {
                 // Names no ticket, no record: the cause is the site's own.
@@ -167,9 +183,14 @@ impl Site {
         }
     }
 
-    fn decide(&self, ticket: &Ticket, request: &Request, open: bool) -> Result<Reply, Undecided> {
+    fn decide(
+        &self,
+        ticket: &Ticket,
+        request: &Request,
+        caller: &Caller,
+    ) -> Result<Reply, Undecided> {
         let name = record_name(self.keys(), ticket)?;
-        let policy = Policy { fleet: self.keys.fleet(), open, delays: self.delays };
+        let policy = Policy { fleet: self.keys.fleet(), open: caller.open, delays: self.delays };
         for _ in 0..RACES_LIMIT {
             let mut found = self.read(&name)?;
             let before = found.as_ref().map(|found| (found.revision, found.lineage));

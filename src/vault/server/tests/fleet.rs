@@ -279,7 +279,7 @@ impl Actor<'_> {
             return None;
         }
         let site = self.rng.gen_range(0..SITES);
-        let reply = self.fleet.sites[site].handle(request, self.fleet.open);
+        let reply = self.fleet.sites[site].handle(request, &Caller::unknown(self.fleet.open));
         (calm || !self.lucky(12)).then_some(reply)
     }
 

@@ -92,7 +92,7 @@ impl World {
     }
 
     fn ask(&self, request: &Request) -> Reply {
-        self.sites[0].handle(request, true)
+        self.sites[0].handle(request, &Caller::unknown(true))
     }
 
     fn register(&self, activate: bool) -> Vec<Request> {
@@ -119,7 +119,7 @@ impl World {
     }
 
     fn send(&mut self, site: usize, which: usize) -> Reply {
-        let reply = self.sites[site].handle(&self.attempts[which].request, true);
+        let reply = self.sites[site].handle(&self.attempts[which].request, &Caller::unknown(true));
         if let Reply::Challenge { ke2, .. } = &reply {
             self.attempts[which].ke2 = Some(ke2.clone());
         }
@@ -132,7 +132,8 @@ impl World {
 
     fn redeem(&self, site: usize, which: usize, ke3: [u8; KE3]) -> Reply {
         let attempt = self.attempts[which].id;
-        self.sites[site].handle(&Request::Redeem { ticket: TICKET, attempt, ke3 }, true)
+        self.sites[site]
+            .handle(&Request::Redeem { ticket: TICKET, attempt, ke3 }, &Caller::unknown(true))
     }
 
     fn status(&self) -> Standing {

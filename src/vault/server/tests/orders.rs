@@ -20,7 +20,7 @@ fn concurrent_guesses_at_one_ledger_spend_what_they_evaluate() {
             .enumerate()
             .map(|(n, request)| {
                 let site = Arc::clone(&world.sites[n % 2]);
-                scope.spawn(move || site.handle(request, false))
+                scope.spawn(move || site.handle(request, &Caller::unknown(false)))
             })
             .collect();
         running.into_iter().map(|thread| thread.join().unwrap()).collect()
@@ -114,7 +114,7 @@ proptest! {
                     world.sites[site].sweep().unwrap();
                 }
                 Op::Register => {
-                    let reply = world.sites[site].handle(&steps[0], true);
+                    let reply = world.sites[site].handle(&steps[0], &Caller::unknown(true));
                     let again = matches!(reply, Reply::Registered { .. });
                     prop_assert!(!again, "evaluated once");
                 }

@@ -169,7 +169,7 @@ fn unknown_tickets_get_one_answer_and_no_write() {
         invite: [0; 16],
         request: [0; REGISTER_REQUEST],
     };
-    let closed = world.sites[0].handle(&start, false);
+    let closed = world.sites[0].handle(&start, &Caller::unknown(false));
     assert!(matches!(closed, Reply::Refused(Refusal::RegistrationClosed)));
     assert!(matches!(world.ask(&start), Reply::Refused(Refusal::Malformed)));
     assert!(world.ledger.log().is_empty());

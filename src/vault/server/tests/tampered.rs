@@ -174,9 +174,12 @@ fn a_reservation_is_taken_up_by_any_site_and_ends_by_itself() {
         registration[0] ^= 1;
     }
     assert!(refused(&world.ask(&other), Refusal::Taken));
-    let closed = world.sites[1].handle(&request, false);
+    let closed = world.sites[1].handle(&request, &Caller::unknown(false));
     assert!(refused(&closed, Refusal::RegistrationClosed));
-    assert!(matches!(world.sites[1].handle(&request, true), Reply::Registered { .. }));
+    assert!(matches!(
+        world.sites[1].handle(&request, &Caller::unknown(true)),
+        Reply::Registered { .. }
+    ));
 
     let world = World::new(false);
     world.ledger.next_write(Fault::CrashAfter);
