@@ -143,7 +143,9 @@ fn tree_get(bencher: Bencher<'_, '_>, items: u64) {
     let mut number = 0;
     bencher.bench_local(|| {
         number = (number + 7919) % items;
-        get(&nodes, root, &Key::Inode(number).encode()).expect("nodes are there").expect("is there")
+        get(&nodes, root, &Key::Inode(number).encode(), MapItem::clone)
+            .expect("nodes are there")
+            .expect("is there")
     });
 }
 

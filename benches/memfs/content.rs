@@ -23,12 +23,9 @@ impl Content {
         self.stored.div_ceil(512)
     }
 
-    pub fn read(&self, offset: u64, len: u64) -> Vec<u8> {
-        let end = self.size.min(offset.saturating_add(len));
-        if offset >= end {
-            return Vec::new();
-        }
-        let mut bytes = Vec::with_capacity((end - offset) as usize);
+    /// Returns how many bytes were read.
+    pub fn read(&self, offset: u64, out: &mut [u8]) -> usize {
+        let end = self.size.min(offset.saturating_add(out.len() as u64));
         let mut at = offset;
         while at < end {
             let within = (at % BLOCK) as usize;
@@ -36,11 +33,13 @@ impl Content {
             let there = self.blocks.get(&(at / BLOCK)).map_or(&[][..], |block| {
                 &block[within.min(block.len())..(within + count).min(block.len())]
             });
-            bytes.extend_from_slice(there);
-            bytes.resize(bytes.len() + count - there.len(), 0);
+            let target = &mut out[(at - offset) as usize..][..count];
+            let (data, beyond) = target.split_at_mut(there.len());
+            data.copy_from_slice(there);
+            beyond.fill(0);
             at += count as u64;
         }
-        bytes
+        end.saturating_sub(offset) as usize
     }
 
     pub fn write(&mut self, offset: u64, bytes: &[u8]) {

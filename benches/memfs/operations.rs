@@ -305,10 +305,10 @@ impl Operations for MemFs {
         }
     }
 
-    fn read(&self, ino: u64, offset: u64, len: u32) -> Result<Vec<u8>> {
+    fn read_into(&self, ino: u64, offset: u64, out: &mut [u8]) -> Result<usize> {
         let node = self.find(ino)?;
         let content = node.content.read().expect(LOCKED);
-        Ok(content.read(offset, u64::from(len)))
+        Ok(content.read(offset, out))
     }
 
     fn write(&self, ino: u64, offset: u64, bytes: &[u8], kill_privileges: bool) -> Result<()> {
@@ -443,7 +443,9 @@ impl Operations for MemFs {
     }
 
     fn copy_file_range(&self, from: (u64, u64), to: (u64, u64), len: u64) -> Result<u64> {
-        let bytes = self.find(from.0)?.content.read().expect(LOCKED).read(from.1, len);
+        let mut bytes = vec![0; len as usize];
+        let read = self.find(from.0)?.content.read().expect(LOCKED).read(from.1, &mut bytes);
+        bytes.truncate(read);
         self.write(to.0, to.1, &bytes, false)?;
         Ok(bytes.len() as u64)
     }

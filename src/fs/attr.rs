@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use super::{Attr, Fs, FsError, Result, SetAttr, SpaceStat, State, TimeSet};
 use crate::format::namespace::{Ino, Inode, Key, NAME_MAX, Value, XATTR_MAX};
 use crate::format::record::Change;
+use crate::volume::Volume;
 
 /// Count of names beyond which link(2) fails; ext4 has the same limit.
 pub(super) const LINKS_MAX: usize = 65000;
@@ -65,8 +66,11 @@ impl Fs {
         let mut prefix = Key::entries_from(ino, 0);
         prefix.truncate(9);
         let mut count = 0;
-        self.scan(state, &prefix, &prefix, &mut |_, value| {
-            count += u32::from(matches!(value, Value::Entry(_, 0o040_000)));
+        self.scan(state, &prefix, &prefix, &mut |bytes, seen| {
+            match Volume::decode_key(bytes).and_then(|key| seen.value(&key)) {
+                Ok(value) => count += u32::from(matches!(value, Value::Entry(_, 0o040_000))),
+                Err(error) => return ControlFlow::Break(Err(error)),
+            }
             ControlFlow::Continue(())
         })?;
         state.subdirs.insert(ino, count);

@@ -18,7 +18,7 @@ use crate::volume::content::{Layer, Stored, flush, is_data, read};
 pub(super) const STREAM_FLUSH: u64 = 8 << 20;
 /// Bytes of changes in memory after which the writer cuts them all into chunks
 /// itself, so that memory stays bounded.
-pub(super) const DIRTY_MAX: u64 = 64 << 20;
+pub(super) const DIRTY_MAX: u64 = 128 << 20;
 
 /// A consistent view of a file's content.
 struct View {
@@ -92,18 +92,18 @@ impl Fs {
         }
     }
 
-    pub(super) fn do_read(&self, ino: Ino, offset: u64, len: u32) -> Result<Vec<u8>> {
-        let to = offset.saturating_add(u64::from(len));
+    pub(super) fn do_read(&self, ino: Ino, offset: u64, out: &mut [u8]) -> Result<usize> {
+        let to = offset.saturating_add(out.len() as u64);
         let mut again = true;
         loop {
             let view = self.view(&mut self.lock(), ino, offset, to)?;
             let to = to.min(view.size);
             if offset >= to {
-                return Ok(Vec::new());
+                return Ok(0);
             }
-            let mut out = vec![0; (to - offset) as usize];
-            match read(&self.volume.store, &view.stored, &view.layers(), offset, to, &mut out) {
-                Ok(()) => return Ok(out),
+            let out = &mut out[..(to - offset) as usize];
+            match read(&self.volume.store, &view.stored, &view.layers(), offset, to, out) {
+                Ok(()) => return Ok(out.len()),
                 // What the view names may have been replaced and dropped since
                 // without ever having been stored.
                 Err(StoreError::Missing { .. }) if again => again = false,
@@ -137,7 +137,11 @@ impl Fs {
             if !(plain && self.write_large(&mut state, ino, offset, bytes, time)?) {
                 self.perform(&mut state, &changes)?;
             }
-            (was_full, state.files.get(&ino).map_or(0, |file| file.layer.bytes), state.dirty)
+            let layer = state.files.get(&ino).map(|file| &file.layer);
+            // What is scattered is cut with all that lies around it, so the more
+            // of it together the better.
+            let in_file = layer.filter(|layer| !layer.is_scattered()).map_or(0, |l| l.bytes);
+            (was_full, in_file, state.dirty)
         };
         if self.queued() >= QUEUE_MAX {
             self.drain()?;
@@ -275,7 +279,11 @@ impl Fs {
             }
         };
         let before = above.bytes;
-        below.absorb(above);
+        if below.is_clean() {
+            below = above;
+        } else {
+            below.absorb(above);
+        }
         let after = below.bytes;
         file.layer = below;
         state.dirty = state.dirty - before + after;
@@ -357,14 +365,14 @@ impl Fs {
     /// copy costs tree nodes.
     pub(super) fn do_copy(&self, from: (Ino, u64), to: (Ino, u64), len: u64) -> Result<u64> {
         const PIECE: u64 = 1 << 20;
-        let mut done = 0;
+        let (mut done, mut buffer) = (0, vec![0; len.min(PIECE) as usize]);
         while done < len {
-            let piece = (len - done).min(PIECE) as u32;
-            let copied = self.do_read(from.0, from.1 + done, piece).and_then(|bytes| {
-                if !bytes.is_empty() {
-                    self.do_write(to.0, to.1 + done, &bytes, false)?;
+            let piece = &mut buffer[..(len - done).min(PIECE) as usize];
+            let copied = self.do_read(from.0, from.1 + done, piece).and_then(|read| {
+                if read > 0 {
+                    self.do_write(to.0, to.1 + done, &piece[..read], false)?;
                 }
-                Ok(bytes.len() as u64)
+                Ok(read as u64)
             });
             match copied {
                 Ok(0) => break,

@@ -18,6 +18,7 @@ mod names;
 mod operations;
 mod queue;
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::iter::Peekable;
@@ -33,6 +34,7 @@ pub use operations::{
 };
 
 use crate::format::namespace::{Content, Ino, Inode, Key, Owner, ROOT, Value};
+use crate::format::node::MapItem;
 use crate::format::record::{Change, encode};
 use crate::io::Timestamp;
 use crate::store::StoreError;
@@ -395,11 +397,14 @@ impl Fs {
     fn perform_in(&self, state: &mut State, changes: &[Change<'_>], reserve: bool) -> Result<()> {
         // What happens to an inode without a name is forgotten by a crash:
         // replaying it would bring the inode back.
-        let logged: Vec<Change<'_>> = changes
-            .iter()
-            .filter(|change| !change.ino().is_some_and(|ino| state.orphans.contains_key(&ino)))
-            .cloned()
-            .collect();
+        let stays = |change: &&Change<'_>| {
+            !change.ino().is_some_and(|ino| state.orphans.contains_key(&ino))
+        };
+        let logged = if changes.iter().all(|change| stays(&change)) {
+            Cow::Borrowed(changes)
+        } else {
+            changes.iter().filter(stays).cloned().collect()
+        };
         let is_logged = !logged.is_empty();
         if is_logged {
             let (record, data) = encode(&logged);
@@ -431,7 +436,7 @@ impl Fs {
         if let Some(value) = state.frozen.as_ref().and_then(|frozen| frozen.get(&bytes)) {
             return Ok(value.clone());
         }
-        self.volume.get(key).map_err(|error| self.store_failed(&error))
+        self.volume.get_encoded(key, &bytes).map_err(|error| self.store_failed(&error))
     }
 
     fn inode(&self, state: &State, ino: Ino) -> Result<Inode> {
@@ -456,7 +461,7 @@ impl Fs {
         state: &State,
         from: &[u8],
         prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &Value) -> ControlFlow<()>,
+        visit: &mut dyn FnMut(&[u8], Seen<'_>) -> Step,
     ) -> Result<()> {
         let none = Overlay::new();
         let frozen = state.frozen.as_deref().unwrap_or(&none);
@@ -464,34 +469,34 @@ impl Fs {
             current: overlay_range(&state.current, from, prefix).peekable(),
             frozen: overlay_range(frozen, from, prefix).peekable(),
         };
-        let mut broke = false;
-        self.volume
-            .scan(from, &mut |key, value| {
-                let bytes = key.encode();
-                if !bytes.starts_with(prefix) {
-                    return ControlFlow::Break(());
+        let mut ended = ControlFlow::Continue(());
+        let stored = self.volume.scan_items(from, &mut |item| {
+            if !item.key.starts_with(prefix) {
+                return ControlFlow::Break(());
+            }
+            let mut hidden = false;
+            while ended.is_continue()
+                && let Some((key, above)) = upper.next_up_to(&item.key)
+            {
+                hidden = *key == item.key;
+                if let Some(value) = above {
+                    ended = visit(key, Seen::Above(value));
                 }
-                let mut hidden = false;
-                while let Some((key, above)) = upper.next_up_to(&bytes) {
-                    hidden = *key == bytes;
-                    if let Some(value) = above
-                        && visit(key, value).is_break()
-                    {
-                        broke = true;
-                        return ControlFlow::Break(());
-                    }
-                }
-                if !hidden && visit(&bytes, &value).is_break() {
-                    broke = true;
-                    return ControlFlow::Break(());
-                }
-                ControlFlow::Continue(())
-            })
-            .map_err(|error| self.store_failed(&error))?;
-        while !broke && let Some((key, above)) = upper.next() {
-            broke = above.as_ref().is_some_and(|value| visit(key, value).is_break());
+            }
+            if !hidden && ended.is_continue() {
+                ended = visit(&item.key, Seen::Stored(item));
+            }
+            if ended.is_break() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        while stored.is_ok()
+            && ended.is_continue()
+            && let Some((key, above)) = upper.next()
+        {
+            if let Some(value) = above {
+                ended = visit(key, Seen::Above(value));
+            }
         }
-        Ok(())
+        stored.and(ended.break_value().unwrap_or(Ok(()))).map_err(|error| self.store_failed(&error))
     }
 
     /// What `scan` visits, at most `limit` items.
@@ -503,10 +508,13 @@ impl Fs {
         limit: usize,
     ) -> Result<Vec<(Key, Value)>> {
         let mut found = Vec::new();
-        self.scan(state, from, prefix, &mut |bytes, value| {
-            let key = Key::decode(bytes).expect("keys in memory were encoded by us");
-            found.push((key, value.clone()));
-            if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        self.scan(state, from, prefix, &mut |bytes, seen| {
+            let key = Volume::decode_key(bytes);
+            match key.and_then(|key| seen.value(&key).map(|value| (key, value))) {
+                Ok(item) => found.push(item),
+                Err(error) => return ControlFlow::Break(Err(error)),
+            }
+            if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(Ok(())) }
         })?;
         Ok(found)
     }
@@ -516,7 +524,7 @@ impl Fs {
         let mut count = 0;
         self.scan(state, prefix, prefix, &mut |_, _| {
             count += 1;
-            if count < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            if count < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(Ok(())) }
         })?;
         Ok(count)
     }
@@ -548,6 +556,25 @@ impl Fs {
             Owner::Id(id) => id,
         };
         (ownership.force_uid.unwrap_or(uid), ownership.force_gid.unwrap_or(gid))
+    }
+}
+
+/// Whether a way through overlays and tree goes on, and if not, whether it failed.
+type Step = ControlFlow<std::result::Result<(), StoreError>>;
+
+/// An item on a way through overlays and tree.
+enum Seen<'a> {
+    Above(&'a Value),
+    Stored(&'a MapItem),
+}
+
+impl Seen<'_> {
+    /// Its value; `key` is its own.
+    fn value(&self, key: &Key) -> std::result::Result<Value, StoreError> {
+        match self {
+            Self::Above(value) => Ok((*value).clone()),
+            Self::Stored(item) => Volume::value_of(key, item),
+        }
     }
 }
 

@@ -63,8 +63,8 @@ impl Operations for Fs {
     fn release(&self, ino: u64, _write: bool) {
         self.do_release(ino);
     }
-    fn read(&self, ino: u64, offset: u64, len: u32) -> Result<Vec<u8>> {
-        self.do_read(ino, offset, len)
+    fn read_into(&self, ino: u64, offset: u64, out: &mut [u8]) -> Result<usize> {
+        self.do_read(ino, offset, out)
     }
     fn write(&self, ino: u64, offset: u64, bytes: &[u8], kill_privileges: bool) -> Result<()> {
         self.make_room(true);

@@ -262,8 +262,18 @@ pub trait Operations: Send + Sync + 'static {
     fn open(&self, ino: u64, write: bool, truncate: bool) -> Result<()>;
     /// Closes; `write` as at open.
     fn release(&self, ino: u64, write: bool);
-    /// Reads; fewer bytes only at the end of the file.
-    fn read(&self, ino: u64, offset: u64, len: u32) -> Result<Vec<u8>>;
+    /// Reads into `out` and returns how many bytes that were; fewer than it takes
+    /// only at the end of the file. What it holds besides, and after an error all
+    /// of it, means nothing.
+    fn read_into(&self, ino: u64, offset: u64, out: &mut [u8]) -> Result<usize>;
+    /// The same into a buffer of its own.
+    fn read(&self, ino: u64, offset: u64, len: u32) -> Result<Vec<u8>> {
+        let left = self.getattr(ino)?.size.saturating_sub(offset);
+        let mut out = vec![0; left.min(u64::from(len)) as usize];
+        let read = self.read_into(ino, offset, &mut out)?;
+        out.truncate(read);
+        Ok(out)
+    }
     /// Writes all of `bytes`; `kill_privileges` clears suid and sgid.
     fn write(&self, ino: u64, offset: u64, bytes: &[u8], kill_privileges: bool) -> Result<()>;
     /// Whether a write would have to wait for room, in memory or in the log:

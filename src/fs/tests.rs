@@ -327,6 +327,38 @@ fn a_change_during_a_checkpoint_keeps_the_content_after_a_crash() {
     assert!(fs.read(ino, 0, 1 << 20).unwrap() == bytes);
 }
 
+/// What was changed here and there in a file was cut each time it came to 8 MiB,
+/// every time with all that lies around it, in one buffer as long as the file: a
+/// burst of random writes took the daemon to 450 MiB.
+#[test]
+fn scattered_changes_are_cut_together_and_in_windows() {
+    let place = Place::new();
+    let fs = place.open();
+    let ino = fs.mknod(ME, ROOT, b"file", 0o100_644, 0).unwrap().ino;
+    let mut whole = vec![0; 24 << 20];
+    blake3::Hasher::new().finalize_xof().fill(&mut whole);
+    fs.write(ino, 0, &whole, false).unwrap();
+    fs.checkpoint().unwrap();
+    let page = fill(4096, 1);
+    for at in (1000..whole.len() - 4096).step_by(10_000) {
+        fs.write(ino, at as u64, &page, false).unwrap();
+        whole[at..at + 4096].copy_from_slice(&page);
+    }
+    assert_eq!(fs.volume().store.new_bytes(), 0, "nothing was cut yet");
+    assert!(fs.progress().waiting_bytes > data::STREAM_FLUSH);
+    // Holes that reach from one window into another, and whole windows.
+    for (from, to) in [(900_000, 1_300_000), (2_097_000, 2_097_300), (5_000_001, 9_000_001)] {
+        let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        fs.fallocate(ino, from as u64, (to - from) as u64, punch).unwrap();
+        whole[from..to].fill(0);
+    }
+    fs.checkpoint().unwrap();
+    for fs in [fs, place.open()] {
+        assert!(fs.read(ino, 0, 24 << 20).unwrap() == whole);
+        assert_eq!(fs.seek(ino, 6_000_000, Seek::Data).unwrap(), 9_000_001 / 4096 * 4096);
+    }
+}
+
 /// Memory ran short while a file with stored content was being appended to.
 /// Its last stored chunk was taken out of the tree, to be cut again with what
 /// would follow, and only the appended bytes stayed in memory: the chunk read

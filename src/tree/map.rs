@@ -54,8 +54,13 @@ impl Shape for Map {
     }
 }
 
-/// The item with this key.
-pub fn get<N: Source>(source: &N, root: Root, key: &[u8]) -> Result<Option<MapItem>, N::Error> {
+/// What `found` makes of the item with this key.
+pub fn get<N: Source, T>(
+    source: &N,
+    root: Root,
+    key: &[u8],
+    found: impl FnOnce(&MapItem) -> T,
+) -> Result<Option<T>, N::Error> {
     let (mut id, mut level) = root;
     if id == NO_ID {
         return Ok(None);
@@ -64,8 +69,8 @@ pub fn get<N: Source>(source: &N, root: Root, key: &[u8]) -> Result<Option<MapIt
         let node = source.node(&id)?;
         if level == 0 {
             let items = Map::leaf_items(&node).ok_or_else(|| source.misfit(&id))?;
-            let found = items.binary_search_by(|item| item.key.as_slice().cmp(key));
-            return Ok(found.ok().map(|at| items[at].clone()));
+            let at = items.binary_search_by(|item| item.key.as_slice().cmp(key));
+            return Ok(at.ok().map(|at| found(&items[at])));
         }
         let children = Map::children(&node, level).ok_or_else(|| source.misfit(&id))?;
         let after = children.partition_point(|child| child.first.as_slice() <= key);
@@ -309,7 +314,7 @@ mod tests {
                 prop_assert_eq!(all(&memory, root), model.values().cloned().collect::<Vec<_>>());
                 for key in [0u32, 17, 2000, 4100] {
                     let bytes = key.to_be_bytes();
-                    let found = get(&memory, root, &bytes).unwrap();
+                    let found = get(&memory, root, &bytes, MapItem::clone).unwrap();
                     prop_assert_eq!(found.as_ref(), model.get(&bytes[..]));
                 }
             }

@@ -16,6 +16,8 @@ use crate::tree::{Keys, NewNodes, Root, Source};
 /// Bytes of a stream that are copied together to be cut; some times the longest
 /// chunk.
 const WINDOW: u64 = 8 << 20;
+/// The same of what is cut into pages.
+const PAGES_WINDOW: u64 = 1 << 20;
 
 /// Content as an inode record has it.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -121,6 +123,12 @@ impl Layer {
     /// Whether nothing was changed.
     pub fn is_clean(&self) -> bool {
         self.extents.is_empty() && self.shows_below == u64::MAX
+    }
+
+    /// Whether its data lies in many short stretches, as of a database.
+    pub fn is_scattered(&self) -> bool {
+        const STRETCH: u64 = 64 << 10;
+        self.bytes < self.extents.len() as u64 * STRETCH
     }
 
     /// Whether there is data at offset 0.
@@ -325,8 +333,8 @@ pub fn pieces(store: &Store, stored: &Stored, from: u64, to: u64) -> Result<Opti
     Ok((at == to).then_some(parts))
 }
 
-/// Reads `[from, to)` of stored content into `out`, which is zeroed and as
-/// long.
+/// Reads `[from, to)` of stored content into `out`, which is as long; zeros
+/// where there is none.
 pub fn read_stored(
     store: &Store,
     stored: &Stored,
@@ -335,20 +343,20 @@ pub fn read_stored(
     out: &mut [u8],
 ) -> Result<()> {
     if !stored.inline.is_empty() {
-        let end = to.min(stored.inline.len() as u64);
-        if from < end {
-            out[..(end - from) as usize]
-                .copy_from_slice(&stored.inline[from as usize..end as usize]);
-        }
+        let there = stored.inline.get(from as usize..).unwrap_or_default();
+        let (data, beyond) = out.split_at_mut(there.len().min(out.len()));
+        data.copy_from_slice(&there[..data.len()]);
+        beyond.fill(0);
         return Ok(());
     }
+    let mut at = from;
     for placed in stored_runs(store, stored, from, to)? {
-        if placed.run.is_hole() {
-            continue;
-        }
         let run = placed.run;
         let end = (placed.start + run.total()).min(to);
-        let mut at = placed.start.max(from);
+        if run.is_hole() {
+            out[(at - from) as usize..(end - from) as usize].fill(0);
+            at = end;
+        }
         while at < end {
             let within = (at - placed.start) % run.len;
             let part = (run.len - within).min(end - at);
@@ -357,11 +365,12 @@ pub fn read_stored(
             at += part;
         }
     }
+    out[(at - from) as usize..].fill(0);
     Ok(())
 }
 
-/// Reads `[from, to)` of layers (lowest first) over stored content. `to` must
-/// not be above the size.
+/// Reads `[from, to)` of layers (lowest first) over stored content into `out`,
+/// which is as long. `to` must not be above the size.
 pub fn read(
     store: &Store,
     stored: &Stored,
@@ -375,21 +384,26 @@ pub fn read(
     };
     let mut at = from;
     let gap = |gap_from: u64, gap_to: u64, out: &mut [u8]| {
-        let shown = gap_to.min(top.shows_below);
-        if gap_from < shown {
-            let range = (gap_from - from) as usize..(shown - from) as usize;
-            read(store, stored, below, gap_from, shown, &mut out[range])?;
+        let shown = gap_to.min(top.shows_below).max(gap_from);
+        let out = &mut out[(gap_from - from) as usize..(gap_to - from) as usize];
+        let (below_shows, hidden) = out.split_at_mut((shown - gap_from) as usize);
+        hidden.fill(0);
+        if below_shows.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        read(store, stored, below, gap_from, shown, below_shows)
     };
     for (start, extent) in top.touching(from, to) {
         if *start > at {
             gap(at, *start, out)?;
         }
         let (low, high) = (at.max(*start), to.min(start + extent.len()));
-        if let Extent::Data(bytes) = extent {
-            out[(low - from) as usize..(high - from) as usize]
-                .copy_from_slice(&bytes[(low - start) as usize..(high - start) as usize]);
+        let target = &mut out[(low - from) as usize..(high - from) as usize];
+        match extent {
+            Extent::Data(bytes) => {
+                target.copy_from_slice(&bytes[(low - start) as usize..(high - start) as usize]);
+            }
+            Extent::Zero(_) => target.fill(0),
         }
         at = high;
     }
@@ -496,12 +510,18 @@ pub fn flush(
     for region in &regions {
         let open_end = streaming && region.to == size && region.cutting == Cutting::Stream;
         let (mut runs, mut from) = (Vec::new(), region.from);
-        let mut window = region.to - region.from;
-        if region.cutting == Cutting::Stream && has_no_holes(store, &base, layer, region, kept)? {
-            window = WINDOW;
-        }
+        let window = match region.cutting {
+            Cutting::Pages(page) => PAGES_WINDOW.max(page),
+            Cutting::Stream if has_no_holes(store, &base, layer, region, kept)? => WINDOW,
+            Cutting::Stream => region.to - region.from,
+        };
         while from < region.to {
-            let to = from.saturating_add(window).min(region.to);
+            let mut to = from.saturating_add(window);
+            if let Cutting::Pages(page) = region.cutting {
+                // Where a page ends, so that a window changes nothing.
+                to = to / page * page;
+            }
+            let to = to.min(region.to);
             let pieces = compose(store, &base, layer, from, to, kept)?;
             let pieces = align_holes(pieces, from, size, grain(class));
             let open_end = open_end || to < region.to;

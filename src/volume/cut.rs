@@ -1,6 +1,8 @@
 //! Cutting file content into chunks: what changed becomes splices of the
 //! content tree.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use fastcdc::v2020::{FastCDC, Normalization};
 
@@ -116,20 +118,21 @@ fn cut_pages(
     class: ContentClass,
     size: u64,
     start: u64,
-    bytes: &[u8],
+    bytes: &Bytes,
     open_end: bool,
     runs: &mut Vec<Run>,
 ) -> Result<usize> {
-    let mut from = 0;
+    let (mut chunks, mut from) = (Vec::new(), 0);
     while from < bytes.len() {
         let at = start + from as u64;
         let to = ((at / size + 1) * size - start).min(bytes.len() as u64) as usize;
         if open_end && to == bytes.len() && !(start + to as u64).is_multiple_of(size) {
             break;
         }
-        put(store, class, &bytes[from..to], runs)?;
+        add(store, bytes, from..to, &mut chunks, runs);
         from = to;
     }
+    store.stage_all(frame_class(class), bytes, &chunks)?;
     Ok(from)
 }
 
@@ -144,14 +147,15 @@ fn cut_stream(
         ContentClass::Compressible => COMPRESSIBLE,
         _ => INCOMPRESSIBLE,
     };
+    let (mut chunks, mut from) = (Vec::new(), 0);
     if bytes.len() <= min && !open_end {
-        put(store, class, bytes, runs)?;
+        add(store, bytes, 0..bytes.len(), &mut chunks, runs);
+        store.stage_all(frame_class(class), bytes, &chunks)?;
         return Ok(bytes.len());
     }
-    let (seed, ids) = (store.context().ids.chunker_seed(), &store.context().ids);
+    let seed = store.context().ids.chunker_seed();
     let chunker =
         FastCDC::with_level_and_seed(bytes, min, average, max, Normalization::Level1, seed);
-    let (mut chunks, mut from) = (Vec::new(), 0);
     while from < bytes.len() {
         let rest = bytes.len() - from;
         // What follows is not known yet, so an end within reach of `max` may
@@ -160,20 +164,24 @@ fn cut_stream(
             break;
         }
         let (_, to) = chunker.cut(from, rest);
-        let id = ids.chunk_id(&bytes[from..to]);
-        runs.push(Run { id, len: (to - from) as u64, count: 1 });
-        chunks.push((id, from..to));
+        add(store, bytes, from..to, &mut chunks, runs);
         from = to;
     }
     store.stage_all(frame_class(class), bytes, &chunks)?;
     Ok(from)
 }
 
-fn put(store: &Store, class: ContentClass, chunk: &[u8], runs: &mut Vec<Run>) -> Result<()> {
-    let id: Id = store.context().ids.chunk_id(chunk);
-    store.stage(frame_class(class), id, chunk)?;
-    runs.push(Run { id, len: chunk.len() as u64, count: 1 });
-    Ok(())
+/// Names one chunk.
+fn add(
+    store: &Store,
+    bytes: &[u8],
+    range: Range<usize>,
+    chunks: &mut Vec<(Id, Range<usize>)>,
+    runs: &mut Vec<Run>,
+) {
+    let id = store.context().ids.chunk_id(&bytes[range.clone()]);
+    runs.push(Run { id, len: range.len() as u64, count: 1 });
+    chunks.push((id, range));
 }
 
 /// Makes holes start and end at multiples of `grain`: the rest of them becomes

@@ -439,28 +439,46 @@ impl Volume {
 
     /// A value of the namespace map, below any overlay.
     pub fn get(&self, key: &Key) -> Result<Option<Value>> {
-        let item = map::get(&*self.store, self.root(), &key.encode())?;
-        item.map(|item| Self::value_of(key, &item)).transpose()
+        self.get_encoded(key, &key.encode())
+    }
+
+    /// The same of a key that is encoded already.
+    pub fn get_encoded(&self, key: &Key, encoded: &[u8]) -> Result<Option<Value>> {
+        let value = |item: &MapItem| Self::value_of(key, item);
+        map::get(&*self.store, self.root(), encoded, value)?.transpose()
     }
 
     /// The value that counts: the one with the highest dot until merging
     /// settles siblings.
-    fn value_of(key: &Key, item: &MapItem) -> Result<Value> {
+    pub fn value_of(key: &Key, item: &MapItem) -> Result<Value> {
         let newest = item.values.last().expect("decoded items have a value");
         Value::decode(key, &newest.bytes)
             .map_err(|error| StoreError::damaged("a value of the namespace", error))
     }
 
+    /// The key of an item.
+    pub fn decode_key(encoded: &[u8]) -> Result<Key> {
+        Key::decode(encoded).map_err(|error| StoreError::damaged("a key of the namespace", error))
+    }
+
     /// Visits items from `from` on until `visit` breaks.
+    pub fn scan_items(
+        &self,
+        from: &[u8],
+        visit: &mut dyn FnMut(&MapItem) -> ControlFlow<()>,
+    ) -> Result<()> {
+        map::scan(&*self.store, self.root(), from, visit)
+    }
+
+    /// Visits keys and values from `from` on until `visit` breaks.
     pub fn scan(
         &self,
         from: &[u8],
         visit: &mut dyn FnMut(Key, Value) -> ControlFlow<()>,
     ) -> Result<()> {
         let mut failed = None;
-        map::scan(&*self.store, self.root(), from, &mut |item| {
-            let decoded = Key::decode(&item.key)
-                .map_err(|error| StoreError::damaged("a key of the namespace", error))
+        self.scan_items(from, &mut |item| {
+            let decoded = Self::decode_key(&item.key)
                 .and_then(|key| Self::value_of(&key, item).map(|value| (key, value)));
             match decoded {
                 Ok((key, value)) => visit(key, value),
