@@ -37,6 +37,11 @@ use crate::vault::protocol::{
     Address, Binding, Fingerprint, Locator, Manifest, PAYLOAD_SEALED, Password, REPLY_SIZE,
     REQUEST_SIZE, decode_reply, decode_request, encode_reply, encode_request, open_payload,
 };
+use crate::vault::relay::accounts::Accounts;
+use crate::vault::relay::assertion::{ASSERTION, Assertion, is_account, read_hello};
+use crate::vault::relay::greeting::{
+    decode_greeting, decode_welcome, encode_greeting, encode_welcome,
+};
 use crate::vault::server::Record;
 use crate::volume::repository::Repository;
 use crate::volume::state::State;
@@ -50,7 +55,7 @@ pub use mounting::{acl, helper_options, mountinfo};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets, by name.
-pub const TARGETS: [Target; 29] = [
+pub const TARGETS: [Target; 30] = [
     ("acl", acl),
     ("commit", commit),
     ("container", container),
@@ -72,6 +77,7 @@ pub const TARGETS: [Target; 29] = [
     ("password", password),
     ("record", record),
     ("register", register),
+    ("relay", relay),
     ("repository", repository),
     ("state", state),
     ("transfer", transfer),
@@ -544,6 +550,57 @@ pub fn locator(data: &[u8]) {
         let shown = address.to_string();
         assert_eq!(shown.parse().as_ref(), Ok(&address));
         assert!(shown.eq_ignore_ascii_case(text.trim()) && !address.hosts().is_empty());
+    }
+}
+
+/// What a client says to a relay (0), what that answers (1), what it says to a site
+/// (2: signed by the relay; 3: as it is), the client's first record (4), the file of
+/// tokens (5).
+pub fn relay(data: &[u8]) {
+    let (what, rest) = choose(data);
+    match what % 6 {
+        0 => {
+            let Some(bytes) = rest.first_chunk() else { return };
+            if let Ok(token) = decode_greeting(bytes) {
+                assert_eq!(encode_greeting(token).expect("it was short enough")[..], bytes[..]);
+            }
+        }
+        1 => {
+            let Some(bytes) = rest.first_chunk() else { return };
+            if let Some(welcome) = decode_welcome(bytes) {
+                assert_eq!(encode_welcome(welcome), *bytes);
+            }
+        }
+        2 => {
+            let Ok(account) = std::str::from_utf8(rest) else { return };
+            let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
+            let assertion = Assertion {
+                relay: key.verifying_key().to_bytes(),
+                expires: rest.len() as u64,
+                id: [1; 16],
+                hello: hash(rest),
+                account: is_account(account).then(|| account.to_owned()),
+            };
+            let bytes = assertion.sign(&key);
+            assert_eq!(Assertion::verify(&bytes, &[assertion.relay]).as_ref(), Ok(&assertion));
+        }
+        3 => {
+            let Some(bytes) = rest.first_chunk::<ASSERTION>() else { return };
+            let mut key = [0; 32];
+            key.copy_from_slice(&bytes[16..48]);
+            let _ = Assertion::verify(bytes, &[key]);
+        }
+        4 => {
+            let runtime = tokio::runtime::Builder::new_current_thread().build();
+            let runtime = runtime.expect("a runtime starts");
+            if let Ok(hello) = runtime.block_on(read_hello(&mut &rest[..])) {
+                assert!(rest.starts_with(&hello));
+            }
+        }
+        _ => {
+            let Ok(text) = std::str::from_utf8(rest) else { return };
+            let _ = Accounts::parse(text);
+        }
     }
 }
 

@@ -40,6 +40,8 @@ mod model;
 mod mounted;
 #[path = "integration/power.rs"]
 mod power;
+#[path = "integration/relay.rs"]
+mod relay;
 #[path = "integration/repair.rs"]
 mod repair;
 #[path = "integration/semantics.rs"]

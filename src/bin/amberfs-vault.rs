@@ -10,6 +10,8 @@ mod ceremony;
 mod fleet;
 #[path = "amberfs-vault/guard.rs"]
 mod guard;
+#[path = "amberfs-vault/relay.rs"]
+mod relay;
 
 use std::fs::{DirBuilder, File};
 use std::io::Write;
@@ -21,9 +23,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amberfs::io::{DirFolder, PrivateFolder, SystemClock, SystemRandom};
+use amberfs::vault::config::Config;
 use amberfs::vault::hsm::KeyError;
 use amberfs::vault::hsm::transfer::keys_fingerprint;
-use amberfs::vault::net::{Limits, serve, server_config};
+use amberfs::vault::net::{Entrance, Limits, Relays, serve, server_config};
 use amberfs::vault::protocol::{Address, Argon2Cost, Protection};
 use amberfs::vault::server::{FolderError, Opened, Site, create_site, open_site, view_site};
 use clap::{Parser, Subcommand};
@@ -87,6 +90,9 @@ enum Command {
         /// The manifest
         file: PathBuf,
     },
+    /// Carry connections to the sites of a vault, and read nothing
+    #[command(subcommand)]
+    Relay(relay::RelayCommand),
     /// Mend what became of the ledger
     #[command(subcommand)]
     Ledger(fleet::LedgerCommand),
@@ -167,6 +173,7 @@ fn main() -> ExitCode {
             fleet::join(dir, from, site_name, root_key.as_ref())
         }
         Command::InstallManifest { dir, file } => fleet::install(dir, file),
+        Command::Relay(command) => relay::run(command),
         Command::Ledger(command) => fleet::run(command),
         Command::Address { dir } => address(dir),
         Command::Status { dir } => status(dir),
@@ -314,13 +321,20 @@ async fn serve_here(
     let open = options.open
         || (place.ip().is_loopback() && address.hosts().iter().all(|host| is_here(host)));
     log::info!("registration is {}", if open { "open" } else { "closed" });
+    let settings = Config::load(&DirFolder::new(dir)).map_err(Failure::other)?.relays;
+    let relays = Relays {
+        keys: settings.decoded().map_err(Failure::other)?,
+        addresses: settings.addresses,
+        only: settings.only,
+        register: settings.register,
+    };
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let serving = tokio::spawn(serve(
         listener,
         Arc::clone(&site),
         acceptor,
         Limits::default(),
-        open,
+        Arc::new(Entrance::new(open, relays)),
         stopped,
     ));
     let sweeping = tokio::spawn(sweep(Arc::clone(&site)));

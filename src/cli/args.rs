@@ -34,9 +34,15 @@ pub struct Global {
     /// Command that prints the password
     #[arg(long, global = true, env = "AMBERFS_PASSWORD_COMMAND", value_name = "C")]
     pub password_command: Option<String>,
+    /// Send the password of a file although a vault refused it before and the file has not changed
+    #[arg(long, global = true)]
+    pub retry: bool,
     /// Vault to trust: amber-vault://HOST:PORT/#FINGERPRINT
     #[arg(long, global = true, env = "AMBERFS_VAULT", value_name = "ADDRESS")]
     pub vault: Option<String>,
+    /// File with the account's token, if the vault's relay wants one
+    #[arg(long, global = true, env = "AMBERFS_VAULT_TOKEN_FILE", value_name = "F")]
+    pub vault_token: Option<PathBuf>,
     /// Cost of Argon2id for a new password, `MEMORY_KIB,PASSES`; about a second if not given
     #[arg(long, global = true, hide = true, value_name = "COST")]
     pub argon2_cost: Option<String>,

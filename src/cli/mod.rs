@@ -12,6 +12,7 @@ mod key;
 mod mount;
 pub(crate) mod options;
 mod place;
+mod refused;
 mod repair;
 mod secrets;
 mod vault;

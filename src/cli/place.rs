@@ -96,6 +96,17 @@ pub fn state_base() -> Result<PathBuf> {
         })
 }
 
+/// Does `work` on files in the folder of all local state, one process at a time, and
+/// makes the folder if it is not there.
+pub fn with_base<T>(folder: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let held = fs::File::open(folder)?;
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive)
+        .map_err(std::io::Error::from)?;
+    work()
+}
+
 /// How long a daemon that is ending may hold its lock.
 const ENDING: std::time::Duration = std::time::Duration::from_secs(5);
 

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use zeroize::Zeroizing;
 
 use super::args::Global;
+use super::refused::PasswordFile;
 use super::{Code, Failure, Result, vault};
 use crate::crypto::{Secret, correct_one_group, parse_key, resembles_key};
 use crate::io::{SECRET_MAX, SecretFileError, SecretFrom, open_secret, read_secret};
@@ -16,14 +17,17 @@ use crate::volume::repository::Repository;
 
 /// K for a repository: the key itself, or out of the vault by password.
 pub fn obtain(global: &Global, repo: &Path, repository: &Repository) -> Result<Secret> {
-    if let Some(text) =
+    if let Some((text, _)) =
         text(global.key_file.as_ref(), global.key_command.as_ref(), "amberfs.key", repo)?
     {
         return from_key(&text, repository);
     }
     let (file, command) = (global.password_file.as_ref(), global.password_command.as_ref());
-    if let Some(text) = text(file, command, "amberfs.password", repo)? {
-        return vault::unlock(global, repo, repository, text.as_bytes());
+    if let Some((text, file)) = text(file, command, "amberfs.password", repo)? {
+        return match file {
+            Some(file) => by_file(global, repo, repository, &text, &file),
+            None => vault::unlock(global, repo, repository, text.as_bytes()),
+        };
     }
     if !std::io::stdin().is_terminal() {
         return Err(Failure::new(Code::WrongSecret, "no password and no key was given").hint(
@@ -42,6 +46,34 @@ pub fn obtain(global: &Global, repo: &Path, repository: &Repository) -> Result<S
     vault::unlock(global, repo, repository, typed.as_bytes())
 }
 
+/// By a password that lies in a file: machines try that again and again.
+fn by_file(
+    global: &Global,
+    repo: &Path,
+    repository: &Repository,
+    text: &str,
+    file: &PasswordFile,
+) -> Result<Secret> {
+    if !global.retry {
+        file.check(&repository.repo)?;
+    }
+    let outcome = vault::unlock(global, repo, repository, text.as_bytes());
+    let refused = match &outcome {
+        Ok(_) => Some(false),
+        // A try was spent: the vault said how many are left.
+        Err(failure) if failure.code == Code::WrongSecret && failure.tries_left.is_some() => {
+            Some(true)
+        }
+        Err(_) => None,
+    };
+    if let Some(refused) = refused
+        && let Err(failure) = file.note(&repository.repo, refused)
+    {
+        eprintln!("amberfs: this password file could not be remembered: {}", failure.message);
+    }
+    outcome
+}
+
 fn from_key(text: &str, repository: &Repository) -> Result<Secret> {
     let key = parse_key(text).map_err(|error| Failure::new(Code::WrongSecret, error))?;
     if !repository.names_key(&key) && repository.unlock(&key).is_none() {
@@ -50,17 +82,21 @@ fn from_key(text: &str, repository: &Repository) -> Result<Secret> {
     Ok(key)
 }
 
-fn text(
+/// A secret and the file that it lies in.
+type Found = (Zeroizing<String>, Option<PasswordFile>);
+
+/// A secret from a file, a command or systemd's credentials.
+pub(super) fn text(
     file: Option<&PathBuf>,
     command: Option<&String>,
     credential: &str,
     repo: &Path,
-) -> Result<Option<Zeroizing<String>>> {
+) -> Result<Option<Found>> {
     if let Some(path) = file {
-        return read_file(path, repo).map(Some);
+        return read(path, repo, SecretFrom::User).map(Some);
     }
     if let Some(command) = command {
-        return run(command).map(Some);
+        return run(command).map(|text| Some((text, None)));
     }
     let credential = std::env::var_os("CREDENTIALS_DIRECTORY")
         .map(|folder| PathBuf::from(folder).join(credential))
@@ -86,10 +122,10 @@ pub fn wrong_key(repository: &Repository, key: &Secret) -> Failure {
 /// Reads a secrets file: regular, own or root's, closed to others, outside
 /// REPO.
 pub fn read_file(path: &Path, repo: &Path) -> Result<Zeroizing<String>> {
-    read(path, repo, SecretFrom::User)
+    read(path, repo, SecretFrom::User).map(|(text, _)| text)
 }
 
-fn read(path: &Path, repo: &Path, from: SecretFrom) -> Result<Zeroizing<String>> {
+fn read(path: &Path, repo: &Path, from: SecretFrom) -> Result<Found> {
     let bad = |what: &dyn std::fmt::Display| {
         Failure::new(Code::Usage, format!("the secrets file {} {what}", path.display()))
     };
@@ -100,7 +136,7 @@ fn read(path: &Path, repo: &Path, from: SecretFrom) -> Result<Zeroizing<String>>
     if path == Path::new("-") {
         // Around the standard library's buffer, which nobody wipes.
         let stdin = fs::File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
-        return read_secret(stdin).map_err(refused);
+        return read_secret(stdin).map_err(refused).map(|text| (text, None));
     }
     let file = open_secret(path, from).map_err(refused)?;
     // Of the file that is open, whatever the path leads to by now.
@@ -108,7 +144,8 @@ fn read(path: &Path, repo: &Path, from: SecretFrom) -> Result<Zeroizing<String>>
     if place.starts_with(repo) {
         return Err(bad(&"lies inside the repository, which is uploaded"));
     }
-    read_secret(file).map_err(refused)
+    let known = PasswordFile::new(place, &file.metadata()?);
+    read_secret(file).map_err(refused).map(|text| (text, Some(known)))
 }
 
 fn run(command: &str) -> Result<Zeroizing<String>> {

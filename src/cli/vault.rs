@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::args::{Global, RemoveArgs, RepoArgs};
+use super::control::local_time;
 use super::place::{self, LocalState, find, machine_name, open_keyring, open_volume};
 use super::{Code, Failure, Result, secrets};
 use crate::crypto::{RepoId, Secret, key_check, resembles_key, unhex};
@@ -14,8 +15,8 @@ use crate::fs::Fs;
 use crate::io::{DirFolder, DirSynced, PrivateFolder, SystemClock, SystemRandom};
 use crate::vault::client::{Client, NewRecord, Pin, Unlocked, VaultError};
 use crate::vault::protocol::{
-    Address, Argon2Choice, Argon2Cost, Fingerprint, HOSTS_LIMIT, Locator, Password, Protection,
-    Retirement,
+    Address, Argon2Choice, Argon2Cost, Event, EventKind, Fingerprint, HOSTS_LIMIT, Locator,
+    Password, Protection, Retirement,
 };
 use crate::vault::server::FAILURES;
 use crate::volume::OpenOptions;
@@ -26,8 +27,10 @@ const PINS: &str = "vaults";
 /// Vaults that the machine's administrator trusts.
 const SYSTEM_LIST: &str = "/etc/amberfs/vaults";
 
-fn client() -> Client<'static> {
-    Client::new(&SystemRandom, &SystemClock)
+fn client(global: &Global, repo: &Path) -> Result<Client<'static>> {
+    let token = secrets::text(global.vault_token.as_ref(), None, "amberfs.vault-token", repo)?;
+    let token = token.map(|(text, _)| Zeroizing::new(text.trim().to_owned()));
+    Ok(Client::new(&SystemRandom, &SystemClock).with_token(token))
 }
 
 fn typed_address(global: &Global) -> Result<Option<Address>> {
@@ -67,23 +70,19 @@ fn known(fingerprint: Fingerprint) -> Result<Pin> {
 
 /// Remembers a vault, or a higher epoch of one.
 fn remember(folder: &Path, fingerprint: Fingerprint, epoch: u64) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    // One at a time, from reading to renaming.
-    let held = std::fs::File::open(folder)?;
-    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive)
-        .map_err(std::io::Error::from)?;
-    let mut all = pins(folder)?;
-    match all.iter_mut().find(|pin| pin.fingerprint == fingerprint) {
-        Some(pin) if pin.epoch >= epoch => return Ok(()),
-        Some(pin) => pin.epoch = epoch,
-        None => all.push(Pin { fingerprint, epoch }),
-    }
-    let mut text = String::new();
-    for pin in all {
-        let _ = writeln!(text, "{} {}", pin.fingerprint, pin.epoch);
-    }
-    Ok(DirFolder::new(folder).replace(PINS, text.as_bytes())?)
+    place::with_base(folder, || {
+        let mut all = pins(folder)?;
+        match all.iter_mut().find(|pin| pin.fingerprint == fingerprint) {
+            Some(pin) if pin.epoch >= epoch => return Ok(()),
+            Some(pin) => pin.epoch = epoch,
+            None => all.push(Pin { fingerprint, epoch }),
+        }
+        let mut text = String::new();
+        for pin in all {
+            let _ = writeln!(text, "{} {}", pin.fingerprint, pin.epoch);
+        }
+        Ok(DirFolder::new(folder).replace(PINS, text.as_bytes())?)
+    })
 }
 
 /// The same where everything else is done: worth a warning, not a failure.
@@ -177,6 +176,7 @@ pub fn unlock(
         )
         .hint("give --key-file F, or type the key"));
     }
+    let client = client(global, repo)?;
     let folder = DirSynced::new(repo, None);
     let mut first = None;
     let mut distrusted = Vec::new();
@@ -196,7 +196,7 @@ pub fn unlock(
             }
         };
         let asked = reached(global, &locator)?;
-        match client().unlock(&asked, &repository.repo, &password, pin) {
+        match client.unlock(&asked, &repository.repo, &password, pin) {
             Ok(unlocked) => return opened(&folder, repository, &locator, unlocked),
             // These cost nothing.
             Err(
@@ -237,6 +237,9 @@ fn opened(
         ));
     }
     remember_or_warn(locator.address.fingerprint(), unlocked.epoch);
+    for line in told(unlocked.events.since_opened()) {
+        eprintln!("amberfs: {line}");
+    }
     let failures = FAILURES.saturating_sub(unlocked.tries.failures_left);
     if failures > 0 {
         eprintln!(
@@ -245,6 +248,28 @@ fn opened(
         );
     }
     Ok(key)
+}
+
+/// What the owner should know of what happened since the password last opened the
+/// record; of one day and kind in one line.
+fn told(events: &[Event]) -> Vec<String> {
+    let mut days: Vec<(String, EventKind, usize)> = Vec::new();
+    for event in events {
+        let day = local_time(event.time.try_into().unwrap_or(i64::MAX));
+        let day = day.split(' ').next().unwrap_or_default().to_owned();
+        match days.last_mut() {
+            Some((last, kind, count)) if *last == day && *kind == event.kind => *count += 1,
+            _ => days.push((day, event.kind, 1)),
+        }
+    }
+    let lines = days.into_iter().filter_map(|(day, kind, count)| match kind {
+        EventKind::Failed if count == 1 => Some(format!("1 wrong password on {day}")),
+        EventKind::Failed => Some(format!("{count} wrong passwords on {day}")),
+        EventKind::Closed => Some(format!("all tries were used up on {day}")),
+        EventKind::Spent => Some(format!("the vault's operator took tries on {day}")),
+        EventKind::Activated | EventKind::Opened => None,
+    });
+    lines.collect()
 }
 
 fn cost(global: &Global) -> Result<Argon2Choice> {
@@ -287,14 +312,14 @@ pub fn new_password(file: Option<&Path>, repo: &Path) -> Result<Password> {
 pub fn register(
     global: &Global,
     address: &Address,
-    repo: &RepoId,
+    (path, repo): (&Path, &RepoId),
     key: &Secret,
     password: &Password,
 ) -> Result<Locator> {
     let epoch = known(address.fingerprint())?.epoch;
     let keys = [(key_check(key, repo), key)];
     let record = NewRecord { address, epoch, repo, keys: &keys, password, argon: cost(global)? };
-    let registration = client().register(&record)?;
+    let registration = client(global, path)?.register(&record)?;
     if registration.manifest.protection == Protection::File && !global.quiet {
         eprintln!(
             "This vault keeps its keys in a file: whoever takes its disk can guess passwords \
@@ -367,6 +392,7 @@ impl Opened {
         slots: &'a [Vec<u8>],
         reason: Retirement,
     ) -> Result<Vec<(&'a Vec<u8>, String)>> {
+        let client = client(global, &self.path)?;
         let mut failed = Vec::new();
         // A vault that does not answer is waited for once.
         let mut silent: Vec<(Fingerprint, String)> = Vec::new();
@@ -380,7 +406,7 @@ impl Opened {
             // Sealed with K: these addresses are the owner's own.
             let asked = reached(global, &locator)?;
             let pin = known(fingerprint)?;
-            if let Err(error) = client().retire(&asked, &self.repo, &self.key, pin, reason) {
+            if let Err(error) = client.retire(&asked, &self.repo, &self.key, pin, reason) {
                 let why = format!("{}: {error}", locator.address);
                 if matches!(error, VaultError::Unreachable { .. }) {
                     silent.push((fingerprint, why.clone()));
@@ -443,7 +469,7 @@ pub fn passwd(global: &Global, args: &RepoArgs) -> Result<u8> {
 /// time does a folder name a record that is gone. What a crash in between
 /// leaves is ended by the next command that comes here.
 fn replace(global: &Global, opened: &Opened, address: &Address, password: &Password) -> Result<()> {
-    let locator = register(global, address, &opened.repo, &opened.key, password)?;
+    let locator = register(global, address, (&opened.path, &opened.repo), &opened.key, password)?;
     opened.publish(vec![locator.encode()])?;
     let replaced = [opened.slots.as_slice(), &opened.replaced].concat();
     opened.retire_replaced(global, &replaced)?;
@@ -542,7 +568,7 @@ pub fn show(global: &Global, args: &RepoArgs) -> Result<u8> {
         return Ok(0);
     };
     let pin = trust(global, &locator)?;
-    let status = client().status(&reached(global, &locator)?, pin)?;
+    let status = client(global, &path)?.status(&reached(global, &locator)?, pin)?;
     println!("{}", locator.address);
     println!("  {:?}", status.standing);
     println!("  keys in {:?}, epoch {}", status.manifest.protection, status.manifest.epoch);
@@ -552,6 +578,30 @@ pub fn show(global: &Global, args: &RepoArgs) -> Result<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_happened_is_told_by_the_day() {
+        let event = |kind, time| Event { kind, time };
+        let noon = 1_700_000_000 / 86_400 * 86_400 + 43_200;
+        let lines = told(&[
+            event(EventKind::Activated, noon),
+            event(EventKind::Failed, noon + 1),
+            event(EventKind::Failed, noon + 2),
+            event(EventKind::Failed, noon + 3 * 86_400),
+            event(EventKind::Closed, noon + 3 * 86_400),
+            event(EventKind::Spent, u64::MAX),
+        ]);
+        let starts = [
+            "2 wrong passwords on 2023-11-14",
+            "1 wrong password on 2023-11-17",
+            "all tries were used up on 2023-11-17",
+            "the vault's operator took",
+        ];
+        assert_eq!(lines.len(), starts.len(), "{lines:?}");
+        for (line, start) in lines.iter().zip(starts) {
+            assert!(line.starts_with(start), "{line}");
+        }
+    }
 
     /// Two commands at once lost one of two pins, and an aside file left by a
     /// crash kept everything from being remembered.

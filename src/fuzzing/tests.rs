@@ -13,8 +13,8 @@ use crate::format::register::{Features, Slot, key_check_slot};
 use crate::vault::hsm::transfer::{RsaPublic, WrappedKeys};
 use crate::vault::ledger::{Lineage, Revision};
 use crate::vault::protocol::{
-    AkeKey, Argon2Cost, Ended, Protection, Refusal, Reply, Request, Retirement, Roots, SiteKey,
-    Standing, Tries, seal_payload, sign_manifest,
+    AkeKey, Argon2Cost, Ended, EventKind, Events, Protection, Refusal, Reply, Request, Retirement,
+    Roots, SiteKey, Standing, Tries, seal_payload, sign_manifest,
 };
 use crate::vault::server::{Material, Pending, State as Stands};
 
@@ -192,15 +192,23 @@ fn requests() -> Vec<Request> {
     ]
 }
 
+fn some_events() -> Events {
+    let mut events = Events::default();
+    events.note(EventKind::Activated, 1);
+    events.note(EventKind::Failed, 2);
+    events
+}
+
 fn replies() -> Vec<Reply> {
     let tries = Tries { left: 9, failures_left: 49, not_before: 77 };
+    let events = some_events();
     let mut all = vec![
         Reply::Manifest(a_manifest().1),
         Reply::Registered { reply: Box::new([1; 66]), generation: 1 },
         Reply::Uploaded,
         Reply::Activated(tries),
         Reply::Challenge { ke2: Box::new([2; 259]), tries },
-        Reply::Opened { payload: Box::new([3; PAYLOAD_SEALED]), tries },
+        Reply::Opened { payload: Box::new([3; PAYLOAD_SEALED]), tries, events },
         Reply::Retired(Ended::Deleted),
     ];
     let stands = [
@@ -253,6 +261,7 @@ fn records() -> Vec<Record> {
         lineage: Lineage::default(),
         material: Some(material),
         pending: vec![pending],
+        events: some_events(),
     };
     let tombstone = record.tombstone(Ended::Superseded);
     let lineage = Lineage { created: Revision(8), version: 9 };
@@ -318,6 +327,28 @@ fn access_lists() -> Vec<Vec<u8>> {
 }
 
 /// Bytes of one or more values, by target.
+fn relay_seeds() -> Vec<Vec<u8>> {
+    use crate::vault::relay::{assertion::Assertion, greeting};
+    let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
+    let assertion = Assertion {
+        relay: key.verifying_key().to_bytes(),
+        expires: 1_800_000_000,
+        id: [1; 16],
+        hello: [2; 32],
+        account: Some("anna".into()),
+    };
+    let hello = [&[22, 3, 1, 0, 10, 1, 0, 0, 6][..], b"client"].concat();
+    vec![
+        chosen(0, &greeting::encode_greeting(Some("token")).unwrap()),
+        chosen(0, &greeting::encode_greeting(None).unwrap()),
+        chosen(1, &greeting::encode_welcome(greeting::Welcome::Busy)),
+        chosen(2, b"anna@example.org"),
+        chosen(3, &assertion.sign(&key)),
+        chosen(4, &hello),
+        chosen(5, format!("# people\nanna {}\n", "ab".repeat(32)).as_bytes()),
+    ]
+}
+
 fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
     let features = Features::default();
     let header = Header { features, repo: REPO, register: a_register() }.encode();
@@ -425,6 +456,7 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
             "locator",
             vec![chosen(0, an_address().to_string().as_bytes()), chosen(1, &a_locator().encode())],
         ),
+        ("relay", relay_seeds()),
         ("manifest", vec![chosen(0, &manifest.encode_body()), chosen(1, &signed)]),
         (
             "mount_options",

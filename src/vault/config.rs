@@ -5,11 +5,14 @@
 //! setting must not turn into a default.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ed25519_dalek::VerifyingKey;
 use serde::{Deserialize, Serialize};
 
+use crate::crypto::unhex;
 use crate::io::PrivateFolder;
 
 /// The file's name in a site's folder.
@@ -24,6 +27,50 @@ pub struct Config {
     pub keys: Keys,
     /// Where its records are.
     pub ledger: LedgerAt,
+    /// Which relays it knows.
+    #[serde(skip_serializing_if = "Relays::is_default")]
+    pub relays: Relays,
+}
+
+/// A site's relays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Relays {
+    /// Their keys, 64 hexadecimal digits each, as `relay init` prints them.
+    pub keys: Vec<String>,
+    /// Addresses they come from: more connections are taken from these.
+    pub addresses: Vec<IpAddr>,
+    /// Whether clients may come through them only.
+    pub only: bool,
+    /// Whether whoever has an account there may register.
+    pub register: bool,
+}
+
+/// Most relays of a site.
+const RELAYS_LIMIT: usize = 16;
+
+impl Relays {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The keys.
+    pub fn decoded(&self) -> Result<Vec<[u8; 32]>, ConfigError> {
+        let value = |what| ConfigError::Value { key: "relays.keys", what };
+        if self.keys.len() > RELAYS_LIMIT {
+            return Err(value("must be at most 16"));
+        }
+        let keys = self.keys.iter().map(|text| {
+            unhex(text).filter(|key| VerifyingKey::from_bytes(key).is_ok_and(|key| !key.is_weak()))
+        });
+        let keys: Vec<[u8; 32]> = keys
+            .collect::<Option<_>>()
+            .ok_or_else(|| value("must be 64 hexadecimal digits each, of a relay's key"))?;
+        if keys.is_empty() && (self.only || self.register) {
+            return Err(value("must name a relay if only or register is set"));
+        }
+        Ok(keys)
+    }
 }
 
 /// Where a site's keys are.
@@ -217,6 +264,7 @@ impl Config {
             Keys::File {} => {}
             Keys::Pkcs11(token) => token.check()?,
         }
+        self.relays.decoded()?;
         match &self.ledger {
             LedgerAt::Embedded {} => Ok(()),
             LedgerAt::Etcd(etcd) => etcd.check(),
@@ -247,6 +295,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::hex;
     use crate::io::sim::SimWorld;
 
     const TOKEN: &str = "[keys]\nkind = \"pkcs11\"\nmodule = \"/lib/p11.so\"\ntoken = \"vault\"\n";
@@ -303,11 +352,30 @@ mod tests {
         let mut token = Token::new("/lib/p11.so".into(), "a \"label\"".into(), None);
         for pin_file in [None, Some(PathBuf::from("/run/pin"))] {
             token.pin_file = pin_file;
-            let config =
-                Config { keys: Keys::Pkcs11(token.clone()), ledger: LedgerAt::Etcd(etcd()) };
+            let config = Config {
+                keys: Keys::Pkcs11(token.clone()),
+                ledger: LedgerAt::Etcd(etcd()),
+                relays: Relays {
+                    keys: vec![hex(&VerifyingKey::default().to_bytes())],
+                    addresses: vec!["192.0.2.1".parse().unwrap()],
+                    only: true,
+                    register: true,
+                },
+            };
             config.store(&*folder).unwrap();
             assert_eq!(Config::load(&*folder).unwrap(), config);
         }
+    }
+
+    #[test]
+    fn relays_that_cannot_be_are_refused() {
+        let relays = |text: &str| format!("[relays]\n{text}\n");
+        let bad = ["keys = [\"ab\"]", "only = true", "register = true"];
+        let zeros = format!("keys = [\"{}\"]", "00".repeat(32));
+        for text in bad.iter().chain([&&*zeros]) {
+            assert!(refusal(&relays(text)).contains("relays.keys"), "{text}");
+        }
+        assert!(refusal(&relays("addresses = [\"somewhere\"]")).contains("addresses"));
     }
 
     #[test]

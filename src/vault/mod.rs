@@ -10,4 +10,5 @@ pub mod hsm;
 pub mod ledger;
 pub mod net;
 pub mod protocol;
+pub mod relay;
 pub mod server;

@@ -165,7 +165,7 @@ fn ten_wrong_passwords_close_the_record_and_the_key_still_opens() {
     arguments.extend(COST);
     world.ok(&arguments);
     for left in (0..10).rev() {
-        let output = world.run(&["ls", "repo", "--json", "--password-file", "wrong"]);
+        let output = world.run(&["ls", "repo", "--json", "--password-file", "wrong", "--retry"]);
         let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!((output.status.code(), &said["tries_left"]), (Some(12), &left.into()));
     }

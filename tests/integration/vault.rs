@@ -337,3 +337,33 @@ fn credentials_of_a_units_user_are_taken() {
         assert_eq!(code(open, false), Some(2), "{open:o}");
     }
 }
+
+/// A machine that starts again and again with the same wrong file used up all tries.
+#[test]
+fn a_refused_password_file_is_not_sent_again_until_it_changes() {
+    let (world, _vault) = registered();
+    let tries = |arguments: &[&str]| {
+        let output = world.run(&[&["ls", "repo", "--json"], arguments].concat());
+        assert_eq!(output.status.code(), Some(12), "{}", said(&output));
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        (answer["tries_left"].clone(), answer["error"].to_string())
+    };
+    let wrong = ["--password-file", "wrong"];
+    assert_eq!(tries(&wrong).0, 9);
+    let (left, error) = tries(&wrong);
+    assert!(left.is_null() && error.contains("not sent again"), "{left} {error}");
+    // By another name it is the same file.
+    std::os::unix::fs::symlink("wrong", world.path("link")).unwrap();
+    assert!(tries(&["--password-file", "link"]).1.contains("not sent again"));
+    assert_eq!(tries(&[&wrong[..], &["--retry"]].concat()).0, 8);
+    assert!(tries(&wrong).1.contains("not sent again"));
+    // Changed, it is another one; nothing of it was kept but where it lies and when it changed.
+    secret(&world, "wrong", "seven small boats drift about\n");
+    assert_eq!(tries(&wrong).0, 7);
+    let kept = world.files("state/amberfs").into_iter().find(|path| path.ends_with("refused"));
+    let kept = fs::read_to_string(kept.expect("it is remembered")).unwrap();
+    assert!(!kept.contains("boats") && kept.lines().count() <= 2, "{kept}");
+    fs::copy(world.path("password"), world.path("wrong")).unwrap();
+    world.run(&["ls", "repo", "--password-file", "wrong"]);
+    assert!(world.run(&BY_PASSWORD).status.success());
+}

@@ -61,16 +61,18 @@ pub fn check_owner(dir: &Path) -> Result<(), Failure> {
 pub fn check_private(dir: &Path) -> Result<(), Failure> {
     check_owner(dir)?;
     check_owner(&dir.join(CONFIG))?;
-    for name in ["keys", "root.key"] {
-        let path = dir.join(name);
-        let Ok(data) = std::fs::symlink_metadata(&path) else { continue };
-        let owner = rustix::process::geteuid().as_raw();
-        if !data.is_file() || data.mode() & 0o077 != 0 || ![owner, 0].contains(&data.uid()) {
-            return Err(Failure::other(format!(
-                "{} can be read by others: chmod 600 it, and think about who did",
-                path.display()
-            )));
-        }
+    ["keys", "root.key"].iter().try_for_each(|name| check_secret(&dir.join(name)))
+}
+
+/// A secret file, if it is there, must be closed to others.
+pub fn check_secret(path: &Path) -> Result<(), Failure> {
+    let Ok(data) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    let owner = rustix::process::geteuid().as_raw();
+    if !data.is_file() || data.mode() & 0o077 != 0 || ![owner, 0].contains(&data.uid()) {
+        return Err(Failure::other(format!(
+            "{} can be read by others: chmod 600 it, and think about who did",
+            path.display()
+        )));
     }
     Ok(())
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use super::error::VaultError;
 use super::login::{LoggingIn, Unlocked};
 use super::register::{Registering, retirement};
@@ -9,8 +11,8 @@ use crate::crypto::{KeyCheck, RepoId, Secret};
 use crate::io::{Clock, Random};
 use crate::vault::net::{Channel, ConnectError, Greeting, Timeouts, pause};
 use crate::vault::protocol::{
-    Address, Argon2Choice, Argon2Cost, Binding, Fingerprint, Locator, Manifest, Password, Refusal,
-    Reply, Request, Retirement, Standing, UNICODE_VERSION,
+    Address, Argon2Choice, Argon2Cost, Binding, Fingerprint, KE3, Locator, Manifest, Password,
+    Refusal, Reply, Request, Retirement, Standing, UNICODE_VERSION,
 };
 
 /// Times a request other than a proof is sent to each place before giving up.
@@ -67,6 +69,7 @@ pub struct Client<'a> {
     random: &'a dyn Random,
     clock: &'a dyn Clock,
     timeouts: Timeouts,
+    token: Option<Zeroizing<String>>,
 }
 
 /// A fleet and, while it holds, a channel to one of its sites.
@@ -89,7 +92,13 @@ impl<'a> Client<'a> {
 
     /// A client with other timeouts.
     pub fn with_timeouts(random: &'a dyn Random, clock: &'a dyn Clock, timeouts: Timeouts) -> Self {
-        Self { random, clock, timeouts }
+        Self { random, clock, timeouts, token: None }
+    }
+
+    /// The same with an account's token, for relays.
+    #[must_use]
+    pub fn with_token(self, token: Option<Zeroizing<String>>) -> Self {
+        Self { token, ..self }
     }
 
     /// Asks a fleet for its manifest and checks it against the pin.
@@ -245,7 +254,8 @@ impl<'a> Client<'a> {
         let hosts = address.hosts();
         for at in (0..hosts.len()).map(|step| (from + step) % hosts.len()) {
             let host = &hosts[at];
-            let opened = Greeting::open(host, &self.timeouts)
+            let token = self.token.as_ref().map(|token| token.as_str());
+            let opened = Greeting::open_as(host, &self.timeouts, token)
                 .and_then(|greeting| greeting.verify(pin.fingerprint, pin.epoch));
             match opened {
                 Ok(channel) => return Ok((channel, at)),
@@ -362,8 +372,19 @@ impl Session<'_> {
         if let Reply::Refused(Refusal::TryLater) = reply {
             return Err(self.undecided(false));
         }
-        let (proof, step) =
-            step.challenged(reply, &manifest, random).map_err(|error| self.with_wait(error))?;
+        let refused = matches!(reply, Reply::Refused(_));
+        let (proof, step) = match step.challenged(reply, &manifest, random) {
+            Ok(challenged) => challenged,
+            Err(error) => {
+                // What carries the line must not see that there was no challenge.
+                if let (true, Request::Attempt { ticket, attempt, .. }) = (refused, &request) {
+                    let mut ke3 = [0; KE3];
+                    random.fill(&mut ke3);
+                    let _ = self.once(&Request::Redeem { ticket: *ticket, attempt: *attempt, ke3 });
+                }
+                return Err(self.with_wait(error));
+            }
+        };
         if !step.is_right() {
             // Sent all the same, once; what counts was said with KE2.
             return match self.once(&proof) {

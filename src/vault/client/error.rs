@@ -196,7 +196,7 @@ impl VaultError {
             }
             ConnectError::Manifest(error) => Self::NotPinned(error.to_string()),
             ConnectError::NotASite => Self::NotPinned(ConnectError::NotASite.to_string()),
-            ConnectError::Io(_) | ConnectError::Protocol(_) => {
+            ConnectError::Io(_) | ConnectError::Protocol(_) | ConnectError::Relay(_) => {
                 Self::Unreachable { host: host.to_owned(), why: error.to_string() }
             }
         }

@@ -8,8 +8,8 @@ use super::error::VaultError;
 use crate::crypto::{KeyCheck, RepoId, Secret, random_id};
 use crate::io::Random;
 use crate::vault::protocol::{
-    AttemptId, Binding, KE1, KE3, Locator, Manifest, Password, Refusal, Reply, Request, Rng,
-    Stretch, Suite, Ticket, Tries, open_payload,
+    AttemptId, Binding, Events, KE1, KE3, Locator, Manifest, Password, Refusal, Reply, Request,
+    Rng, Stretch, Suite, Ticket, Tries, open_payload,
 };
 
 /// Waits for KE2. In memory only: on disk it would be a test for passwords
@@ -120,6 +120,8 @@ pub struct Unlocked {
     pub keys: Vec<(KeyCheck, Secret)>,
     /// What is left now.
     pub tries: Tries,
+    /// What happened to the record, this opening included.
+    pub events: Events,
     /// The manifest's epoch: to be remembered, and never gone below.
     pub epoch: u64,
 }
@@ -161,10 +163,10 @@ impl Proving {
             });
         };
         match reply {
-            Reply::Opened { payload, tries } => {
+            Reply::Opened { payload, tries, events } => {
                 let keys = open_payload(export, &self.binding, &payload[..])
                     .map_err(|_| VaultError::Unexpected("a damaged payload"))?;
-                Ok(Unlocked { keys, tries, epoch })
+                Ok(Unlocked { keys, tries, events, epoch })
             }
             Reply::Refused(Refusal::BadProof(_)) => {
                 Err(VaultError::Unexpected("a right proof was refused"))

@@ -15,11 +15,15 @@ use crate::io::{Clock, DirFolder, SystemClock, SystemRandom, Timestamp};
 use crate::vault::hsm::{FileKeys, KeyProtection};
 use crate::vault::ledger::sim::SimLedger;
 use crate::vault::ledger::{Entry, Head, Ledger, LedgerError, Name, Revision, Swap, Value};
-use crate::vault::net::{Greeting, Limits, Timeouts, serve, server_config};
+use crate::vault::net::{Entrance, Greeting, Limits, Relays, Timeouts, serve, server_config};
 use crate::vault::protocol::*;
 use crate::vault::server::{GRACE, Site, create_site, join_site, open_site};
 
 const REPO: RepoId = [7; 16];
+
+fn entrance(open: bool) -> Arc<Entrance> {
+    Arc::new(Entrance::new(open, Relays::default()))
+}
 
 #[derive(Default)]
 struct Later(AtomicI64);
@@ -71,8 +75,14 @@ impl Vault {
         let listener = runtime.block_on(tokio::net::TcpListener::bind(self.place)).unwrap();
         self.place = listener.local_addr().unwrap();
         let (stop, stopped) = tokio::sync::watch::channel(false);
-        let serving =
-            serve(listener, Arc::clone(&site), acceptor, Limits::default(), open, stopped);
+        let serving = serve(
+            listener,
+            Arc::clone(&site),
+            acceptor,
+            Limits::default(),
+            entrance(open),
+            stopped,
+        );
         runtime.spawn(serving);
         self.running = Some((runtime, stop, site));
     }
@@ -288,7 +298,14 @@ fn serve_stolen_manifest(thief: &mut Vault, owner: &Vault) {
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
     thief.place = listener.local_addr().unwrap();
     let (stop, stopped) = tokio::sync::watch::channel(false);
-    runtime.spawn(serve(listener, Arc::clone(&site), acceptor, Limits::default(), true, stopped));
+    runtime.spawn(serve(
+        listener,
+        Arc::clone(&site),
+        acceptor,
+        Limits::default(),
+        entrance(true),
+        stopped,
+    ));
     thief.running = Some((runtime, stop, site));
 }
 
@@ -494,7 +511,14 @@ fn what_one_site_began_another_finishes() {
         ));
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let host = listener.local_addr().unwrap().to_string();
-        runtime.spawn(serve(listener, site, acceptor, Limits::default(), true, stopped.clone()));
+        runtime.spawn(serve(
+            listener,
+            site,
+            acceptor,
+            Limits::default(),
+            entrance(true),
+            stopped.clone(),
+        ));
         host
     });
     let address = Address::new(hosts.collect(), fingerprint).unwrap();

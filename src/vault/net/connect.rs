@@ -1,13 +1,13 @@
 //! The client's end: plain blocking calls.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
+use super::carrier::Carrier;
 use super::tls::client_config;
 use crate::vault::protocol::{
     Fingerprint, Manifest, ManifestError, REPLY_SIZE, Reply, Request, decode_reply, encode_request,
@@ -44,6 +44,9 @@ pub enum ConnectError {
     /// Something answers that is no vault.
     #[error("it does not speak the vault's protocol: {0}")]
     Protocol(String),
+    /// A relay lets nobody through, or not this client.
+    #[error("the relay says: {0}")]
+    Relay(&'static str),
     /// A vault, but not the pinned one.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -57,85 +60,36 @@ pub fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// A socket that is of no use after a point in time, however many bytes still
-/// dribble in: each call waits for what is left until then.
-struct Timed {
-    socket: TcpStream,
-    deadline: Instant,
-}
-
-impl Timed {
-    fn left(&self) -> io::Result<Option<Duration>> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(Some(left)) }
-    }
-}
-
-/// What the system calls "would block" is the end of the time.
-fn too_late(error: io::Error) -> io::Error {
-    if error.kind() == io::ErrorKind::WouldBlock { io::ErrorKind::TimedOut.into() } else { error }
-}
-
-impl Read for Timed {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.socket.set_read_timeout(self.left()?)?;
-        self.socket.read(buffer).map_err(too_late)
-    }
-}
-
-impl Write for Timed {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.socket.set_write_timeout(self.left()?)?;
-        self.socket.write(bytes).map_err(too_late)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.socket.flush()
-    }
-}
-
 struct Line {
-    stream: StreamOwned<ClientConnection, Timed>,
+    stream: StreamOwned<ClientConnection, Carrier>,
     reply: Duration,
 }
 
-fn protocol(error: &dyn std::fmt::Display) -> ConnectError {
+pub(super) fn protocol(error: &dyn std::fmt::Display) -> ConnectError {
     ConnectError::Protocol(error.to_string())
 }
 
 impl Line {
     fn open(
-        host: &str,
+        place: &str,
         timeouts: &Timeouts,
+        token: Option<&str>,
         config: Arc<ClientConfig>,
     ) -> Result<Self, ConnectError> {
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in host.to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, timeouts.connect) {
-                Ok(stream) => {
-                    stream.set_nodelay(true)?;
-                    // Not sent (SNI is off): the key is judged by the manifest.
-                    let name = ServerName::try_from("vault.invalid").expect("a valid name");
-                    let mut tls = ClientConnection::new(config, name).map_err(|e| protocol(&e))?;
-                    let deadline = Instant::now() + timeouts.reply;
-                    let mut socket = Timed { socket: stream, deadline };
-                    while tls.is_handshaking() {
-                        tls.complete_io(&mut socket).map_err(from_tls)?;
-                    }
-                    return Ok(Self {
-                        stream: StreamOwned::new(tls, socket),
-                        reply: timeouts.reply,
-                    });
-                }
-                Err(error) => last = error,
-            }
+        let mut carrier = Carrier::open(place, timeouts, token)?;
+        // Not sent (SNI is off): the key is judged by the manifest.
+        let name = ServerName::try_from("vault.invalid").expect("a valid name");
+        let mut tls = ClientConnection::new(config, name).map_err(|e| protocol(&e))?;
+        carrier.set_deadline(Instant::now() + timeouts.reply);
+        while tls.is_handshaking() {
+            tls.complete_io(&mut carrier).map_err(from_tls)?;
         }
-        Err(last.into())
+        Ok(Self { stream: StreamOwned::new(tls, carrier), reply: timeouts.reply })
     }
 
     /// One frame out, one frame in, all within the reply's time.
     fn call(&mut self, request: &Request) -> Result<Reply, ConnectError> {
-        self.stream.sock.deadline = Instant::now() + self.reply;
+        self.stream.sock.set_deadline(Instant::now() + self.reply);
         let frame = encode_request(request);
         self.stream.write_all(&frame).map_err(from_tls)?;
         self.stream.flush().map_err(from_tls)?;
@@ -146,7 +100,7 @@ impl Line {
 }
 
 /// rustls wraps its own errors as `InvalidData`.
-fn from_tls(error: io::Error) -> ConnectError {
+pub(super) fn from_tls(error: io::Error) -> ConnectError {
     if error.kind() == io::ErrorKind::InvalidData { protocol(&error) } else { error.into() }
 }
 
@@ -155,10 +109,19 @@ fn from_tls(error: io::Error) -> ConnectError {
 pub struct Greeting(Line);
 
 impl Greeting {
-    /// Connects to `HOST:PORT`.
-    pub fn open(host: &str, timeouts: &Timeouts) -> Result<Self, ConnectError> {
+    /// Connects to a place of an address.
+    pub fn open(place: &str, timeouts: &Timeouts) -> Result<Self, ConnectError> {
+        Self::open_as(place, timeouts, None)
+    }
+
+    /// The same; a relay is shown the account's `token`.
+    pub fn open_as(
+        place: &str,
+        timeouts: &Timeouts,
+        token: Option<&str>,
+    ) -> Result<Self, ConnectError> {
         let config = client_config().map_err(|e| protocol(&e))?;
-        Ok(Self(Line::open(host, timeouts, config)?))
+        Ok(Self(Line::open(place, timeouts, token, config)?))
     }
 
     /// Fetches the manifest and checks root, epoch and the key at the other

@@ -9,10 +9,15 @@
 //! Invariant: a [`Channel`] exists only to a site named by a manifest that the
 //! pinned root signed; every wait and every count has a limit.
 
+mod carrier;
 mod connect;
+mod entrance;
+mod guests;
 mod serve;
 mod tls;
 
 pub use connect::{Channel, ConnectError, Greeting, Timeouts, pause};
+pub use entrance::{Entrance, Relays};
+pub(crate) use guests::{Guest, origin};
 pub use serve::{Limits, serve};
-pub use tls::{client_config, server_config, spki};
+pub use tls::{client_config, outer_server_config, server_config, spki};

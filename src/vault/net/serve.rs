@@ -2,7 +2,6 @@
 //! executor's threads.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,8 +12,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
+use super::entrance::Entrance;
+use super::guests::Guest;
 use crate::vault::protocol::{REQUEST_SIZE, Refusal, Reply, decode_request, encode_reply};
-use crate::vault::server::{Caller, Site};
+use crate::vault::server::Site;
 
 /// What one site bears.
 #[derive(Clone, Copy, Debug)]
@@ -50,61 +51,14 @@ impl Default for Limits {
     }
 }
 
-/// What counts as one client: an IPv4 address, or the /64 of an IPv6 one, which
-/// a single subscriber has whole.
-fn origin(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) if !address.is_loopback() => {
-            let [a, b, c, d, ..] = address.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
-        other => other,
-    }
-}
-
-/// Counts connections of one origin; gives back when dropped.
-struct Guest {
-    counts: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    address: IpAddr,
-}
-
-impl Guest {
-    fn admit(
-        counts: &Arc<Mutex<HashMap<IpAddr, usize>>>,
-        address: IpAddr,
-        limit: usize,
-    ) -> Option<Self> {
-        let address = origin(address);
-        let mut map = counts.lock().expect("counting does not panic");
-        let count = map.entry(address).or_insert(0);
-        if *count >= limit && !address.is_loopback() {
-            return None;
-        }
-        *count += 1;
-        Some(Self { counts: Arc::clone(counts), address })
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        let mut map = self.counts.lock().expect("counting does not panic");
-        if let Some(count) = map.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                map.remove(&self.address);
-            }
-        }
-    }
-}
-
 /// Serves `site` on `listener` until `stop` turns true, then lets running
-/// requests end. `open` says whether clients may register.
+/// requests end. `entrance` says who may come, and register.
 pub async fn serve(
     listener: TcpListener,
     site: Arc<Site>,
     acceptor: TlsAcceptor,
     limits: Limits,
-    open: bool,
+    entrance: Arc<Entrance>,
     mut stop: watch::Receiver<bool>,
 ) {
     let places = Arc::new(Semaphore::new(limits.connections));
@@ -124,13 +78,14 @@ pub async fn serve(
                 continue;
             }
         };
-        let Some(guest) = Guest::admit(&counts, peer.ip(), limits.connections_each) else {
-            continue;
-        };
+        // A relay comes for many.
+        let each = if entrance.is_relay(peer.ip()) { usize::MAX } else { limits.connections_each };
+        let Some(guest) = Guest::admit(&counts, peer.ip(), each) else { continue };
         let (site, acceptor, stop) = (Arc::clone(&site), acceptor.clone(), stop.clone());
+        let entrance = Arc::clone(&entrance);
         tokio::spawn(async move {
             let _held = (place, guest);
-            let whole = connection(stream, site, acceptor, limits, open, stop);
+            let whole = connection(stream, site, acceptor, limits, entrance, stop);
             let _ = timeout(limits.lifetime, whole).await;
         });
     }
@@ -145,11 +100,15 @@ async fn connection(
     site: Arc<Site>,
     acceptor: TlsAcceptor,
     limits: Limits,
-    open: bool,
+    entrance: Arc<Entrance>,
     mut stop: watch::Receiver<bool>,
 ) -> Option<()> {
     stream.set_nodelay(true).ok()?;
-    let mut stream = timeout(limits.handshake, acceptor.accept(stream)).await.ok()?.ok()?;
+    let came = async {
+        let (stream, caller) = entrance.pass(stream, site.now()).await?;
+        Some((acceptor.accept(stream).await.ok()?, caller))
+    };
+    let (mut stream, caller) = timeout(limits.handshake, came).await.ok()??;
     let mut frame = Zeroizing::new(vec![0; REQUEST_SIZE]);
     for _ in 0..limits.requests {
         let deadline = Instant::now() + limits.idle;
@@ -161,7 +120,7 @@ async fn connection(
         };
         let reply = match decode_request(&frame) {
             Ok(request) => {
-                let (site, caller) = (Arc::clone(&site), Caller::unknown(open));
+                let (site, caller) = (Arc::clone(&site), caller.clone());
                 tokio::task::spawn_blocking(move || site.handle(&request, &caller)).await.ok()?
             }
             Err(_) => Reply::Refused(Refusal::Malformed),
@@ -174,23 +133,4 @@ async fn connection(
         timeout(limits.handshake, write).await.ok()?.ok()?;
     }
     timeout(limits.handshake, stream.shutdown()).await.ok()?.ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_subscriber_is_counted_once_however_many_addresses_it_has() {
-        let counts = Arc::default();
-        let admit = |text: &str| Guest::admit(&counts, text.parse().unwrap(), 1);
-        let first = admit("2001:db8:1:2::1");
-        assert!(first.is_some() && admit("2001:db8:1:2:ffff::9").is_none());
-        let others = [admit("2001:db8:1:3::1"), admit("192.0.2.1"), admit("192.0.2.2")];
-        assert!(others.iter().all(Option::is_some));
-        assert!(admit("::ffff:192.0.2.1").is_none(), "the same IPv4 address");
-        assert!(admit("::1").is_some() && admit("::1").is_some());
-        drop(first);
-        assert!(admit("2001:db8:1:2::7").is_some());
-    }
 }

@@ -1,4 +1,5 @@
-//! `amber-vault://HOST:PORT/#FINGERPRINT`, what a person types.
+//! `amber-vault://PLACE,.../#FINGERPRINT`, what a person types. A place is
+//! `HOST:PORT` of a site, or `relay+HOST:PORT`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,9 +16,43 @@ impl fmt::Display for Fingerprint {
     }
 }
 
+/// How a place is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The site itself is there.
+    Direct,
+    /// A relay is there, behind TLS with a certificate (`relay+HOST:PORT`).
+    Relay,
+    /// A relay is there, on this very machine and without TLS
+    /// (`plainrelay+HOST:PORT`).
+    PlainRelay,
+}
+
+/// A place of an address, taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// What is there.
+    pub way: Way,
+    /// `HOST:PORT`.
+    pub host: &'a str,
+}
+
+impl<'a> Place<'a> {
+    /// Reads one.
+    pub fn parse(text: &'a str) -> Option<Self> {
+        let (way, host) = match text.split_once('+') {
+            None => (Way::Direct, text),
+            Some(("relay", host)) => (Way::Relay, host),
+            Some(("plainrelay", host)) => (Way::PlainRelay, host),
+            Some(_) => return None,
+        };
+        (text.len() <= HOST_LIMIT && host_is_valid(host)).then_some(Self { way, host })
+    }
+}
+
 /// Most hosts in one address.
 pub const HOSTS_LIMIT: usize = 5;
-/// Most bytes of `HOST:PORT`.
+/// Most bytes of a place.
 const HOST_LIMIT: usize = 128;
 const SCHEME: &str = "amber-vault://";
 
@@ -38,7 +73,9 @@ pub enum AddressError {
     #[error("a vault address ends in /# and a fingerprint of 64 hexadecimal digits")]
     Fingerprint,
     /// A host without port, or with characters that no host has.
-    #[error("a vault address has 1 to {HOSTS_LIMIT} places of the form HOST:PORT, between commas")]
+    #[error(
+        "a vault address has 1 to {HOSTS_LIMIT} places of the form HOST:PORT or relay+HOST:PORT, between commas"
+    )]
     Host,
 }
 
@@ -51,21 +88,20 @@ fn host_is_valid(text: &str) -> bool {
         None => !host.is_empty() && host.chars().all(plain),
     };
     // One spelling of a port: no sign, no leading zero.
-    good && text.len() <= HOST_LIMIT
-        && port.parse::<u16>().is_ok_and(|number| number > 0 && number.to_string() == port)
+    good && port.parse::<u16>().is_ok_and(|number| number > 0 && number.to_string() == port)
 }
 
 impl Address {
-    /// An address of 1 to [`HOSTS_LIMIT`] places `HOST:PORT`.
+    /// An address of 1 to [`HOSTS_LIMIT`] places.
     pub fn new(hosts: Vec<String>, fingerprint: Fingerprint) -> Result<Self, AddressError> {
         let count = (1..=HOSTS_LIMIT).contains(&hosts.len());
-        if !count || !hosts.iter().all(|host| host_is_valid(host)) {
+        if !count || !hosts.iter().all(|host| Place::parse(host).is_some()) {
             return Err(AddressError::Host);
         }
         Ok(Self { hosts, fingerprint })
     }
 
-    /// The places, each `HOST:PORT`.
+    /// The places, each `HOST:PORT`, or that of a relay ([`Place`]).
     pub fn hosts(&self) -> &[String] {
         &self.hosts
     }
@@ -102,7 +138,12 @@ mod tests {
     #[test]
     fn addresses_survive_being_written_and_read() {
         let print = "ab".repeat(32);
-        for hosts in ["127.0.0.1:7007", "a.example:1,b-2.example:65535", "[::1]:80"] {
+        for hosts in [
+            "127.0.0.1:7007",
+            "a.example:1,b-2.example:65535",
+            "[::1]:80",
+            "relay+r.example:443,plainrelay+127.0.0.1:8,b:1",
+        ] {
             let text = format!("amber-vault://{hosts}/#{print}");
             let address: Address = text.parse().unwrap();
             assert_eq!(address.to_string(), text);
@@ -116,9 +157,24 @@ mod tests {
         assert_eq!(read("https://x:1/#"), Some(AddressError::Scheme));
         assert_eq!(read("amber-vault://x:1"), Some(AddressError::Fingerprint));
         assert_eq!(read("amber-vault://x:1/#abcd"), Some(AddressError::Fingerprint));
-        for host in
-            ["", "x", "x:", "x:0", "x:70000", "x:+1", "x:01", "a b:1", "x:1,", "[z]:1", ":1"]
-        {
+        for host in [
+            "",
+            "x",
+            "x:",
+            "x:0",
+            "x:70000",
+            "x:+1",
+            "x:01",
+            "a b:1",
+            "x:1,",
+            "[z]:1",
+            ":1",
+            "relay+",
+            "+x:1",
+            "relay+relay+x:1",
+            "Relay+x:1",
+            "relay+x",
+        ] {
             let text = format!("amber-vault://{host}/#{print}");
             assert_eq!(read(&text), Some(AddressError::Host), "{host}");
         }

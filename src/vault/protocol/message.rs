@@ -5,7 +5,7 @@
 use zeroize::Zeroizing;
 
 use super::{
-    AttemptId, Ended, KE1, KE2, KE3, MANIFEST_LIMIT, PAYLOAD_SEALED, REGISTER_REPLY,
+    AttemptId, Ended, Events, KE1, KE2, KE3, MANIFEST_LIMIT, PAYLOAD_SEALED, REGISTER_REPLY,
     REGISTER_REQUEST, REGISTER_UPLOAD, RegistrationId, Retirement, Seconds, Ticket,
 };
 use crate::crypto::RepoId;
@@ -174,6 +174,8 @@ pub enum Reply {
         payload: Box<[u8; PAYLOAD_SEALED]>,
         /// What is left now.
         tries: Tries,
+        /// What happened before.
+        events: Events,
     },
     /// How the record stands.
     Standing(Standing),
@@ -386,7 +388,10 @@ pub fn encode_reply(reply: &Reply) -> Vec<u8> {
         }
         Reply::Activated(tries) => put_tries(out.u8(4), tries),
         Reply::Challenge { ke2, tries } => put_tries(out.u8(5).raw(&ke2[..]), tries),
-        Reply::Opened { payload, tries } => put_tries(out.u8(6).raw(&payload[..]), tries),
+        Reply::Opened { payload, tries, events } => {
+            put_tries(out.u8(6).raw(&payload[..]), tries);
+            events.encode(&mut out);
+        }
         Reply::Standing(standing) => put_standing(out.u8(7), standing),
         Reply::Retired(ended) => {
             out.u8(8).u8(*ended as u8);
@@ -405,7 +410,11 @@ pub fn decode_reply(bytes: &[u8]) -> Result<Reply> {
         3 => Reply::Uploaded,
         4 => Reply::Activated(take_tries(&mut input)?),
         5 => Reply::Challenge { ke2: boxed(&mut input)?, tries: take_tries(&mut input)? },
-        6 => Reply::Opened { payload: boxed(&mut input)?, tries: take_tries(&mut input)? },
+        6 => Reply::Opened {
+            payload: boxed(&mut input)?,
+            tries: take_tries(&mut input)?,
+            events: Events::decode(&mut input)?,
+        },
         7 => Reply::Standing(take_standing(&mut input)?),
         8 => Reply::Retired(take_ended(&mut input)?),
         9 => Reply::Refused(take_refusal(&mut input)?),

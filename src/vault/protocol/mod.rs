@@ -6,6 +6,7 @@
 
 mod address;
 mod binding;
+mod event;
 mod locator;
 mod manifest;
 mod message;
@@ -13,9 +14,10 @@ mod password;
 mod payload;
 mod suite;
 
-pub use address::{Address, AddressError, Fingerprint, HOSTS_LIMIT};
+pub use address::{Address, AddressError, Fingerprint, HOSTS_LIMIT, Place, Way};
 pub(crate) use binding::activation_statement;
 pub use binding::{Binding, Ended, Retirement, record_hash};
+pub use event::{EVENT, EVENTS, Event, EventKind, Events};
 pub use locator::{LOCATOR_LIMIT, Locator};
 pub use manifest::{
     AkeKey, MANIFEST_LIMIT, Manifest, ManifestError, Protection, Roots, SiteKey, sign_manifest,

@@ -6,8 +6,8 @@ use super::step::{FAILURES, GRACE, TRIES};
 use crate::crypto::hash;
 use crate::vault::ledger::{Durable, Lineage};
 use crate::vault::protocol::{
-    AttemptId, KE1, KE2, LOGIN_STATE, PAYLOAD_SEALED, REGISTER_REPLY, REGISTER_REQUEST,
-    REGISTER_UPLOAD, RegistrationId, Reply, Seconds, Standing, Tries,
+    AttemptId, EventKind, Events, KE1, KE2, LOGIN_STATE, PAYLOAD_SEALED, REGISTER_REPLY,
+    REGISTER_REQUEST, REGISTER_UPLOAD, RegistrationId, Reply, Seconds, Standing, Tries,
 };
 
 /// Waiting times after the third, fourth, ... failure in a row.
@@ -113,6 +113,7 @@ impl Enrolment {
                 ke2: [0; KE2],
             }),
             pending: Vec::new(),
+            events: Events::default(),
         };
         Write { then: Reply::Registered { reply: Box::new(reply), generation }, record }
     }
@@ -143,6 +144,7 @@ impl Admission {
         record.failures += 1;
         record.touched = self.now;
         let now = self.now;
+        record.events.note(EventKind::Failed, now);
         record.pending.retain(|pending| pending.expires > now);
         if record.pending.len() == PENDING_LIMIT {
             let oldest = record.pending.iter().position(|pending| pending.redeemed).unwrap_or(0);
@@ -163,6 +165,7 @@ impl Admission {
         }
         if record.tries_left == 0 || record.failures >= FAILURES {
             record.state = State::Closed { until: now + GRACE };
+            record.events.note(EventKind::Closed, now);
         }
         Write { then: Reply::Challenge { ke2, tries: tries(&record) }, record }
     }

@@ -7,19 +7,17 @@ use crate::crypto::RepoId;
 use crate::format::wire::{DecodeError, Decoder, Encoder, Result};
 use crate::vault::ledger::{Lineage, RECORD_LIMIT, Revision};
 use crate::vault::protocol::{
-    AttemptId, Ended, KE2, LOGIN_STATE, PAYLOAD_SEALED, REGISTER_REPLY, REGISTER_REQUEST,
-    REGISTER_UPLOAD, RegistrationId, SUITE, Seconds,
+    AttemptId, EVENT, EVENTS, Ended, Events, KE2, LOGIN_STATE, PAYLOAD_SEALED, REGISTER_REPLY,
+    REGISTER_REQUEST, REGISTER_UPLOAD, RegistrationId, SUITE, Seconds,
 };
 
 /// Most attempts whose proof is awaited.
 pub const PENDING_LIMIT: usize = 10;
-/// Kept for the last 32 events of 9 bytes.
-const EVENTS_RESERVED: usize = 32 * 9;
 /// Kept for the owner's note.
 const NOTE_RESERVED: usize = 512;
 /// Kept for an account label.
 const LABEL_RESERVED: usize = 32;
-const RESERVED: usize = EVENTS_RESERVED + NOTE_RESERVED + LABEL_RESERVED;
+const RESERVED: usize = NOTE_RESERVED + LABEL_RESERVED;
 const LINEAGE: usize = 16;
 const VERSION: u8 = 1;
 
@@ -27,8 +25,9 @@ const HEAD: usize = 2 + 4 + 32 + 9 + 1 + 1 + 8 + 8 + 8;
 const MATERIAL: usize =
     1 + 32 + REGISTER_REQUEST + REGISTER_REPLY + REGISTER_UPLOAD + 32 + PAYLOAD_SEALED + KE2;
 const PENDING: usize = 16 + 32 + LOGIN_STATE + 8 + 1;
-const _: () =
-    assert!(HEAD + MATERIAL + 1 + PENDING_LIMIT * PENDING + RESERVED + LINEAGE <= RECORD_LIMIT);
+const LONGEST: usize =
+    HEAD + MATERIAL + 1 + PENDING_LIMIT * PENDING + EVENTS * EVENT + RESERVED + LINEAGE;
+const _: () = assert!(LONGEST <= RECORD_LIMIT);
 
 /// Where a registration stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +113,8 @@ pub struct Record {
     pub material: Option<Material>,
     /// Attempts, oldest first; KE2 is stored for the last.
     pub pending: Vec<Pending>,
+    /// What the owner is told after a right password.
+    pub events: Events,
 }
 
 impl Record {
@@ -137,6 +138,7 @@ impl Record {
             lineage: Lineage::FIRST,
             material: None,
             pending: Vec::new(),
+            events: Events::default(),
         }
     }
 
@@ -160,6 +162,7 @@ impl Record {
             tries_left: 0,
             material: None,
             pending: Vec::new(),
+            events: Events::default(),
             ..*self
         }
     }
@@ -190,6 +193,7 @@ impl Record {
             out.raw(&pending.attempt).raw(&pending.ke1).raw(&pending.login);
             out.u64(pending.expires).u8(u8::from(pending.redeemed));
         }
+        self.events.encode(&mut out);
         out.raw(&[0; RESERVED]).u64(self.lineage.created.0).u64(self.lineage.version);
         Zeroizing::new(out.finish())
     }
@@ -246,6 +250,7 @@ impl Record {
                 redeemed: input.flag("attempt")?,
             });
         }
+        let events = Events::decode(&mut input)?;
         let reserved_is_zero = input.raw(RESERVED)?.iter().all(|byte| *byte == 0);
         let lineage = Lineage { created: Revision(input.u64()?), version: input.u64()? };
         if !reserved_is_zero || input.raw(input.remaining())?.iter().any(|byte| *byte != 0) {
@@ -264,6 +269,7 @@ impl Record {
             lineage,
             material,
             pending,
+            events,
         })
     }
 }
@@ -271,9 +277,12 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vault::protocol::EventKind;
     use proptest::prelude::*;
 
     fn full() -> Record {
+        let mut events = Events::default();
+        (0..40).for_each(|time| events.note(EventKind::Failed, time));
         let pending =
             Pending { attempt: [1; 16], ke1: [2; 32], login: [3; 64], expires: 4, redeemed: true };
         Record {
@@ -297,6 +306,7 @@ mod tests {
                 ke2: [7; KE2],
             }),
             pending: vec![pending; PENDING_LIMIT],
+            events,
         }
     }
 

@@ -142,7 +142,8 @@ impl Site {
         Self { keys, ledger, random, clock, manifest, delays }
     }
 
-    fn now(&self) -> Seconds {
+    /// Seconds since 1970, by its clock.
+    pub fn now(&self) -> Seconds {
         self.clock.now().secs.max(0) as Seconds
     }
 

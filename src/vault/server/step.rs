@@ -11,7 +11,7 @@ use super::evaluate;
 use super::record::{Record, State};
 use crate::crypto::hash;
 use crate::vault::protocol::{
-    AttemptId, Binding, Ended, FleetId, KE1, KE3, PAYLOAD_SEALED, REGISTER_REQUEST,
+    AttemptId, Binding, Ended, EventKind, FleetId, KE1, KE3, PAYLOAD_SEALED, REGISTER_REQUEST,
     REGISTER_UPLOAD, Refusal, RegistrationId, Reply, Request, Seconds, Standing,
     activation_statement, record_hash,
 };
@@ -84,6 +84,7 @@ pub fn spend_step(record: &Record, now: Seconds, tries: u8) -> Option<Write> {
     record.tries_left = had.saturating_sub(tries);
     record.failures = record.failures.saturating_add(had - record.tries_left).min(FAILURES);
     let over = record.tries_left == 0 || record.failures == FAILURES;
+    record.events.note(EventKind::Spent, now);
     record = match record.state {
         // What is activated later has what is left here.
         State::Started | State::Stored if over => record.tombstone(Ended::Abandoned),
@@ -125,7 +126,7 @@ pub fn step(policy: &Policy, record: Option<Record>, now: Seconds, request: &Req
             if *registration != record.registration {
                 return refuse(Refusal::Taken);
             }
-            activate(record, &binding, signature)
+            activate(record, &binding, now, signature)
         }
         Request::Attempt { attempt, ke1, .. } => admit(policy, record, now, attempt, ke1),
         Request::Redeem { attempt, ke3, .. } => redeem(record, &binding, now, attempt, ke3),
@@ -239,7 +240,7 @@ fn signed(record: &Record, statement: &[u8], signature: &[u8; 64]) -> bool {
         })
 }
 
-fn activate(mut record: Record, binding: &Binding, signature: &[u8; 64]) -> Effect {
+fn activate(mut record: Record, binding: &Binding, now: Seconds, signature: &[u8; 64]) -> Effect {
     let (State::Stored | State::Active, Some(material)) = (record.state, &record.material) else {
         return refuse_standing(&record);
     };
@@ -259,6 +260,7 @@ fn activate(mut record: Record, binding: &Binding, signature: &[u8; 64]) -> Effe
         return Effect::Answer(Reply::Activated(tries(&record)));
     }
     record.state = State::Active;
+    record.events.note(EventKind::Activated, now);
     Effect::Persist(Write { then: Reply::Activated(tries(&record)), record })
 }
 
@@ -338,6 +340,7 @@ fn redeem(
     }
     if !record.pending[at].redeemed {
         record.pending[at].redeemed = true;
+        record.events.proven(record.pending[at].expires.saturating_sub(GRACE), now);
         record.tries_left = TRIES;
         record.failures = record.failures.saturating_sub(1);
         record.not_before = 0;
@@ -345,5 +348,6 @@ fn redeem(
         record.state = State::Active;
     }
     let payload = Box::new(record.material.as_ref().expect("checked with the state above").payload);
-    Effect::Persist(Write { then: Reply::Opened { payload, tries: tries(&record) }, record })
+    let then = Reply::Opened { payload, tries: tries(&record), events: record.events.clone() };
+    Effect::Persist(Write { record, then })
 }

@@ -36,13 +36,15 @@ fn requests() -> Vec<Request> {
 }
 
 fn replies() -> Vec<Reply> {
+    let mut events = Events::default();
+    (0..40).for_each(|time| events.note(crate::vault::protocol::EventKind::Failed, time));
     let mut replies = vec![
         Reply::Manifest(vec![1; MANIFEST_LIMIT]),
         Reply::Registered { reply: Box::new([1; REGISTER_REPLY]), generation: 4 },
         Reply::Uploaded,
         Reply::Activated(tries()),
         Reply::Challenge { ke2: Box::new([1; KE2]), tries: tries() },
-        Reply::Opened { payload: Box::new([1; PAYLOAD_SEALED]), tries: tries() },
+        Reply::Opened { payload: Box::new([1; PAYLOAD_SEALED]), tries: tries(), events },
         Reply::Standing(Standing::Active(tries())),
         Reply::Retired(Ended::Deleted),
     ];

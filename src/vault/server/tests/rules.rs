@@ -50,6 +50,38 @@ fn a_paid_attempt_reopens_a_closed_record_within_the_days_of_grace() {
     }
 }
 
+/// The owner learns what happened between two openings, and nobody else does.
+#[test]
+fn a_right_proof_is_told_what_happened_before() {
+    let mut world = World::new(false);
+    world.register(true);
+    let mut open_after = |wrong: usize| {
+        for _ in 0..wrong {
+            world.clock.0.fetch_add(60, Ordering::SeqCst);
+            let which = world.attempt(false);
+            world.send(0, which);
+        }
+        world.clock.0.fetch_add(60, Ordering::SeqCst);
+        let owner = world.attempt(true);
+        world.send(1, owner);
+        let proof = world.proof(owner).unwrap();
+        let Reply::Opened { events, .. } = world.redeem(0, owner, proof) else { panic!() };
+        let kinds = events.since_opened().iter().map(|event| event.kind as u8).collect::<Vec<_>>();
+        let rising = events.all().windows(2).all(|pair| pair[0].time <= pair[1].time);
+        assert!(rising && events.all().last().unwrap().kind == EventKind::Opened);
+        kinds
+    };
+    let [activated, failed, closed] =
+        [EventKind::Activated, EventKind::Failed, EventKind::Closed].map(|kind| kind as u8);
+    assert_eq!(open_after(2), [activated, failed, failed]);
+    assert_eq!(open_after(0), [] as [u8; 0]);
+    assert_eq!(open_after(1), [failed]);
+    // The tenth attempt closes the record, and is proven after all.
+    assert_eq!(open_after(9), [&[failed; 9][..], &[closed]].concat());
+    assert_eq!(open_after(0), [] as [u8; 0]);
+    world.audit();
+}
+
 #[test]
 fn a_repeated_proof_gets_the_payload_again_and_no_second_refill() {
     let mut world = World::new(false);
@@ -64,7 +96,7 @@ fn a_repeated_proof_gets_the_payload_again_and_no_second_refill() {
     world.send(0, guess);
     let again = world.redeem(1, owner, proof);
     assert!(
-        matches!(again, Reply::Opened { payload, tries } if tries.left == 9 && *payload == PAYLOAD)
+        matches!(again, Reply::Opened { payload, tries, .. } if tries.left == 9 && *payload == PAYLOAD)
     );
     world.audit();
 }

@@ -1,0 +1,286 @@
+//! `amberfs-vault relay`: its folder, its tokens, serving.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use amberfs::crypto::hex;
+use amberfs::io::{DirFolder, OpenMode, PrivateFolder, Random, SystemClock, SystemRandom};
+use amberfs::vault::net::outer_server_config;
+use amberfs::vault::protocol::Place;
+use amberfs::vault::relay::accounts::{Accounts, new_token};
+use amberfs::vault::relay::assertion::is_account;
+use amberfs::vault::relay::{Relay, RelayLimits, Sites, serve_relay};
+use clap::Subcommand;
+use ed25519_dalek::SigningKey;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_rustls::TlsAcceptor;
+use zeroize::Zeroizing;
+
+use super::guard::{check_owner, check_secret};
+use super::{Failure, make_folder, say};
+
+const CONFIG: &str = "relay.toml";
+const KEY: &str = "relay.key";
+const TOKENS: &str = "tokens";
+/// Most bytes of the relay's own files.
+const FILE_LIMIT: u64 = 16 << 20;
+
+#[derive(Subcommand)]
+pub enum RelayCommand {
+    /// Make a relay in DIR, and print the key that its sites are to know
+    Init {
+        /// New or empty folder
+        dir: PathBuf,
+        /// A site that it carries to; the nearest first
+        #[arg(long = "site", value_name = "HOST:PORT", required = true)]
+        sites: Vec<String>,
+        /// Where to listen
+        #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7443")]
+        listen: String,
+        /// Its certificate and those up to the root, PEM; without it the relay
+        /// listens on this machine only
+        #[arg(long, value_name = "FILE", requires = "private_key")]
+        certificate: Option<PathBuf>,
+        /// The certificate's private key, PEM
+        #[arg(long, value_name = "FILE", requires = "certificate")]
+        private_key: Option<PathBuf>,
+        /// Let only accounts with a token come
+        #[arg(long)]
+        accounts: bool,
+    },
+    /// Print a new token for ACCOUNT; a relay that runs takes it after SIGHUP
+    Token {
+        /// The relay's folder
+        dir: PathBuf,
+        /// The account's name
+        account: String,
+    },
+    /// Serve the relay in DIR until SIGTERM
+    Serve {
+        /// The relay's folder
+        dir: PathBuf,
+    },
+}
+
+/// `relay.toml`.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    listen: SocketAddr,
+    sites: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    private_key: Option<PathBuf>,
+    /// Whether clients need a token of the file `tokens`.
+    accounts: bool,
+    #[serde(default)]
+    limits: LimitSettings,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+struct LimitSettings {
+    connections: usize,
+    connections_each: usize,
+    minute: u32,
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        let RelayLimits { connections, connections_each, minute, .. } = RelayLimits::default();
+        Self { connections, connections_each, minute }
+    }
+}
+
+impl Settings {
+    fn check(&self) -> Result<(), Failure> {
+        let bad = |what: &str| Err(Failure { code: 2, text: format!("{CONFIG}: {what}") });
+        let direct = |site: &String| !site.contains('+') && Place::parse(site).is_some();
+        if !(1..=9).contains(&self.sites.len()) || !self.sites.iter().all(direct) {
+            return bad("sites must be 1 to 9 of the form HOST:PORT");
+        }
+        if self.certificate.is_some() != self.private_key.is_some() {
+            return bad("certificate and private_key go together");
+        }
+        if self.certificate.is_none() && !self.listen.ip().is_loopback() {
+            return bad("without a certificate it can listen on a loopback address only");
+        }
+        let LimitSettings { connections, connections_each, minute } = self.limits;
+        if !(1..=100_000).contains(&connections)
+            || !(1..=connections).contains(&connections_each)
+            || !(1..=1_000_000).contains(&minute)
+        {
+            return bad(
+                "limits: connections 1 to 100000, connections_each at most those, minute 1 to 1000000",
+            );
+        }
+        Ok(())
+    }
+
+    fn acceptor(&self) -> Result<Option<TlsAcceptor>, Failure> {
+        let (Some(certificate), Some(key)) = (&self.certificate, &self.private_key) else {
+            return Ok(None);
+        };
+        check_secret(key)?;
+        let bad = |path: &Path, what: &dyn std::fmt::Display| {
+            Failure::other(format!("{}: {what}", path.display()))
+        };
+        let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
+            .and_then(Iterator::collect)
+            .map_err(|error| bad(certificate, &error))?;
+        let private = PrivateKeyDer::from_pem_file(key).map_err(|error| bad(key, &error))?;
+        let config =
+            outer_server_config(chain, private).map_err(|error| bad(certificate, &error))?;
+        Ok(Some(TlsAcceptor::from(config)))
+    }
+}
+
+pub fn run(command: &RelayCommand) -> Result<(), Failure> {
+    match command {
+        RelayCommand::Init { dir, sites, listen, certificate, private_key, accounts } => {
+            let listen = listen.parse().map_err(|_| Failure {
+                code: 2,
+                text: format!("--listen {listen}: it must be ADDRESS:PORT"),
+            })?;
+            let settings = Settings {
+                listen,
+                sites: sites.clone(),
+                certificate: certificate.clone(),
+                private_key: private_key.clone(),
+                accounts: *accounts,
+                limits: LimitSettings::default(),
+            };
+            init(dir, &settings)
+        }
+        RelayCommand::Token { dir, account } => token(dir, account),
+        RelayCommand::Serve { dir } => serve(dir),
+    }
+}
+
+fn init(dir: &Path, settings: &Settings) -> Result<(), Failure> {
+    settings.check()?;
+    make_folder(dir)?;
+    let folder = DirFolder::new(dir);
+    if !folder.list("").map_err(Failure::other)?.is_empty() {
+        return Err(Failure::other(format!("{} is not empty", dir.display())));
+    }
+    let mut seed = Zeroizing::new([0; 32]);
+    SystemRandom.fill(&mut *seed);
+    let key = SigningKey::from_bytes(&seed);
+    let text = toml::to_string(settings).map_err(Failure::other)?;
+    let write = |name, bytes: &[u8]| folder.replace(name, bytes).map_err(Failure::other);
+    write(KEY, &*seed)?;
+    write(TOKENS, b"")?;
+    write(CONFIG, text.as_bytes())?;
+    say(&format!("relay key: {}", hex(&key.verifying_key().to_bytes())))
+}
+
+fn load(dir: &Path) -> Result<(Settings, SigningKey), Failure> {
+    check_owner(dir)?;
+    check_owner(&dir.join(CONFIG))?;
+    check_secret(&dir.join(KEY))?;
+    let folder = DirFolder::new(dir);
+    let bytes = folder.read(CONFIG, FILE_LIMIT).map_err(|_| Failure {
+        code: 10,
+        text: format!("{} is not a relay (make one with: amberfs-vault relay init)", dir.display()),
+    })?;
+    let settings: Settings = toml::from_str(&String::from_utf8_lossy(&bytes))
+        .map_err(|error| Failure::other(format!("{CONFIG}: {error}")))?;
+    settings.check()?;
+    let seed = Zeroizing::new(folder.read(KEY, 32).map_err(Failure::other)?);
+    let seed = seed.as_slice().try_into();
+    let key = seed.map_err(|_| Failure::other(format!("{KEY} has not 32 bytes")))?;
+    Ok((settings, SigningKey::from_bytes(key)))
+}
+
+fn accounts(dir: &Path, settings: &Settings) -> Result<Accounts, Failure> {
+    if !settings.accounts {
+        return Ok(Accounts::None);
+    }
+    check_owner(&dir.join(TOKENS))?;
+    let bytes = DirFolder::new(dir).read(TOKENS, FILE_LIMIT).map_err(Failure::other)?;
+    Accounts::parse(&String::from_utf8_lossy(&bytes))
+        .map_err(|error| Failure::other(format!("{TOKENS}: {error}")))
+}
+
+fn token(dir: &Path, account: &str) -> Result<(), Failure> {
+    let (settings, _) = load(dir)?;
+    if !is_account(account) {
+        let text = "an account has 1 to 64 printable ASCII characters and no space".to_owned();
+        return Err(Failure { code: 2, text });
+    }
+    if !settings.accounts {
+        return Err(Failure::other(format!("{CONFIG} says accounts = false: anybody may come")));
+    }
+    let (token, line) = new_token(account, &SystemRandom);
+    let append = || -> std::io::Result<()> {
+        let file = DirFolder::new(dir).open(TOKENS, OpenMode::Write)?;
+        file.write_at(file.len()?, line.as_bytes())?;
+        file.sync_data()
+    };
+    append().map_err(|error| Failure::other(format!("{TOKENS}: {error}")))?;
+    say(&token)
+}
+
+fn serve(dir: &Path) -> Result<(), Failure> {
+    let (settings, key) = load(dir)?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::other)?;
+    let outcome = runtime.block_on(serve_here(dir, settings, key));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}
+
+async fn serve_here(dir: &Path, settings: Settings, key: SigningKey) -> Result<(), Failure> {
+    let mut ended = signal(SignalKind::terminate()).map_err(Failure::other)?;
+    let mut interrupted = signal(SignalKind::interrupt()).map_err(Failure::other)?;
+    let mut hung_up = signal(SignalKind::hangup()).map_err(Failure::other)?;
+    let LimitSettings { connections, connections_each, minute } = settings.limits;
+    let public = key.verifying_key().to_bytes();
+    let relay = Arc::new(Relay::new(
+        accounts(dir, &settings)?,
+        key,
+        Sites::new(settings.sites.clone()),
+        RelayLimits { connections, connections_each, minute, ..RelayLimits::default() },
+        (Arc::new(SystemClock), Arc::new(SystemRandom)),
+        settings.acceptor()?,
+    ));
+    let listener = TcpListener::bind(settings.listen).await.map_err(|error| {
+        Failure::other(format!("cannot listen on {}: {error}", settings.listen))
+    })?;
+    let place = listener.local_addr().map_err(Failure::other)?;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let serving = tokio::spawn(serve_relay(listener, Arc::clone(&relay), stopped));
+    let way = if settings.certificate.is_some() { "relay" } else { "plainrelay" };
+    log::info!("relay key: {}", hex(&public));
+    say(&format!("relay place: {way}+{place}"))?;
+    loop {
+        tokio::select! {
+            _ = ended.recv() => break,
+            _ = interrupted.recv() => break,
+            _ = hung_up.recv() => match reread(dir) {
+                Ok((accounts, acceptor)) => {
+                    relay.reload(accounts, acceptor);
+                    log::info!("accounts and certificate were read anew");
+                }
+                Err(failure) => log::error!("nothing was read anew: {}", failure.text),
+            },
+        }
+    }
+    log::info!("stopping");
+    let _ = stop.send(true);
+    let _ = serving.await;
+    Ok(())
+}
+
+fn reread(dir: &Path) -> Result<(Accounts, Option<TlsAcceptor>), Failure> {
+    let (settings, _) = load(dir)?;
+    Ok((accounts(dir, &settings)?, settings.acceptor()?))
+}

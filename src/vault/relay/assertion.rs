@@ -1,0 +1,279 @@
+//! What a relay says to a site about a connection, before its first byte.
+//!
+//! 256 bytes: magic (16), the relay's Ed25519 key (32), time after which it counts
+//! no more (8, little-endian), a random id (16), BLAKE3 of the client's first TLS
+//! record (32), length of the account (1), the account (64), Ed25519 signature (64,
+//! RFC 8032), zeros (23). Signed is a context and all before the signature.
+//!
+//! The first byte is no type of a TLS record, so a site tells it from a client that
+//! comes directly. The hash binds it to one handshake: whoever copies it cannot
+//! speak under it.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Mutex;
+
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+use crate::crypto::{Hash, hash};
+use crate::vault::protocol::Seconds;
+
+/// Bytes of an assertion.
+pub const ASSERTION: usize = 256;
+/// For how long one counts, seconds.
+pub const VALID: Seconds = 120;
+/// Longest name of an account.
+pub const ACCOUNT_MAX: usize = 64;
+/// The first byte of an assertion.
+pub const FIRST: u8 = MAGIC[0];
+/// The first byte of a handshake record (RFC 8446, section 5.1).
+pub const HANDSHAKE: u8 = 22;
+
+const MAGIC: &[u8; 16] = b"amberfs-relay/1\0";
+const CONTEXT: &[u8] = b"amberfs-vault/1 relay assertion";
+const SIGNED: usize = 16 + 32 + 8 + 16 + 32 + 1 + ACCOUNT_MAX;
+/// Difference of clocks that is borne, seconds.
+const SLACK: Seconds = 300;
+/// Longest first record; an X25519MLKEM768 hello has some 1500 bytes.
+const HELLO_MAX: usize = 4096;
+/// Ids remembered at once.
+const SEEN_MAX: usize = 65_536;
+
+/// Why an assertion does not count.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum AssertionError {
+    /// Not its form.
+    #[error("it is malformed")]
+    Malformed,
+    /// Signed by nobody the site knows.
+    #[error("it is not a known relay's")]
+    Unknown,
+    /// The signature is wrong.
+    #[error("its signature is wrong")]
+    Signature,
+    /// Too old, or from too far in the future.
+    #[error("its time is over or not there yet")]
+    Time,
+    /// Of another handshake.
+    #[error("it belongs to another connection")]
+    Hello,
+    /// Seen already, or too many to remember.
+    #[error("it came before")]
+    Repeated,
+}
+
+/// Whether a text can name an account: 1 to 64 printable ASCII characters, no
+/// space.
+pub fn is_account(text: &str) -> bool {
+    (1..=ACCOUNT_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// What a relay vouches for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assertion {
+    /// The relay's key.
+    pub relay: [u8; 32],
+    /// Seconds since 1970 after which it counts no more.
+    pub expires: Seconds,
+    /// Random.
+    pub id: [u8; 16],
+    /// BLAKE3 of the client's first record.
+    pub hello: Hash,
+    /// Whose connection it is; none if the relay asks for no account.
+    pub account: Option<String>,
+}
+
+impl Assertion {
+    /// The signed bytes. `self.relay` is `key`'s public half.
+    pub fn sign(&self, key: &SigningKey) -> [u8; ASSERTION] {
+        let account = self.account.as_deref().unwrap_or_default().as_bytes();
+        let mut bytes = [0; ASSERTION];
+        bytes[..16].copy_from_slice(MAGIC);
+        bytes[16..48].copy_from_slice(&self.relay);
+        bytes[48..56].copy_from_slice(&self.expires.to_le_bytes());
+        bytes[56..72].copy_from_slice(&self.id);
+        bytes[72..104].copy_from_slice(&self.hello);
+        bytes[104] = account.len() as u8;
+        bytes[105..105 + account.len()].copy_from_slice(account);
+        let signature = key.sign(&[CONTEXT, &bytes[..SIGNED]].concat());
+        bytes[SIGNED..SIGNED + 64].copy_from_slice(&signature.to_bytes());
+        bytes
+    }
+
+    /// Reads one and checks who signed it.
+    pub fn verify(bytes: &[u8; ASSERTION], known: &[[u8; 32]]) -> Result<Self, AssertionError> {
+        let part = |from: usize, len: usize| &bytes[from..from + len];
+        let malformed = || AssertionError::Malformed;
+        let account = part(105, ACCOUNT_MAX).split_at_checked(bytes[104].into());
+        let (account, zeros) = account.ok_or_else(malformed)?;
+        let rest = &bytes[SIGNED + 64..];
+        if part(0, 16) != MAGIC || zeros.iter().chain(rest).any(|byte| *byte != 0) {
+            return Err(malformed());
+        }
+        let account = match std::str::from_utf8(account) {
+            Ok("") => None,
+            Ok(text) if is_account(text) => Some(text.to_owned()),
+            _ => return Err(malformed()),
+        };
+        let fixed = "slices of these lengths";
+        let assertion = Self {
+            relay: part(16, 32).try_into().expect(fixed),
+            expires: Seconds::from_le_bytes(part(48, 8).try_into().expect(fixed)),
+            id: part(56, 16).try_into().expect(fixed),
+            hello: part(72, 32).try_into().expect(fixed),
+            account,
+        };
+        if !known.contains(&assertion.relay) {
+            return Err(AssertionError::Unknown);
+        }
+        let signature = Signature::from_bytes(part(SIGNED, 64).try_into().expect(fixed));
+        VerifyingKey::from_bytes(&assertion.relay)
+            .and_then(|key| key.verify_strict(&[CONTEXT, &bytes[..SIGNED]].concat(), &signature))
+            .map_err(|_| AssertionError::Signature)?;
+        Ok(assertion)
+    }
+}
+
+/// A site's memory of assertions, so that each counts once.
+#[derive(Default)]
+pub struct Seen(Mutex<Remembered>);
+
+#[derive(Default)]
+struct Remembered {
+    /// Ids, and when each may be forgotten.
+    ids: HashMap<[u8; 16], Seconds>,
+    /// When some were forgotten last: looking through all takes time.
+    purged: Seconds,
+}
+
+impl Seen {
+    /// Whether an assertion counts for a connection that begins with `hello`.
+    pub fn take(
+        &self,
+        assertion: &Assertion,
+        hello: &[u8],
+        now: Seconds,
+    ) -> Result<(), AssertionError> {
+        if hash(hello) != assertion.hello {
+            return Err(AssertionError::Hello);
+        }
+        let last = assertion.expires.saturating_add(SLACK);
+        if now > last || assertion.expires > now.saturating_add(VALID + SLACK) {
+            return Err(AssertionError::Time);
+        }
+        let mut seen = self.0.lock().expect("remembering does not panic");
+        let Remembered { ids, purged } = &mut *seen;
+        if ids.len() >= SEEN_MAX && now != *purged {
+            ids.retain(|_, last| *last >= now);
+            *purged = now;
+        }
+        if ids.len() >= SEEN_MAX || ids.insert(assertion.id, last).is_some() {
+            return Err(AssertionError::Repeated);
+        }
+        Ok(())
+    }
+}
+
+/// Reads the client's first record: a whole `ClientHello` (RFC 8446, sections 4.1.2
+/// and 5.1). A client of ours sends it in one record, and needs no second one, for
+/// there is one group only.
+pub async fn read_hello(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+    const CLIENT_HELLO: u8 = 1;
+    let bad = || io::Error::new(io::ErrorKind::InvalidData, "it does not begin with a hello");
+    let mut head = [0; 5];
+    stream.read_exact(&mut head).await?;
+    let len = usize::from(u16::from_be_bytes([head[3], head[4]]));
+    if head[0] != HANDSHAKE || head[1] != 3 || !(4..=HELLO_MAX).contains(&len) {
+        return Err(bad());
+    }
+    let mut hello = head.to_vec();
+    hello.resize(5 + len, 0);
+    stream.read_exact(&mut hello[5..]).await?;
+    let body = u32::from_be_bytes([0, hello[6], hello[7], hello[8]]) as usize;
+    if hello[5] == CLIENT_HELLO && body == len - 4 { Ok(hello) } else { Err(bad()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn signed(account: Option<&str>) -> (Assertion, [u8; ASSERTION]) {
+        let key = SigningKey::from_bytes(&[7; 32]);
+        let assertion = Assertion {
+            relay: key.verifying_key().to_bytes(),
+            expires: 1000,
+            id: [3; 16],
+            hello: hash(b"hello"),
+            account: account.map(str::to_owned),
+        };
+        let bytes = assertion.sign(&key);
+        (assertion, bytes)
+    }
+
+    #[test]
+    fn what_was_signed_is_read() {
+        for account in [None, Some("a"), Some("anna@example.org"), Some(&*"x".repeat(64))] {
+            let (assertion, bytes) = signed(account);
+            assert_eq!(Assertion::verify(&bytes, &[[0; 32], assertion.relay]), Ok(assertion));
+        }
+    }
+
+    #[test]
+    fn every_changed_bit_is_noticed() {
+        let (assertion, bytes) = signed(Some("anna"));
+        for bit in 0..8 * ASSERTION {
+            let mut changed = bytes;
+            changed[bit / 8] ^= 1 << (bit % 8);
+            let known = [assertion.relay, changed[16..48].try_into().unwrap()];
+            assert!(Assertion::verify(&changed, &known).is_err(), "bit {bit}");
+        }
+        assert_eq!(Assertion::verify(&bytes, &[[1; 32]]), Err(AssertionError::Unknown));
+    }
+
+    #[test]
+    fn one_counts_once_in_its_time_for_its_connection() {
+        let (assertion, _) = signed(None);
+        let take = |seen: &Seen, hello: &[u8], now| seen.take(&assertion, hello, now);
+        let fresh = Seen::default;
+        assert_eq!(take(&fresh(), b"other", 1000), Err(AssertionError::Hello));
+        assert_eq!(take(&fresh(), b"hello", 1301), Err(AssertionError::Time));
+        assert_eq!(take(&fresh(), b"hello", 579), Err(AssertionError::Time));
+        let seen = fresh();
+        assert_eq!(take(&seen, b"hello", 1300), Ok(()));
+        assert_eq!(take(&seen, b"hello", 1300), Err(AssertionError::Repeated));
+        assert_eq!(take(&seen, b"hello", 900), Err(AssertionError::Repeated));
+    }
+
+    #[test]
+    fn what_is_remembered_has_a_limit_and_is_forgotten_in_time() {
+        let (mut assertion, _) = signed(None);
+        let seen = Seen::default();
+        for number in 0..SEEN_MAX as u64 {
+            assertion.id[..8].copy_from_slice(&number.to_le_bytes());
+            assert_eq!(seen.take(&assertion, b"hello", 1000), Ok(()));
+        }
+        assertion.id = [9; 16];
+        assert_eq!(seen.take(&assertion, b"hello", 1000), Err(AssertionError::Repeated));
+        assertion.expires = 1400;
+        assert_eq!(seen.take(&assertion, b"hello", 1301), Ok(()));
+    }
+
+    #[test]
+    fn only_a_whole_hello_is_carried() {
+        let read = |bytes: &[u8]| {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(read_hello(&mut &bytes[..])).ok()
+        };
+        let hello = [22, 3, 1, 0, 6, 1, 0, 0, 2, 3, 3];
+        assert_eq!(read(&[&hello[..], b"rest"].concat()), Some(hello.to_vec()));
+        for (at, byte) in [(0, 23), (1, 2), (3, 255), (4, 3), (5, 2), (8, 3)] {
+            let mut bad = hello;
+            bad[at] = byte;
+            assert_eq!(read(&bad), None, "{at}");
+        }
+        for cut in 0..hello.len() {
+            assert_eq!(read(&hello[..cut]), None);
+        }
+    }
+}

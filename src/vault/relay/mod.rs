@@ -1,0 +1,20 @@
+//! The relay: a front end for connections and accounts that reads nothing.
+//!
+//! A client connects to the relay by TLS with an ordinary certificate, presents
+//! its account if the relay wants one ([`greeting`]), and speaks to a site inside
+//! that connection, in the TLS of its own that ends at the site. The relay carries
+//! those bytes, and tells the site who it lets in ([`assertion`]).
+//!
+//! Invariant: nothing that a relay does, or lets be done, gives a password a try
+//! more: tries are counted at the site. A relay can keep clients away, and see who
+//! comes, when, and how much passes.
+
+pub mod accounts;
+pub mod assertion;
+pub mod budget;
+pub mod greeting;
+mod serve;
+mod sites;
+
+pub use serve::{Relay, RelayLimits, serve_relay};
+pub use sites::Sites;

@@ -1,0 +1,675 @@
+//! Relays: people use a vault through them, and what a hostile one can do.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use amberfs::crypto::{Hash, KeyCheck, Secret, hash, hex, key_check};
+use amberfs::io::{SystemClock, SystemRandom};
+use amberfs::vault::client::{Client, NewRecord, Pin, VaultError};
+use amberfs::vault::net::{Greeting, Timeouts};
+use amberfs::vault::protocol::{
+    Address, Argon2Choice, Argon2Cost, Locator, Password, Standing, Tries,
+};
+use amberfs::vault::relay::assertion::{ASSERTION, Assertion, VALID};
+use ed25519_dalek::SigningKey;
+
+use crate::main_job::{COST, Vault, secret};
+use crate::world::{World, wait_for};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_amberfs-vault");
+const REPO: [u8; 16] = [7; 16];
+const RIGHT: &str = "correct horse battery staple";
+const WRONG: &str = "incorrect horse battery staple";
+
+pub struct Relay {
+    child: Child,
+    /// As in an address.
+    pub place: String,
+    key: String,
+}
+
+fn did(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+impl Relay {
+    /// Makes a relay in `folder`, before its sites know it.
+    pub fn init(folder: &std::path::Path, sites: &[String], more: &[&str]) -> String {
+        let mut command = Command::new(PROGRAM);
+        command.args(["relay", "init"]).arg(folder).args(["--listen", "127.0.0.1:0"]).args(more);
+        for site in sites {
+            command.args(["--site", site]);
+        }
+        did(&mut command).trim().strip_prefix("relay key: ").unwrap().to_owned()
+    }
+
+    pub fn serve(folder: &std::path::Path) -> Self {
+        let mut child = Command::new(PROGRAM)
+            .args(["relay", "serve"])
+            .arg(folder)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let place = line.trim().strip_prefix("relay place: ").expect("it serves").to_owned();
+        let mut log = String::new();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        stderr.read_line(&mut log).unwrap();
+        // What it says later must not fill the pipe.
+        std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
+        let key = log.trim().rsplit_once(' ').unwrap().1.to_owned();
+        Self { child, place, key }
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, signal).unwrap();
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A certificate for 127.0.0.1, and the authority that signed it.
+fn certificate(world: &World) {
+    let openssl = |arguments: &[&str]| did(&mut world.program("openssl", arguments));
+    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+    let own =
+        ["req", "-x509", "-days", "2", "-subj", "/CN=ca", "-keyout", "ca.key", "-out", "ca.pem"];
+    openssl(&[&own[..], &key].concat());
+    let ask = ["req", "-new", "-subj", "/CN=relay", "-keyout", "tls.key", "-out", "tls.csr"];
+    openssl(&[&ask[..], &key].concat());
+    fs::write(world.path("tls.ext"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+    openssl(&[
+        "x509",
+        "-req",
+        "-days",
+        "2",
+        "-in",
+        "tls.csr",
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+        "-CAcreateserial",
+        "-extfile",
+        "tls.ext",
+        "-out",
+        "tls.pem",
+    ]);
+    fs::set_permissions(world.path("tls.key"), fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+fn has_openssl(what: &str) -> bool {
+    let found = Command::new("openssl").arg("version").output().is_ok();
+    if !found {
+        println!("SKIPPED {what}: openssl is missing");
+    }
+    found
+}
+
+#[test]
+fn a_vault_is_used_through_a_relay_with_accounts() {
+    if !has_openssl("relay with accounts") {
+        return;
+    }
+    let world = World::new();
+    certificate(&world);
+    did(Command::new(PROGRAM).arg("init").arg(world.path("vault")));
+    let site = {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        port.to_string()
+    };
+    let files = [world.path("tls.pem"), world.path("tls.key")];
+    let [certificate, private] = files.each_ref().map(|path| path.to_str().unwrap());
+    let more = ["--accounts", "--certificate", certificate, "--private-key", private];
+    let folder = world.path("relay");
+    let key = Relay::init(&folder, std::slice::from_ref(&site), &more);
+    let token = |account: &str| {
+        did(Command::new(PROGRAM).args(["relay", "token"]).arg(&folder).arg(account))
+    };
+    secret(&world, "token", &token("anna"));
+    let settings = format!("[relays]\nkeys = [\"{key}\"]\nonly = true\nregister = true\n");
+    fs::write(world.path("vault/vault.toml"), settings).unwrap();
+    // Registration is closed but for accounts: what is advertised is elsewhere.
+    let mut child = Command::new(PROGRAM)
+        .arg("serve")
+        .arg(world.path("vault"))
+        .args(["--listen", &site, "--advertise", "vault.example:1", "--no-delays"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let print = line.trim().rsplit_once('#').unwrap().1.to_owned();
+    let relay = Relay::serve(&folder);
+    assert!(relay.key == key && relay.place.starts_with("relay+127.0.0.1:"));
+
+    let address = format!("amber-vault://{}/#{print}", relay.place);
+    secret(&world, "password", "seven small boats drift home\n");
+    let ca = world.path("ca.pem");
+    let run = |arguments: &[&str]| {
+        let output = world.command(arguments).env("SSL_CERT_FILE", &ca).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let init = |vault: &str, more: &[&str]| {
+        let mut all = vec!["init", "repo", "--vault", vault, "--key-out", "key"];
+        all.extend(["--password-file", "password"].iter().chain(&COST).chain(more));
+        run(&all)
+    };
+    let by_token = ["--vault-token", "token"];
+    let (code, said) = init(&address, &[]);
+    assert!(code == Some(15) && said.contains("--vault-token"), "{said}");
+    secret(&world, "other", "amber-0000\n");
+    let (code, said) = init(&address, &["--vault-token", "other"]);
+    assert!(code == Some(15) && said.contains("does not know this token"), "{said}");
+    // Nobody comes directly, and not without the outer TLS.
+    for place in [site.clone(), relay.place.replace("relay+", "plainrelay+")] {
+        let (code, said) = init(&format!("amber-vault://{place}/#{print}"), &by_token);
+        assert_eq!(code, Some(15), "{said}");
+    }
+    let (code, said) = init(&address, &by_token);
+    assert_eq!(code, Some(0), "{said}");
+    let ls = ["ls", "repo", "--password-file", "password"];
+    let (code, said) = run(&[&ls[..], &by_token].concat());
+    assert_eq!(code, Some(0), "{said}");
+    // Without the authority nobody knows that relay.
+    let output = world.command(&[&ls[..], &by_token].concat()).output().unwrap();
+    assert_eq!(output.status.code(), Some(15));
+
+    // Another account, while it runs.
+    secret(&world, "token", &token("bert"));
+    let (code, said) = run(&[&ls[..], &by_token].concat());
+    assert!(code == Some(15) && said.contains("does not know"), "{said}");
+    relay.signal(rustix::process::Signal::HUP);
+    wait_for("the new token", Duration::from_secs(20), || {
+        run(&[&ls[..], &by_token].concat()).0 == Some(0)
+    });
+    // The folder says where, and no token.
+    for file in world.files("repo") {
+        let bytes = fs::read(world.path("repo").join(&file)).unwrap_or_default();
+        assert!(!bytes.windows(6).any(|part| part == b"amber-"), "{}", file.display());
+    }
+    let _ = child.kill();
+    let (code, said) = run(&[&ls[..], &by_token].concat());
+    assert!(code == Some(15) && said.contains("no site"), "{said}");
+    let _ = child.wait();
+}
+
+fn timeouts() -> Timeouts {
+    Timeouts {
+        connect: Duration::from_secs(2),
+        reply: Duration::from_secs(10),
+        proof: Duration::from_millis(1500),
+    }
+}
+
+fn client(timeouts: Timeouts) -> Client<'static> {
+    Client::with_timeouts(&SystemRandom, &SystemClock, timeouts)
+}
+
+fn password(text: &str) -> Password {
+    Password::new(text.as_bytes()).unwrap()
+}
+
+fn key() -> (KeyCheck, Secret) {
+    let key = Secret::take(&mut [3; 32]);
+    (key_check(&key, &REPO), key)
+}
+
+/// What the line does with a record of one direction.
+type Rule = dyn Fn(&mut Wire, bool, Vec<u8>) -> Vec<Vec<u8>> + Send + Sync;
+
+/// What was seen of one connection: whether it came from the client, and bytes of
+/// each TLS record behind the handshake.
+#[derive(Clone, Default)]
+struct Wire {
+    records: Vec<(bool, usize)>,
+    cut: bool,
+}
+
+/// Somebody between client and site, who sees records and does as `rule` says.
+struct Line {
+    place: SocketAddr,
+    seen: Arc<Mutex<Vec<Wire>>>,
+    rule: Arc<Mutex<Arc<Rule>>>,
+}
+
+/// One TLS record, head and all.
+fn record(stream: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; 5];
+    stream.read_exact(&mut bytes).ok()?;
+    bytes.resize(5 + usize::from(u16::from_be_bytes([bytes[3], bytes[4]])), 0);
+    stream.read_exact(&mut bytes[5..]).ok()?;
+    Some(bytes)
+}
+
+/// Bytes of a record with one request or reply in it.
+const REQUEST: usize = 5 + 1024 + 1 + 16;
+const REPLY: usize = 5 + 2048 + 1 + 16;
+
+impl Line {
+    fn to(site: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let place = listener.local_addr().unwrap();
+        let (seen, site) = (Arc::<Mutex<Vec<Wire>>>::default(), site.to_owned());
+        let honest: Arc<Rule> = Arc::new(|_, _, record| vec![record]);
+        let rule = Arc::new(Mutex::new(honest));
+        let line = Self { place, seen: Arc::clone(&seen), rule: Arc::clone(&rule) };
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let (Ok(client), Ok(site)) = (client, TcpStream::connect(&site)) else { continue };
+                let number = {
+                    let mut seen = seen.lock().unwrap();
+                    seen.push(Wire::default());
+                    seen.len() - 1
+                };
+                for from_client in [true, false] {
+                    let (client, site) = (client.try_clone().unwrap(), site.try_clone().unwrap());
+                    let (mut from, mut to) =
+                        if from_client { (client, site) } else { (site, client) };
+                    let (seen, rule) = (Arc::clone(&seen), Arc::clone(&rule));
+                    std::thread::spawn(move || {
+                        while let Some(bytes) = record(&mut from) {
+                            let rule = Arc::clone(&rule.lock().unwrap());
+                            let (on, cut) = {
+                                let wire = &mut seen.lock().unwrap()[number];
+                                if [REQUEST, REPLY].contains(&bytes.len()) {
+                                    wire.records.push((from_client, bytes.len()));
+                                }
+                                (rule(wire, from_client, bytes), wire.cut)
+                            };
+                            let sent = on.iter().all(|bytes| to.write_all(bytes).is_ok());
+                            if cut || !sent {
+                                break;
+                            }
+                        }
+                        let _ = from.shutdown(std::net::Shutdown::Both);
+                        let _ = to.shutdown(std::net::Shutdown::Both);
+                    });
+                }
+            }
+        });
+        line
+    }
+
+    fn obey(
+        &self,
+        rule: impl Fn(&mut Wire, bool, Vec<u8>) -> Vec<Vec<u8>> + Send + Sync + 'static,
+    ) {
+        *self.rule.lock().unwrap() = Arc::new(rule);
+    }
+
+    /// Records of all connections since the last call.
+    fn taken(&self) -> Vec<Vec<(bool, usize)>> {
+        // What was shut down is noted by then.
+        std::thread::sleep(Duration::from_millis(100));
+        let mut seen = self.seen.lock().unwrap();
+        let all = seen.iter().map(|wire| wire.records.clone()).collect();
+        seen.iter_mut().for_each(|wire| wire.records.clear());
+        all
+    }
+}
+
+/// A record in a vault, whose locator leads over a line.
+struct Wired {
+    _world: World,
+    vault: Vault,
+    line: Line,
+    locator: Locator,
+    pin: Pin,
+}
+
+impl Wired {
+    fn new() -> Self {
+        let world = World::new();
+        let vault = Vault::start(&world);
+        let line = Line::to(vault.place());
+        let direct: Address = vault.address.parse().unwrap();
+        let fingerprint = direct.fingerprint();
+        let address = Address::new(vec![line.place.to_string()], fingerprint).unwrap();
+        let (id, key) = key();
+        let new = NewRecord {
+            address: &address,
+            epoch: 0,
+            repo: &REPO,
+            keys: &[(id, &key)],
+            password: &password(RIGHT),
+            argon: Argon2Choice::Exactly(Argon2Cost::FLOOR),
+        };
+        let locator = client(Timeouts::default()).register(&new).ok().unwrap().locator;
+        line.taken();
+        let pin = Pin { fingerprint, epoch: 0 };
+        Self { _world: world, vault, line, locator, pin }
+    }
+
+    fn unlock(&self, text: &str) -> Result<(), VaultError> {
+        let client = client(timeouts());
+        client.unlock(&self.locator, &REPO, &password(text), self.pin).map(drop)
+    }
+
+    /// Not over the line.
+    fn standing(&self) -> Standing {
+        let address = self.vault.address.parse().unwrap();
+        let locator = Locator { address, ..self.locator.clone() };
+        client(timeouts()).status(&locator, self.pin).unwrap().standing
+    }
+
+    fn left(&self) -> u8 {
+        match self.standing() {
+            Standing::Active(Tries { left, .. }) => left,
+            _ => 0,
+        }
+    }
+}
+
+/// The number of a client's request in its connection, from 1.
+fn nth(wire: &Wire) -> usize {
+    wire.records.iter().filter(|(from_client, _)| *from_client).count()
+}
+
+#[test]
+fn a_line_that_drops_the_proof_ten_times_does_not_lock_the_owner_out() {
+    let wired = Wired::new();
+    // The attempt is a connection's second request; what comes third, or second
+    // after another connection's attempt, is the proof.
+    let dropped = Arc::new(Mutex::new(0));
+    let (count, attempts) = (Arc::clone(&dropped), Arc::new(Mutex::new(0)));
+    let met = Arc::clone(&attempts);
+    wired.line.obey(move |wire, from_client, record| {
+        if !from_client || record.len() != REQUEST || nth(wire) < 2 {
+            return vec![record];
+        }
+        let mut attempts = met.lock().unwrap();
+        if *attempts == 0 {
+            *attempts = 1;
+            return vec![record];
+        }
+        *count.lock().unwrap() += 1;
+        wire.cut = true;
+        Vec::new()
+    });
+    for number in 1..10 {
+        *attempts.lock().unwrap() = 0;
+        let failed = wired.unlock(RIGHT).unwrap_err();
+        assert!(matches!(failed, VaultError::Unanswered { right: true, .. }), "{failed}");
+        assert_eq!(wired.left(), 10 - number);
+    }
+    // The tenth closes the record; its proof gets through at the third sending.
+    *attempts.lock().unwrap() = 0;
+    let sent = Arc::new(Mutex::new(0));
+    wired.line.obey(move |wire, from_client, record| {
+        if from_client && record.len() == REQUEST && nth(wire) >= 2 {
+            let mut sent = sent.lock().unwrap();
+            *sent += 1;
+            if [2, 3].contains(&*sent) {
+                wire.cut = true;
+                return Vec::new();
+            }
+        }
+        vec![record]
+    });
+    wired.unlock(RIGHT).unwrap();
+    assert_eq!(wired.left(), 10);
+    assert!(*dropped.lock().unwrap() >= 9);
+}
+
+#[test]
+fn the_line_cannot_tell_right_from_wrong_from_closed() {
+    let wired = Wired::new();
+    wired.unlock(RIGHT).unwrap();
+    let right = wired.line.taken();
+    let failed = wired.unlock(WRONG).unwrap_err();
+    assert!(matches!(failed, VaultError::WrongPassword(_)));
+    let wrong = wired.line.taken();
+    while wired.left() > 0 {
+        wired.unlock(WRONG).unwrap_err();
+    }
+    wired.line.taken();
+    for text in [RIGHT, WRONG] {
+        let failed = wired.unlock(text).unwrap_err();
+        assert!(matches!(failed, VaultError::Closed { .. }));
+        assert_eq!(wired.line.taken().last(), right.last(), "closed, and {text}");
+    }
+    assert_eq!(right.last(), wrong.last());
+    let (ask, answer) = ((true, REQUEST), (false, REPLY));
+    assert_eq!(right.last().unwrap(), &[ask, answer, ask, answer, ask, answer]);
+}
+
+#[test]
+fn a_line_that_changes_repeats_or_mixes_records_gets_nowhere() {
+    let wired = Wired::new();
+    let start = wired.left();
+    // Each breaks the inner TLS at one record: nothing is believed, nothing counted
+    // beyond the attempts that arrived.
+    let kept: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
+    for what in ["flip", "truncate", "repeat", "swap", "substitute"] {
+        let old = Arc::clone(&kept);
+        wired.line.obey(move |wire, from_client, mut record| {
+            if record.len() != if from_client { REQUEST } else { REPLY } || nth(wire) != 2 {
+                return vec![record];
+            }
+            if from_client {
+                return vec![record];
+            }
+            let mut old = old.lock().unwrap();
+            let before = old.first().cloned();
+            old.insert(0, record.clone());
+            match what {
+                "flip" => {
+                    record[100] ^= 1;
+                    vec![record]
+                }
+                "truncate" => {
+                    wire.cut = true;
+                    vec![record[..1000].to_vec()]
+                }
+                // The first copy is good, the second is not the next record.
+                "repeat" => vec![record.clone(), record],
+                "swap" => vec![before.unwrap(), record],
+                _ => vec![before.unwrap()],
+            }
+        });
+        let outcome = wired.unlock(RIGHT);
+        assert!(
+            matches!(
+                &outcome,
+                Ok(()) | Err(VaultError::Unreachable { .. } | VaultError::Unanswered { .. })
+            ),
+            "{what}: {outcome:?}"
+        );
+    }
+    // And late: all of it three times as slow as a network can be.
+    wired.line.obey(|_, _, record| {
+        std::thread::sleep(Duration::from_millis(300));
+        vec![record]
+    });
+    wired.unlock(RIGHT).unwrap();
+    assert_eq!(wired.left(), start, "a success refills");
+}
+
+#[test]
+fn an_assertion_is_good_for_one_connection() {
+    let world = World::new();
+    did(Command::new(PROGRAM).arg("init").arg(world.path("vault")));
+    let keys = [1, 2].map(|byte| SigningKey::from_bytes(&[byte; 32]));
+    let known = keys[0].verifying_key().to_bytes();
+    let settings = format!("[relays]\nkeys = [\"{}\"]\nonly = true\n", hex(&known));
+    fs::write(world.path("vault/vault.toml"), settings).unwrap();
+    let vault = Vault::serve(&world, "vault", "127.0.0.1:0");
+    // What a client says first, as a relay sees it.
+    let hello = || {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let place = listener.local_addr().unwrap().to_string();
+        let asking = std::thread::spawn(move || {
+            let timeouts = Timeouts { reply: Duration::from_millis(200), ..timeouts() };
+            drop(Greeting::open(&place, &timeouts));
+        });
+        let hello = record(&mut listener.accept().unwrap().0).unwrap();
+        asking.join().unwrap();
+        hello
+    };
+    let now =
+        || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let says = |key: &SigningKey, id: u8, about: Hash, expires: u64| -> [u8; ASSERTION] {
+        let relay = key.verifying_key().to_bytes();
+        Assertion { relay, expires, id: [id; 16], hello: about, account: Some("anna".into()) }
+            .sign(key)
+    };
+    // Whether the site goes on with the handshake.
+    let goes_on = |bytes: &[&[u8]]| {
+        let mut stream = TcpStream::connect(vault.place()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let sent = stream.write_all(&bytes.concat()).is_ok();
+        let mut first = [0];
+        sent && stream.read(&mut first).is_ok_and(|read| read == 1) && first[0] == 22
+    };
+    let (one, other) = (hello(), hello());
+    let good = says(&keys[0], 1, hash(&one), now() + VALID);
+    assert!(!goes_on(&[&one]), "directly");
+    assert!(!goes_on(&[&good, &other]), "spliced");
+    assert!(!goes_on(&[&says(&keys[1], 2, hash(&one), now() + VALID), &one]), "an unknown relay");
+    assert!(!goes_on(&[&says(&keys[0], 3, hash(&one), now() - 301), &one]), "an old one");
+    assert!(!goes_on(&[&says(&keys[0], 4, hash(&one), now() + 1000), &one]), "one for later");
+    let mut torn = good;
+    torn[110] ^= 1;
+    assert!(!goes_on(&[&torn, &one]), "a changed account");
+    assert!(goes_on(&[&good, &one]), "as it should be");
+    assert!(!goes_on(&[&good, &one]), "replayed");
+    // Garbage harms nobody.
+    for bytes in [&b"amberfs-relay/1\0"[..], &[0; 4096], &[22; 4096], &[0x61; 300]] {
+        assert!(!goes_on(&[bytes]));
+    }
+    assert!(goes_on(&[&says(&keys[0], 9, hash(&other), now() + VALID), &other]));
+}
+
+/// A client that says anything at all to a relay.
+#[test]
+fn garbage_at_a_relay_harms_nobody() {
+    let world = World::new();
+    let vault = Vault::start(&world);
+    let folder = world.path("relay");
+    Relay::init(&folder, &[vault.place().to_owned()], &[]);
+    let relay = Relay::serve(&folder);
+    let place = relay.place.strip_prefix("plainrelay+").unwrap();
+    let mut noise = vec![0; 10_000];
+    for seed in 0..20u8 {
+        use rand::{RngCore, SeedableRng};
+        rand::rngs::StdRng::seed_from_u64(seed.into()).fill_bytes(&mut noise);
+        let mut stream = TcpStream::connect(place).unwrap();
+        if seed % 2 == 0 {
+            // A good greeting before it.
+            noise[..2048].fill(0);
+            noise[0] = 1;
+        }
+        let _ = stream.write_all(&noise);
+        let _ = stream.set_read_timeout(Some(Duration::from_millis(50)));
+        let _ = stream.read(&mut [0; 16]);
+    }
+    // The relay is not one of the site's own, so it says so; and it still answers.
+    let address = Address::new(
+        vec![relay.place.clone()],
+        vault.address.parse::<Address>().unwrap().fingerprint(),
+    );
+    let address = address.unwrap();
+    let pin = Pin { fingerprint: address.fingerprint(), epoch: 0 };
+    let failed = client(timeouts()).manifest(&address, pin).err().unwrap();
+    assert!(matches!(failed, VaultError::Unreachable { .. }), "{failed}");
+    // What an operator gets wrong is said.
+    let bad = |arguments: &[&str]| {
+        let output = Command::new(PROGRAM).args(arguments).output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let text = folder.to_str().unwrap();
+    assert!(bad(&["relay", "serve", "/nowhere"]).contains("is not a relay"));
+    assert!(bad(&["relay", "token", text, "anna"]).contains("accounts = false"));
+    assert!(bad(&["relay", "init", text, "--site", "a:1"]).contains("not empty"));
+    let open = ["relay", "init", "/tmp/none", "--site", "a:1", "--listen", "0.0.0.0:1"];
+    assert!(bad(&open).contains("loopback"));
+    fs::write(folder.join("relay.toml"), "listen = \"127.0.0.1:0\"\nsite = 1\n").unwrap();
+    assert!(bad(&["relay", "serve", text]).contains("site"));
+}
+
+/// A person at a vault of five sites, two of which are down, through two relays, one
+/// of which goes down too.
+#[cfg(all(feature = "etcd", feature = "fuzzing"))]
+#[test]
+fn a_folder_is_made_and_mounted_through_relays_with_two_sites_down() {
+    use crate::fleet::{Fleet, SITES, has_etcd};
+    if !has_etcd("relays before five sites") || !crate::mounted::has_fuse("relays") {
+        return;
+    }
+    let mut fleet = Fleet::new(false);
+    let world = World::new();
+    let sites: Vec<String> = fleet.address(0).hosts().to_vec();
+    let mut relays: Vec<Relay> = (0..2)
+        .map(|at| {
+            let folder = world.path(&format!("relay{at}"));
+            Relay::init(&folder, &sites, &[]);
+            Relay::serve(&folder)
+        })
+        .collect();
+    // They are told of both, while nothing runs yet that knows them.
+    let keys: Vec<String> = relays.iter().map(|relay| format!("\"{}\"", relay.key)).collect();
+    for at in 0..SITES {
+        let path = fleet.folder(at).join("vault.toml");
+        let mut text = fs::read_to_string(&path).unwrap();
+        let _ = write!(text, "\n[relays]\nkeys = [{}]\nonly = true\n", keys.join(", "));
+        fs::write(&path, text).unwrap();
+        fleet.kill_site(at);
+        fleet.start_site(at);
+    }
+    let places: Vec<&str> = relays.iter().map(|relay| &*relay.place).collect();
+    let address =
+        Address::new(places.iter().map(|place| (*place).to_owned()).collect(), fleet.fingerprint);
+    let address = address.unwrap().to_string();
+    // The first two machines, which both relays would ask first.
+    for at in 0..2 {
+        fleet.kill_site(at);
+        fleet.kill_member(at);
+    }
+    secret(&world, "password", "seven small boats drift home\n");
+    secret(&world, "new", "eleven quiet lamps by the water\n");
+    let mut init = vec!["init", "repo", "--vault", &address, "--key-out", "key"];
+    init.extend(["--password-file", "password"].iter().chain(&COST));
+    // The members elect a leader first.
+    wait_for("a vault with a leader", Duration::from_secs(90), || {
+        let _ = fs::remove_dir_all(world.path("repo"));
+        let _ = fs::remove_file(world.path("key"));
+        fleet.mind_sites();
+        world.run(&init).status.success()
+    });
+    let again = |arguments: &[&str], what: &str| {
+        wait_for(what, Duration::from_secs(60), || world.run(arguments).status.success());
+    };
+    let mounted = world.mount("repo", "mnt", &["--password-file", "password"]);
+    fs::write(world.path("mnt/chat.txt"), "are you there?").unwrap();
+    mounted.unmount(&world);
+    // One relay less.
+    relays.remove(0);
+    let passwd = ["passwd", "repo", "--password-file", "password", "--new-password-file", "new"];
+    again(&[&passwd[..], &COST].concat(), "a new password");
+    fs::remove_dir_all(world.path("state")).unwrap();
+    let cat = ["cat", "repo", "/chat.txt", "--password-file", "new", "--vault", &address];
+    again(&cat, "the file by the new password");
+    assert_eq!(world.run(&cat).stdout, b"are you there?");
+    // A site that nobody vouches to takes nobody.
+    let pin = Pin { fingerprint: fleet.fingerprint, epoch: 0 };
+    assert!(client(timeouts()).manifest(&fleet.address(3), pin).is_err());
+}
