@@ -41,8 +41,8 @@ install:
 		$(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
 	sed 's:/usr/local/bin:$(PREFIX)/bin:' mount-helper/systemd/amberfs@.service \
 		>$(LIB)/user/amberfs@.service
-	sed 's:/usr/local/bin:$(PREFIX)/bin:' mount-helper/systemd/amberfs-vault.service \
-		>$(LIB)/system/amberfs-vault.service
+	for unit in amberfs-vault amberfs-relay; do sed 's:/usr/local/bin:$(PREFIX)/bin:' \
+		mount-helper/systemd/$$unit.service >$(LIB)/system/$$unit.service || exit 1; done
 	sed 's:/usr/local/:$(PREFIX)/:' mount-helper/systemd/amberfs-sleep.service \
 		>$(LIB)/system/amberfs-sleep.service
 	ln -sf ../amberfs-sleep.service $(LIB)/system/sleep.target.wants/
@@ -71,7 +71,7 @@ test-long: deps target/venv/done
 
 # The vault under faults: five sites and members in real processes, thousands of
 # simulated worlds. AMBERFS_TEST_FACTOR says how long (10 is some minutes).
-test-vault: PACKAGES += $(VAULT_PACKAGES)
+test-vault: PACKAGES += softhsm2 $(VAULT_PACKAGES)
 test-vault: deps
 	tests/vault
 

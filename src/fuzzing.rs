@@ -35,13 +35,15 @@ use crate::vault::ledger::{
 };
 use crate::vault::protocol::{
     Address, Binding, Fingerprint, Locator, Manifest, PAYLOAD_SEALED, Password, REPLY_SIZE,
-    REQUEST_SIZE, decode_reply, decode_request, encode_reply, encode_request, open_payload,
+    REQUEST_SIZE, decode_marks, decode_reply, decode_request, encode_marks, encode_reply,
+    encode_request, open_payload,
 };
 use crate::vault::relay::accounts::Accounts;
-use crate::vault::relay::assertion::{ASSERTION, Assertion, is_account, read_hello};
+use crate::vault::relay::assertion::{ASSERTION, Assertion, read_hello};
 use crate::vault::relay::greeting::{
     decode_greeting, decode_welcome, encode_greeting, encode_welcome,
 };
+use crate::vault::relay::jwt::{Terms, Verifier};
 use crate::vault::server::Record;
 use crate::volume::repository::Repository;
 use crate::volume::state::State;
@@ -555,10 +557,10 @@ pub fn locator(data: &[u8]) {
 
 /// What a client says to a relay (0), what that answers (1), what it says to a site
 /// (2: signed by the relay; 3: as it is), the client's first record (4), the file of
-/// tokens (5).
+/// tokens (5), an issuer's keys (6), a token that it did not sign (7).
 pub fn relay(data: &[u8]) {
     let (what, rest) = choose(data);
-    match what % 6 {
+    match what % 8 {
         0 => {
             let Some(bytes) = rest.first_chunk() else { return };
             if let Ok(token) = decode_greeting(bytes) {
@@ -579,7 +581,7 @@ pub fn relay(data: &[u8]) {
                 expires: rest.len() as u64,
                 id: [1; 16],
                 hello: hash(rest),
-                account: is_account(account).then(|| account.to_owned()),
+                account: crate::vault::protocol::is_account(account).then(|| account.to_owned()),
             };
             let bytes = assertion.sign(&key);
             assert_eq!(Assertion::verify(&bytes, &[assertion.relay]).as_ref(), Ok(&assertion));
@@ -597,11 +599,28 @@ pub fn relay(data: &[u8]) {
                 assert!(rest.starts_with(&hello));
             }
         }
-        _ => {
+        5 => {
             let Ok(text) = std::str::from_utf8(rest) else { return };
             let _ = Accounts::parse(text);
         }
+        6 => {
+            let Ok(text) = std::str::from_utf8(rest) else { return };
+            let _ = Verifier::parse(text, terms());
+        }
+        _ => {
+            let Ok(text) = std::str::from_utf8(rest) else { return };
+            let verifier = Verifier::parse(ISSUER_KEYS, terms()).expect("a good set");
+            assert_eq!(verifier.account(text), None, "nobody has that key");
+        }
     }
+}
+
+/// A JWK set; its key is the one of RFC 8037, appendix A.
+const ISSUER_KEYS: &str = r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "one",
+    "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
+fn terms() -> Terms {
+    Terms { issuer: "https://id.example.org".into(), audience: "vault".into(), claim: "sub".into() }
 }
 
 /// What a fleet's root signs (0), and the signed whole (1).
@@ -703,8 +722,13 @@ pub fn vault_record(data: &[u8]) {
 /// A vault's key file (0), and the plaintext of a payload (1).
 pub fn vault_keys(data: &[u8]) {
     let (what, rest) = choose(data);
-    if what % 2 == 0 {
-        return canonical(rest, FileKeys::decode, |keys| keys.encode().to_vec());
+    match what % 3 {
+        0 => return canonical(rest, FileKeys::decode, |keys| keys.encode().to_vec()),
+        1 => {}
+        _ => {
+            let decode = |bytes: &[u8]| decode_marks(bytes).ok_or(());
+            return canonical(rest, decode, |marks| encode_marks(marks));
+        }
     }
     let binding = Binding { repo: REPO, registration: [2; 16], fleet: [3; 16] };
     let cipher =

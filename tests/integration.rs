@@ -28,6 +28,8 @@ mod layers;
 mod leaks;
 #[path = "integration/lifetime.rs"]
 mod lifetime;
+#[path = "integration/load.rs"]
+mod load;
 #[path = "integration/main_job.rs"]
 mod main_job;
 #[path = "../benches/memfs/mod.rs"]
@@ -38,6 +40,8 @@ mod memory;
 mod model;
 #[path = "integration/mounted.rs"]
 mod mounted;
+#[path = "integration/operations.rs"]
+mod operations;
 #[path = "integration/power.rs"]
 mod power;
 #[path = "integration/relay.rs"]

@@ -10,42 +10,41 @@ mod ceremony;
 mod fleet;
 #[path = "amberfs-vault/guard.rs"]
 mod guard;
+#[path = "amberfs-vault/monitor.rs"]
+mod monitor;
+#[path = "amberfs-vault/notify.rs"]
+mod notify;
+#[path = "amberfs-vault/probe.rs"]
+mod probe;
 #[path = "amberfs-vault/relay.rs"]
 mod relay;
+#[path = "amberfs-vault/serve.rs"]
+mod serve;
+#[path = "amberfs-vault/staff.rs"]
+mod staff;
 
 use std::fs::{DirBuilder, File};
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use amberfs::io::{DirFolder, PrivateFolder, SystemClock, SystemRandom};
-use amberfs::vault::config::Config;
 use amberfs::vault::hsm::KeyError;
 use amberfs::vault::hsm::transfer::keys_fingerprint;
-use amberfs::vault::net::{Entrance, Limits, Relays, serve, server_config};
 use amberfs::vault::protocol::{Address, Argon2Cost, Protection};
-use amberfs::vault::server::{FolderError, Opened, Site, create_site, open_site, view_site};
+use amberfs::vault::server::{FolderError, Opened, Order, Site, create_site, view_site};
 use clap::{Parser, Subcommand};
 use guard::{LOGGER, check_owner, check_private, harden};
-use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_rustls::TlsAcceptor;
 
-/// Time between two sweeps.
-const SWEEP_EVERY: Duration = Duration::from_secs(600);
-/// Time between two looks at whether the ledger can be used.
-const WATCH_EVERY: Duration = Duration::from_secs(1);
-/// Time between two looks at what others wrote to the ledger.
-const TEND_EVERY: Duration = Duration::from_secs(10);
 /// The file that remembers the address last served.
 const ADDRESS: &str = "address";
 const ADDRESS_LIMIT: u64 = 1024;
 /// Exit code for a PIN that the token refused: starting again could lock it.
 const PIN_REFUSED: u8 = 12;
+/// Exit code for a folder that another process serves.
+const SERVED: u8 = 11;
 
 /// Keep backup keys for passwords, with a limited number of guesses
 #[derive(Parser)]
@@ -79,9 +78,9 @@ enum Command {
         /// The new site's name, for people
         #[arg(long, value_name = "NAME")]
         site_name: String,
-        /// The fleet root's key, if it is not in FROM
+        /// Keys of the fleet's root, if they are not in FROM
         #[arg(long, value_name = "FILE")]
-        root_key: Option<PathBuf>,
+        root_key: Vec<PathBuf>,
     },
     /// Put a newer manifest of the vault in place
     InstallManifest {
@@ -89,7 +88,13 @@ enum Command {
         dir: PathBuf,
         /// The manifest
         file: PathBuf,
+        /// It has other roots than before (`root replace`); only while nobody uses the vault
+        #[arg(long)]
+        new_roots: bool,
     },
+    /// The keys that sign manifests, and what they sign
+    #[command(subcommand)]
+    Root(fleet::RootCommand),
     /// Carry connections to the sites of a vault, and read nothing
     #[command(subcommand)]
     Relay(relay::RelayCommand),
@@ -100,20 +105,27 @@ enum Command {
     Serve {
         /// The vault's folder
         dir: PathBuf,
-        /// Where to listen; port 0 takes a free one
-        #[arg(long, value_name = "HOST:PORT")]
-        listen: String,
-        /// What clients are told, if it is not where we listen
-        #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
-        advertise: Vec<String>,
-        /// Let anybody who can connect register; without it only a vault that
-        /// listens on loopback, and advertises nothing else, takes registrations
-        #[arg(long)]
-        open_registration: bool,
-        /// Let nobody wait after failures in a row (without it: after three,
-        /// 1 min, 10 min, 1 h, 12 h, 24 h)
-        #[arg(long)]
-        no_delays: bool,
+        #[command(flatten)]
+        arguments: serve::ServeArguments,
+    },
+    /// Print a new invite: good for one registration
+    Invite {
+        /// The vault's folder
+        dir: PathBuf,
+        /// The account it is for, to find its record by
+        #[arg(long, value_name = "NAME")]
+        account: Option<String>,
+        /// Days until it is of no use
+        #[arg(long, value_name = "N", default_value_t = 14)]
+        days: u32,
+    },
+    /// Look at a record, stop it, delete it
+    #[command(subcommand)]
+    Record(staff::RecordCommand),
+    /// Try a vault at each of its places as a client does, on a record of its own
+    Probe {
+        #[command(flatten)]
+        arguments: probe::ProbeArguments,
     },
     /// Print the address last served
     Address {
@@ -165,14 +177,17 @@ fn main() -> ExitCode {
         Command::Init { dir, .. } => init(dir),
         #[cfg(feature = "pkcs11")]
         Command::Ceremony(step) => ceremony::run(step),
-        Command::Serve { dir, listen, advertise, open_registration, no_delays } => {
-            let options = ServeOptions { open: *open_registration, delays: !no_delays };
-            run(dir, listen, advertise, options)
+        Command::Serve { dir, arguments } => serve::run(dir, arguments),
+        Command::Invite { dir, account, days } => {
+            staff::give(dir, &Order::Invite { account: account.clone(), days: *days })
         }
+        Command::Record(command) => staff::record(command),
+        Command::Probe { arguments } => probe::run(arguments),
         Command::Join { dir, from, site_name, root_key } => {
-            fleet::join(dir, from, site_name, root_key.as_ref())
+            fleet::join(dir, from, site_name, root_key)
         }
-        Command::InstallManifest { dir, file } => fleet::install(dir, file),
+        Command::InstallManifest { dir, file, new_roots } => fleet::install(dir, file, *new_roots),
+        Command::Root(command) => fleet::root(command),
         Command::Relay(command) => relay::run(command),
         Command::Ledger(command) => fleet::run(command),
         Command::Address { dir } => address(dir),
@@ -222,26 +237,6 @@ fn warn_of_software_keys() {
     );
 }
 
-/// What the operator should know about the keys that are served.
-fn warn_of_keys(opened: &Opened) {
-    if opened.keys.protection() == Protection::File {
-        warn_of_software_keys();
-    }
-    if opened.keys.is_exportable() {
-        log::warn!(
-            "the keys of this vault can still leave its token: when all sites have them, \
-             run amberfs-vault ceremony seal"
-        );
-    }
-    if opened.manifest.sites.len() > 1 {
-        log::warn!(
-            "this vault has {} sites, but its ledger is this site's own: served at more \
-             than one site, every site counts tries for itself",
-            opened.manifest.sites.len()
-        );
-    }
-}
-
 fn opened(dir: &Path, opened: Result<Opened, FolderError>) -> Result<Opened, Failure> {
     opened.map_err(|error| Failure::folder(dir, &error))
 }
@@ -251,152 +246,9 @@ fn lock(dir: &Path) -> Result<File, Failure> {
     let folder = File::open(dir)
         .map_err(|source| Failure::folder(dir, &FolderError::Io { what: "the folder", source }))?;
     rustix::fs::flock(&folder, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
-        |_| Failure { code: 11, text: format!("{} is being served already", dir.display()) },
+        |_| Failure { code: SERVED, text: format!("{} is being served already", dir.display()) },
     )?;
     Ok(folder)
-}
-
-#[derive(Clone, Copy)]
-struct ServeOptions {
-    open: bool,
-    delays: bool,
-}
-
-fn run(
-    dir: &Path,
-    listen: &str,
-    advertise: &[String],
-    options: ServeOptions,
-) -> Result<(), Failure> {
-    let _locked = lock(dir)?;
-    check_private(dir)?;
-    let opened = opened(dir, open_site(&DirFolder::new(dir)))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .max_blocking_threads(32)
-        .build()
-        .map_err(Failure::other)?;
-    let outcome = runtime.block_on(serve_here(dir, opened, listen, advertise, options));
-    runtime.shutdown_timeout(Duration::from_secs(10));
-    outcome
-}
-
-async fn serve_here(
-    dir: &Path,
-    opened: Opened,
-    listen: &str,
-    advertise: &[String],
-    options: ServeOptions,
-) -> Result<(), Failure> {
-    let mut ended = signal(SignalKind::terminate()).map_err(Failure::other)?;
-    let mut interrupted = signal(SignalKind::interrupt()).map_err(Failure::other)?;
-    let fingerprint = opened.fingerprint();
-    warn_of_keys(&opened);
-    let acceptor = TlsAcceptor::from(server_config(opened.keys.tls()).map_err(Failure::other)?);
-    let site = Arc::new(Site::new(
-        opened.keys,
-        opened.ledger,
-        Arc::new(SystemRandom),
-        Arc::new(SystemClock),
-        opened.signed,
-        options.delays,
-    ));
-    let listener = TcpListener::bind(listen).await.map_err(|error| Failure {
-        code: 1,
-        text: format!("cannot listen on {listen}: {error}"),
-    })?;
-    let place: SocketAddr = listener.local_addr().map_err(Failure::other)?;
-    let hosts = if advertise.is_empty() {
-        if place.ip().is_unspecified() {
-            let text = "listening everywhere needs --advertise HOST:PORT".to_owned();
-            return Err(Failure { code: 2, text });
-        }
-        vec![place.to_string()]
-    } else {
-        advertise.to_vec()
-    };
-    let address = Address::new(hosts, fingerprint)
-        .map_err(|error| Failure { code: 2, text: error.to_string() })?;
-    DirFolder::new(dir).replace(ADDRESS, address.to_string().as_bytes()).map_err(Failure::other)?;
-    let open = options.open
-        || (place.ip().is_loopback() && address.hosts().iter().all(|host| is_here(host)));
-    log::info!("registration is {}", if open { "open" } else { "closed" });
-    let settings = Config::load(&DirFolder::new(dir)).map_err(Failure::other)?.relays;
-    let relays = Relays {
-        keys: settings.decoded().map_err(Failure::other)?,
-        addresses: settings.addresses,
-        only: settings.only,
-        register: settings.register,
-    };
-    let (stop, stopped) = tokio::sync::watch::channel(false);
-    let serving = tokio::spawn(serve(
-        listener,
-        Arc::clone(&site),
-        acceptor,
-        Limits::default(),
-        Arc::new(Entrance::new(open, relays)),
-        stopped,
-    ));
-    let sweeping = tokio::spawn(sweep(Arc::clone(&site)));
-    let tending = tokio::spawn(tend(Arc::clone(&site)));
-    say(&format!("vault address: {address}"))?;
-    let outcome = tokio::select! {
-        _ = ended.recv() => Ok(()),
-        _ = interrupted.recv() => Ok(()),
-        () = unusable(&site) => Err(Failure::other("ledger or keys failed; they must be opened anew")),
-    };
-    log::info!("stopping");
-    let _ = stop.send(true);
-    let _ = serving.await;
-    sweeping.abort();
-    tending.abort();
-    outcome
-}
-
-/// Whether `HOST:PORT` leads to this machine only. A vault behind a proxy or a
-/// tunnel listens on loopback too; what it advertises gives it away.
-fn is_here(host: &str) -> bool {
-    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    let name = name.trim_start_matches('[').trim_end_matches(']');
-    name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-/// Returns when the site's ledger or keys cannot be used any more.
-async fn unusable(site: &Arc<Site>) {
-    loop {
-        let site = Arc::clone(site);
-        if !tokio::task::spawn_blocking(move || site.is_usable()).await.unwrap_or(false) {
-            return;
-        }
-        tokio::time::sleep(WATCH_EVERY).await;
-    }
-}
-
-/// Other sites' writes must be in this site's high-water mark before long.
-async fn tend(site: Arc<Site>) {
-    loop {
-        tokio::time::sleep(TEND_EVERY).await;
-        let site = Arc::clone(&site);
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || site.tend()).await {
-            log::error!("{error}");
-        }
-    }
-}
-
-async fn sweep(site: Arc<Site>) {
-    loop {
-        let site = Arc::clone(&site);
-        let swept = tokio::task::spawn_blocking(move || {
-            site.warnings().iter().for_each(|warning| log::warn!("{warning}"));
-            site.sweep()
-        });
-        match swept.await {
-            Ok(Ok(swept)) if swept.ended > 0 => log::info!("{} records ended", swept.ended),
-            Ok(Err(error)) => log::error!("sweeping failed: {error}"),
-            _ => {}
-        }
-        tokio::time::sleep(SWEEP_EVERY).await;
-    }
 }
 
 fn address(dir: &Path) -> Result<(), Failure> {
@@ -432,57 +284,7 @@ fn status(dir: &Path) -> Result<(), Failure> {
     };
     say(&format!("keys: {place}"))?;
     say(&format!("keys fingerprint: {keys}"))?;
-    say(&format!(
-        "records: {} active, {} registering, {} closed, {} ended, {} frozen, {} unreadable",
-        census.active,
-        census.registering,
-        census.closed,
-        census.ended,
-        census.frozen,
-        census.unreadable
-    ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use amberfs::io::sim::{Fault, SimWorld};
-    use amberfs::vault::ledger::VALUE_SIZE;
-
-    #[test]
-    fn what_is_advertised_tells_who_can_register() {
-        for here in ["127.0.0.1:7007", "localhost:1", "[::1]:7007", "127.9.9.9:1"] {
-            assert!(is_here(here), "{here}");
-        }
-        for elsewhere in ["vault.example.org:7007", "192.0.2.1:1", "[2001:db8::1]:7007"] {
-            assert!(!is_here(elsewhere), "{elsewhere}");
-        }
-    }
-
-    /// A poisoned ledger answered "try later" for ever.
-    #[test]
-    fn a_failed_ledger_ends_serving() {
-        let world = SimWorld::new();
-        let folder = world.folder("vault");
-        create_site(&*folder, &SystemRandom, Argon2Cost::FLOOR).ok().unwrap();
-        let opened = open_site(&*folder).ok().unwrap();
-        let ledger = opened.ledger;
-        let site = Arc::new(Site::new(
-            opened.keys,
-            Arc::clone(&ledger),
-            Arc::new(SystemRandom),
-            Arc::new(SystemClock),
-            opened.signed,
-            true,
-        ));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let wait = || tokio::time::timeout(Duration::from_millis(50), unusable(&site));
-            assert!(wait().await.is_err(), "it can be used");
-            // Room for a new name is made in two steps, then its page is written.
-            world.fail_at(world.operations() + 3, Fault::Io);
-            assert!(ledger.swap(&[1; 32], None, &Box::new([1; VALUE_SIZE]), false).is_err());
-            assert!(wait().await.is_ok());
-        });
-    }
+    let counts: Vec<String> =
+        census.by_state().iter().map(|(state, count)| format!("{count} {state}")).collect();
+    say(&format!("records: {}", counts.join(", ")))
 }

@@ -40,6 +40,9 @@ pub struct Global {
     /// Vault to trust: amber-vault://HOST:PORT/#FINGERPRINT
     #[arg(long, global = true, env = "AMBERFS_VAULT", value_name = "ADDRESS")]
     pub vault: Option<String>,
+    /// Invite to register at a vault that does not take everybody
+    #[arg(long, global = true, env = "AMBERFS_VAULT_INVITE", value_name = "CODE")]
+    pub invite: Option<String>,
     /// File with the account's token, if the vault's relay wants one
     #[arg(long, global = true, env = "AMBERFS_VAULT_TOKEN_FILE", value_name = "F")]
     pub vault_token: Option<PathBuf>,
@@ -114,7 +117,7 @@ pub enum VaultCommand {
     /// Delete the vault's record: only the 64-digit key opens the repository then
     Remove(RemoveArgs),
     /// Show the vault and the tries left
-    Show(RepoArgs),
+    Show(ShowArgs),
 }
 
 /// A repository.
@@ -125,6 +128,16 @@ pub struct RepoArgs {
     /// File with the new password (- for standard input)
     #[arg(long, value_name = "F")]
     pub new_password_file: Option<PathBuf>,
+}
+
+/// Arguments of `vault show`.
+#[derive(Args, Debug)]
+pub struct ShowArgs {
+    /// The repository
+    pub repo: PathBuf,
+    /// Print the record's ticket, for the vault's operator; asks nobody
+    #[arg(long)]
+    pub ticket: bool,
 }
 
 /// Arguments of `vault remove`.

@@ -58,7 +58,8 @@ pub fn run(global: &Global, args: &InitArgs) -> Result<u8> {
     let mut slots = Vec::new();
     if let Some(address) = &address {
         let password = vault::new_password(global.password_file.as_deref(), &path)?;
-        let locator = vault::register(global, address, (&path, &id), &key, &password)?;
+        let claim = vault::first_claim(global)?;
+        let locator = vault::register(global, address, (&path, &id), &key, &password, claim)?;
         slots.push(Slot { kind: SLOT_VAULT, bytes: locator.encode() });
     }
     // The key is safe before anything depends on it.

@@ -10,6 +10,7 @@ mod files;
 mod init;
 mod key;
 mod mount;
+mod noting;
 pub(crate) mod options;
 mod place;
 mod refused;

@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::args::{Global, MountArgs};
+use super::noting::{NoteWriter, behind};
 use super::options::MountSettings;
 use super::place::{
     LocalState, changed_entry, file_system, find, followed, machine_name, open_keyring,
     open_volume, place_of, state_folder,
 };
+use super::secrets::Obtained;
 use super::{Code, Failure, Result, secrets};
 use crate::control::{self, Registry};
 use crate::crypto::Secret;
@@ -19,6 +21,7 @@ use crate::daemon::{
 };
 use crate::fs::{Fs, FsError};
 use crate::store::CacheSizes;
+use crate::vault::protocol::{decode_marks, encode_marks};
 use crate::volume::OpenOptions;
 
 /// With less room than this for local state, files opened for writing bypass the kernel's
@@ -33,6 +36,8 @@ pub struct Ready {
     _state: Option<LocalState>,
     /// What the owner should be told.
     pub notices: Vec<String>,
+    /// Tells the vault at the end how far this device came.
+    note: Option<Arc<NoteWriter>>,
 }
 
 /// Opens volume and journal and replays what a crash left. K is wiped as soon
@@ -41,12 +46,23 @@ pub fn prepare(
     global: &Global,
     repo: &Path,
     settings: &MountSettings,
-    key: Secret,
+    Obtained { key, marks }: Obtained,
 ) -> Result<Ready> {
     let (path, repository) = find(repo)?;
     let (keyring, register, slots) = open_keyring(&repository, &key)?;
-    drop(key);
     let writes = !settings.mount.read_only;
+    let note = if writes {
+        let note = NoteWriter::new(global, (&path, &repository.repo), &slots, &key);
+        // What is wrong there keeps nobody from their files.
+        note.unwrap_or_else(|failure| {
+            log::info!("the vault will not be told how far this device comes: {}", failure.message);
+            None
+        })
+        .map(Arc::new)
+    } else {
+        None
+    };
+    drop(key);
     let state = writes
         .then(|| LocalState::lock(state_folder(global, &path, &repository)?, &path))
         .transpose()?;
@@ -61,13 +77,14 @@ pub fn prepare(
     let volume = open_volume(&path, &repository, keyring, register, state.as_ref(), &options)?;
     let mut notices: Vec<String> = volume.notices.iter().map(ToString::to_string).collect();
     notices.extend(changed_entry(&repository, &slots));
+    notices.extend(behind(&volume, &marks));
     let shown = (settings.uid, settings.gid);
     let (fs, replayed) = file_system(volume, writes, shown)?;
     if replayed > 0 {
         notices
             .push(format!("brought back {replayed} changes that were not in the repository yet"));
     }
-    Ok(Ready { fs: Arc::new(fs), _state: state, notices })
+    Ok(Ready { fs: Arc::new(fs), _state: state, notices, note })
 }
 
 /// The file system as the daemon's service.
@@ -141,7 +158,11 @@ impl Service for Mounted {
     }
 
     fn close(&self) -> std::result::Result<(), control::Failure> {
-        self.checkpoint(Why::Unmount)
+        let outcome = self.checkpoint(Why::Unmount);
+        if let Some(note) = &self.ready.note {
+            Arc::clone(note).write(self.ready.fs.volume());
+        }
+        outcome
     }
 }
 
@@ -179,7 +200,12 @@ pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
     }
     // The daemon works in another folder: every path is absolute from here on.
     let mut global = global.clone();
-    for path in [&mut global.state, &mut global.key_file, &mut global.password_file] {
+    for path in [
+        &mut global.state,
+        &mut global.key_file,
+        &mut global.password_file,
+        &mut global.vault_token,
+    ] {
         if let Some(path) = path.as_mut().filter(|path| path.as_os_str() != "-") {
             *path = std::path::absolute(&*path)?;
         }
@@ -210,25 +236,27 @@ pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
     if args.foreground {
         harden()?;
         start_logging(level, log_file.unwrap_or(Destination::Stderr));
-        let key = mounting.key()?;
-        mounting.serve(key, |notice| eprintln!("amberfs: {notice}"), notify_ready)?;
+        let obtained = mounting.obtain()?;
+        mounting.serve(obtained, |notice| eprintln!("amberfs: {notice}"), notify_ready)?;
         return Ok(0);
     }
     match launch()? {
         Launched::Parent(mut parent) => {
-            let key = mounting.key()?;
+            let Obtained { key, marks } = mounting.obtain()?;
             // A daemon that is gone already is told of below.
             let _ = parent.send(key.expose());
             drop(key);
+            let _ = parent.send(&encode_marks(&marks));
             parent.wait(|notice| eprintln!("amberfs: {notice}"))?;
             Ok(0)
         }
         Launched::Child(mut child) => {
             start_logging(level, log_file.unwrap_or_else(Destination::system));
-            let Ok(mut bytes) = child.receive() else {
+            let (Ok(mut bytes), Ok(marks)) = (child.receive(), child.receive()) else {
                 // The parent said why.
                 std::process::exit(1);
             };
+            let marks = decode_marks(marks.expose()).unwrap_or_default();
             // Taken where it lies: an array by value would stay on the stack.
             let arrived: &mut [u8; 32] = bytes
                 .expose_mut()
@@ -238,7 +266,7 @@ pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
             drop(bytes);
             let child = std::cell::RefCell::new(Some(child));
             let result = mounting.serve(
-                key,
+                Obtained { key, marks },
                 |notice| {
                     if let Some(child) = child.borrow_mut().as_mut() {
                         child.note(notice);
@@ -298,16 +326,21 @@ struct Mounting {
 }
 
 impl Mounting {
-    fn key(&self) -> Result<Secret> {
+    fn obtain(&self) -> Result<Obtained> {
         let (path, repository) = find(&self.repo)?;
-        secrets::obtain(&self.global, &path, &repository)
+        secrets::obtain_all(&self.global, &path, &repository)
     }
 
-    fn serve(&mut self, key: Secret, notice: impl Fn(&str), ready: impl FnOnce()) -> Result<()> {
-        if let Err(error) = lock_in_memory(key.expose()) {
+    fn serve(
+        &mut self,
+        obtained: Obtained,
+        notice: impl Fn(&str),
+        ready: impl FnOnce(),
+    ) -> Result<()> {
+        if let Err(error) = lock_in_memory(obtained.key.expose()) {
             log::warn!("a secret could not be locked in memory: {error}");
         }
-        let prepared = prepare(&self.global, &self.repo, &self.settings, key)?;
+        let prepared = prepare(&self.global, &self.repo, &self.settings, obtained)?;
         for text in &prepared.notices {
             notice(text);
         }

@@ -13,14 +13,34 @@ use super::refused::PasswordFile;
 use super::{Code, Failure, Result, vault};
 use crate::crypto::{Secret, correct_one_group, parse_key, resembles_key};
 use crate::io::{SECRET_MAX, SecretFileError, SecretFrom, open_secret, read_secret};
+use crate::vault::protocol::Mark;
 use crate::volume::repository::Repository;
 
 /// K for a repository: the key itself, or out of the vault by password.
 pub fn obtain(global: &Global, repo: &Path, repository: &Repository) -> Result<Secret> {
+    obtain_all(global, repo, repository).map(|obtained| obtained.key)
+}
+
+/// K, and what the vault said of the owner's devices if it was asked.
+pub struct Obtained {
+    /// K.
+    pub key: Secret,
+    /// How far each device had come.
+    pub marks: Vec<Mark>,
+}
+
+impl From<Secret> for Obtained {
+    fn from(key: Secret) -> Self {
+        Self { key, marks: Vec::new() }
+    }
+}
+
+/// The same with what else the vault handed out.
+pub fn obtain_all(global: &Global, repo: &Path, repository: &Repository) -> Result<Obtained> {
     if let Some((text, _)) =
         text(global.key_file.as_ref(), global.key_command.as_ref(), "amberfs.key", repo)?
     {
-        return from_key(&text, repository);
+        return from_key(&text, repository).map(Into::into);
     }
     let (file, command) = (global.password_file.as_ref(), global.password_command.as_ref());
     if let Some((text, file)) = text(file, command, "amberfs.password", repo)? {
@@ -41,7 +61,7 @@ pub fn obtain(global: &Global, repo: &Path, repository: &Repository) -> Result<S
     })?;
     // What looks like a key is one, perhaps mistyped: it is sent nowhere.
     if !has_vault || resembles_key(&typed) {
-        return from_key(&typed, repository);
+        return from_key(&typed, repository).map(Into::into);
     }
     vault::unlock(global, repo, repository, typed.as_bytes())
 }
@@ -53,7 +73,7 @@ fn by_file(
     repository: &Repository,
     text: &str,
     file: &PasswordFile,
-) -> Result<Secret> {
+) -> Result<Obtained> {
     if !global.retry {
         file.check(&repository.repo)?;
     }

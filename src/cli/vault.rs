@@ -6,17 +6,19 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::args::{Global, RemoveArgs, RepoArgs};
+use super::args::{Global, RemoveArgs, RepoArgs, ShowArgs};
 use super::control::local_time;
 use super::place::{self, LocalState, find, machine_name, open_keyring, open_volume};
+use super::secrets::Obtained;
 use super::{Code, Failure, Result, secrets};
-use crate::crypto::{RepoId, Secret, key_check, resembles_key, unhex};
+use crate::crypto::{RepoId, Secret, hex, key_check, resembles_key, unhex};
 use crate::fs::Fs;
 use crate::io::{DirFolder, DirSynced, PrivateFolder, SystemClock, SystemRandom};
-use crate::vault::client::{Client, NewRecord, Pin, Unlocked, VaultError};
+use crate::vault::client::{Claim, Client, NewRecord, Pin, Unlocked, VaultError};
+use crate::vault::net::Timeouts;
 use crate::vault::protocol::{
     Address, Argon2Choice, Argon2Cost, Event, EventKind, Fingerprint, HOSTS_LIMIT, Locator,
-    Password, Protection, Retirement,
+    MANIFEST_LIMIT, Manifest, Password, Protection, Retirement,
 };
 use crate::vault::server::FAILURES;
 use crate::volume::OpenOptions;
@@ -24,13 +26,18 @@ use crate::volume::repository::{Repository, vault_slots};
 
 /// Vaults that this user trusted before, in the folder of local state.
 const PINS: &str = "vaults";
+/// Beginning of the names of files with the manifests of vaults seen last.
+const MANIFESTS: &str = "manifest-";
+/// How an invite begins, as the operator gives it.
+const INVITE: &str = "amber-invite-";
 /// Vaults that the machine's administrator trusts.
 const SYSTEM_LIST: &str = "/etc/amberfs/vaults";
 
-fn client(global: &Global, repo: &Path) -> Result<Client<'static>> {
+/// Who talks to vaults, with the account's token if there is one.
+pub fn client(global: &Global, repo: &Path, timeouts: Timeouts) -> Result<Client<'static>> {
     let token = secrets::text(global.vault_token.as_ref(), None, "amberfs.vault-token", repo)?;
     let token = token.map(|(text, _)| Zeroizing::new(text.trim().to_owned()));
-    Ok(Client::new(&SystemRandom, &SystemClock).with_token(token))
+    Ok(Client::with_timeouts(&SystemRandom, &SystemClock, timeouts).with_token(token))
 }
 
 fn typed_address(global: &Global) -> Result<Option<Address>> {
@@ -62,7 +69,7 @@ fn pins(folder: &Path) -> Result<Vec<Pin>> {
 }
 
 /// A trusted root with the highest epoch seen of it on this machine.
-fn known(fingerprint: Fingerprint) -> Result<Pin> {
+pub fn known(fingerprint: Fingerprint) -> Result<Pin> {
     let seen = pins(&place::state_base()?)?;
     let seen = seen.into_iter().find(|pin| pin.fingerprint == fingerprint);
     Ok(seen.unwrap_or(Pin { fingerprint, epoch: 0 }))
@@ -86,11 +93,40 @@ fn remember(folder: &Path, fingerprint: Fingerprint, epoch: u64) -> Result<()> {
 }
 
 /// The same where everything else is done: worth a warning, not a failure.
-fn remember_or_warn(fingerprint: Fingerprint, epoch: u64) {
-    let done = place::state_base().and_then(|folder| remember(&folder, fingerprint, epoch));
+fn remember_or_warn(fingerprint: Fingerprint, manifest: &Manifest) {
+    let done = place::state_base().and_then(|folder| {
+        remember(&folder, fingerprint, manifest.epoch)?;
+        for line in what_changed(&folder, fingerprint, manifest)? {
+            eprintln!("amberfs: {line}");
+        }
+        Ok(())
+    });
     if let Err(failure) = done {
         eprintln!("amberfs: this vault could not be remembered: {}", failure.message);
     }
+}
+
+/// What is new in a vault's manifest since this machine saw it last, once.
+fn what_changed(
+    folder: &Path,
+    fingerprint: Fingerprint,
+    manifest: &Manifest,
+) -> Result<Vec<String>> {
+    let name = format!("{MANIFESTS}{fingerprint}");
+    let body = manifest.encode_body();
+    let before = DirFolder::new(folder).read(&name, MANIFEST_LIMIT as u64).ok();
+    if before.as_ref() == Some(&body) {
+        return Ok(Vec::new());
+    }
+    DirFolder::new(folder).replace(&name, &body)?;
+    // A damaged one says nothing; the signature counts.
+    let Some(Ok(before)) = before.map(|body| Manifest::decode_body(&body)) else {
+        return Ok(Vec::new());
+    };
+    let changes = manifest.changes_since(&before);
+    let head = format!("the vault's manifest is of epoch {} now:", manifest.epoch);
+    let lines = changes.into_iter().map(|line| format!("  {line}"));
+    Ok(std::iter::once(head).chain(lines).collect())
 }
 
 /// Addresses in the system's list.
@@ -107,7 +143,7 @@ fn moved(global: &Global, fingerprint: Fingerprint) -> Result<Option<Address>> {
 }
 
 /// `locator` with the places where to look for its vault: the told ones first.
-fn reached(global: &Global, locator: &Locator) -> Result<Locator> {
+pub fn reached(global: &Global, locator: &Locator) -> Result<Locator> {
     let fingerprint = locator.address.fingerprint();
     let mut hosts = Vec::new();
     let told = moved(global, fingerprint)?;
@@ -167,7 +203,7 @@ pub fn unlock(
     repo: &Path,
     repository: &Repository,
     password: &[u8],
-) -> Result<Secret> {
+) -> Result<Obtained> {
     let password = Password::new(password).map_err(|error| Failure::new(Code::Usage, error))?;
     if !repository.has_vault() {
         return Err(Failure::new(
@@ -176,7 +212,7 @@ pub fn unlock(
         )
         .hint("give --key-file F, or type the key"));
     }
-    let client = client(global, repo)?;
+    let client = client(global, repo, Timeouts::default())?;
     let folder = DirSynced::new(repo, None);
     let mut first = None;
     let mut distrusted = Vec::new();
@@ -220,7 +256,7 @@ fn opened(
     repository: &Repository,
     locator: &Locator,
     unlocked: Unlocked,
-) -> Result<Secret> {
+) -> Result<Obtained> {
     let key = unlocked.keys.into_iter().map(|(_, key)| key);
     let Some(key) = key.into_iter().find(|key| repository.unlock(key).is_some()) else {
         return Err(Failure::new(
@@ -236,7 +272,7 @@ fn opened(
              it",
         ));
     }
-    remember_or_warn(locator.address.fingerprint(), unlocked.epoch);
+    remember_or_warn(locator.address.fingerprint(), &unlocked.manifest);
     for line in told(unlocked.events.since_opened()) {
         eprintln!("amberfs: {line}");
     }
@@ -247,7 +283,7 @@ fn opened(
              used up; a new one (amberfs passwd) starts anew"
         );
     }
-    Ok(key)
+    Ok(Obtained { key, marks: unlocked.marks })
 }
 
 /// What the owner should know of what happened since the password last opened the
@@ -267,6 +303,8 @@ fn told(events: &[Event]) -> Vec<String> {
         EventKind::Failed => Some(format!("{count} wrong passwords on {day}")),
         EventKind::Closed => Some(format!("all tries were used up on {day}")),
         EventKind::Spent => Some(format!("the vault's operator took tries on {day}")),
+        EventKind::Held => Some(format!("the vault's operator stopped the record on {day}")),
+        EventKind::Released => Some(format!("the vault's operator let it go on {day}")),
         EventKind::Activated | EventKind::Opened => None,
     });
     lines.collect()
@@ -315,19 +353,31 @@ pub fn register(
     (path, repo): (&Path, &RepoId),
     key: &Secret,
     password: &Password,
+    claim: Claim<'_>,
 ) -> Result<Locator> {
     let epoch = known(address.fingerprint())?.epoch;
     let keys = [(key_check(key, repo), key)];
-    let record = NewRecord { address, epoch, repo, keys: &keys, password, argon: cost(global)? };
-    let registration = client(global, path)?.register(&record)?;
+    let argon = cost(global)?;
+    let record = NewRecord { address, epoch, repo, keys: &keys, password, argon, claim };
+    let registration = client(global, path, Timeouts::default())?.register(&record)?;
     if registration.manifest.protection == Protection::File && !global.quiet {
         eprintln!(
             "This vault keeps its keys in a file: whoever takes its disk can guess passwords \
              without limit. Choose a long one."
         );
     }
-    remember_or_warn(address.fingerprint(), registration.manifest.epoch);
+    remember_or_warn(address.fingerprint(), &registration.manifest);
     Ok(registration.locator)
+}
+
+/// What a registration where there is none before rests on.
+pub fn first_claim(global: &Global) -> Result<Claim<'static>> {
+    let Some(text) = &global.invite else { return Ok(Claim::Open) };
+    let digits = text.trim();
+    let digits = digits.strip_prefix(INVITE).unwrap_or(digits);
+    unhex(digits).map(Claim::Invite).ok_or_else(|| {
+        Failure::new(Code::Usage, "--invite takes what the vault's operator gave: amber-invite-...")
+    })
 }
 
 /// The vault that `init` and `vault add` register at.
@@ -392,7 +442,7 @@ impl Opened {
         slots: &'a [Vec<u8>],
         reason: Retirement,
     ) -> Result<Vec<(&'a Vec<u8>, String)>> {
-        let client = client(global, &self.path)?;
+        let client = client(global, &self.path, Timeouts::default())?;
         let mut failed = Vec::new();
         // A vault that does not answer is waited for once.
         let mut silent: Vec<(Fingerprint, String)> = Vec::new();
@@ -469,7 +519,14 @@ pub fn passwd(global: &Global, args: &RepoArgs) -> Result<u8> {
 /// time does a folder name a record that is gone. What a crash in between
 /// leaves is ended by the next command that comes here.
 fn replace(global: &Global, opened: &Opened, address: &Address, password: &Password) -> Result<()> {
-    let locator = register(global, address, (&opened.path, &opened.repo), &opened.key, password)?;
+    let before = opened.slots.iter().filter_map(|slot| Locator::decode(slot).ok());
+    let before = before.into_iter().find(|old| old.address.fingerprint() == address.fingerprint());
+    let claim = match (&before, first_claim(global)?) {
+        (Some(locator), Claim::Open) => Claim::After { locator, key: &opened.key },
+        (_, claim) => claim,
+    };
+    let place = (&*opened.path, &opened.repo);
+    let locator = register(global, address, place, &opened.key, password, claim)?;
     opened.publish(vec![locator.encode()])?;
     let replaced = [opened.slots.as_slice(), &opened.replaced].concat();
     opened.retire_replaced(global, &replaced)?;
@@ -557,7 +614,7 @@ fn remove_replaced(global: &Global, args: &RemoveArgs) -> Result<u8> {
 }
 
 /// `vault show`: spends no try.
-pub fn show(global: &Global, args: &RepoArgs) -> Result<u8> {
+pub fn show(global: &Global, args: &ShowArgs) -> Result<u8> {
     let (path, repository) = find(&args.repo)?;
     let folder = DirSynced::new(&path, None);
     // Older registers only name what this one replaced.
@@ -567,8 +624,13 @@ pub fn show(global: &Global, args: &RepoArgs) -> Result<u8> {
         println!("no vault: only the 64-digit key opens this repository");
         return Ok(0);
     };
+    if args.ticket {
+        println!("{}", hex(&locator.ticket));
+        return Ok(0);
+    }
     let pin = trust(global, &locator)?;
-    let status = client(global, &path)?.status(&reached(global, &locator)?, pin)?;
+    let status =
+        client(global, &path, Timeouts::default())?.status(&reached(global, &locator)?, pin)?;
     println!("{}", locator.address);
     println!("  {:?}", status.standing);
     println!("  keys in {:?}, epoch {}", status.manifest.protection, status.manifest.epoch);
@@ -578,6 +640,7 @@ pub fn show(global: &Global, args: &RepoArgs) -> Result<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vault::protocol::{AkeKey, Roots, SiteKey};
 
     #[test]
     fn what_happened_is_told_by_the_day() {
@@ -601,6 +664,37 @@ mod tests {
         for (line, start) in lines.iter().zip(starts) {
             assert!(line.starts_with(start), "{line}");
         }
+    }
+
+    #[test]
+    fn a_new_manifest_is_told_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let site = |name: &str, byte| SiteKey { name: name.into(), spki: vec![byte; 91] };
+        let mut manifest = Manifest {
+            roots: Roots { threshold: 1, keys: vec![[1; 32]] },
+            fleet: [2; 16],
+            epoch: 1,
+            protection: Protection::File,
+            quorum: 1,
+            cost: Argon2Cost::FLOOR,
+            ake: vec![AkeKey { generation: 1, public: [3; 33] }],
+            sites: vec![site("north", 4), site("south", 5)],
+        };
+        let told = |manifest: &Manifest| {
+            what_changed(dir.path(), Fingerprint([7; 32]), manifest).ok().unwrap()
+        };
+        assert!(told(&manifest).is_empty(), "nothing was there before");
+        assert!(told(&manifest).is_empty());
+        manifest.epoch = 2;
+        manifest.protection = Protection::Hsm;
+        manifest.sites[1] = site("east\n", 6);
+        let lines = told(&manifest);
+        let parts = ["epoch 2", "keys were in a file", "gone: site south", "new: site east\\n: "];
+        assert_eq!(lines.len(), parts.len(), "{lines:?}");
+        for (line, part) in lines.iter().zip(parts) {
+            assert!(line.contains(part), "{line}");
+        }
+        assert!(told(&manifest).is_empty());
     }
 
     /// Two commands at once lost one of two pins, and an aside file left by a

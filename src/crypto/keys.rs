@@ -73,6 +73,10 @@ pub enum Purpose {
     ChunkerSeed,
     /// OPAQUE export key, registration id: seals the payload kept in the vault.
     VaultPayload,
+    /// K, repo id, registration id: seals the owner's note kept in the vault.
+    VaultNote,
+    /// K, repo id, registration id: seed of the Ed25519 key that signs that note.
+    VaultNoteSigning,
 }
 
 impl Purpose {
@@ -91,6 +95,8 @@ impl Purpose {
             Self::Boundary => "amberfs v1 2026-11 node boundary",
             Self::ChunkerSeed => "amberfs v1 2026-11 chunker seed",
             Self::VaultPayload => "amberfs v1 2026-11 vault payload seal",
+            Self::VaultNote => "amberfs v1 2026-11 vault note seal",
+            Self::VaultNoteSigning => "amberfs v1 2026-11 vault note signing key",
         }
     }
 }

@@ -13,8 +13,8 @@ use crate::format::register::{Features, Slot, key_check_slot};
 use crate::vault::hsm::transfer::{RsaPublic, WrappedKeys};
 use crate::vault::ledger::{Lineage, Revision};
 use crate::vault::protocol::{
-    AkeKey, Argon2Cost, Ended, EventKind, Events, Protection, Refusal, Reply, Request, Retirement,
-    Roots, SiteKey, Standing, Tries, seal_payload, sign_manifest,
+    AkeKey, Argon2Cost, Ended, EventKind, Events, NOTE_TEXT, Note, Protection, Refusal, Reply,
+    Request, Retirement, Right, Roots, SiteKey, Standing, Tries, seal_payload, sign_manifest,
 };
 use crate::vault::server::{Material, Pending, State as Stands};
 
@@ -174,14 +174,30 @@ fn requests() -> Vec<Request> {
             ticket,
             registration,
             repo: REPO,
-            invite: [0; 16],
+            right: Right::Open,
             request: [4; 33],
         },
+        Request::RegisterStart {
+            ticket,
+            registration,
+            repo: REPO,
+            right: Right::Invite([3; 16]),
+            request: [4; 33],
+        },
+        Request::RegisterStart {
+            ticket,
+            registration,
+            repo: REPO,
+            right: Right::Successor { ticket: [5; 16], registration, signature: [6; 64] },
+            request: [4; 33],
+        },
+        Request::Note { ticket, registration, note: a_note(), signature: [2; 64] },
         Request::RegisterFinish {
             ticket,
             registration,
             upload: Box::new([5; 129]),
             verifying: [6; 32],
+            noting: [6; 32],
             payload: Box::new([7; PAYLOAD_SEALED]),
         },
         Request::Activate { ticket, registration, signature: [8; 64] },
@@ -190,6 +206,10 @@ fn requests() -> Vec<Request> {
         Request::Retire { ticket, registration, reason: Retirement::Deleted, signature: [2; 64] },
         Request::Status { ticket },
     ]
+}
+
+fn a_note() -> Note {
+    Note::new(3, &[9; NOTE_TEXT])
 }
 
 fn some_events() -> Events {
@@ -208,7 +228,8 @@ fn replies() -> Vec<Reply> {
         Reply::Uploaded,
         Reply::Activated(tries),
         Reply::Challenge { ke2: Box::new([2; 259]), tries },
-        Reply::Opened { payload: Box::new([3; PAYLOAD_SEALED]), tries, events },
+        Reply::Opened { payload: Box::new([3; PAYLOAD_SEALED]), tries, events, note: a_note() },
+        Reply::Noted(a_note()),
         Reply::Retired(Ended::Deleted),
     ];
     let stands = [
@@ -225,6 +246,9 @@ fn replies() -> Vec<Reply> {
         Refusal::BadProof(tries),
         Refusal::Malformed,
         Refusal::Frozen,
+        Refusal::Invite,
+        Refusal::Budget,
+        Refusal::Held,
     ];
     all.extend(refusals.map(Reply::Refused));
     all
@@ -243,6 +267,7 @@ fn records() -> Vec<Record> {
         reply: [3; 66],
         upload: [4; 129],
         verifying: [5; 32],
+        noting: [5; 32],
         payload: [6; PAYLOAD_SEALED],
         ke2: [7; 259],
     };
@@ -262,11 +287,17 @@ fn records() -> Vec<Record> {
         material: Some(material),
         pending: vec![pending],
         events: some_events(),
+        label: Some("anna".into()),
+        held: true,
+        note: a_note(),
     };
     let tombstone = record.tombstone(Ended::Superseded);
     let lineage = Lineage { created: Revision(8), version: 9 };
     let in_place = Record { lineage, ..record.clone() };
-    vec![record, tombstone, in_place, Record::reservation(1, REPO, [2; 16], 6)]
+    let reserved = Record::reservation(1, REPO, [2; 16], Some("anna".into()), 6);
+    let beside = [Stands::Invite { until: 9 }, Stands::Used, Stands::Account];
+    let beside = beside.map(|state| Record { state, ..reserved.clone() });
+    [vec![record, tombstone, in_place, reserved], beside.to_vec()].concat()
 }
 
 fn without_zeros(bytes: &[u8]) -> Vec<u8> {
@@ -346,10 +377,17 @@ fn relay_seeds() -> Vec<Vec<u8>> {
         chosen(3, &assertion.sign(&key)),
         chosen(4, &hello),
         chosen(5, format!("# people\nanna {}\n", "ab".repeat(32)).as_bytes()),
+        chosen(6, ISSUER_KEYS.as_bytes()),
+        // {"alg":"EdDSA","kid":"one"}.{"sub":"anna","exp":1800000000}.
+        chosen(
+            7,
+            b"eyJhbGciOiJFZERTQSIsImtpZCI6Im9uZSJ9.eyJzdWIiOiJhbm5hIiwiZXhwIjoxODAwMDAwMDAwfQ.AA",
+        ),
     ]
 }
 
 fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
+    let marks = crate::vault::protocol::encode_marks(&[([1; 16], 7), ([2; 16], 300)]);
     let features = Features::default();
     let header = Header { features, repo: REPO, register: a_register() }.encode();
     let register = a_register();
@@ -486,7 +524,7 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
                 chosen(2, parcel.keys.to_string().as_bytes()),
             ],
         ),
-        ("vault_keys", vec![chosen(0, &keys), chosen(1, &payload)]),
+        ("vault_keys", vec![chosen(0, &keys), chosen(1, &payload), chosen(2, &marks)]),
         ("vault_mark", vec![chosen(0, b"amberfs-vault mark 1\0\0\0\0"), chosen(1, &[7; 17])]),
         ("vault_record", records().iter().map(|record| without_zeros(&record.encode())).collect()),
         ("vault_reply", replies().iter().map(|reply| message(&encode_reply(reply))).collect()),

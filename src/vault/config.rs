@@ -5,7 +5,7 @@
 //! setting must not turn into a default.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -30,6 +30,88 @@ pub struct Config {
     /// Which relays it knows.
     #[serde(skip_serializing_if = "Relays::is_default")]
     pub relays: Relays,
+    /// How it is served; the command line goes before.
+    #[serde(skip_serializing_if = "Serve::is_default")]
+    pub serve: Serve,
+    /// Who is told when something happens.
+    #[serde(skip_serializing_if = "Notify::is_default")]
+    pub notify: Notify,
+}
+
+/// How a site is served.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Serve {
+    /// Where to listen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
+    /// What clients are told, if that is another place.
+    pub advertise: Vec<String>,
+    /// Whether anybody who can connect may register.
+    pub open_registration: bool,
+    /// Whether failures in a row make the next attempt wait.
+    pub delays: bool,
+    /// Where to answer metrics, health and readiness.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin: Option<SocketAddr>,
+    /// Whether log lines are JSON objects.
+    pub log_json: bool,
+    /// Seconds between SIGTERM and the end of taking connections, at most 300: for a
+    /// balancer to notice.
+    pub linger_seconds: u16,
+}
+
+impl Default for Serve {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            advertise: Vec::new(),
+            open_registration: false,
+            delays: true,
+            admin: None,
+            log_json: false,
+            linger_seconds: 0,
+        }
+    }
+}
+
+impl Serve {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The operator's command for what somebody should look at.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Notify {
+    /// Program and arguments; the event's name and a line of text are added.
+    pub command: Vec<String>,
+    /// Wrong passwords within an hour that are worth a look.
+    pub wrong_per_hour: u64,
+}
+
+impl Default for Notify {
+    fn default() -> Self {
+        Self { command: Vec::new(), wrong_per_hour: 1000 }
+    }
+}
+
+impl Notify {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let value = |key, what| Err(ConfigError::Value { key, what });
+        if self.command.first().is_some_and(|program| !program.starts_with('/')) {
+            return value("notify.command", "must begin with an absolute path");
+        }
+        if self.wrong_per_hour == 0 {
+            return value("notify.wrong_per_hour", "must be at least 1");
+        }
+        Ok(())
+    }
 }
 
 /// A site's relays.
@@ -265,6 +347,10 @@ impl Config {
             Keys::Pkcs11(token) => token.check()?,
         }
         self.relays.decoded()?;
+        self.notify.check()?;
+        if self.serve.linger_seconds > 300 {
+            return Err(ConfigError::Value { key: "linger_seconds", what: "must be at most 300" });
+        }
         match &self.ledger {
             LedgerAt::Embedded {} => Ok(()),
             LedgerAt::Etcd(etcd) => etcd.check(),
@@ -297,6 +383,7 @@ mod tests {
     use super::*;
     use crate::crypto::hex;
     use crate::io::sim::SimWorld;
+    use ed25519_dalek::SigningKey;
 
     const TOKEN: &str = "[keys]\nkind = \"pkcs11\"\nmodule = \"/lib/p11.so\"\ntoken = \"vault\"\n";
 
@@ -356,11 +443,21 @@ mod tests {
                 keys: Keys::Pkcs11(token.clone()),
                 ledger: LedgerAt::Etcd(etcd()),
                 relays: Relays {
-                    keys: vec![hex(&VerifyingKey::default().to_bytes())],
+                    keys: vec![hex(&SigningKey::from_bytes(&[7; 32]).verifying_key().to_bytes())],
                     addresses: vec!["192.0.2.1".parse().unwrap()],
                     only: true,
                     register: true,
                 },
+                serve: Serve {
+                    listen: Some("[::]:7007".into()),
+                    advertise: vec!["vault.example.org:7007".into()],
+                    open_registration: true,
+                    delays: false,
+                    admin: Some("127.0.0.1:7008".parse().unwrap()),
+                    log_json: true,
+                    linger_seconds: 10,
+                },
+                notify: Notify { command: vec!["/bin/page".into()], wrong_per_hour: 7 },
             };
             config.store(&*folder).unwrap();
             assert_eq!(Config::load(&*folder).unwrap(), config);
@@ -410,5 +507,9 @@ mod tests {
         assert!(refusal(&TOKEN.replace("/lib", "lib")).contains("module must be an absolute path"));
         assert!(refusal(&TOKEN.replace("token = \"vault\"\n", "")).contains("token"));
         assert!(refusal("[keys]\n").contains("kind"));
+        assert!(refusal("[serve]\nlinger_seconds = 301\n").contains("linger_seconds"));
+        assert!(refusal("[serve]\nopen = true\n").contains("open"));
+        assert!(refusal("[notify]\ncommand = [\"page\"]\n").contains("notify.command"));
+        assert!(refusal("[notify]\nwrong_per_hour = 0\n").contains("wrong_per_hour"));
     }
 }

@@ -7,14 +7,15 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
-use std::path::Path;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use amberfs::crypto::{KeyCheck, Secret, hex, key_check, unhex};
 use amberfs::io::{SystemClock, SystemRandom};
-use amberfs::vault::client::{Client, LoggingIn, NewRecord, Pin, VaultError};
+use amberfs::vault::client::{Claim, Client, LoggingIn, NewRecord, Pin, VaultError};
 use amberfs::vault::hsm::{FileKeys, KeyProtection};
 use amberfs::vault::ledger::history::{History, Recorded};
 use amberfs::vault::ledger::{
@@ -22,13 +23,16 @@ use amberfs::vault::ledger::{
 };
 use amberfs::vault::net::{Greeting, Timeouts};
 use amberfs::vault::protocol::{
-    Argon2Choice, Argon2Cost, AttemptId, KE2, Locator, Password, Refusal, Reply, Request, Standing,
+    Address, Argon2Choice, Argon2Cost, AttemptId, KE2, Locator, Password, Refusal, Reply, Request,
+    Standing,
 };
 use amberfs::vault::server::{PENDING_LIMIT, Record, State};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use rustix::process::Signal;
 
 use crate::fleet::{Fleet, Plan, SITES, has_etcd};
+use crate::relay::{Relay, introduce};
 use crate::world::factor;
 
 #[path = "../../src/vault/server/tests/law.rs"]
@@ -69,12 +73,13 @@ fn register(fleet: &Plan, first: usize) -> Result<Locator, VaultError> {
         keys: &[(id, &key)],
         password: &password(RIGHT),
         argon: Argon2Choice::Exactly(Argon2Cost::FLOOR),
+        claim: Claim::Open,
     })?;
     Ok(registration.locator)
 }
 
 /// Sites need their members, and members a leader.
-fn registered(fleet: &mut Fleet) -> Locator {
+pub fn registered(fleet: &mut Fleet) -> Locator {
     let end = Instant::now() + Duration::from_secs(60);
     loop {
         match register(fleet, 0) {
@@ -183,6 +188,8 @@ struct Seen {
     /// KE2 that came out, with their attempts.
     answers: Mutex<HashSet<(AttemptId, [u8; KE2])>>,
     guesses: AtomicUsize,
+    /// Openings by way of relays.
+    relayed: AtomicUsize,
     opened: AtomicUsize,
     registered: Mutex<Vec<Locator>>,
     /// Longest time an owner needed.
@@ -215,14 +222,76 @@ fn guess(fleet: &Plan, locator: &Locator, seen: &Seen, rng: &mut StdRng) {
     }
 }
 
-/// An owner who opens again and again, and registers anew when the guessers
-/// have used up all tries.
-fn own(fleet: &Plan, number: usize, seen: &Seen, stop: &AtomicBool, rng: &mut StdRng) {
+/// Two relays before the fleet, at places that stay when they are started anew.
+struct Relays {
+    folders: Vec<PathBuf>,
+    /// As in an address.
+    places: Vec<String>,
+    running: Vec<Option<Relay>>,
+    killed: usize,
+    stopped: usize,
+}
+
+impl Relays {
+    fn before(fleet: &mut Fleet) -> Self {
+        let sites = fleet.address(0).hosts().to_vec();
+        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let listen: Vec<String> = (0..2).map(|_| free()).collect();
+        let folders: Vec<_> = (0..2).map(|at| fleet.path(&format!("relay{at}"))).collect();
+        let keys: Vec<String> = folders
+            .iter()
+            .zip(&listen)
+            .map(|(folder, listen)| Relay::init(folder, &sites, &["--listen", listen]))
+            .collect();
+        introduce(fleet, &keys, false);
+        let places = listen.iter().map(|place| format!("plainrelay+{place}")).collect();
+        let running = folders.iter().map(|folder| Some(Relay::serve(folder))).collect();
+        Self { folders, places, running, killed: 0, stopped: 0 }
+    }
+
+    /// One at a time is killed or stopped for a while.
+    fn trouble(&mut self, stop: &AtomicBool, rng: &mut StdRng) {
+        while !stop.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(rng.gen_range(500..3000)));
+            let at = rng.gen_range(0..2);
+            let pause = Duration::from_millis(rng.gen_range(200..3000));
+            if rng.r#gen() {
+                self.running[at] = None;
+                std::thread::sleep(pause);
+                self.running[at] = Some(Relay::serve(&self.folders[at]));
+                self.killed += 1;
+            } else {
+                let relay = self.running[at].as_ref().expect("it was started anew");
+                relay.signal(Signal::STOP);
+                std::thread::sleep(pause);
+                relay.signal(Signal::CONT);
+                self.stopped += 1;
+            }
+        }
+    }
+}
+
+/// An owner who opens again and again, by way of `relays` each second time, and
+/// registers anew when the guessers have used up all tries.
+fn own(
+    fleet: &Plan,
+    relays: &[String],
+    number: usize,
+    seen: &Seen,
+    stop: &AtomicBool,
+    rng: &mut StdRng,
+) {
     let newest = || seen.registered.lock().unwrap()[number].clone();
     while !stop.load(Ordering::SeqCst) {
         // Long enough for all tries to be guessed away now and then.
         std::thread::sleep(Duration::from_millis(rng.gen_range(0..4000)));
-        let locator = Locator { address: fleet.address(rng.gen_range(0..SITES)), ..newest() };
+        let address = if rng.r#gen() {
+            fleet.address(rng.gen_range(0..SITES))
+        } else {
+            seen.relayed.fetch_add(1, Ordering::SeqCst);
+            Address::new(relays.to_vec(), fleet.fingerprint).unwrap()
+        };
+        let locator = Locator { address, ..newest() };
         let started = Instant::now();
         let outcome = loop {
             match unlock(fleet, &locator, RIGHT) {
@@ -313,8 +382,10 @@ fn no_fault_of_two_machines_stretches_the_limit() {
     println!("fleet: AMBERFS_TEST_SEED={seed}");
     let time = Duration::from_secs(20 * factor() as u64);
     let mut fleet = Fleet::new(apart);
+    let mut relays = Relays::before(&mut fleet);
     let first = registered(&mut fleet);
     let second = registered(&mut fleet);
+    let places = relays.places.clone();
     // Talking to the fleet needs no lock: only what starts and ends processes.
     let view = (*fleet).clone();
     let fleet = Mutex::new(fleet);
@@ -322,10 +393,13 @@ fn no_fault_of_two_machines_stretches_the_limit() {
     let (stop, registers) = (AtomicBool::new(false), Arc::new(History::default()));
     let mut counts = [0; 4];
     std::thread::scope(|scope| {
-        let (view, seen, stop) = (&view, &seen, &stop);
+        let (view, seen, stop, places) = (&view, &seen, &stop, &*places);
+        let mut rng = StdRng::seed_from_u64(seed + 31);
+        let relays = &mut relays;
+        scope.spawn(move || relays.trouble(stop, &mut rng));
         for number in 0..2 {
             let mut rng = StdRng::seed_from_u64(seed + 1 + number as u64);
-            scope.spawn(move || own(view, number, seen, stop, &mut rng));
+            scope.spawn(move || own(view, places, number, seen, stop, &mut rng));
             let mut rng = StdRng::seed_from_u64(seed + 11 + number as u64);
             scope.spawn(move || {
                 while !stop.load(Ordering::SeqCst) {
@@ -374,17 +448,21 @@ fn no_fault_of_two_machines_stretches_the_limit() {
     }
     assert!(registers.is_linearizable(), "etcd, as the ledger asks it, is one register a name");
     println!(
-        "fleet: {} s, killed {} members and {} sites, stopped {} machines, cut off {}; {} guesses, \
-         {} of them answered, {evaluated} evaluated, at most {most} between successes, {} opened, \
-         longest {:?}, {} records, {} closed; {} operations on registers, {} unanswered",
+        "fleet: {} s, killed {} members and {} sites, stopped {} machines, cut off {}; \
+         killed {} relays, stopped {}; {} guesses, \
+         {} of them answered, {evaluated} evaluated, at most {most} between successes, {} opened ({} asked \
+         for by relays), longest {:?}, {} records, {} closed; {} operations on registers, {} unanswered",
         time.as_secs(),
         counts[0],
         counts[1],
         counts[2],
         counts[3],
+        relays.killed,
+        relays.stopped,
         seen.guesses.load(Ordering::SeqCst),
         answers.len(),
         seen.opened.load(Ordering::SeqCst),
+        seen.relayed.load(Ordering::SeqCst),
         seen.longest.lock().unwrap(),
         records.len(),
         states.iter().filter(|state| matches!(state, State::Closed { .. })).count(),

@@ -159,7 +159,7 @@ fn export_key(world: &World) -> [u8; 32] {
     let (proof, step) = step.challenged(reply, &manifest, &SystemRandom).unwrap();
     let export = *step.export_key().unwrap().expose();
     let reply = channel.call(&proof).unwrap();
-    assert!(step.answered(reply, manifest.epoch).is_ok());
+    assert!(step.answered(reply, &manifest).is_ok());
     export
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use amberfs::crypto::{Hash, KeyCheck, Secret, hash, hex, key_check};
 use amberfs::io::{SystemClock, SystemRandom};
-use amberfs::vault::client::{Client, NewRecord, Pin, VaultError};
+use amberfs::vault::client::{Claim, Client, NewRecord, Pin, VaultError};
 use amberfs::vault::net::{Greeting, Timeouts};
 use amberfs::vault::protocol::{
     Address, Argon2Choice, Argon2Cost, Locator, Password, Standing, Tries,
@@ -44,7 +44,10 @@ impl Relay {
     /// Makes a relay in `folder`, before its sites know it.
     pub fn init(folder: &std::path::Path, sites: &[String], more: &[&str]) -> String {
         let mut command = Command::new(PROGRAM);
-        command.args(["relay", "init"]).arg(folder).args(["--listen", "127.0.0.1:0"]).args(more);
+        command.args(["relay", "init"]).arg(folder).args(more);
+        if !more.contains(&"--listen") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
         for site in sites {
             command.args(["--site", site]);
         }
@@ -136,7 +139,7 @@ fn a_vault_is_used_through_a_relay_with_accounts() {
     };
     let files = [world.path("tls.pem"), world.path("tls.key")];
     let [certificate, private] = files.each_ref().map(|path| path.to_str().unwrap());
-    let more = ["--accounts", "--certificate", certificate, "--private-key", private];
+    let more = ["--accounts", "tokens", "--certificate", certificate, "--private-key", private];
     let folder = world.path("relay");
     let key = Relay::init(&folder, std::slice::from_ref(&site), &more);
     let token = |account: &str| {
@@ -351,6 +354,7 @@ impl Wired {
             keys: &[(id, &key)],
             password: &password(RIGHT),
             argon: Argon2Choice::Exactly(Argon2Cost::FLOOR),
+            claim: Claim::Open,
         };
         let locator = client(Timeouts::default()).register(&new).ok().unwrap().locator;
         line.taken();
@@ -598,7 +602,7 @@ fn garbage_at_a_relay_harms_nobody() {
     };
     let text = folder.to_str().unwrap();
     assert!(bad(&["relay", "serve", "/nowhere"]).contains("is not a relay"));
-    assert!(bad(&["relay", "token", text, "anna"]).contains("accounts = false"));
+    assert!(bad(&["relay", "token", text, "anna"]).contains("accounts = \"tokens\""));
     assert!(bad(&["relay", "init", text, "--site", "a:1"]).contains("not empty"));
     let open = ["relay", "init", "/tmp/none", "--site", "a:1", "--listen", "0.0.0.0:1"];
     assert!(bad(&open).contains("loopback"));
@@ -606,35 +610,36 @@ fn garbage_at_a_relay_harms_nobody() {
     assert!(bad(&["relay", "serve", text]).contains("site"));
 }
 
+/// Tells every site of the relays with these keys, and starts it anew.
+#[cfg(all(feature = "etcd", feature = "fuzzing"))]
+pub fn introduce(fleet: &mut crate::fleet::Fleet, keys: &[String], only: bool) {
+    let keys: Vec<String> = keys.iter().map(|key| format!("\"{key}\"")).collect();
+    for at in 0..crate::fleet::SITES {
+        let path = fleet.folder(at).join("vault.toml");
+        let mut text = fs::read_to_string(&path).unwrap();
+        let _ = write!(text, "\n[relays]\nkeys = [{}]\nonly = {only}\n", keys.join(", "));
+        fs::write(&path, text).unwrap();
+        fleet.kill_site(at);
+        fleet.start_site(at);
+    }
+}
+
 /// A person at a vault of five sites, two of which are down, through two relays, one
 /// of which goes down too.
 #[cfg(all(feature = "etcd", feature = "fuzzing"))]
 #[test]
 fn a_folder_is_made_and_mounted_through_relays_with_two_sites_down() {
-    use crate::fleet::{Fleet, SITES, has_etcd};
+    use crate::fleet::{Fleet, has_etcd};
     if !has_etcd("relays before five sites") || !crate::mounted::has_fuse("relays") {
         return;
     }
     let mut fleet = Fleet::new(false);
     let world = World::new();
     let sites: Vec<String> = fleet.address(0).hosts().to_vec();
-    let mut relays: Vec<Relay> = (0..2)
-        .map(|at| {
-            let folder = world.path(&format!("relay{at}"));
-            Relay::init(&folder, &sites, &[]);
-            Relay::serve(&folder)
-        })
-        .collect();
-    // They are told of both, while nothing runs yet that knows them.
-    let keys: Vec<String> = relays.iter().map(|relay| format!("\"{}\"", relay.key)).collect();
-    for at in 0..SITES {
-        let path = fleet.folder(at).join("vault.toml");
-        let mut text = fs::read_to_string(&path).unwrap();
-        let _ = write!(text, "\n[relays]\nkeys = [{}]\nonly = true\n", keys.join(", "));
-        fs::write(&path, text).unwrap();
-        fleet.kill_site(at);
-        fleet.start_site(at);
-    }
+    let folders: Vec<_> = (0..2).map(|at| world.path(&format!("relay{at}"))).collect();
+    let keys: Vec<String> = folders.iter().map(|dir| Relay::init(dir, &sites, &[])).collect();
+    introduce(&mut fleet, &keys, true);
+    let mut relays: Vec<Relay> = folders.iter().map(|dir| Relay::serve(dir)).collect();
     let places: Vec<&str> = relays.iter().map(|relay| &*relay.place).collect();
     let address =
         Address::new(places.iter().map(|place| (*place).to_owned()).collect(), fleet.fingerprint);

@@ -193,6 +193,28 @@ mod with_softhsm {
         }
     }
 
+    /// One site of a vault as an organisation runs it.
+    #[cfg(all(feature = "etcd", feature = "fuzzing"))]
+    #[test]
+    fn load_on_a_site_with_its_keys_in_a_token_and_its_ledger_in_etcd() {
+        use crate::fleet::{Fleet, has_etcd};
+        use amberfs::io::DirFolder;
+        use amberfs::vault::config::{Config, LedgerAt};
+        if !has_etcd("load on a token and etcd") {
+            return;
+        }
+        let Some(tokens) = Tokens::new("load on a token") else { return };
+        let mut fleet = Fleet::new(false);
+        crate::fleet_faults::registered(&mut fleet);
+        tokens.init("vault", &[]);
+        let folder = DirFolder::new(tokens.world.path("vault"));
+        let mut config = Config::load(&folder).unwrap();
+        config.ledger = LedgerAt::Etcd(fleet.settings(0));
+        config.store(&folder).unwrap();
+        let vault = tokens.serve("vault");
+        crate::load::load("keys in SoftHSM, five etcd members", &vault.address.parse().unwrap());
+    }
+
     #[test]
     fn a_password_opens_by_keys_in_a_token() {
         let Some(tokens) = Tokens::new("a password by a token") else { return };

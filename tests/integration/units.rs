@@ -152,6 +152,7 @@ fn what_is_installed_is_all_there_and_finds_itself() {
             "opt/amber/bin/amberfs",
             "opt/amber/bin/amberfs-vault",
             "opt/amber/lib/amberfs/before-sleep",
+            "opt/amber/lib/systemd/system/amberfs-relay.service",
             "opt/amber/lib/systemd/system/amberfs-sleep.service",
             "opt/amber/lib/systemd/system/amberfs-vault.service",
             "opt/amber/lib/systemd/system/sleep.target.wants/amberfs-sleep.service",

@@ -227,7 +227,8 @@ fn failures_are_shown_at_the_next_opening() {
     let mut wrong = BY_PASSWORD;
     wrong[3] = "wrong";
     for _ in 0..2 {
-        assert_eq!(world.run(&wrong).status.code(), Some(12));
+        let again = [&wrong[..], &["--retry"]].concat();
+        assert_eq!(world.run(&again).status.code(), Some(12));
     }
     let opened = world.run(&BY_PASSWORD);
     assert!(said(&opened).contains("2 of 50 failed attempts"), "{}", said(&opened));
@@ -346,7 +347,7 @@ fn a_refused_password_file_is_not_sent_again_until_it_changes() {
         let output = world.run(&[&["ls", "repo", "--json"], arguments].concat());
         assert_eq!(output.status.code(), Some(12), "{}", said(&output));
         let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        (answer["tries_left"].clone(), answer["error"].to_string())
+        (answer["tries_left"].clone(), answer["message"].to_string())
     };
     let wrong = ["--password-file", "wrong"];
     assert_eq!(tries(&wrong).0, 9);

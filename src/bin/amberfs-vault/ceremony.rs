@@ -12,7 +12,7 @@ use amberfs::vault::hsm::transfer::{Aloud, TRANSFER_LIMIT};
 use amberfs::vault::protocol::{Argon2Cost, Fingerprint};
 use amberfs::vault::server::ceremony::{self, CeremonyError, REQUEST};
 
-use super::fleet::root_key;
+use super::fleet::{root_keys, say_made};
 use super::guard::check_private;
 use super::{Failure, make_folder, say, say_where_the_root_is};
 
@@ -95,9 +95,23 @@ pub enum Ceremony {
         /// Where the parcel goes; must not exist
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
-        /// The fleet root's key, if it is not in DIR
+        /// Keys of the fleet's root, if they are not in DIR
         #[arg(long, value_name = "FILE")]
-        root_key: Option<PathBuf>,
+        root_key: Vec<PathBuf>,
+    },
+    /// At the first site, where several people sign: a manifest with the site that
+    /// asks, in DIR/manifest.next
+    AddSite {
+        /// The vault's folder
+        dir: PathBuf,
+        /// The new site's request
+        request: PathBuf,
+        /// The request's fingerprint, read aloud at the new site
+        #[arg(long, value_name = "FINGERPRINT")]
+        fingerprint: Aloud,
+        /// Keys of the fleet's root that are here
+        #[arg(long, value_name = "FILE")]
+        root_key: Vec<PathBuf>,
     },
     /// At the new site: take the keys in
     Import {
@@ -174,10 +188,18 @@ pub fn run(step: &Ceremony) -> Result<(), Failure> {
             log::info!("take {} to the first site", dir.join(REQUEST).display());
             say(&format!("request fingerprint: {request}"))
         }
-        Ceremony::Export { dir, request, fingerprint, out, root_key: root } => {
+        Ceremony::AddSite { dir, request, fingerprint, root_key } => {
+            check_private(dir)?;
+            let roots = root_keys(dir, root_key)?;
+            let made =
+                ceremony::add_site(&DirFolder::new(dir), &roots, &read(request)?, *fingerprint)
+                    .map_err(|error| failure(dir, &error))?;
+            say_made(dir, made)
+        }
+        Ceremony::Export { dir, request, fingerprint, out, root_key } => {
             check_private(dir)?;
             let request = read(request)?;
-            let root = root_key(root.as_ref().unwrap_or(&dir.join("root.key")))?;
+            let roots = root_keys(dir, root_key)?;
             // Before anything is wrapped.
             let mut file = OpenOptions::new()
                 .write(true)
@@ -185,7 +207,7 @@ pub fn run(step: &Ceremony) -> Result<(), Failure> {
                 .mode(0o600)
                 .open(out)
                 .map_err(|error| Failure::other(format!("{}: {error}", out.display())))?;
-            let exported = ceremony::export(&DirFolder::new(dir), &root, &request, *fingerprint);
+            let exported = ceremony::export(&DirFolder::new(dir), &roots, &request, *fingerprint);
             let exported = exported.map_err(|error| {
                 let _ = std::fs::remove_file(out);
                 failure(dir, &error)

@@ -4,9 +4,14 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use amberfs::crypto::Secret;
-use amberfs::io::{DirFolder, SecretFrom, SystemClock, SystemRandom, open_secret};
-use amberfs::vault::server::{Site, accept, install_manifest, join_site, open_rolled_back};
+use amberfs::crypto::{Secret, hex, unhex};
+use amberfs::io::{DirFolder, PrivateFolder, SecretFrom, SystemClock, SystemRandom, open_secret};
+use amberfs::vault::protocol::{ManifestError, sign_more, signatures_of};
+use amberfs::vault::server::{
+    Change, Made, NEXT, Site, accept, change_manifest, change_roots, install_manifest, join_site,
+    open_rolled_back, view_site,
+};
+use ed25519_dalek::SigningKey;
 use zeroize::Zeroizing;
 
 use super::{Failure, check_private, lock, make_folder, say};
@@ -37,8 +42,40 @@ pub struct Spend {
     spend: Option<u8>,
 }
 
-/// The fleet root's key.
-pub fn root_key(path: &Path) -> Result<Secret, Failure> {
+/// Keys of the fleet's root: those in `files`, or the one in the folder, if any.
+pub fn root_keys(dir: &Path, files: &[PathBuf]) -> Result<Vec<Secret>, Failure> {
+    let own = dir.join("root.key");
+    if files.is_empty() && own.exists() {
+        return Ok(vec![root_key(&own)?]);
+    }
+    files.iter().map(|file| root_key(file)).collect()
+}
+
+/// What became of a manifest.
+pub fn say_made(dir: &Path, made: Made) -> Result<(), Failure> {
+    match made {
+        Made::Installed(epoch) => {
+            let manifest = dir.join("manifest");
+            log::info!(
+                "the manifest has changed: give {} to every other site (amberfs-vault \
+                 install-manifest)",
+                manifest.display()
+            );
+            say(&format!("manifest epoch: {epoch}"))
+        }
+        Made::Waits { have, need } => {
+            let next = dir.join(NEXT);
+            log::info!(
+                "{} waits for signatures: amberfs-vault root sign, then install-manifest at every \
+                 site",
+                next.display()
+            );
+            say(&format!("signatures: {have} of {need}"))
+        }
+    }
+}
+
+fn root_key(path: &Path) -> Result<Secret, Failure> {
     let refused = |what: &dyn std::fmt::Display| {
         Failure::other(format!("the root key {} {what}", path.display()))
     };
@@ -50,32 +87,168 @@ pub fn root_key(path: &Path) -> Result<Secret, Failure> {
     Ok(Secret::take(&mut bytes))
 }
 
-pub fn join(dir: &Path, from: &Path, name: &str, root: Option<&PathBuf>) -> Result<(), Failure> {
+pub fn join(dir: &Path, from: &Path, name: &str, roots: &[PathBuf]) -> Result<(), Failure> {
     check_private(from)?;
-    let root = root_key(root.unwrap_or(&from.join("root.key")))?;
+    let roots = root_keys(from, roots)?;
     make_folder(dir)?;
     let folders = (DirFolder::new(from), DirFolder::new(dir));
-    join_site(&folders.0, &folders.1, &SystemRandom, &root, name)
+    let made = join_site(&folders.0, &folders.1, &SystemRandom, &roots, name)
         .map_err(|error| Failure::folder(dir, &error))?;
-    log::info!(
-        "the manifest has changed: give {} to every other site (amberfs-vault install-manifest), \
-         and every site a [ledger] in vault.toml",
-        from.join("manifest").display()
-    );
-    Ok(())
+    log::info!("every site needs a [ledger] in vault.toml");
+    say_made(from, made)
 }
 
-pub fn install(dir: &Path, file: &Path) -> Result<(), Failure> {
-    check_private(dir)?;
+fn read(file: &Path) -> Result<Vec<u8>, Failure> {
     let named = |error: std::io::Error| Failure::other(format!("{}: {error}", file.display()));
     let mut bytes = Vec::new();
     let opened = std::fs::File::open(file).map_err(named)?;
     opened.take(MANIFEST_FILE_LIMIT).read_to_end(&mut bytes).map_err(named)?;
-    let epoch = install_manifest(&DirFolder::new(dir), &bytes)
+    Ok(bytes)
+}
+
+pub fn install(dir: &Path, file: &Path, new_roots: bool) -> Result<(), Failure> {
+    check_private(dir)?;
+    let folder = DirFolder::new(dir);
+    let bytes = read(file)?;
+    if new_roots && !is_unused(dir)? {
+        return Err(Failure::other(
+            "this vault has records: their owners pinned its roots, and would be locked out",
+        ));
+    }
+    let epoch = install_manifest(&folder, &bytes, new_roots)
         .map_err(|error| Failure::folder(dir, &error))?;
     say(&format!("manifest epoch: {epoch}"))?;
     log::info!("a site that is being served shows it after the next start");
     Ok(())
+}
+
+/// Whether the ledger has no name.
+fn is_unused(dir: &Path) -> Result<bool, Failure> {
+    let opened = view_site(&DirFolder::new(dir)).map_err(|error| Failure::folder(dir, &error))?;
+    Ok(opened.ledger.list(None, 1).map_err(Failure::other)?.is_empty())
+}
+
+#[derive(clap::Subcommand)]
+pub enum RootCommand {
+    /// Make a key for the root of a fleet in FILE, and print its public half
+    New {
+        /// New file; keep it on a medium of its own, away from every site
+        file: PathBuf,
+    },
+    /// Give a new fleet other roots, before anybody uses it: N of the KEYs sign from
+    /// then on
+    Replace {
+        /// The vault's folder
+        dir: PathBuf,
+        /// What `root new` printed, for each
+        #[arg(long = "root", value_name = "KEY", required = true)]
+        roots: Vec<String>,
+        /// Signatures needed
+        #[arg(long, value_name = "N")]
+        threshold: u8,
+        /// Those of the keys that are here
+        #[arg(long, value_name = "FILE")]
+        root_key: Vec<PathBuf>,
+    },
+    /// Print what a manifest says, and what is other than in an older one
+    Show {
+        /// The manifest
+        file: PathBuf,
+        /// The older one
+        #[arg(long, value_name = "FILE")]
+        since: Option<PathBuf>,
+    },
+    /// Sign a manifest with one more root key; look at it first (`root show`)
+    Sign {
+        /// The manifest; the signature goes into it
+        file: PathBuf,
+        /// The key
+        #[arg(long, value_name = "FILE")]
+        root_key: PathBuf,
+    },
+    /// Take a site out of the manifest
+    RemoveSite {
+        /// The vault's folder
+        dir: PathBuf,
+        /// The site's name
+        name: String,
+        /// Keys of the fleet's root that are here, if they are not in DIR
+        #[arg(long, value_name = "FILE")]
+        root_key: Vec<PathBuf>,
+    },
+}
+
+fn replace_file(file: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let name = file.file_name().and_then(|name| name.to_str());
+    let name = name.ok_or_else(|| Failure::other(format!("{}: no file", file.display())))?;
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    DirFolder::new(folder.unwrap_or(Path::new(".")))
+        .replace(name, bytes)
+        .map_err(|error| Failure::other(format!("{}: {error}", file.display())))
+}
+
+pub fn root(command: &RootCommand) -> Result<(), Failure> {
+    match command {
+        RootCommand::New { file } => {
+            if file.exists() {
+                return Err(Failure::other(format!("{} is there already", file.display())));
+            }
+            let seed = Secret::random(&SystemRandom);
+            replace_file(file, seed.expose())?;
+            let public = SigningKey::from_bytes(seed.expose()).verifying_key();
+            say(&format!("root: {}", hex(&public.to_bytes())))
+        }
+        RootCommand::Replace { dir, roots, threshold, root_key } => {
+            check_private(dir)?;
+            let _locked = lock(dir)?;
+            let bad = || Failure { code: 2, text: "a root is 64 hexadecimal digits".into() };
+            let keys = roots.iter().map(|text| unhex(text).ok_or_else(bad));
+            let keys = keys.collect::<Result<Vec<[u8; 32]>, _>>()?;
+            if !is_unused(dir)? {
+                return Err(Failure::other(
+                    "this vault has records: their owners pinned its roots, and would be locked \
+                     out",
+                ));
+            }
+            let here: Vec<Secret> =
+                root_key.iter().map(|file| self::root_key(file)).collect::<Result<_, _>>()?;
+            let (roots, made) = change_roots(&DirFolder::new(dir), keys, *threshold, &here)
+                .map_err(|error| Failure::folder(dir, &error))?;
+            say(&format!("vault fingerprint: {}", roots.fingerprint()))?;
+            log::info!("{} counts no more: erase it", dir.join("root.key").display());
+            say_made(dir, made)
+        }
+        RootCommand::Show { file, since } => {
+            let named = |file: &Path, error: ManifestError| {
+                Failure::other(format!("{}: {error}", file.display()))
+            };
+            let open =
+                |file: &Path| signatures_of(&read(file)?).map_err(|error| named(file, error));
+            let (manifest, have) = open(file)?;
+            manifest.describe().iter().try_for_each(|line| say(line))?;
+            say(&format!("signatures: {have} of {}", manifest.roots.threshold))?;
+            let Some(since) = since else { return Ok(()) };
+            let (before, _) = open(since)?;
+            let changes = manifest.changes_since(&before);
+            say(&format!("since epoch {}: {} changes", before.epoch, changes.len()))?;
+            changes.iter().try_for_each(|line| say(line))
+        }
+        RootCommand::Sign { file, root_key } => {
+            let key = SigningKey::from_bytes(self::root_key(root_key)?.expose());
+            let named = |error| Failure::other(format!("{}: {error}", file.display()));
+            let bytes = sign_more(&read(file)?, &key).map_err(named)?;
+            replace_file(file, &bytes)?;
+            let (manifest, have) = signatures_of(&bytes).map_err(named)?;
+            say(&format!("signatures: {have} of {}", manifest.roots.threshold))
+        }
+        RootCommand::RemoveSite { dir, name, root_key } => {
+            check_private(dir)?;
+            let roots = root_keys(dir, root_key)?;
+            let made = change_manifest(&DirFolder::new(dir), Change::Remove(name.clone()), &roots)
+                .map_err(|error| Failure::folder(dir, &error))?;
+            say_made(dir, made)
+        }
+    }
 }
 
 pub fn run(command: &LedgerCommand) -> Result<(), Failure> {

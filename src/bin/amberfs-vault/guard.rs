@@ -4,12 +4,24 @@
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use amberfs::io::{Clock, SystemClock};
 use amberfs::vault::config::CONFIG;
 
 use super::Failure;
 
-pub struct Stderr;
+/// To standard error, a line each.
+pub struct Stderr {
+    json: AtomicBool,
+}
+
+impl Stderr {
+    /// From now on lines are JSON objects.
+    pub fn use_json(&self, json: bool) {
+        self.json.store(json, Ordering::Relaxed);
+    }
+}
 
 impl log::Log for Stderr {
     fn enabled(&self, data: &log::Metadata<'_>) -> bool {
@@ -18,15 +30,26 @@ impl log::Log for Stderr {
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        if self.enabled(record.metadata()) {
-            let _ = writeln!(std::io::stderr(), "{}: {}", record.level(), record.args());
+        if !self.enabled(record.metadata()) {
+            return;
         }
+        let (level, text) = (record.level(), record.args());
+        let line = if self.json.load(Ordering::Relaxed) {
+            let now = SystemClock.now();
+            let time = now.secs * 1000 + i64::from(now.nanos) / 1_000_000;
+            let level = level.as_str().to_ascii_lowercase();
+            let text = text.to_string();
+            serde_json::json!({"time_ms": time, "level": level, "message": text}).to_string()
+        } else {
+            format!("{level}: {text}")
+        };
+        let _ = writeln!(std::io::stderr(), "{line}");
     }
 
     fn flush(&self) {}
 }
 
-pub static LOGGER: Stderr = Stderr;
+pub static LOGGER: Stderr = Stderr { json: AtomicBool::new(false) };
 
 /// No core dumps, and no panic message: both could hold secrets.
 pub fn harden() -> Result<(), Failure> {

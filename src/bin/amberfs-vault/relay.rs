@@ -9,10 +9,11 @@ use amberfs::crypto::hex;
 use amberfs::io::{DirFolder, OpenMode, PrivateFolder, Random, SystemClock, SystemRandom};
 use amberfs::vault::net::outer_server_config;
 use amberfs::vault::protocol::Place;
+use amberfs::vault::protocol::is_account;
 use amberfs::vault::relay::accounts::{Accounts, new_token};
-use amberfs::vault::relay::assertion::is_account;
+use amberfs::vault::relay::jwt::{Terms, Verifier};
 use amberfs::vault::relay::{Relay, RelayLimits, Sites, serve_relay};
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 use ed25519_dalek::SigningKey;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -50,9 +51,10 @@ pub enum RelayCommand {
         /// The certificate's private key, PEM
         #[arg(long, value_name = "FILE", requires = "certificate")]
         private_key: Option<PathBuf>,
-        /// Let only accounts with a token come
-        #[arg(long)]
-        accounts: bool,
+        /// Who may come: everybody, whoever has a token from `relay token`, or whoever
+        /// has a JSON Web Token of an issuer ([jwt] in relay.toml)
+        #[arg(long, value_enum, default_value_t = Accounting::None)]
+        accounts: Accounting,
     },
     /// Print a new token for ACCOUNT; a relay that runs takes it after SIGHUP
     Token {
@@ -78,10 +80,40 @@ struct Settings {
     certificate: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     private_key: Option<PathBuf>,
-    /// Whether clients need a token of the file `tokens`.
-    accounts: bool,
+    accounts: Accounting,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    jwt: Option<JwtSettings>,
     #[serde(default)]
     limits: LimitSettings,
+}
+
+/// How a relay knows its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Accounting {
+    /// Not at all.
+    None,
+    /// By the file `tokens`.
+    Tokens,
+    /// By an issuer's tokens.
+    Jwt,
+}
+
+/// Whose tokens count.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct JwtSettings {
+    /// File with the issuer's public keys, a JWK set.
+    keys: PathBuf,
+    issuer: String,
+    audience: String,
+    /// The claim that names the account.
+    #[serde(default = "subject")]
+    claim: String,
+}
+
+fn subject() -> String {
+    "sub".into()
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -111,6 +143,15 @@ impl Settings {
         }
         if self.certificate.is_none() && !self.listen.ip().is_loopback() {
             return bad("without a certificate it can listen on a loopback address only");
+        }
+        match (self.accounts, &self.jwt) {
+            (Accounting::Jwt, Some(jwt)) if !jwt.keys.is_absolute() => {
+                return bad("jwt.keys must be an absolute path");
+            }
+            (Accounting::None | Accounting::Tokens, Some(_)) => {
+                return bad("[jwt] goes with accounts = \"jwt\" only");
+            }
+            _ => {}
         }
         let LimitSettings { connections, connections_each, minute } = self.limits;
         if !(1..=100_000).contains(&connections)
@@ -155,6 +196,8 @@ pub fn run(command: &RelayCommand) -> Result<(), Failure> {
                 certificate: certificate.clone(),
                 private_key: private_key.clone(),
                 accounts: *accounts,
+                // To be written there by hand; `serve` says what is missing.
+                jwt: None,
                 limits: LimitSettings::default(),
             };
             init(dir, &settings)
@@ -201,13 +244,32 @@ fn load(dir: &Path) -> Result<(Settings, SigningKey), Failure> {
 }
 
 fn accounts(dir: &Path, settings: &Settings) -> Result<Accounts, Failure> {
-    if !settings.accounts {
-        return Ok(Accounts::None);
+    match (settings.accounts, &settings.jwt) {
+        (Accounting::Tokens, _) => {}
+        (Accounting::Jwt, Some(jwt)) => return jwt_accounts(jwt),
+        (Accounting::Jwt, None) => {
+            return Err(Failure::other(format!("{CONFIG}: accounts = \"jwt\" needs [jwt]")));
+        }
+        (Accounting::None, _) => return Ok(Accounts::None),
     }
     check_owner(&dir.join(TOKENS))?;
     let bytes = DirFolder::new(dir).read(TOKENS, FILE_LIMIT).map_err(Failure::other)?;
     Accounts::parse(&String::from_utf8_lossy(&bytes))
         .map_err(|error| Failure::other(format!("{TOKENS}: {error}")))
+}
+
+fn jwt_accounts(jwt: &JwtSettings) -> Result<Accounts, Failure> {
+    let bad =
+        |what: &dyn std::fmt::Display| Failure::other(format!("{}: {what}", jwt.keys.display()));
+    // Whoever can write it can sign for every account.
+    check_owner(&jwt.keys)?;
+    let text = std::fs::read_to_string(&jwt.keys).map_err(|error| bad(&error))?;
+    let terms = Terms {
+        issuer: jwt.issuer.clone(),
+        audience: jwt.audience.clone(),
+        claim: jwt.claim.clone(),
+    };
+    Verifier::parse(&text, terms).map(Accounts::Jwt).map_err(|error| bad(&error))
 }
 
 fn token(dir: &Path, account: &str) -> Result<(), Failure> {
@@ -216,8 +278,8 @@ fn token(dir: &Path, account: &str) -> Result<(), Failure> {
         let text = "an account has 1 to 64 printable ASCII characters and no space".to_owned();
         return Err(Failure { code: 2, text });
     }
-    if !settings.accounts {
-        return Err(Failure::other(format!("{CONFIG} says accounts = false: anybody may come")));
+    if settings.accounts != Accounting::Tokens {
+        return Err(Failure::other(format!("{CONFIG} does not say accounts = \"tokens\"")));
     }
     let (token, line) = new_token(account, &SystemRandom);
     let append = || -> std::io::Result<()> {

@@ -1,22 +1,25 @@
 //! The driver: carries the steps' requests to a site, again where that is free.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
 
 use super::error::VaultError;
 use super::login::{LoggingIn, Unlocked};
-use super::register::{Registering, retirement};
+use super::register::{Claim, Registering, retirement};
 use crate::crypto::{KeyCheck, RepoId, Secret};
 use crate::io::{Clock, Random};
 use crate::vault::net::{Channel, ConnectError, Greeting, Timeouts, pause};
 use crate::vault::protocol::{
-    Address, Argon2Choice, Argon2Cost, Binding, Fingerprint, KE3, Locator, Manifest, Password,
-    Refusal, Reply, Request, Retirement, Standing, UNICODE_VERSION,
+    Address, Argon2Choice, Argon2Cost, Binding, Fingerprint, KE3, Locator, Manifest, Mark, Note,
+    NoteKeys, Password, Refusal, Reply, Request, Retirement, Standing, UNICODE_VERSION,
 };
 
 /// Times a request other than a proof is sent to each place before giving up.
 const SENDS: usize = 3;
+/// Times a note is merged with one that came first.
+const NOTE_RACES: usize = 8;
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// What the owner trusts: a fleet's root, and the highest epoch of its manifest
@@ -53,6 +56,8 @@ pub struct NewRecord<'a> {
     pub password: &'a Password,
     /// How the cost is chosen.
     pub argon: Argon2Choice,
+    /// By what right.
+    pub claim: Claim<'a>,
 }
 
 /// A registration that was proven by a login.
@@ -108,7 +113,7 @@ impl<'a> Client<'a> {
 
     /// Registers, activates, does one real login, and only then returns.
     pub fn register(&self, new: &NewRecord<'_>) -> Result<Registration, VaultError> {
-        let NewRecord { address, epoch, repo, keys, password, argon } = *new;
+        let NewRecord { address, epoch, repo, keys, password, argon, claim } = *new;
         password.check_new()?;
         let cost = match argon {
             Argon2Choice::Calibrated => Argon2Cost::calibrate(self.clock),
@@ -117,7 +122,8 @@ impl<'a> Client<'a> {
         let pin = Pin { fingerprint: address.fingerprint(), epoch };
         let mut session = self.session(address, pin)?;
         let manifest = session.manifest.clone();
-        let (request, step) = Registering::start(&manifest, repo, password, cost, self.random)?;
+        let (request, step) =
+            Registering::start(&manifest, repo, password, cost, claim, self.random)?;
         let reply = session.call(&request)?;
         let (request, step) = step.evaluated(reply, &manifest, keys, self.random)?;
         let reply = session.call(&request)?;
@@ -220,6 +226,45 @@ impl<'a> Client<'a> {
         }
     }
 
+    /// Notes with a record how far devices have come: the higher of what is there and
+    /// of `marks`. What is there afterwards.
+    pub fn write_note(
+        &self,
+        locator: &Locator,
+        keys: &NoteKeys,
+        pin: Pin,
+        marks: &[Mark],
+    ) -> Result<Vec<Mark>, VaultError> {
+        let mut session = self.session(&locator.address, pin)?;
+        let fleet = session.manifest.fleet;
+        let mut send = |note: Note| {
+            let (ticket, registration) = (locator.ticket, locator.registration);
+            let signature = keys.sign(fleet, &note);
+            match session.call(&Request::Note { ticket, registration, note, signature })? {
+                Reply::Noted(note) => Ok(note),
+                Reply::Refused(refusal) => Err(VaultError::from(refusal)),
+                _ => Err(VaultError::Unexpected("a reply to another question")),
+            }
+        };
+        // Number 0 is never kept: it asks.
+        let mut there = send(Note::default())?;
+        for _ in 0..NOTE_RACES {
+            // What cannot be opened is not the owner's, and is written over.
+            let known = keys.open(&there).unwrap_or_default();
+            let merged = higher(&known, marks);
+            if merged == known {
+                return Ok(known);
+            }
+            let number = there.number().checked_add(1).ok_or(VaultError::Unexpected("a note"))?;
+            let note = keys.seal(number, &merged);
+            there = send(note.clone())?;
+            if there == note {
+                return Ok(merged);
+            }
+        }
+        Err(VaultError::Unexpected("another note each time"))
+    }
+
     fn session(&self, address: &Address, pin: Pin) -> Result<Session<'_>, VaultError> {
         if address.fingerprint() != pin.fingerprint {
             return Err(VaultError::NotPinned(format!(
@@ -269,6 +314,16 @@ impl<'a> Client<'a> {
         }
         Err(worst.expect("an address has at least one host"))
     }
+}
+
+/// Of each device the higher generation, in order.
+fn higher(known: &[Mark], new: &[Mark]) -> Vec<Mark> {
+    let mut all: BTreeMap<[u8; 16], u64> = known.iter().copied().collect();
+    for (device, generation) in new {
+        let there = all.entry(*device).or_default();
+        *there = (*there).max(*generation);
+    }
+    all.into_iter().collect()
 }
 
 /// An attempt may have arrived although no answer did.
@@ -389,13 +444,13 @@ impl Session<'_> {
             // Sent all the same, once; what counts was said with KE2.
             return match self.once(&proof) {
                 Ok(reply) => Err(step
-                    .answered(reply, manifest.epoch)
+                    .answered(reply, &manifest)
                     .err()
                     .unwrap_or(VaultError::Unexpected("a wrong proof was accepted"))),
                 Err(_) => Err(step.failed()),
             };
         }
         let reply = self.call_for_proof(&proof)?;
-        step.answered(reply, manifest.epoch)
+        step.answered(reply, &manifest)
     }
 }

@@ -90,6 +90,21 @@ pub enum VaultError {
     /// The vault takes no new registrations from here.
     #[error("The vault takes no new registrations. Ask its operator.")]
     RegistrationClosed,
+    /// The invite does not count.
+    #[error(
+        "The vault does not take this invite: it is unknown, used, or too old. Ask its operator for another."
+    )]
+    Invite,
+    /// The account registered too often.
+    #[error(
+        "This account has registered as often as the vault allows in a day. Try again tomorrow."
+    )]
+    Budget,
+    /// The operator stopped the record.
+    #[error(
+        "The vault's operator has stopped this record. Ask them. The 64-digit key still opens the folder."
+    )]
+    Held,
     /// The key does not speak for the record.
     #[error("The vault refused the signature: the record was made with another key.")]
     BadSignature,
@@ -137,6 +152,9 @@ fn over(ended: Ended) -> &'static str {
         Ended::Deleted => {
             "Opening by password was turned off for this folder, and the vault's record was deleted."
         }
+        Ended::Removed => {
+            "The vault's operator has deleted this record. The 64-digit key still opens the folder; with it, register the password again."
+        }
         Ended::Abandoned => {
             "The registration was never finished, and the vault has dropped it. Register the password again."
         }
@@ -164,8 +182,9 @@ impl VaultError {
             | Self::Ended(_)
             | Self::UnknownTicket
             | Self::NotActivated
-            | Self::Frozen => 13,
-            Self::TryLater { .. } => 14,
+            | Self::Frozen
+            | Self::Held => 13,
+            Self::TryLater { .. } | Self::Budget => 14,
             Self::Unreachable { .. } => 15,
             Self::NotPinned(_) | Self::ForeignKey => 16,
             Self::Memory { .. } => 18,
@@ -173,6 +192,7 @@ impl VaultError {
             Self::Password(_)
             | Self::Cost(_)
             | Self::RegistrationClosed
+            | Self::Invite
             | Self::BadSignature
             | Self::Keys => 1,
         }
@@ -237,6 +257,9 @@ impl From<Refusal> for VaultError {
             Refusal::TryLater => Self::TryLater { not_before: None, wait: None, tries: None },
             Refusal::Malformed => Self::Unexpected("it calls our message malformed"),
             Refusal::Frozen => Self::Frozen,
+            Refusal::Invite => Self::Invite,
+            Refusal::Budget => Self::Budget,
+            Refusal::Held => Self::Held,
         }
     }
 }

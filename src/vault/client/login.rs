@@ -8,8 +8,8 @@ use super::error::VaultError;
 use crate::crypto::{KeyCheck, RepoId, Secret, random_id};
 use crate::io::Random;
 use crate::vault::protocol::{
-    AttemptId, Binding, Events, KE1, KE3, Locator, Manifest, Password, Refusal, Reply, Request,
-    Rng, Stretch, Suite, Ticket, Tries, open_payload,
+    AttemptId, Binding, Events, KE1, KE3, Locator, Manifest, Mark, NoteKeys, Password, Refusal,
+    Reply, Request, Rng, Stretch, Suite, Ticket, Tries, open_payload,
 };
 
 /// Waits for KE2. In memory only: on disk it would be a test for passwords
@@ -122,8 +122,10 @@ pub struct Unlocked {
     pub tries: Tries,
     /// What happened to the record, this opening included.
     pub events: Events,
-    /// The manifest's epoch: to be remembered, and never gone below.
-    pub epoch: u64,
+    /// How far each device had come, as the owner's devices noted.
+    pub marks: Vec<Mark>,
+    /// The manifest: to be remembered, and its epoch never gone below.
+    pub manifest: Manifest,
 }
 
 impl Proving {
@@ -153,7 +155,7 @@ impl Proving {
     }
 
     /// Opens the payload.
-    pub fn answered(self, reply: Reply, epoch: u64) -> Result<Unlocked, VaultError> {
+    pub fn answered(self, reply: Reply, manifest: &Manifest) -> Result<Unlocked, VaultError> {
         let Outcome::Right(export) = &self.outcome else {
             return Err(match (&self.outcome, reply) {
                 (Outcome::Wrong, Reply::Refused(Refusal::BadProof(tries))) => {
@@ -163,10 +165,16 @@ impl Proving {
             });
         };
         match reply {
-            Reply::Opened { payload, tries, events } => {
+            Reply::Opened { payload, tries, events, note } => {
                 let keys = open_payload(export, &self.binding, &payload[..])
                     .map_err(|_| VaultError::Unexpected("a damaged payload"))?;
-                Ok(Unlocked { keys, tries, events, epoch })
+                // A note that is not the owner's says nothing; the key counts more.
+                let open = |(_, key): &(KeyCheck, Secret)| {
+                    let Binding { repo, registration, .. } = &self.binding;
+                    NoteKeys::derive(key, repo, registration).open(&note).ok()
+                };
+                let marks = keys.first().and_then(open).unwrap_or_default();
+                Ok(Unlocked { keys, tries, events, marks, manifest: manifest.clone() })
             }
             Reply::Refused(Refusal::BadProof(_)) => {
                 Err(VaultError::Unexpected("a right proof was refused"))

@@ -14,4 +14,4 @@ mod tests;
 pub use driver::{Client, NewRecord, Pin, Registration, Status};
 pub use error::VaultError;
 pub use login::{LoggingIn, Proving, Unlocked};
-pub use register::{Activating, Registered, Registering, Uploading};
+pub use register::{Activating, Claim, Registered, Registering, Uploading};

@@ -11,8 +11,9 @@ use super::error::VaultError;
 use crate::crypto::{KeyCheck, Purpose, RepoId, Secret, derive, random_id};
 use crate::io::Random;
 use crate::vault::protocol::{
-    Argon2Cost, Binding, Manifest, Password, REGISTER_REQUEST, RegistrationId, Reply, Request,
-    Retirement, Rng, Stretch, Suite, Ticket, activation_statement, record_hash, seal_payload,
+    Argon2Cost, Binding, Invite, Locator, Manifest, NoteKeys, Password, REGISTER_REQUEST,
+    RegistrationId, Reply, Request, Retirement, Right, Rng, Stretch, Suite, Ticket,
+    activation_statement, record_hash, seal_payload, succession_statement,
 };
 
 /// The Ed25519 key that speaks for the owner about one registration.
@@ -34,6 +35,39 @@ pub(super) fn retirement(
     let signing = signing_key(key, &binding.repo, &binding.registration);
     let signature = signing.sign(&reason.statement(binding)).to_bytes();
     Request::Retire { ticket, registration: binding.registration, reason, signature }
+}
+
+/// By what right a client asks for a registration.
+#[derive(Clone, Copy)]
+pub enum Claim<'a> {
+    /// None: the vault takes anybody, or whoever has an account.
+    Open,
+    /// An invite.
+    Invite(Invite),
+    /// The same owner has a record there already.
+    After {
+        /// The old record.
+        locator: &'a Locator,
+        /// The first of the keys it was registered with.
+        key: &'a Secret,
+    },
+}
+
+impl Claim<'_> {
+    fn right(&self, new: &Binding, ticket: &Ticket) -> Right {
+        match *self {
+            Self::Open => Right::Open,
+            Self::Invite(invite) => Right::Invite(invite),
+            Self::After { locator, key } => {
+                let (ticket_before, before) = (locator.ticket, locator.registration);
+                let old = Binding { registration: before, ..*new };
+                let statement = succession_statement(&old, &new.registration, ticket);
+                let signing = signing_key(key, &old.repo, &before);
+                let signature = signing.sign(&statement).to_bytes();
+                Right::Successor { ticket: ticket_before, registration: before, signature }
+            }
+        }
+    }
 }
 
 fn unexpected(reply: &Reply) -> VaultError {
@@ -62,6 +96,7 @@ impl Registering {
         repo: &RepoId,
         password: &Password,
         cost: Argon2Cost,
+        claim: Claim<'_>,
         random: &dyn Random,
     ) -> Result<(Request, Self), VaultError> {
         password.check_new()?;
@@ -78,7 +113,7 @@ impl Registering {
             ticket,
             registration: binding.registration,
             repo: *repo,
-            invite: [0; 16],
+            right: claim.right(&binding, &ticket),
             request,
         };
         Ok((message, Self { state: started.state, request, input, binding, ticket, cost, stretch }))
@@ -118,6 +153,10 @@ impl Registering {
         let current = keys.first().ok_or(VaultError::Keys)?.1;
         let signing = signing_key(current, &self.binding.repo, &self.binding.registration);
         let verifying = signing.verifying_key().to_bytes();
+        let noting = {
+            let Binding { repo, registration, .. } = &self.binding;
+            NoteKeys::derive(current, repo, registration).verifying()
+        };
         let upload = finished.message.serialize();
         let hash = record_hash(
             &self.binding,
@@ -126,6 +165,7 @@ impl Registering {
             &reply[..],
             &upload,
             &verifying,
+            &noting,
             &payload,
         );
         let signature = signing.sign(&activation_statement(&hash)).to_bytes();
@@ -135,6 +175,7 @@ impl Registering {
             registration,
             upload: Box::new(upload.as_slice().try_into().expect("RFC 9807's size for P-256")),
             verifying,
+            noting,
             payload: payload.into_boxed_slice().try_into().expect("sealed payloads have one size"),
         };
         let registered = Registered { ticket: self.ticket, registration, cost: self.cost };

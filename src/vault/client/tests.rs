@@ -149,6 +149,7 @@ fn try_register(
         keys: &keys,
         password: &password,
         argon,
+        claim: Claim::Open,
     })
 }
 
@@ -211,6 +212,7 @@ fn a_new_password_ends_the_old_registration_and_delete_ends_the_new_one() {
         keys: &given,
         password: &second,
         argon: CHEAP,
+        claim: Claim::Open,
     };
     let (new, ended) = client().replace(&old, &keys[0].1, vault.pin(), &new).unwrap();
     let new = new.locator;
@@ -363,7 +365,7 @@ fn an_attempt_survives_the_death_of_the_site_in_its_middle() {
     vault.kill();
     vault.start(true);
     let reply = connect(&vault).call(&proof).unwrap();
-    let unlocked = step.answered(reply, manifest.epoch).unwrap();
+    let unlocked = step.answered(reply, &manifest).unwrap();
     assert_eq!(unlocked.keys[0].1.expose(), key(1).1.expose());
     assert_eq!((unlocked.tries.left, unlocked.tries.failures_left), (10, 50));
 }
@@ -395,7 +397,7 @@ fn a_proof_is_sent_whatever_became_of_ke2() {
         let reply = channel.call(&proof).unwrap();
         assert!(matches!(reply, Reply::Refused(Refusal::BadProof(_))));
         assert!(!step.is_right());
-        let error = step.answered(reply, 1).err().unwrap();
+        let error = step.answered(reply, &manifest).err().unwrap();
         match error {
             VaultError::Memory { counted: true } => assert!(no_memory),
             VaultError::ForeignKey => assert!(!no_memory),
@@ -491,7 +493,7 @@ fn what_one_site_began_another_finishes() {
     let folders = ["one", "two"].map(|name| world.folder(name));
     let fingerprint = create_site(&*folders[0], &SystemRandom, Argon2Cost::FLOOR).ok().unwrap();
     let root = Secret::take(&mut world.get("one/root.key").unwrap().try_into().unwrap());
-    join_site(&*folders[0], &*folders[1], &SystemRandom, &root, "second").unwrap();
+    join_site(&*folders[0], &*folders[1], &SystemRandom, &[root], "second").unwrap();
     let signed = world.get("one/manifest").unwrap();
     let ledger = Arc::new(SimLedger::default());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -531,6 +533,7 @@ fn what_one_site_began_another_finishes() {
         keys: &[(id, &key)],
         password: &password(RIGHT),
         argon: CHEAP,
+        claim: Claim::Open,
     };
     let locator = client().register(&new).unwrap().locator;
     // Cut off before the attempt, after it, and after the proof.
@@ -538,7 +541,7 @@ fn what_one_site_began_another_finishes() {
         cut_off.swaps.store(swaps, Ordering::SeqCst);
         let unlocked = client().unlock(&locator, &REPO, &password(RIGHT), pin).unwrap();
         assert_eq!((unlocked.tries.left, unlocked.tries.failures_left), (10, 50), "{swaps}");
-        assert_eq!(unlocked.epoch, 2);
+        assert_eq!(unlocked.manifest.epoch, 2);
     }
     // In the middle of a registration too.
     cut_off.swaps.store(3, Ordering::SeqCst);

@@ -18,7 +18,9 @@ pub use embedded::{EmbeddedLedger, FILE as LEDGER};
 #[cfg(feature = "etcd")]
 pub use etcd::EtcdLedger;
 pub use mark::{Guarded, MARK, MarkError, read_mark, reset_mark};
-pub use seal::{RECORD_LIMIT, SealError, open_value, record_name, seal_value};
+pub use seal::{
+    RECORD_LIMIT, SealError, account_name, invite_name, open_value, record_name, seal_value,
+};
 
 /// HMAC of a ticket under the lookup key.
 pub type Name = [u8; 32];

@@ -13,7 +13,7 @@ use super::{Name, VALUE_SIZE, Value};
 use crate::crypto::{Secret, TAG, ValueCipher};
 use crate::io::Random;
 use crate::vault::hsm::{KeyError, KeyProtection};
-use crate::vault::protocol::{SUITE, Ticket};
+use crate::vault::protocol::{Invite, SUITE, Ticket};
 
 const HEAD: usize = 6 + 32;
 const LAYOUT: u8 = 1;
@@ -38,6 +38,20 @@ pub enum SealError {
 pub fn record_name(keys: &dyn KeyProtection, ticket: &Ticket) -> Result<Name, KeyError> {
     let mut message = b"amberfs-vault name 1".to_vec();
     message.extend_from_slice(ticket);
+    keys.lookup_mac(&message)
+}
+
+/// The name of what is known of an invite.
+pub fn invite_name(keys: &dyn KeyProtection, invite: &Invite) -> Result<Name, KeyError> {
+    let mut message = b"amberfs-vault invite 1".to_vec();
+    message.extend_from_slice(invite);
+    keys.lookup_mac(&message)
+}
+
+/// The name of what is known of an account.
+pub fn account_name(keys: &dyn KeyProtection, account: &str) -> Result<Name, KeyError> {
+    let mut message = b"amberfs-vault account 1".to_vec();
+    message.extend_from_slice(account.as_bytes());
     keys.lookup_mac(&message)
 }
 

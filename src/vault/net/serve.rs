@@ -78,6 +78,7 @@ pub async fn serve(
                 continue;
             }
         };
+        site.metrics().connected();
         // A relay comes for many.
         let each = if entrance.is_relay(peer.ip()) { usize::MAX } else { limits.connections_each };
         let Some(guest) = Guest::admit(&counts, peer.ip(), each) else { continue };

@@ -1,7 +1,7 @@
 //! What a registration and an attempt are bound to, and the statements that
 //! the owner signs. One function a statement, each with its own label.
 
-use super::{AttemptId, FleetId, RegistrationId, SUITE};
+use super::{AttemptId, FleetId, RegistrationId, SUITE, Ticket};
 use crate::crypto::{Hash, RepoId, hash};
 use crate::format::wire::Encoder;
 
@@ -63,6 +63,8 @@ pub enum Ended {
     Deleted = 3,
     /// It was never activated.
     Abandoned = 4,
+    /// The vault's operator deleted it.
+    Removed = 5,
 }
 
 impl Ended {
@@ -72,9 +74,63 @@ impl Ended {
             2 => Self::Superseded,
             3 => Self::Deleted,
             4 => Self::Abandoned,
+            5 => Self::Removed,
             _ => return None,
         })
     }
+}
+
+/// By what right somebody registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Right {
+    /// None: where anybody may, or whoever has an account.
+    Open,
+    /// An invite from the operator.
+    Invite(Invite),
+    /// The same owner has a record there, which this one is to follow.
+    Successor {
+        /// Names the old record.
+        ticket: Ticket,
+        /// The old registration.
+        registration: RegistrationId,
+        /// Over [`succession_statement`], by the key derived from K for the old one.
+        signature: [u8; 64],
+    },
+}
+
+/// Longest name of an account.
+pub const ACCOUNT_MAX: usize = 64;
+
+/// Whether a text can name an account: 1 to [`ACCOUNT_MAX`] printable ASCII
+/// characters, no space.
+pub fn is_account(text: &str) -> bool {
+    (1..=ACCOUNT_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// What an invite is known by; random, 16 bytes.
+pub type Invite = [u8; 16];
+
+/// The statement that a new registration follows an old one of the same owner.
+pub(crate) fn succession_statement(
+    old: &Binding,
+    registration: &RegistrationId,
+    ticket: &Ticket,
+) -> Vec<u8> {
+    let mut statement = b"amberfs-vault succeed 1".to_vec();
+    statement.extend_from_slice(&old.fleet);
+    statement.extend_from_slice(&old.client_id());
+    statement.extend_from_slice(registration);
+    statement.extend_from_slice(ticket);
+    statement
+}
+
+/// The statement that a note is the owner's.
+pub(crate) fn note_statement(binding: &Binding, note: &[u8]) -> Vec<u8> {
+    let mut statement = b"amberfs-vault note 1".to_vec();
+    statement.extend_from_slice(&binding.fleet);
+    statement.extend_from_slice(&binding.client_id());
+    statement.extend_from_slice(note);
+    statement
 }
 
 /// Why an owner ends a registration.
@@ -107,6 +163,7 @@ impl Retirement {
 
 /// The hash of everything that was registered. Client and vault compute it
 /// each for itself; the activation signs it.
+#[expect(clippy::too_many_arguments, reason = "each is one part of a registration")]
 pub fn record_hash(
     binding: &Binding,
     generation: u32,
@@ -114,17 +171,18 @@ pub fn record_hash(
     reply: &[u8],
     upload: &[u8],
     verifying: &[u8; 32],
+    noting: &[u8; 32],
     payload: &[u8],
 ) -> Hash {
     let mut record = Encoder::new();
     record.raw(b"amberfs-vault record 1").u8(SUITE).u32(generation);
     record.raw(&binding.fleet).raw(&binding.client_id());
-    record.bytes(request).bytes(reply).bytes(upload).raw(verifying).bytes(payload);
+    record.bytes(request).bytes(reply).bytes(upload).raw(verifying).raw(noting).bytes(payload);
     hash(&record.finish())
 }
 
 /// The statement that activates a record.
-pub(crate) fn activation_statement(record: &Hash) -> Vec<u8> {
+pub fn activation_statement(record: &Hash) -> Vec<u8> {
     let mut statement = b"amberfs-vault activate 1".to_vec();
     statement.extend_from_slice(record);
     statement

@@ -22,6 +22,10 @@ pub enum EventKind {
     Closed = 4,
     /// The operator took tries, after the ledger was put back.
     Spent = 5,
+    /// The operator stopped the record.
+    Held = 6,
+    /// The operator let it go.
+    Released = 7,
 }
 
 /// One event: its kind (1) and its time (8, little-endian) by a site's clock.
@@ -35,12 +39,12 @@ pub struct Event {
 
 impl Event {
     fn decode(input: &mut Decoder<'_>) -> Result<Option<Self>> {
-        use EventKind::{Activated, Closed, Failed, Opened, Spent};
+        use EventKind::{Activated, Closed, Failed, Held, Opened, Released, Spent};
         let (byte, time) = (input.u8()?, input.u64()?);
         if (byte, time) == (0, 0) {
             return Ok(None);
         }
-        let kinds = [Activated, Failed, Opened, Closed, Spent];
+        let kinds = [Activated, Failed, Opened, Closed, Spent, Held, Released];
         let kind = kinds.into_iter().find(|kind| *kind as u8 == byte);
         Ok(Some(Self { kind: kind.ok_or(DecodeError::Invalid("event"))?, time }))
     }
@@ -149,7 +153,7 @@ mod tests {
             Events::decode(&mut Decoder::new(&bytes))
         };
         assert!(decode(0, 1).is_ok());
-        for (at, byte) in [(0, 6), (1, 1), (EVENT, 1), (EVENTS * EVENT - 1, 1)] {
+        for (at, byte) in [(0, 8), (1, 1), (EVENT, 1), (EVENTS * EVENT - 1, 1)] {
             assert!(decode(at, byte).is_err(), "{at}");
         }
     }

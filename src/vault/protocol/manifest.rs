@@ -5,7 +5,7 @@ use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 
 use super::address::Fingerprint;
 use super::{AKE_PUBLIC, Argon2Cost, FleetId};
-use crate::crypto::hash;
+use crate::crypto::{hash, hex};
 use crate::format::wire::{DecodeError, Decoder, Encoder, Result};
 
 /// Most bytes of an encoded manifest; fits in a reply.
@@ -67,6 +67,15 @@ pub enum Protection {
     Hsm = 2,
 }
 
+impl Protection {
+    fn place(self) -> &'static str {
+        match self {
+            Self::File => "a file",
+            Self::Hsm => "an HSM",
+        }
+    }
+}
+
 /// One generation's public AKE key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AkeKey {
@@ -83,6 +92,13 @@ pub struct SiteKey {
     pub name: String,
     /// `SubjectPublicKeyInfo`, DER, as it appears in TLS (RFC 7250).
     pub spki: Vec<u8>,
+}
+
+impl SiteKey {
+    fn describe(&self) -> String {
+        // A name comes from whoever made the manifest.
+        format!("site {}: {}", self.name.escape_debug(), hex(&hash(&self.spki)[..16]))
+    }
 }
 
 /// What the root signs.
@@ -123,6 +139,9 @@ pub enum ManifestError {
     /// Too few good signatures.
     #[error("the manifest is not signed by the vault's root")]
     Signature,
+    /// A key that is none of the manifest's roots.
+    #[error("names other root keys than this one")]
+    NoRoot,
     /// An older manifest than one seen before.
     #[error("the manifest is of epoch {found}, but epoch {seen} was seen before")]
     Older {
@@ -200,33 +219,14 @@ impl Manifest {
         pinned: Fingerprint,
         seen: u64,
     ) -> std::result::Result<Self, ManifestError> {
-        let mut input = Decoder::new(bytes);
-        let body = input.bytes(MANIFEST_LIMIT, "manifest")?;
-        let manifest = Self::decode_body(body)?;
-        let found = manifest.roots.fingerprint();
-        if found != pinned {
-            return Err(ManifestError::OtherRoot { found, pinned });
-        }
-        let count = input.u8()?;
-        if count > ROOTS_LIMIT {
-            return Err(DecodeError::Limit("signatures").into());
-        }
-        let mut good = 0;
-        let mut last = None;
-        for _ in 0..count {
-            let index = input.u8()?;
-            let signature = Signature::from_bytes(&input.array()?);
-            let key = manifest.roots.keys.get(index as usize).ok_or(ManifestError::Signature)?;
-            if last.is_some_and(|last| last >= index) {
-                return Err(DecodeError::Invalid("signatures").into());
+        let (manifest, signatures) = open(bytes, |roots| {
+            let found = roots.fingerprint();
+            if found == pinned {
+                return Ok(());
             }
-            last = Some(index);
-            let key = VerifyingKey::from_bytes(key).map_err(|_| ManifestError::Signature)?;
-            key.verify_strict(body, &signature).map_err(|_| ManifestError::Signature)?;
-            good += 1;
-        }
-        input.end()?;
-        if good < manifest.roots.threshold {
+            Err(ManifestError::OtherRoot { found, pinned })
+        })?;
+        if signatures.len() < usize::from(manifest.roots.threshold) {
             return Err(ManifestError::Signature);
         }
         if manifest.epoch < seen {
@@ -242,6 +242,50 @@ impl Manifest {
         Self::verify(bytes, Self::decode_body(body)?.roots.fingerprint(), 0)
     }
 
+    /// What it says, in lines for people.
+    pub fn describe(&self) -> Vec<String> {
+        let mut lines = vec![
+            format!("vault fingerprint: {}", self.roots.fingerprint()),
+            format!("fleet: {}", hex(&self.fleet)),
+            format!("epoch: {}", self.epoch),
+            format!("signatures needed: {} of {}", self.roots.threshold, self.roots.keys.len()),
+        ];
+        lines.extend(self.roots.keys.iter().map(|key| format!("root: {}", hex(key))));
+        lines.push(format!("keys: in {}", self.protection.place()));
+        lines.push(format!("quorum: {} of {} sites", self.quorum, self.sites.len()));
+        let Argon2Cost { memory, passes, lanes } = self.cost;
+        lines.push(format!("least cost: {memory} KiB, {passes} passes, {lanes} lanes"));
+        let ake = |key: &AkeKey| format!("key generation {}: {}", key.generation, hex(&key.public));
+        lines.extend(self.ake.iter().map(ake));
+        lines.extend(self.sites.iter().map(SiteKey::describe));
+        lines
+    }
+
+    /// What is not as it was before, for whoever trusts the fleet.
+    pub fn changes_since(&self, before: &Self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if self.fleet != before.fleet {
+            lines.push("it is another fleet".to_owned());
+        }
+        if self.protection != before.protection {
+            let (was, is) = (before.protection.place(), self.protection.place());
+            lines.push(format!("keys were in {was} and are in {is} now"));
+        }
+        for site in before.sites.iter().filter(|site| !self.sites.contains(site)) {
+            lines.push(format!("gone: {}", site.describe()));
+        }
+        for site in self.sites.iter().filter(|site| !before.sites.contains(site)) {
+            lines.push(format!("new: {}", site.describe()));
+        }
+        for key in self.ake.iter().filter(|key| !before.ake.contains(key)) {
+            lines.push(format!("new: keys of generation {}", key.generation));
+        }
+        if self.cost != before.cost {
+            lines.push("the least cost of a password is another".to_owned());
+        }
+        lines
+    }
+
     /// Whether `spki` is the TLS key of one of the sites.
     pub fn has_site(&self, spki: &[u8]) -> bool {
         self.sites.iter().any(|site| site.spki == spki)
@@ -253,11 +297,71 @@ impl Manifest {
     }
 }
 
+/// A signature, and which of the root keys made it.
+type Signed = (u8, Signature);
+
+/// A manifest, if its roots are the right ones, and its signatures, every one of them
+/// good, however many there are.
+fn open(
+    bytes: &[u8],
+    right: impl FnOnce(&Roots) -> std::result::Result<(), ManifestError>,
+) -> std::result::Result<(Manifest, Vec<Signed>), ManifestError> {
+    let mut input = Decoder::new(bytes);
+    let body = input.bytes(MANIFEST_LIMIT, "manifest")?;
+    let manifest = Manifest::decode_body(body)?;
+    right(&manifest.roots)?;
+    let count = input.u8()?;
+    if count > ROOTS_LIMIT {
+        return Err(DecodeError::Limit("signatures").into());
+    }
+    let mut signatures: Vec<Signed> = Vec::new();
+    for _ in 0..count {
+        let index = input.u8()?;
+        let signature = Signature::from_bytes(&input.array()?);
+        let key = manifest.roots.keys.get(index as usize).ok_or(ManifestError::Signature)?;
+        if signatures.last().is_some_and(|(last, _)| *last >= index) {
+            return Err(DecodeError::Invalid("signatures").into());
+        }
+        let key = VerifyingKey::from_bytes(key).map_err(|_| ManifestError::Signature)?;
+        key.verify_strict(body, &signature).map_err(|_| ManifestError::Signature)?;
+        signatures.push((index, signature));
+    }
+    input.end()?;
+    Ok((manifest, signatures))
+}
+
+/// A manifest that is not to be believed yet, and how many of its roots signed it.
+pub fn signatures_of(bytes: &[u8]) -> std::result::Result<(Manifest, usize), ManifestError> {
+    open(bytes, |_| Ok(())).map(|(manifest, signatures)| (manifest, signatures.len()))
+}
+
+/// Adds the signature of one more root key; that of a key there is stays one.
+pub fn sign_more(bytes: &[u8], key: &SigningKey) -> std::result::Result<Vec<u8>, ManifestError> {
+    let (manifest, mut signatures) = open(bytes, |_| Ok(()))?;
+    let public = key.verifying_key().to_bytes();
+    let index = manifest.roots.keys.iter().position(|root| *root == public);
+    let index = index.ok_or(ManifestError::NoRoot)? as u8;
+    let body = manifest.encode_body();
+    signatures.push((index, key.sign(&body)));
+    Ok(encode_signed(&body, signatures))
+}
+
+fn encode_signed(body: &[u8], mut signatures: Vec<Signed>) -> Vec<u8> {
+    signatures.sort_unstable_by_key(|(index, _)| *index);
+    signatures.dedup_by_key(|(index, _)| *index);
+    let mut out = Encoder::new();
+    out.bytes(body).u8(signatures.len() as u8);
+    for (index, signature) in signatures {
+        out.u8(index).raw(&signature.to_bytes());
+    }
+    out.finish()
+}
+
 /// Signs a manifest with those of its root keys that are given. The caller
 /// makes sure they reach the threshold; nobody believes it otherwise.
 pub fn sign_manifest(manifest: &Manifest, keys: &[&SigningKey]) -> Vec<u8> {
     let body = manifest.encode_body();
-    let mut signatures: Vec<(u8, Signature)> = keys
+    let signatures: Vec<Signed> = keys
         .iter()
         .filter_map(|key| {
             let public = key.verifying_key().to_bytes();
@@ -265,14 +369,7 @@ pub fn sign_manifest(manifest: &Manifest, keys: &[&SigningKey]) -> Vec<u8> {
             Some((index as u8, key.sign(&body)))
         })
         .collect();
-    signatures.sort_unstable_by_key(|(index, _)| *index);
-    signatures.dedup_by_key(|(index, _)| *index);
-    let mut out = Encoder::new();
-    out.bytes(&body).u8(signatures.len() as u8);
-    for (index, signature) in signatures {
-        out.u8(index).raw(&signature.to_bytes());
-    }
-    let bytes = out.finish();
+    let bytes = encode_signed(&body, signatures);
     assert!(bytes.len() <= MANIFEST_LIMIT, "every list in a manifest is limited");
     bytes
 }

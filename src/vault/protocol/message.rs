@@ -5,8 +5,8 @@
 use zeroize::Zeroizing;
 
 use super::{
-    AttemptId, Ended, Events, KE1, KE2, KE3, MANIFEST_LIMIT, PAYLOAD_SEALED, REGISTER_REPLY,
-    REGISTER_REQUEST, REGISTER_UPLOAD, RegistrationId, Retirement, Seconds, Ticket,
+    AttemptId, Ended, Events, KE1, KE2, KE3, MANIFEST_LIMIT, Note, PAYLOAD_SEALED, REGISTER_REPLY,
+    REGISTER_REQUEST, REGISTER_UPLOAD, RegistrationId, Retirement, Right, Seconds, Ticket,
 };
 use crate::crypto::RepoId;
 use crate::format::wire::{DecodeError, Decoder, Encoder, Result};
@@ -29,8 +29,8 @@ pub enum Request {
         registration: RegistrationId,
         /// The repository, part of the client's identifier.
         repo: RepoId,
-        /// An invite, or zeros.
-        invite: [u8; 16],
+        /// Why the vault should take it.
+        right: Right,
         /// The blinded password.
         request: [u8; REGISTER_REQUEST],
     },
@@ -44,6 +44,8 @@ pub enum Request {
         upload: Box<[u8; REGISTER_UPLOAD]>,
         /// Public half of the key derived from K.
         verifying: [u8; 32],
+        /// Public half of the key for notes.
+        noting: [u8; 32],
         /// The sealed payload.
         payload: Box<[u8; PAYLOAD_SEALED]>,
     },
@@ -89,6 +91,18 @@ pub enum Request {
     Status {
         /// Names the record.
         ticket: Ticket,
+    },
+    /// The owner's note: kept if its number is one more than that of the note there
+    /// is.
+    Note {
+        /// Names the record.
+        ticket: Ticket,
+        /// The registration.
+        registration: RegistrationId,
+        /// The note.
+        note: Note,
+        /// By the key for notes.
+        signature: [u8; 64],
     },
 }
 
@@ -143,6 +157,12 @@ pub enum Refusal {
     Malformed,
     /// The ledger was changed behind the vault's back: nothing is evaluated.
     Frozen,
+    /// The invite is not known, used, or too old.
+    Invite,
+    /// This account has registered as often as it may for now.
+    Budget,
+    /// The operator has stopped this record: nothing is evaluated until it is let go.
+    Held,
 }
 
 /// What the vault answers.
@@ -176,11 +196,15 @@ pub enum Reply {
         tries: Tries,
         /// What happened before.
         events: Events,
+        /// The owner's note.
+        note: Note,
     },
     /// How the record stands.
     Standing(Standing),
     /// The registration is over.
     Retired(Ended),
+    /// The note there is now: the one that was sent, or another that came before it.
+    Noted(Note),
     /// Not done.
     Refused(Refusal),
 }
@@ -217,15 +241,18 @@ pub fn encode_request(request: &Request) -> Zeroizing<Vec<u8>> {
     let mut out = Encoder::with_capacity(REQUEST_SIZE);
     match request {
         Request::Manifest => out.u8(1),
-        Request::RegisterStart { ticket, registration, repo, invite, request } => {
-            out.u8(2).raw(ticket).raw(registration).raw(repo).raw(invite).raw(request)
+        Request::RegisterStart { ticket, registration, repo, right, request } => {
+            out.u8(2).raw(ticket).raw(registration).raw(repo);
+            put_right(&mut out, right);
+            out.raw(request)
         }
-        Request::RegisterFinish { ticket, registration, upload, verifying, payload } => out
+        Request::RegisterFinish { ticket, registration, upload, verifying, noting, payload } => out
             .u8(3)
             .raw(ticket)
             .raw(registration)
             .raw(&upload[..])
             .raw(verifying)
+            .raw(noting)
             .raw(&payload[..]),
         Request::Activate { ticket, registration, signature } => {
             out.u8(4).raw(ticket).raw(registration).raw(signature)
@@ -238,6 +265,9 @@ pub fn encode_request(request: &Request) -> Zeroizing<Vec<u8>> {
             out.u8(7).raw(ticket).raw(registration).u8(reason.ended() as u8).raw(signature)
         }
         Request::Status { ticket } => out.u8(8).raw(ticket),
+        Request::Note { ticket, registration, note, signature } => {
+            out.u8(9).raw(ticket).raw(registration).raw(note.bytes()).raw(signature)
+        }
     };
     Zeroizing::new(frame(&Zeroizing::new(out.finish()), REQUEST_SIZE))
 }
@@ -251,7 +281,7 @@ pub fn decode_request(bytes: &[u8]) -> Result<Request> {
             ticket: input.array()?,
             registration: input.array()?,
             repo: input.array()?,
-            invite: input.array()?,
+            right: take_right(&mut input)?,
             request: input.array()?,
         },
         3 => Request::RegisterFinish {
@@ -259,6 +289,7 @@ pub fn decode_request(bytes: &[u8]) -> Result<Request> {
             registration: input.array()?,
             upload: boxed(&mut input)?,
             verifying: input.array()?,
+            noting: input.array()?,
             payload: boxed(&mut input)?,
         },
         4 => Request::Activate {
@@ -285,10 +316,39 @@ pub fn decode_request(bytes: &[u8]) -> Result<Request> {
             signature: input.array()?,
         },
         8 => Request::Status { ticket: input.array()? },
+        9 => Request::Note {
+            ticket: input.array()?,
+            registration: input.array()?,
+            note: Note::from_bytes(boxed(&mut input)?),
+            signature: input.array()?,
+        },
         _ => return Err(DecodeError::Invalid("request")),
     };
     input.end()?;
     Ok(request)
+}
+
+fn put_right(out: &mut Encoder, right: &Right) {
+    match right {
+        Right::Open => out.u8(0),
+        Right::Invite(invite) => out.u8(1).raw(invite),
+        Right::Successor { ticket, registration, signature } => {
+            out.u8(2).raw(ticket).raw(registration).raw(signature)
+        }
+    };
+}
+
+fn take_right(input: &mut Decoder<'_>) -> Result<Right> {
+    Ok(match input.u8()? {
+        0 => Right::Open,
+        1 => Right::Invite(input.array()?),
+        2 => Right::Successor {
+            ticket: input.array()?,
+            registration: input.array()?,
+            signature: input.array()?,
+        },
+        _ => return Err(DecodeError::Invalid("right")),
+    })
 }
 
 fn put_tries(out: &mut Encoder, tries: &Tries) {
@@ -354,6 +414,15 @@ fn put_refusal(out: &mut Encoder, refusal: &Refusal) {
         Refusal::Frozen => {
             out.u8(10);
         }
+        Refusal::Invite => {
+            out.u8(11);
+        }
+        Refusal::Budget => {
+            out.u8(12);
+        }
+        Refusal::Held => {
+            out.u8(13);
+        }
     }
 }
 
@@ -369,6 +438,9 @@ fn take_refusal(input: &mut Decoder<'_>) -> Result<Refusal> {
         8 => Refusal::TryLater,
         9 => Refusal::Malformed,
         10 => Refusal::Frozen,
+        11 => Refusal::Invite,
+        12 => Refusal::Budget,
+        13 => Refusal::Held,
         _ => return Err(DecodeError::Invalid("refusal")),
     })
 }
@@ -388,15 +460,19 @@ pub fn encode_reply(reply: &Reply) -> Vec<u8> {
         }
         Reply::Activated(tries) => put_tries(out.u8(4), tries),
         Reply::Challenge { ke2, tries } => put_tries(out.u8(5).raw(&ke2[..]), tries),
-        Reply::Opened { payload, tries, events } => {
+        Reply::Opened { payload, tries, events, note } => {
             put_tries(out.u8(6).raw(&payload[..]), tries);
             events.encode(&mut out);
+            out.raw(note.bytes());
         }
         Reply::Standing(standing) => put_standing(out.u8(7), standing),
         Reply::Retired(ended) => {
             out.u8(8).u8(*ended as u8);
         }
         Reply::Refused(refusal) => put_refusal(out.u8(9), refusal),
+        Reply::Noted(note) => {
+            out.u8(10).raw(note.bytes());
+        }
     }
     frame(&out.finish(), REPLY_SIZE)
 }
@@ -414,10 +490,12 @@ pub fn decode_reply(bytes: &[u8]) -> Result<Reply> {
             payload: boxed(&mut input)?,
             tries: take_tries(&mut input)?,
             events: Events::decode(&mut input)?,
+            note: Note::from_bytes(boxed(&mut input)?),
         },
         7 => Reply::Standing(take_standing(&mut input)?),
         8 => Reply::Retired(take_ended(&mut input)?),
         9 => Reply::Refused(take_refusal(&mut input)?),
+        10 => Reply::Noted(Note::from_bytes(boxed(&mut input)?)),
         _ => return Err(DecodeError::Invalid("reply")),
     };
     input.end()?;

@@ -10,22 +10,29 @@ mod event;
 mod locator;
 mod manifest;
 mod message;
+mod note;
 mod password;
 mod payload;
 mod suite;
 
 pub use address::{Address, AddressError, Fingerprint, HOSTS_LIMIT, Place, Way};
-pub(crate) use binding::activation_statement;
-pub use binding::{Binding, Ended, Retirement, record_hash};
+pub use binding::{
+    ACCOUNT_MAX, Binding, Ended, Invite, Retirement, Right, activation_statement, is_account,
+    record_hash,
+};
+pub(crate) use binding::{note_statement, succession_statement};
 pub use event::{EVENT, EVENTS, Event, EventKind, Events};
 pub use locator::{LOCATOR_LIMIT, Locator};
 pub use manifest::{
     AkeKey, MANIFEST_LIMIT, Manifest, ManifestError, Protection, Roots, SiteKey, sign_manifest,
+    sign_more, signatures_of,
 };
 pub use message::{
     REPLY_SIZE, REQUEST_SIZE, Refusal, Reply, Request, Standing, Tries, decode_reply,
     decode_request, encode_reply, encode_request,
 };
+pub use note::{MARKS_LIMIT, Mark, NOTE, NOTE_TEXT, Note, NoteError, NoteKeys};
+pub(crate) use note::{decode_marks, encode_marks};
 pub use password::{Password, PasswordError, UNICODE_VERSION};
 pub use payload::{KEYS_LIMIT, PAYLOAD_SEALED, PayloadError, open_payload, seal_payload};
 pub(crate) use suite::Rng;

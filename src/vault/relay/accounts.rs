@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use zeroize::Zeroizing;
 
-use super::assertion::is_account;
+use super::jwt::Verifier;
 use crate::crypto::{hash, hex, unhex};
 use crate::io::Random;
+use crate::vault::protocol::is_account;
 
 /// How a relay knows its clients.
 pub enum Accounts {
@@ -14,6 +15,8 @@ pub enum Accounts {
     None,
     /// By bearer tokens: BLAKE3 of each, and whose it is.
     Tokens(HashMap<[u8; 32], String>),
+    /// By tokens that an issuer signed.
+    Jwt(Verifier),
 }
 
 /// Without an account where one is needed.
@@ -62,6 +65,9 @@ impl Accounts {
                 .and_then(|token| tokens.get(&hash(token.as_bytes())).cloned())
                 .map(Some)
                 .ok_or(Stranger),
+            Self::Jwt(verifier) => {
+                token.and_then(|token| verifier.account(token)).map(Some).ok_or(Stranger)
+            }
         }
     }
 }

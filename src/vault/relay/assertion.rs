@@ -18,13 +18,12 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::crypto::{Hash, hash};
 use crate::vault::protocol::Seconds;
+use crate::vault::protocol::{ACCOUNT_MAX, is_account};
 
 /// Bytes of an assertion.
 pub const ASSERTION: usize = 256;
 /// For how long one counts, seconds.
 pub const VALID: Seconds = 120;
-/// Longest name of an account.
-pub const ACCOUNT_MAX: usize = 64;
 /// The first byte of an assertion.
 pub const FIRST: u8 = MAGIC[0];
 /// The first byte of a handshake record (RFC 8446, section 5.1).
@@ -61,12 +60,6 @@ pub enum AssertionError {
     /// Seen already, or too many to remember.
     #[error("it came before")]
     Repeated,
-}
-
-/// Whether a text can name an account: 1 to 64 printable ASCII characters, no
-/// space.
-pub fn is_account(text: &str) -> bool {
-    (1..=ACCOUNT_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// What a relay vouches for.

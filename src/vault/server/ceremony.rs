@@ -12,9 +12,8 @@
 
 use std::io;
 
-use ed25519_dalek::SigningKey;
-
 use super::folder::{FILE_LIMIT, FolderError, MANIFEST, check_new, found};
+use super::roots::{Change, Made, changed, put, signed};
 use crate::crypto::{Secret, hash, random_id};
 use crate::format::wire::DecodeError;
 use crate::io::{PrivateFolder, Random};
@@ -24,7 +23,7 @@ use crate::vault::hsm::transfer::{Aloud, NAME_LIMIT, Parcel, SiteRequest, keys_f
 use crate::vault::hsm::{KeyError, KeyProtection};
 use crate::vault::ledger::{EmbeddedLedger, Head, LEDGER, reset_mark};
 use crate::vault::protocol::{
-    Argon2Cost, Fingerprint, Manifest, ManifestError, Protection, SiteKey, sign_manifest,
+    Argon2Cost, Fingerprint, Manifest, ManifestError, Protection, SiteKey,
 };
 
 /// The request's name in a new site's folder.
@@ -173,16 +172,18 @@ pub struct Exported {
 }
 
 /// At the first site: wraps the current keys for the site that asks, adds it to
-/// the manifest and signs that with `root`.
+/// the manifest and signs that with `roots`. Where those are too few, the site must be
+/// in the manifest already: [`add_site`].
 pub fn export(
     folder: &dyn PrivateFolder,
-    root: &Secret,
+    roots: &[Secret],
     request: &[u8],
     said: Aloud,
 ) -> Result<Exported> {
     check(request, said)?;
     let asks = SiteRequest::decode(request)?;
-    let mut manifest = Manifest::own(&read(folder, MANIFEST)?)?;
+    let before = read(folder, MANIFEST)?;
+    let manifest = Manifest::own(&before)?;
     if asks.fleet != manifest.fleet || asks.root != manifest.roots.fingerprint().0 {
         return Err(CeremonyError::Other);
     }
@@ -194,17 +195,19 @@ pub fn export(
     }
     // Again, for a parcel that was lost: the manifest stays as it is.
     let known = manifest.sites.iter().find(|site| site.name == asks.name);
-    match known {
-        Some(site) if site.spki == asks.spki => {}
+    let signed = match known {
+        Some(site) if site.spki == asks.spki => before,
         Some(_) => return Err(CeremonyError::Name),
         None => {
-            manifest.sites.push(SiteKey { name: asks.name, spki: asks.spki });
-            manifest.quorum = (manifest.sites.len() / 2 + 1) as u8;
-            manifest.epoch += 1;
+            let change = Change::Add(SiteKey { name: asks.name, spki: asks.spki });
+            match signed(&changed(&manifest, change)?, roots) {
+                Err(FolderError::Manifest(ManifestError::NoRoot)) => {
+                    return Err(CeremonyError::Root);
+                }
+                made => made?,
+            }
         }
-    }
-    let root = SigningKey::from_bytes(root.expose());
-    let signed = sign_manifest(&manifest, &[&root]);
+    };
     match Manifest::own(&signed) {
         Ok(_) => {}
         Err(ManifestError::Encoding(_)) => return Err(CeremonyError::Full),
@@ -223,6 +226,23 @@ pub fn export(
     };
     write(folder, MANIFEST, &signed)?;
     Ok(Exported { parcel: parcel.encode(), keys: prints })
+}
+
+/// At the first site: a manifest with the site that asks, for several people to sign.
+pub fn add_site(
+    folder: &dyn PrivateFolder,
+    roots: &[Secret],
+    request: &[u8],
+    said: Aloud,
+) -> Result<Made> {
+    check(request, said)?;
+    let asks = SiteRequest::decode(request)?;
+    let manifest = Manifest::own(&read(folder, MANIFEST)?)?;
+    if asks.fleet != manifest.fleet || asks.root != manifest.roots.fingerprint().0 {
+        return Err(CeremonyError::Other);
+    }
+    let change = Change::Add(SiteKey { name: asks.name, spki: asks.spki });
+    Ok(put(folder, &signed(&changed(&manifest, change)?, roots)?)?)
 }
 
 /// At the new site: takes the keys in. Returns their fingerprint, which is the

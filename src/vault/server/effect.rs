@@ -1,13 +1,13 @@
 //! What the state machine wants done. A reply that waits for a write is inside
 //! the [`Write`]; evaluations turn into writes and into nothing else.
 
-use super::record::{Material, PENDING_LIMIT, Pending, Record, State};
+use super::record::{Label, Material, PENDING_LIMIT, Pending, Record, State};
 use super::step::{FAILURES, GRACE, TRIES};
 use crate::crypto::hash;
 use crate::vault::ledger::{Durable, Lineage};
 use crate::vault::protocol::{
-    AttemptId, EventKind, Events, KE1, KE2, LOGIN_STATE, PAYLOAD_SEALED, REGISTER_REPLY,
-    REGISTER_REQUEST, REGISTER_UPLOAD, RegistrationId, Reply, Seconds, Standing, Tries,
+    AttemptId, EventKind, Events, KE1, KE2, LOGIN_STATE, Note, PAYLOAD_SEALED, REGISTER_REPLY,
+    REGISTER_REQUEST, REGISTER_UPLOAD, RegistrationId, Reply, Right, Seconds, Standing, Tries,
 };
 
 /// Waiting times after the third, fourth, ... failure in a row.
@@ -50,7 +50,7 @@ impl Write {
 pub enum Effect {
     /// Say this; nothing changed.
     Answer(Reply),
-    /// Take the name, then look again what to do.
+    /// Take the name, if the client may have it, then look again what to do.
     Reserve(Reservation),
     /// Write, then answer.
     Persist(Write),
@@ -64,13 +64,16 @@ pub enum Effect {
 pub struct Reservation {
     pub(super) repo: [u8; 16],
     pub(super) registration: RegistrationId,
+    /// By what right.
+    pub right: Right,
     pub(super) now: Seconds,
 }
 
 impl Reservation {
     /// The record that takes it.
-    pub fn write(self, generation: u32) -> Write {
-        let record = Record::reservation(generation, self.repo, self.registration, self.now);
+    pub fn write(self, generation: u32, label: Label) -> Write {
+        let Self { repo, registration, now, .. } = self;
+        let record = Record::reservation(generation, repo, registration, label, now);
         Write { record, then: Reply::Standing(Standing::Registering) }
     }
 }
@@ -81,10 +84,16 @@ pub struct Enrolment {
     pub(super) registration: RegistrationId,
     /// The blinded password.
     pub request: [u8; REGISTER_REQUEST],
+    pub(super) label: Label,
     pub(super) now: Seconds,
 }
 
 impl Enrolment {
+    /// Which registration.
+    pub fn registration(&self) -> &RegistrationId {
+        &self.registration
+    }
+
     /// The new record. Its evaluation counts as one of the tries.
     pub fn evaluated(
         self,
@@ -109,11 +118,15 @@ impl Enrolment {
                 reply,
                 upload: [0; REGISTER_UPLOAD],
                 verifying: [0; 32],
+                noting: [0; 32],
                 payload: [0; PAYLOAD_SEALED],
                 ke2: [0; KE2],
             }),
             pending: Vec::new(),
             events: Events::default(),
+            label: self.label,
+            held: false,
+            note: Note::default(),
         };
         Write { then: Reply::Registered { reply: Box::new(reply), generation }, record }
     }

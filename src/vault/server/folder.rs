@@ -15,6 +15,7 @@ use std::sync::Arc;
 use ed25519_dalek::SigningKey;
 use zeroize::Zeroizing;
 
+use super::roots::{Change, Made, NEXT, changed, put, signed};
 use crate::crypto::Secret;
 use crate::io::{PrivateFolder, Random};
 use crate::vault::config::{Config, ConfigError, Etcd, Keys, LedgerAt};
@@ -25,6 +26,7 @@ use crate::vault::ledger::{
 use crate::vault::net::spki;
 use crate::vault::protocol::{
     AkeKey, Argon2Cost, Fingerprint, Manifest, ManifestError, Roots, SiteKey, sign_manifest,
+    signatures_of,
 };
 
 const KEYS: &str = "keys";
@@ -280,42 +282,47 @@ fn open_etcd(_: &Etcd, _: &dyn KeyProtection) -> Result<Box<dyn Ledger>, LedgerE
 
 /// Makes another site of a fleet with software keys: the same keys but for that
 /// of TLS, and a manifest with that site in it, signed by `root` and written to
-/// both folders.
+/// both folders. With too few root keys it waits for signatures, and the new
+/// folder is no site until it is installed there.
 pub fn join_site(
     from: &dyn PrivateFolder,
     to: &dyn PrivateFolder,
     random: &dyn Random,
-    root: &Secret,
+    roots: &[Secret],
     name: &str,
-) -> Result<(), FolderError> {
+) -> Result<Made, FolderError> {
     check_new(to)?;
-    let mut manifest = Manifest::own(&read(from, MANIFEST)?)?;
+    let before = read(from, MANIFEST)?;
+    let manifest = Manifest::own(&before)?;
     if !matches!(Config::load(from)?.keys, Keys::File {}) {
         return Err(KeyError::Unusable("they are in a token: amberfs-vault ceremony").into());
     }
     let keys = FileKeys::decode(&Zeroizing::new(read(from, KEYS)?))?.of_another_site(random)?;
-    if manifest.sites.iter().any(|site| site.name == name) {
-        return Err(FolderError::NotNext("has a site of this name already"));
-    }
     let spki = spki(&*keys.tls()).ok_or(KeyError::Unusable("the TLS key has no public half"))?;
-    manifest.sites.push(SiteKey { name: name.into(), spki });
-    manifest.quorum = (manifest.sites.len() / 2 + 1) as u8;
-    manifest.epoch += 1;
-    let signed = sign_manifest(&manifest, &[&SigningKey::from_bytes(root.expose())]);
-    // Also refuses another root, and more sites than a manifest holds.
-    Manifest::own(&signed)?;
+    let change = Change::Add(SiteKey { name: name.into(), spki });
+    let bytes = signed(&changed(&manifest, change)?, roots)?;
+    // Refuses more sites than a manifest holds.
+    let (_, have) = signatures_of(&bytes)?;
+    let is_enough = have >= usize::from(manifest.roots.threshold);
     let io = |what| move |source| FolderError::Io { what, source };
     to.replace(KEYS, &keys.encode()).map_err(io(KEYS))?;
     reset_mark(to, &keys, Head::default())?;
-    to.replace(MANIFEST, &signed).map_err(io(MANIFEST))?;
+    to.replace(MANIFEST, if is_enough { &bytes } else { &before }).map_err(io(MANIFEST))?;
     // Last: until then the fleet does not have the site.
-    from.replace(MANIFEST, &signed).map_err(io(MANIFEST))
+    put(from, &bytes)
 }
 
-/// Puts a newer manifest of the same fleet in place. Returns its epoch.
-pub fn install_manifest(folder: &dyn PrivateFolder, signed: &[u8]) -> Result<u64, FolderError> {
+/// Puts a newer manifest of the same fleet in place. Returns its epoch. With
+/// `new_roots` its roots may be others than before: clients that pinned the old ones
+/// are lost.
+pub fn install_manifest(
+    folder: &dyn PrivateFolder,
+    signed: &[u8],
+    new_roots: bool,
+) -> Result<u64, FolderError> {
     let before = Manifest::own(&read(folder, MANIFEST)?)?;
-    let next = Manifest::verify(signed, before.roots.fingerprint(), before.epoch)?;
+    let roots = if new_roots { Manifest::own(signed)?.roots } else { before.roots.clone() };
+    let next = Manifest::verify(signed, roots.fingerprint(), before.epoch)?;
     if next.fleet != before.fleet {
         return Err(FolderError::NotNext("is of another fleet"));
     }
@@ -336,8 +343,10 @@ pub fn install_manifest(folder: &dyn PrivateFolder, signed: &[u8]) -> Result<u64
     if !opened(&next)? {
         return Err(FolderError::NotNext("does not have this site"));
     }
-    folder
-        .replace(MANIFEST, signed)
-        .map_err(|source| FolderError::Io { what: MANIFEST, source })?;
-    Ok(next.epoch)
+    let io = |what| move |source| FolderError::Io { what, source };
+    folder.replace(MANIFEST, signed).map_err(io(MANIFEST))?;
+    match folder.remove(NEXT) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(io(NEXT)(source)),
+        _ => Ok(next.epoch),
+    }
 }

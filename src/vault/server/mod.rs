@@ -9,8 +9,13 @@ pub mod ceremony;
 mod effect;
 mod evaluate;
 mod folder;
+mod metrics;
+mod orders;
 mod record;
+mod rights;
+mod roots;
 mod site;
+mod staff;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -20,6 +25,11 @@ pub use folder::{
     FolderError, Opened, accept, create_site, install_manifest, join_site, open_rolled_back,
     open_site, view_site,
 };
-pub use record::{Material, PENDING_LIMIT, Pending, Record, State};
+pub use metrics::Metrics;
+pub use orders::{Answer, ORDER_LIMIT, Order, Which};
+pub use record::{Label, Material, PENDING_LIMIT, Pending, Record, State};
+pub use rights::{COUNTED, REGISTRATIONS};
+pub use roots::{Change, Made, NEXT, change_manifest, change_roots};
 pub use site::{Caller, Census, Site, Swept};
+pub use staff::{Deed, Sight};
 pub use step::{FAILURES, GRACE, Policy, TRIES, spend_step, step, sweep_step};

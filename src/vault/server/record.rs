@@ -1,32 +1,38 @@
 //! A record: what the ledger holds of one registration, once unsealed. As
 //! secret as a password hash; wiped on drop; no `Debug`.
 
+use std::sync::Arc;
+
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::crypto::RepoId;
 use crate::format::wire::{DecodeError, Decoder, Encoder, Result};
 use crate::vault::ledger::{Lineage, RECORD_LIMIT, Revision};
 use crate::vault::protocol::{
-    AttemptId, EVENT, EVENTS, Ended, Events, KE2, LOGIN_STATE, PAYLOAD_SEALED, REGISTER_REPLY,
-    REGISTER_REQUEST, REGISTER_UPLOAD, RegistrationId, SUITE, Seconds,
+    ACCOUNT_MAX, AttemptId, Binding, EVENT, EVENTS, Ended, Events, FleetId, KE2, LOGIN_STATE, NOTE,
+    Note, PAYLOAD_SEALED, REGISTER_REPLY, REGISTER_REQUEST, REGISTER_UPLOAD, RegistrationId, SUITE,
+    Seconds, is_account,
 };
 
 /// Most attempts whose proof is awaited.
 pub const PENDING_LIMIT: usize = 10;
-/// Kept for the owner's note.
-const NOTE_RESERVED: usize = 512;
-/// Kept for an account label.
-const LABEL_RESERVED: usize = 32;
-const RESERVED: usize = NOTE_RESERVED + LABEL_RESERVED;
 const LINEAGE: usize = 16;
 const VERSION: u8 = 1;
 
 const HEAD: usize = 2 + 4 + 32 + 9 + 1 + 1 + 8 + 8 + 8;
 const MATERIAL: usize =
-    1 + 32 + REGISTER_REQUEST + REGISTER_REPLY + REGISTER_UPLOAD + 32 + PAYLOAD_SEALED + KE2;
+    1 + 32 + REGISTER_REQUEST + REGISTER_REPLY + REGISTER_UPLOAD + 32 + 32 + PAYLOAD_SEALED + KE2;
 const PENDING: usize = 16 + 32 + LOGIN_STATE + 8 + 1;
-const LONGEST: usize =
-    HEAD + MATERIAL + 1 + PENDING_LIMIT * PENDING + EVENTS * EVENT + RESERVED + LINEAGE;
+const LONGEST: usize = HEAD
+    + MATERIAL
+    + 1
+    + PENDING_LIMIT * PENDING
+    + EVENTS * EVENT
+    + 1
+    + ACCOUNT_MAX
+    + 1
+    + NOTE
+    + LINEAGE;
 const _: () = assert!(LONGEST <= RECORD_LIMIT);
 
 /// Where a registration stands.
@@ -49,7 +55,36 @@ pub enum State {
     },
     /// A tombstone.
     Ended(Ended),
+    /// No record: an invite that can be used until then.
+    Invite {
+        /// End of its time.
+        until: Seconds,
+    },
+    /// No record: an invite that a registration used. `repo` is that one's ticket, and
+    /// `tries_left` 1 once that one's name is taken.
+    Used,
+    /// No record: how often an account may still register. `created` is when that was
+    /// counted anew, `registration` the last one.
+    Account,
 }
+
+impl State {
+    /// Whether there are no secrets.
+    fn is_bare(self) -> bool {
+        matches!(
+            self,
+            Self::Reserved | Self::Ended(_) | Self::Invite { .. } | Self::Used | Self::Account
+        )
+    }
+
+    /// Whether it is what the vault remembers besides records.
+    pub fn is_beside(self) -> bool {
+        matches!(self, Self::Invite { .. } | Self::Used | Self::Account)
+    }
+}
+
+/// The account under which a record was registered, if that is known.
+pub type Label = Option<Arc<str>>;
 
 /// The secret part, gone from a tombstone.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
@@ -64,6 +99,8 @@ pub struct Material {
     pub upload: [u8; REGISTER_UPLOAD],
     /// Public half of the key derived from K.
     pub verifying: [u8; 32],
+    /// Public half of the key for notes.
+    pub noting: [u8; 32],
     /// The payload, sealed by the client.
     pub payload: [u8; PAYLOAD_SEALED],
     /// KE2 of the newest attempt.
@@ -115,6 +152,12 @@ pub struct Record {
     pub pending: Vec<Pending>,
     /// What the owner is told after a right password.
     pub events: Events,
+    /// Whose it is.
+    pub label: Label,
+    /// Stopped by the operator.
+    pub held: bool,
+    /// The owner's note.
+    pub note: Note,
 }
 
 impl Record {
@@ -123,6 +166,7 @@ impl Record {
         generation: u32,
         repo: RepoId,
         registration: RegistrationId,
+        label: Label,
         now: Seconds,
     ) -> Self {
         Self {
@@ -139,7 +183,20 @@ impl Record {
             material: None,
             pending: Vec::new(),
             events: Events::default(),
+            label,
+            held: false,
+            note: Note::default(),
         }
+    }
+
+    /// Whether it holds a name for something beside records.
+    pub fn is_placeholder(&self) -> bool {
+        self.state == State::Reserved && self.registration == [0; 16]
+    }
+
+    /// What its evaluations are bound to.
+    pub fn binding(&self, fleet: FleetId) -> Binding {
+        Binding { repo: self.repo, registration: self.registration, fleet }
     }
 
     /// Whether a value is where it was written, and the newest there: what it
@@ -163,6 +220,9 @@ impl Record {
             material: None,
             pending: Vec::new(),
             events: Events::default(),
+            label: None,
+            held: false,
+            note: Note::default(),
             ..*self
         }
     }
@@ -179,13 +239,17 @@ impl Record {
             State::Closed { until } => (4, until),
             State::Ended(ended) => (5, ended as u64),
             State::Reserved => (6, 0),
+            State::Invite { until } => (7, until),
+            State::Used => (8, 0),
+            State::Account => (9, 0),
         };
         out.u8(kind).u64(value).u8(self.tries_left).u8(self.failures);
         out.u64(self.not_before).u64(self.created).u64(self.touched);
         out.u8(u8::from(self.material.is_some()));
         if let Some(material) = &self.material {
             out.raw(&material.credential).raw(&material.request).raw(&material.reply);
-            out.raw(&material.upload).raw(&material.verifying).raw(&material.payload);
+            out.raw(&material.upload).raw(&material.verifying).raw(&material.noting);
+            out.raw(&material.payload);
             out.raw(&material.ke2);
         }
         out.u8(self.pending.len() as u8);
@@ -194,7 +258,9 @@ impl Record {
             out.u64(pending.expires).u8(u8::from(pending.redeemed));
         }
         self.events.encode(&mut out);
-        out.raw(&[0; RESERVED]).u64(self.lineage.created.0).u64(self.lineage.version);
+        let label = self.label.as_deref().unwrap_or_default();
+        out.u8(label.len() as u8).raw(label.as_bytes()).u8(u8::from(self.held));
+        out.raw(self.note.bytes()).u64(self.lineage.created.0).u64(self.lineage.version);
         Zeroizing::new(out.finish())
     }
 
@@ -216,6 +282,9 @@ impl Record {
                 .map(State::Ended)
                 .ok_or(DecodeError::Invalid("record state"))?,
             (6, 0) => State::Reserved,
+            (7, until) => State::Invite { until },
+            (8, 0) => State::Used,
+            (9, 0) => State::Account,
             _ => return Err(DecodeError::Invalid("record state")),
         };
         let (tries_left, failures) = (input.u8()?, input.u8()?);
@@ -227,13 +296,14 @@ impl Record {
                 reply: input.array()?,
                 upload: input.array()?,
                 verifying: input.array()?,
+                noting: input.array()?,
                 payload: input.array()?,
                 ke2: input.array()?,
             })
         } else {
             None
         };
-        if material.is_some() == matches!(state, State::Reserved | State::Ended(_)) {
+        if material.is_some() == state.is_bare() {
             return Err(DecodeError::Invalid("material"));
         }
         let count = input.u8()? as usize;
@@ -251,9 +321,11 @@ impl Record {
             });
         }
         let events = Events::decode(&mut input)?;
-        let reserved_is_zero = input.raw(RESERVED)?.iter().all(|byte| *byte == 0);
+        let label = take_label(&mut input)?;
+        let held = input.flag("held")?;
+        let note = Note::from_bytes(Box::new(input.array()?));
         let lineage = Lineage { created: Revision(input.u64()?), version: input.u64()? };
-        if !reserved_is_zero || input.raw(input.remaining())?.iter().any(|byte| *byte != 0) {
+        if input.raw(input.remaining())?.iter().any(|byte| *byte != 0) {
             return Err(DecodeError::Invalid("padding of a record"));
         }
         Ok(Self {
@@ -270,14 +342,26 @@ impl Record {
             material,
             pending,
             events,
+            label,
+            held,
+            note,
         })
     }
+}
+
+fn take_label(input: &mut Decoder<'_>) -> Result<Label> {
+    let len = usize::from(input.u8()?);
+    if len == 0 {
+        return Ok(None);
+    }
+    let text = std::str::from_utf8(input.raw(len)?).ok().filter(|text| is_account(text));
+    text.map(|text| Some(text.into())).ok_or(DecodeError::Invalid("label"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vault::protocol::EventKind;
+    use crate::vault::protocol::{EventKind, NOTE_TEXT};
     use proptest::prelude::*;
 
     fn full() -> Record {
@@ -302,11 +386,15 @@ mod tests {
                 reply: [3; REGISTER_REPLY],
                 upload: [4; REGISTER_UPLOAD],
                 verifying: [5; 32],
+                noting: [8; 32],
                 payload: [6; PAYLOAD_SEALED],
                 ke2: [7; KE2],
             }),
             pending: vec![pending; PENDING_LIMIT],
             events,
+            label: Some("x".repeat(ACCOUNT_MAX).into()),
+            held: true,
+            note: Note::new(u64::MAX, &[9; NOTE_TEXT]),
         }
     }
 

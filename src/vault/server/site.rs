@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::effect::{Effect, Write};
 use super::evaluate;
+use super::metrics::Metrics;
 use super::record::{Record, State};
 use super::step::{Policy, spend_step, step, sweep_step};
 use crate::crypto::hex;
@@ -13,17 +14,17 @@ use crate::vault::ledger::{
     Ledger, LedgerError, Lineage, Name, Revision, SealError, Swap, open_value, record_name,
     seal_value,
 };
-use crate::vault::protocol::{Binding, Refusal, Reply, Request, Seconds, Ticket};
+use crate::vault::protocol::{Refusal, Reply, Request, Right, Seconds, Ticket};
 
 /// Lost races before a request is put off.
 const RACES_LIMIT: usize = 16;
 /// Names read at once by a sweep.
-const SWEEP_PAGE: usize = 256;
+pub(super) const SWEEP_PAGE: usize = 256;
 
 /// Why a request could not be decided. Nothing that depends on a key is
 /// answered then.
 #[derive(Debug, thiserror::Error)]
-enum Undecided {
+pub(super) enum Undecided {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error(transparent)]
@@ -37,13 +38,20 @@ enum Undecided {
 }
 
 /// What is under a name.
-struct Found {
-    revision: Revision,
-    lineage: Lineage,
-    content: Content,
+pub(super) struct Found {
+    pub revision: Revision,
+    pub lineage: Lineage,
+    pub content: Content,
 }
 
-enum Content {
+impl Found {
+    /// What a write over it must expect.
+    pub fn place(&self) -> (Revision, Lineage) {
+        (self.revision, self.lineage)
+    }
+}
+
+pub(super) enum Content {
     /// A record where it belongs.
     Record(Record),
     /// A record that was deleted and put back, or an old one in place of a
@@ -79,12 +87,32 @@ pub struct Census {
     pub frozen: usize,
     /// Cannot be read with these keys.
     pub unreadable: usize,
+    /// Stopped by the operator; counted with the others too.
+    pub held: usize,
+    /// Invites that can still be used.
+    pub invites: usize,
+}
+
+impl Census {
+    /// The counts with their names.
+    pub fn by_state(&self) -> [(&'static str, usize); 8] {
+        [
+            ("active", self.active),
+            ("registering", self.registering),
+            ("closed", self.closed),
+            ("ended", self.ended),
+            ("frozen", self.frozen),
+            ("unreadable", self.unreadable),
+            ("held", self.held),
+            ("invites", self.invites),
+        ]
+    }
 }
 
 /// Who asks, as far as the site knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Caller {
-    /// Whether anybody may register here, without an invite.
+    /// Whether it may register without an invite.
     pub open: bool,
     /// The account that a relay vouched for.
     pub account: Option<Arc<str>>,
@@ -100,11 +128,12 @@ impl Caller {
 /// A site's keys, ledger and sources of time and chance.
 pub struct Site {
     keys: Arc<dyn KeyProtection>,
-    ledger: Arc<dyn Ledger>,
-    random: Arc<dyn Random>,
+    pub(super) ledger: Arc<dyn Ledger>,
+    pub(super) random: Arc<dyn Random>,
     clock: Arc<dyn Clock>,
     manifest: Vec<u8>,
     delays: bool,
+    metrics: Metrics,
 }
 
 fn ticket_of(request: &Request) -> Option<&Ticket> {
@@ -116,17 +145,9 @@ fn ticket_of(request: &Request) -> Option<&Ticket> {
         | Request::Attempt { ticket, .. }
         | Request::Redeem { ticket, .. }
         | Request::Retire { ticket, .. }
-        | Request::Status { ticket } => Some(ticket),
+        | Request::Status { ticket }
+        | Request::Note { ticket, .. } => Some(ticket),
     }
-}
-
-/// The one line that names a record, by its name in the ledger: whoever runs
-/// the ledger must be able to look.
-fn alarm(name: &Name) {
-    log::error!(
-        "ALARM: a record was changed behind the vault's back and is frozen; it is {} in the ledger",
-        hex(name)
-    );
 }
 
 impl Site {
@@ -139,12 +160,17 @@ impl Site {
         manifest: Vec<u8>,
         delays: bool,
     ) -> Self {
-        Self { keys, ledger, random, clock, manifest, delays }
+        Self { keys, ledger, random, clock, manifest, delays, metrics: Metrics::default() }
     }
 
     /// Seconds since 1970, by its clock.
     pub fn now(&self) -> Seconds {
         self.clock.now().secs.max(0) as Seconds
+    }
+
+    /// What it counts for its operator.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// The site's keys.
@@ -156,6 +182,11 @@ impl Site {
     /// anew. May be slow.
     pub fn is_usable(&self) -> bool {
         self.ledger.is_usable() && self.keys.is_usable()
+    }
+
+    /// Whether the ledger answers now.
+    pub fn reaches_ledger(&self) -> bool {
+        self.ledger.head().is_ok()
     }
 
     /// Takes notice of the ledger; to be called now and then.
@@ -171,17 +202,29 @@ impl Site {
     /// Does what one request of `caller` asks, and answers. Blocks on keys and
     /// ledger.
     pub fn handle(&self, request: &Request, caller: &Caller) -> Reply {
-        let Some(ticket) = ticket_of(request) else {
-            return Reply::Manifest(self.manifest.clone());
-        };
-        match self.decide(ticket, request, caller) {
-            Ok(reply) => reply,
-            Err(error) => {
+        let started = self.clock.elapsed();
+        let reply = match ticket_of(request).map(|ticket| self.decide(ticket, request, caller)) {
+            None => Reply::Manifest(self.manifest.clone()),
+            Some(Ok(reply)) => reply,
+            Some(Err(error)) => {
                 // Names no ticket, no record: the cause is the site's own.
                 log::error!("a request was not decided: {error}");
                 Reply::Refused(Refusal::TryLater)
             }
-        }
+        };
+        self.metrics.handled(request, &reply, self.clock.elapsed().saturating_sub(started));
+        reply
+    }
+
+    /// The one line that names a record, by its name in the ledger: whoever runs
+    /// the ledger must be able to look.
+    fn alarm(&self, name: &Name) {
+        self.metrics.record_was_frozen();
+        log::error!(
+            "ALARM: a record was changed behind the vault's back and is frozen; it is {} in the \
+             ledger",
+            hex(name)
+        );
     }
 
     fn decide(
@@ -191,10 +234,10 @@ impl Site {
         caller: &Caller,
     ) -> Result<Reply, Undecided> {
         let name = record_name(self.keys(), ticket)?;
-        let policy = Policy { fleet: self.keys.fleet(), open: caller.open, delays: self.delays };
+        let policy = Policy { fleet: self.keys.fleet(), delays: self.delays };
         for _ in 0..RACES_LIMIT {
             let mut found = self.read(&name)?;
-            let before = found.as_ref().map(|found| (found.revision, found.lineage));
+            let before = found.as_ref().map(Found::place);
             let record = match found.take().map(|found| found.content) {
                 None => None,
                 Some(Content::Record(record)) => Some(record),
@@ -203,7 +246,7 @@ impl Site {
                     Some(record)
                 }
                 Some(Content::Displaced(_) | Content::Forged) => {
-                    alarm(&name);
+                    self.alarm(&name);
                     return Ok(Reply::Refused(Refusal::Frozen));
                 }
             };
@@ -212,10 +255,21 @@ impl Site {
                 Effect::Persist(write) => write,
                 // Whoever takes it: the next round sees it.
                 Effect::Reserve(reservation) => {
-                    self.write(&name, before, reservation.write(self.keys.generation()))?;
+                    match self.entitle(ticket, &reservation, caller)? {
+                        Ok(label) => {
+                            let write = reservation.write(self.keys.generation(), label);
+                            self.write(&name, before, write)?;
+                        }
+                        Err(refusal) => return Ok(Reply::Refused(refusal)),
+                    }
                     continue;
                 }
                 Effect::Enrol(enrolment) => {
+                    if let Request::RegisterStart { right: Right::Invite(invite), .. } = request
+                        && !self.confirm_invite(invite, enrolment.registration())?
+                    {
+                        return Ok(Reply::Refused(Refusal::Invite));
+                    }
                     let generation = self.keys.generation();
                     let mut credential = [0; 32];
                     self.random.fill(&mut credential);
@@ -238,11 +292,7 @@ impl Site {
                         record.generation,
                         &material.credential,
                         &material.upload,
-                        &Binding {
-                            repo: record.repo,
-                            registration: record.registration,
-                            fleet: policy.fleet,
-                        },
+                        &record.binding(policy.fleet),
                         &admission.attempt,
                         &admission.ke1,
                     )?;
@@ -254,12 +304,16 @@ impl Site {
             if let Some(reply) = self.write(&name, before, write)? {
                 return Ok(reply);
             }
+            self.metrics.race_was_lost();
         }
         Err(Undecided::Races)
     }
 
-    fn read(&self, name: &Name) -> Result<Option<Found>, Undecided> {
-        let entry = match self.ledger.read(name) {
+    pub(super) fn read(&self, name: &Name) -> Result<Option<Found>, Undecided> {
+        let started = self.clock.elapsed();
+        let entry = self.ledger.read(name);
+        self.metrics.read_took(self.clock.elapsed().saturating_sub(started));
+        let entry = match entry {
             Ok(Some(entry)) => entry,
             Ok(None) => return Ok(None),
             Err(LedgerError::Foreign) => {
@@ -284,7 +338,7 @@ impl Site {
     }
 
     /// Writes over what was found (none: makes the name).
-    fn write(
+    pub(super) fn write(
         &self,
         name: &Name,
         found: Option<(Revision, Lineage)>,
@@ -293,7 +347,10 @@ impl Site {
         let (expected, lineage) = found.unzip();
         let write = write.of_lineage(lineage);
         let value = seal_value(self.keys(), &*self.random, name, &write.record().encode())?;
-        match self.ledger.swap(name, expected, &value, write.is_last())? {
+        let started = self.clock.elapsed();
+        let swapped = self.ledger.swap(name, expected, &value, write.is_last());
+        self.metrics.write_took(self.clock.elapsed().saturating_sub(started), swapped.is_err());
+        match swapped? {
             Swap::Written(durable) => Ok(Some(write.release(&durable))),
             Swap::Lost => Ok(None),
         }
@@ -305,16 +362,26 @@ impl Site {
         let mut after = None;
         loop {
             let names = self.ledger.list(after.as_ref(), SWEEP_PAGE)?;
-            let Some(last) = names.last() else { return Ok(census) };
+            let Some(last) = names.last() else {
+                self.metrics.counted(census);
+                return Ok(census);
+            };
             after = Some(*last);
             for name in &names {
                 let count = match self.read(name).map(|found| found.map(|found| found.content)) {
-                    Ok(Some(Content::Record(record))) => match record.state {
-                        State::Reserved | State::Started | State::Stored => &mut census.registering,
-                        State::Active => &mut census.active,
-                        State::Closed { .. } => &mut census.closed,
-                        State::Ended(_) => &mut census.ended,
-                    },
+                    Ok(Some(Content::Record(record))) => {
+                        census.held += usize::from(record.held);
+                        match record.state {
+                            State::Reserved | State::Started | State::Stored => {
+                                &mut census.registering
+                            }
+                            State::Active => &mut census.active,
+                            State::Closed { .. } => &mut census.closed,
+                            State::Ended(_) => &mut census.ended,
+                            State::Invite { .. } => &mut census.invites,
+                            State::Used | State::Account => continue,
+                        }
+                    }
                     Ok(Some(Content::Displaced(_))) => &mut census.frozen,
                     Ok(None | Some(Content::Forged)) | Err(_) => &mut census.unreadable,
                 };
@@ -368,13 +435,11 @@ impl Site {
     fn spend_one(&self, name: &Name, tries: u8) -> Result<bool, Undecided> {
         for _ in 0..RACES_LIMIT {
             // What is frozen is not evaluated anyway.
-            let Some(Found { revision, lineage, content: Content::Record(record) }) =
-                self.read(name)?
-            else {
-                return Ok(false);
-            };
+            let Some(found) = self.read(name)? else { return Ok(false) };
+            let place = found.place();
+            let Content::Record(record) = found.content else { return Ok(false) };
             let Some(write) = spend_step(&record, self.now(), tries) else { return Ok(false) };
-            if self.write(name, Some((revision, lineage)), write)?.is_some() {
+            if self.write(name, Some(place), write)?.is_some() {
                 return Ok(true);
             }
         }
@@ -382,13 +447,14 @@ impl Site {
     }
 
     fn sweep_one(&self, name: &Name) -> Result<bool, Undecided> {
-        let Some(Found { revision, lineage, content }) = self.read(name)? else { return Ok(false) };
-        let Content::Record(record) = content else {
-            alarm(name);
+        let Some(found) = self.read(name)? else { return Ok(false) };
+        let place = found.place();
+        let Content::Record(record) = found.content else {
+            self.alarm(name);
             return Ok(false);
         };
         match sweep_step(&record, self.now()) {
-            Some(write) => Ok(self.write(name, Some((revision, lineage)), write)?.is_some()),
+            Some(write) => Ok(self.write(name, Some(place), write)?.is_some()),
             None => Ok(false),
         }
     }

@@ -11,9 +11,9 @@ use super::evaluate;
 use super::record::{Record, State};
 use crate::crypto::hash;
 use crate::vault::protocol::{
-    AttemptId, Binding, Ended, EventKind, FleetId, KE1, KE3, PAYLOAD_SEALED, REGISTER_REQUEST,
-    REGISTER_UPLOAD, Refusal, RegistrationId, Reply, Request, Seconds, Standing,
-    activation_statement, record_hash,
+    AttemptId, Binding, Ended, EventKind, FleetId, KE1, KE3, Note, PAYLOAD_SEALED,
+    REGISTER_REQUEST, REGISTER_UPLOAD, Refusal, RegistrationId, Reply, Request, Seconds, Standing,
+    activation_statement, note_statement, record_hash,
 };
 
 /// Guesses between two successes.
@@ -33,8 +33,6 @@ const CLOCK_SLACK: Seconds = 300;
 pub struct Policy {
     /// The fleet's id, part of every binding.
     pub fleet: FleetId,
-    /// Whether this request may register.
-    pub open: bool,
     /// Whether failures in a row make the next attempt wait.
     pub delays: bool,
 }
@@ -45,6 +43,8 @@ fn standing(record: &Record) -> Standing {
         State::Active => Standing::Active(tries(record)),
         State::Closed { until } => Standing::Closed { until },
         State::Ended(ended) => Standing::Ended(ended),
+        // Under no ticket's name.
+        State::Invite { .. } | State::Used | State::Account => Standing::Ended(Ended::Removed),
     }
 }
 
@@ -60,11 +60,12 @@ fn refuse_standing(record: &Record) -> Effect {
 fn due(record: &Record, now: Seconds) -> Option<Ended> {
     match record.state {
         State::Reserved | State::Started | State::Stored
-            if now > record.created.saturating_add(ACTIVATION) =>
+            if !record.is_placeholder() && now > record.created.saturating_add(ACTIVATION) =>
         {
             Some(Ended::Abandoned)
         }
         State::Closed { until } if now >= until => Some(Ended::Exhausted),
+        State::Invite { until } if now >= until => Some(Ended::Abandoned),
         _ => None,
     }
 }
@@ -90,8 +91,12 @@ pub fn spend_step(record: &Record, now: Seconds, tries: u8) -> Option<Write> {
         State::Started | State::Stored if over => record.tombstone(Ended::Abandoned),
         State::Active if over => Record { state: State::Closed { until: now + GRACE }, ..record },
         State::Started | State::Stored | State::Active => record,
+        // One that was used may be back.
+        State::Invite { .. } => record.tombstone(Ended::Removed),
         // Evaluated under another key, or not at all.
-        State::Reserved | State::Closed { .. } | State::Ended(_) => return None,
+        State::Reserved | State::Closed { .. } | State::Ended(_) | State::Used | State::Account => {
+            return None;
+        }
     };
     let then = Reply::Standing(standing(&record));
     (tries > 0).then_some(Write { record, then })
@@ -100,7 +105,10 @@ pub fn spend_step(record: &Record, now: Seconds, tries: u8) -> Option<Write> {
 /// What to do about `request`, which concerns `record` (the one under the
 /// request's ticket).
 pub fn step(policy: &Policy, record: Option<Record>, now: Seconds, request: &Request) -> Effect {
-    let Some(record) = record else { return step_without_record(policy, now, request) };
+    let Some(record) = record else { return step_without_record(now, request) };
+    if record.state.is_beside() {
+        return refuse(Refusal::UnknownTicket);
+    }
     if let Some(ended) = due(&record, now) {
         let standing = Standing::Ended(ended);
         let then = match request {
@@ -109,18 +117,20 @@ pub fn step(policy: &Policy, record: Option<Record>, now: Seconds, request: &Req
         };
         return Effect::Persist(Write { record: record.tombstone(ended), then });
     }
-    let binding =
-        Binding { repo: record.repo, registration: record.registration, fleet: policy.fleet };
+    if record.held && !matches!(request, Request::Retire { .. }) {
+        return refuse(Refusal::Held);
+    }
+    let binding = record.binding(policy.fleet);
     match request {
         Request::Manifest => refuse(Refusal::Malformed),
         Request::RegisterStart { registration, repo, request, .. } => {
-            register_again(policy, &record, now, registration, repo, request)
+            register_again(&record, now, registration, repo, request)
         }
-        Request::RegisterFinish { registration, upload, verifying, payload, .. } => {
+        Request::RegisterFinish { registration, upload, verifying, noting, payload, .. } => {
             if *registration != record.registration {
                 return refuse(Refusal::Taken);
             }
-            store(record, upload, verifying, payload)
+            store(record, upload, [verifying, noting], payload)
         }
         Request::Activate { registration, signature, .. } => {
             if *registration != record.registration {
@@ -147,19 +157,47 @@ pub fn step(policy: &Policy, record: Option<Record>, now: Seconds, request: &Req
             Effect::Persist(Write { record: record.tombstone(ended), then: Reply::Retired(ended) })
         }
         Request::Status { .. } => Effect::Answer(Reply::Standing(standing(&record))),
+        Request::Note { registration, note, signature, .. } => {
+            if *registration != record.registration {
+                return refuse(Refusal::BadProof(tries(&record)));
+            }
+            keep_note(record, &binding, note, signature)
+        }
     }
+}
+
+/// A mount may write and read it; the number keeps one device from writing
+/// over what it has not read.
+fn keep_note(mut record: Record, binding: &Binding, note: &Note, signature: &[u8; 64]) -> Effect {
+    let (State::Active | State::Closed { .. }, Some(material)) = (record.state, &record.material)
+    else {
+        return refuse_standing(&record);
+    };
+    if !is_signed(&material.noting, &note_statement(binding, note.bytes()), signature) {
+        return refuse(Refusal::BadProof(tries(&record)));
+    }
+    if record.note.number().checked_add(1) != Some(note.number()) {
+        return Effect::Answer(Reply::Noted(record.note.clone()));
+    }
+    record.note = note.clone();
+    Effect::Persist(Write { record, then: Reply::Noted(note.clone()) })
 }
 
 /// Only a registration does anything where there is no record; everything else
 /// gets one constant answer and no write.
-fn step_without_record(policy: &Policy, now: Seconds, request: &Request) -> Effect {
+fn step_without_record(now: Seconds, request: &Request) -> Effect {
     match request {
-        Request::RegisterStart { .. } if !policy.open => refuse(Refusal::RegistrationClosed),
-        Request::RegisterStart { registration, repo, request, .. } => {
-            if !evaluate::request_is_valid(request) {
+        Request::RegisterStart { registration, repo, right, request, .. } => {
+            // Zeros stand for what is no registration.
+            if *registration == [0; 16] || !evaluate::request_is_valid(request) {
                 return refuse(Refusal::Malformed);
             }
-            Effect::Reserve(Reservation { repo: *repo, registration: *registration, now })
+            Effect::Reserve(Reservation {
+                repo: *repo,
+                registration: *registration,
+                right: *right,
+                now,
+            })
         }
         _ => refuse(Refusal::UnknownTicket),
     }
@@ -169,7 +207,6 @@ fn step_without_record(policy: &Policy, now: Seconds, request: &Request) -> Effe
 /// get the stored reply; other bytes, or any after activation, are refused: a
 /// credential id is evaluated once.
 fn register_again(
-    policy: &Policy,
     record: &Record,
     now: Seconds,
     registration: &RegistrationId,
@@ -178,7 +215,6 @@ fn register_again(
 ) -> Effect {
     let same = record.registration == *registration && record.repo == *repo;
     match (&record.state, &record.material) {
-        (State::Reserved, _) if same && !policy.open => refuse(Refusal::RegistrationClosed),
         (State::Reserved, _) if same && !evaluate::request_is_valid(request) => {
             refuse(Refusal::Malformed)
         }
@@ -186,6 +222,7 @@ fn register_again(
             repo: *repo,
             registration: *registration,
             request: *request,
+            label: record.label.clone(),
             now,
         }),
         (State::Started | State::Stored, Some(material))
@@ -204,18 +241,20 @@ fn register_again(
 fn store(
     mut record: Record,
     upload: &[u8; REGISTER_UPLOAD],
-    verifying: &[u8; 32],
+    [verifying, noting]: [&[u8; 32]; 2],
     payload: &[u8; PAYLOAD_SEALED],
 ) -> Effect {
     let state = record.state;
     let Some(material) = record.material.as_mut() else { return refuse_standing(&record) };
     match state {
         State::Started => {
-            if !evaluate::upload_is_valid(upload) || VerifyingKey::from_bytes(verifying).is_err() {
+            let keys = [verifying, noting].map(VerifyingKey::from_bytes);
+            if !evaluate::upload_is_valid(upload) || keys.iter().any(Result::is_err) {
                 return refuse(Refusal::Malformed);
             }
             material.upload = *upload;
             material.verifying = *verifying;
+            material.noting = *noting;
             material.payload = *payload;
             record.state = State::Stored;
             Effect::Persist(Write { record, then: Reply::Uploaded })
@@ -223,6 +262,7 @@ fn store(
         State::Stored
             if material.upload == *upload
                 && material.verifying == *verifying
+                && material.noting == *noting
                 && material.payload == *payload =>
         {
             Effect::Answer(Reply::Uploaded)
@@ -231,13 +271,22 @@ fn store(
     }
 }
 
+/// Whether the owner of a record signed that another one follows it.
+pub(super) fn is_succeeded(record: &Record, statement: &[u8], signature: &[u8; 64]) -> bool {
+    matches!(record.state, State::Active | State::Closed { .. })
+        && !record.held
+        && signed(record, statement, signature)
+}
+
 fn signed(record: &Record, statement: &[u8], signature: &[u8; 64]) -> bool {
     let Some(material) = &record.material else { return false };
     // Zeros, before anything is stored, are a point of small order.
-    record.state != State::Started
-        && VerifyingKey::from_bytes(&material.verifying).is_ok_and(|key| {
-            key.verify_strict(statement, &Signature::from_bytes(signature)).is_ok()
-        })
+    record.state != State::Started && is_signed(&material.verifying, statement, signature)
+}
+
+fn is_signed(verifying: &[u8; 32], statement: &[u8], signature: &[u8; 64]) -> bool {
+    VerifyingKey::from_bytes(verifying)
+        .is_ok_and(|key| key.verify_strict(statement, &Signature::from_bytes(signature)).is_ok())
 }
 
 fn activate(mut record: Record, binding: &Binding, now: Seconds, signature: &[u8; 64]) -> Effect {
@@ -251,6 +300,7 @@ fn activate(mut record: Record, binding: &Binding, now: Seconds, signature: &[u8
         &material.reply,
         &material.upload,
         &material.verifying,
+        &material.noting,
         &material.payload,
     );
     if !signed(&record, &activation_statement(&hash), signature) {
@@ -348,6 +398,7 @@ fn redeem(
         record.state = State::Active;
     }
     let payload = Box::new(record.material.as_ref().expect("checked with the state above").payload);
-    let then = Reply::Opened { payload, tries: tries(&record), events: record.events.clone() };
+    let (tries, events, note) = (tries(&record), record.events.clone(), record.note.clone());
+    let then = Reply::Opened { payload, tries, events, note };
     Effect::Persist(Write { record, then })
 }

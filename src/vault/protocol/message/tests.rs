@@ -1,4 +1,5 @@
 use super::*;
+use crate::vault::protocol::NOTE_TEXT;
 use proptest::prelude::*;
 
 fn tries() -> Tries {
@@ -11,20 +12,32 @@ fn requests() -> Vec<Request> {
         ticket,
         registration,
         repo: [4; 16],
-        invite: [0; 16],
+        right: Right::Open,
         request: [5; REGISTER_REQUEST],
     };
+    let by = |right| match start.clone() {
+        Request::RegisterStart { ticket, registration, repo, request, .. } => {
+            Request::RegisterStart { ticket, registration, repo, right, request }
+        }
+        _ => unreachable!(),
+    };
+    let old = Right::Successor { ticket: [6; 16], registration: [7; 16], signature: [8; 64] };
+    let (invited, follows) = (by(Right::Invite([5; 16])), by(old));
+    let note = Note::new(7, &[1; NOTE_TEXT]);
     let finish = Request::RegisterFinish {
         ticket,
         registration,
         upload: Box::new([6; REGISTER_UPLOAD]),
         verifying: [7; 32],
+        noting: [7; 32],
         payload: Box::new([8; PAYLOAD_SEALED]),
     };
     let retire = |reason| Request::Retire { ticket, registration, reason, signature: [9; 64] };
     vec![
         Request::Manifest,
         start,
+        invited,
+        follows,
         finish,
         Request::Activate { ticket, registration, signature: [9; 64] },
         Request::Attempt { ticket, attempt, ke1: Box::new([1; KE1]) },
@@ -32,6 +45,7 @@ fn requests() -> Vec<Request> {
         retire(Retirement::Deleted),
         retire(Retirement::Superseded),
         Request::Status { ticket },
+        Request::Note { ticket, registration, note, signature: [9; 64] },
     ]
 }
 
@@ -44,11 +58,18 @@ fn replies() -> Vec<Reply> {
         Reply::Uploaded,
         Reply::Activated(tries()),
         Reply::Challenge { ke2: Box::new([1; KE2]), tries: tries() },
-        Reply::Opened { payload: Box::new([1; PAYLOAD_SEALED]), tries: tries(), events },
+        Reply::Opened {
+            payload: Box::new([1; PAYLOAD_SEALED]),
+            tries: tries(),
+            events,
+            note: Note::new(3, &[2; NOTE_TEXT]),
+        },
+        Reply::Noted(Note::default()),
         Reply::Standing(Standing::Active(tries())),
         Reply::Retired(Ended::Deleted),
     ];
-    let ended = [Ended::Exhausted, Ended::Superseded, Ended::Deleted, Ended::Abandoned];
+    let ended =
+        [Ended::Exhausted, Ended::Superseded, Ended::Deleted, Ended::Abandoned, Ended::Removed];
     replies.extend(ended.map(|end| Reply::Standing(Standing::Ended(end))));
     let refusals = [
         Refusal::UnknownTicket,
@@ -62,6 +83,9 @@ fn replies() -> Vec<Reply> {
         Refusal::TryLater,
         Refusal::Malformed,
         Refusal::Frozen,
+        Refusal::Invite,
+        Refusal::Budget,
+        Refusal::Held,
     ];
     replies.extend(refusals.map(Reply::Refused));
     replies

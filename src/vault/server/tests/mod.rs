@@ -5,6 +5,7 @@ mod fleet;
 mod keys;
 mod law;
 mod orders;
+mod rights;
 mod rollback;
 mod rules;
 mod sites;
@@ -173,15 +174,14 @@ struct Registering {
 
 impl Registering {
     fn start(ticket: Ticket, random: &dyn Random) -> Self {
+        Self::by(Right::Open, REGISTRATION, ticket, random)
+    }
+
+    fn by(right: Right, registration: RegistrationId, ticket: Ticket, random: &dyn Random) -> Self {
         let started = ClientRegistration::<Suite>::start(&mut Rng(random), b"right").unwrap();
         let blinded: [u8; REGISTER_REQUEST] = started.message.serialize().into();
-        let request = Request::RegisterStart {
-            ticket,
-            registration: REGISTRATION,
-            repo: REPO,
-            invite: [0; 16],
-            request: blinded,
-        };
+        let request =
+            Request::RegisterStart { ticket, registration, repo: REPO, right, request: blinded };
         Self { ticket, request, blinded, state: started.state }
     }
 
@@ -216,6 +216,7 @@ impl Registering {
             registration: REGISTRATION,
             upload: Box::new(upload),
             verifying,
+            noting: verifying,
             payload: Box::new(PAYLOAD),
         };
         let hash = record_hash(
@@ -224,6 +225,7 @@ impl Registering {
             &self.blinded,
             &reply[..],
             &upload,
+            &verifying,
             &verifying,
             &PAYLOAD,
         );

@@ -198,10 +198,11 @@ fn unknown_tickets_get_one_answer_and_no_write() {
         ticket: TICKET,
         registration: REGISTRATION,
         repo: REPO,
-        invite: [0; 16],
+        right: Right::Open,
         request: [0; REGISTER_REQUEST],
     };
-    let closed = world.sites[0].handle(&start, &Caller::unknown(false));
+    let request = Registering::start(TICKET, &SystemRandom).request;
+    let closed = world.sites[0].handle(&request, &Caller::unknown(false));
     assert!(matches!(closed, Reply::Refused(Refusal::RegistrationClosed)));
     assert!(matches!(world.ask(&start), Reply::Refused(Refusal::Malformed)));
     assert!(world.ledger.log().is_empty());

@@ -15,7 +15,8 @@ fn founded() -> (SimWorld, Secret) {
 }
 
 fn join(world: &SimWorld, root: &Secret, to: &str, name: &str) -> Result<(), FolderError> {
-    join_site(&*world.folder("one"), &*world.folder(to), &SystemRandom, root, name)
+    let roots = [root.duplicate()];
+    join_site(&*world.folder("one"), &*world.folder(to), &SystemRandom, &roots, name).map(drop)
 }
 
 fn manifest(world: &SimWorld, site: &str) -> Manifest {
@@ -43,8 +44,8 @@ fn a_site_that_joins_has_all_keys_but_the_one_of_tls() {
     assert_eq!(manifest(&world, "two").epoch, 2);
     assert!(world.get("two/root.key").is_none(), "the root stays where it is");
     let signed = world.get("one/manifest").unwrap();
-    assert_eq!(install_manifest(&*world.folder("two"), &signed).unwrap(), 3);
-    assert_eq!(install_manifest(&*world.folder("two"), &signed).unwrap(), 3, "again");
+    assert_eq!(install_manifest(&*world.folder("two"), &signed, false).unwrap(), 3);
+    assert_eq!(install_manifest(&*world.folder("two"), &signed, false).unwrap(), 3, "again");
     assert_eq!(manifest(&world, "two"), newest);
 }
 
@@ -60,23 +61,23 @@ fn what_is_no_next_manifest_is_refused() {
     assert_eq!(manifest(&world, "one").epoch, 2, "nothing was half done");
     // An older one, another fleet's, and one without this site.
     for site in ["one", "two"] {
-        let older = install_manifest(&*world.folder(site), &before);
+        let older = install_manifest(&*world.folder(site), &before, false);
         assert!(matches!(older, Err(FolderError::Manifest(ManifestError::Older { .. }))));
     }
     let (other, _) = founded();
     let foreign = other.get("one/manifest").unwrap();
-    let refused = install_manifest(&*world.folder("one"), &foreign);
+    let refused = install_manifest(&*world.folder("one"), &foreign, false);
     assert!(matches!(refused, Err(FolderError::Manifest(ManifestError::OtherRoot { .. }))));
     let mut without = manifest(&world, "one");
     without.sites.truncate(1);
     without.epoch += 1;
     let signed = sign_manifest(&without, &[&SigningKey::from_bytes(root.expose())]);
-    assert!(install_manifest(&*world.folder("one"), &signed).is_ok());
-    let refused = install_manifest(&*world.folder("two"), &signed);
+    assert!(install_manifest(&*world.folder("one"), &signed, false).is_ok());
+    let refused = install_manifest(&*world.folder("two"), &signed, false);
     assert!(matches!(refused, Err(FolderError::NotNext(_))));
     without.quorum = 7;
     let twin = sign_manifest(&without, &[&SigningKey::from_bytes(root.expose())]);
-    let refused = install_manifest(&*world.folder("one"), &twin);
+    let refused = install_manifest(&*world.folder("one"), &twin, false);
     assert!(matches!(refused, Err(FolderError::NotNext(_))), "one epoch, one manifest");
 }
 
@@ -118,4 +119,52 @@ fn a_site_does_not_change_its_ledger_unasked() {
     let refused = open_site(&*folder).err().unwrap().to_string();
     let expected = if cfg!(feature = "etcd") { "/none" } else { "built without etcd" };
     assert!(refused.contains(expected), "{refused}");
+}
+
+/// Three people, two of whom must sign; none of their keys comes to a site.
+#[test]
+fn what_changes_waits_until_enough_people_signed_it() {
+    let (world, old) = founded();
+    let people: Vec<SigningKey> = (1..=3).map(|n| SigningKey::from_bytes(&[n; 32])).collect();
+    let public = || people.iter().map(|key| key.verifying_key().to_bytes()).collect::<Vec<_>>();
+    let folder = world.folder("one");
+    let before = manifest(&world, "one");
+    for (keys, threshold) in [(public(), 0), (public(), 4), (vec![[1; 32]; 8], 9)] {
+        assert!(change_roots(&*folder, keys, threshold, &[]).is_err());
+    }
+    let (roots, made) = change_roots(&*folder, public(), 2, &[]).unwrap();
+    assert_eq!(made, Made::Waits { have: 0, need: 2 });
+    assert_eq!(manifest(&world, "one"), before, "nothing is in place yet");
+    let next = || world.get("one/manifest.next").unwrap();
+    let sign = |bytes: &[u8], who: usize| sign_more(bytes, &people[who]).unwrap();
+    let one = sign(&sign(&next(), 0), 0);
+    assert!(install_manifest(&*folder, &one, true).is_err(), "one person twice is one");
+    let old = SigningKey::from_bytes(old.expose());
+    assert!(matches!(sign_more(&one, &old), Err(ManifestError::NoRoot)));
+    let two = sign(&one, 2);
+    let refused = install_manifest(&*folder, &two, false);
+    assert!(matches!(refused, Err(FolderError::Manifest(ManifestError::OtherRoot { .. }))));
+    assert_eq!(install_manifest(&*folder, &two, true).unwrap(), 2);
+    assert!(manifest(&world, "one").roots == roots && world.get("one/manifest.next").is_none());
+
+    // A site more, and less.
+    let to = world.folder("two");
+    let made = join_site(&*folder, &*to, &SystemRandom, &[], "second").unwrap();
+    assert_eq!(made, Made::Waits { have: 0, need: 2 });
+    assert!(open_site(&*to).is_err(), "it is no site yet");
+    let signed = sign(&sign(&next(), 1), 2);
+    for site in ["one", "two"] {
+        assert_eq!(install_manifest(&*world.folder(site), &signed, false).unwrap(), 3);
+    }
+    assert!(change_manifest(&*folder, Change::Remove("third".into()), &[]).is_err());
+    let made = change_manifest(&*folder, Change::Remove("second".into()), &[]).unwrap();
+    assert_eq!(made, Made::Waits { have: 0, need: 2 });
+    let mut forged = sign(&sign(&next(), 0), 1);
+    *forged.last_mut().unwrap() ^= 1;
+    assert!(matches!(signatures_of(&forged), Err(ManifestError::Signature)));
+    let signed = sign(&sign(&next(), 0), 1);
+    assert_eq!(install_manifest(&*folder, &signed, false).unwrap(), 4);
+    let last = manifest(&world, "one");
+    assert!(last.sites.len() == 1 && last.quorum == 1);
+    assert!(change_manifest(&*folder, Change::Remove("first site".into()), &[]).is_err());
 }

@@ -1,0 +1,125 @@
+//! `amberfs-vault probe`: what a client does, at each place of an address, on a
+//! record that is deleted again.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use amberfs::crypto::{Secret, key_check, random_id, unhex};
+use amberfs::io::{SecretFrom, SystemClock, SystemRandom, open_secret, read_secret};
+use amberfs::vault::client::{Claim, Client, NewRecord, Pin, VaultError};
+use amberfs::vault::net::Timeouts;
+use amberfs::vault::protocol::{Address, Argon2Choice, Argon2Cost, Password};
+use clap::Args;
+use zeroize::Zeroizing;
+
+use super::{Failure, say};
+
+const RIGHT: &str = "a canary sings before the gas";
+const WRONG: &str = "a canary sleeps after the gas";
+
+#[derive(Args)]
+pub struct ProbeArguments {
+    /// The vault's address
+    address: String,
+    /// File with the token of an account that may register
+    #[arg(long, value_name = "FILE")]
+    vault_token: Option<PathBuf>,
+    /// An invite; it is used up at the first place
+    #[arg(long, value_name = "CODE")]
+    invite: Option<String>,
+}
+
+pub fn run(arguments: &ProbeArguments) -> Result<(), Failure> {
+    let address: Address = arguments.address.parse().map_err(Failure::other)?;
+    let token = match &arguments.vault_token {
+        Some(path) => {
+            let text = open_secret(path, SecretFrom::User)
+                .and_then(read_secret)
+                .map_err(|error| Failure::other(format!("{} {error}", path.display())))?;
+            Some(Zeroizing::new(text.trim().to_owned()))
+        }
+        None => None,
+    };
+    let claim = match &arguments.invite {
+        Some(text) => {
+            let digits = text.trim().trim_start_matches("amber-invite-");
+            let usage = || Failure { code: 2, text: "this is no invite".into() };
+            Claim::Invite(unhex(digits).ok_or_else(usage)?)
+        }
+        None => Claim::Open,
+    };
+    let mut failed = 0;
+    for place in address.hosts() {
+        let one =
+            Address::new(vec![place.clone()], address.fingerprint()).map_err(Failure::other)?;
+        let mut times = Vec::new();
+        match probe(&one, token.as_ref(), claim, &mut times) {
+            Ok(()) => say(&format!("{place}: ok ({})", times.join(", ")))?,
+            Err((what, error)) => {
+                failed += 1;
+                say(&format!("{place}: {what} failed: {error}"))?;
+            }
+        }
+    }
+    if failed == 0 {
+        return Ok(());
+    }
+    Err(Failure::other(format!("{failed} of {} places failed", address.hosts().len())))
+}
+
+/// Each step, and how long it took.
+fn probe(
+    address: &Address,
+    token: Option<&Zeroizing<String>>,
+    claim: Claim<'_>,
+    times: &mut Vec<String>,
+) -> Result<(), (&'static str, VaultError)> {
+    let timeouts = Timeouts { proof: Duration::from_secs(10), ..Timeouts::default() };
+    let client = Client::with_timeouts(&SystemRandom, &SystemClock, timeouts);
+    let client = client.with_token(token.cloned());
+    let (repo, key) = (random_id(&SystemRandom), Secret::random(&SystemRandom));
+    let password = |text: &str| Password::new(text.as_bytes()).expect("it is plain ASCII");
+    let pin = Pin { fingerprint: address.fingerprint(), epoch: 0 };
+    let mut timed = |what, took: Duration| times.push(format!("{what} {} ms", took.as_millis()));
+    let started = Instant::now();
+    let new = NewRecord {
+        address,
+        epoch: 0,
+        repo: &repo,
+        keys: &[(key_check(&key, &repo), &key)],
+        password: &password(RIGHT),
+        argon: Argon2Choice::Exactly(Argon2Cost::FLOOR),
+        claim,
+    };
+    let locator = client.register(&new).map_err(|error| ("registering", error))?.locator;
+    timed("register", started.elapsed());
+    // From here on the record is deleted whatever happens.
+    let attempts = || {
+        let mut steps = Vec::new();
+        let started = Instant::now();
+        client
+            .unlock(&locator, &repo, &password(RIGHT), pin)
+            .map_err(|error| ("opening", error))?;
+        steps.push(("open", started.elapsed()));
+        let started = Instant::now();
+        match client.unlock(&locator, &repo, &password(WRONG), pin) {
+            Err(VaultError::WrongPassword(_)) => steps.push(("wrong", started.elapsed())),
+            Err(error) => return Err(("a wrong password", error)),
+            Ok(_) => {
+                let error = VaultError::Unexpected("the key for a wrong password");
+                return Err(("a wrong password", error));
+            }
+        }
+        Ok(steps)
+    };
+    let outcome = attempts();
+    let started = Instant::now();
+    let deleted = client.delete(&locator, &repo, &key, pin);
+    let took = started.elapsed();
+    for (what, took) in outcome? {
+        timed(what, took);
+    }
+    deleted.map_err(|error| ("deleting", error))?;
+    timed("delete", took);
+    Ok(())
+}

@@ -1,0 +1,196 @@
+//! What the people who run a vault can do to a record: look at how it stands, stop
+//! it, let it go, and delete it. Nobody can read what is in it, give tries back, or
+//! bring back what is over.
+
+use std::fmt;
+
+use super::effect::Write;
+use super::record::{Record, State};
+use super::site::{Content, SWEEP_PAGE, Site, Undecided};
+use super::step::{FAILURES, TRIES};
+use crate::crypto::hex;
+use crate::vault::ledger::{Name, record_name};
+use crate::vault::protocol::{Ended, Event, EventKind, Reply, Seconds, Standing, Ticket};
+
+/// Lost races before it is put off.
+const RACES: usize = 16;
+
+/// How a record stands, as its vault's staff sees it.
+#[derive(Clone, Debug)]
+pub struct Sight {
+    /// Its name in the ledger.
+    pub name: Name,
+    /// Where it stands; none if the ledger was changed behind the vault's back.
+    pub state: Option<State>,
+    /// Whose it is, if that is known.
+    pub label: Option<String>,
+    /// Whether staff stopped it.
+    pub held: bool,
+    /// Generation of the keys it was made under.
+    pub generation: u32,
+    /// Guesses left, and failures left in its life.
+    pub left: (u8, u8),
+    /// When the next attempt may be made; 0 for at once.
+    pub not_before: Seconds,
+    /// When it was made.
+    pub created: Seconds,
+    /// The last events.
+    pub events: Vec<Event>,
+}
+
+impl Sight {
+    fn of(name: Name, content: Content) -> Self {
+        let (record, state) = match content {
+            Content::Record(record) => {
+                let state = record.state;
+                (Some(record), Some(state))
+            }
+            Content::Displaced(record) => (Some(record), None),
+            Content::Forged => (None, None),
+        };
+        let record = record.unwrap_or_else(|| Record::reservation(0, [0; 16], [0; 16], None, 0));
+        Self {
+            name,
+            state,
+            label: record.label.as_deref().map(str::to_owned),
+            held: record.held,
+            generation: record.generation,
+            left: (record.tries_left.min(TRIES), FAILURES.saturating_sub(record.failures)),
+            not_before: record.not_before,
+            created: record.created,
+            events: record.events.all().to_vec(),
+        }
+    }
+
+    fn stands(&self) -> String {
+        match self.state {
+            None => "frozen: it was changed behind the vault's back".into(),
+            Some(State::Reserved | State::Started | State::Stored) => "registering".into(),
+            Some(State::Active) => "active".into(),
+            Some(State::Closed { until }) => format!("closed; erased at {until}"),
+            Some(State::Ended(ended)) => format!("ended: {}", reason(ended)),
+            Some(State::Invite { until }) => format!("an invite; until {until}"),
+            Some(State::Used) => "an invite that was used".into(),
+            Some(State::Account) => "an account's count of registrations".into(),
+        }
+    }
+}
+
+fn reason(ended: Ended) -> &'static str {
+    match ended {
+        Ended::Exhausted => "tries used up",
+        Ended::Superseded => "replaced by its owner",
+        Ended::Deleted => "deleted by its owner",
+        Ended::Abandoned => "never activated",
+        Ended::Removed => "deleted by staff",
+    }
+}
+
+impl fmt::Display for Sight {
+    /// A line each; times are seconds since 1970.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(out, "record {}", hex(&self.name))?;
+        writeln!(out, "  {}", self.stands())?;
+        if self.held {
+            writeln!(out, "  stopped by staff")?;
+        }
+        if let Some(label) = &self.label {
+            writeln!(out, "  account {label}")?;
+        }
+        let (left, failures) = self.left;
+        writeln!(out, "  tries {left}, failures {failures} left, not before {}", self.not_before)?;
+        write!(out, "  made at {}, keys of generation {}", self.created, self.generation)?;
+        for Event { kind, time } in &self.events {
+            let what = match kind {
+                EventKind::Activated => "activated",
+                EventKind::Failed => "failed",
+                EventKind::Opened => "opened",
+                EventKind::Closed => "closed",
+                EventKind::Spent => "tries taken by staff",
+                EventKind::Held => "stopped by staff",
+                EventKind::Released => "let go by staff",
+            };
+            write!(out, "\n  at {time} {what}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What staff does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// Nothing is evaluated until it is let go.
+    Hold,
+    /// The end of that.
+    Release,
+    /// Its key material is erased, and a tombstone stays.
+    Remove,
+}
+
+impl Site {
+    /// The name of a ticket's record.
+    pub fn name_of(&self, ticket: &Ticket) -> Result<Name, String> {
+        record_name(self.keys(), ticket).map_err(|error| error.to_string())
+    }
+
+    /// How a record stands; none if there is none.
+    pub fn look(&self, name: &Name) -> Result<Option<Sight>, String> {
+        let found = self.read(name).map_err(|error| error.to_string())?;
+        Ok(found.map(|found| Sight::of(*name, found.content)))
+    }
+
+    /// All records and invites of an account. Reads the whole ledger.
+    pub fn look_for(&self, label: &str) -> Result<Vec<Sight>, String> {
+        let (mut sights, mut after) = (Vec::new(), None);
+        loop {
+            let names = self.ledger.list(after.as_ref(), SWEEP_PAGE);
+            let names = names.map_err(|error| error.to_string())?;
+            let Some(last) = names.last() else { return Ok(sights) };
+            after = Some(*last);
+            for name in &names {
+                let sight = self.look(name)?;
+                sights.extend(sight.filter(|sight| {
+                    let is_record = !matches!(sight.state, Some(State::Used | State::Account));
+                    is_record && sight.label.as_deref() == Some(label)
+                }));
+            }
+        }
+    }
+
+    /// Does it. What was done, or why not.
+    pub fn staff_does(&self, deed: Deed, name: &Name) -> Result<(), String> {
+        let error = |error: Undecided| error.to_string();
+        for _ in 0..RACES {
+            let found = self.read(name).map_err(error)?.ok_or("there is no such record")?;
+            let place = found.place();
+            let record = match (found.content, deed) {
+                (Content::Record(record), _) => record,
+                // To end it is still right.
+                (Content::Displaced(record), Deed::Remove) => record,
+                _ => return Err("it was changed behind the vault's back".into()),
+            };
+            let next = match (deed, record.state) {
+                (_, State::Ended(_)) => return Err("it is over already".into()),
+                (_, State::Used | State::Account) => return Err("it is no record".into()),
+                (Deed::Remove, _) => record.tombstone(Ended::Removed),
+                _ if record.state.is_beside() => return Err("it is no record".into()),
+                (Deed::Hold | Deed::Release, _) => {
+                    let held = deed == Deed::Hold;
+                    if record.held == held {
+                        return Ok(());
+                    }
+                    let mut next = Record { held, ..record };
+                    let kind = if held { EventKind::Held } else { EventKind::Released };
+                    next.events.note(kind, self.now());
+                    next
+                }
+            };
+            // Nobody waits for this reply.
+            let write = Write { record: next, then: Reply::Standing(Standing::Registering) };
+            if self.write(name, Some(place), write).map_err(error)?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(Undecided::Races.to_string())
+    }
+}
