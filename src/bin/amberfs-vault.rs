@@ -95,6 +95,9 @@ enum Command {
     /// The keys that sign manifests, and what they sign
     #[command(subcommand)]
     Root(fleet::RootCommand),
+    /// Keys of another generation
+    #[command(subcommand)]
+    Generation(fleet::GenerationCommand),
     /// Carry connections to the sites of a vault, and read nothing
     #[command(subcommand)]
     Relay(relay::RelayCommand),
@@ -188,6 +191,7 @@ fn main() -> ExitCode {
         }
         Command::InstallManifest { dir, file, new_roots } => fleet::install(dir, file, *new_roots),
         Command::Root(command) => fleet::root(command),
+        Command::Generation(command) => fleet::generation(command),
         Command::Relay(command) => relay::run(command),
         Command::Ledger(command) => fleet::run(command),
         Command::Address { dir } => address(dir),

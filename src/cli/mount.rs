@@ -12,7 +12,7 @@ use super::place::{
     open_volume, place_of, state_folder,
 };
 use super::secrets::Obtained;
-use super::{Code, Failure, Result, secrets};
+use super::{Code, Failure, Result, secrets, vault};
 use crate::control::{self, Registry};
 use crate::crypto::Secret;
 use crate::daemon::{
@@ -46,7 +46,7 @@ pub fn prepare(
     global: &Global,
     repo: &Path,
     settings: &MountSettings,
-    Obtained { key, marks }: Obtained,
+    Obtained { key, marks, .. }: Obtained,
 ) -> Result<Ready> {
     let (path, repository) = find(repo)?;
     let (keyring, register, slots) = open_keyring(&repository, &key)?;
@@ -242,7 +242,7 @@ pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
     }
     match launch()? {
         Launched::Parent(mut parent) => {
-            let Obtained { key, marks } = mounting.obtain()?;
+            let Obtained { key, marks, .. } = mounting.obtain()?;
             // A daemon that is gone already is told of below.
             let _ = parent.send(key.expose());
             drop(key);
@@ -266,7 +266,7 @@ pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
             drop(bytes);
             let child = std::cell::RefCell::new(Some(child));
             let result = mounting.serve(
-                Obtained { key, marks },
+                Obtained { key, marks, outdated: None },
                 |notice| {
                     if let Some(child) = child.borrow_mut().as_mut() {
                         child.note(notice);
@@ -328,7 +328,20 @@ struct Mounting {
 impl Mounting {
     fn obtain(&self) -> Result<Obtained> {
         let (path, repository) = find(&self.repo)?;
-        secrets::obtain_all(&self.global, &path, &repository)
+        let mut obtained = secrets::obtain_all(&self.global, &path, &repository)?;
+        if let Some(password) = obtained.outdated.take()
+            && !self.settings.mount.read_only
+        {
+            let renewed = vault::renew(&self.global, &path, obtained.key.duplicate(), &password);
+            if let Err(failure) = renewed {
+                eprintln!(
+                    "amberfs: the password could not be registered under the vault's new keys; it \
+                     is tried again at the next mount: {}",
+                    failure.message
+                );
+            }
+        }
+        Ok(obtained)
     }
 
     fn serve(

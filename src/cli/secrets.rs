@@ -13,7 +13,7 @@ use super::refused::PasswordFile;
 use super::{Code, Failure, Result, vault};
 use crate::crypto::{Secret, correct_one_group, parse_key, resembles_key};
 use crate::io::{SECRET_MAX, SecretFileError, SecretFrom, open_secret, read_secret};
-use crate::vault::protocol::Mark;
+use crate::vault::protocol::{Mark, Password};
 use crate::volume::repository::Repository;
 
 /// K for a repository: the key itself, or out of the vault by password.
@@ -27,11 +27,13 @@ pub struct Obtained {
     pub key: Secret,
     /// How far each device had come.
     pub marks: Vec<Mark>,
+    /// The password, if its record was made under keys that the vault would retire.
+    pub outdated: Option<Password>,
 }
 
 impl From<Secret> for Obtained {
     fn from(key: Secret) -> Self {
-        Self { key, marks: Vec::new() }
+        Self { key, marks: Vec::new(), outdated: None }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::vault::client::{Claim, Client, NewRecord, Pin, Unlocked, VaultError};
 use crate::vault::net::Timeouts;
 use crate::vault::protocol::{
     Address, Argon2Choice, Argon2Cost, Event, EventKind, Fingerprint, HOSTS_LIMIT, Locator,
-    MANIFEST_LIMIT, Manifest, Password, Protection, Retirement,
+    MANIFEST_LIMIT, Manifest, Password, Protection, Retirement, Standing,
 };
 use crate::vault::server::FAILURES;
 use crate::volume::OpenOptions;
@@ -233,7 +233,12 @@ pub fn unlock(
         };
         let asked = reached(global, &locator)?;
         match client.unlock(&asked, &repository.repo, &password, pin) {
-            Ok(unlocked) => return opened(&folder, repository, &locator, unlocked),
+            Ok(unlocked) => {
+                let is_outdated = unlocked.generation < unlocked.manifest.generation();
+                let obtained = opened(&folder, repository, &locator, unlocked)?;
+                let outdated = is_outdated.then_some(password);
+                return Ok(Obtained { outdated, ..obtained });
+            }
             // These cost nothing.
             Err(
                 error @ (VaultError::UnknownTicket
@@ -283,7 +288,7 @@ fn opened(
              used up; a new one (amberfs passwd) starts anew"
         );
     }
-    Ok(Obtained { key, marks: unlocked.marks })
+    Ok(Obtained { key, marks: unlocked.marks, outdated: None })
 }
 
 /// What the owner should know of what happened since the password last opened the
@@ -412,18 +417,23 @@ fn open(global: &Global, repo: &Path) -> Result<Opened> {
         }
     }
     let key = secrets::obtain(&opening, &path, &repository)?;
-    let (keyring, register, slots) = open_keyring(&repository, &key)?;
-    place::tell_changed_entry(&repository, &slots);
+    open_by(global, path, &repository, key)
+}
+
+fn open_by(global: &Global, path: PathBuf, repository: &Repository, key: Secret) -> Result<Opened> {
+    let folder = DirSynced::new(&path, None);
+    let (keyring, register, slots) = open_keyring(repository, &key)?;
+    place::tell_changed_entry(repository, &slots);
     let slots: Vec<Vec<u8>> = vault_slots(&slots).map(<[u8]>::to_vec).collect();
     let mut replaced = repository.sealed_vault_slots(&folder, &key);
     replaced.retain(|slot| !slots.contains(slot));
-    let state = LocalState::lock(place::state_folder(global, &path, &repository)?, &path)?;
+    let state = LocalState::lock(place::state_folder(global, &path, repository)?, &path)?;
     let options = OpenOptions {
         device_name: machine_name(),
         place: place::place_of(&path),
         ..OpenOptions::default()
     };
-    let volume = open_volume(&path, &repository, keyring, register, Some(&state), &options)?;
+    let volume = open_volume(&path, repository, keyring, register, Some(&state), &options)?;
     let (fs, _) = place::file_system(volume, true, (None, None))?;
     Ok(Opened { fs, key, repo: repository.repo, slots, replaced, path, _state: state })
 }
@@ -533,6 +543,17 @@ fn replace(global: &Global, opened: &Opened, address: &Address, password: &Passw
     Ok(())
 }
 
+/// Registers the same password anew, because its record was made under keys that the
+/// vault would retire.
+pub fn renew(global: &Global, repo: &Path, key: Secret, password: &Password) -> Result<()> {
+    let (path, repository) = find(repo)?;
+    let opened = open_by(global, path, &repository, key)?;
+    let sealed = opened.slots.iter().find_map(|bytes| Locator::decode(bytes).ok());
+    let Some(Locator { address, .. }) = sealed else { return Ok(()) };
+    let address = moved(global, address.fingerprint())?.unwrap_or(address);
+    replace(global, &opened, &address, password)
+}
+
 /// `vault add`.
 pub fn add(global: &Global, args: &RepoArgs) -> Result<u8> {
     one_from_stdin(global, args)?;
@@ -632,9 +653,35 @@ pub fn show(global: &Global, args: &ShowArgs) -> Result<u8> {
     let status =
         client(global, &path, Timeouts::default())?.status(&reached(global, &locator)?, pin)?;
     println!("{}", locator.address);
-    println!("  {:?}", status.standing);
-    println!("  keys in {:?}, epoch {}", status.manifest.protection, status.manifest.epoch);
+    println!("  {}", stands(&status.standing));
+    let place = match status.manifest.protection {
+        Protection::File => "a file",
+        Protection::Hsm => "an HSM",
+    };
+    println!("  its keys are in {place}; manifest of epoch {}", status.manifest.epoch);
     Ok(0)
+}
+
+/// How a record stands, for its owner.
+fn stands(standing: &Standing) -> String {
+    let time = |seconds: u64| local_time(seconds.try_into().unwrap_or(i64::MAX));
+    match standing {
+        Standing::Registering => "not activated yet".into(),
+        Standing::Active(tries) => {
+            let left = format!(
+                "active: {} tries left, {} failures left in its life",
+                tries.left, tries.failures_left
+            );
+            match tries.not_before {
+                0 => left,
+                until => format!("{left}, no attempt before {}", time(until)),
+            }
+        }
+        Standing::Closed { until } => {
+            format!("closed: all tries are used up; erased at {}", time(*until))
+        }
+        Standing::Ended(ended) => VaultError::Ended(*ended).to_string(),
+    }
 }
 
 #[cfg(test)]

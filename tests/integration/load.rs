@@ -148,7 +148,12 @@ pub fn load(what: &str, address: &Address) {
                  99th percentile {most:.0?}"
             );
         };
-        line("registrations", measured(clients, time, |which| drop(register(address, which))));
+        line(
+            "registrations",
+            measured(clients, time, |which| {
+                let _ = register(address, which);
+            }),
+        );
         let owners: Vec<Owner> = (0..clients).map(|which| register(address, which)).collect();
         line("logins", measured(clients, time, |which| login(address, &owners[which], which)));
     }

@@ -115,8 +115,8 @@ fn invites_let_people_in_and_staff_can_find_stop_and_delete_a_record() {
     fs::copy(world.path("new"), world.path("password")).unwrap();
 
     let list = done(staff(&world, &["record", "list"], &["anna"]));
-    assert!(list.contains("  active") && list.ends_with("1 records"), "{list}");
-    assert_eq!(done(staff(&world, &["record", "list"], &["bert"])), "0 records");
+    assert!(list.contains("  active") && list.ends_with("records: 1"), "{list}");
+    assert_eq!(done(staff(&world, &["record", "list"], &["bert"])), "records: 0");
     let ticket = done(world.run(&["vault", "show", "repo", "--ticket"]));
     let by_ticket = ["--ticket", &*ticket];
     let show = done(staff(&world, &["record", "show"], &by_ticket));
@@ -292,4 +292,53 @@ fn a_folder_that_was_put_back_is_noticed_at_the_next_mount() {
     drop(vault);
     let mount = world.mount("repo", "mnt", &["--key-file", "key"]);
     mount.unmount(&world);
+}
+
+/// New keys a year: whoever mounts is registered under them without being asked, and
+/// the old ones can go.
+#[test]
+fn a_mount_takes_its_record_to_the_vaults_new_keys() {
+    if !has_fuse("new keys of a vault") {
+        return;
+    }
+    let world = World::new();
+    let vault = Vault::start(&world);
+    let place = vault.place().to_owned();
+    secret(&world, "password", "seven small boats drift home\n");
+    let mut arguments = vec!["init", "repo", "--vault", &vault.address, "--key-out", "key"];
+    arguments.extend(["--password-file", "password"]);
+    arguments.extend(COST);
+    world.ok(&arguments);
+    let ticket = || done(world.run(&["vault", "show", "repo", "--ticket"]));
+    let before = ticket();
+    drop(vault);
+    let added = done(staff(&world, &["generation", "add"], &[]));
+    assert_eq!(added, "generation: 2\nmanifest epoch: 2");
+    assert!(!staff(&world, &["generation", "drop"], &["2"]).status.success(), "the newest");
+    let vault = Vault::serve(&world, "vault", &place);
+    assert_eq!(done(staff(&world, &["record", "list"], &["x"])), "records: 0");
+    let sealed = done(staff(&world, &["generation", "reseal"], &[]));
+    assert_eq!(sealed, "sealed anew: 1, not yet: 0, outdated: 1");
+    // To look at it changes nothing.
+    let opened = world.run(&BY_PASSWORD);
+    assert!(opened.status.success() && said(&opened).contains("new: keys of generation 2"));
+    assert_eq!(ticket(), before);
+    let early = staff(&world, &["generation", "drop"], &["1"]);
+    assert_eq!(early.status.code(), Some(11), "it is served");
+
+    let cost = [&["--password-file", "password"], &COST[..]].concat();
+    let mount = world.mount("repo", "mnt", &cost);
+    fs::write(world.path("mnt/chat"), "hello").unwrap();
+    mount.unmount(&world);
+    assert_ne!(ticket(), before);
+    assert!(done(staff(&world, &["status"], &[])).contains("1 active"));
+    assert!(said(&world.run(&BY_PASSWORD)).is_empty());
+    let sealed = done(staff(&world, &["generation", "reseal"], &[]));
+    assert!(sealed.ends_with("outdated: 0"), "{sealed}");
+    drop(vault);
+    done(staff(&world, &["generation", "drop"], &["1"]));
+    let vault = Vault::serve(&world, "vault", &place);
+    let cat = world.run(&["cat", "repo", "/chat", "--password-file", "password"]);
+    assert!(cat.status.success() && cat.stdout == b"hello", "{}", said(&cat));
+    drop(vault);
 }

@@ -407,5 +407,52 @@ mod with_softhsm {
         tokens.refused("first", &said(&asked), 1, "cannot leave this site's token");
         assert!(!world.path("parcel").exists());
         tokens.refused("first", &["status", "first"], 1, apart);
+
+        // New keys, a year later; the lookup key stays where it is.
+        let add = ["ceremony", "add-generation", "first", "--for-ceremony"];
+        assert_eq!(told(&tokens.done("first", &add), "generation"), "2");
+        let asked = tokens.done("second", &["ceremony", "request-again", "second"]);
+        let asked = told(&asked, "request fingerprint");
+        fs::copy(world.path("second/request"), world.path("request")).unwrap();
+        let exported = tokens.done("first", &said(&asked));
+        let parcel = told(&exported, "parcel fingerprint");
+        let later = told(&exported, "keys fingerprint");
+        assert_ne!(later, keys);
+        let imported = tokens.done("second", &with("parcel", &parcel));
+        assert_eq!(told(&imported, "keys fingerprint"), later);
+        tokens.refused("second", &with("parcel", &parcel), 1, "has its keys already");
+        tokens.done("second", &["install-manifest", "second", "first/manifest"]);
+        // Its keys are the manifest's: only the ledger is missing.
+        tokens.refused("second", &["status", "second"], 1, apart);
+        let sealed = tokens.done("first", &["ceremony", "seal", "first"]);
+        assert_eq!(told(&sealed, "keys fingerprint"), later);
+    }
+
+    #[test]
+    fn a_token_gets_new_keys_and_loses_the_old_ones() {
+        let Some(tokens) = Tokens::new("new keys in a token") else { return };
+        tokens.init("vault", &[]);
+        let vault = tokens.serve("vault");
+        tokens.register(&vault);
+        drop(vault);
+        assert!(said(&tokens.vault("vault", &["generation", "add", "vault"])).contains("ceremony"));
+        let added = tokens.done("vault", &["ceremony", "add-generation", "vault"]);
+        assert_eq!(told(&added, "generation"), "2");
+        let vault = tokens.serve("vault");
+        let (code, text) = tokens.open(&vault, "password");
+        assert!(code == 0 && text.contains("new: keys of generation 2"), "{text}");
+        secret(&tokens.world, "new", "eleven quiet lamps by the water\n");
+        let mut passwd = vec!["passwd", "repo", "--password-file", "password"];
+        passwd.extend(["--new-password-file", "new", "--vault", &vault.address]);
+        passwd.extend(COST);
+        assert!(tokens.world.run(&passwd).status.success());
+        let sealed = tokens.done("vault", &["generation", "reseal", "vault"]);
+        assert!(String::from_utf8_lossy(&sealed.stdout).contains("outdated: 0"));
+        drop(vault);
+        tokens.done("vault", &["generation", "drop", "vault", "1"]);
+        let keys = tokens.done("vault", &["status", "vault"]);
+        assert_eq!(told(&keys, "manifest epoch"), "3");
+        let vault = tokens.serve("vault");
+        assert_eq!(tokens.open(&vault, "new").0, 0);
     }
 }

@@ -82,6 +82,24 @@ pub enum Ceremony {
         #[arg(long, value_name = "NAME")]
         site_name: String,
     },
+    /// At a site that has keys: ask for those of a later generation, in DIR/request
+    RequestAgain {
+        /// The vault's folder
+        dir: PathBuf,
+    },
+    /// At the first site: make keys of one more generation, and a manifest by which new
+    /// records are made under it; then request-again, export and import for every
+    /// other site, before it gets that manifest
+    AddGeneration {
+        /// The vault's folder
+        dir: PathBuf,
+        /// Other sites get them too: they can leave the token until `seal`
+        #[arg(long)]
+        for_ceremony: bool,
+        /// Keys of the fleet's root that are here, if they are not in DIR
+        #[arg(long, value_name = "FILE")]
+        root_key: Vec<PathBuf>,
+    },
     /// At the first site: wrap the keys for the site that asks, and add it to
     /// the manifest
     Export {
@@ -92,6 +110,9 @@ pub enum Ceremony {
         /// The request's fingerprint, read aloud at the new site
         #[arg(long, value_name = "FINGERPRINT")]
         fingerprint: Aloud,
+        /// Of which generation, if not the newest of the manifest
+        #[arg(long, value_name = "N")]
+        generation: Option<u32>,
         /// Where the parcel goes; must not exist
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
@@ -161,6 +182,12 @@ pub fn init(dir: &Path, options: &InitToken) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Destroys a generation's keys in the token.
+pub fn forget(dir: &Path, generation: u32) -> Result<(), Failure> {
+    ceremony::forget_generation(&DirFolder::new(dir), generation)
+        .map_err(|error| failure(dir, &error))
+}
+
 /// Reads a file that came from elsewhere.
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let named = |error: std::io::Error| Failure::other(format!("{}: {error}", path.display()));
@@ -196,7 +223,23 @@ pub fn run(step: &Ceremony) -> Result<(), Failure> {
                     .map_err(|error| failure(dir, &error))?;
             say_made(dir, made)
         }
-        Ceremony::Export { dir, request, fingerprint, out, root_key } => {
+        Ceremony::RequestAgain { dir } => {
+            check_private(dir)?;
+            let request = ceremony::request_again(&DirFolder::new(dir))
+                .map_err(|error| failure(dir, &error))?;
+            log::info!("take {} to the first site", dir.join(REQUEST).display());
+            say(&format!("request fingerprint: {request}"))
+        }
+        Ceremony::AddGeneration { dir, for_ceremony, root_key } => {
+            check_private(dir)?;
+            let roots = root_keys(dir, root_key)?;
+            let (generation, made) =
+                ceremony::add_generation(&DirFolder::new(dir), &roots, *for_ceremony)
+                    .map_err(|error| failure(dir, &error))?;
+            say(&format!("generation: {generation}"))?;
+            say_made(dir, made)
+        }
+        Ceremony::Export { dir, request, fingerprint, generation, out, root_key } => {
             check_private(dir)?;
             let request = read(request)?;
             let roots = root_keys(dir, root_key)?;
@@ -207,7 +250,8 @@ pub fn run(step: &Ceremony) -> Result<(), Failure> {
                 .mode(0o600)
                 .open(out)
                 .map_err(|error| Failure::other(format!("{}: {error}", out.display())))?;
-            let exported = ceremony::export(&DirFolder::new(dir), &roots, &request, *fingerprint);
+            let exported =
+                ceremony::export(&DirFolder::new(dir), &roots, &request, *fingerprint, *generation);
             let exported = exported.map_err(|error| {
                 let _ = std::fs::remove_file(out);
                 failure(dir, &error)

@@ -6,14 +6,18 @@ use std::sync::Arc;
 
 use amberfs::crypto::{Secret, hex, unhex};
 use amberfs::io::{DirFolder, PrivateFolder, SecretFrom, SystemClock, SystemRandom, open_secret};
+#[cfg(feature = "pkcs11")]
+use amberfs::vault::protocol::Protection;
 use amberfs::vault::protocol::{ManifestError, sign_more, signatures_of};
 use amberfs::vault::server::{
-    Change, Made, NEXT, Site, accept, change_manifest, change_roots, install_manifest, join_site,
-    open_rolled_back, view_site,
+    Change, Made, NEXT, Order, Site, accept, add_generation, change_manifest, change_roots,
+    copy_generations, drop_generation, install_manifest, join_site, open_rolled_back, open_site,
+    view_site,
 };
 use ed25519_dalek::SigningKey;
 use zeroize::Zeroizing;
 
+use super::staff::give;
 use super::{Failure, check_private, lock, make_folder, say};
 
 const MANIFEST_FILE_LIMIT: u64 = 8192;
@@ -176,6 +180,91 @@ pub enum RootCommand {
         #[arg(long, value_name = "FILE")]
         root_key: Vec<PathBuf>,
     },
+}
+
+#[derive(clap::Subcommand)]
+pub enum GenerationCommand {
+    /// Make software keys of one more generation, and a manifest by which new records
+    /// are made under it
+    Add {
+        /// The vault's folder
+        dir: PathBuf,
+        /// Keys of the fleet's root that are here, if they are not in DIR
+        #[arg(long, value_name = "FILE")]
+        root_key: Vec<PathBuf>,
+    },
+    /// Give a site the generations that another has; before its new manifest
+    Copy {
+        /// The folder of the site that gets them
+        dir: PathBuf,
+        /// The folder of the site that has them
+        from: PathBuf,
+    },
+    /// Seal all records under the newest keys, and count what still needs older ones
+    Reseal {
+        /// The vault's folder
+        dir: PathBuf,
+    },
+    /// Forget a generation that nothing needs any more
+    Drop {
+        /// The vault's folder; it must not be served
+        dir: PathBuf,
+        /// Its number
+        number: u32,
+        /// Keys of the fleet's root that are here, if they are not in DIR
+        #[arg(long, value_name = "FILE")]
+        root_key: Vec<PathBuf>,
+    },
+}
+
+pub fn generation(command: &GenerationCommand) -> Result<(), Failure> {
+    match command {
+        GenerationCommand::Add { dir, root_key } => {
+            check_private(dir)?;
+            let roots = root_keys(dir, root_key)?;
+            let (generation, made) = add_generation(&DirFolder::new(dir), &SystemRandom, &roots)
+                .map_err(|error| Failure::folder(dir, &error))?;
+            say(&format!("generation: {generation}"))?;
+            log::info!("give every other site the keys (generation copy) before the manifest");
+            say_made(dir, made)
+        }
+        GenerationCommand::Copy { dir, from } => {
+            check_private(dir)?;
+            check_private(from)?;
+            let count = copy_generations(&DirFolder::new(from), &DirFolder::new(dir))
+                .map_err(|error| Failure::folder(dir, &error))?;
+            say(&format!("generations: {count}"))
+        }
+        GenerationCommand::Reseal { dir } => give(dir, &Order::Reseal),
+        GenerationCommand::Drop { dir, number, root_key } => {
+            let _locked = lock(dir)?;
+            check_private(dir)?;
+            let roots = root_keys(dir, root_key)?;
+            let folder = DirFolder::new(dir);
+            let opened = open_site(&folder).map_err(|error| Failure::folder(dir, &error))?;
+            let (random, clock) = (Arc::new(SystemRandom), Arc::new(SystemClock));
+            let keys = Arc::clone(&opened.keys);
+            let current = keys.generation();
+            #[cfg(feature = "pkcs11")]
+            let is_token = keys.protection() == Protection::Hsm;
+            let site = Site::new(opened.keys, opened.ledger, random, clock, opened.signed, true);
+            let census = site.census().map_err(Failure::other)?;
+            if *number != current && (census.outdated > 0 || census.unreadable > 0) {
+                return Err(Failure::other(format!(
+                    "{} records still need older keys: reseal first; owners open with their \
+                     password once, or their records end",
+                    census.outdated + census.unreadable
+                )));
+            }
+            let made = drop_generation(&folder, &*keys, *number, &roots)
+                .map_err(|error| Failure::folder(dir, &error))?;
+            #[cfg(feature = "pkcs11")]
+            if matches!(made, Made::Installed(_)) && is_token {
+                super::ceremony::forget(dir, *number)?;
+            }
+            say_made(dir, made)
+        }
+    }
 }
 
 fn replace_file(file: &Path, bytes: &[u8]) -> Result<(), Failure> {

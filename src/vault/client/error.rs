@@ -88,7 +88,9 @@ pub enum VaultError {
     )]
     ForeignKey,
     /// The vault takes no new registrations from here.
-    #[error("The vault takes no new registrations. Ask its operator.")]
+    #[error(
+        "The vault takes no new registrations without an invite or an account. Ask its operator for an invite, and give it by --invite CODE."
+    )]
     RegistrationClosed,
     /// The invite does not count.
     #[error(

@@ -83,13 +83,15 @@ impl LoggingIn {
         let mut ke3 = [0; KE3];
         random.fill(&mut ke3);
         let outcome = match finished {
-            Ok(finished) if manifest.has_ake(&finished.server_s_pk.serialize()) => {
-                ke3.copy_from_slice(&finished.message.serialize());
-                let mut export: [u8; 32] = finished.export_key.into();
-                Outcome::Right(Secret::take(&mut export))
-            }
-            // Neither is the password's fault, so it must not be called wrong.
-            Ok(_) => Outcome::ForeignKey,
+            Ok(finished) => match manifest.generation_of(&finished.server_s_pk.serialize()) {
+                Some(generation) => {
+                    ke3.copy_from_slice(&finished.message.serialize());
+                    let mut export: [u8; 32] = finished.export_key.into();
+                    Outcome::Right(Secret::take(&mut export), generation)
+                }
+                // Neither is the password's fault, so it must not be called wrong.
+                None => Outcome::ForeignKey,
+            },
             Err(ProtocolError::LibraryError(InternalError::KsfError)) => Outcome::NotStretched,
             Err(_) => Outcome::Wrong,
         };
@@ -100,8 +102,8 @@ impl LoggingIn {
 
 /// What KE2 said.
 enum Outcome {
-    /// With the export key.
-    Right(Secret),
+    /// With the export key, and the key's generation.
+    Right(Secret, u32),
     Wrong,
     ForeignKey,
     NotStretched,
@@ -124,6 +126,9 @@ pub struct Unlocked {
     pub events: Events,
     /// How far each device had come, as the owner's devices noted.
     pub marks: Vec<Mark>,
+    /// Generation of the keys that the record was made under; one older than the
+    /// manifest's newest should be registered anew.
+    pub generation: u32,
     /// The manifest: to be remembered, and its epoch never gone below.
     pub manifest: Manifest,
 }
@@ -131,7 +136,7 @@ pub struct Unlocked {
 impl Proving {
     /// Whether the password was right.
     pub fn is_right(&self) -> bool {
-        matches!(self.outcome, Outcome::Right(_))
+        matches!(self.outcome, Outcome::Right(..))
     }
 
     /// The OPAQUE export key, after a right password: for the test that searches
@@ -139,7 +144,7 @@ impl Proving {
     #[doc(hidden)]
     pub fn export_key(&self) -> Option<&Secret> {
         match &self.outcome {
-            Outcome::Right(export) => Some(export),
+            Outcome::Right(export, _) => Some(export),
             _ => None,
         }
     }
@@ -150,13 +155,13 @@ impl Proving {
         match self.outcome {
             Outcome::NotStretched => VaultError::Memory { counted: true },
             Outcome::ForeignKey => VaultError::ForeignKey,
-            Outcome::Right(_) | Outcome::Wrong => VaultError::WrongPassword(self.tries),
+            Outcome::Right(..) | Outcome::Wrong => VaultError::WrongPassword(self.tries),
         }
     }
 
     /// Opens the payload.
     pub fn answered(self, reply: Reply, manifest: &Manifest) -> Result<Unlocked, VaultError> {
-        let Outcome::Right(export) = &self.outcome else {
+        let Outcome::Right(export, generation) = &self.outcome else {
             return Err(match (&self.outcome, reply) {
                 (Outcome::Wrong, Reply::Refused(Refusal::BadProof(tries))) => {
                     VaultError::WrongPassword(tries)
@@ -174,7 +179,8 @@ impl Proving {
                     NoteKeys::derive(key, repo, registration).open(&note).ok()
                 };
                 let marks = keys.first().and_then(open).unwrap_or_default();
-                Ok(Unlocked { keys, tries, events, marks, manifest: manifest.clone() })
+                let (generation, manifest) = (*generation, manifest.clone());
+                Ok(Unlocked { keys, tries, events, marks, generation, manifest })
             }
             Reply::Refused(Refusal::BadProof(_)) => {
                 Err(VaultError::Unexpected("a right proof was refused"))

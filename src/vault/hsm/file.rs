@@ -18,15 +18,33 @@ use crate::io::Random;
 use crate::vault::protocol::{AKE_PUBLIC, FleetId, Protection};
 
 const MAGIC: &[u8; 18] = b"amberfs-vault keys";
-const VERSION: u8 = 1;
+/// Of a file with one generation, and with several.
+const VERSIONS: [u8; 2] = [1, 2];
+/// Most generations of a fleet's keys.
+const GENERATIONS: usize = 8;
 
-/// One generation of keys, in memory.
-pub struct FileKeys {
-    fleet: FleetId,
-    generation: u32,
+/// What a generation has.
+struct Generation {
+    number: u32,
     seed: Secret,
     ake: Secret,
     seal: Secret,
+}
+
+impl Generation {
+    fn create(number: u32, random: &dyn Random) -> Self {
+        let (seed, ake) = (Secret::random(random), random_scalar(random));
+        Self { number, seed, ake, seal: Secret::random(random) }
+    }
+}
+
+/// A fleet's keys and a site's TLS key, in memory.
+pub struct FileKeys {
+    fleet: FleetId,
+    /// By rising number.
+    generations: Vec<Generation>,
+    /// The one for new records: what the manifest says, not the newest here.
+    current: u32,
     lookup: Secret,
     tls_scalar: Secret,
     tls: Arc<dyn SigningKey>,
@@ -71,10 +89,8 @@ impl FileKeys {
         let tls_scalar = random_scalar(random);
         Ok(Self {
             fleet: crate::crypto::random_id(random),
-            generation: 1,
-            seed: Secret::random(random),
-            ake: random_scalar(random),
-            seal: Secret::random(random),
+            generations: vec![Generation::create(1, random)],
+            current: 1,
             lookup: Secret::random(random),
             tls: tls_key(&tls_scalar)?,
             tls_scalar,
@@ -87,13 +103,63 @@ impl FileKeys {
         Ok(Self { tls: tls_key(&tls_scalar)?, tls_scalar, ..self })
     }
 
+    /// The same with `generation` for new records.
+    pub fn with_current(self, generation: u32) -> Result<Self, KeyError> {
+        self.of(generation)?;
+        Ok(Self { current: generation, ..self })
+    }
+
+    /// Makes keys of one more generation; its number. They are not for new records
+    /// before the manifest says so.
+    pub fn add_generation(&mut self, random: &dyn Random) -> Result<u32, KeyError> {
+        if self.generations.len() == GENERATIONS {
+            return Err(KeyError::Unusable("there are eight generations already"));
+        }
+        let newest = self.generations.last().map_or(0, |generation| generation.number);
+        self.generations.push(Generation::create(newest + 1, random));
+        Ok(newest + 1)
+    }
+
+    /// Takes the generations over that `from`, the keys of another site of this fleet,
+    /// has. Returns how many there are now.
+    pub fn take_generations(&mut self, from: Self) -> Result<usize, KeyError> {
+        let is_other =
+            |from: &Self| from.fleet != self.fleet || from.lookup.expose() != self.lookup.expose();
+        if is_other(&from) {
+            return Err(KeyError::Unusable("they are of another fleet"));
+        }
+        let current = self.current;
+        self.generations = from.generations;
+        self.of(current)?;
+        Ok(self.generations.len())
+    }
+
+    /// Forgets a generation that is not the current one.
+    pub fn drop_generation(&mut self, number: u32) -> Result<(), KeyError> {
+        self.of(number)?;
+        if number == self.current {
+            return Err(KeyError::Unusable("new records are made under this generation"));
+        }
+        self.generations.retain(|generation| generation.number != number);
+        Ok(())
+    }
+
     /// The bytes of the key file.
     pub fn encode(&self) -> Zeroizing<Vec<u8>> {
-        let mut out = Encoder::with_capacity(MAGIC.len() + 1 + 16 + 4 + 5 * 32);
-        out.raw(MAGIC).u8(VERSION).raw(&self.fleet).u32(self.generation);
-        for secret in [&self.seed, &self.ake, &self.seal, &self.lookup, &self.tls_scalar] {
-            out.raw(secret.expose());
+        let room = MAGIC.len() + 1 + 16 + 1 + self.generations.len() * 100 + 64;
+        let mut out = Encoder::with_capacity(room);
+        let several = usize::from(self.generations.len() > 1);
+        out.raw(MAGIC).u8(VERSIONS[several]).raw(&self.fleet);
+        if several == 1 {
+            out.u8(self.generations.len() as u8);
         }
+        for Generation { number, seed, ake, seal } in &self.generations {
+            out.u32(*number);
+            for secret in [seed, ake, seal] {
+                out.raw(secret.expose());
+            }
+        }
+        out.raw(self.lookup.expose()).raw(self.tls_scalar.expose());
         Zeroizing::new(out.finish())
     }
 
@@ -101,27 +167,49 @@ impl FileKeys {
     pub fn decode(bytes: &[u8]) -> Result<Self, KeyError> {
         let read = || -> Result<_, DecodeError> {
             let mut input = Decoder::new(bytes);
-            if input.raw(MAGIC.len())? != MAGIC || input.u8()? != VERSION {
-                return Err(DecodeError::Invalid("version"));
+            if input.raw(MAGIC.len())? != MAGIC {
+                return Err(DecodeError::Invalid("magic"));
             }
-            let (fleet, generation) = (input.array()?, input.u32()?);
-            let mut secret = || -> Result<Secret, DecodeError> {
+            let version = input.u8()?;
+            let fleet = input.array()?;
+            let count = match version {
+                1 => 1,
+                2 => usize::from(input.u8()?),
+                _ => return Err(DecodeError::Invalid("version")),
+            };
+            if count > GENERATIONS || (version == 2 && count < 2) {
+                return Err(DecodeError::Limit("generations"));
+            }
+            let secret = |input: &mut Decoder<'_>| -> Result<Secret, DecodeError> {
                 let mut bytes = input.array()?;
                 Ok(Secret::take(&mut bytes))
             };
-            let secrets = [secret()?, secret()?, secret()?, secret()?, secret()?];
+            let mut generations: Vec<Generation> = Vec::with_capacity(count);
+            for _ in 0..count {
+                let number = input.u32()?;
+                if generations.last().is_some_and(|last| last.number >= number) {
+                    return Err(DecodeError::Invalid("generations"));
+                }
+                let [seed, ake, seal] =
+                    [secret(&mut input)?, secret(&mut input)?, secret(&mut input)?];
+                generations.push(Generation { number, seed, ake, seal });
+            }
+            let secrets = [secret(&mut input)?, secret(&mut input)?];
             input.end()?;
-            Ok((fleet, generation, secrets))
+            Ok((fleet, generations, secrets))
         };
-        let (fleet, generation, [seed, ake, seal, lookup, tls_scalar]) =
+        let (fleet, generations, [lookup, tls_scalar]) =
             read().map_err(|_| KeyError::Unusable("the key file is damaged"))?;
-        scalar(&ake)?;
+        generations.iter().try_for_each(|generation| scalar(&generation.ake).map(drop))?;
         let tls = tls_key(&tls_scalar)?;
-        Ok(Self { fleet, generation, seed, ake, seal, lookup, tls_scalar, tls })
+        // Until the manifest is known.
+        let current = generations.first().map_or(0, |generation| generation.number);
+        Ok(Self { fleet, generations, current, lookup, tls_scalar, tls })
     }
 
-    fn of(&self, generation: u32) -> Result<&Self, KeyError> {
-        if generation == self.generation { Ok(self) } else { Err(KeyError::Generation(generation)) }
+    fn of(&self, number: u32) -> Result<&Generation, KeyError> {
+        let found = self.generations.iter().find(|generation| generation.number == number);
+        found.ok_or(KeyError::Generation(number))
     }
 }
 
@@ -135,7 +223,7 @@ impl KeyProtection for FileKeys {
     }
 
     fn generation(&self) -> u32 {
-        self.generation
+        self.current
     }
 
     fn oprf_material(&self, generation: u32, credential: &[u8; 32]) -> Result<Secret, KeyError> {
@@ -192,7 +280,43 @@ mod tests {
     }
 
     #[test]
+    fn a_generation_more_is_not_the_current_one_before_it_is_said() {
+        let mut keys = FileKeys::create(&SystemRandom).ok().unwrap();
+        let one = keys.encode();
+        assert_eq!(keys.add_generation(&SystemRandom), Ok(2));
+        let mut read = FileKeys::decode(&keys.encode()).ok().unwrap();
+        assert_eq!((read.generation(), read.encode()), (1, keys.encode()));
+        let seal = |keys: &FileKeys, generation| *keys.seal_mac(generation, b"x").unwrap().expose();
+        assert_ne!(seal(&read, 1), seal(&read, 2));
+        assert_ne!(read.ake_public(1), read.ake_public(2));
+        assert!(read.drop_generation(1).is_err() && read.drop_generation(3).is_err());
+        let mut read = read.with_current(2).ok().unwrap();
+        assert_eq!(read.generation(), 2);
+        read.drop_generation(1).unwrap();
+        assert_eq!(read.ake_public(1), Err(KeyError::Generation(1)));
+        assert!(read.with_current(1).is_err());
+
+        let mut other = FileKeys::decode(&one).ok().unwrap();
+        let stranger = FileKeys::create(&SystemRandom).ok().unwrap();
+        assert!(other.take_generations(stranger).is_err());
+        let tls = other.tls();
+        assert_eq!(other.take_generations(keys), Ok(2));
+        assert!(other.tls().public_key() == tls.public_key() && other.generation() == 1);
+        for _ in 0..GENERATIONS - 2 {
+            other.add_generation(&SystemRandom).unwrap();
+        }
+        assert!(other.add_generation(&SystemRandom).is_err());
+        assert!(FileKeys::decode(&other.encode()).is_ok());
+    }
+
+    #[test]
     fn damaged_key_files_are_refused() {
+        let mut two = FileKeys::create(&SystemRandom).ok().unwrap();
+        two.add_generation(&SystemRandom).unwrap();
+        let bytes = two.encode();
+        for cut in 0..bytes.len() {
+            assert!(FileKeys::decode(&bytes[..cut]).is_err());
+        }
         let bytes = FileKeys::create(&SystemRandom).ok().unwrap().encode();
         for cut in 0..bytes.len() {
             assert!(FileKeys::decode(&bytes[..cut]).is_err());

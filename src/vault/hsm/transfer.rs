@@ -137,7 +137,7 @@ pub struct WrappedKeys {
     pub ake: Vec<u8>,
     /// Seal key.
     pub seal: Vec<u8>,
-    /// Lookup key.
+    /// Lookup key; empty for a later generation: every site has it.
     pub lookup: Vec<u8>,
 }
 

@@ -90,6 +90,11 @@ pub fn seal_value(
     Ok(out.into_boxed_slice().try_into().expect("head, record limit and tag are VALUE_SIZE"))
 }
 
+/// The generation of the key that a value is sealed under, as it says.
+pub fn sealed_under(value: &Value) -> u32 {
+    u32::from_le_bytes(value[2..6].try_into().expect("4 bytes"))
+}
+
 /// Opens a value: the record with its padding.
 pub fn open_value(
     keys: &dyn KeyProtection,
@@ -99,8 +104,7 @@ pub fn open_value(
     if value[0] != SUITE || value[1] != LAYOUT {
         return Err(SealError::Unknown);
     }
-    let generation = u32::from_le_bytes(value[2..6].try_into().expect("4 bytes"));
-    let cipher = cipher(keys, generation, name, &value[..HEAD])?;
+    let cipher = cipher(keys, sealed_under(value), name, &value[..HEAD])?;
     let plain = cipher.open(0, b"", &value[HEAD..]).map_err(|_| SealError::Forged)?;
     Ok(Zeroizing::new(plain))
 }

@@ -291,9 +291,14 @@ impl Manifest {
         self.sites.iter().any(|site| site.spki == spki)
     }
 
-    /// Whether `public` is an AKE key of the fleet.
-    pub fn has_ake(&self, public: &[u8]) -> bool {
-        self.ake.iter().any(|key| key.public == public)
+    /// The generation of the fleet's AKE key `public`; none if it is no key of it.
+    pub fn generation_of(&self, public: &[u8]) -> Option<u32> {
+        self.ake.iter().find(|key| key.public == public).map(|key| key.generation)
+    }
+
+    /// The generation of new records.
+    pub fn generation(&self) -> u32 {
+        self.ake.last().map_or(0, |key| key.generation)
     }
 }
 

@@ -10,8 +10,6 @@
 //! Invariant: a file that came from elsewhere is used only if its fingerprint
 //! is the one that was read aloud where it was made.
 
-use std::io;
-
 use super::folder::{FILE_LIMIT, FolderError, MANIFEST, check_new, found};
 use super::roots::{Change, Made, changed, put, signed};
 use crate::crypto::{Secret, hash, random_id};
@@ -23,7 +21,7 @@ use crate::vault::hsm::transfer::{Aloud, NAME_LIMIT, Parcel, SiteRequest, keys_f
 use crate::vault::hsm::{KeyError, KeyProtection};
 use crate::vault::ledger::{EmbeddedLedger, Head, LEDGER, reset_mark};
 use crate::vault::protocol::{
-    Argon2Cost, Fingerprint, Manifest, ManifestError, Protection, SiteKey,
+    AkeKey, Argon2Cost, Fingerprint, Manifest, ManifestError, Protection, SiteKey,
 };
 
 /// The request's name in a new site's folder.
@@ -163,6 +161,49 @@ pub fn request(
     Ok(Aloud::of(&request))
 }
 
+/// At a site that has its keys, for those of a later generation: makes a wrapping key
+/// and the request. Returns the request's fingerprint.
+pub fn request_again(folder: &dyn PrivateFolder) -> Result<Aloud> {
+    let manifest = Manifest::own(&read(folder, MANIFEST)?)?;
+    let admin = TokenAdmin::open(&token(folder)?, manifest.fleet)?;
+    let spki = admin.create_tls()?;
+    let site = manifest.sites.iter().find(|site| site.spki == spki);
+    let name = site.ok_or(CeremonyError::Other)?.name.clone();
+    let (root, wrapping) = (manifest.roots.fingerprint().0, admin.create_wrapping()?);
+    let request = SiteRequest { fleet: manifest.fleet, root, name, spki, wrapping }.encode();
+    write(folder, REQUEST, &request)?;
+    Ok(Aloud::of(&request))
+}
+
+/// At the first site: makes keys of one more generation in its token, and a manifest
+/// by which new records are made under it. Only with `exportable` can they be copied to
+/// other sites, until [`seal`]. What was cut off before is made anew.
+pub fn add_generation(
+    folder: &dyn PrivateFolder,
+    roots: &[Secret],
+    exportable: bool,
+) -> Result<(u32, Made)> {
+    let manifest = Manifest::own(&read(folder, MANIFEST)?)?;
+    let generation = manifest.generation() + 1;
+    let token = token(folder)?;
+    TokenAdmin::open(&token, manifest.fleet)?.create_generation(generation, exportable)?;
+    let keys = TokenKeys::open(&token, manifest.fleet, &[generation])?;
+    let key = AkeKey { generation, public: keys.ake_public(generation)? };
+    Ok((
+        generation,
+        put(folder, &signed(&changed(&manifest, Change::AddGeneration(key))?, roots)?)?,
+    ))
+}
+
+/// Destroys a generation's keys in the token; the manifest must not have it.
+pub fn forget_generation(folder: &dyn PrivateFolder, generation: u32) -> Result<()> {
+    let manifest = Manifest::own(&read(folder, MANIFEST)?)?;
+    if manifest.ake.iter().any(|key| key.generation == generation) {
+        return Err(CeremonyError::Other);
+    }
+    Ok(TokenAdmin::open(&token(folder)?, manifest.fleet)?.destroy_generation(generation)?)
+}
+
 /// What goes to a new site.
 pub struct Exported {
     /// The parcel.
@@ -171,7 +212,8 @@ pub struct Exported {
     pub keys: Aloud,
 }
 
-/// At the first site: wraps the current keys for the site that asks, adds it to
+/// At the first site: wraps its keys (the current ones, if no `generation` is named)
+/// for the site that asks, adds it to
 /// the manifest and signs that with `roots`. Where those are too few, the site must be
 /// in the manifest already: [`add_site`].
 pub fn export(
@@ -179,6 +221,7 @@ pub fn export(
     roots: &[Secret],
     request: &[u8],
     said: Aloud,
+    generation: Option<u32>,
 ) -> Result<Exported> {
     check(request, said)?;
     let asks = SiteRequest::decode(request)?;
@@ -188,8 +231,8 @@ pub fn export(
         return Err(CeremonyError::Other);
     }
     let token = token(folder)?;
-    let generations: Vec<u32> = manifest.ake.iter().map(|key| key.generation).collect();
-    let keys = TokenKeys::open(&token, manifest.fleet, &generations)?;
+    let generation = generation.unwrap_or(manifest.generation());
+    let keys = TokenKeys::open(&token, manifest.fleet, &[generation])?;
     if !keys.is_exportable() {
         return Err(CeremonyError::Sealed);
     }
@@ -213,7 +256,6 @@ pub fn export(
         Err(ManifestError::Encoding(_)) => return Err(CeremonyError::Full),
         Err(_) => return Err(CeremonyError::Root),
     }
-    let generation = keys.generation();
     let prints = keys_fingerprint(&keys, generation)?;
     let admin = TokenAdmin::open(&token, manifest.fleet)?;
     let parcel = Parcel {
@@ -248,10 +290,13 @@ pub fn add_site(
 /// At the new site: takes the keys in. Returns their fingerprint, which is the
 /// one that the first site shows. May be done again after it was cut off.
 pub fn import(folder: &dyn PrivateFolder, parcel: &[u8], said: Aloud) -> Result<Aloud> {
-    match folder.read(MANIFEST, FILE_LIMIT) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(source) => return Err(FolderError::Io { what: MANIFEST, source }.into()),
-        Ok(_) => return Err(CeremonyError::Done),
+    let io = |source| FolderError::Io { what: "the folder", source };
+    let names = folder.list("").map_err(io)?;
+    let has = |what: &str| names.iter().any(|name| name == what);
+    // A site that asked again gets keys of a later generation.
+    let is_new = !has(MANIFEST);
+    if !is_new && !has(REQUEST) {
+        return Err(CeremonyError::Done);
     }
     check(parcel, said)?;
     let parcel = Parcel::decode(parcel)?;
@@ -262,9 +307,12 @@ pub fn import(folder: &dyn PrivateFolder, parcel: &[u8], said: Aloud) -> Result<
     let request = SiteRequest::decode(&request)?;
     let manifest = Manifest::verify(&parcel.manifest, Fingerprint(request.root), 0)?;
     let current = manifest.ake.last().ok_or(CeremonyError::Other)?;
+    let is_current = (current.generation, current.public) == (parcel.generation, parcel.ake);
+    // The manifest with a later generation may still wait for signatures.
+    let is_later = !is_new && parcel.generation > current.generation;
     if manifest.fleet != request.fleet
         || !manifest.has_site(&request.spki)
-        || (current.generation, current.public) != (parcel.generation, parcel.ake)
+        || !(is_current || is_later)
     {
         return Err(CeremonyError::Other);
     }
@@ -278,18 +326,25 @@ pub fn import(folder: &dyn PrivateFolder, parcel: &[u8], said: Aloud) -> Result<
         admin.import(parcel.generation, &parcel.wrapped, &parcel.ake)?;
         let same = here();
         if !matches!(same, Ok(true)) {
-            admin.destroy_shared(parcel.generation)?;
+            if is_new {
+                admin.destroy_shared(parcel.generation)?;
+            } else {
+                admin.destroy_generation(parcel.generation)?;
+            }
             return same.and(Err(CeremonyError::Keys));
         }
     }
-    let io = |source| FolderError::Io { what: "the folder", source };
-    if !folder.list("").map_err(io)?.iter().any(|name| name == LEDGER) {
-        EmbeddedLedger::create(folder).map_err(FolderError::from)?;
+    if is_new {
+        if !has(LEDGER) {
+            EmbeddedLedger::create(folder).map_err(FolderError::from)?;
+        }
+        let keys = TokenKeys::open(&token, manifest.fleet, &[parcel.generation])?;
+        reset_mark(folder, &keys, Head::default()).map_err(FolderError::from)?;
     }
-    let keys = TokenKeys::open(&token, manifest.fleet, &[parcel.generation])?;
-    reset_mark(folder, &keys, Head::default()).map_err(FolderError::from)?;
     admin.destroy_wrapping()?;
-    write(folder, MANIFEST, &parcel.manifest)?;
+    if is_new {
+        write(folder, MANIFEST, &parcel.manifest)?;
+    }
     folder.remove(REQUEST).map_err(|source| FolderError::Io { what: REQUEST, source })?;
     Ok(parcel.keys)
 }

@@ -207,7 +207,11 @@ fn open_for(what: For, folder: &dyn PrivateFolder) -> Result<Opened, FolderError
     let signed = read(folder, MANIFEST)?;
     let manifest = Manifest::own(&signed)?;
     let keys: Arc<dyn KeyProtection> = match config.keys {
-        Keys::File {} => Arc::new(FileKeys::decode(&Zeroizing::new(read(folder, KEYS)?))?),
+        Keys::File {} => {
+            let keys = FileKeys::decode(&Zeroizing::new(read(folder, KEYS)?))?;
+            let current = manifest.ake.last().ok_or(FolderError::Mismatch)?.generation;
+            Arc::new(keys.with_current(current)?)
+        }
         Keys::Pkcs11(token) => {
             let generations: Vec<u32> = manifest.ake.iter().map(|key| key.generation).collect();
             open_token(&token, manifest.fleet, &generations)?
@@ -294,10 +298,8 @@ pub fn join_site(
     check_new(to)?;
     let before = read(from, MANIFEST)?;
     let manifest = Manifest::own(&before)?;
-    if !matches!(Config::load(from)?.keys, Keys::File {}) {
-        return Err(KeyError::Unusable("they are in a token: amberfs-vault ceremony").into());
-    }
-    let keys = FileKeys::decode(&Zeroizing::new(read(from, KEYS)?))?.of_another_site(random)?;
+    let current = manifest.ake.last().ok_or(FolderError::Mismatch)?.generation;
+    let keys = file_keys(from)?.of_another_site(random)?.with_current(current)?;
     let spki = spki(&*keys.tls()).ok_or(KeyError::Unusable("the TLS key has no public half"))?;
     let change = Change::Add(SiteKey { name: name.into(), spki });
     let bytes = signed(&changed(&manifest, change)?, roots)?;
@@ -310,6 +312,75 @@ pub fn join_site(
     to.replace(MANIFEST, if is_enough { &bytes } else { &before }).map_err(io(MANIFEST))?;
     // Last: until then the fleet does not have the site.
     put(from, &bytes)
+}
+
+fn file_keys(folder: &dyn PrivateFolder) -> Result<FileKeys, FolderError> {
+    if !matches!(Config::load(folder)?.keys, Keys::File {}) {
+        return Err(KeyError::Unusable("they are in a token: amberfs-vault ceremony").into());
+    }
+    Ok(FileKeys::decode(&Zeroizing::new(read(folder, KEYS)?))?)
+}
+
+fn put_keys(folder: &dyn PrivateFolder, keys: &FileKeys) -> Result<(), FolderError> {
+    folder.replace(KEYS, &keys.encode()).map_err(|source| FolderError::Io { what: KEYS, source })
+}
+
+/// Makes software keys of one more generation, and a manifest by which new records are
+/// made under it. No site may serve that manifest before it has the keys.
+pub fn add_generation(
+    folder: &dyn PrivateFolder,
+    random: &dyn Random,
+    roots: &[Secret],
+) -> Result<(u32, Made), FolderError> {
+    let mut keys = file_keys(folder)?;
+    let generation = keys.add_generation(random)?;
+    let change = Change::AddGeneration(AkeKey { generation, public: keys.ake_public(generation)? });
+    // The manifest may wait for signatures; the keys are there whenever it comes.
+    let manifest = changed(&Manifest::own(&read(folder, MANIFEST)?)?, change)?;
+    let bytes = signed(&manifest, roots)?;
+    signatures_of(&bytes)?;
+    put_keys(folder, &keys)?;
+    Ok((generation, put(folder, &bytes)?))
+}
+
+/// Gives a site the generations of another's software keys. Returns how many there
+/// are.
+pub fn copy_generations(
+    from: &dyn PrivateFolder,
+    to: &dyn PrivateFolder,
+) -> Result<usize, FolderError> {
+    let (mut keys, theirs) = (file_keys(to)?, file_keys(from)?);
+    let count = keys.take_generations(theirs)?;
+    put_keys(to, &keys)?;
+    Ok(count)
+}
+
+/// Takes a generation of which nothing is left out of the manifest, and forgets its
+/// software keys once the manifest is in place. `keys` are this site's, all of them.
+pub fn drop_generation(
+    folder: &dyn PrivateFolder,
+    keys: &dyn KeyProtection,
+    number: u32,
+    roots: &[Secret],
+) -> Result<Made, FolderError> {
+    let manifest = Manifest::own(&read(folder, MANIFEST)?)?;
+    let current = manifest.ake.last().ok_or(FolderError::Mismatch)?.generation;
+    // Else it could not be read any more.
+    match read_mark(folder, keys) {
+        Err(MarkError::Missing) => {}
+        mark => reset_mark(folder, keys, mark?)?,
+    }
+    let made = if manifest.ake.iter().any(|key| key.generation == number) {
+        put(folder, &signed(&changed(&manifest, Change::DropGeneration(number))?, roots)?)?
+    } else {
+        Made::Installed(manifest.epoch)
+    };
+    if let (Made::Installed(_), Keys::File {}) = (made, Config::load(folder)?.keys) {
+        let mut keys = file_keys(folder)?.with_current(current)?;
+        keys.drop_generation(number)?;
+        put_keys(folder, &keys)?;
+    }
+    Ok(made)
 }
 
 /// Puts a newer manifest of the same fleet in place. Returns its epoch. With

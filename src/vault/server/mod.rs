@@ -22,8 +22,8 @@ mod tests;
 
 pub use effect::{Admission, Effect, Enrolment, Write};
 pub use folder::{
-    FolderError, Opened, accept, create_site, install_manifest, join_site, open_rolled_back,
-    open_site, view_site,
+    FolderError, Opened, accept, add_generation, copy_generations, create_site, drop_generation,
+    install_manifest, join_site, open_rolled_back, open_site, view_site,
 };
 pub use metrics::Metrics;
 pub use orders::{Answer, ORDER_LIMIT, Order, Which};

@@ -47,6 +47,8 @@ pub enum Order {
     Thaw(Which),
     /// Erase it.
     Delete(Which),
+    /// Seal all under the newest keys.
+    Reseal,
 }
 
 /// What came of it: text for a terminal.
@@ -106,7 +108,12 @@ impl Site {
                 for sight in &sights {
                     let _ = writeln!(text, "{sight}");
                 }
-                Ok(format!("{text}{} records", sights.len()))
+                Ok(format!("{text}records: {}", sights.len()))
+            }
+            Order::Reseal => {
+                let (done, left) = self.reseal().map_err(|error| error.to_string())?;
+                let census = self.census().map_err(|error| error.to_string())?;
+                Ok(format!("sealed anew: {done}, not yet: {left}, outdated: {}", census.outdated))
             }
             Order::Freeze(which) => deed(Deed::Hold, which),
             Order::Thaw(which) => deed(Deed::Release, which),

@@ -6,7 +6,7 @@ use ed25519_dalek::SigningKey;
 use super::folder::{FolderError, MANIFEST, read};
 use crate::crypto::Secret;
 use crate::io::PrivateFolder;
-use crate::vault::protocol::{Manifest, Roots, SiteKey, sign_more, signatures_of};
+use crate::vault::protocol::{AkeKey, Manifest, Roots, SiteKey, sign_more, signatures_of};
 
 /// A manifest that has too few signatures, in a site's folder.
 pub const NEXT: &str = "manifest.next";
@@ -17,6 +17,10 @@ pub enum Change {
     Add(SiteKey),
     /// The site of this name is no more.
     Remove(String),
+    /// New records are made under keys of one more generation.
+    AddGeneration(AkeKey),
+    /// No record is left of this generation.
+    DropGeneration(u32),
 }
 
 /// What became of a change.
@@ -52,6 +56,19 @@ pub(super) fn changed(manifest: &Manifest, change: Change) -> Result<Manifest, F
             if next.sites.is_empty() {
                 return Err(FolderError::NotNext("would have no site"));
             }
+        }
+        Change::AddGeneration(key) => {
+            if next.ake.last().is_some_and(|last| last.generation >= key.generation) {
+                return Err(FolderError::NotNext("has that generation already"));
+            }
+            next.ake.push(key);
+        }
+        Change::DropGeneration(number) => {
+            let current = next.ake.last().map(|key| key.generation);
+            if current == Some(number) {
+                return Err(FolderError::NotNext("has no newer generation"));
+            }
+            next.ake.retain(|key| key.generation != number);
         }
     }
     next.quorum = (next.sites.len() / 2 + 1) as u8;

@@ -12,9 +12,9 @@ use crate::io::{Clock, Random};
 use crate::vault::hsm::{KeyError, KeyProtection};
 use crate::vault::ledger::{
     Ledger, LedgerError, Lineage, Name, Revision, SealError, Swap, open_value, record_name,
-    seal_value,
+    seal_value, sealed_under,
 };
-use crate::vault::protocol::{Refusal, Reply, Request, Right, Seconds, Ticket};
+use crate::vault::protocol::{Ended, Refusal, Reply, Request, Right, Seconds, Ticket};
 
 /// Lost races before a request is put off.
 const RACES_LIMIT: usize = 16;
@@ -41,6 +41,8 @@ pub(super) enum Undecided {
 pub(super) struct Found {
     pub revision: Revision,
     pub lineage: Lineage,
+    /// Generation of the key it is sealed under.
+    pub sealed: u32,
     pub content: Content,
 }
 
@@ -91,11 +93,14 @@ pub struct Census {
     pub held: usize,
     /// Invites that can still be used.
     pub invites: usize,
+    /// Values sealed under, or records made under, keys of an older generation;
+    /// counted with the others too.
+    pub outdated: usize,
 }
 
 impl Census {
     /// The counts with their names.
-    pub fn by_state(&self) -> [(&'static str, usize); 8] {
+    pub fn by_state(&self) -> [(&'static str, usize); 9] {
         [
             ("active", self.active),
             ("registering", self.registering),
@@ -105,6 +110,7 @@ impl Census {
             ("unreadable", self.unreadable),
             ("held", self.held),
             ("invites", self.invites),
+            ("outdated", self.outdated),
         ]
     }
 }
@@ -318,7 +324,7 @@ impl Site {
             Ok(None) => return Ok(None),
             Err(LedgerError::Foreign) => {
                 let (revision, lineage) = (Revision(0), Lineage::default());
-                return Ok(Some(Found { revision, lineage, content: Content::Forged }));
+                return Ok(Some(Found { revision, lineage, sealed: 0, content: Content::Forged }));
             }
             Err(error) => return Err(error.into()),
         };
@@ -334,7 +340,9 @@ impl Site {
             Err(SealError::Forged) => Content::Forged,
             Err(error) => return Err(error.into()),
         };
-        Ok(Some(Found { revision: entry.revision, lineage: entry.lineage, content }))
+        let (revision, lineage, sealed) =
+            (entry.revision, entry.lineage, sealed_under(&entry.value));
+        Ok(Some(Found { revision, lineage, sealed, content }))
     }
 
     /// Writes over what was found (none: makes the name).
@@ -368,7 +376,11 @@ impl Site {
             };
             after = Some(*last);
             for name in &names {
-                let count = match self.read(name).map(|found| found.map(|found| found.content)) {
+                let found = self.read(name);
+                if let Ok(Some(found)) = &found {
+                    census.outdated += usize::from(self.is_outdated(found));
+                }
+                let count = match found.map(|found| found.map(|found| found.content)) {
                     Ok(Some(Content::Record(record))) => {
                         census.held += usize::from(record.held);
                         match record.state {
@@ -388,6 +400,64 @@ impl Site {
                 *count += 1;
             }
         }
+    }
+
+    /// Whether keys of an older generation are needed for it.
+    fn is_outdated(&self, found: &Found) -> bool {
+        let current = self.keys.generation();
+        let made = match &found.content {
+            // Without material nothing is evaluated.
+            Content::Record(record) if record.material.is_some() => record.generation,
+            _ => current,
+        };
+        found.sealed != current || made != current
+    }
+
+    /// Seals all values under the current generation that are under an older one.
+    /// Returns how many it did, and how many it could not.
+    pub fn reseal(&self) -> Result<(usize, usize), LedgerError> {
+        let (mut done, mut left, mut after) = (0, 0, None);
+        loop {
+            let names = self.ledger.list(after.as_ref(), SWEEP_PAGE)?;
+            let Some(last) = names.last() else { return Ok((done, left)) };
+            after = Some(*last);
+            for name in &names {
+                match self.reseal_one(name) {
+                    Ok(Some(true)) => done += 1,
+                    Ok(None) => {}
+                    Ok(Some(false)) => left += 1,
+                    Err(error) => {
+                        left += 1;
+                        log::error!("a value was not sealed anew: {error}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// None if there is nothing to do; false if it could not be done now.
+    fn reseal_one(&self, name: &Name) -> Result<Option<bool>, Undecided> {
+        for _ in 0..RACES_LIMIT {
+            let Some(found) = self.read(name)? else { return Ok(None) };
+            if found.sealed == self.keys.generation() {
+                return Ok(None);
+            }
+            let place = found.place();
+            let record = match found.content {
+                // Half a day's registration ends or goes on by itself.
+                Content::Record(record) if record.is_placeholder() => {
+                    record.tombstone(Ended::Abandoned)
+                }
+                Content::Record(record) if record.state != State::Reserved => record,
+                _ => return Ok(Some(false)),
+            };
+            // Nobody waits for this reply.
+            let write = Write { record, then: Reply::Refused(Refusal::TryLater) };
+            if self.write(name, Some(place), write)?.is_some() {
+                return Ok(Some(true));
+            }
+        }
+        Err(Undecided::Races)
     }
 
     /// Turns records whose time is up into tombstones. A record that changes

@@ -67,13 +67,19 @@ impl Sight {
             None => "frozen: it was changed behind the vault's back".into(),
             Some(State::Reserved | State::Started | State::Stored) => "registering".into(),
             Some(State::Active) => "active".into(),
-            Some(State::Closed { until }) => format!("closed; erased at {until}"),
+            Some(State::Closed { until }) => format!("closed; erased at {}", utc(until)),
             Some(State::Ended(ended)) => format!("ended: {}", reason(ended)),
-            Some(State::Invite { until }) => format!("an invite; until {until}"),
+            Some(State::Invite { until }) => format!("an invite; until {}", utc(until)),
             Some(State::Used) => "an invite that was used".into(),
             Some(State::Account) => "an account's count of registrations".into(),
         }
     }
+}
+
+/// RFC 3339, in UTC.
+fn utc(seconds: Seconds) -> String {
+    let time = i64::try_from(seconds).ok().and_then(|secs| jiff::Timestamp::from_second(secs).ok());
+    time.map_or_else(|| format!("{seconds} s"), |time| time.to_string())
 }
 
 fn reason(ended: Ended) -> &'static str {
@@ -87,7 +93,7 @@ fn reason(ended: Ended) -> &'static str {
 }
 
 impl fmt::Display for Sight {
-    /// A line each; times are seconds since 1970.
+    /// A line each.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "record {}", hex(&self.name))?;
         writeln!(out, "  {}", self.stands())?;
@@ -98,8 +104,11 @@ impl fmt::Display for Sight {
             writeln!(out, "  account {label}")?;
         }
         let (left, failures) = self.left;
-        writeln!(out, "  tries {left}, failures {failures} left, not before {}", self.not_before)?;
-        write!(out, "  made at {}, keys of generation {}", self.created, self.generation)?;
+        write!(out, "  {left} tries left, {failures} failures left")?;
+        if self.not_before > 0 {
+            write!(out, ", none before {}", utc(self.not_before))?;
+        }
+        write!(out, "\n  made {}, keys of generation {}", utc(self.created), self.generation)?;
         for Event { kind, time } in &self.events {
             let what = match kind {
                 EventKind::Activated => "activated",
@@ -110,7 +119,7 @@ impl fmt::Display for Sight {
                 EventKind::Held => "stopped by staff",
                 EventKind::Released => "let go by staff",
             };
-            write!(out, "\n  at {time} {what}")?;
+            write!(out, "\n  {} {what}", utc(*time))?;
         }
         Ok(())
     }

@@ -264,6 +264,22 @@ impl TokenAdmin {
         [seed, ake, seal, self.name(0, Purpose::Lookup)]
     }
 
+    /// Makes the keys of a later generation, in place of what a try before left. Only
+    /// `exportable` ones can be copied to other sites.
+    pub fn create_generation(&self, generation: u32, exportable: bool) -> Result<(), KeyError> {
+        let names = OF_GENERATION.map(|purpose| self.name(generation, purpose));
+        Ok(self.pool.run(move |token| {
+            names.iter().try_for_each(|name| token.destroy(name))?;
+            names.iter().try_for_each(|name| token.create(name, exportable))
+        })?)
+    }
+
+    /// Destroys the keys of a generation; the lookup key stays.
+    pub fn destroy_generation(&self, generation: u32) -> Result<(), KeyError> {
+        let names = OF_GENERATION.map(|purpose| self.name(generation, purpose));
+        Ok(self.pool.run(move |token| names.iter().try_for_each(|name| token.destroy(name)))?)
+    }
+
     /// Makes the shared keys of a new fleet, of generation 1. Only `exportable`
     /// ones can be copied to other sites.
     pub fn create_fleet(&self, exportable: bool) -> Result<(), KeyError> {
@@ -313,7 +329,12 @@ impl TokenAdmin {
     /// Wraps a generation's shared keys for another token.
     pub fn export(&self, generation: u32, to: &RsaPublic) -> Result<WrappedKeys, KeyError> {
         let (names, to) = (self.shared(generation), to.clone());
-        let wrapped = self.pool.run(move |token| token.wrapped(&names, &to))?;
+        let mut wrapped = self.pool.run(move |token| {
+            // All sites have it already if it cannot leave any more.
+            let count = 3 + usize::from(token.is_extractable(&names[3])?);
+            token.wrapped(&names[..count], &to)
+        })?;
+        wrapped.resize(5, Vec::new());
         let [transport, seed, ake, seal, lookup] =
             wrapped.try_into().map_err(|_| TokenError::Wrong("wrapped keys"))?;
         Ok(WrappedKeys { transport, seed, ake, seal, lookup })
@@ -331,7 +352,10 @@ impl TokenAdmin {
         let by = self.name(0, Purpose::Wrapping);
         let names = self.shared(generation);
         let values = [&wrapped.seed, &wrapped.ake, &wrapped.seal, &wrapped.lookup];
-        let keys: Vec<_> = names.into_iter().zip(values.map(Clone::clone)).collect();
+        let mut keys: Vec<_> = names.into_iter().zip(values.map(Clone::clone)).collect();
+        if wrapped.lookup.is_empty() {
+            keys.pop();
+        }
         let transport = wrapped.transport.clone();
         let mut template = public_rights(&names[1]);
         template.extend([

@@ -168,3 +168,35 @@ fn what_changes_waits_until_enough_people_signed_it() {
     assert!(last.sites.len() == 1 && last.quorum == 1);
     assert!(change_manifest(&*folder, Change::Remove("first site".into()), &[]).is_err());
 }
+
+/// Two sites get new keys one after the other, and nobody notices.
+#[test]
+fn sites_that_have_the_keys_read_what_is_sealed_under_them() {
+    let (world, root) = founded();
+    join(&world, &root, "two", "second").unwrap();
+    let (one, two) = (world.folder("one"), world.folder("two"));
+    let roots = [root.duplicate()];
+    let (generation, made) = add_generation(&*one, &SystemRandom, &roots).unwrap();
+    assert_eq!((generation, made), (2, Made::Installed(3)));
+    assert_eq!(manifest(&world, "one").generation(), 2);
+    let signed = world.get("one/manifest").unwrap();
+    // The manifest before the keys: this site would not start.
+    assert_eq!(copy_generations(&*one, &*two).unwrap(), 2);
+    let (before, after) = (keys(&world, "two"), keys(&world, "one").with_current(2).ok().unwrap());
+    assert_eq!((before.generation(), after.generation()), (1, 2));
+    let name = crate::vault::ledger::record_name(&after, &TICKET).unwrap();
+    let value = crate::vault::ledger::seal_value(&after, &SystemRandom, &name, b"x").ok().unwrap();
+    assert_eq!(crate::vault::ledger::sealed_under(&value), 2);
+    assert!(open_value(&before, &name, &value).is_ok());
+    assert_eq!(install_manifest(&*two, &signed, false).unwrap(), 3);
+    let (stranger, _) = founded();
+    assert!(copy_generations(&*stranger.folder("one"), &*two).is_err());
+    assert!(drop_generation(&*one, &after, 2, &roots).is_err(), "the current one");
+    // The mark was sealed under the old key, and could not be read without it.
+    let mark = crate::vault::ledger::read_mark(&*one, &after).unwrap();
+    assert_eq!(drop_generation(&*one, &after, 1, &roots).unwrap(), Made::Installed(4));
+    let left = keys(&world, "one").with_current(2).ok().unwrap();
+    assert_eq!(crate::vault::ledger::read_mark(&*one, &left).unwrap(), mark);
+    assert!(keys(&world, "one").seal_mac(1, b"x").is_err());
+    assert!(manifest(&world, "one").generation_of(&before.ake_public(1).unwrap()).is_none());
+}
