@@ -219,3 +219,51 @@ fn five_sites_with_software_keys() {
     crate::fleet_faults::registered(&mut fleet);
     load("software keys, five sites and etcd members", &fleet.address(0));
 }
+
+/// A million records by AMBERFS_TEST_RECORDS=1000000, for which TMPDIR needs 8 GB.
+#[test]
+fn a_login_costs_the_same_among_many_records() {
+    use amberfs::io::{DirFolder, SystemClock, SystemRandom};
+    use amberfs::vault::server::{Site, create_site, open_site};
+    let most = std::env::var("AMBERFS_TEST_RECORDS").ok().and_then(|text| text.parse().ok());
+    let most: usize = most.unwrap_or(2000 * factor());
+    let mut medians = Vec::new();
+    let mut records = 0;
+    let world = crate::world::World::new();
+    let dir = world.path("vault");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let folder = DirFolder::new(&dir);
+    create_site(&folder, &SystemRandom, Argon2Cost::FLOOR).ok().unwrap();
+    for size in [most / 100, most / 10, most] {
+        let opened = open_site(&folder).ok().unwrap();
+        let (random, clock) = (Arc::new(SystemRandom), Arc::new(SystemClock));
+        let site = Site::new(opened.keys, opened.ledger, random, clock, opened.signed, true);
+        let started = Instant::now();
+        // Invites are as large as records, and looked at by every sweep.
+        while records < size {
+            site.invite(&None, u64::MAX).unwrap();
+            records += 1;
+        }
+        let filled = started.elapsed();
+        let started = Instant::now();
+        let swept = site.sweep().unwrap();
+        assert!(swept.names >= size && swept.failed == 0);
+        let swept = started.elapsed();
+        drop(site);
+        let started = Instant::now();
+        let vault = crate::main_job::Vault::serve(&world, "vault", "127.0.0.1:0");
+        let served = started.elapsed();
+        let address: Address = vault.address.parse().unwrap();
+        let owner = register(&address, 0);
+        let (_, median, most) = measured(1, Duration::from_secs(1), |_| login(&address, &owner, 0));
+        let status = std::fs::read_to_string(format!("/proc/{}/status", vault.pid())).unwrap();
+        let memory = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+        println!(
+            "load: {size} records: login {median:.1?}, 99th percentile {most:.1?}; a sweep \
+             {swept:.1?}, a start {served:.1?}, {memory}; filled in {filled:.0?}"
+        );
+        medians.push(median);
+    }
+    assert!(medians[2] < medians[0] * 3 + Duration::from_millis(20), "{medians:?}");
+}

@@ -45,6 +45,11 @@ impl Vault {
         Self { child, address }
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// `HOST:PORT`.
     pub fn place(&self) -> &str {
         self.address.strip_prefix("amber-vault://").unwrap().split_once('/').unwrap().0
