@@ -220,7 +220,7 @@ fn five_sites_with_software_keys() {
     load("software keys, five sites and etcd members", &fleet.address(0));
 }
 
-/// A million records by AMBERFS_TEST_RECORDS=1000000, for which TMPDIR needs 8 GB.
+/// A million records by `AMBERFS_TEST_RECORDS=1000000`, for which `TMPDIR` needs 8 GB.
 #[test]
 fn a_login_costs_the_same_among_many_records() {
     use amberfs::io::{DirFolder, SystemClock, SystemRandom};

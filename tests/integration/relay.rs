@@ -17,6 +17,7 @@ use amberfs::vault::protocol::{
     Address, Argon2Choice, Argon2Cost, Locator, Password, Standing, Tries,
 };
 use amberfs::vault::relay::assertion::{ASSERTION, Assertion, VALID};
+use amberfs::vault::relay::greeting::{WELCOME, Welcome, decode_welcome, encode_greeting};
 use ed25519_dalek::SigningKey;
 
 use crate::main_job::{COST, Vault, secret};
@@ -608,6 +609,99 @@ fn garbage_at_a_relay_harms_nobody() {
     assert!(bad(&open).contains("loopback"));
     fs::write(folder.join("relay.toml"), "listen = \"127.0.0.1:0\"\nsite = 1\n").unwrap();
     assert!(bad(&["relay", "serve", text]).contains("site"));
+}
+
+/// An issuer that says where its keys are, and signs for an account.
+#[test]
+fn a_relay_asks_the_issuer_for_its_keys() {
+    use amberfs::vault::net::outer_server_config;
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    if !has_openssl("keys of an issuer") {
+        return;
+    }
+    let world = World::new();
+    certificate(&world);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let issuer = format!("https://{}", listener.local_addr().unwrap());
+    let chain = CertificateDer::pem_file_iter(world.path("tls.pem")).unwrap();
+    let chain = chain.collect::<Result<Vec<_>, _>>().unwrap();
+    let key = PrivateKeyDer::from_pem_file(world.path("tls.key")).unwrap();
+    let config = outer_server_config(chain, key).unwrap();
+    let (named, place) = (Arc::new(Mutex::new(issuer.clone())), issuer.clone());
+    let claimed = Arc::clone(&named);
+    std::thread::spawn(move || {
+        for socket in listener.incoming() {
+            let tls = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+            let mut stream = rustls::StreamOwned::new(tls, socket.unwrap());
+            let (mut head, mut byte) = (Vec::new(), [0]);
+            while !head.ends_with(b"\r\n\r\n") && stream.read_exact(&mut byte).is_ok() {
+                head.push(byte[0]);
+            }
+            // RFC 8037, appendix A.
+            let body = if head.starts_with(b"GET /keys ") {
+                r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "one",
+                    "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#
+                    .to_owned()
+            } else {
+                let named = claimed.lock().unwrap();
+                format!("{{\"issuer\": \"{named}\", \"jwks_uri\": \"{place}/keys\"}}")
+            };
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+            let _ = stream.write_all((head + &body).as_bytes());
+            let _ = stream.flush();
+        }
+    });
+    let folder = world.path("relay");
+    Relay::init(&folder, &["127.0.0.1:1".into()], &["--accounts", "jwt"]);
+    let serve = |authority: &str| {
+        let mut command = Command::new(PROGRAM);
+        command.args(["relay", "serve"]).arg(&folder).env("SSL_CERT_FILE", authority);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let refused = |authority: &str, why: &str| {
+        let output = serve(authority).wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && said.contains(why), "{said}");
+    };
+    let ca = world.path("ca.pem").to_str().unwrap().to_owned();
+    refused(&ca, "needs [jwt]");
+    let mut settings = fs::read_to_string(folder.join("relay.toml")).unwrap();
+    let _ = write!(settings, "\n[jwt]\nissuer = \"{issuer}\"\naudience = \"vault\"\n");
+    fs::write(folder.join("relay.toml"), settings).unwrap();
+    refused("/dev/null", &issuer);
+    "https://evil.example".clone_into(&mut named.lock().unwrap());
+    refused(&ca, "it calls itself https://evil.example");
+    issuer.clone_into(&mut named.lock().unwrap());
+
+    let mut child = serve(&ca);
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let place = line.trim().strip_prefix("relay place: plainrelay+").expect("it serves");
+    let ask = |token: &str| {
+        let mut socket = TcpStream::connect(place).unwrap();
+        socket.write_all(&encode_greeting(Some(token)).unwrap()).unwrap();
+        let mut answer = [0; WELCOME];
+        socket.read_exact(&mut answer).unwrap();
+        decode_welcome(&answer).unwrap()
+    };
+    let claims = serde_json::json!({
+        "iss": issuer, "aud": "vault", "sub": "anna", "exp": 4_000_000_000_u64,
+    });
+    let secret: [u8; 32] =
+        amberfs::crypto::unhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
+            .unwrap();
+    let der =
+        [&[0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20][..], &secret]
+            .concat();
+    let signing = jsonwebtoken::EncodingKey::from_ed_der(&der);
+    let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::EdDSA);
+    let token = jsonwebtoken::encode(&header, &claims, &signing).unwrap();
+    // It lets anna in; only, there is no site.
+    assert_eq!(ask(&token), Welcome::NoSite);
+    assert_eq!(ask(&token.replace('a', "b")), Welcome::Account);
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 /// Tells every site of the relays with these keys, and starts it anew.

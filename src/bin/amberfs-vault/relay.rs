@@ -11,6 +11,7 @@ use amberfs::vault::net::outer_server_config;
 use amberfs::vault::protocol::Place;
 use amberfs::vault::protocol::is_account;
 use amberfs::vault::relay::accounts::{Accounts, new_token};
+use amberfs::vault::relay::issuer::fetch_keys;
 use amberfs::vault::relay::jwt::{Terms, Verifier};
 use amberfs::vault::relay::{Relay, RelayLimits, Sites, serve_relay};
 use clap::{Subcommand, ValueEnum};
@@ -29,6 +30,8 @@ use super::{Failure, make_folder, say};
 const CONFIG: &str = "relay.toml";
 const KEY: &str = "relay.key";
 const TOKENS: &str = "tokens";
+/// Time between two looks at an issuer's keys.
+const ASK_EVERY: Duration = Duration::from_secs(3600);
 /// Most bytes of the relay's own files.
 const FILE_LIMIT: u64 = 16 << 20;
 
@@ -103,8 +106,10 @@ pub enum Accounting {
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct JwtSettings {
-    /// File with the issuer's public keys, a JWK set.
-    keys: PathBuf,
+    /// File with the issuer's public keys, a JWK set; without it the issuer is asked,
+    /// at the start and every hour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    keys: Option<PathBuf>,
     issuer: String,
     audience: String,
     /// The claim that names the account.
@@ -145,7 +150,9 @@ impl Settings {
             return bad("without a certificate it can listen on a loopback address only");
         }
         match (self.accounts, &self.jwt) {
-            (Accounting::Jwt, Some(jwt)) if !jwt.keys.is_absolute() => {
+            (Accounting::Jwt, Some(jwt))
+                if jwt.keys.as_ref().is_some_and(|keys| !keys.is_absolute()) =>
+            {
                 return bad("jwt.keys must be an absolute path");
             }
             (Accounting::None | Accounting::Tokens, Some(_)) => {
@@ -243,10 +250,10 @@ fn load(dir: &Path) -> Result<(Settings, SigningKey), Failure> {
     Ok((settings, SigningKey::from_bytes(key)))
 }
 
-fn accounts(dir: &Path, settings: &Settings) -> Result<Accounts, Failure> {
+async fn accounts(dir: &Path, settings: &Settings) -> Result<Accounts, Failure> {
     match (settings.accounts, &settings.jwt) {
         (Accounting::Tokens, _) => {}
-        (Accounting::Jwt, Some(jwt)) => return jwt_accounts(jwt),
+        (Accounting::Jwt, Some(jwt)) => return jwt_accounts(jwt).await,
         (Accounting::Jwt, None) => {
             return Err(Failure::other(format!("{CONFIG}: accounts = \"jwt\" needs [jwt]")));
         }
@@ -258,12 +265,17 @@ fn accounts(dir: &Path, settings: &Settings) -> Result<Accounts, Failure> {
         .map_err(|error| Failure::other(format!("{TOKENS}: {error}")))
 }
 
-fn jwt_accounts(jwt: &JwtSettings) -> Result<Accounts, Failure> {
-    let bad =
-        |what: &dyn std::fmt::Display| Failure::other(format!("{}: {what}", jwt.keys.display()));
-    // Whoever can write it can sign for every account.
-    check_owner(&jwt.keys)?;
-    let text = std::fs::read_to_string(&jwt.keys).map_err(|error| bad(&error))?;
+async fn jwt_accounts(jwt: &JwtSettings) -> Result<Accounts, Failure> {
+    let place = jwt.keys.as_ref().map_or(jwt.issuer.clone(), |keys| keys.display().to_string());
+    let bad = |what: &dyn std::fmt::Display| Failure::other(format!("{place}: {what}"));
+    let text = match &jwt.keys {
+        Some(keys) => {
+            // Whoever can write it can sign for every account.
+            check_owner(keys)?;
+            std::fs::read_to_string(keys).map_err(|error| bad(&error))?
+        }
+        None => fetch_keys(&jwt.issuer).await.map_err(Failure::other)?,
+    };
     let terms = Terms {
         issuer: jwt.issuer.clone(),
         audience: jwt.audience.clone(),
@@ -307,7 +319,7 @@ async fn serve_here(dir: &Path, settings: Settings, key: SigningKey) -> Result<(
     let LimitSettings { connections, connections_each, minute } = settings.limits;
     let public = key.verifying_key().to_bytes();
     let relay = Arc::new(Relay::new(
-        accounts(dir, &settings)?,
+        accounts(dir, &settings).await?,
         key,
         Sites::new(settings.sites.clone()),
         RelayLimits { connections, connections_each, minute, ..RelayLimits::default() },
@@ -323,11 +335,16 @@ async fn serve_here(dir: &Path, settings: Settings, key: SigningKey) -> Result<(
     let way = if settings.certificate.is_some() { "relay" } else { "plainrelay" };
     log::info!("relay key: {}", hex(&public));
     say(&format!("relay place: {way}+{place}"))?;
+    let asks = settings.jwt.as_ref().is_some_and(|jwt| jwt.keys.is_none());
     loop {
         tokio::select! {
             _ = ended.recv() => break,
             _ = interrupted.recv() => break,
-            _ = hung_up.recv() => match reread(dir) {
+            () = tokio::time::sleep(ASK_EVERY), if asks => match accounts(dir, &settings).await {
+                Ok(accounts) => relay.reload_accounts(accounts),
+                Err(failure) => log::error!("the issuer's keys stay as they were: {}", failure.text),
+            },
+            _ = hung_up.recv() => match reread(dir).await {
                 Ok((accounts, acceptor)) => {
                     relay.reload(accounts, acceptor);
                     log::info!("accounts and certificate were read anew");
@@ -342,7 +359,7 @@ async fn serve_here(dir: &Path, settings: Settings, key: SigningKey) -> Result<(
     Ok(())
 }
 
-fn reread(dir: &Path) -> Result<(Accounts, Option<TlsAcceptor>), Failure> {
+async fn reread(dir: &Path) -> Result<(Accounts, Option<TlsAcceptor>), Failure> {
     let (settings, _) = load(dir)?;
-    Ok((accounts(dir, &settings)?, settings.acceptor()?))
+    Ok((accounts(dir, &settings).await?, settings.acceptor()?))
 }

@@ -20,4 +20,5 @@ pub use connect::{Channel, ConnectError, Greeting, Timeouts, pause};
 pub use entrance::{Entrance, Relays};
 pub(crate) use guests::{Guest, origin};
 pub use serve::{Limits, serve};
+pub(crate) use tls::outer_client_config;
 pub use tls::{client_config, outer_server_config, server_config, spki};

@@ -124,7 +124,7 @@ pub fn outer_server_config(
 }
 
 /// The client's side of that: the roots of this machine, or of `SSL_CERT_FILE`.
-pub(super) fn outer_client_config() -> Result<Arc<ClientConfig>, Error> {
+pub(crate) fn outer_client_config() -> Result<Arc<ClientConfig>, Error> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {

@@ -13,6 +13,7 @@ pub mod accounts;
 pub mod assertion;
 pub mod budget;
 pub mod greeting;
+pub mod issuer;
 pub mod jwt;
 mod serve;
 mod sites;

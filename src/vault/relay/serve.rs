@@ -103,6 +103,11 @@ impl Relay {
         *self.acceptor.write().expect("replacing does not panic") = acceptor;
     }
 
+    /// Goes on with other accounts.
+    pub fn reload_accounts(&self, accounts: Accounts) {
+        *self.accounts.write().expect("replacing does not panic") = accounts;
+    }
+
     fn admit(&self, token: Option<&str>) -> Result<Option<String>, Stranger> {
         self.accounts.read().expect("replacing does not panic").admit(token)
     }
