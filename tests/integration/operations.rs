@@ -177,7 +177,7 @@ fn the_admin_port_counts_and_a_command_is_called_when_people_guess() {
     fs::write(&more, format!("#!/bin/sh\necho \"$1: $2\" >>{0}\n", told.display())).unwrap();
     fs::set_permissions(&more, fs::Permissions::from_mode(0o700)).unwrap();
     let settings = format!(
-        "admin = \"127.0.0.1:0\"\nlog_json = true\nlinger_seconds = 4\n\
+        "admin = \"127.0.0.1:0\"\nlog_json = true\nlinger_seconds = 10\n\
          [notify]\ncommand = [\"{}\"]\nwrong_per_hour = 2\n",
         more.display()
     );
@@ -224,7 +224,7 @@ fn the_admin_port_counts_and_a_command_is_called_when_people_guess() {
         })
     });
     site.signal(Signal::TERM);
-    wait_for("it is not ready", Duration::from_secs(3), || get(&port, "/ready").0 == 503);
+    wait_for("it is not ready", Duration::from_secs(8), || get(&port, "/ready").0 == 503);
     // It still serves whoever comes meanwhile, and then ends well.
     assert!(world.run(&BY_PASSWORD).status.success());
     assert!(site.child.wait().unwrap().success());
