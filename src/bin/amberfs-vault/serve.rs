@@ -272,8 +272,7 @@ async fn sweep(site: Arc<Site>, notifier: Arc<Notifier>) {
                 log::warn!("{warning}");
                 notifier.tell(Event::Warning, &warning);
             }
-            // Also for the admin port.
-            site.sweep().and_then(|swept| site.census().map(|_| swept))
+            site.sweep()
         });
         match swept.await {
             Ok(Ok(swept)) if swept.ended > 0 => log::info!("{} records ended", swept.ended),

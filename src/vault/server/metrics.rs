@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::site::Census;
+use super::rounds::Census;
 use crate::vault::protocol::{Refusal, Reply, Request};
 
 /// Upper bounds of the histograms' buckets, in seconds.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::effect::{Effect, Write};
 use super::evaluate;
 use super::metrics::Metrics;
-use super::record::{Record, State};
-use super::step::{Policy, spend_step, step, sweep_step};
+use super::record::Record;
+use super::step::{Policy, step};
 use crate::crypto::hex;
 use crate::io::{Clock, Random};
 use crate::vault::hsm::{KeyError, KeyProtection};
@@ -14,12 +14,10 @@ use crate::vault::ledger::{
     Ledger, LedgerError, Lineage, Name, Revision, SealError, Swap, open_value, record_name,
     seal_value, sealed_under,
 };
-use crate::vault::protocol::{Ended, Refusal, Reply, Request, Right, Seconds, Ticket};
+use crate::vault::protocol::{Refusal, Reply, Request, Right, Seconds, Ticket};
 
 /// Lost races before a request is put off.
-const RACES_LIMIT: usize = 16;
-/// Names read at once by a sweep.
-pub(super) const SWEEP_PAGE: usize = 256;
+pub(super) const RACES_LIMIT: usize = 16;
 
 /// Why a request could not be decided. Nothing that depends on a key is
 /// answered then.
@@ -61,58 +59,6 @@ pub(super) enum Content {
     Displaced(Record),
     /// Not sealed by this fleet for this name.
     Forged,
-}
-
-/// What a sweep did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Swept {
-    /// Names in the ledger.
-    pub names: usize,
-    /// Records that became tombstones.
-    pub ended: usize,
-    /// Records that could not be read or written.
-    pub failed: usize,
-}
-
-/// How many records stand how.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Census {
-    /// Not activated.
-    pub registering: usize,
-    /// Can be opened.
-    pub active: usize,
-    /// No tries left.
-    pub closed: usize,
-    /// Tombstones.
-    pub ended: usize,
-    /// Changed behind the vault's back: never opened again.
-    pub frozen: usize,
-    /// Cannot be read with these keys.
-    pub unreadable: usize,
-    /// Stopped by the operator; counted with the others too.
-    pub held: usize,
-    /// Invites that can still be used.
-    pub invites: usize,
-    /// Values sealed under, or records made under, keys of an older generation;
-    /// counted with the others too.
-    pub outdated: usize,
-}
-
-impl Census {
-    /// The counts with their names.
-    pub fn by_state(&self) -> [(&'static str, usize); 9] {
-        [
-            ("active", self.active),
-            ("registering", self.registering),
-            ("closed", self.closed),
-            ("ended", self.ended),
-            ("frozen", self.frozen),
-            ("unreadable", self.unreadable),
-            ("held", self.held),
-            ("invites", self.invites),
-            ("outdated", self.outdated),
-        ]
-    }
 }
 
 /// Who asks, as far as the site knows.
@@ -224,7 +170,7 @@ impl Site {
 
     /// The one line that names a record, by its name in the ledger: whoever runs
     /// the ledger must be able to look.
-    fn alarm(&self, name: &Name) {
+    pub(super) fn alarm(&self, name: &Name) {
         self.metrics.record_was_frozen();
         log::error!(
             "ALARM: a record was changed behind the vault's back and is frozen; it is {} in the \
@@ -361,171 +307,6 @@ impl Site {
         match swapped? {
             Swap::Written(durable) => Ok(Some(write.release(&durable))),
             Swap::Lost => Ok(None),
-        }
-    }
-
-    /// Counts all records.
-    pub fn census(&self) -> Result<Census, LedgerError> {
-        let mut census = Census::default();
-        let mut after = None;
-        loop {
-            let names = self.ledger.list(after.as_ref(), SWEEP_PAGE)?;
-            let Some(last) = names.last() else {
-                self.metrics.counted(census);
-                return Ok(census);
-            };
-            after = Some(*last);
-            for name in &names {
-                let found = self.read(name);
-                if let Ok(Some(found)) = &found {
-                    census.outdated += usize::from(self.is_outdated(found));
-                }
-                let count = match found.map(|found| found.map(|found| found.content)) {
-                    Ok(Some(Content::Record(record))) => {
-                        census.held += usize::from(record.held);
-                        match record.state {
-                            State::Reserved | State::Started | State::Stored => {
-                                &mut census.registering
-                            }
-                            State::Active => &mut census.active,
-                            State::Closed { .. } => &mut census.closed,
-                            State::Ended(_) => &mut census.ended,
-                            State::Invite { .. } => &mut census.invites,
-                            State::Used | State::Account => continue,
-                        }
-                    }
-                    Ok(Some(Content::Displaced(_))) => &mut census.frozen,
-                    Ok(None | Some(Content::Forged)) | Err(_) => &mut census.unreadable,
-                };
-                *count += 1;
-            }
-        }
-    }
-
-    /// Whether keys of an older generation are needed for it.
-    fn is_outdated(&self, found: &Found) -> bool {
-        let current = self.keys.generation();
-        let made = match &found.content {
-            // Without material nothing is evaluated.
-            Content::Record(record) if record.material.is_some() => record.generation,
-            _ => current,
-        };
-        found.sealed != current || made != current
-    }
-
-    /// Seals all values under the current generation that are under an older one.
-    /// Returns how many it did, and how many it could not.
-    pub fn reseal(&self) -> Result<(usize, usize), LedgerError> {
-        let (mut done, mut left, mut after) = (0, 0, None);
-        loop {
-            let names = self.ledger.list(after.as_ref(), SWEEP_PAGE)?;
-            let Some(last) = names.last() else { return Ok((done, left)) };
-            after = Some(*last);
-            for name in &names {
-                match self.reseal_one(name) {
-                    Ok(Some(true)) => done += 1,
-                    Ok(None) => {}
-                    Ok(Some(false)) => left += 1,
-                    Err(error) => {
-                        left += 1;
-                        log::error!("a value was not sealed anew: {error}");
-                    }
-                }
-            }
-        }
-    }
-
-    /// None if there is nothing to do; false if it could not be done now.
-    fn reseal_one(&self, name: &Name) -> Result<Option<bool>, Undecided> {
-        for _ in 0..RACES_LIMIT {
-            let Some(found) = self.read(name)? else { return Ok(None) };
-            if found.sealed == self.keys.generation() {
-                return Ok(None);
-            }
-            let place = found.place();
-            let record = match found.content {
-                // Half a day's registration ends or goes on by itself.
-                Content::Record(record) if record.is_placeholder() => {
-                    record.tombstone(Ended::Abandoned)
-                }
-                Content::Record(record) if record.state != State::Reserved => record,
-                _ => return Ok(Some(false)),
-            };
-            // Nobody waits for this reply.
-            let write = Write { record, then: Reply::Refused(Refusal::TryLater) };
-            if self.write(name, Some(place), write)?.is_some() {
-                return Ok(Some(true));
-            }
-        }
-        Err(Undecided::Races)
-    }
-
-    /// Turns records whose time is up into tombstones. A record that changes
-    /// meanwhile is left to the next sweep.
-    pub fn sweep(&self) -> Result<Swept, LedgerError> {
-        let mut swept = Swept::default();
-        let mut after = None;
-        loop {
-            let names = self.ledger.list(after.as_ref(), SWEEP_PAGE)?;
-            let Some(last) = names.last() else { return Ok(swept) };
-            after = Some(*last);
-            swept.names += names.len();
-            for name in &names {
-                match self.sweep_one(name) {
-                    Ok(true) => swept.ended += 1,
-                    Ok(false) => {}
-                    Err(error) => {
-                        swept.failed += 1;
-                        log::error!("a record was not swept: {error}");
-                    }
-                }
-            }
-        }
-    }
-
-    /// Takes tries from every record, as [`spend_step`] says. Returns how many
-    /// were written. An error if one record could not be: then nothing may be
-    /// served, and all is to be done again.
-    pub fn spend(&self, tries: u8) -> Result<usize, LedgerError> {
-        let (mut spent, mut after) = (0, None);
-        loop {
-            let names = self.ledger.list(after.as_ref(), SWEEP_PAGE)?;
-            let Some(last) = names.last() else { return Ok(spent) };
-            after = Some(*last);
-            for name in &names {
-                match self.spend_one(name, tries) {
-                    Ok(did) => spent += usize::from(did),
-                    Err(Undecided::Ledger(error)) => return Err(error),
-                    Err(error) => return Err(LedgerError::Unanswered(error.to_string())),
-                }
-            }
-        }
-    }
-
-    fn spend_one(&self, name: &Name, tries: u8) -> Result<bool, Undecided> {
-        for _ in 0..RACES_LIMIT {
-            // What is frozen is not evaluated anyway.
-            let Some(found) = self.read(name)? else { return Ok(false) };
-            let place = found.place();
-            let Content::Record(record) = found.content else { return Ok(false) };
-            let Some(write) = spend_step(&record, self.now(), tries) else { return Ok(false) };
-            if self.write(name, Some(place), write)?.is_some() {
-                return Ok(true);
-            }
-        }
-        Err(Undecided::Races)
-    }
-
-    fn sweep_one(&self, name: &Name) -> Result<bool, Undecided> {
-        let Some(found) = self.read(name)? else { return Ok(false) };
-        let place = found.place();
-        let Content::Record(record) = found.content else {
-            self.alarm(name);
-            return Ok(false);
-        };
-        match sweep_step(&record, self.now()) {
-            Some(write) => Ok(self.write(name, Some(place), write)?.is_some()),
-            None => Ok(false),
         }
     }
 }

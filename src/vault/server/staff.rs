@@ -6,7 +6,8 @@ use std::fmt;
 
 use super::effect::Write;
 use super::record::{Record, State};
-use super::site::{Content, SWEEP_PAGE, Site, Undecided};
+use super::rounds::PAGE;
+use super::site::{Content, Site, Undecided};
 use super::step::{FAILURES, TRIES};
 use crate::crypto::hex;
 use crate::vault::ledger::{Name, record_name};
@@ -152,7 +153,7 @@ impl Site {
     pub fn look_for(&self, label: &str) -> Result<Vec<Sight>, String> {
         let (mut sights, mut after) = (Vec::new(), None);
         loop {
-            let names = self.ledger.list(after.as_ref(), SWEEP_PAGE);
+            let names = self.ledger.list(after.as_ref(), PAGE);
             let names = names.map_err(|error| error.to_string())?;
             let Some(last) = names.last() else { return Ok(sights) };
             after = Some(*last);

@@ -1,0 +1,232 @@
+//! Rounds through all records of a ledger: counting, sweeping, sealing anew, taking
+//! tries after the ledger was put back.
+
+use super::effect::Write;
+use super::record::State;
+use super::site::{Content, Found, RACES_LIMIT, Site, Undecided};
+use super::step::{spend_step, sweep_step};
+use crate::vault::ledger::{LedgerError, Name};
+use crate::vault::protocol::{Ended, Refusal, Reply};
+
+/// Names read at once.
+pub(super) const PAGE: usize = 256;
+
+/// What a sweep did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Names in the ledger.
+    pub names: usize,
+    /// Records that became tombstones.
+    pub ended: usize,
+    /// Records that could not be read or written.
+    pub failed: usize,
+}
+
+/// How many records stand how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Not activated.
+    pub registering: usize,
+    /// Can be opened.
+    pub active: usize,
+    /// No tries left.
+    pub closed: usize,
+    /// Tombstones.
+    pub ended: usize,
+    /// Changed behind the vault's back: never opened again.
+    pub frozen: usize,
+    /// Cannot be read with these keys.
+    pub unreadable: usize,
+    /// Stopped by the operator; counted with the others too.
+    pub held: usize,
+    /// Invites that can still be used.
+    pub invites: usize,
+    /// Values sealed under, or records made under, keys of an older generation;
+    /// counted with the others too.
+    pub outdated: usize,
+}
+
+impl Census {
+    /// The counts with their names.
+    pub fn by_state(&self) -> [(&'static str, usize); 9] {
+        [
+            ("active", self.active),
+            ("registering", self.registering),
+            ("closed", self.closed),
+            ("ended", self.ended),
+            ("frozen", self.frozen),
+            ("unreadable", self.unreadable),
+            ("held", self.held),
+            ("invites", self.invites),
+            ("outdated", self.outdated),
+        ]
+    }
+}
+
+impl Site {
+    /// Calls `each` with every name, in order, until it fails.
+    fn each_name(
+        &self,
+        mut each: impl FnMut(&Name) -> Result<(), LedgerError>,
+    ) -> Result<(), LedgerError> {
+        let mut after = None;
+        loop {
+            let names = self.ledger.list(after.as_ref(), PAGE)?;
+            let Some(last) = names.last() else { return Ok(()) };
+            after = Some(*last);
+            names.iter().try_for_each(&mut each)?;
+        }
+    }
+
+    /// Counts all records.
+    pub fn census(&self) -> Result<Census, LedgerError> {
+        let mut census = Census::default();
+        self.each_name(|name| {
+            self.count(&mut census, &self.read(name));
+            Ok(())
+        })?;
+        self.metrics().counted(census);
+        Ok(census)
+    }
+
+    fn count(&self, census: &mut Census, found: &Result<Option<Found>, Undecided>) {
+        if let Ok(Some(found)) = found {
+            census.outdated += usize::from(self.is_outdated(found));
+        }
+        let count = match found.as_ref().map(|found| found.as_ref().map(|found| &found.content)) {
+            Ok(Some(Content::Record(record))) => {
+                census.held += usize::from(record.held);
+                match record.state {
+                    State::Reserved | State::Started | State::Stored => &mut census.registering,
+                    State::Active => &mut census.active,
+                    State::Closed { .. } => &mut census.closed,
+                    State::Ended(_) => &mut census.ended,
+                    State::Invite { .. } => &mut census.invites,
+                    State::Used | State::Account => return,
+                }
+            }
+            Ok(Some(Content::Displaced(_))) => &mut census.frozen,
+            Ok(None | Some(Content::Forged)) | Err(_) => &mut census.unreadable,
+        };
+        *count += 1;
+    }
+
+    /// Turns records whose time is up into tombstones, and counts all, as they were
+    /// before. A record that changes meanwhile is left to the next sweep.
+    pub fn sweep(&self) -> Result<Swept, LedgerError> {
+        let (mut swept, mut census) = (Swept::default(), Census::default());
+        self.each_name(|name| {
+            swept.names += 1;
+            let found = self.read(name);
+            self.count(&mut census, &found);
+            match found.and_then(|found| self.sweep_one(name, found)) {
+                Ok(ended) => swept.ended += usize::from(ended),
+                Err(error) => {
+                    swept.failed += 1;
+                    log::error!("a record was not swept: {error}");
+                }
+            }
+            Ok(())
+        })?;
+        self.metrics().counted(census);
+        Ok(swept)
+    }
+
+    fn sweep_one(&self, name: &Name, found: Option<Found>) -> Result<bool, Undecided> {
+        let Some(found) = found else { return Ok(false) };
+        let place = found.place();
+        let Content::Record(record) = found.content else {
+            self.alarm(name);
+            return Ok(false);
+        };
+        match sweep_step(&record, self.now()) {
+            Some(write) => Ok(self.write(name, Some(place), write)?.is_some()),
+            None => Ok(false),
+        }
+    }
+
+    /// Whether keys of an older generation are needed for it.
+    fn is_outdated(&self, found: &Found) -> bool {
+        let current = self.keys().generation();
+        let made = match &found.content {
+            // Without material nothing is evaluated.
+            Content::Record(record) if record.material.is_some() => record.generation,
+            _ => current,
+        };
+        found.sealed != current || made != current
+    }
+
+    /// Seals all values under the current generation that are under an older one.
+    /// Returns how many it did, and how many it could not.
+    pub fn reseal(&self) -> Result<(usize, usize), LedgerError> {
+        let (mut done, mut left) = (0, 0);
+        self.each_name(|name| {
+            match self.reseal_one(name) {
+                Ok(None) => {}
+                Ok(Some(true)) => done += 1,
+                Ok(Some(false)) => left += 1,
+                Err(error) => {
+                    left += 1;
+                    log::error!("a value was not sealed anew: {error}");
+                }
+            }
+            Ok(())
+        })?;
+        Ok((done, left))
+    }
+
+    /// None if there is nothing to do; false if it could not be done now.
+    fn reseal_one(&self, name: &Name) -> Result<Option<bool>, Undecided> {
+        for _ in 0..RACES_LIMIT {
+            let Some(found) = self.read(name)? else { return Ok(None) };
+            if found.sealed == self.keys().generation() {
+                return Ok(None);
+            }
+            let place = found.place();
+            let record = match found.content {
+                // Half a day's registration ends or goes on by itself.
+                Content::Record(record) if record.is_placeholder() => {
+                    record.tombstone(Ended::Abandoned)
+                }
+                Content::Record(record) if record.state != State::Reserved => record,
+                _ => return Ok(Some(false)),
+            };
+            // Nobody waits for this reply.
+            let write = Write { record, then: Reply::Refused(Refusal::TryLater) };
+            if self.write(name, Some(place), write)?.is_some() {
+                return Ok(Some(true));
+            }
+        }
+        Err(Undecided::Races)
+    }
+
+    /// Takes tries from every record, as [`spend_step`] says. Returns how many
+    /// were written. An error if one record could not be: then nothing may be
+    /// served, and all is to be done again.
+    pub fn spend(&self, tries: u8) -> Result<usize, LedgerError> {
+        let mut spent = 0;
+        self.each_name(|name| match self.spend_one(name, tries) {
+            Ok(did) => {
+                spent += usize::from(did);
+                Ok(())
+            }
+            Err(Undecided::Ledger(error)) => Err(error),
+            Err(error) => Err(LedgerError::Unanswered(error.to_string())),
+        })?;
+        Ok(spent)
+    }
+
+    fn spend_one(&self, name: &Name, tries: u8) -> Result<bool, Undecided> {
+        for _ in 0..RACES_LIMIT {
+            // What is frozen is not evaluated anyway.
+            let Some(found) = self.read(name)? else { return Ok(false) };
+            let place = found.place();
+            let Content::Record(record) = found.content else { return Ok(false) };
+            let Some(write) = spend_step(&record, self.now(), tries) else { return Ok(false) };
+            if self.write(name, Some(place), write)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Err(Undecided::Races)
+    }
+}
