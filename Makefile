@@ -95,7 +95,7 @@ bench-week: deps
 
 # What grows with the number of files.
 bench-scale: deps
-	cargo build --release --bins
+	cargo build --release --bins --example terabyte
 	python3 -B benches/runner scale
 
 # The parts that most time goes through, each alone.

@@ -2,7 +2,8 @@
 
 At a hundredth, a tenth and all of COUNT small files: mounting (which reads heads and metadata
 objects and builds the index anew, as every mount does today), the first listing on a new device,
-lookups, and a checkpoint after one change.
+lookups, and a checkpoint after one change. Then the index of a hundredth, a tenth and all of a
+terabyte, simulated (`benches/terabyte.rs` names the mix of chunks).
 """
 
 import json
@@ -128,11 +129,46 @@ TITLES = {
 }
 
 
+def terabyte(place):
+    """What the index alone takes: one row for each size."""
+    state = place.path / "terabyte"
+    state.mkdir(mode=0o700)
+    out = run([targets.RELEASE / "examples" / "terabyte", state], timeout=1800)
+    return [json.loads(line) for line in out.splitlines()]
+
+
+TERABYTE = {
+    "rows": "chunks and nodes",
+    "memory_mib": "memory, MiB",
+    "peak_mib": "memory at most, MiB",
+    "learned_s": "read from heads, s",
+    "hit_us": "lookup of a chunk that is there, us",
+    "miss_us": "of one that is not, us",
+}
+
+
+def number(value):
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def terabyte_markdown(rows):
+    head = ["", *(f"{row['bytes'] / 1e9:,.0f} GB" for row in rows), "growth per row, last step"]
+    lines = [f"| {' | '.join(head)} |"]
+    lines.append("|---" * (len(rows) + 2) + "|")
+    for key, title in TERABYTE.items():
+        growth = "-"
+        if key in ("memory_mib", "learned_s"):
+            step = (rows[-1][key] - rows[-2][key]) / (rows[-1]["rows"] - rows[-2]["rows"])
+            growth = f"{step * 2**20:.3g} bytes" if key == "memory_mib" else f"{step * 1e6:.3g} us"
+        lines.append(f"| {title} | {' | '.join(number(row[key]) for row in rows)} | {growth} |")
+    return "\n".join([*lines, ""])
+
+
 def markdown(rows):
     head = ["", *(f"{row['files']:,} files" for row in rows), "growth per file, last step"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for key, title in TITLES.items():
-        cells = [f"{row[key]:,.0f}" if row[key] >= 100 else f"{row[key]:.3g}" for row in rows]
+        cells = [number(row[key]) for row in rows]
         growth = "-"
         if len(rows) > 1 and key != "created_per_s":
             step = (rows[-1][key] - rows[-2][key]) / (rows[-1]["files"] - rows[-2]["files"])
@@ -157,4 +193,8 @@ def main():
                 Path(OUT / "scale.md").write_text(markdown(rows), encoding="utf-8")
         finally:
             scale.target.kill()
-    print(markdown(rows))
+        index = terabyte(place)
+    (OUT / "terabyte.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
+    report = f"{markdown(rows)}\n{terabyte_markdown(index)}"
+    (OUT / "scale.md").write_text(report, encoding="utf-8")
+    print(report)

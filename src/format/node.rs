@@ -103,6 +103,29 @@ pub enum Node {
     ContentBranch(u8, Vec<ContentChild>),
 }
 
+impl Node {
+    /// Bytes that it takes in memory, more or less.
+    pub fn memory(&self) -> usize {
+        /// A vector with its place and what the allocator adds.
+        fn held(len: usize) -> usize {
+            size_of::<Vec<u8>>() + (len + 8).next_multiple_of(16)
+        }
+        let values = |item: &MapItem| {
+            item.values.iter().map(|v| size_of::<Dot>() + held(v.bytes.len())).sum::<usize>()
+        };
+        match self {
+            Self::MapLeaf(items) => {
+                items.iter().map(|item| held(item.key.len()) + held(values(item))).sum()
+            }
+            Self::MapBranch(_, items) => {
+                items.iter().map(|item| held(item.first.len()) + size_of::<Id>()).sum()
+            }
+            Self::ContentLeaf(items) => size_of_val(items.as_slice()),
+            Self::ContentBranch(_, items) => size_of_val(items.as_slice()),
+        }
+    }
+}
+
 const MAP_LEAF: u8 = 1;
 const MAP_BRANCH: u8 = 2;
 const CONTENT_LEAF: u8 = 3;
@@ -210,13 +233,16 @@ impl Node {
                     }
                     devices.push(device);
                 }
-                let mut items = Vec::new();
+                let count = input.var_max(items_max, "item count")?;
+                let mut items = Vec::with_capacity(count as usize);
                 let mut last = Vec::new();
                 let mut named = vec![false; devices.len()];
-                for _ in 0..input.var_max(items_max, "item count")? {
+                for _ in 0..count {
                     let key = get_key(&mut input, &mut last)?;
-                    let mut values: Vec<Dotted> = Vec::new();
-                    for _ in 0..input.var_max(SIBLINGS_MAX, "sibling count")? {
+                    let siblings = input.var_max(SIBLINGS_MAX, "sibling count")?;
+                    // Not a place more: most of the memory of nodes is here.
+                    let mut values: Vec<Dotted> = Vec::with_capacity(siblings as usize);
+                    for _ in 0..siblings {
                         let index = input.var()? as usize;
                         let device =
                             *devices.get(index).ok_or(DecodeError::Invalid("device index"))?;

@@ -18,7 +18,7 @@ const LOG_MAX: u64 = 256 << 20;
 /// crash has them read again.
 const PASSED_MAX: u64 = 1 << 30;
 /// Changes of names and attributes in memory at which a checkpoint is due.
-const CHANGES_MAX: usize = 64_000;
+const CHANGES_MAX: usize = 32_000;
 /// Pause after a checkpoint that failed.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -337,6 +337,11 @@ impl Fs {
                 inode.inline = stored.inline;
             }
             super::dir::drop_unused(&mut state, ino);
+        }
+        // Many files at once leave a large table behind.
+        if state.files.capacity() / 4 > state.files.len() {
+            let twice = 2 * state.files.len();
+            state.files.shrink_to(twice);
         }
         Ok(())
     }

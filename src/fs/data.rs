@@ -18,7 +18,7 @@ use crate::volume::content::{Layer, Stored, flush, is_data, read};
 pub(super) const STREAM_FLUSH: u64 = 8 << 20;
 /// Bytes of changes in memory after which the writer cuts them all into chunks
 /// itself, so that memory stays bounded.
-pub(super) const DIRTY_MAX: u64 = 128 << 20;
+pub(super) const DIRTY_MAX: u64 = 96 << 20;
 
 /// A consistent view of a file's content.
 struct View {

@@ -145,15 +145,17 @@ fn bare(ino: Ino, kind: u32) -> Attr {
     }
 }
 
-/// Forgets an inode that nobody uses any more.
+/// Forgets what nobody uses any more of an inode: its content, once it is closed and
+/// stored, can be had from its record again. That of an orphan cannot.
 pub(super) fn drop_unused(state: &mut State, ino: Ino) {
-    let known = state.lookups.contains_key(&ino);
-    let open = state.files.get(&ino).is_some_and(|file| file.opens > 0);
-    if known || open {
+    if state.files.get(&ino).is_some_and(|file| file.opens > 0) {
         return;
     }
-    let orphan = state.orphans.remove(&ino).is_some();
-    if (orphan || state.files.get(&ino).is_some_and(super::File::is_clean))
+    let known = state.lookups.contains_key(&ino);
+    let gone = !known && state.orphans.remove(&ino).is_some();
+    let stored = !state.orphans.contains_key(&ino)
+        && state.files.get(&ino).is_some_and(super::File::is_clean);
+    if (gone || stored)
         && let Some(file) = state.files.remove(&ino)
     {
         state.dirty -= file.layer.bytes;

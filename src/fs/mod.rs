@@ -123,7 +123,7 @@ pub struct Options {
     pub ownership: Ownership,
 }
 
-/// A file whose content is open, changed or known to the kernel.
+/// A file whose content is open or changed.
 #[derive(Default)]
 struct File {
     /// Content below all layers.

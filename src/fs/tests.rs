@@ -184,6 +184,43 @@ fn an_unlinked_open_file_lives_until_it_is_closed() {
     assert_eq!(fs.getattr(ino), Err(FsError::Stale));
 }
 
+/// The kernel knows a file long after it was closed. Each took 350 bytes here for
+/// as long, which a million of them made too much.
+#[test]
+fn what_is_closed_and_stored_leaves_memory_though_the_kernel_knows_it() {
+    let place = Place::new();
+    let fs = place.open();
+    let files: Vec<(Ino, Vec<u8>)> = (0..600u32)
+        .map(|number| {
+            let ino = fs.mknod(ME, ROOT, format!("{number}").as_bytes(), 0o100_644, 0).unwrap().ino;
+            let bytes = number.to_le_bytes().repeat(number as usize);
+            fs.open(ino, true, false).unwrap();
+            fs.write(ino, 0, &bytes, false).unwrap();
+            (ino, bytes)
+        })
+        .collect();
+    for (ino, _) in &files[1..] {
+        fs.release(*ino, true);
+    }
+    // Nobody can look it up again, so its content stays.
+    let (orphan, orphan_bytes) = &files[500];
+    fs.unlink(ROOT, b"500").unwrap();
+    fs.checkpoint().unwrap();
+    let mut kept: Vec<Ino> = fs.lock().files.keys().copied().collect();
+    kept.sort_unstable();
+    let mut expected = vec![files[0].0, *orphan];
+    expected.sort_unstable();
+    assert_eq!(kept, expected, "one is open, one has no name");
+    assert!(fs.lock().files.capacity() < 100);
+    for (ino, bytes) in &files {
+        assert_eq!(fs.getattr(*ino).unwrap().size, bytes.len() as u64);
+        assert_eq!(fs.read(*ino, 0, 4096).unwrap(), bytes[..bytes.len().min(4096)]);
+    }
+    assert_eq!(fs.read(*orphan, 0, 4096).unwrap(), orphan_bytes[..]);
+    fs.forget(*orphan, 1);
+    assert!(!fs.lock().files.contains_key(orphan));
+}
+
 /// The kernel writes back times of a file after its last name is gone. The
 /// journal had that change after the removal, so a crash brought the inode back
 /// without a name.

@@ -96,7 +96,7 @@ impl Store {
         let number = known.numbers.get(name).copied();
         drop(known);
         if let Some(number) = number {
-            self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop(&number);
+            self.readers.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
         }
         true
     }

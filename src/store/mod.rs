@@ -9,6 +9,7 @@ mod copies;
 mod index;
 mod objects;
 mod stage;
+mod weighted;
 
 use crate::crypto::{FileCipher, IdKeys, Purpose, RepoId, derive};
 use crate::format::container::Prefix;

@@ -1,7 +1,8 @@
 //! The store: reads chunks and nodes from containers, and publishes new ones.
 //!
-//! Lock order: `publishing`, then `stage`, then `known`, then the caches. No
-//! lock is held while a file is read or written, but for `publishing`.
+//! Lock order: `publishing`, then `stage`, then `known`, then those of the index,
+//! then the caches. No lock is held while a file is read or written, but for
+//! `publishing`.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -9,12 +10,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
-use lru::LruCache;
 
 use super::container::{Built, OBJECT_TARGET, Reader, Writer};
 use super::copies::Copies;
 use super::index::Index;
 use super::stage::{Stage, Staged};
+use super::weighted::Weighted;
 use super::{Context, Result, StoreError};
 use crate::crypto::{DeviceId, Hash, hash, hex};
 use crate::format::commit::{
@@ -29,8 +30,9 @@ use crate::tree::{NewNodes, Source};
 const INTENT: &str = "intent";
 /// Longest object that is read whole.
 const OBJECT_MAX: u64 = 256 << 20;
-/// Open containers kept.
+/// Open containers kept, and what their directories list together: some 32 MiB of it.
 const READERS: usize = 128;
+const READERS_CHUNKS: usize = 1 << 20;
 /// An object is published when this much waits, so that the last one of a
 /// checkpoint is stretched and not a small one split off.
 const PUBLISH_AT: usize = OBJECT_TARGET + OBJECT_TARGET / 4;
@@ -40,13 +42,13 @@ const PUBLISH_AT: usize = OBJECT_TARGET + OBJECT_TARGET / 4;
 pub struct CacheSizes {
     /// Unpacked frames, bytes.
     pub frames: usize,
-    /// Tree nodes, count.
+    /// Tree nodes, bytes.
     pub nodes: usize,
 }
 
 impl Default for CacheSizes {
     fn default() -> Self {
-        Self { frames: 64 << 20, nodes: 8192 }
+        Self { frames: 64 << 20, nodes: 48 << 20 }
     }
 }
 
@@ -61,7 +63,6 @@ pub(super) struct Known {
     pub numbers: HashMap<Name, u32>,
     /// Where each object lies; a device's object may be in another's folder.
     pub objects: HashMap<Hash, (DeviceId, u64)>,
-    index: Index,
     /// Data objects that entered REPO since the last mount, or were adopted then.
     fresh: HashSet<u32>,
     /// Containers found bad, or not here at full size: they serve what they
@@ -81,10 +82,8 @@ impl Known {
     }
 }
 
-struct Frames {
-    cache: LruCache<(u32, u32), Arc<Vec<u8>>>,
-    bytes: usize,
-}
+/// A container and a frame in it.
+type FrameNumber = (u32, u32);
 
 /// The objects of one repository, as one device sees them.
 pub struct Store {
@@ -94,15 +93,15 @@ pub struct Store {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     device: DeviceId,
-    sizes: CacheSizes,
     publishing: Mutex<Vec<NewObject>>,
     /// Files whose publishing failed: they may be in REPO, whole or torn.
     failed: Mutex<Vec<Name>>,
     stage: RwLock<Stage>,
     pub(super) known: RwLock<Known>,
-    pub(super) readers: Mutex<LruCache<u32, Arc<Reader>>>,
-    frames: Mutex<Frames>,
-    nodes: Mutex<LruCache<Id, Arc<Node>>>,
+    index: Index,
+    pub(super) readers: Mutex<Weighted<u32, Arc<Reader>>>,
+    frames: Mutex<Weighted<FrameNumber, Arc<Vec<u8>>>>,
+    nodes: Mutex<Weighted<Id, Arc<Node>>>,
     staged_bytes: AtomicUsize,
     /// Bytes of objects that no head names yet.
     unnamed_bytes: AtomicU64,
@@ -128,7 +127,7 @@ impl Store {
         device: DeviceId,
         sizes: CacheSizes,
     ) -> Self {
-        let capacity = |count: usize| count.max(1).try_into().expect("at least one");
+        let index = Index::new(state.clone());
         Self {
             context,
             folder,
@@ -136,14 +135,14 @@ impl Store {
             clock,
             random,
             device,
-            sizes,
             publishing: Mutex::default(),
             failed: Mutex::default(),
             stage: RwLock::default(),
             known: RwLock::default(),
-            readers: Mutex::new(LruCache::new(capacity(READERS))),
-            frames: Mutex::new(Frames { cache: LruCache::unbounded(), bytes: 0 }),
-            nodes: Mutex::new(LruCache::new(capacity(sizes.nodes))),
+            index,
+            readers: Mutex::new(Weighted::new(READERS_CHUNKS, READERS)),
+            frames: Mutex::new(Weighted::new(sizes.frames, usize::MAX)),
+            nodes: Mutex::new(Weighted::new(sizes.nodes, usize::MAX)),
             staged_bytes: AtomicUsize::new(0),
             unnamed_bytes: AtomicU64::new(0),
             spare: Mutex::default(),
@@ -218,10 +217,10 @@ impl Store {
                 complete = false;
                 known.doubtful.insert(number);
             }
-            for id in &object.chunks {
-                known.index.insert(*id, number);
-            }
+            self.index.insert(object.chunks.iter().copied(), number);
         }
+        drop(known);
+        self.index.settle();
         complete
     }
 
@@ -231,12 +230,12 @@ impl Store {
         let number = {
             let mut known = locked!(self.known.write());
             let number = known.number(name);
-            for chunk in &reader.directory().chunks {
-                known.index.insert(chunk.id, number);
-            }
+            self.index.insert(reader.directory().chunks.iter().map(|chunk| chunk.id), number);
             number
         };
-        locked!(self.readers.lock()).put(number, reader);
+        self.index.settle();
+        let weight = reader.directory().chunks.len();
+        locked!(self.readers.lock()).put(number, reader, weight);
     }
 
     /// Opens a container by name.
@@ -277,11 +276,12 @@ impl Store {
 
     fn reader(&self, number: u32) -> Result<Arc<Reader>> {
         if let Some(reader) = locked!(self.readers.lock()).get(&number) {
-            return Ok(reader.clone());
+            return Ok(reader);
         }
         let name = locked!(self.known.read()).containers[number as usize].clone();
         let reader = Arc::new(self.open(&name)?);
-        locked!(self.readers.lock()).put(number, reader.clone());
+        let weight = reader.directory().chunks.len();
+        locked!(self.readers.lock()).put(number, reader.clone(), weight);
         Ok(reader)
     }
 
@@ -297,21 +297,28 @@ impl Store {
     }
 
     fn is_stored(&self, id: &Id) -> bool {
-        let known = locked!(self.known.read());
-        known.index.lookup(id).any(|number| !known.doubtful.contains(&number))
+        self.is_held(id, |known, number| !known.doubtful.contains(&number))
     }
 
     /// Whether a chunk is in a data object that entered REPO, durably, since the
     /// last mount. Others may be away or damaged, and nobody has looked.
     pub fn is_fresh(&self, id: &Id) -> bool {
-        let known = locked!(self.known.read());
-        known.index.lookup(id).any(|number| known.fresh.contains(&number))
+        self.is_held(id, |known, number| known.fresh.contains(&number))
     }
 
     /// Whether a container that should hold the chunk or node is good.
     pub fn is_in(&self, id: &Id, good: &dyn Fn(&Name) -> bool) -> bool {
+        self.is_held(id, |known, number| good(&known.containers[number as usize]))
+    }
+
+    /// Whether `test` holds for a container that should have it.
+    fn is_held(&self, id: &Id, test: impl Fn(&Known, u32) -> bool) -> bool {
+        let found = self.index.lookup(id);
+        if found.is_empty() {
+            return false;
+        }
         let known = locked!(self.known.read());
-        known.index.lookup(id).any(|number| good(&known.containers[number as usize]))
+        found.into_iter().any(|number| test(&known, number))
     }
 
     /// Takes containers that a repair found bad out of deduplication.
@@ -368,9 +375,11 @@ impl Store {
     /// The containers that should hold a chunk or node.
     fn holders(&self, id: &Id) -> Vec<u32> {
         let lookup = || {
-            let known = locked!(self.known.read());
-            let mut found: Vec<u32> = known.index.lookup(id).collect();
-            found.sort_by_key(|number| known.doubtful.contains(number));
+            let mut found = self.index.lookup(id);
+            if found.len() > 1 {
+                let known = locked!(self.known.read());
+                found.sort_by_key(|number| known.doubtful.contains(number));
+            }
             found
         };
         let found = lookup();
@@ -427,19 +436,11 @@ impl Store {
     }
 
     fn unpacked(&self, number: u32, frame: u32, reader: &Reader) -> Result<Arc<Vec<u8>>> {
-        if let Some(plain) = locked!(self.frames.lock()).cache.get(&(number, frame)) {
-            return Ok(plain.clone());
+        if let Some(plain) = locked!(self.frames.lock()).get(&(number, frame)) {
+            return Ok(plain);
         }
         let plain = Arc::new(reader.frame(frame)?);
-        let mut frames = locked!(self.frames.lock());
-        frames.bytes += plain.len();
-        if let Some((_, old)) = frames.cache.push((number, frame), plain.clone()) {
-            frames.bytes -= old.len();
-        }
-        while frames.bytes > self.sizes.frames {
-            let Some((_, old)) = frames.cache.pop_lru() else { break };
-            frames.bytes -= old.len();
-        }
+        locked!(self.frames.lock()).put((number, frame), plain.clone(), plain.len());
         Ok(plain)
     }
 
@@ -478,7 +479,7 @@ impl Store {
     }
 
     fn stage_new(&self, class: Class, id: Id, bytes: Bytes) -> Result<()> {
-        let heals = locked!(self.known.read()).index.contains(&id);
+        let heals = self.index.contains(&id);
         let staged = {
             let mut stage = locked!(self.stage.write());
             if heals {
@@ -507,7 +508,7 @@ impl Store {
         for (id, bytes) in nodes {
             if !self.has(&id) {
                 let node = Arc::new(Node::decode(&bytes).expect("nodes we encode are valid"));
-                let heals = locked!(self.known.read()).index.contains(&id);
+                let heals = self.index.contains(&id);
                 let mut stage = locked!(self.stage.write());
                 if heals {
                     stage.heals.insert(id);
@@ -606,9 +607,9 @@ impl Store {
         if object.kind == Kind::Data {
             known.fresh.insert(number);
         }
-        for id in object.chunks {
-            known.index.insert(id, number);
-        }
+        self.index.insert(object.chunks, number);
+        drop(known);
+        self.index.settle();
     }
 
     /// Takes an own data object that no head names: the next one will. `None` if
@@ -762,22 +763,24 @@ impl Store {
         let mut stage = locked!(self.stage.write());
         let mut known = locked!(self.known.write());
         let number = known.number(&name);
-        for id in &built.chunks {
-            known.index.insert(*id, number);
-        }
+        self.index.insert(built.chunks.iter().copied(), number);
         stage.drop_oldest(chunks.len());
         for (id, _) in &nodes {
             if let Some((node, _)) = stage.nodes.remove(id) {
-                locked!(self.nodes.lock()).put(*id, node);
+                let weight = node.memory();
+                locked!(self.nodes.lock()).put(*id, node, weight);
             }
         }
         self.staged_bytes.store(stage.bytes, Ordering::Relaxed);
+        drop(stage);
+        drop(known);
+        self.index.settle();
         Ok((name, built.bytes.len() as u64))
     }
 
     fn node_of(&self, id: &Id) -> Result<Arc<Node>> {
         if let Some(node) = locked!(self.nodes.lock()).get(id) {
-            return Ok(node.clone());
+            return Ok(node);
         }
         if let Some((node, _)) = locked!(self.stage.read()).nodes.get(id) {
             return Ok(node.clone());
@@ -795,7 +798,7 @@ impl Store {
             match found {
                 Ok(node) => {
                     let node = Arc::new(node);
-                    locked!(self.nodes.lock()).put(*id, node.clone());
+                    locked!(self.nodes.lock()).put(*id, node.clone(), node.memory());
                     return Ok(node);
                 }
                 Err(error) => {

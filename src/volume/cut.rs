@@ -1,6 +1,7 @@
 //! Cutting file content into chunks: what changed becomes splices of the
 //! content tree.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -45,10 +46,19 @@ pub fn judge(start: &[u8]) -> ContentClass {
         }
     }
     let sample = &start[..start.len().min(SAMPLE)];
-    match zstd::bulk::compress(sample, 1) {
-        Ok(packed) if packed.len() < sample.len() - sample.len() / 8 => ContentClass::Compressible,
+    match PACKER.with_borrow_mut(|(packer, out)| packer.compress_to_buffer(sample, out)) {
+        Ok(len) if len < sample.len() - sample.len() / 8 => ContentClass::Compressible,
         _ => ContentClass::Incompressible,
     }
+}
+
+thread_local! {
+    /// Made once, for making one took longer than judging a small file; with room for
+    /// a sample that grows.
+    static PACKER: RefCell<(zstd::bulk::Compressor<'static>, Vec<u8>)> = RefCell::new((
+        zstd::bulk::Compressor::new(1).expect("level 1 exists"),
+        Vec::with_capacity(zstd::zstd_safe::compress_bound(SAMPLE)),
+    ));
 }
 
 /// The class of frames for content of this class.
