@@ -11,7 +11,7 @@ PREFIX = /usr/local
 SBIN = /sbin
 BUILT = target/release
 
-.PHONY: deps build install test test-long test-vault demo bench bench-week bench-scale bench-micro lint clean
+.PHONY: deps build install test test-long test-vault demo bench bench-week bench-scale bench-micro bench-instructions lint clean
 
 deps:
 	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || printf '%s ' $$p; done); \
@@ -101,6 +101,11 @@ bench-scale: deps
 # The parts that most time goes through, each alone.
 bench-micro: deps
 	cargo bench --bench micro
+
+# The same in instructions, which a busy machine does not change.
+bench-instructions: PACKAGES += valgrind
+bench-instructions: deps
+	python3 -B benches/runner instructions
 
 lint: PACKAGES += $(VAULT_PACKAGES)
 lint: deps
