@@ -646,8 +646,29 @@ fn etcd_counts_as_the_simulated_ledger_does() {
     assert_eq!(ledger.list(None, 9).unwrap(), [[1; 32], [2; 32]]);
     assert_eq!(ledger.list(Some(&[1; 32]), 9).unwrap(), [[2; 32]]);
     assert!(ledger.list(Some(&[2; 32]), 1).unwrap().is_empty());
+    let page = |after, limit| -> Vec<(u8, Option<u64>)> {
+        let page = ledger.page(after, limit).unwrap().into_iter();
+        page.map(|(name, found)| {
+            let entry = found.map(|entry| entry.expect("is there"));
+            let as_read = ledger.read(&name).map(|entry| entry.expect("is there"));
+            match (entry, as_read) {
+                (Ok(entry), Ok(as_read)) => {
+                    assert_eq!((entry.lineage, entry.value), (as_read.lineage, as_read.value));
+                    (name[0], Some(entry.revision.0 - base))
+                }
+                (Err(LedgerError::Foreign), Err(LedgerError::Foreign)) => (name[0], None),
+                _ => panic!("a page and a read differ"),
+            }
+        })
+        .collect()
+    };
+    assert_eq!(page(None, 1), [(1, Some(6))]);
+    assert_eq!(page(None, 9), [(1, Some(6)), (2, Some(2))]);
+    assert_eq!(page(Some(&[1; 32]), 9), [(2, Some(2))]);
+    assert!(page(Some(&[2; 32]), 1).is_empty());
     fleet.etcdctl(&["put", &key(1)], b"short");
     assert!(matches!(ledger.read(&[1; 32]), Err(LedgerError::Foreign)));
+    assert_eq!(page(None, 9), [(1, None), (2, Some(2))]);
     // Another fleet's names are not seen.
     let other = EtcdLedger::open(&fleet.settings(1), &[6; 16]).unwrap();
     assert!(other.list(None, 9).unwrap().is_empty() && other.read(&[2; 32]).unwrap().is_none());

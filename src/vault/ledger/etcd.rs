@@ -14,14 +14,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use etcd_client::{
-    Certificate, Client, Compare, CompareOp, ConnectOptions, Error, GetOptions, Identity, KvClient,
-    ResponseHeader, TlsOptions, Txn, TxnOp,
+    Certificate, Client, Compare, CompareOp, ConnectOptions, Error, GetOptions, Identity, KeyValue,
+    KvClient, ResponseHeader, TlsOptions, Txn, TxnOp,
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
 use super::{
-    Durable, Entry, Head, Ledger, LedgerError, Lineage, Name, Revision, Swap, Value, WentBack,
+    Durable, Entry, Head, Ledger, LedgerError, Lineage, Listed, Name, Revision, Swap, Value,
+    WentBack,
 };
 use crate::crypto::{hex, unhex};
 use crate::io::{SecretFrom, open_secret, read_secret};
@@ -158,6 +159,62 @@ impl EtcdLedger {
     }
 }
 
+impl EtcdLedger {
+    /// Up to `limit` names above `after` with what `options` ask for.
+    fn range(
+        &self,
+        after: Option<&Name>,
+        limit: usize,
+        options: GetOptions,
+    ) -> Result<Vec<(Name, KeyValue)>, LedgerError> {
+        let mut from = match after {
+            // The next key there can be.
+            Some(name) => self.key(name) + "\0",
+            None => self.prefix.clone(),
+        };
+        // The prefix ends in a slash; next comes what ends in a zero.
+        let end = format!("{}0", &self.prefix[..self.prefix.len() - 1]);
+        let options = options.with_range(end).with_limit(i64::try_from(limit).unwrap_or(i64::MAX));
+        loop {
+            let floor = self.sight.floor()?;
+            let mut answer = self.ask(|mut kv| {
+                let (from, options) = (from.clone(), options.clone());
+                async move { kv.get(from, Some(options)).await }
+            })?;
+            self.sight.admit(floor, head(answer.header()))?;
+            let kvs = answer.take_kvs();
+            let last = kvs.last().map(|kv| kv.key().to_vec());
+            let named = |kv: KeyValue| {
+                let name = unhex(kv.key_str().ok()?.strip_prefix(self.prefix.as_str())?)?;
+                Some((name, kv))
+            };
+            let found: Vec<_> = kvs.into_iter().filter_map(named).collect();
+            // Keys that no vault wrote are passed over, also a whole page.
+            match last {
+                Some(last) if found.is_empty() => {
+                    let Ok(last) = String::from_utf8(last) else {
+                        return Err(LedgerError::Foreign);
+                    };
+                    from = last + "\0";
+                }
+                _ => return Ok(found),
+            }
+        }
+    }
+}
+
+/// A key's value.
+fn entry(kv: &KeyValue) -> Result<Entry, LedgerError> {
+    let value: Value =
+        kv.value().to_vec().into_boxed_slice().try_into().map_err(|_| LedgerError::Foreign)?;
+    let created = Revision(number(kv.create_revision()));
+    Ok(Entry {
+        revision: Revision(number(kv.mod_revision())),
+        lineage: Lineage { created, version: number(kv.version()) },
+        value,
+    })
+}
+
 impl Ledger for EtcdLedger {
     fn read(&self, name: &Name) -> Result<Option<Entry>, LedgerError> {
         let floor = self.sight.floor()?;
@@ -167,15 +224,7 @@ impl Ledger for EtcdLedger {
             async move { kv.get(key, None).await }
         })?;
         self.sight.admit(floor, head(answer.header()))?;
-        let Some(kv) = answer.kvs().first() else { return Ok(None) };
-        let value: Value =
-            kv.value().to_vec().into_boxed_slice().try_into().map_err(|_| LedgerError::Foreign)?;
-        let created = Revision(number(kv.create_revision()));
-        Ok(Some(Entry {
-            revision: Revision(number(kv.mod_revision())),
-            lineage: Lineage { created, version: number(kv.version()) },
-            value,
-        }))
+        answer.kvs().first().map(entry).transpose()
     }
 
     fn swap(
@@ -216,37 +265,13 @@ impl Ledger for EtcdLedger {
     }
 
     fn list(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Name>, LedgerError> {
-        let mut from = match after {
-            // The next key there can be.
-            Some(name) => self.key(name) + "\0",
-            None => self.prefix.clone(),
-        };
-        // The prefix ends in a slash; next comes what ends in a zero.
-        let end = format!("{}0", &self.prefix[..self.prefix.len() - 1]);
-        loop {
-            let floor = self.sight.floor()?;
-            let answer = self.ask(|mut kv| {
-                let (from, end) = (from.clone(), end.clone());
-                let options = GetOptions::new().with_range(end).with_keys_only();
-                let options = options.with_limit(i64::try_from(limit).unwrap_or(i64::MAX));
-                async move { kv.get(from, Some(options)).await }
-            })?;
-            self.sight.admit(floor, head(answer.header()))?;
-            let keys = answer.kvs().iter().filter_map(|kv| kv.key_str().ok());
-            let names: Vec<Name> =
-                keys.filter_map(|key| unhex(key.strip_prefix(self.prefix.as_str())?)).collect();
-            // Keys that no vault wrote are passed over, also a whole page.
-            let last = answer.kvs().last().map(|kv| kv.key().to_vec());
-            match last {
-                Some(last) if names.is_empty() => {
-                    let Ok(last) = String::from_utf8(last) else {
-                        return Err(LedgerError::Foreign);
-                    };
-                    from = last + "\0";
-                }
-                _ => return Ok(names),
-            }
-        }
+        let found = self.range(after, limit, GetOptions::new().with_keys_only())?;
+        Ok(found.into_iter().map(|(name, _)| name).collect())
+    }
+
+    fn page(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Listed>, LedgerError> {
+        let found = self.range(after, limit, GetOptions::new())?;
+        Ok(found.into_iter().map(|(name, kv)| (name, entry(&kv).map(Some))).collect())
     }
 
     fn head(&self) -> Result<Head, LedgerError> {

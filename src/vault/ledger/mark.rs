@@ -16,7 +16,7 @@ use std::sync::Mutex;
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
-use super::{Entry, Head, Ledger, LedgerError, Name, Revision, Swap, Value, WentBack};
+use super::{Entry, Head, Ledger, LedgerError, Listed, Name, Revision, Swap, Value, WentBack};
 use crate::crypto::Secret;
 use crate::io::{OpenMode, PrivateFile, PrivateFolder};
 use crate::vault::hsm::{KeyError, KeyProtection};
@@ -215,6 +215,10 @@ impl Ledger for Guarded {
 
     fn list(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Name>, LedgerError> {
         self.inner.list(after, limit)
+    }
+
+    fn page(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Listed>, LedgerError> {
+        self.inner.page(after, limit)
     }
 
     fn head(&self) -> Result<Head, LedgerError> {

@@ -152,6 +152,9 @@ pub enum WentBack {
     },
 }
 
+/// A name, and what reading it gave.
+pub type Listed = (Name, Result<Option<Entry>, LedgerError>);
+
 /// A linearizable map with compare-and-swap. Calls block.
 pub trait Ledger: Send + Sync {
     /// The newest value of a name.
@@ -168,6 +171,11 @@ pub trait Ledger: Send + Sync {
     ) -> Result<Swap, LedgerError>;
     /// Up to `limit` names above `after`, in order, for sweeping.
     fn list(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Name>, LedgerError>;
+    /// The same with their values, each as [`Ledger::read`] gives it.
+    fn page(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Listed>, LedgerError> {
+        let names = self.list(after, limit)?;
+        Ok(names.into_iter().map(|name| (name, self.read(&name))).collect())
+    }
     /// The ledger's newest revision, read as [`Ledger::read`] reads.
     fn head(&self) -> Result<Head, LedgerError>;
     /// Takes notice of what others wrote; to be called now and then.
@@ -199,6 +207,9 @@ impl<L: Ledger + ?Sized> Ledger for std::sync::Arc<L> {
     }
     fn list(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Name>, LedgerError> {
         (**self).list(after, limit)
+    }
+    fn page(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Listed>, LedgerError> {
+        (**self).page(after, limit)
     }
     fn head(&self) -> Result<Head, LedgerError> {
         (**self).head()

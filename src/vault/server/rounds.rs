@@ -8,8 +8,8 @@ use super::step::{spend_step, sweep_step};
 use crate::vault::ledger::{LedgerError, Name};
 use crate::vault::protocol::{Ended, Refusal, Reply};
 
-/// Names read at once.
-pub(super) const PAGE: usize = 256;
+/// Records read at once: a mebibyte of them.
+const PAGE: usize = 256;
 
 /// What a sweep did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,25 +64,28 @@ impl Census {
 }
 
 impl Site {
-    /// Calls `each` with every name, in order, until it fails.
-    fn each_name(
+    /// Calls `each` with every name, in order, and what reading it gave, until it
+    /// fails.
+    pub(super) fn each(
         &self,
-        mut each: impl FnMut(&Name) -> Result<(), LedgerError>,
+        mut each: impl FnMut(&Name, Result<Option<Found>, Undecided>) -> Result<(), LedgerError>,
     ) -> Result<(), LedgerError> {
         let mut after = None;
         loop {
-            let names = self.ledger.list(after.as_ref(), PAGE)?;
-            let Some(last) = names.last() else { return Ok(()) };
+            let page = self.ledger.page(after.as_ref(), PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(*last);
-            names.iter().try_for_each(&mut each)?;
+            for (name, entry) in page {
+                each(&name, self.found(&name, entry))?;
+            }
         }
     }
 
     /// Counts all records.
     pub fn census(&self) -> Result<Census, LedgerError> {
         let mut census = Census::default();
-        self.each_name(|name| {
-            self.count(&mut census, &self.read(name));
+        self.each(|_, found| {
+            self.count(&mut census, &found);
             Ok(())
         })?;
         self.metrics().counted(census);
@@ -115,9 +118,8 @@ impl Site {
     /// before. A record that changes meanwhile is left to the next sweep.
     pub fn sweep(&self) -> Result<Swept, LedgerError> {
         let (mut swept, mut census) = (Swept::default(), Census::default());
-        self.each_name(|name| {
+        self.each(|name, found| {
             swept.names += 1;
-            let found = self.read(name);
             self.count(&mut census, &found);
             match found.and_then(|found| self.sweep_one(name, found)) {
                 Ok(ended) => swept.ended += usize::from(ended),
@@ -160,8 +162,8 @@ impl Site {
     /// Returns how many it did, and how many it could not.
     pub fn reseal(&self) -> Result<(usize, usize), LedgerError> {
         let (mut done, mut left) = (0, 0);
-        self.each_name(|name| {
-            match self.reseal_one(name) {
+        self.each(|name, found| {
+            match self.reseal_one(name, found) {
                 Ok(None) => {}
                 Ok(Some(true)) => done += 1,
                 Ok(Some(false)) => left += 1,
@@ -176,14 +178,18 @@ impl Site {
     }
 
     /// None if there is nothing to do; false if it could not be done now.
-    fn reseal_one(&self, name: &Name) -> Result<Option<bool>, Undecided> {
+    fn reseal_one(
+        &self,
+        name: &Name,
+        mut found: Result<Option<Found>, Undecided>,
+    ) -> Result<Option<bool>, Undecided> {
         for _ in 0..RACES_LIMIT {
-            let Some(found) = self.read(name)? else { return Ok(None) };
-            if found.sealed == self.keys().generation() {
+            let Some(now) = found? else { return Ok(None) };
+            if now.sealed == self.keys().generation() {
                 return Ok(None);
             }
-            let place = found.place();
-            let record = match found.content {
+            let place = now.place();
+            let record = match now.content {
                 // Half a day's registration ends or goes on by itself.
                 Content::Record(record) if record.is_placeholder() => {
                     record.tombstone(Ended::Abandoned)
@@ -196,6 +202,7 @@ impl Site {
             if self.write(name, Some(place), write)?.is_some() {
                 return Ok(Some(true));
             }
+            found = self.read(name);
         }
         Err(Undecided::Races)
     }
@@ -205,7 +212,7 @@ impl Site {
     /// served, and all is to be done again.
     pub fn spend(&self, tries: u8) -> Result<usize, LedgerError> {
         let mut spent = 0;
-        self.each_name(|name| match self.spend_one(name, tries) {
+        self.each(|name, found| match self.spend_one(name, found, tries) {
             Ok(did) => {
                 spent += usize::from(did);
                 Ok(())
@@ -216,16 +223,22 @@ impl Site {
         Ok(spent)
     }
 
-    fn spend_one(&self, name: &Name, tries: u8) -> Result<bool, Undecided> {
+    fn spend_one(
+        &self,
+        name: &Name,
+        mut found: Result<Option<Found>, Undecided>,
+        tries: u8,
+    ) -> Result<bool, Undecided> {
         for _ in 0..RACES_LIMIT {
             // What is frozen is not evaluated anyway.
-            let Some(found) = self.read(name)? else { return Ok(false) };
-            let place = found.place();
-            let Content::Record(record) = found.content else { return Ok(false) };
+            let Some(now) = found? else { return Ok(false) };
+            let place = now.place();
+            let Content::Record(record) = now.content else { return Ok(false) };
             let Some(write) = spend_step(&record, self.now(), tries) else { return Ok(false) };
             if self.write(name, Some(place), write)?.is_some() {
                 return Ok(true);
             }
+            found = self.read(name);
         }
         Err(Undecided::Races)
     }

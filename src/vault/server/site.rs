@@ -11,7 +11,7 @@ use crate::crypto::hex;
 use crate::io::{Clock, Random};
 use crate::vault::hsm::{KeyError, KeyProtection};
 use crate::vault::ledger::{
-    Ledger, LedgerError, Lineage, Name, Revision, SealError, Swap, open_value, record_name,
+    Entry, Ledger, LedgerError, Lineage, Name, Revision, SealError, Swap, open_value, record_name,
     seal_value, sealed_under,
 };
 use crate::vault::protocol::{Refusal, Reply, Request, Right, Seconds, Ticket};
@@ -265,6 +265,15 @@ impl Site {
         let started = self.clock.elapsed();
         let entry = self.ledger.read(name);
         self.metrics.read_took(self.clock.elapsed().saturating_sub(started));
+        self.found(name, entry)
+    }
+
+    /// What a value that was read holds.
+    pub(super) fn found(
+        &self,
+        name: &Name,
+        entry: Result<Option<Entry>, LedgerError>,
+    ) -> Result<Option<Found>, Undecided> {
         let entry = match entry {
             Ok(Some(entry)) => entry,
             Ok(None) => return Ok(None),

@@ -6,7 +6,6 @@ use std::fmt;
 
 use super::effect::Write;
 use super::record::{Record, State};
-use super::rounds::PAGE;
 use super::site::{Content, Site, Undecided};
 use super::step::{FAILURES, TRIES};
 use crate::crypto::hex;
@@ -151,19 +150,24 @@ impl Site {
 
     /// All records and invites of an account. Reads the whole ledger.
     pub fn look_for(&self, label: &str) -> Result<Vec<Sight>, String> {
-        let (mut sights, mut after) = (Vec::new(), None);
-        loop {
-            let names = self.ledger.list(after.as_ref(), PAGE);
-            let names = names.map_err(|error| error.to_string())?;
-            let Some(last) = names.last() else { return Ok(sights) };
-            after = Some(*last);
-            for name in &names {
-                let sight = self.look(name)?;
-                sights.extend(sight.filter(|sight| {
-                    let is_record = !matches!(sight.state, Some(State::Used | State::Account));
-                    is_record && sight.label.as_deref() == Some(label)
-                }));
+        let (mut sights, mut failed) = (Vec::new(), None);
+        let all = self.each(|name, found| {
+            match found {
+                Ok(found) => {
+                    let sight = found.map(|found| Sight::of(*name, found.content));
+                    sights.extend(sight.filter(|sight| {
+                        let is_record = !matches!(sight.state, Some(State::Used | State::Account));
+                        is_record && sight.label.as_deref() == Some(label)
+                    }));
+                }
+                Err(error) => failed = failed.take().or(Some(error)),
             }
+            Ok(())
+        });
+        match (all, failed) {
+            (Err(error), _) => Err(error.to_string()),
+            (_, Some(error)) => Err(error.to_string()),
+            _ => Ok(sights),
         }
     }
 
