@@ -29,7 +29,7 @@ class Job:
 
 # In the order of a round: later ones use what earlier ones left.
 JOBS = [
-    Job("write-1m", "write, 1 MiB blocks", "MB/s", True),
+    Job("write-1m", "write, 1 MiB blocks", "MB/s", True, synced=True),
     Job("read-1m", "read, 1 MiB blocks", "MB/s", False),
     Job("randread-4k", "random read 4 KiB", "per s", False),
     Job("randread-4k-4", "the same, 4 at once", "per s", False),
