@@ -113,7 +113,7 @@ impl Source for Memory {
 fn item(number: u64, generation: u64) -> Edit {
     let key = Key::Inode(number).encode();
     let value = Dotted { dot: Dot { device: [4; 16], generation }, bytes: noise(60, number) };
-    (key.clone(), Some(MapItem { key, values: vec![value] }))
+    (key.clone(), Some(MapItem { key: key.into(), values: vec![value] }))
 }
 
 /// A namespace of so many inodes.

@@ -1,6 +1,7 @@
 //! Nodes of the namespace tree and of content trees (`docs/format.md`,
 //! "Trees").
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use super::namespace::{Dot, KEY_MAX, VALUE_MAX};
@@ -34,12 +35,63 @@ pub struct Dotted {
     pub bytes: Vec<u8>,
 }
 
+/// An encoded key in a node. Its first bytes lie beside it, so that most comparisons
+/// in a search through the items of a node read nothing else.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ItemKey {
+    /// See [`head`].
+    head: [u64; 2],
+    bytes: Box<[u8]>,
+}
+
+/// The first 16 bytes as numbers, zeros after the end: in the order of the keys, as
+/// far as they differ.
+fn head(bytes: &[u8]) -> [u64; 2] {
+    let mut first = [0; 16];
+    let len = bytes.len().min(16);
+    first[..len].copy_from_slice(&bytes[..len]);
+    let (high, low) = first.split_at(8);
+    [high, low].map(|half| u64::from_be_bytes(half.try_into().expect("eight bytes")))
+}
+
+impl From<Vec<u8>> for ItemKey {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { head: head(&bytes), bytes: bytes.into() }
+    }
+}
+
+impl std::ops::Deref for ItemKey {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// A key that is searched for.
+#[derive(Clone, Copy)]
+pub struct Sought<'a> {
+    head: [u64; 2],
+    bytes: &'a [u8],
+}
+
+impl<'a> Sought<'a> {
+    /// Of an encoded key, or the start of one.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { head: head(bytes), bytes }
+    }
+
+    /// How an item's key lies to it.
+    pub fn order(&self, key: &ItemKey) -> Ordering {
+        key.head.cmp(&self.head).then_with(|| (*key.bytes).cmp(self.bytes))
+    }
+}
+
 /// An item of a namespace leaf: an encoded key and its values, ascending by
 /// dot; more than one only after concurrent changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapItem {
     /// Encoded key.
-    pub key: Vec<u8>,
+    pub key: ItemKey,
     /// Values.
     pub values: Vec<Dotted>,
 }
@@ -48,7 +100,7 @@ pub struct MapItem {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapChild {
     /// The lowest key below.
-    pub first: Vec<u8>,
+    pub first: ItemKey,
     /// The node.
     pub id: Id,
 }
@@ -110,15 +162,16 @@ impl Node {
         fn held(len: usize) -> usize {
             size_of::<Vec<u8>>() + (len + 8).next_multiple_of(16)
         }
+        let key = |key: &ItemKey| 8 + held(key.len());
         let values = |item: &MapItem| {
             item.values.iter().map(|v| size_of::<Dot>() + held(v.bytes.len())).sum::<usize>()
         };
         match self {
             Self::MapLeaf(items) => {
-                items.iter().map(|item| held(item.key.len()) + held(values(item))).sum()
+                items.iter().map(|item| key(&item.key) + held(values(item))).sum()
             }
             Self::MapBranch(_, items) => {
-                items.iter().map(|item| held(item.first.len()) + size_of::<Id>()).sum()
+                items.iter().map(|item| key(&item.first) + size_of::<Id>()).sum()
             }
             Self::ContentLeaf(items) => size_of_val(items.as_slice()),
             Self::ContentBranch(_, items) => size_of_val(items.as_slice()),
@@ -257,7 +310,7 @@ impl Node {
                     if values.is_empty() {
                         return Err(DecodeError::Invalid("sibling count"));
                     }
-                    items.push(MapItem { key, values });
+                    items.push(MapItem { key: key.into(), values });
                 }
                 if named.contains(&false) {
                     return Err(DecodeError::Invalid("device that no value names"));
@@ -270,7 +323,7 @@ impl Node {
                 let mut last = Vec::new();
                 for _ in 0..input.var_max(items_max, "item count")? {
                     let first = get_key(&mut input, &mut last)?;
-                    items.push(MapChild { first, id: input.array()? });
+                    items.push(MapChild { first: first.into(), id: input.array()? });
                 }
                 Self::MapBranch(level, items)
             }
@@ -324,10 +377,10 @@ pub(crate) fn samples() -> Vec<Node> {
     };
     vec![
         Node::MapLeaf(vec![
-            MapItem { key: b"aab".to_vec(), values: vec![value(9, 1)] },
-            MapItem { key: b"aac".to_vec(), values: vec![value(1, 7), value(9, 2)] },
+            MapItem { key: b"aab".to_vec().into(), values: vec![value(9, 1)] },
+            MapItem { key: b"aac".to_vec().into(), values: vec![value(1, 7), value(9, 2)] },
         ]),
-        Node::MapBranch(3, vec![MapChild { first: b"k".to_vec(), id: [4; 16] }]),
+        Node::MapBranch(3, vec![MapChild { first: b"k".to_vec().into(), id: [4; 16] }]),
         Node::ContentLeaf(vec![
             Run { id: [1; 16], len: 4096, count: 9 },
             Run { id: NO_ID, len: 1 << 40, count: 1 },
@@ -351,13 +404,29 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        /// Few bytes, so that one key is often the start of another, or goes on with zeros.
+        #[test]
+        fn keys_are_in_the_order_of_their_bytes(
+            a in proptest::collection::vec(0u8..3, 0..20),
+            b in proptest::collection::vec(0u8..3, 0..20),
+            common in proptest::collection::vec(0u8..2, 0..18),
+        ) {
+            let [a, b] = [a, b].map(|end| [common.clone(), end].concat());
+            let (key, other) = (ItemKey::from(a.clone()), ItemKey::from(b.clone()));
+            proptest::prop_assert_eq!(key.cmp(&other), a.cmp(&b));
+            proptest::prop_assert_eq!(Sought::new(&b).order(&key), a.cmp(&b));
+            proptest::prop_assert_eq!(&*key, &a[..]);
+        }
+    }
+
     /// Devices that no value names, and neighbours that should be one run, were
     /// taken: the same content had many roots.
     #[test]
     fn a_node_has_one_encoding() {
         let dot = Dot { device: [5; 16], generation: 1 };
         let values = vec![Dotted { dot, bytes: vec![7] }];
-        let good = Node::MapLeaf(vec![MapItem { key: b"k".to_vec(), values }]).encode();
+        let good = Node::MapLeaf(vec![MapItem { key: b"k".to_vec().into(), values }]).encode();
         let mut bad = vec![MAP_LEAF, 2];
         bad.extend_from_slice(&[5; 16]);
         bad.extend_from_slice(&[6; 16]);
@@ -398,7 +467,7 @@ mod tests {
 
     #[test]
     fn unsorted_keys_and_empty_runs_are_refused() {
-        let item = |key: &[u8]| MapChild { first: key.to_vec(), id: [4; 16] };
+        let item = |key: &[u8]| MapChild { first: key.to_vec().into(), id: [4; 16] };
         let unsorted = Node::MapBranch(1, vec![item(b"b"), item(b"a")]);
         assert!(Node::decode(&unsorted.encode()).is_err());
         let empty = Node::ContentLeaf(vec![Run { id: [1; 16], len: 5, count: 0 }]);

@@ -45,11 +45,14 @@ impl Fs {
 
     pub(super) fn do_lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr> {
         let mut state = self.lock();
-        self.dir(&state, parent)?;
         let ino = match name {
-            b"." => parent,
-            b".." => self.parent_of(&state, parent)?,
-            _ => self.find(&state, parent, name)?.ok_or(FsError::NotFound)?,
+            b"." => self.dir(&state, parent).map(|_| parent)?,
+            b".." => self.dir(&state, parent).and_then(|_| self.parent_of(&state, parent))?,
+            // What has the name has it in a folder, so only an error needs a look.
+            _ => match self.find(&state, parent, name)? {
+                Some(ino) => ino,
+                None => return Err(self.dir(&state, parent).err().unwrap_or(FsError::NotFound)),
+            },
         };
         let inode = self.inode(&state, ino)?;
         let attr = self.attr_of(&mut state, ino, &inode)?;

@@ -478,7 +478,7 @@ impl Fs {
             while ended.is_continue()
                 && let Some((key, above)) = upper.next_up_to(&item.key)
             {
-                hidden = *key == item.key;
+                hidden = **key == *item.key;
                 if let Some(value) = above {
                     ended = visit(key, Seen::Above(value));
                 }

@@ -330,7 +330,8 @@ fn a_repository() -> Vec<u8> {
     name(2, b"link", 6, inodes()[5].clone());
     set(Key::Inode(ROOT), Value::Inode(Box::new(folder)));
     set(Key::Xattr(3, b"user.a".to_vec()), Value::Xattr(b"b".to_vec()));
-    let items = items.into_iter().map(|(key, values)| MapItem { key, values }).collect();
+    let items =
+        items.into_iter().map(|(key, values)| MapItem { key: key.into(), values }).collect();
     let root = Node::MapLeaf(items).encode();
     let runs = vec![
         Run { id: CHUNK, len: 900, count: 3 },

@@ -508,7 +508,7 @@ impl Volume {
             .into_iter()
             .map(|(key, value)| {
                 let item = value.map(|value| MapItem {
-                    key: key.clone(),
+                    key: key.clone().into(),
                     values: vec![Dotted { dot, bytes: value.encode() }],
                 });
                 (key, item)

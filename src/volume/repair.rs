@@ -246,7 +246,7 @@ impl Volume {
                     &*self.store,
                     root,
                     range,
-                    &mut |item| drop(items.insert(item.key.clone(), item.clone())),
+                    &mut |item| drop(items.insert(item.key.to_vec(), item.clone())),
                     &mut |range, error| {
                         log::warn!("a part of the tree is gone: {error}");
                         lost.push(range);

@@ -199,7 +199,7 @@ impl Volume {
     fn put(&self, tree: &mut Tree, key: &Key, value: &Value) {
         let bytes = key.encode();
         let values = vec![Dotted { dot: self.dot(), bytes: value.encode() }];
-        tree.items.insert(bytes.clone(), MapItem { key: bytes, values });
+        tree.items.insert(bytes.clone(), MapItem { key: bytes.into(), values });
     }
 
     fn directory(&self) -> Inode {
