@@ -19,8 +19,9 @@ use fastbloom::BloomFilter;
 use crate::format::node::Id;
 use crate::io::{OpenMode, PrivateFile, PrivateFolder};
 
-/// Rows in memory that become a run: some 11 MiB of them.
-const SPILL: usize = 1 << 18;
+/// Rows in memory that become a run: some 11 MiB of them. Few in unit tests, so that
+/// crashes and faults meet runs too.
+const SPILL: usize = if cfg!(test) { 50 } else { 1 << 18 };
 /// Runs of one size that are merged.
 const FAN: usize = 8;
 /// Bytes of a row in a run: id and number, little-endian.
