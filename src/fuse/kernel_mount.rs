@@ -138,9 +138,13 @@ fn receive_descriptor(socket: &UnixStream) -> io::Result<OwnedFd> {
 }
 
 impl KernelMount {
-    /// To be called once event loops run: asks the mount for its device.
+    /// Finds a mount that was made just now. Asks the kernel only, not the mount:
+    /// killed while it waits for an answer of its own event loops, which are gone
+    /// then, the process would keep the connection, and the mountpoint hang, for
+    /// ever; the guard that would end it needs to know the device.
     pub(super) fn find(path: &Path, by_root: bool) -> io::Result<Self> {
-        let device = rustix::fs::stat(path)?.st_dev;
+        let root = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let device = device_of(&root)?;
         let mount = Self { path: path.to_path_buf(), device, by_root };
         mount.raise_readahead();
         Ok(mount)
@@ -183,6 +187,14 @@ impl KernelMount {
         }
         unmount_path(&self.path, detach, self.by_root)
     }
+}
+
+/// The device of what an `O_PATH` descriptor names, without asking a file system that
+/// may not answer.
+fn device_of(file: &OwnedFd) -> io::Result<u64> {
+    let kept = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = rustix::fs::statx(file, "", kept, StatxFlags::empty())?;
+    Ok(rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor))
 }
 
 /// Unmounts whatever FUSE mount is on top at `path`.
@@ -237,13 +249,11 @@ pub fn clear_orphan(mountpoint: &Path, device: u64) {
     else {
         return;
     };
-    let kept = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    let Ok(stat) = rustix::fs::statx(&root, "", kept, StatxFlags::empty()) else { return };
-    if rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor) != device {
+    if device_of(&root).ok() != Some(device) {
         return;
     }
     // Open to its owner, where this file system is mounted (fuse(4), "fusectl").
-    let connection = format!("/sys/fs/fuse/connections/{}/abort", stat.stx_dev_minor);
+    let connection = format!("/sys/fs/fuse/connections/{}/abort", rustix::fs::minor(device));
     let _ = std::fs::write(connection, "1");
     if rustix::process::geteuid().is_root() {
         // By its number: another one may be mounted over it meanwhile.
@@ -256,4 +266,36 @@ pub fn clear_orphan(mountpoint: &Path, device: u64) {
     }
     drop(root);
     let _ = unmount_path(mountpoint, true, false);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A daemon that was killed between mounting and the start of its guard waited for
+    /// itself: it could not end, and the mountpoint hung for good.
+    #[test]
+    fn a_mount_is_found_without_an_answer_of_it() {
+        if !Path::new("/dev/fuse").exists() {
+            eprintln!("SKIPPED a mount that does not answer: /dev/fuse is missing");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().canonicalize().unwrap();
+        // Nobody reads from it.
+        let (device, by_root) = mount(&path, &MountOptions::default()).unwrap();
+        let (done, found) = std::sync::mpsc::channel();
+        let asked = path.clone();
+        let asking = std::thread::spawn(move || {
+            let _ = done.send(KernelMount::find(&asked, by_root).map(|mount| mount.device()));
+        });
+        let found = found.recv_timeout(std::time::Duration::from_secs(20));
+        // Whoever waits for it goes on.
+        drop(device);
+        asking.join().unwrap();
+        clear_dead_mount(&path);
+        let before = rustix::fs::stat(&path).unwrap().st_dev;
+        let found = found.expect("nothing waits").unwrap();
+        assert_ne!(found, before, "the mount was found, not what lies below");
+    }
 }
