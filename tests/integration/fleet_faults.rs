@@ -670,6 +670,11 @@ fn etcd_counts_as_the_simulated_ledger_does() {
     fleet.etcdctl(&["put", &key(1)], b"short");
     assert!(matches!(ledger.read(&[1; 32]), Err(LedgerError::Foreign)));
     assert_eq!(page(None, 9), [(1, None), (2, Some(2))]);
+    // More than one answer of gRPC holds.
+    for name in [1, 3, 4] {
+        fleet.etcdctl(&["put", &key(name)], &vec![b'x'; 1_400_000]);
+    }
+    assert_eq!(page(None, 9), [(1, None), (2, Some(2)), (3, None), (4, None)]);
     // Another fleet's names are not seen.
     let other = EtcdLedger::open(&fleet.settings(1), &[6; 16]).unwrap();
     assert!(other.list(None, 9).unwrap().is_empty() && other.read(&[2; 32]).unwrap().is_none());

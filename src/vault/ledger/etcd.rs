@@ -22,7 +22,7 @@ use tokio::time::timeout;
 
 use super::{
     Durable, Entry, Head, Ledger, LedgerError, Lineage, Listed, Name, Revision, Swap, Value,
-    WentBack,
+    WentBack, one_by_one,
 };
 use crate::crypto::{hex, unhex};
 use crate::io::{SecretFrom, open_secret, read_secret};
@@ -157,9 +157,7 @@ impl EtcdLedger {
             unreachable!("rounds do not end");
         })
     }
-}
 
-impl EtcdLedger {
     /// Up to `limit` names above `after` with what `options` ask for.
     fn range(
         &self,
@@ -270,8 +268,14 @@ impl Ledger for EtcdLedger {
     }
 
     fn page(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Listed>, LedgerError> {
-        let found = self.range(after, limit, GetOptions::new())?;
-        Ok(found.into_iter().map(|(name, kv)| (name, entry(&kv).map(Some))).collect())
+        match self.range(after, limit, GetOptions::new()) {
+            Ok(found) => {
+                Ok(found.into_iter().map(|(name, kv)| (name, entry(&kv).map(Some))).collect())
+            }
+            // Values that no vault wrote may be too long for one answer.
+            Err(LedgerError::Unanswered(_)) => one_by_one(self, after, limit),
+            Err(error) => Err(error),
+        }
     }
 
     fn head(&self) -> Result<Head, LedgerError> {

@@ -173,8 +173,7 @@ pub trait Ledger: Send + Sync {
     fn list(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Name>, LedgerError>;
     /// The same with their values, each as [`Ledger::read`] gives it.
     fn page(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Listed>, LedgerError> {
-        let names = self.list(after, limit)?;
-        Ok(names.into_iter().map(|name| (name, self.read(&name))).collect())
+        one_by_one(self, after, limit)
     }
     /// The ledger's newest revision, read as [`Ledger::read`] reads.
     fn head(&self) -> Result<Head, LedgerError>;
@@ -190,6 +189,15 @@ pub trait Ledger: Send + Sync {
     fn is_usable(&self) -> bool {
         true
     }
+}
+
+fn one_by_one<L: Ledger + ?Sized>(
+    ledger: &L,
+    after: Option<&Name>,
+    limit: usize,
+) -> Result<Vec<Listed>, LedgerError> {
+    let names = ledger.list(after, limit)?;
+    Ok(names.into_iter().map(|name| (name, ledger.read(&name))).collect())
 }
 
 impl<L: Ledger + ?Sized> Ledger for std::sync::Arc<L> {
