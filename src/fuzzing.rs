@@ -24,8 +24,8 @@ use crate::format::node::Node;
 use crate::format::record;
 use crate::format::register::{Epoch, Features, HeadExtension, Header, Keyring, Register, Stamp};
 use crate::fs::{Fs, NoLog, Operations, Options as FsOptions, Ownership, Seek};
+use crate::io::SyncedFile;
 use crate::io::sim::{SimRandom, SimWorld};
-use crate::io::{SyncedFile, Timestamp};
 use crate::journal::{Journal, JournalKeys, Options, Replay};
 use crate::store::{Context, Reader, Writer};
 use crate::vault::hsm::FileKeys;
@@ -435,25 +435,16 @@ fn walked(data: &[u8]) -> usize {
     head.add(Class::Nodes, ids.node_id(&content), &content);
     head.add(Class::Pages, ids.chunk_id(&chunk), &chunk);
     let commit = Commit {
-        device: DEVICE,
         generation: 1,
         content_generation: 1,
-        time: Timestamp::default(),
         instance: [3; 16],
-        previous: [0; 32],
         root: (ids.node_id(&root), start[0] % 3),
         merged: [(DEVICE, 1)].into(),
         held: [(DEVICE, 1)].into(),
-        journal: 0,
         inodes: 3,
         bytes: 3,
         device_name: "other".into(),
-        label: String::new(),
-        objects: Vec::new(),
-        condemned: Vec::new(),
-        retired: Vec::new(),
-        bad: Vec::new(),
-        unknown: Vec::new(),
+        ..Commit::empty(DEVICE)
     };
     let built = head.finish(commit.encode(), false);
     let world = SimWorld::new();

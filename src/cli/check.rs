@@ -225,25 +225,26 @@ fn namespace(volume: &Volume, report: &mut Report) -> Result<()> {
     let (mut missing, mut damage, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
     let mut seen: HashSet<Id> = HashSet::new();
     for (ino, content, size) in contents {
-        let mut chunk = |id: &Id| {
-            if !seen.insert(*id) || volume.store.is_in(id, &good) {
-                return;
+        let mut chunk = |id: &Id| -> crate::store::Result<()> {
+            if !seen.insert(*id) || volume.store.is_in(id, &good)? {
+                return Ok(());
             }
             let what = format!("a chunk of inode {ino}: {}", hex(id));
-            if volume.store.is_in(id, &here) {
+            if volume.store.is_in(id, &here)? {
                 damage.push(format!("{what} is in damaged files only"));
             } else {
                 missing.push(what);
             }
+            Ok(())
         };
         match content {
             Content::None => {}
-            Content::Chunk(id) => chunk(&id),
+            Content::Chunk(id) => chunk(&id)?,
             Content::Tree(id, level) => {
                 let runs = range(&*volume.store, (id, level), 0, u64::MAX)?;
                 for placed in &runs {
                     if !placed.run.is_hole() {
-                        chunk(&placed.run.id);
+                        chunk(&placed.run.id)?;
                     }
                 }
                 let end = runs.last().map_or(0, |placed| placed.start + placed.run.total());

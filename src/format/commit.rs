@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::container::Kind;
-use super::node::{Id, LEVEL_MAX};
+use super::node::{Id, LEVEL_MAX, NO_ID};
 use super::wire::{DecodeError, Decoder, Encoder, Result};
 use crate::crypto::{DeviceId, Hash, RepoId, hex, unhex};
 use crate::io::Timestamp;
@@ -126,6 +126,31 @@ fn get_hashes(bytes: &[u8]) -> Result<Vec<Hash>> {
 }
 
 impl Commit {
+    /// Of a folder in which this device finds nothing yet.
+    pub fn empty(device: DeviceId) -> Self {
+        Self {
+            device,
+            generation: 0,
+            content_generation: 0,
+            time: Timestamp::default(),
+            instance: [0; 16],
+            previous: [0; 32],
+            root: (NO_ID, 0),
+            merged: Vector::new(),
+            held: Vector::new(),
+            journal: 0,
+            inodes: 0,
+            bytes: 0,
+            device_name: String::new(),
+            label: String::new(),
+            objects: Vec::new(),
+            condemned: Vec::new(),
+            retired: Vec::new(),
+            bad: Vec::new(),
+            unknown: Vec::new(),
+        }
+    }
+
     /// Canonical bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::new();

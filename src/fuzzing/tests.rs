@@ -10,6 +10,7 @@ use crate::format::namespace::{Content, ContentClass, Dot, Inode, Owner};
 use crate::format::node::{self, Dotted, MapItem, NO_ID, Run};
 use crate::format::record::Change;
 use crate::format::register::{Features, Slot, key_check_slot};
+use crate::io::Timestamp;
 use crate::vault::hsm::transfer::{RsaPublic, WrappedKeys};
 use crate::vault::ledger::{Lineage, Revision};
 use crate::vault::protocol::{

@@ -290,41 +290,40 @@ impl Index {
 
     /// Whether `test` holds for a container that should have the chunk; those that
     /// came last are asked first.
-    pub fn any(&self, id: &Id, mut test: impl FnMut(u32) -> bool) -> bool {
+    pub fn any(&self, id: &Id, mut test: impl FnMut(u32) -> bool) -> io::Result<bool> {
         let runs = {
             let tiers = self.read();
             let frozen = tiers.frozen.as_ref();
             if tiers.recent.any(id, &mut test)
                 || frozen.is_some_and(|frozen| frozen.any(id, &mut test))
             {
-                return true;
+                return Ok(true);
             }
             if tiers.runs.is_empty() {
-                return false;
+                return Ok(false);
             }
             tiers.runs.clone()
         };
-        runs.iter().rev().any(|run| {
-            run.any(id, &mut test).unwrap_or_else(|error| {
-                // Not known is the safe answer: what is written is stored again.
-                log::error!("the index of chunks cannot be read: {error}");
-                false
-            })
-        })
+        for run in runs.iter().rev() {
+            if run.any(id, &mut test)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The containers that should hold a chunk, in the order of [`Self::any`].
-    pub fn lookup(&self, id: &Id) -> Vec<u32> {
+    pub fn lookup(&self, id: &Id) -> io::Result<Vec<u32>> {
         let mut found = Vec::new();
         self.any(id, |number| {
             found.push(number);
             false
-        });
-        found
+        })?;
+        Ok(found)
     }
 
     /// Whether a chunk has a row.
-    pub fn contains(&self, id: &Id) -> bool {
+    pub fn contains(&self, id: &Id) -> io::Result<bool> {
         self.any(id, |_| true)
     }
 
@@ -410,13 +409,13 @@ mod tests {
 
     fn check(index: &Index, model: &BTreeMap<Id, BTreeSet<u32>>) {
         for (id, numbers) in model {
-            let mut found = index.lookup(id);
+            let mut found = index.lookup(id).unwrap();
             found.sort_unstable();
             found.dedup();
             assert_eq!(found, numbers.iter().copied().collect::<Vec<_>>(), "{id:?}");
         }
         for number in 1 << 20..(1 << 20) + 500 {
-            assert!(!index.contains(&id(number)), "nothing else is there");
+            assert!(!index.contains(&id(number)).unwrap(), "nothing else is there");
         }
     }
 
@@ -457,7 +456,7 @@ mod tests {
         index.settle();
         assert_eq!(index.read().runs.len(), 1);
         for number in 1..4 {
-            assert_eq!(index.lookup(&id(number)), (0..1000).collect::<Vec<_>>());
+            assert_eq!(index.lookup(&id(number)).unwrap(), (0..1000).collect::<Vec<_>>());
         }
     }
 
@@ -470,7 +469,7 @@ mod tests {
         index.insert((0..10).map(id), 7);
         index.settle();
         assert_eq!(index.read().runs.len(), 1);
-        assert_eq!(index.lookup(&id(9)), [7]);
+        assert_eq!(index.lookup(&id(9)).unwrap(), [7]);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 

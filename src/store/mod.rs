@@ -78,6 +78,15 @@ impl StoreError {
         Self::Damaged { path: path.to_string(), what: what.to_string() }
     }
 
+    /// For a repair: nothing, if the bytes cannot be had; the error, if it is local
+    /// state that failed, which says nothing about REPO.
+    pub(crate) fn lost<T>(self) -> Result<Option<T>> {
+        match self {
+            Self::State { .. } => Err(self),
+            _ => Ok(None),
+        }
+    }
+
     /// Sorts an error of local state.
     pub(crate) fn state(what: &'static str, source: std::io::Error) -> Self {
         match source.raw_os_error() {

@@ -297,28 +297,34 @@ impl Store {
     }
 
     fn is_stored(&self, id: &Id) -> bool {
-        self.is_held(id, |known, number| !known.doubtful.contains(&number))
+        let held = self.is_held(id, |known, number| !known.doubtful.contains(&number));
+        held.unwrap_or_else(|error| store_again(&error))
     }
 
     /// Whether a chunk is in a data object that entered REPO, durably, since the
     /// last mount. Others may be away or damaged, and nobody has looked.
     pub fn is_fresh(&self, id: &Id) -> bool {
-        self.is_held(id, |known, number| known.fresh.contains(&number))
+        let held = self.is_held(id, |known, number| known.fresh.contains(&number));
+        held.unwrap_or_else(|error| store_again(&error))
     }
 
     /// Whether a container that should hold the chunk or node is good.
-    pub fn is_in(&self, id: &Id, good: &dyn Fn(&Name) -> bool) -> bool {
+    pub fn is_in(&self, id: &Id, good: &dyn Fn(&Name) -> bool) -> Result<bool> {
         self.is_held(id, |known, number| good(&known.containers[number as usize]))
     }
 
     /// Whether `test` holds for a container that should have it.
-    fn is_held(&self, id: &Id, test: impl Fn(&Known, u32) -> bool) -> bool {
-        let found = self.index.lookup(id);
+    fn is_held(&self, id: &Id, test: impl Fn(&Known, u32) -> bool) -> Result<bool> {
+        let found = self.in_index(id)?;
         if found.is_empty() {
-            return false;
+            return Ok(false);
         }
         let known = locked!(self.known.read());
-        found.into_iter().any(|number| test(&known, number))
+        Ok(found.into_iter().any(|number| test(&known, number)))
+    }
+
+    fn in_index(&self, id: &Id) -> Result<Vec<u32>> {
+        self.index.lookup(id).map_err(|error| StoreError::state("index of chunks", error))
     }
 
     /// Takes containers that a repair found bad out of deduplication.
@@ -373,17 +379,17 @@ impl Store {
     }
 
     /// The containers that should hold a chunk or node.
-    fn holders(&self, id: &Id) -> Vec<u32> {
+    fn holders(&self, id: &Id) -> Result<Vec<u32>> {
         let lookup = || {
-            let mut found = self.index.lookup(id);
+            let mut found = self.in_index(id)?;
             if found.len() > 1 {
                 let known = locked!(self.known.read());
                 found.sort_by_key(|number| known.doubtful.contains(number));
             }
-            found
+            Ok(found)
         };
-        let found = lookup();
-        if found.is_empty() && self.search() { lookup() } else { found }
+        let found = lookup()?;
+        if found.is_empty() && self.search() { lookup() } else { Ok(found) }
     }
 
     /// Reads a chunk from one container, or from a conflict copy of it.
@@ -401,7 +407,7 @@ impl Store {
     }
 
     fn read_stored(&self, id: &Id, from: u64, out: &mut [u8]) -> Result<()> {
-        let numbers = self.holders(id);
+        let numbers = self.holders(id)?;
         let mut last = StoreError::Missing { what: format!("chunk {}", hex(id)) };
         for number in numbers {
             match self.read_from(number, id, from, out) {
@@ -479,7 +485,7 @@ impl Store {
     }
 
     fn stage_new(&self, class: Class, id: Id, bytes: Bytes) -> Result<()> {
-        let heals = self.index.contains(&id);
+        let heals = self.heals(&id);
         let staged = {
             let mut stage = locked!(self.stage.write());
             if heals {
@@ -490,6 +496,12 @@ impl Store {
         };
         self.staged_bytes.store(staged, Ordering::Relaxed);
         if staged >= PUBLISH_AT { self.publish_oldest(OBJECT_TARGET) } else { Ok(()) }
+    }
+
+    /// Whether what is staged now stands for something stored that is bad. If nobody
+    /// knows, it is kept as if it did.
+    fn heals(&self, id: &Id) -> bool {
+        self.index.contains(id).unwrap_or(true)
     }
 
     /// Bytes of chunks that wait for an object.
@@ -508,7 +520,7 @@ impl Store {
         for (id, bytes) in nodes {
             if !self.has(&id) {
                 let node = Arc::new(Node::decode(&bytes).expect("nodes we encode are valid"));
-                let heals = self.index.contains(&id);
+                let heals = self.heals(&id);
                 let mut stage = locked!(self.stage.write());
                 if heals {
                     stage.heals.insert(id);
@@ -785,7 +797,7 @@ impl Store {
         if let Some((node, _)) = locked!(self.stage.read()).nodes.get(id) {
             return Ok(node.clone());
         }
-        let numbers = self.holders(id);
+        let numbers = self.holders(id)?;
         let mut last = StoreError::Missing { what: format!("tree node {}", hex(id)) };
         for number in numbers {
             let found = self.reader(number).and_then(|reader| {
@@ -820,6 +832,12 @@ impl Store {
 
     /// Longest chunk.
     pub const CHUNK_MAX: u64 = FRAME_MAX;
+}
+
+/// What may be stored is taken as not stored: then it is, once more.
+fn store_again(error: &StoreError) -> bool {
+    log::error!("{error}");
+    false
 }
 
 fn misplaced(id: &Id) -> StoreError {

@@ -11,7 +11,6 @@ use super::state::State;
 use super::{Base, DeviceHead, Notice, OpenOptions, VolumeError};
 use crate::crypto::{DeviceId, Hash};
 use crate::format::commit::{Commit, Vector};
-use crate::format::node::NO_ID;
 use crate::io::SyncedFolder;
 use crate::store::{Result, Store, StoreError};
 
@@ -288,27 +287,7 @@ pub(super) fn choose(
                 return Err(VolumeError::Waiting("a readable head of any device".into()));
             }
             Ok(Base {
-                commit: Commit {
-                    device: state.device,
-                    generation: 0,
-                    content_generation: 0,
-                    time: crate::io::Timestamp::default(),
-                    instance: [0; 16],
-                    previous: [0; 32],
-                    root: (NO_ID, 0),
-                    merged: Vector::new(),
-                    held: Vector::new(),
-                    journal: 0,
-                    inodes: 0,
-                    bytes: 0,
-                    device_name: state.name.clone(),
-                    label: String::new(),
-                    objects: Vec::new(),
-                    condemned: Vec::new(),
-                    retired: Vec::new(),
-                    bad: Vec::new(),
-                    unknown: Vec::new(),
-                },
+                commit: Commit { device_name: state.name.clone(), ..Commit::empty(state.device) },
                 hash: [0; 32],
             })
         }

@@ -62,16 +62,16 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     /// Whether a good head or object has it.
-    fn is_whole(&mut self, id: &Id) -> bool {
+    fn is_whole(&mut self, id: &Id) -> Result<bool> {
         let store = &self.volume.store;
-        if store.is_in(id, self.named) {
-            return true;
+        if store.is_in(id, self.named)? {
+            return Ok(true);
         }
-        let whole = store.is_in(id, self.good);
+        let whole = store.is_in(id, self.good)?;
         if whole {
             self.unnamed.insert(*id);
         }
-        whole
+        Ok(whole)
     }
 
     /// Whether a chunk can be read; one that only bad files hold is stored
@@ -81,9 +81,11 @@ impl Walk<'_> {
             return Ok(*known);
         }
         let store = &self.volume.store;
-        let here = if self.is_whole(id) {
+        let here = if self.is_whole(id)? {
             true
-        } else if let Ok(bytes) = store.read(id, 0, len) {
+        } else if let Some(bytes) =
+            store.read(id, 0, len).map_or_else(StoreError::lost, |bytes| Ok(Some(bytes)))?
+        {
             store.stage(class, *id, &bytes)?;
             self.healed += 1;
             true
@@ -97,8 +99,9 @@ impl Walk<'_> {
     /// Bytes below a content node that cannot be read, of `len`.
     fn node(&mut self, id: &Id, len: u64, class: Class) -> Result<u64> {
         let store = &self.volume.store;
-        let Ok(node) = store.node(id) else { return Ok(len) };
-        if self.nodes.insert(*id) && !self.is_whole(id) {
+        let node = store.node(id).map_or_else(StoreError::lost, |node| Ok(Some(node)))?;
+        let Some(node) = node else { return Ok(len) };
+        if self.nodes.insert(*id) && !self.is_whole(id)? {
             let store = &self.volume.store;
             store.stage_nodes(NewNodes::from([(*id, node.encode())]));
             self.healed += 1;
@@ -146,7 +149,7 @@ impl Volume {
             return Err(StoreError::damaged("the repository", what));
         }
         self.store.distrust(&bad_list);
-        let (items, holes) = self.collect(&self.roots(repository));
+        let (items, holes) = self.collect(&self.roots(repository))?;
         let mut tree = Self::take_apart(items);
         self.mend(&mut tree);
         let listed: HashSet<Hash> =
@@ -231,7 +234,7 @@ impl Volume {
 
     /// Items of the newest commit; where nodes cannot be read, of the newest
     /// older one that has them. Also how many such places there were.
-    fn collect(&self, older: &[Root]) -> (BTreeMap<Vec<u8>, MapItem>, usize) {
+    fn collect(&self, older: &[Root]) -> Result<(BTreeMap<Vec<u8>, MapItem>, usize)> {
         let mut items = BTreeMap::new();
         let mut ranges = vec![(Vec::new(), None)];
         let mut holes = 0;
@@ -240,7 +243,7 @@ impl Volume {
             if nth > 0 && root.0 == NO_ID {
                 continue;
             }
-            let mut lost = Vec::new();
+            let (mut lost, mut failed) = (Vec::new(), None);
             for range in ranges {
                 map::salvage(
                     &*self.store,
@@ -250,8 +253,14 @@ impl Volume {
                     &mut |range, error| {
                         log::warn!("a part of the tree is gone: {error}");
                         lost.push(range);
+                        if let Err(error) = error.lost::<()>() {
+                            failed.get_or_insert(error);
+                        }
                     },
                 );
+            }
+            if let Some(error) = failed {
+                return Err(error);
             }
             if nth == 0 {
                 holes = lost.len();
@@ -261,7 +270,7 @@ impl Volume {
                 break;
             }
         }
-        (items, holes)
+        Ok((items, holes))
     }
 }
 

@@ -56,19 +56,29 @@ pub(super) fn open(
     options: &OpenOptions,
     life: u64,
 ) -> std::result::Result<Volume, VolumeError> {
+    open_beside(world, state.map(|name| (world, name)), options, life)
+}
+
+/// The same with local state on another disk.
+fn open_beside(
+    world: &SimWorld,
+    state: Option<(&SimWorld, &str)>,
+    options: &OpenOptions,
+    life: u64,
+) -> std::result::Result<Volume, VolumeError> {
     let repo = world.synced("repo");
     let repository = Repository::find(&*repo)?;
     let (keyring, register, _) = repository.unlock(&key()).ok_or(VolumeError::WrongKey)?;
     let outside = World {
         repo,
-        state: state.map(|name| world.folder(name) as Arc<dyn PrivateFolder>),
+        state: state.map(|(disk, name)| disk.folder(name) as Arc<dyn PrivateFolder>),
         clock: world.clock(),
         random: Arc::new(SimRandom::new(life)),
     };
     let mut options = options.clone();
     options.read_only |= state.is_none();
     if options.device_name.is_empty() {
-        options.device_name = state.unwrap_or_default().into();
+        options.device_name = state.map_or("", |(_, name)| name).into();
     }
     let context = Arc::new(Context::new(repository.repo, keyring));
     let volume = Volume::open(outside, &repository, context, register, &options)?;
@@ -76,6 +86,44 @@ pub(super) fn open(
         volume.settle(false)?;
     }
     Ok(volume)
+}
+
+/// The index of chunks is in files of local state, if it is long. When these could
+/// not be read, nothing was known of any chunk, and a repair would have gone on
+/// without them all.
+#[test]
+fn an_index_that_cannot_be_read_is_no_damage() {
+    let (world, disk) = (SimWorld::new(), SimWorld::new());
+    init(&*world.synced("repo"), &key(), [9; 16], [1; 16], Vec::new(), &SimRandom::new(1)).unwrap();
+    let open = || open_beside(&world, Some((&disk, "state")), &OpenOptions::default(), 1).unwrap();
+    let volume = open();
+    for ino in 1..60 {
+        publish(&volume, ino);
+    }
+    drop(volume);
+    let volume = open();
+    disk.freeze_at(0);
+    assert!(disk.folder("state").make_dir("x").is_err());
+    let repository = Repository::find(&*world.synced("repo")).unwrap();
+    let repaired = volume.repair(&repository, &HashSet::new());
+    assert!(matches!(repaired, Err(StoreError::State { .. })), "{:?}", repaired.err());
+    let ids = (1..60).map(|ino| volume.store.context().ids.chunk_id(&content(ino)));
+    let mut unknown = 0;
+    for id in ids {
+        match volume.store.is_in(&id, &|_| true) {
+            // Its row is one of the newest, which are in memory.
+            Ok(here) => assert!(here),
+            Err(StoreError::State { .. }) => {
+                unknown += 1;
+                let read = volume.store.read(&id, 0, 9);
+                assert!(matches!(read, Err(StoreError::State { .. })), "{read:?}");
+                // What is not known to be stored is stored again.
+                assert!(!volume.store.has(&id));
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(unknown > 5, "{unknown}");
 }
 
 /// What an opening gives, in a few letters: `Ok` with the generation it stands
