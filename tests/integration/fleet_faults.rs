@@ -14,12 +14,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use amberfs::crypto::{KeyCheck, Secret, hex, key_check, unhex};
-use amberfs::io::{SystemClock, SystemRandom};
+use amberfs::io::{DirFolder, SystemClock, SystemRandom};
 use amberfs::vault::client::{Claim, Client, LoggingIn, NewRecord, Pin, VaultError};
 use amberfs::vault::hsm::{FileKeys, KeyProtection};
 use amberfs::vault::ledger::history::{History, Recorded};
 use amberfs::vault::ledger::{
-    EtcdLedger, Ledger, LedgerError, Lineage, Name, Swap, VALUE_SIZE, Value, open_value,
+    EtcdLedger, Ledger, LedgerError, Lineage, Name, Swap, VALUE_SIZE, Value, open_value, read_mark,
 };
 use amberfs::vault::net::{Greeting, Timeouts};
 use amberfs::vault::protocol::{
@@ -525,12 +525,21 @@ fn what_is_put_back_into_etcd_freezes_or_is_refused() {
     fleet.etcdctl(&["snapshot", "save", snapshot.to_str().unwrap()], b"");
     guess_wrong(&mut fleet, &left);
     let spent = 10 - tries_left(&mut fleet, &left);
-    // Every site has noticed what the others wrote.
-    std::thread::sleep(Duration::from_secs(11));
+    // Every site has noticed what the others wrote, or it could not miss it.
+    let marks = |fleet: &Fleet| {
+        let mark = |at| read_mark(&DirFolder::new(fleet.folder(at)), &keys).unwrap().revision.0;
+        (0..SITES).map(mark).collect::<Vec<u64>>()
+    };
+    let written = marks(&fleet).into_iter().max().unwrap();
+    let end = Instant::now() + Duration::from_secs(60);
+    while marks(&fleet).iter().any(|mark| *mark < written) {
+        assert!(Instant::now() < end, "{:?}, not {written:?}", marks(&fleet));
+        std::thread::sleep(Duration::from_millis(300));
+    }
     fleet.restore(&snapshot);
     fleet.etcdctl(&["get", "x"], b"");
     // Sites that run notice it and end; started again, they refuse.
-    let end = Instant::now() + Duration::from_secs(120);
+    let end = Instant::now() + Duration::from_secs(40);
     while let Some(at) = (0..SITES).find(|at| !fleet.log(*at).contains("an old copy was put back"))
     {
         assert!(Instant::now() < end, "site {at}: {}", fleet.log(at));
