@@ -7,7 +7,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -31,7 +30,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
 
-use crate::fleet::{Fleet, Plan, SITES, has_etcd};
+use crate::fleet::{Fleet, Plan, SITES, has_etcd, own_ip};
 use crate::relay::{Relay, introduce};
 use crate::world::factor;
 
@@ -235,8 +234,8 @@ struct Relays {
 impl Relays {
     fn before(fleet: &mut Fleet) -> Self {
         let sites = fleet.address(0).hosts().to_vec();
-        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-        let listen: Vec<String> = (0..2).map(|_| free()).collect();
+        let listen: Vec<String> =
+            (0..2).map(|at| format!("{}:{}", own_ip(), 24_000 + at)).collect();
         let folders: Vec<_> = (0..2).map(|at| fleet.path(&format!("relay{at}"))).collect();
         let keys: Vec<String> = folders
             .iter()
