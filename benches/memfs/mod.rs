@@ -175,8 +175,6 @@ pub struct MemFs {
     next: AtomicU64,
     /// How long each write takes besides, in milliseconds.
     pub write_delay: AtomicU64,
-    /// How long asking for attributes takes besides, in milliseconds.
-    pub getattr_delay: AtomicU64,
     /// Makes reading a symlink panic.
     pub panics: AtomicBool,
     /// Says that writes have to wait.
@@ -190,7 +188,6 @@ impl MemFs {
             tree: RwLock::default(),
             next: AtomicU64::new(ROOT),
             write_delay: AtomicU64::new(0),
-            getattr_delay: AtomicU64::new(0),
             panics: AtomicBool::new(false),
             congested: AtomicBool::new(false),
         };

@@ -141,10 +141,6 @@ impl Operations for MemFs {
     }
 
     fn getattr(&self, ino: u64) -> Result<Attr> {
-        let delay = self.getattr_delay.load(Ordering::Relaxed);
-        if delay > 0 {
-            std::thread::sleep(Duration::from_millis(delay));
-        }
         Ok(self.find(ino)?.attr())
     }
 

@@ -1,7 +1,8 @@
 //! The file system in memory as a daemon's service; it counts what it is asked.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use amberfs::control::{Answer, Exchange, Failure};
 use amberfs::daemon::{Handle, Service, Why};
@@ -13,6 +14,8 @@ pub struct MemService {
     pub fs: Arc<MemFs>,
     pub checkpoints: AtomicUsize,
     pub closed: AtomicUsize,
+    /// How long it takes to start, in milliseconds; the mount is there already.
+    pub start_delay: AtomicU64,
 }
 
 impl MemService {
@@ -20,7 +23,8 @@ impl MemService {
         let uid = rustix::process::geteuid().as_raw();
         let gid = rustix::process::getegid().as_raw();
         let fs = Arc::new(MemFs::new(uid, gid));
-        Self { fs, checkpoints: AtomicUsize::new(0), closed: AtomicUsize::new(0) }
+        let (checkpoints, closed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { fs, checkpoints, closed, start_delay: AtomicU64::new(0) }
     }
 }
 
@@ -32,6 +36,7 @@ impl Service for MemService {
     }
 
     fn started(&self, handle: Handle) {
+        std::thread::sleep(Duration::from_millis(self.start_delay.load(Ordering::Relaxed)));
         handle.request_checkpoint();
     }
 

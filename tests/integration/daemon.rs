@@ -45,7 +45,7 @@ impl Daemon {
             guarded: false,
         };
         let service = Arc::new(MemService::new());
-        service.fs.getattr_delay.store(delay, Ordering::SeqCst);
+        service.start_delay.store(delay, Ordering::SeqCst);
         let served = Arc::clone(&service);
         let (ready, is_ready) = mpsc::channel();
         let thread =
@@ -151,7 +151,6 @@ fn a_mount_that_is_seen_has_a_daemon_that_answers() {
         wait_for("the mount", LIMIT, || is_mounted(&mountpoint));
         let mut client = daemon.client(&daemon.path("repo"));
         is_ready.try_recv().expect_err("is not usable yet");
-        daemon.service.fs.getattr_delay.store(0, Ordering::SeqCst);
         ask(&mut client, &request).expect("is answered once it is usable");
         is_ready.recv_timeout(LIMIT).expect("became ready");
         if request != Request::Unmount {
