@@ -108,8 +108,15 @@ impl Service for Mounted {
 
     fn tick(&self) -> bool {
         let ticks = self.ticks.fetch_add(1, Ordering::Relaxed);
-        // A failure is logged where it happens, and answered to every writer.
-        let _ = self.ready.fs.write_log(ticks.is_multiple_of(5));
+        // What is half a second old, twice a second: so nothing waits for longer than a
+        // second. A failure is logged where it happens, and answered to every writer.
+        let _ = self
+            .ready
+            .fs
+            .write_log(std::time::Duration::from_millis(500), ticks.is_multiple_of(10));
+        if !ticks.is_multiple_of(2) {
+            return false;
+        }
         // Of local state only: this thread writes the journal, and must not wait
         // for a REPO that hangs.
         let local = self.ready.fs.volume().world().state.as_ref().map(|state| state.space());

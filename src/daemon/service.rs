@@ -33,7 +33,7 @@ pub trait Service: Send + Sync + 'static {
     /// Called once, when the mount is usable.
     fn started(&self, handle: Handle);
 
-    /// Called each second; true lets the checkpoint thread make a checkpoint.
+    /// Called twice a second; true lets the checkpoint thread make a checkpoint.
     /// Must not take long.
     fn tick(&self) -> bool;
 

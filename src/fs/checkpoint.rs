@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering as Atomic;
 use std::time::Duration;
 
 use super::data::DIRTY_MAX;
+use super::queue::{LARGE, QUEUE_MAX};
 use super::{Fs, FsError, Overlay, Result, State};
 use crate::format::namespace::{Content, Ino, Inode, Key, Value};
 use crate::format::record::{Change, encode};
@@ -17,6 +18,8 @@ const LOG_MAX: u64 = 256 << 20;
 /// Bytes that went into objects by the log after which a checkpoint is due: a
 /// crash has them read again.
 const PASSED_MAX: u64 = 1 << 30;
+/// Bytes in the queue from which a checkpoint lets them pass the log first.
+const CUT_AHEAD: u64 = 16 << 20;
 /// Changes of names and attributes in memory at which a checkpoint is due.
 const CHANGES_MAX: usize = 32_000;
 /// Pause after a checkpoint that failed.
@@ -116,7 +119,8 @@ impl Fs {
 
     /// Whether a write has to wait until chunks or a head are in REPO.
     pub(super) fn lacks_room(&self) -> bool {
-        self.lock().dirty >= DIRTY_MAX || self.log.bytes() + self.queued() >= LOG_MAX
+        let (dirty, queued) = (self.lock().dirty, self.queued());
+        dirty >= DIRTY_MAX || queued >= QUEUE_MAX || self.log.bytes() + queued >= LOG_MAX
     }
 
     /// Makes a checkpoint before an operation if the log has grown long: it
@@ -136,10 +140,10 @@ impl Fs {
         }
     }
 
-    /// Hands buffered log records to the operating system, and with `flush`
-    /// to the disk.
-    pub fn write_log(&self, flush: bool) -> Result<()> {
-        let drained = self.drain();
+    /// Hands log records to the operating system that were acknowledged at least
+    /// `age` ago, or with `flush` all to the disk.
+    pub fn write_log(&self, age: Duration, flush: bool) -> Result<()> {
+        let drained = if flush { self.drain() } else { self.drain_old(age) };
         // What the log has already goes to the disk whatever comes of the queue.
         self.log.write_out().map_err(|error| self.fail(&error))?;
         drained?;
@@ -162,6 +166,25 @@ impl Fs {
         }
     }
 
+    /// Before a freeze, which needs the whole queue in the log: what a long queue holds
+    /// enters REPO in objects, as it would in a moment. What fails stays in the queue.
+    pub(super) fn cut_ahead(&self) {
+        if self.queued() < CUT_AHEAD {
+            return;
+        }
+        let long: Vec<Ino> = {
+            let state = self.lock();
+            let files = state.files.iter().filter(|(_, file)| file.is_long());
+            files.map(|(ino, _)| *ino).collect()
+        };
+        let cut = long.into_iter().try_for_each(|ino| self.flush_file(ino, LARGE as u64, true));
+        let stored = self.volume.store.publish_objects(CUT_AHEAD as usize / 2);
+        self.note_cut(Vec::new());
+        if let Err(error) = cut.and(stored.map_err(|error| self.store_failed(&error))) {
+            log::warn!("changes could not be cut into chunks yet: {error}");
+        }
+    }
+
     /// Publishes a head even if no file changed: its register did.
     pub fn publish_register(&self) -> Result<()> {
         let _flushing = self.flushing();
@@ -173,6 +196,8 @@ impl Fs {
         if self.failed.load(Atomic::Relaxed) {
             return Err(FsError::Io);
         }
+        let _cutting = self.cutting();
+        self.cut_ahead();
         let Some((overlay, files, counts, sequence)) = self.freeze(always)? else {
             return Ok(None);
         };
@@ -220,6 +245,7 @@ impl Fs {
         state.changed = None;
         self.forget_passed();
         let state = &mut *state;
+        state.closed.clear();
         let mut files = Vec::new();
         for (ino, file) in &mut state.files {
             if file.layer.is_clean() && file.stored.size == file.size

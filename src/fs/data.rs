@@ -19,6 +19,9 @@ pub(super) const STREAM_FLUSH: u64 = 8 << 20;
 /// Bytes of changes in memory after which the writer cuts them all into chunks
 /// itself, so that memory stays bounded.
 pub(super) const DIRTY_MAX: u64 = 96 << 20;
+/// Bytes of changes in files that were written and closed after which they are cut, the
+/// first first. Below, they may still be written anew, or removed, and cost nothing then.
+const CUT_CLOSED: u64 = 8 << 20;
 
 /// A consistent view of a file's content.
 struct View {
@@ -68,16 +71,48 @@ impl Fs {
     }
 
     pub(super) fn do_release(&self, ino: Ino) {
-        let mut state = self.lock();
-        if let Some(file) = state.files.get_mut(&ino) {
-            file.opens = file.opens.saturating_sub(1);
-            if file.opens == 0
-                && let Some(told) = file.told.take()
-            {
-                self.restore_times(&mut state, ino, told);
+        let cut = {
+            let mut guard = self.lock();
+            let state = &mut *guard;
+            let mut waits = false;
+            if let Some(file) = state.files.get_mut(&ino) {
+                file.opens = file.opens.saturating_sub(1);
+                if file.opens == 0 {
+                    waits = file.is_long();
+                    if waits && !state.closed.contains(&ino) {
+                        state.closed.push_back(ino);
+                    }
+                    if let Some(told) = file.told.take() {
+                        self.restore_times(state, ino, told);
+                    }
+                }
+            }
+            drop_unused(state, ino);
+            waits && state.closed_bytes() >= CUT_CLOSED
+        };
+        if cut {
+            self.cut_closed();
+        }
+    }
+
+    /// Cuts files that were closed until there is room, unless somebody is cutting:
+    /// many files of some megabytes then go by the log, as long ones do. Nobody waits
+    /// for the kernel's release of a file.
+    pub(super) fn cut_closed(&self) {
+        let Some(_flushing) = self.try_flushing() else { return };
+        loop {
+            let ino = {
+                let mut state = self.lock();
+                let much = state.closed_bytes() >= CUT_CLOSED;
+                let next = if much { state.closed.pop_front() } else { None };
+                let Some(ino) = next else { return };
+                ino
+            };
+            if let Err(error) = self.flush_file(ino, LARGE as u64, false) {
+                log::warn!("changes could not be cut into chunks yet: {error}");
+                return;
             }
         }
-        drop_unused(&mut state, ino);
     }
 
     /// With its writeback cache the kernel decides a file's times, and shows
@@ -125,6 +160,9 @@ impl Fs {
             return Err(FsError::FileTooBig);
         }
         let time = self.now();
+        // Only a write that found the queue, or memory, full waits for room: it was told
+        // so before it came (`lacks_room`).
+        let was_queued = self.queued() >= QUEUE_MAX;
         let (was_full, in_file, in_all) = {
             let mut state = self.lock();
             let was_full = state.dirty >= DIRTY_MAX;
@@ -143,11 +181,6 @@ impl Fs {
             let in_file = layer.filter(|layer| !layer.is_scattered()).map_or(0, |l| l.bytes);
             (was_full, in_file, state.dirty)
         };
-        if self.queued() >= QUEUE_MAX {
-            self.drain()?;
-        }
-        // Only a write that found memory full waits for room: it was told so
-        // before it came (`lacks_room`).
         let relieved = if was_full {
             self.relieve()
         } else if in_file >= STREAM_FLUSH
@@ -158,6 +191,9 @@ impl Fs {
             // Somebody else is at it; there is room enough to go on meanwhile.
             Ok(())
         };
+        if was_queued {
+            self.make_queue_room()?;
+        }
         match relieved {
             // The write itself is done and logged; cutting it is tried again
             // with the next one, until memory runs out.
@@ -257,12 +293,14 @@ impl Fs {
             state.dirty -= frozen.bytes;
             (stored, frozen, size)
         };
+        let cutting = self.cutting();
         let flushed = flush(&self.volume.store, &stored, &frozen, size, streaming);
         let cut = match &flushed {
             Ok(flushed) => self.cut_writes(ino, &frozen, &flushed.stored),
             Err(_) => Vec::new(),
         };
         self.note_cut(cut);
+        drop(cutting);
         let mut state = self.lock();
         let Some(file) = state.files.get_mut(&ino) else { return Ok(()) };
         file.frozen = None;

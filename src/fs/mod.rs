@@ -20,11 +20,11 @@ mod queue;
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::iter::Peekable;
 use std::ops::{Bound, ControlFlow};
 use std::sync::atomic::{AtomicBool, Ordering as Atomic};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 
 pub use checkpoint::{Progress, When};
 pub use journaled::RecoverError;
@@ -144,6 +144,11 @@ impl File {
     fn is_clean(&self) -> bool {
         self.frozen.is_none() && self.layer.is_clean()
     }
+
+    /// Whether its changes are worth cutting before a checkpoint.
+    fn is_long(&self) -> bool {
+        self.layer.bytes >= queue::LARGE as u64 && !self.layer.is_scattered()
+    }
 }
 
 type Overlay = BTreeMap<Vec<u8>, Option<Value>>;
@@ -156,6 +161,8 @@ struct State {
     /// Changes since.
     current: Overlay,
     files: HashMap<Ino, File>,
+    /// Files that were written and closed, in that order.
+    closed: VecDeque<Ino>,
     /// Lookups that the kernel remembers.
     lookups: HashMap<Ino, u64>,
     /// Inodes without a name that are still open or known to the kernel.
@@ -176,6 +183,22 @@ struct State {
     retry_at: std::time::Duration,
 }
 
+impl State {
+    /// Bytes of changes in files that were written and closed; forgets those that were
+    /// removed or stored since.
+    fn closed_bytes(&mut self) -> u64 {
+        let mut bytes = 0;
+        self.closed.retain(|ino| {
+            let file = self.files.get(ino).filter(|file| !file.layer.is_clean());
+            let waits = file.filter(|_| !self.orphans.contains_key(ino));
+            // One that is open again is counted when it is closed.
+            bytes += waits.filter(|file| file.opens == 0).map_or(0, |file| file.layer.bytes);
+            waits.is_some()
+        });
+        bytes
+    }
+}
+
 /// A file system over a volume.
 pub struct Fs {
     volume: Volume,
@@ -188,6 +211,8 @@ pub struct Fs {
     draining: Mutex<()>,
     /// What is not in the log yet.
     queue: Mutex<queue::Queue>,
+    /// The queue has room, or nobody makes any.
+    queue_room: Condvar,
     /// Local state failed: read-only with EIO until reopened.
     failed: AtomicBool,
     /// How far a checkpoint that failed for want of room or REPO got.
@@ -214,6 +239,7 @@ impl Fs {
             flushing: Mutex::default(),
             draining: Mutex::default(),
             queue: Mutex::default(),
+            queue_room: Condvar::new(),
             failed: AtomicBool::new(false),
             trouble: Mutex::default(),
         };
@@ -632,5 +658,7 @@ mod tests;
 mod tests_clock;
 #[cfg(test)]
 mod tests_crash;
+#[cfg(test)]
+mod tests_queue;
 #[cfg(test)]
 mod tests_repair;

@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -23,8 +24,10 @@ use crate::volume::content::{Layer, Stored, pieces};
 
 /// A write of fewer bytes is logged at once.
 pub(super) const LARGE: usize = 64 << 10;
-/// Bytes in the queue at which a writer drains it.
+/// Bytes in the queue at which a writer waits for room in it.
 pub(super) const QUEUE_MAX: u64 = 64 << 20;
+/// How long a writer waits for room in the queue before it uses the log.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Room for what further records need beside their data if a write is split.
 const SPARE: usize = 4096;
 /// Bytes taken out of the queue at a time.
@@ -46,6 +49,13 @@ enum Record {
     Write(Waiting),
 }
 
+/// A record, the room that was promised for it, and when it was acknowledged.
+struct Queued {
+    promised: u64,
+    since: Duration,
+    record: Record,
+}
+
 /// A waiting write, or its start up to `end`, in chunks.
 pub(super) struct Cut {
     offset: u64,
@@ -57,7 +67,7 @@ pub(super) struct Cut {
 /// Acknowledged records that the log does not have yet.
 #[derive(Default)]
 pub(super) struct Queue {
-    records: VecDeque<(u64, Record)>,
+    records: VecDeque<Queued>,
     /// Bytes in them.
     bytes: u64,
     /// Last sequence number of the log.
@@ -66,6 +76,9 @@ pub(super) struct Queue {
     draining: bool,
     /// Bytes that went by the log into objects since the last freeze.
     passed: u64,
+    /// How many cut files, or make a checkpoint: what is durable then needs no room in
+    /// the queue.
+    cutting: usize,
 }
 
 impl Record {
@@ -83,19 +96,21 @@ impl Queue {
         self.records.is_empty() && !self.draining
     }
 
-    fn push(&mut self, promised: u64, record: Record) {
-        self.bytes += record.len();
-        self.records.push_back((promised, record));
+    fn push(&mut self, queued: Queued) {
+        self.bytes += queued.record.len();
+        self.records.push_back(queued);
     }
 
-    fn take(&mut self, most: u64) -> Vec<(u64, Record)> {
+    /// The first ones, of about `most` bytes, that were acknowledged up to `until`.
+    fn take(&mut self, most: u64, until: Duration) -> Vec<Queued> {
         let (mut taken, mut bytes) = (Vec::new(), 0);
         while bytes < most
-            && let Some((promised, record)) = self.records.pop_front()
+            && self.records.front().is_some_and(|queued| queued.since <= until)
+            && let Some(queued) = self.records.pop_front()
         {
-            self.bytes -= record.len();
-            bytes += promised;
-            taken.push((promised, record));
+            self.bytes -= queued.record.len();
+            bytes += queued.promised;
+            taken.push(queued);
         }
         taken
     }
@@ -113,6 +128,16 @@ impl Waiting {
     fn split(&mut self, at: u64) -> Self {
         let bytes = self.bytes.split_off((at - self.offset) as usize);
         Self { ino: self.ino, offset: at, time: self.time, bytes, known: None }
+    }
+}
+
+/// Somebody cuts.
+pub(super) struct Cutting<'a>(&'a Fs);
+
+impl Drop for Cutting<'_> {
+    fn drop(&mut self) {
+        self.0.queue().cutting -= 1;
+        self.0.queue_room.notify_all();
     }
 }
 
@@ -164,7 +189,7 @@ impl Fs {
         let len = encode(&change).0.len() + bytes.len() + SPARE;
         let Ok(promised) = self.log.promise(len, false) else { return false };
         let write = Waiting { ino, offset, time, bytes: bytes.clone(), known: None };
-        self.queue().push(promised, Record::Write(write));
+        self.queue().push(self.queued_now(promised, Record::Write(write)));
         true
     }
 
@@ -174,7 +199,8 @@ impl Fs {
         let mut queue = self.queue();
         if !queue.is_idle() {
             if let Ok(promised) = self.log.promise(record.len() + data.len(), reserve) {
-                queue.push(promised, Record::Encoded([record, data].concat()));
+                let record = Record::Encoded([record, data].concat());
+                queue.push(self.queued_now(promised, record));
                 return Ok(());
             }
             // What others were promised may be more than they will need.
@@ -186,17 +212,52 @@ impl Fs {
         Ok(())
     }
 
+    fn queued_now(&self, promised: u64, record: Record) -> Queued {
+        Queued { promised, since: self.volume.world().clock.elapsed(), record }
+    }
+
+    /// Makes room in a full queue. What is durable in an object needs none, so first
+    /// this waits for whoever is cutting, or cuts; the log takes what is left.
+    pub(super) fn make_queue_room(&self) -> Result<()> {
+        let is_full = |queue: &Queue| queue.bytes >= QUEUE_MAX;
+        let waits = |queue: &mut Queue| is_full(queue) && queue.cutting > 0;
+        let waited = self.queue_room.wait_timeout_while(self.queue(), PATIENCE, waits);
+        let (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let full = is_full(&queue);
+        drop(queue);
+        if full {
+            self.cut_closed();
+        }
+        if full && is_full(&self.queue()) { self.drain() } else { Ok(()) }
+    }
+
+    /// Those who need room in the queue wait for whoever holds this.
+    pub(super) fn cutting(&self) -> Cutting<'_> {
+        self.queue().cutting += 1;
+        Cutting(self)
+    }
+
     /// Hands the whole queue to the log.
     pub(super) fn drain(&self) -> Result<()> {
+        self.drain_until(Duration::MAX)
+    }
+
+    /// Hands to the log what was acknowledged at least so long ago.
+    pub(super) fn drain_old(&self, age: Duration) -> Result<()> {
+        let now = self.volume.world().clock.elapsed();
+        now.checked_sub(age).map_or(Ok(()), |until| self.drain_until(until))
+    }
+
+    fn drain_until(&self, until: Duration) -> Result<()> {
         let guard = self.draining.lock().unwrap_or_else(PoisonError::into_inner);
-        self.drain_with(&guard)
+        self.drain_with(&guard, until)
     }
 
     /// The state with nothing in the queue; as long as the guard is held, nobody
     /// else takes from it.
     pub(super) fn drained(&self) -> Result<(MutexGuard<'_, ()>, MutexGuard<'_, State>)> {
         let guard = self.draining.lock().unwrap_or_else(PoisonError::into_inner);
-        self.drain_with(&guard)?;
+        self.drain_with(&guard, Duration::MAX)?;
         let state = self.lock();
         // What came since.
         self.log_all(&guard, &mut self.queue())?;
@@ -224,20 +285,20 @@ impl Fs {
     fn log_all(&self, _: &MutexGuard<'_, ()>, queue: &mut Queue) -> Result<()> {
         self.begin(queue)?;
         let _unless_panic = StopOnPanic(self);
-        for (promised, record) in queue.take(u64::MAX) {
-            queue.sequence = self.log_record(&mut queue.passed, promised, record)?;
+        for queued in queue.take(u64::MAX, Duration::MAX) {
+            queue.sequence = self.log_record(&mut queue.passed, queued)?;
         }
         queue.draining = false;
         Ok(())
     }
 
-    fn drain_with(&self, _: &MutexGuard<'_, ()>) -> Result<()> {
+    fn drain_with(&self, _: &MutexGuard<'_, ()>, until: Duration) -> Result<()> {
         let _unless_panic = StopOnPanic(self);
         self.begin(&mut self.queue())?;
         loop {
             let batch = {
                 let mut queue = self.queue();
-                let batch = queue.take(BATCH);
+                let batch = queue.take(BATCH, until);
                 queue.draining = !batch.is_empty();
                 batch
             };
@@ -245,8 +306,8 @@ impl Fs {
                 return Ok(());
             }
             let (mut passed, mut logged) = (0, 0);
-            for (promised, record) in batch {
-                logged = self.log_record(&mut passed, promised, record)?;
+            for queued in batch {
+                logged = self.log_record(&mut passed, queued)?;
             }
             let mut queue = self.queue();
             queue.sequence = logged;
@@ -254,7 +315,8 @@ impl Fs {
         }
     }
 
-    fn log_record(&self, passed: &mut u64, promised: u64, record: Record) -> Result<u64> {
+    fn log_record(&self, passed: &mut u64, queued: Queued) -> Result<u64> {
+        let Queued { promised, record, .. } = queued;
         let log = |record: &[&[u8]]| {
             self.log.append_promised(record, promised).map_err(|error| self.fail_for_good(&error))
         };
@@ -283,7 +345,7 @@ impl Fs {
     pub(super) fn cut_writes(&self, ino: Ino, layer: &Layer, stored: &Stored) -> Vec<Cut> {
         let waiting: Vec<(u64, Bytes)> = {
             let queue = self.queue();
-            let writes = queue.records.iter().filter_map(|(_, record)| match record {
+            let writes = queue.records.iter().filter_map(|queued| match &queued.record {
                 Record::Write(write) if write.ino == ino && write.known.is_none() => {
                     Some((write.offset, write.bytes.clone()))
                 }
@@ -309,25 +371,30 @@ impl Fs {
         let mut queue = self.queue();
         let queue = &mut *queue;
         for Cut { offset, bytes, end, known } in cut {
-            let place = queue.records.iter().position(|(_, record)| {
-                matches!(record, Record::Write(write) if write.offset == offset
+            let place = queue.records.iter().position(|queued| {
+                matches!(&queued.record, Record::Write(write) if write.offset == offset
                     && write.bytes.as_ptr() == bytes.as_ptr() && write.bytes.len() == bytes.len())
             });
             // Else it was logged meanwhile.
             let Some(place) = place else { continue };
-            let (promised, Record::Write(write)) = &mut queue.records[place] else { continue };
+            let Queued { promised, since, record: Record::Write(write) } =
+                &mut queue.records[place]
+            else {
+                continue;
+            };
             if end < offset + bytes.len() as u64 {
                 let rest = write.split(end);
                 let spare = *promised - bytes.len() as u64;
                 let share = rest.bytes.len() as u64 + spare / 2;
                 *promised -= share;
                 write.known = Some(known);
-                queue.records.insert(place + 1, (share, Record::Write(rest)));
+                let rest = Queued { promised: share, since: *since, record: Record::Write(rest) };
+                queue.records.insert(place + 1, rest);
             } else {
                 write.known = Some(known);
             }
         }
-        for (promised, record) in &mut queue.records {
+        for Queued { promised, record, .. } in &mut queue.records {
             if let Record::Write(write) = record
                 && !write.bytes.is_empty()
                 && write.known.as_ref().is_some_and(|known| self.are_durable(known))

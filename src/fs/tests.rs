@@ -713,7 +713,7 @@ proptest! {
                 }
                 Step::Crash => {
                     // As each second: large writes wait that long.
-                    fs.write_log(false).unwrap();
+                    fs.write_log(std::time::Duration::ZERO, false).unwrap();
                     drop(fs);
                     fs = place.recover(&log);
                 }

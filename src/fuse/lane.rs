@@ -1,7 +1,7 @@
 //! Threads for requests that have to wait for something.
 //!
 //! Invariant: no event loop waits for the kernel or for room, and at most one
-//! for REPO (the one whose write cuts chunks), so the rest of the mount goes on.
+//! for REPO (the one whose write, or release, cuts chunks), so the rest of the mount goes on.
 //! What waits for the kernel's pages has a lane of its own: these pages come as
 //! writes, which may wait for room.
 
