@@ -94,6 +94,7 @@ bench-week: deps
 	python3 -B benches/runner week
 
 # What grows with the number of files.
+bench-scale: PACKAGES += fio
 bench-scale: deps
 	cargo build --release --bins --example terabyte
 	python3 -B benches/runner scale

@@ -156,10 +156,12 @@ def main():
     recipes = available(chosen("TARGETS", targets.BY_NAME))
     wanted = chosen("JOBS", jobs.BY_NAME)
     where = os.environ.get("WHERE", "").replace(",", " ").split() or ["tmpfs", str(OUT)]
+    if cores := int(os.environ.get("CORES", "0")):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     if not ROOT:
         say("not root: caches are not emptied between jobs, so reads come from memory")
     result = {
-        "cores": os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0)),
         "kernel": platform.release().split("-")[0],
         "versions": {recipe.name: targets.version(recipe) for recipe in recipes},
         "flushes": fsync_check(recipes),

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,7 @@ JOBS = [
     Job("randwrite-4k", "random write 4 KiB", "per s", True),
     Job("mixed-4k", "random 4 KiB, 70 % reads", "per s", True),
     Job("fsync-4k", "write 4 KiB + fsync", "per s", True, synced=True),
+    Job("media", "write files of 4 MiB", "MB/s", True),
     Job("create", "create 20 kB files", "files/s", True),
     Job("stat", "walk and stat them", "files/s", False),
     Job("read", "read them", "files/s", False),
@@ -60,6 +62,8 @@ def settings(folder, size_mib, slice_s, files, tree):
         "QUARTER": f"{size_mib // 4}m",
         "SLICE": str(slice_s),
         "FILES": str(files),
+        "MEDIA": str(size_mib // 4),
+        "SEED": str(time.time_ns() % 1_000_000_007),
     }
 
 

@@ -1,18 +1,22 @@
-"""`make bench-scale`: what grows with the number of files, and how fast.
+"""`make bench-scale`: what grows with the number of files and their bytes, and how fast.
 
 At a hundredth, a tenth and all of COUNT small files: mounting (which reads heads and metadata
-objects and builds the index anew, as every mount does today), the first listing on a new device,
-lookups, and a checkpoint after one change. Then the index of a hundredth, a tenth and all of a
-terabyte, simulated (`benches/terabyte.rs` names the mix of chunks).
+objects and builds the index anew, as every mount does), the first listing on a new device,
+lookups, and a checkpoint after one change. Then the same with DATA GB in files of 4 MiB; as few
+disks have the room, sealed content becomes a hole as soon as it is in the folder, which the
+measured operations do not read. Then the index of a hundredth, a tenth and all of a terabyte,
+simulated (`benches/terabyte.rs` names the mix of chunks).
 """
 
 import json
 import os
 import random
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
+import jobs
 import targets
 from bench import OUT, say
 from place import Place
@@ -20,26 +24,81 @@ from shell import Failed, drop_caches, run
 from upload import Watch
 
 COUNT = int(os.environ.get("COUNT", "1000000"))
-IN_FOLDER = 1000
-SIZE = 600  # bytes: more than is kept in the inode, so each file has a chunk
+DATA = float(os.environ.get("DATA", "100"))
 LOOKUPS = 1000
 AMBERFS = targets.RELEASE / "amberfs"
 
 
-def name(number):
-    return f"{number // IN_FOLDER:05}/{number:08}.opus"
+class Small:
+    """Files of 600 bytes: more than is kept in the inode, so each has a chunk."""
+
+    where = "amberfs"
+    count = COUNT
+    in_folder = 1000
+
+    def name(self, number):
+        return f"{number // self.in_folder:05}/{number:08}.opus"
+
+    def fill(self, target, start, end):
+        for number in range(start, end):
+            path = os.path.join(target.folder, self.name(number))
+            if number % self.in_folder == 0:
+                os.mkdir(os.path.dirname(path))
+            with open(path, "xb", buffering=0) as file:
+                file.write(os.urandom(600))
+
+    def change(self, folder, count):
+        with open(folder / self.name(count // 2), "ab") as file:
+            file.write(b"one change")
 
 
-def fill(folder, start, end):
-    for number in range(start, end):
-        path = os.path.join(folder, name(number))
-        if number % IN_FOLDER == 0:
-            os.mkdir(os.path.dirname(path))
-        with open(path, "xb", buffering=0) as file:
-            file.write(os.urandom(SIZE))
+class Large:
+    """Files of 4 MiB, whose sealed content is not kept."""
+
+    where = "data"
+    size = 4 << 20
+    count = int(DATA * 1e9) // size
+    fio = jobs.FIO / "media.fio"
+    # Beginning and end hold what a mount reads: prefix and directory.
+    kept = 256 << 10
+
+    def __init__(self):
+        self.hollowed = set()
+
+    def name(self, number):
+        return f"{number:08}.opus"
+
+    def fill(self, target, start, end):
+        env = {**os.environ, "DIR": str(target.folder), "SEED": str(start), "MEDIA": str(end - start)}
+        env["SIZE"] = str((end - start) * self.size)
+        with subprocess.Popen(["fio", "--output=/dev/null", self.fio], env=env) as fio:
+            while fio.poll() is None:
+                self.hollow(target.store)
+                time.sleep(0.2)
+        if fio.returncode:
+            raise Failed(f"fio ended with {fio.returncode}")
+        for number in range(start, end):
+            os.rename(target.folder / f"media.0.{number - start}", target.folder / self.name(number))
+        run([AMBERFS, "sync", target.folder, "-q"], env=target.env, timeout=600)
+        self.hollow(target.store)
+
+    def hollow(self, store):
+        """Makes holes of what objects hold; their sizes and times stay."""
+        for path in store.glob("*/obj/*/*"):
+            if path in self.hollowed:
+                continue
+            found = path.stat()
+            length = found.st_size - 2 * self.kept
+            if length > 0:
+                run(["fallocate", "--punch-hole", "--offset", str(self.kept), "--length", str(length), path])
+                os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+            self.hollowed.add(path)
+
+    def change(self, folder, count):
+        (folder / "one change").write_bytes(os.urandom(600))
 
 
-def lookups(folder, count):
+def lookups(folder, name, count):
     """Milliseconds of a stat of a random name, nothing cached by the kernel."""
     draw = random.Random(count)
     wanted = [os.path.join(folder, name(draw.randrange(count))) for _ in range(LOOKUPS)]
@@ -59,9 +118,9 @@ def timed(command, env):
 class Scale:
     """One repository that grows."""
 
-    def __init__(self, place):
-        self.place = place
-        self.target = targets.Target(targets.BY_NAME["amberfs"], place.path / "amberfs")
+    def __init__(self, place, files):
+        self.place, self.files = place, files
+        self.target = targets.Target(targets.BY_NAME["amberfs"], place.path / files.where)
 
     def mounted(self):
         """Seconds until it can be used, nothing cached."""
@@ -74,7 +133,7 @@ class Scale:
     def grow(self, start, end):
         self.target.mount()
         began = time.monotonic()
-        fill(self.target.folder, start, end)
+        self.files.fill(self.target, start, end)
         created = (end - start) / (time.monotonic() - began)
         peak = targets.peak_kib(self.target.pid)
         self.target.umount()
@@ -98,11 +157,10 @@ class Scale:
         listing = self.new_device(count)
         mount = self.mounted()
         peak_mount = targets.peak_kib(self.target.pid)
-        lookup = lookups(self.target.folder, count)
+        lookup = lookups(self.target.folder, self.files.name, count)
         watch = Watch(self.target.store)
         watch.look()
-        with open(self.target.folder / name(count // 2), "ab") as file:
-            file.write(b"one change")
+        self.files.change(self.target.folder, count)
         checkpoint, _ = timed([AMBERFS, "sync", self.target.folder], self.target.env)
         added = watch.look()
         peak = targets.peak_kib(self.target.pid)
@@ -178,23 +236,37 @@ def markdown(rows):
     return "\n".join([*lines, ""])
 
 
+def grown(place, files, save):
+    """Rows at a hundredth, a tenth and all."""
+    scale, rows, start = Scale(place, files), [], 0
+    try:
+        for count in (files.count // 100, files.count // 10, files.count):
+            rows.append(scale.row(start, count))
+            say(f"{rows[-1]}")
+            save(rows)
+            start = count
+    finally:
+        scale.target.remove()
+    return rows
+
+
 def main():
-    rows = []
+    OUT.mkdir(parents=True, exist_ok=True)
+    result = {}
+
+    def save():
+        (OUT / "scale.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+        parts = [markdown(result[name]) for name in ("small", "large") if result.get(name)]
+        parts += [terabyte_markdown(result["terabyte"])] if "terabyte" in result else []
+        (OUT / "scale.md").write_text("\n".join(parts), encoding="utf-8")
+
+    def saver(name):
+        return lambda rows: (result.update({name: rows}), save())
+
     with Place(os.environ.get("WHERE") or str(OUT)) as place:
-        scale = Scale(place)
-        try:
-            start = 0
-            for count in (COUNT // 100, COUNT // 10, COUNT):
-                rows.append(scale.row(start, count))
-                say(f"{rows[-1]}")
-                start = count
-                OUT.mkdir(parents=True, exist_ok=True)
-                Path(OUT / "scale.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
-                Path(OUT / "scale.md").write_text(markdown(rows), encoding="utf-8")
-        finally:
-            scale.target.kill()
-        index = terabyte(place)
-    (OUT / "terabyte.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
-    report = f"{markdown(rows)}\n{terabyte_markdown(index)}"
-    (OUT / "scale.md").write_text(report, encoding="utf-8")
-    print(report)
+        if COUNT:
+            grown(place, Small(), saver("small"))
+        if DATA:
+            grown(place, Large(), saver("large"))
+        saver("terabyte")(terabyte(place))
+    print((OUT / "scale.md").read_text(encoding="utf-8"))

@@ -142,6 +142,9 @@ def lay_out(path):
 def ready(name, folder):
     if name == "write-1m":
         (folder / "f").unlink(missing_ok=True)
+    elif name == "media":
+        for old in folder.glob("media.*"):
+            old.unlink()
     elif name.endswith(("-1m", "-4k", "-4k-4")):
         lay_out(folder / "f")
     elif name == "create":
