@@ -158,7 +158,7 @@ impl Fs {
     /// whose changes cannot be stored, because what is below them cannot be
     /// read, keeps nothing else back; its error is returned at the end.
     pub fn checkpoint(&self) -> Result<Option<Published>> {
-        let _flushing = self.flushing();
+        let _flushing = self.flushing_next();
         match self.checkpoint_locked(false)? {
             Some((_, Some(withheld))) => Err(self.store_failed(&withheld)),
             Some((published, None)) => Ok(Some(published)),
@@ -187,7 +187,7 @@ impl Fs {
 
     /// Publishes a head even if no file changed: its register did.
     pub fn publish_register(&self) -> Result<()> {
-        let _flushing = self.flushing();
+        let _flushing = self.flushing_next();
         self.checkpoint_locked(true).map(drop)
     }
 

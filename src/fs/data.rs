@@ -103,7 +103,7 @@ impl Fs {
         loop {
             let ino = {
                 let mut state = self.lock();
-                let much = state.closed_bytes() >= CUT_CLOSED;
+                let much = state.closed_bytes() >= CUT_CLOSED && !self.is_awaited();
                 let next = if much { state.closed.pop_front() } else { None };
                 let Some(ino) = next else { return };
                 ino

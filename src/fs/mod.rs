@@ -23,7 +23,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::iter::Peekable;
 use std::ops::{Bound, ControlFlow};
-use std::sync::atomic::{AtomicBool, Ordering as Atomic};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering as Atomic};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 
 pub use checkpoint::{Progress, When};
@@ -207,6 +207,8 @@ pub struct Fs {
     state: Mutex<State>,
     /// Held while layers are flushed and while a checkpoint runs.
     flushing: Mutex<()>,
+    /// Checkpoints that wait for it: whoever cuts lets them go first.
+    awaited: AtomicUsize,
     /// Held while the queue goes to the log.
     draining: Mutex<()>,
     /// What is not in the log yet.
@@ -237,6 +239,7 @@ impl Fs {
             options,
             state: Mutex::new(state),
             flushing: Mutex::default(),
+            awaited: AtomicUsize::new(0),
             draining: Mutex::default(),
             queue: Mutex::default(),
             queue_room: Condvar::new(),
@@ -307,8 +310,23 @@ impl Fs {
         self.flushing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The same if nobody has it.
+    /// The same for a checkpoint: nobody begins to cut meanwhile, or goes on for long.
+    fn flushing_next(&self) -> MutexGuard<'_, ()> {
+        self.awaited.fetch_add(1, Atomic::Relaxed);
+        let guard = self.flushing();
+        self.awaited.fetch_sub(1, Atomic::Relaxed);
+        guard
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.awaited.load(Atomic::Relaxed) > 0
+    }
+
+    /// The same if nobody has it, or waits for it.
     fn try_flushing(&self) -> Option<MutexGuard<'_, ()>> {
+        if self.is_awaited() {
+            return None;
+        }
         match self.flushing.try_lock() {
             Ok(guard) => Some(guard),
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),

@@ -96,6 +96,32 @@ fn a_few_closed_files_wait_for_a_checkpoint() {
     assert!(stored < 4 << 20, "{stored} bytes for {} that are left", last.len());
 }
 
+/// Whoever copied without a pause kept a checkpoint waiting.
+#[test]
+fn whoever_cuts_lets_a_checkpoint_go_first() {
+    let world = fresh();
+    let fs = boot(&world, "state", 100);
+    let dirty = || fs.lock().dirty;
+    let cutting = fs.flushing();
+    std::thread::scope(|scope| {
+        let checkpoint = scope.spawn(|| fs.checkpoint().unwrap());
+        while !fs.is_awaited() {
+            std::thread::yield_now();
+        }
+        for number in 0..4 {
+            copy(&fs, &format!("photo {number}"), &noise(number, 3 * MIB));
+        }
+        assert!(dirty() > 11 << 20);
+        drop(cutting);
+        assert!(checkpoint.join().unwrap().is_some());
+    });
+    assert_eq!(dirty(), 0);
+    for number in 0..4 {
+        copy(&fs, &format!("photo {number}"), &noise(10 + number, 3 * MIB));
+    }
+    assert!(dirty() < 9 << 20, "{} bytes in memory", dirty());
+}
+
 /// A checkpoint begins with all of the queue in the log: what was about to enter REPO
 /// does so before.
 #[test]
