@@ -3,8 +3,8 @@
 At a hundredth, a tenth and all of COUNT small files: mounting (which reads heads and metadata
 objects and builds the index anew, as every mount does), the first listing on a new device,
 lookups, and a checkpoint after one change. Then the same with DATA GB in files of 4 MiB; as few
-disks have the room, sealed content becomes a hole as soon as it is in the folder, which the
-measured operations do not read. Then the index of a hundredth, a tenth and all of a terabyte,
+disks have the room, sealed content becomes a hole some seconds after it is in the folder; the
+measured operations do not read it. Then the index of a hundredth, a tenth and all of a terabyte,
 simulated (`benches/terabyte.rs` names the mix of chunks).
 """
 
@@ -245,7 +245,7 @@ def grown(place, files, save):
     """Rows at a hundredth, a tenth and all."""
     scale, rows, start = Scale(place, files), [], 0
     try:
-        for count in (files.count // 100, files.count // 10, files.count):
+        for count in (max(files.count // 100, 1), max(files.count // 10, 2), files.count):
             rows.append(scale.row(start, count))
             say(f"{rows[-1]}")
             save(rows)
