@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use super::args::{Global, MountArgs};
 use super::noting::{NoteWriter, behind};
@@ -27,6 +28,11 @@ use crate::volume::OpenOptions;
 /// With less room than this for local state, files opened for writing bypass the kernel's
 /// cache, so that write(2) itself is told that there is no more.
 const LOW_WATER: u64 = 256 << 20;
+/// What is that old goes into the log at each tick, so that nothing acknowledged is
+/// only in memory for more than a second, the work of a tick included.
+const LOG_AGE: Duration = Duration::from_millis(400);
+/// Ticks from one flush of the log to the next: less than five seconds.
+const FLUSH_TICKS: u64 = 9;
 
 /// A file system ready to be mounted, with what must live as long as it.
 pub struct Ready {
@@ -108,12 +114,10 @@ impl Service for Mounted {
 
     fn tick(&self) -> bool {
         let ticks = self.ticks.fetch_add(1, Ordering::Relaxed);
-        // What is half a second old, twice a second: so nothing waits for longer than a
-        // second. A failure is logged where it happens, and answered to every writer.
-        let _ = self
-            .ready
-            .fs
-            .write_log(std::time::Duration::from_millis(500), ticks.is_multiple_of(10));
+        let fs = &self.ready.fs;
+        let flush = ticks.is_multiple_of(FLUSH_TICKS);
+        // A failure is logged where it happens, and answered to every writer.
+        let _ = if flush { fs.flush_log() } else { fs.write_log(LOG_AGE) };
         if !ticks.is_multiple_of(2) {
             return false;
         }

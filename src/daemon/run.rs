@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -214,11 +214,12 @@ impl<S: Service> Life<S> {
         spawn("ticker", move || {
             // The session is held by the main thread: without it, it is over.
             while session.upgrade().is_some() {
+                let next = Instant::now() + TICK;
                 let due = catch_unwind(AssertUnwindSafe(|| service.tick())).unwrap_or(false);
                 if due && checkpoints.send(()).is_err() {
                     return;
                 }
-                thread::sleep(TICK);
+                thread::sleep(next.saturating_duration_since(Instant::now()));
             }
         })?;
         let (service, session) = (Arc::clone(&self.service), Arc::downgrade(&self.session));

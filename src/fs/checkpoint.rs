@@ -140,17 +140,18 @@ impl Fs {
         }
     }
 
-    /// Hands log records to the operating system that were acknowledged at least
-    /// `age` ago, or with `flush` all to the disk.
-    pub fn write_log(&self, age: Duration, flush: bool) -> Result<()> {
-        let drained = if flush { self.drain() } else { self.drain_old(age) };
-        // What the log has already goes to the disk whatever comes of the queue.
+    /// Hands to the operating system what was acknowledged at least `age` ago.
+    pub fn write_log(&self, age: Duration) -> Result<()> {
+        let drained = self.drain_old(age);
+        // What the log has already goes out whatever comes of the queue.
         self.log.write_out().map_err(|error| self.fail(&error))?;
-        drained?;
-        if flush {
-            self.log.sync(self.logged()).map_err(|error| self.fail(&error))?;
-        }
-        Ok(())
+        drained
+    }
+
+    /// Brings everything acknowledged to the disk.
+    pub fn flush_log(&self) -> Result<()> {
+        self.write_log(Duration::ZERO)?;
+        self.log.sync(self.logged()).map_err(|error| self.fail(&error))
     }
 
     /// Publishes everything acknowledged so far. Returns `None` if there was

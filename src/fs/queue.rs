@@ -26,8 +26,9 @@ use crate::volume::content::{Layer, Stored, pieces};
 pub(super) const LARGE: usize = 64 << 10;
 /// Bytes in the queue at which a writer waits for room in it.
 pub(super) const QUEUE_MAX: u64 = 64 << 20;
-/// How long a writer waits for room in the queue before it uses the log.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a writer waits for room in the queue before it uses the log. Longer in unit
+/// tests, where a busy machine must not look like a lost call.
+pub(super) const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 10 } else { 1 });
 /// Room for what further records need beside their data if a write is split.
 const SPARE: usize = 4096;
 /// Bytes taken out of the queue at a time.

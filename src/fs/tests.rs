@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -713,7 +714,7 @@ proptest! {
                 }
                 Step::Crash => {
                     // As each second: large writes wait that long.
-                    fs.write_log(std::time::Duration::ZERO, false).unwrap();
+                    fs.write_log(Duration::ZERO).unwrap();
                     drop(fs);
                     fs = place.recover(&log);
                 }

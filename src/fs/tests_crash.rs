@@ -266,7 +266,7 @@ fn a_head_that_failed_behind_a_stream_takes_nothing_along() {
         for (piece, part) in stream.chunks(100_000).enumerate() {
             fs.write(big, piece as u64 * 100_000, part, false).unwrap();
         }
-        fs.write_log(std::time::Duration::ZERO, true).unwrap();
+        fs.flush_log().unwrap();
         for (piece, part) in small.chunks(50_000).enumerate() {
             fs.write(ino, piece as u64 * 50_000, part, false).unwrap();
         }
@@ -414,7 +414,7 @@ fn a_write_over_one_that_waits_is_replayed_after_it() {
     }
     perform(&fs, Truncate("file", 8_950_000)).unwrap();
     expected.truncate(8_950_000);
-    fs.write_log(std::time::Duration::ZERO, false).unwrap();
+    fs.write_log(std::time::Duration::ZERO).unwrap();
     drop(fs);
     let world = world.kill();
     let fs = boot(&world, "state", 200).unwrap();

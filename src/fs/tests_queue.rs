@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::queue::QUEUE_MAX;
+use super::queue::{PATIENCE, QUEUE_MAX};
 use super::tests_crash::machine::{fresh, open};
 use super::tests_crash::model::ME;
 use super::*;
@@ -13,7 +13,6 @@ use crate::io::sim::{Crash, SimWorld, Unsynced};
 use crate::journal::Options as JournalOptions;
 
 const MIB: usize = 1 << 20;
-const AT_ONCE: Duration = Duration::ZERO;
 
 /// With a journal that has room for whole queues.
 fn boot(world: &SimWorld, state: &str, life: u64) -> Fs {
@@ -153,17 +152,17 @@ fn what_is_old_enough_is_logged_and_all_before_a_flush() {
     let half = Duration::from_millis(500);
     let write = |piece: u64| fs.write(ino, piece << 20, &noise(piece, MIB), false).unwrap();
     write(0);
-    fs.write_log(half, false).unwrap();
+    fs.write_log(half).unwrap();
     assert_eq!(fs.queued(), 1 << 20);
     world.clock().advance(half);
     write(1);
-    fs.write_log(half, false).unwrap();
+    fs.write_log(half).unwrap();
     assert_eq!(fs.queued(), 1 << 20, "the first is logged");
     world.clock().advance(half);
-    fs.write_log(half, false).unwrap();
+    fs.write_log(half).unwrap();
     assert_eq!(fs.queued(), 0);
     write(2);
-    fs.write_log(half, true).unwrap();
+    fs.flush_log().unwrap();
     assert_eq!(fs.queued(), 0);
 }
 
@@ -191,10 +190,10 @@ fn a_full_queue_waits_for_whoever_cuts() {
         let early = made.recv_timeout(Duration::from_millis(100));
         assert!(early.is_err() && fs.log.bytes() == before);
         drop(cutting);
-        made.recv_timeout(Duration::from_millis(900)).unwrap().unwrap();
+        made.recv_timeout(PATIENCE / 2).unwrap().unwrap();
     });
     assert_eq!(fs.queued(), 0);
-    fs.write_log(AT_ONCE, false).unwrap();
+    fs.write_log(Duration::ZERO).unwrap();
     assert!(fs.log.bytes() > before + QUEUE_MAX);
     // One that hangs holds nobody up for long.
     fill();

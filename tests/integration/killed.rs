@@ -52,6 +52,40 @@ fn a_killed_daemon_leaves_no_dead_mountpoint() {
     });
 }
 
+/// What was written and closed more than a second ago is in the log, or by it in REPO,
+/// also while more is written all the time. (Half a second more for a busy machine.)
+#[test]
+fn a_killed_daemon_keeps_what_is_more_than_a_second_old() {
+    if !has_fuse("killed, a second later") {
+        return;
+    }
+    let world = World::with_repo();
+    let mount = world.mount("repo", "mnt", &["--key-file", "key"]);
+    let content =
+        |number: u64| noise(if number.is_multiple_of(2) { 400_000 } else { 9_000 }, number);
+    let began = Instant::now();
+    let mut closed = Vec::new();
+    for number in 0.. {
+        fs::write(world.path(&format!("mnt/{number}")), content(number)).expect("writes");
+        closed.push(Instant::now());
+        if began.elapsed() > Duration::from_secs(4) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let killed = Instant::now();
+    mount.kill_only();
+    is_cleared(&world.path("mnt"));
+    let mount = world.mount("repo", "mnt", &["--key-file", "key"]);
+    let old = closed.iter().filter(|at| killed - **at > Duration::from_millis(1500)).count();
+    assert!(old > 20, "{old} of {}", closed.len());
+    for number in 0..old as u64 {
+        let found = fs::read(world.path(&format!("mnt/{number}"))).expect("is there");
+        assert!(found == content(number), "{number} of {old}");
+    }
+    mount.unmount(&world);
+}
+
 /// The child processes of a process that are guards.
 fn guards_of(pid: u32) -> Vec<String> {
     let children =

@@ -224,7 +224,7 @@ pub fn perform(fs: &Fs, op: Op) -> Result<()> {
             let (dir, name) = place(path)?;
             fs.rmdir(dir, name)
         }
-        Op::WriteOut => fs.write_log(std::time::Duration::ZERO, false),
+        Op::WriteOut => fs.write_log(std::time::Duration::ZERO),
         Op::Fsync => fs.fsync(ROOT),
         Op::Checkpoint => fs.checkpoint().map(drop),
     }
