@@ -15,7 +15,8 @@ use amberfs::journal::{Journal, JournalKeys, Options};
 use amberfs::store::{CacheSizes, Context, Index, Store};
 use amberfs::tree::map::{Edit, edit, get, scan};
 use amberfs::tree::{Keys, NewNodes, Root, Source};
-use amberfs::volume::content::{Layer, Stored, flush};
+use amberfs::volume::content::{Layer, Stored};
+use amberfs::volume::flush::flush;
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 

@@ -18,7 +18,7 @@ use crate::control::{self, Registry};
 use crate::crypto::Secret;
 use crate::daemon::{
     self, Checks, Destination, Handle, Launched, Service, Setup, Why, check_mountpoint, harden,
-    launch, lock_in_memory, notify_ready, start_logging, unencrypted_swap,
+    launch, lock_in_memory, notify_ready, share_one_arena, start_logging, unencrypted_swap,
 };
 use crate::fs::{Fs, FsError};
 use crate::store::CacheSizes;
@@ -361,6 +361,7 @@ impl Mounting {
         notice: impl Fn(&str),
         ready: impl FnOnce(),
     ) -> Result<()> {
+        share_one_arena();
         if let Err(error) = lock_in_memory(obtained.key.expose()) {
             log::warn!("a secret could not be locked in memory: {error}");
         }

@@ -36,8 +36,20 @@ pub fn lock_in_memory(bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// Lets all threads share one arena of the allocator; to be called before there are
+/// others. What one thread frees of its own, no other would use: after 16 GB written by
+/// a few of them 230 MiB were kept for nothing, beside 100 in use.
+pub fn share_one_arena() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "mallopt has no safe form; see SAFETY")]
+    // SAFETY: it takes no pointer, and decides only where threads to come allocate.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 /// Gives memory that was freed back to the system: the allocator keeps what a
-/// burst of writing left in the arenas of several threads.
+/// burst of writing left.
 pub(super) fn give_back_memory() {
     #[cfg(target_env = "gnu")]
     #[expect(unsafe_code, reason = "malloc_trim has no safe form; see SAFETY")]

@@ -11,7 +11,8 @@ use crate::format::namespace::{Content, Ino, Inode, Key, Value};
 use crate::format::record::{Change, encode};
 use crate::store::StoreError;
 use crate::volume::Published;
-use crate::volume::content::{Extent, Layer, Stored, flush};
+use crate::volume::content::{Extent, Layer, Stored};
+use crate::volume::flush::flush;
 
 /// Bytes of the log after which the next operation makes a checkpoint first.
 const LOG_MAX: u64 = 256 << 20;

@@ -12,7 +12,8 @@ use crate::format::namespace::{Ino, Key, Value};
 use crate::format::record::Change;
 use crate::io::Timestamp;
 use crate::store::StoreError;
-use crate::volume::content::{Layer, Stored, flush, is_data, read};
+use crate::volume::content::{Layer, Stored, is_data, read};
+use crate::volume::flush::flush;
 
 /// Bytes of changes in one file after which they are cut into chunks at once.
 pub(super) const STREAM_FLUSH: u64 = 8 << 20;

@@ -9,7 +9,7 @@ use fastcdc::v2020::{FastCDC, Normalization};
 
 use crate::format::container::Class;
 use crate::format::namespace::ContentClass;
-use crate::format::node::{Id, NO_ID, Run};
+use crate::format::node::{Id, Run};
 use crate::store::{Result, Store};
 
 /// Page size where nothing else is known, bytes.
@@ -23,15 +23,6 @@ const COMPRESSIBLE: (usize, usize, usize) = (16 << 10, 32 << 10, 64 << 10);
 /// is the smallest chunk, which the chunker skips: looking at every byte took a
 /// tenth of the time of a write.
 const INCOMPRESSIBLE: (usize, usize, usize) = (192 << 10, 128 << 10, 1 << 20);
-
-/// A stretch of new content.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Piece {
-    /// Bytes.
-    Data(Vec<u8>),
-    /// Zeros that are not stored, count of bytes.
-    Hole(u64),
-}
 
 /// Judges how a file should be cut, by its first bytes.
 pub fn judge(start: &[u8]) -> ContentClass {
@@ -87,40 +78,22 @@ pub enum Cutting {
     Stream,
 }
 
-/// Stages the chunks of `pieces`, which start at `start` in the file, and
-/// returns their runs and how many bytes that were. With `open_end`, a last
-/// chunk whose end was not decided by content is left out, and returned.
+/// Stages the chunks of `bytes`, which lie at `start` in the file, adds their runs, and
+/// returns how many bytes that were. With `open_end`, a last chunk whose end was not
+/// decided by content is left out.
 pub fn cut(
     store: &Store,
     class: ContentClass,
     cutting: Cutting,
     start: u64,
-    pieces: Vec<Piece>,
+    bytes: &Bytes,
     open_end: bool,
-) -> Result<(Vec<Run>, u64, Bytes)> {
-    let (mut runs, mut rest) = (Vec::new(), Bytes::new());
-    let (mut at, count) = (start, pieces.len());
-    for (index, piece) in pieces.into_iter().enumerate() {
-        match piece {
-            Piece::Hole(len) => {
-                runs.push(Run { id: NO_ID, len, count: 1 });
-                at += len;
-            }
-            Piece::Data(bytes) => {
-                let last = open_end && index + 1 == count;
-                let bytes = Bytes::from(bytes);
-                let done = match cutting {
-                    Cutting::Pages(size) => {
-                        cut_pages(store, class, size, at, &bytes, last, &mut runs)?
-                    }
-                    Cutting::Stream => cut_stream(store, class, &bytes, last, &mut runs)?,
-                };
-                at += done as u64;
-                rest = bytes.slice(done..);
-            }
-        }
+    runs: &mut Vec<Run>,
+) -> Result<usize> {
+    match cutting {
+        Cutting::Pages(size) => cut_pages(store, class, size, start, bytes, open_end, runs),
+        Cutting::Stream => cut_stream(store, class, bytes, open_end, runs),
     }
-    Ok((runs, at - start, rest))
 }
 
 fn cut_pages(
@@ -194,51 +167,6 @@ fn add(
     chunks.push((id, range));
 }
 
-/// Makes holes start and end at multiples of `grain`: the rest of them becomes
-/// zeros in the data beside. `start` is where the first piece lies.
-pub fn align_holes(pieces: Vec<Piece>, start: u64, end_of_file: u64, grain: u64) -> Vec<Piece> {
-    let mut aligned: Vec<Piece> = Vec::new();
-    let data = |aligned: &mut Vec<Piece>, bytes: &[u8]| {
-        if bytes.is_empty() {
-            return;
-        }
-        match aligned.last_mut() {
-            Some(Piece::Data(last)) => last.extend_from_slice(bytes),
-            _ => aligned.push(Piece::Data(bytes.to_vec())),
-        }
-    };
-    let mut at = start;
-    for piece in pieces {
-        match piece {
-            Piece::Data(bytes) => {
-                at += bytes.len() as u64;
-                match aligned.last() {
-                    Some(Piece::Data(_)) => data(&mut aligned, &bytes),
-                    _ => aligned.push(Piece::Data(bytes)),
-                }
-            }
-            Piece::Hole(len) => {
-                let end = at + len;
-                // The region's start and the file's end count as aligned.
-                let first = if at == start { at } else { at.next_multiple_of(grain).min(end) };
-                let last = if end == end_of_file { end } else { (end / grain * grain).max(first) };
-                if last > first {
-                    data(&mut aligned, &vec![0; (first - at) as usize]);
-                    match aligned.last_mut() {
-                        Some(Piece::Hole(before)) => *before += last - first,
-                        _ => aligned.push(Piece::Hole(last - first)),
-                    }
-                    data(&mut aligned, &vec![0; (end - last) as usize]);
-                } else {
-                    data(&mut aligned, &vec![0; len as usize]);
-                }
-                at = end;
-            }
-        }
-    }
-    aligned
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -255,20 +183,5 @@ mod tests {
         let mut noise = vec![0; 16 << 10];
         blake3::Hasher::new().finalize_xof().fill(&mut noise);
         assert_eq!(judge(&noise), ContentClass::Incompressible);
-    }
-
-    #[test]
-    fn holes_are_rounded_inwards() {
-        let pieces =
-            vec![Piece::Data(vec![1; 100]), Piece::Hole(3 * 4096), Piece::Data(vec![2; 50])];
-        let aligned = align_holes(pieces, 0, 1 << 30, 4096);
-        let lens: Vec<(bool, u64)> = aligned
-            .iter()
-            .map(|piece| match piece {
-                Piece::Data(bytes) => (true, bytes.len() as u64),
-                Piece::Hole(len) => (false, *len),
-            })
-            .collect();
-        assert_eq!(lens, [(true, 4096), (false, 2 * 4096), (true, 150)]);
     }
 }

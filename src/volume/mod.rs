@@ -5,8 +5,10 @@
 
 pub mod content;
 mod cut;
+pub mod flush;
 mod heads;
 mod live;
+mod parts;
 mod repair;
 pub mod repository;
 pub mod state;
