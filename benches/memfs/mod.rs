@@ -179,6 +179,8 @@ pub struct MemFs {
     pub panics: AtomicBool,
     /// Says that writes have to wait.
     pub congested: AtomicBool,
+    /// Names that were looked up.
+    pub looked_up: AtomicU64,
 }
 
 impl MemFs {
@@ -190,6 +192,7 @@ impl MemFs {
             write_delay: AtomicU64::new(0),
             panics: AtomicBool::new(false),
             congested: AtomicBool::new(false),
+            looked_up: AtomicU64::new(0),
         };
         let root = fs.node(libc::S_IFDIR | 0o755, (uid, gid), 0, &[]);
         root.meta().lookups = 1;

@@ -122,6 +122,7 @@ fn apply(meta: &mut Meta, change: &SetAttr) {
 
 impl Operations for MemFs {
     fn lookup(&self, parent: u64, name: &[u8]) -> Result<Attr> {
+        self.looked_up.fetch_add(1, Ordering::Relaxed);
         check_name(name)?;
         let tree = self.tree.read().expect(LOCKED);
         let node = tree.node(tree.dir(parent)?.get(name)?)?;

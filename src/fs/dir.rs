@@ -5,6 +5,9 @@ use crate::format::namespace::{Ino, Key, NAME_MAX, ROOT, Value};
 
 /// Entries read at once.
 const BATCH: usize = 256;
+/// The same with their attributes, which cost more: what an answer has no room for was
+/// read in vain.
+const ATTRIBUTES_BATCH: usize = 32;
 
 impl Fs {
     pub(super) fn entry_key(&self, dir: Ino, name: &[u8]) -> Result<Key> {
@@ -97,11 +100,12 @@ impl Fs {
         let mut prefix = Key::entries_from(ino, 0);
         prefix.truncate(9);
         loop {
-            let mut batch = Vec::with_capacity(BATCH);
+            let most = if attributes { ATTRIBUTES_BATCH } else { BATCH };
+            let mut batch = Vec::with_capacity(most);
             {
                 let mut state = self.lock();
                 let from = Key::entries_from(ino, cookie + 1);
-                for (key, value) in self.range(&state, &from, &prefix, BATCH)? {
+                for (key, value) in self.range(&state, &from, &prefix, most)? {
                     let (Key::Entry(_, hash, name), Value::Entry(target, kind)) = (key, value)
                     else {
                         continue;

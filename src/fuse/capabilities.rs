@@ -11,6 +11,8 @@ const BACKGROUND_REQUESTS: u16 = 16;
 /// Asks for what the adapter relies on; what an older kernel lacks is left.
 ///
 /// Not asked for: locks (the kernel's own are right for one machine),
+/// `FUSE_READDIRPLUS_AUTO` (of a long directory the kernel would take attributes with
+/// its first entries only, and ask for each of the others when it is looked at),
 /// `FUSE_SETXATTR_EXT` and `FUSE_ALLOW_IDMAP` (fuser 0.18 cannot honour them).
 pub(super) fn request(config: &mut KernelConfig, writeback: bool) {
     let mut wanted = InitFlags::FUSE_ASYNC_READ
@@ -23,8 +25,7 @@ pub(super) fn request(config: &mut KernelConfig, writeback: bool) {
         | InitFlags::FUSE_DO_READDIRPLUS
         | InitFlags::FUSE_HANDLE_KILLPRIV_V2
         | InitFlags::FUSE_PARALLEL_DIROPS
-        | InitFlags::FUSE_POSIX_ACL
-        | InitFlags::FUSE_READDIRPLUS_AUTO;
+        | InitFlags::FUSE_POSIX_ACL;
     if writeback {
         wanted |= InitFlags::FUSE_WRITEBACK_CACHE;
     }

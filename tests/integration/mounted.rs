@@ -193,6 +193,25 @@ fn unlinked_files_live_while_open() {
     assert_eq!(file.metadata().expect("stat").nlink(), 0);
 }
 
+/// Of a long directory the kernel took attributes with its first entries, and looked
+/// each of the others up.
+#[test]
+fn a_long_listing_brings_all_attributes() {
+    let Some(mounted) = Mounted::new("listing", 2) else { return };
+    let caller = Caller { uid: 0, gid: 0 };
+    for number in 0..1000 {
+        let name = format!("a name of some length {number}");
+        let made = mounted.fs.mknod(caller, 1, name.as_bytes(), libc::S_IFREG | 0o644, 0);
+        mounted.fs.forget(made.expect("mknod").ino, 1);
+    }
+    let listed = std::fs::read_dir(mounted.folder.path()).expect("opens");
+    let listed: Vec<PathBuf> = listed.map(|entry| entry.expect("entry").path()).collect();
+    for path in &listed {
+        assert!(path.symlink_metadata().expect("is there").is_file());
+    }
+    assert_eq!((listed.len(), mounted.fs.looked_up.load(Ordering::Relaxed)), (1000, 0));
+}
+
 /// What a checkpoint relies on: after `pull` nothing that write(2) returned
 /// for is only in the kernel, however slow the file system is.
 #[test]
