@@ -243,6 +243,8 @@ pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
         1 => log::LevelFilter::Info,
         _ => log::LevelFilter::Debug,
     };
+    // Before the fork too: later there may be threads.
+    share_one_arena();
     let mut mounting = Mounting { global, settings, repo, mountpoint, registry };
     if args.foreground {
         harden()?;
@@ -361,7 +363,6 @@ impl Mounting {
         notice: impl Fn(&str),
         ready: impl FnOnce(),
     ) -> Result<()> {
-        share_one_arena();
         if let Err(error) = lock_in_memory(obtained.key.expose()) {
             log::warn!("a secret could not be locked in memory: {error}");
         }

@@ -74,6 +74,10 @@ pub fn flush(
     let mut rest = Layer::default();
     let mut cut_to = size;
     for region in &regions {
+        let window = match region.cutting {
+            Cutting::Pages(page) => PAGES_WINDOW.max(page),
+            Cutting::Stream => WINDOW,
+        };
         let range = region.from..region.to;
         let parts = parts(store, &base, layer, range, kept)?;
         let parts = align_holes(parts, region.from, size, grain(class));
@@ -85,10 +89,6 @@ pub fn flush(
                 at = end;
                 continue;
             }
-            let window = match region.cutting {
-                Cutting::Pages(page) => PAGES_WINDOW.max(page),
-                Cutting::Stream => WINDOW,
-            };
             // More of a stream may follow.
             let open = streaming && end == size && region.cutting == Cutting::Stream;
             let mut stretch = Stretch::new(group, at);
