@@ -6,12 +6,14 @@
 mod real;
 mod secret;
 pub mod sim;
+mod synced;
 
 use std::io;
 use std::time::Duration;
 
-pub use real::{DirFolder, DirSynced, SystemClock, SystemRandom};
+pub use real::{DirFolder, SystemClock, SystemRandom};
 pub use secret::{SECRET_MAX, SecretFileError, SecretFrom, open_secret, read_secret};
+pub use synced::DirSynced;
 
 /// Wall-clock time: seconds since 1970 and nanoseconds (0 to 999,999,999) that
 /// count forward from them, also before 1970.
@@ -125,6 +127,19 @@ pub trait PrivateFolder: Send + Sync {
     }
 }
 
+/// What an entry of the synced folder is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A regular file.
+    File,
+    /// A folder.
+    Folder,
+    /// A symbolic link: amberfs makes none in REPO, and follows none.
+    Link,
+    /// A pipe, a socket or a device.
+    Other,
+}
+
 /// A file or folder seen in the synced folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
@@ -134,8 +149,8 @@ pub struct Listed {
     pub size: u64,
     /// Last change.
     pub changed: Timestamp,
-    /// Whether it is a folder.
-    pub is_dir: bool,
+    /// What it is.
+    pub kind: EntryKind,
 }
 
 /// An open file of the synced folder; immutable while amberfs knows it.
@@ -151,13 +166,29 @@ pub trait SyncedFile: Send + Sync {
 }
 
 /// REPO, the folder that a sync client uploads. Files enter it complete and
-/// are never changed afterwards.
+/// are never changed afterwards. No method makes REPO's own folder: where it
+/// is not there (unmounted, moved), all fail with `NotFound`.
+///
+/// Where something else than a regular file has the name of a file, or a link
+/// lies on the way, methods fail with `InvalidData`.
 pub trait SyncedFolder: Send + Sync {
+    /// Where REPO is, for messages.
+    fn place(&self) -> String;
+    /// The folder that is at REPO's place now: what is asked of the result
+    /// concerns that one, whatever is at its place later. It is to be dropped
+    /// soon, since a folder that is held open keeps its disk from being
+    /// unmounted.
+    fn hold(&self) -> io::Result<Box<dyn SyncedFolder + '_>>;
     /// What a folder holds (`""` is REPO itself), sorted by name; a missing
-    /// folder is empty.
+    /// folder in REPO is empty.
     fn list(&self, path: &str) -> io::Result<Vec<Listed>>;
+    /// One entry, as it is now; none if it is not there.
+    fn look(&self, path: &str) -> io::Result<Option<Listed>>;
     /// Opens a file for reading.
     fn open(&self, path: &str) -> io::Result<Box<dyn SyncedFile>>;
+    /// Fails as the system would, were a file to be made in that folder, where
+    /// that can be known without making one.
+    fn check_writable(&self, path: &str) -> io::Result<()>;
     /// Puts a complete file in place and returns once it and its name are
     /// durable. A file of that name that holds the same bytes is left alone;
     /// one that is shorter or differs (torn by a crash) is written again.
@@ -167,13 +198,6 @@ pub trait SyncedFolder: Send + Sync {
     fn remove(&self, path: &str) -> io::Result<()>;
     /// Room left.
     fn space(&self) -> io::Result<Space>;
-
-    /// When a file last changed; none if it is not there.
-    fn changed(&self, path: &str) -> io::Result<Option<Timestamp>> {
-        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
-        let listed = self.list(folder)?.into_iter().find(|file| file.name == name);
-        Ok(listed.map(|file| file.changed))
-    }
 
     /// Reads a whole file of at most `limit` bytes.
     fn read(&self, path: &str, limit: u64) -> io::Result<Vec<u8>> {

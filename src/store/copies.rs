@@ -22,8 +22,8 @@ const SETTLED: u64 = 600;
 
 /// Whether a file changed so lately that a sync client may still be at it.
 pub fn is_arriving(folder: &dyn SyncedFolder, now: Timestamp, path: &str) -> bool {
-    let changed = folder.changed(path).ok().flatten();
-    changed.is_some_and(|changed| now.secs.abs_diff(changed.secs) < SETTLED)
+    let found = folder.look(path).ok().flatten();
+    found.is_some_and(|found| now.secs.abs_diff(found.changed.secs) < SETTLED)
 }
 
 impl Store {

@@ -11,7 +11,7 @@ use crate::format::register::{
     Features, HEADER_MAX, HeadExtension, Header, Keyring, Register, SLOT_VAULT, Slot, Stamp,
     key_check_slot,
 };
-use crate::io::{Random, SyncedFile, SyncedFolder};
+use crate::io::{EntryKind, Random, SyncedFile, SyncedFolder};
 use crate::store::{Copies, Reader, Result, Store, StoreError, check_name};
 
 /// A head as its name tells.
@@ -90,7 +90,7 @@ impl Repository {
         let (mut ids, mut header_copies) = (Vec::new(), Vec::new());
         let (mut heads, mut copies) = (BTreeMap::new(), Copies::new());
         for file in listed {
-            if file.is_dir {
+            if file.kind == EntryKind::Folder {
                 match unhex::<16>(&file.name) {
                     Some(device) => {
                         heads.insert(

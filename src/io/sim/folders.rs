@@ -3,7 +3,8 @@
 use std::io;
 
 use super::super::{
-    Clock, Listed, OpenMode, PrivateFile, PrivateFolder, Space, SyncedFile, SyncedFolder, Timestamp,
+    Clock, EntryKind, Listed, OpenMode, PrivateFile, PrivateFolder, Space, SyncedFile,
+    SyncedFolder, Timestamp,
 };
 use super::SimWorld;
 use super::disk::{Disk, Node};
@@ -121,17 +122,35 @@ impl PrivateFolder for SimFolder {
 }
 
 impl SyncedFolder for SimSynced {
+    fn place(&self) -> String {
+        self.root.clone()
+    }
+
+    fn hold(&self) -> io::Result<Box<dyn SyncedFolder + '_>> {
+        self.world.disk().check()?;
+        Ok(Box::new(Self { world: self.world.clone(), root: self.root.clone() }))
+    }
+
+    fn look(&self, path: &str) -> io::Result<Option<Listed>> {
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+        Ok(self.list(folder)?.into_iter().find(|found| found.name == name))
+    }
+
+    fn check_writable(&self, _: &str) -> io::Result<()> {
+        self.world.disk().check()
+    }
+
     fn list(&self, path: &str) -> io::Result<Vec<Listed>> {
         let disk = self.world.disk();
         let found = disk.list(&join(&self.root, path))?;
         found
             .into_iter()
             .map(|(name, node)| {
-                let (size, changed, is_dir) = match node {
-                    Node::File(file) => (disk.len(file)?, disk.changed(file), false),
-                    Node::Folder => (0, Timestamp::default(), true),
+                let (size, changed, kind) = match node {
+                    Node::File(file) => (disk.len(file)?, disk.changed(file), EntryKind::File),
+                    Node::Folder => (0, Timestamp::default(), EntryKind::Folder),
                 };
-                Ok(Listed { name, size, changed, is_dir })
+                Ok(Listed { name, size, changed, kind })
             })
             .collect()
     }
