@@ -24,7 +24,6 @@ use crate::format::node::Node;
 use crate::format::record;
 use crate::format::register::{Epoch, Features, HeadExtension, Header, Keyring, Register, Stamp};
 use crate::fs::{Fs, NoLog, Operations, Options as FsOptions, Ownership, Seek};
-use crate::io::SyncedFile;
 use crate::io::sim::{SimRandom, SimWorld};
 use crate::journal::{Journal, JournalKeys, Options, Replay};
 use crate::store::{Context, Reader, Writer};
@@ -147,20 +146,6 @@ pub fn container(data: &[u8]) {
 }
 
 /// Bytes as a file of REPO.
-struct Bytes(Vec<u8>);
-
-impl SyncedFile for Bytes {
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let rest = self.0.get(offset as usize..).unwrap_or_default();
-        let count = rest.len().min(buffer.len());
-        buffer[..count].copy_from_slice(&rest[..count]);
-        Ok(count)
-    }
-    fn len(&self) -> std::io::Result<u64> {
-        Ok(self.0.len() as u64)
-    }
-}
-
 fn context() -> &'static Context {
     static CONTEXT: OnceLock<Context> = OnceLock::new();
     CONTEXT.get_or_init(|| {
@@ -195,7 +180,9 @@ pub fn frame(data: &[u8]) {
     let mut sealed = Vec::new();
     cipher.seal(Domain::Place, 0, &place.encode(), &mut sealed);
     bytes[PLACE_AT..PLACE_AT + PLACE_SEALED].copy_from_slice(&sealed);
-    let Ok(reader) = Reader::open(context(), "it", Box::new(Bytes(bytes)), &[Kind::Data]) else {
+    let world = SimWorld::new();
+    world.put("repo/it", &bytes);
+    let Ok(reader) = Reader::open(context(), "it", world.synced("repo"), &[Kind::Data]) else {
         assert!(stored.len() as u64 > FRAME_MAX, "a container was refused");
         return;
     };

@@ -49,6 +49,9 @@ pub struct Global {
     /// Cost of Argon2id for a new password, `MEMORY_KIB,PASSES`; about a second if not given
     #[arg(long, global = true, hide = true, value_name = "COST")]
     pub argon2_cost: Option<String>,
+    /// Go on with what is here, although newer states of the repository are known
+    #[arg(long, global = true)]
+    pub accept_older: bool,
     /// One JSON object a line
     #[arg(long, global = true)]
     pub json: bool,

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use super::args::{CheckArgs, Global};
-use super::place::{Access, find, open};
+use super::opening::{Access, Found, find, open, refuse_behind};
 use super::{Code, Failure, Result};
 use crate::crypto::{DeviceId, Hash, hex};
 use crate::format::commit::{Name, object_folder, parse_object_name};
@@ -16,7 +16,7 @@ use crate::io::{Clock as _, DirSynced, SyncedFolder, SystemClock};
 use crate::store::{StoreError, check_name, is_arriving};
 use crate::tree::content::range;
 use crate::volume::repository::{HeadFile, Repository};
-use crate::volume::{Notice, Volume};
+use crate::volume::{Behind, Notice, Volume};
 
 /// What was found.
 #[derive(Default)]
@@ -24,6 +24,8 @@ pub(super) struct Report {
     checked: u64,
     damage: Vec<String>,
     missing: Vec<String>,
+    /// What the system would not let be read, which says nothing of it.
+    unread: Vec<String>,
     notes: Vec<String>,
     /// Heads and objects that are here with other bytes than they should have.
     pub bad: HashSet<Hash>,
@@ -37,6 +39,7 @@ impl Report {
     fn add(&mut self, error: &StoreError) {
         let list = match error {
             StoreError::Missing { .. } => &mut self.missing,
+            StoreError::Io { .. } => &mut self.unread,
             _ => &mut self.damage,
         };
         list.push(error.to_string());
@@ -49,7 +52,7 @@ pub fn run(global: &Global, args: &CheckArgs) -> Result<u8> {
         return super::repair::run(global, &args.repo);
     }
     let mut report = Report::default();
-    let (path, repository) = find(&args.repo)?;
+    let Found { path, early: repository } = find(&args.repo)?;
     let folder = DirSynced::new(&path, None);
     if let Some(trouble) = &repository.header_trouble {
         report.damage.push(format!("header: {trouble}"));
@@ -57,7 +60,7 @@ pub fn run(global: &Global, args: &CheckArgs) -> Result<u8> {
     for name in &repository.foreign {
         report.notes.push(format!("{name}: not a file of amberfs; left alone"));
     }
-    let opened = if args.no_key { None } else { Some(open(global, &args.repo, Access::Read)?) };
+    let opened = if args.no_key { None } else { Some(open(global, &args.repo, Access::Check)?) };
     if let Some(opened) = &opened {
         report.known = still_bad(opened.fs.volume(), &repository);
     }
@@ -71,6 +74,7 @@ pub fn run(global: &Global, args: &CheckArgs) -> Result<u8> {
                 Notice::Note(text) => report.notes.push(text.clone()),
                 Notice::Missing(text) => report.missing.push(text.clone()),
                 Notice::Damage(text) => report.damage.push(text.clone()),
+                Notice::Unread(text) => report.unread.push(text.clone()),
             }
         }
         namespace(volume, &mut report)?;
@@ -78,10 +82,11 @@ pub fn run(global: &Global, args: &CheckArgs) -> Result<u8> {
             data(volume, &repository, &mut report);
         }
     }
-    conclude(global, &report)
+    let behind = opened.as_ref().map_or(&[][..], |opened| &opened.fs.volume().behind);
+    conclude(global, &report, behind)
 }
 
-fn conclude(global: &Global, report: &Report) -> Result<u8> {
+fn conclude(global: &Global, report: &Report, behind: &[Behind]) -> Result<u8> {
     for note in &report.notes {
         if !global.quiet {
             eprintln!("note: {note}");
@@ -111,6 +116,18 @@ fn conclude(global: &Global, report: &Report) -> Result<u8> {
             format!("{} places are damaged", report.damage.len()),
         )
         .hint("restore the files named above from the cloud's older versions, then check again"));
+    }
+    if !global.accept_older {
+        refuse_behind(behind)?;
+    }
+    for unread in &report.unread {
+        eprintln!("not read: {unread}");
+    }
+    if !report.unread.is_empty() {
+        return Err(Failure::new(
+            Code::Partial,
+            format!("{} things could not be read, and so not checked", report.unread.len()),
+        ));
     }
     if !report.missing.is_empty() {
         return Err(Failure::new(
@@ -167,7 +184,7 @@ pub(super) fn names(
                 report.damage.push(format!("{path}: its bytes changed"));
                 report.bad.insert(hash);
             }
-            Err(error) => report.missing.push(format!("{path}: {error}")),
+            Err(error) => report.add(&StoreError::io(&path, error)),
         }
     }
     Ok(())

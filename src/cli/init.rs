@@ -6,12 +6,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::args::{Global, InitArgs};
+use super::opening::{Wanted, find};
 use super::{Code, Failure, Result, place, vault};
 use crate::crypto::{Secret, format_key, random_id};
 use crate::format::register::{SLOT_VAULT, Slot};
 use crate::io::{DirSynced, SystemRandom};
-use crate::volume::OpenOptions;
-use crate::volume::repository::{Repository, init};
+use crate::volume::repository::init;
 
 /// Makes a repository.
 pub fn run(global: &Global, args: &InitArgs) -> Result<u8> {
@@ -69,23 +69,18 @@ pub fn run(global: &Global, args: &InitArgs) -> Result<u8> {
     let folder = DirSynced::new(&path, None);
     let device = random_id(&SystemRandom);
     init(&folder, &key, id, device, slots, &SystemRandom)?;
-    let repository = Repository::find(&folder)?;
-    let state = place::LocalState::lock(place::state_folder(global, &path, &repository)?, &path)?;
-    let options = OpenOptions {
-        device_name: args.device_name.clone().unwrap_or_else(place::machine_name),
-        place: place::place_of(&path),
-        ..OpenOptions::default()
-    };
-    let (keyring, register, _) = place::open_keyring(&repository, &key)?;
-    let volume = place::open_volume(&path, &repository, keyring, register, Some(&state), &options)?;
+    let looked = find(repo)?.keyed(key.duplicate().into()).lock(global)?.look()?;
+    let wanted = Wanted { device_name: args.device_name.clone(), ..Wanted::default() };
     // The first head: an empty tree, so that every device starts from one root.
-    place::file_system(volume, true, (None, None))?.0.checkpoint()?;
+    let opened = looked.open(global, &wanted)?;
+    opened.tell();
+    opened.fs.checkpoint()?;
     if global.json {
         println!(
             "{}",
             serde_json::json!({
                 "message_type": "initialized",
-                "repository": crate::crypto::hex(&repository.repo),
+                "repository": crate::crypto::hex(&id),
                 "path": path.display().to_string(),
             })
         );

@@ -1,7 +1,7 @@
 //! `key show`, `key sheet` and `key verify`.
 
 use super::args::{Global, RepoArgs};
-use super::place::{find, open_keyring, tell_changed_entry};
+use super::opening::{changed_entry, find, open_keyring};
 use super::{Code, Failure, Result, secrets};
 use crate::crypto::{Secret, format_key, hex};
 use crate::format::register::Slot;
@@ -9,10 +9,13 @@ use crate::vault::protocol::Locator;
 use crate::volume::repository::{Repository, vault_slots};
 
 fn opened(global: &Global, args: &RepoArgs) -> Result<(Repository, Secret, Vec<Slot>)> {
-    let (path, repository) = find(&args.repo)?;
-    let key = secrets::obtain(global, &path, &repository)?;
+    let found = find(&args.repo)?;
+    let key = secrets::obtain(global, &found.path, &found.early)?;
+    let repository = found.early;
     let (_, _, slots) = open_keyring(&repository, &key)?;
-    tell_changed_entry(&repository, &slots);
+    if let Some(notice) = changed_entry(&repository, &slots) {
+        eprintln!("amberfs: {notice}");
+    }
     Ok((repository, key, slots))
 }
 

@@ -11,6 +11,7 @@ mod init;
 mod key;
 mod mount;
 mod noting;
+mod opening;
 pub(crate) mod options;
 mod place;
 mod refused;
@@ -147,7 +148,8 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let code = match &error {
             StoreError::Damaged { .. } => Code::Damage,
-            StoreError::Missing { .. } => Code::NotAllHere,
+            StoreError::Missing { .. } | StoreError::Vanished { .. } => Code::NotAllHere,
+            StoreError::Away { .. } => Code::Unusable,
             StoreError::UnknownEpoch { .. } => Code::WrongSecret,
             StoreError::Newer { .. } => Code::NoRepository,
             StoreError::Full => Code::NoSpace,
@@ -185,6 +187,8 @@ impl From<VolumeError> for Failure {
                 "reading (-o ro) shows what was before it. A file that its device will never \
                  finish can be moved out of the repository: it is given up then",
             ),
+            VolumeError::Unwritable { .. } => Self::new(Code::Unusable, error)
+                .hint("amberfs mount -o ro, ls, cat and extract read it without writing"),
             VolumeError::RolledBack(_) => Self::new(Code::Rollback, error).hint(
                 "let the sync client finish; if the folder really was put back, mount with \
                        a new --state folder to go on from what is there",
@@ -199,6 +203,7 @@ impl From<FsError> for Failure {
             FsError::NoSpace => Code::NoSpace,
             FsError::NotHere => Code::NotAllHere,
             FsError::Damaged => Code::Damage,
+            FsError::Away => Code::Unusable,
             _ => Code::Other,
         };
         let failure = Self::new(code, error);

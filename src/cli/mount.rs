@@ -6,12 +6,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::args::{Global, MountArgs};
-use super::noting::{NoteWriter, behind};
+use super::control::bytes;
+use super::noting::NoteWriter;
+use super::opening::{Found, Opened, Wanted, describe, find, refuse_behind};
 use super::options::MountSettings;
-use super::place::{
-    LocalState, changed_entry, file_system, find, followed, machine_name, open_keyring,
-    open_volume, place_of, state_folder,
-};
+use super::place::{LocalState, followed, state_folder};
 use super::secrets::Obtained;
 use super::{Code, Failure, Result, secrets, vault};
 use crate::control::{self, Registry};
@@ -21,9 +20,8 @@ use crate::daemon::{
     launch, lock_in_memory, notify_ready, share_one_arena, start_logging, unencrypted_swap,
 };
 use crate::fs::{Fs, FsError};
-use crate::store::CacheSizes;
 use crate::vault::protocol::{decode_marks, encode_marks};
-use crate::volume::OpenOptions;
+use crate::volume::Behind;
 
 /// With less room than this for local state, files opened for writing bypass the kernel's
 /// cache, so that write(2) itself is told that there is no more.
@@ -33,13 +31,15 @@ const LOW_WATER: u64 = 256 << 20;
 const LOG_AGE: Duration = Duration::from_millis(400);
 /// Ticks from one flush of the log to the next: less than five seconds.
 const FLUSH_TICKS: u64 = 9;
+/// Ticks after which files of REPO that nobody read meanwhile are closed.
+const IDLE_TICKS: u64 = 4;
 
 /// A file system ready to be mounted, with what must live as long as it.
 pub struct Ready {
     /// The file system.
     pub fs: Arc<Fs>,
     /// Local state, locked.
-    _state: Option<LocalState>,
+    state: Option<LocalState>,
     /// What the owner should be told.
     pub notices: Vec<String>,
     /// Tells the vault at the end how far this device came.
@@ -52,13 +52,15 @@ pub fn prepare(
     global: &Global,
     repo: &Path,
     settings: &MountSettings,
-    Obtained { key, marks, .. }: Obtained,
+    obtained: Obtained,
 ) -> Result<Ready> {
-    let (path, repository) = find(repo)?;
-    let (keyring, register, slots) = open_keyring(&repository, &key)?;
+    let keyed = find(repo)?.keyed(obtained);
     let writes = !settings.mount.read_only;
+    let ready = if writes { keyed.lock(global)? } else { keyed.read_beside(global) };
+    let looked = ready.look()?;
     let note = if writes {
-        let note = NoteWriter::new(global, (&path, &repository.repo), &slots, &key);
+        let place = (&*looked.path, &looked.repository.repo);
+        let note = NoteWriter::new(global, place, &looked.slots, looked.key());
         // What is wrong there keeps nobody from their files.
         note.unwrap_or_else(|failure| {
             log::info!("the vault will not be told how far this device comes: {}", failure.message);
@@ -68,29 +70,21 @@ pub fn prepare(
     } else {
         None
     };
-    drop(key);
-    let state = writes
-        .then(|| LocalState::lock(state_folder(global, &path, &repository)?, &path))
-        .transpose()?;
-    let options = OpenOptions {
-        device_name: machine_name(),
+    let wanted = Wanted {
+        device_name: None,
         only_device: settings.device.clone(),
-        read_only: !writes,
-        place: place_of(&path),
-        caches: CacheSizes { frames: settings.cache, ..CacheSizes::default() },
-        ..OpenOptions::default()
+        cache: Some(settings.cache),
+        owner: (settings.uid, settings.gid),
     };
-    let volume = open_volume(&path, &repository, keyring, register, state.as_ref(), &options)?;
-    let mut notices: Vec<String> = volume.notices.iter().map(ToString::to_string).collect();
-    notices.extend(changed_entry(&repository, &slots));
-    notices.extend(behind(&volume, &marks));
-    let shown = (settings.uid, settings.gid);
-    let (fs, replayed) = file_system(volume, writes, shown)?;
-    if replayed > 0 {
-        notices
-            .push(format!("brought back {replayed} changes that were not in the repository yet"));
+    let opened = looked.open(global, &wanted)?;
+    let own: Vec<Behind> =
+        opened.fs.volume().behind.iter().filter(|behind| behind.own).cloned().collect();
+    if !global.accept_older {
+        refuse_behind(&own)
+            .map_err(|failure| failure.hint("--accept-older goes on with what is here"))?;
     }
-    Ok(Ready { fs: Arc::new(fs), _state: state, notices, note })
+    let Opened { fs, notices, state, .. } = opened;
+    Ok(Ready { fs: Arc::new(fs), state, notices, note })
 }
 
 /// The file system as the daemon's service.
@@ -121,6 +115,9 @@ impl Service for Mounted {
         if !ticks.is_multiple_of(2) {
             return false;
         }
+        if ticks.is_multiple_of(IDLE_TICKS) {
+            fs.volume().store.close_idle();
+        }
         // Of local state only: this thread writes the journal, and must not wait
         // for a REPO that hangs.
         let local = self.ready.fs.volume().world().state.as_ref().map(|state| state.space());
@@ -141,10 +138,9 @@ impl Service for Mounted {
     fn status(&self) -> Vec<u8> {
         let fs = &self.ready.fs;
         let progress = fs.progress();
-        let base = fs.volume().base();
-        let state = fs.volume().state();
-        let elsewhere: Vec<serde_json::Value> = fs
-            .volume()
+        let volume = fs.volume();
+        let (base, state) = (volume.base(), volume.state());
+        let elsewhere: Vec<serde_json::Value> = volume
             .devices
             .iter()
             .filter(|head| head.device != state.device)
@@ -161,6 +157,8 @@ impl Service for Mounted {
             "generation": state.generation,
             "time": base.commit.time.secs,
             "elsewhere": elsewhere,
+            "behind": volume.behind.iter().map(describe).collect::<Vec<_>>(),
+            "unusable": volume.unusable.iter().map(|head| head.error.to_string()).collect::<Vec<_>>(),
             "trouble": progress.trouble,
             "failed": progress.failed,
         })
@@ -169,6 +167,9 @@ impl Service for Mounted {
     }
 
     fn close(&self) -> std::result::Result<(), control::Failure> {
+        if let Some(state) = &self.ready.state {
+            state.is_ending();
+        }
         let outcome = self.checkpoint(Why::Unmount);
         if let Some(note) = &self.ready.note {
             Arc::clone(note).write(self.ready.fs.volume());
@@ -178,15 +179,42 @@ impl Service for Mounted {
 }
 
 impl Mounted {
+    /// Why not everything is in REPO, where what is not is, and what to do. What it
+    /// says of local state was looked at just now.
     fn explain(&self, error: FsError) -> control::Failure {
-        let code = if error == FsError::NoSpace { Code::NoSpace } else { Code::Other };
-        let trouble = self.ready.fs.progress().trouble.unwrap_or_else(|| error.to_string());
+        let fs = &self.ready.fs;
+        let code = match error {
+            FsError::NoSpace => Code::NoSpace,
+            FsError::Away => Code::Unusable,
+            FsError::NotHere => Code::NotAllHere,
+            _ => Code::Other,
+        };
+        let kept = fs.flush_log().is_ok();
+        let progress = fs.progress();
+        let trouble = progress.trouble.unwrap_or_else(|| error.to_string());
+        let waiting = format!(
+            "{} of data and {} changed names and attributes",
+            bytes(progress.waiting_bytes),
+            progress.waiting_changes
+        );
+        let place = self.ready.state.as_ref().map(|state| state.path.display().to_string());
+        let place = place.unwrap_or_default();
+        let rest = if kept {
+            format!(
+                "What is not ({waiting}) was written to local state just now ({place}) and is \
+                 still shown at the mountpoint. It enters the repository by itself once that can \
+                 be written, or after the next mount.\n  To leave the mount now all the same: \
+                 umount(8) or fusermount3 -u, which leaves those changes in local state only"
+            )
+        } else {
+            format!(
+                "LOCAL STATE FAILED TOO ({place}): what is not in the repository ({waiting}) is in \
+                 the memory of this mount only. Copy out what you need before you unmount"
+            )
+        };
         control::Failure {
             code: code as u8,
-            text: format!(
-                "not everything is in the repository: {trouble}. Nothing is lost: it is in local \
-                 state and will be brought back at the next mount"
-            ),
+            text: format!("not everything is in the repository: {trouble}. {rest}"),
         }
     }
 }
@@ -194,7 +222,7 @@ impl Mounted {
 /// `mount`: returns when the mount is usable.
 pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
     let settings = MountSettings::parse(&args.options)?;
-    let (repo, repository) = find(&args.repo)?;
+    let Found { path: repo, early: repository } = find(&args.repo)?;
     let checks = Checks {
         allow_nonempty: settings.nonempty,
         allow_synced: args.allow_synced_mountpoint,
@@ -340,8 +368,8 @@ struct Mounting {
 
 impl Mounting {
     fn obtain(&self) -> Result<Obtained> {
-        let (path, repository) = find(&self.repo)?;
-        let mut obtained = secrets::obtain_all(&self.global, &path, &repository)?;
+        let Found { path, early } = find(&self.repo)?;
+        let mut obtained = secrets::obtain_all(&self.global, &path, &early)?;
         if let Some(password) = obtained.outdated.take()
             && !self.settings.mount.read_only
         {

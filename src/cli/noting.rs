@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::args::Global;
 use super::{Result, vault};
-use crate::crypto::{RepoId, Secret, hex};
+use crate::crypto::{RepoId, Secret};
 use crate::format::register::Slot;
 use crate::vault::client::{Client, Pin};
 use crate::vault::net::Timeouts;
@@ -22,31 +22,6 @@ const PATIENCE: Timeouts = Timeouts {
     reply: Duration::from_secs(3),
     proof: Duration::from_secs(3),
 };
-
-/// What the note says and the folder does not have, for the owner.
-pub fn behind(volume: &Volume, marks: &[Mark]) -> Vec<String> {
-    let (own, base) = (volume.state().device, volume.base());
-    let retired = |device: &[u8; 16]| base.commit.retired.iter().any(|one| one.device == *device);
-    marks
-        .iter()
-        .filter_map(|(device, noted)| {
-            let head = volume.devices.iter().find(|head| head.device == *device);
-            let here = head.map_or(0, |head| head.generation);
-            if here >= *noted || retired(device) {
-                return None;
-            }
-            let name = match head {
-                Some(head) => head.name.clone(),
-                None if *device == own => "this machine".into(),
-                None => hex(&device[..4]),
-            };
-            Some(format!(
-                "the folder is behind: {name} had written state {noted} and told the vault, here \
-                 is {here}. The sync client is not done, or somebody put the folder back"
-            ))
-        })
-        .collect()
-}
 
 /// Writes the note of one mount, without K.
 pub struct NoteWriter {

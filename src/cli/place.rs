@@ -1,23 +1,18 @@
-//! Where REPO and local state are, and opening the two.
+//! Where REPO and local state are, and the lock of local state.
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 
 use super::args::Global;
-use super::{Code, Failure, Result, secrets};
-use crate::crypto::{Hash, Secret, hash, hex};
-use crate::format::register::{Keyring, Register, Slot};
-use crate::fs::{Fs, NoLog, Options, Ownership, RecoverError};
-use crate::io::{DirFolder, DirSynced, PrivateFolder, SystemClock, SystemRandom};
-use crate::journal::Options as JournalOptions;
-use crate::store::Context;
-use crate::vault::protocol::Locator;
-use crate::volume::repository::{Repository, vault_slots};
-use crate::volume::{OpenOptions, Volume, World};
+use super::{Code, Failure, Result};
+use crate::crypto::{Hash, hash, hex};
+use crate::io::{DirFolder, PrivateFolder};
+use crate::volume::repository::Repository;
 
 /// The folder, as it really is.
 pub fn canonical(repo: &Path) -> Result<PathBuf> {
@@ -63,17 +58,6 @@ pub fn machine_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().chars().take(64).collect()
 }
 
-/// Finds what lies in `repo`.
-pub fn find(repo: &Path) -> Result<(PathBuf, Repository)> {
-    let path = canonical(repo)?;
-    let repository = Repository::find(&DirSynced::new(&path, None)).map_err(|error| {
-        let mut failure = Failure::from(error);
-        failure.message = format!("{}: {}", repo.display(), failure.message);
-        failure
-    })?;
-    Ok((path, repository))
-}
-
 /// The folder of local state for a repository.
 pub fn state_folder(global: &Global, repo: &Path, repository: &Repository) -> Result<PathBuf> {
     if let Some(path) = &global.state {
@@ -82,6 +66,16 @@ pub fn state_folder(global: &Global, repo: &Path, repository: &Repository) -> Re
     let identity = hash(repo.as_os_str().as_encoded_bytes());
     let name = format!("{}-{}", hex(&repository.repo), hex(&identity[..8]));
     Ok(state_base()?.join(name))
+}
+
+/// The same, if a folder is there.
+pub fn state_folder_if_there(
+    global: &Global,
+    repo: &Path,
+    repository: &Repository,
+) -> Option<PathBuf> {
+    // Without a home there is no state of this user.
+    state_folder(global, repo, repository).ok().filter(|folder| folder.is_dir())
 }
 
 /// The folder of this user's local state.
@@ -107,8 +101,13 @@ pub fn with_base<T>(folder: &Path, work: impl FnOnce() -> Result<T>) -> Result<T
     work()
 }
 
-/// How long a daemon that is ending may hold its lock.
-const ENDING: std::time::Duration = std::time::Duration::from_secs(5);
+/// How long another process may hold the lock that does not say that it is ending.
+const BRIEFLY: Duration = Duration::from_secs(5);
+/// How long one that is ending may: it publishes what is not in REPO yet.
+const ENDING: Duration = Duration::from_secs(600);
+/// What the lock's file holds while its owner is ending.
+const IS_ENDING: &[u8] = b"ending\n";
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Local state, locked for this process.
 pub struct LocalState {
@@ -116,8 +115,7 @@ pub struct LocalState {
     pub path: PathBuf,
     /// The folder.
     pub folder: Arc<dyn PrivateFolder>,
-    /// Held as long as this lives.
-    _lock: fs::File,
+    lock: fs::File,
 }
 
 impl LocalState {
@@ -148,168 +146,61 @@ impl LocalState {
             .create(path.join("pending"))
             .map_err(trouble)?;
         let lock = fs::OpenOptions::new()
+            .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .open(path.join("lock"))
             .map_err(trouble)?;
-        // A daemon tells that it has unmounted a moment before it ends, and
-        // umount(8) long before; only then its lock falls.
-        let until = std::time::Instant::now() + ENDING;
-        let locked = loop {
-            let locked = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive);
-            if locked != Err(rustix::io::Errno::WOULDBLOCK) || std::time::Instant::now() >= until {
-                break locked;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        };
-        match locked {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
+        match wait_for(&lock, &path) {
+            Ok(true) => lock.set_len(0).map_err(trouble)?,
+            Ok(false) => {
                 return Err(Failure::new(
                     Code::InUse,
                     format!("{} is in use by another amberfs (mounted?)", repo.display()),
                 )
                 .hint("unmount it first, or use the mountpoint"));
             }
-            Err(error) => return Err(trouble(error.into())),
+            Err(error) => return Err(trouble(error)),
         }
         let folder = Arc::new(DirFolder::new(&path));
-        Ok(Self { path, folder, _lock: lock })
+        Ok(Self { path, folder, lock })
+    }
+
+    /// Tells whoever waits for the lock that this process is ending, and only
+    /// publishes what is not in REPO yet.
+    pub fn is_ending(&self) {
+        // Without it, they wait for a shorter time.
+        let _ = self.lock.write_all_at(IS_ENDING, 0);
     }
 }
 
-/// How a repository is opened.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// Without local state; nothing is written anywhere.
-    Read,
-    /// With local state, for writing.
-    Write,
-}
-
-/// An open repository with what must live as long as it.
-pub struct Opened {
-    /// The file system.
-    pub fs: Fs,
-    /// Local state.
-    pub _state: Option<LocalState>,
-}
-
-/// Opens a repository for one command.
-pub fn open(global: &Global, repo: &Path, access: Access) -> Result<Opened> {
-    let (path, repository) = find(repo)?;
-    let key = secrets::obtain(global, &path, &repository)?;
-    let state = match access {
-        Access::Read => None,
-        Access::Write => Some(LocalState::lock(state_folder(global, &path, &repository)?, &path)?),
-    };
-    let options = OpenOptions {
-        device_name: machine_name(),
-        read_only: access == Access::Read,
-        place: place_of(&path),
-        ..OpenOptions::default()
-    };
-    let (keyring, register, slots) = open_keyring(&repository, &key)?;
-    drop(key);
-    tell_changed_entry(&repository, &slots);
-    let volume = open_volume(&path, &repository, keyring, register, state.as_ref(), &options)?;
-    for notice in &volume.notices {
-        eprintln!("amberfs: {notice}");
-    }
-    let (fs, replayed) = file_system(volume, access == Access::Write, (None, None))?;
-    if replayed > 0 {
-        eprintln!("amberfs: brought back {replayed} changes that were not in the repository yet");
-    }
-    Ok(Opened { fs, _state: state })
-}
-
-/// Opens the keyring with K, or says what is wrong with K.
-pub fn open_keyring(
-    repository: &Repository,
-    key: &Secret,
-) -> Result<(Keyring, Register, Vec<Slot>)> {
-    repository.unlock(key).ok_or_else(|| secrets::wrong_key(repository, key))
-}
-
-/// What to say if the vault entry that the folder shows, which a password would
-/// go by, is not the one that was sealed with K.
-pub fn changed_entry(repository: &Repository, sealed: &[Slot]) -> Option<String> {
-    let sealed: Vec<&[u8]> = vault_slots(sealed).collect();
-    if repository.clear_vault_slots() == sealed {
-        return None;
-    }
-    let address = |slot: &&[u8]| Some(Locator::decode(slot).ok()?.address.to_string());
-    let named = sealed.iter().find_map(address).unwrap_or_else(|| "none".into());
-    Some(format!(
-        "the folder's vault entry is not the one that was sealed with the key: somebody changed \
-         it, or files are missing or damaged. The sealed one: {named}"
-    ))
-}
-
-/// Says it on standard error.
-pub fn tell_changed_entry(repository: &Repository, sealed: &[Slot]) {
-    if let Some(notice) = changed_entry(repository, sealed) {
-        eprintln!("amberfs: {notice}");
-    }
-}
-
-/// Opens the volume. K is not needed: whoever has no other use for it wipes it
-/// before.
-pub fn open_volume(
-    path: &Path,
-    repository: &Repository,
-    keyring: Keyring,
-    register: Register,
-    state: Option<&LocalState>,
-    options: &OpenOptions,
-) -> Result<Volume> {
-    let staging = state.map(|state| state.path.join("pending"));
-    let world = World {
-        repo: Arc::new(DirSynced::new(path, staging.as_deref())),
-        state: state.map(|state| state.folder.clone()),
-        clock: Arc::new(SystemClock),
-        random: Arc::new(SystemRandom),
-    };
-    let context = Arc::new(Context::new(repository.repo, keyring));
-    Ok(Volume::open(world, repository, context, register, options)?)
-}
-
-/// The file system over a volume, seen by this user. With `writes` there is
-/// local state: what a crash left in its journal is brought back, and counted.
-pub fn file_system(
-    volume: Volume,
-    writes: bool,
-    (force_uid, force_gid): (Option<u32>, Option<u32>),
-) -> Result<(Fs, usize)> {
-    let uid = rustix::process::geteuid().as_raw();
-    let ownership = Ownership {
-        uid,
-        gid: rustix::process::getegid().as_raw(),
-        record_self: uid != 0,
-        force_uid,
-        force_gid,
-    };
-    let options = Options { read_only: !writes, ownership };
-    if writes {
-        Fs::recover(volume, JournalOptions::default(), options).map_err(not_recovered)
-    } else {
-        Ok((Fs::new(volume, Box::new(NoLog), options)?, 0))
-    }
-}
-
-fn not_recovered(error: RecoverError) -> Failure {
-    match error {
-        RecoverError::Store(error) => error.into(),
-        RecoverError::Journal(error) => Failure::new(Code::Other, format!("local state: {error}"))
-            .hint(
-                "what was acknowledged and not yet in the repository is in this journal; keep a \
-                 copy of the state folder before you change anything",
-            ),
-        error @ RecoverError::Diverged(_) => Failure::new(Code::Unusable, error).hint(
-            "nothing is lost: they stay in local state. To look at what the others wrote, mount \
-             with -o ro; to go on here without them, mount as a new device with --state DIR",
-        ),
-        error @ RecoverError::Replay(_) => Failure::new(Code::Damage, error),
+/// Waits for the lock as long as its owner may be ending; `false` if it does not
+/// come. A daemon tells that it has unmounted a moment before it ends, and umount(8)
+/// long before.
+fn wait_for(lock: &fs::File, path: &Path) -> std::io::Result<bool> {
+    let started = Instant::now();
+    let mut told = false;
+    loop {
+        match rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(true),
+            Err(rustix::io::Errno::WOULDBLOCK) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut said = [0; IS_ENDING.len()];
+        let ending = lock.read_at(&mut said, 0)? == said.len() && said == IS_ENDING;
+        let waited = started.elapsed();
+        if waited >= if ending { ENDING } else { BRIEFLY } {
+            return Ok(false);
+        }
+        if ending && waited >= BRIEFLY && !told {
+            told = true;
+            eprintln!(
+                "amberfs: waiting for the mount that is ending: it still puts changes into the \
+                 repository (local state {})",
+                path.display()
+            );
+        }
+        std::thread::sleep(LOCK_PAUSE);
     }
 }

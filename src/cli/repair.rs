@@ -8,10 +8,9 @@ use std::path::{Path, PathBuf};
 
 use super::args::Global;
 use super::check::{Report, names};
-use super::place::{
-    LocalState, file_system, find, machine_name, open_keyring, open_volume, place_of, state_folder,
-};
-use super::{Code, Failure, Result, secrets};
+use super::opening::{Looked, Wanted, file_system, find, open_keyring, refuse_behind};
+use super::place::LocalState;
+use super::{Code, Failure, Result};
 use crate::crypto::{Hash, Secret};
 use crate::format::commit::{Name, Vector, find_object_name, object_folder, parse_object_name};
 use crate::format::register::{HEADER_MAX, Header};
@@ -19,53 +18,54 @@ use crate::io::{Clock as _, DirSynced, SyncedFolder, SystemClock};
 use crate::store::{Copies, check_name, is_arriving};
 use crate::volume::repository::Repository;
 use crate::volume::state::State;
-use crate::volume::{OpenOptions, Repaired, Volume};
+use crate::volume::{OpenOptions, Repaired};
 
 /// Largest file that is put back from a conflict copy.
 const FILE_MAX: u64 = 1 << 30;
 
 /// Runs the repair.
 pub fn run(global: &Global, repo: &Path) -> Result<u8> {
-    let (path, repository) = find(repo)?;
-    let key = secrets::obtain(global, &path, &repository)?;
-    open_keyring(&repository, &key)?;
-    let state = LocalState::lock(state_folder(global, &path, &repository)?, &path)?;
-    let folder = DirSynced::new(&path, Some(&state.path.join("pending")));
+    let looked = find(repo)?.key(global)?.lock(global)?.look()?;
+    let folder = DirSynced::new(&looked.path, Some(&state(&looked).path.join("pending")));
 
     let mut report = Report::default();
-    names(&folder, &repository, &mut report)?;
+    names(&folder, &looked.repository, &mut report)?;
     if !report.arriving.is_empty() {
         let what = report.arriving.join(", ");
         return Err(Failure::new(Code::NotAllHere, format!("still arriving: {what}")).hint(
             "let the sync client finish; ten minutes after their last change, repair again",
         ));
     }
-    let mut done = restore_header(&folder, &repository, &key)?;
-    done.extend(restore_copies(&folder, &repository, &mut report)?);
+    let mut done = restore_header(&folder, &looked.repository, looked.key())?;
+    done.extend(restore_copies(&folder, &looked.repository, &mut report)?);
 
     // Only now: what stood in before is in its place.
-    let (_, repository) = find(repo)?;
-    let place = Place { path: &path, repository: &repository, key: &key };
-    let repaired = match place.go_on(&state, &report) {
+    let mut looked = looked.look_again()?;
+    let repaired = match go_on(global, &looked, &report) {
         Err(failure)
             if matches!(failure.code, Code::Damage | Code::NotAllHere | Code::Rollback) =>
         {
             done.push(format!("went on without what cannot be had: {}", failure.message));
-            let seen = seen_by(&state);
-            if let Some(aside) = set_aside(&state)? {
+            let seen = seen_by(state(&looked));
+            if let Some(aside) = set_aside(state(&looked))? {
                 done.push(format!(
                     "local state is set aside in {}; changes in it that are not in the repository \
                      are not brought back",
                     aside.display()
                 ));
             }
-            let state_path = state.path.clone();
-            drop(state);
-            place.start_anew(&LocalState::lock(state_path, &path)?, &report, seen)?
+            let path = state(&looked).path.clone();
+            looked.replace_state(None);
+            looked.replace_state(Some(LocalState::lock(path, &looked.path)?));
+            start_anew(global, &looked, &report, seen)?
         }
         other => other?,
     };
     conclude(global, done, &repaired)
+}
+
+fn state(looked: &Looked) -> &LocalState {
+    looked.state().expect("a repair locks local state")
 }
 
 fn conclude(global: &Global, mut done: Vec<String>, repaired: &Repaired) -> Result<u8> {
@@ -182,40 +182,25 @@ fn restore_copies(
     Ok(done)
 }
 
-/// A repository that is being repaired.
-struct Place<'a> {
-    path: &'a Path,
-    repository: &'a Repository,
-    key: &'a Secret,
+/// With the local state as it is: nothing newer is lost.
+fn go_on(global: &Global, looked: &Looked, report: &Report) -> Result<Repaired> {
+    let volume = looked.volume(&looked.options(global, &Wanted::default()))?;
+    if !global.accept_older {
+        refuse_behind(&volume.behind)?;
+    }
+    let (fs, replayed) = file_system(volume, true, (None, None))?;
+    if replayed > 0 {
+        fs.checkpoint()?;
+    }
+    Ok(fs.volume().repair(&looked.repository, &report.bad)?)
 }
 
-impl Place<'_> {
-    /// With the local state as it is: nothing newer is lost.
-    fn go_on(&self, state: &LocalState, report: &Report) -> Result<Repaired> {
-        let (fs, replayed) = file_system(self.open(state, None)?, true, (None, None))?;
-        if replayed > 0 {
-            fs.checkpoint()?;
-        }
-        Ok(fs.volume().repair(self.repository, &report.bad)?)
-    }
-
-    /// As a new device, from the newest heads that can be used.
-    fn start_anew(&self, state: &LocalState, report: &Report, seen: Vector) -> Result<Repaired> {
-        let volume = self.open(state, Some(seen))?;
-        volume.settle(false)?;
-        Ok(volume.repair(self.repository, &report.bad)?)
-    }
-
-    fn open(&self, state: &LocalState, repair: Option<Vector>) -> Result<Volume> {
-        let options = OpenOptions {
-            device_name: machine_name(),
-            place: place_of(self.path),
-            repair,
-            ..OpenOptions::default()
-        };
-        let (keyring, register, _) = open_keyring(self.repository, self.key)?;
-        open_volume(self.path, self.repository, keyring, register, Some(state), &options)
-    }
+/// As a new device, from the newest heads that can be used.
+fn start_anew(global: &Global, looked: &Looked, report: &Report, seen: Vector) -> Result<Repaired> {
+    let options = looked.options(global, &Wanted::default());
+    let volume = looked.volume(&OpenOptions { repair: Some(seen), ..options })?;
+    volume.settle(false)?;
+    Ok(volume.repair(&looked.repository, &report.bad)?)
 }
 
 /// Generations that a state has seen, its own among them.

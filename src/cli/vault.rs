@@ -8,11 +8,11 @@ use zeroize::Zeroizing;
 
 use super::args::{Global, RemoveArgs, RepoArgs, ShowArgs};
 use super::control::local_time;
-use super::place::{self, LocalState, find, machine_name, open_keyring, open_volume};
+use super::opening::{Found, Keyed, Wanted, find};
+use super::place;
 use super::secrets::Obtained;
 use super::{Code, Failure, Result, secrets};
 use crate::crypto::{RepoId, Secret, hex, key_check, resembles_key, unhex};
-use crate::fs::Fs;
 use crate::io::{DirFolder, DirSynced, PrivateFolder, SystemClock, SystemRandom};
 use crate::vault::client::{Claim, Client, NewRecord, Pin, Unlocked, VaultError};
 use crate::vault::net::Timeouts;
@@ -21,7 +21,6 @@ use crate::vault::protocol::{
     MANIFEST_LIMIT, Manifest, Password, Protection, Retirement, Standing,
 };
 use crate::vault::server::FAILURES;
-use crate::volume::OpenOptions;
 use crate::volume::repository::{Repository, vault_slots};
 
 /// Vaults that this user trusted before, in the folder of local state.
@@ -392,7 +391,7 @@ pub fn address(global: &Global) -> Result<Option<Address>> {
 
 /// A repository opened with K, and its vault entries as they were sealed.
 struct Opened {
-    fs: Fs,
+    open: super::opening::Opened,
     key: Secret,
     repo: RepoId,
     /// The current ones.
@@ -400,48 +399,41 @@ struct Opened {
     /// Those that newer ones replaced, as far as the folder still tells.
     replaced: Vec<Vec<u8>>,
     path: PathBuf,
-    _state: LocalState,
 }
 
 fn open(global: &Global, repo: &Path) -> Result<Opened> {
-    let (path, repository) = find(repo)?;
-    let folder = DirSynced::new(&path, None);
+    let found = find(repo)?;
     let mut opening = global.clone();
     if let Some(address) = typed_address(global)? {
         // The vault to move to says nothing about the one to open at.
         let fingerprint = address.fingerprint();
         let names =
             |slot| Locator::decode(slot).is_ok_and(|l| l.address.fingerprint() == fingerprint);
-        if !repository.vault_slots(&folder).into_iter().any(names) {
+        let folder = DirSynced::new(&found.path, None);
+        if !found.early.vault_slots(&folder).into_iter().any(names) {
             opening.vault = None;
         }
     }
-    let key = secrets::obtain(&opening, &path, &repository)?;
-    open_by(global, path, &repository, key)
+    open_by(global, found.key(&opening)?)
 }
 
-fn open_by(global: &Global, path: PathBuf, repository: &Repository, key: Secret) -> Result<Opened> {
+fn open_by(global: &Global, keyed: Keyed) -> Result<Opened> {
+    let looked = keyed.lock(global)?.look()?;
+    let (key, repo, path) = (looked.key().duplicate(), looked.repository.repo, looked.path.clone());
+    let slots: Vec<Vec<u8>> = vault_slots(&looked.slots).map(<[u8]>::to_vec).collect();
     let folder = DirSynced::new(&path, None);
-    let (keyring, register, slots) = open_keyring(repository, &key)?;
-    place::tell_changed_entry(repository, &slots);
-    let slots: Vec<Vec<u8>> = vault_slots(&slots).map(<[u8]>::to_vec).collect();
-    let mut replaced = repository.sealed_vault_slots(&folder, &key);
+    let mut replaced = looked.repository.sealed_vault_slots(&folder, &key);
     replaced.retain(|slot| !slots.contains(slot));
-    let state = LocalState::lock(place::state_folder(global, &path, repository)?, &path)?;
-    let options = OpenOptions {
-        device_name: machine_name(),
-        place: place::place_of(&path),
-        ..OpenOptions::default()
-    };
-    let volume = open_volume(&path, repository, keyring, register, Some(&state), &options)?;
-    let (fs, _) = place::file_system(volume, true, (None, None))?;
-    Ok(Opened { fs, key, repo: repository.repo, slots, replaced, path, _state: state })
+    let open = looked.open(global, &Wanted::default())?;
+    open.tell();
+    open.refuse_less(global)?;
+    Ok(Opened { open, key, repo, slots, replaced, path })
 }
 
 impl Opened {
     fn publish(&self, slots: Vec<Vec<u8>>) -> Result<()> {
-        self.fs.volume().set_vault_slots(&self.key, slots)?;
-        Ok(self.fs.publish_register()?)
+        self.open.fs.volume().set_vault_slots(&self.key, slots)?;
+        Ok(self.open.fs.publish_register()?)
     }
 
     /// Ends the registrations in `slots`; returns those that could not be
@@ -546,8 +538,7 @@ fn replace(global: &Global, opened: &Opened, address: &Address, password: &Passw
 /// Registers the same password anew, because its record was made under keys that the
 /// vault would retire.
 pub fn renew(global: &Global, repo: &Path, key: Secret, password: &Password) -> Result<()> {
-    let (path, repository) = find(repo)?;
-    let opened = open_by(global, path, &repository, key)?;
+    let opened = open_by(global, find(repo)?.keyed(key.into()))?;
     let sealed = opened.slots.iter().find_map(|bytes| Locator::decode(bytes).ok());
     let Some(Locator { address, .. }) = sealed else { return Ok(()) };
     let address = moved(global, address.fingerprint())?.unwrap_or(address);
@@ -636,7 +627,7 @@ fn remove_replaced(global: &Global, args: &RemoveArgs) -> Result<u8> {
 
 /// `vault show`: spends no try.
 pub fn show(global: &Global, args: &ShowArgs) -> Result<u8> {
-    let (path, repository) = find(&args.repo)?;
+    let Found { path, early: repository } = find(&args.repo)?;
     let folder = DirSynced::new(&path, None);
     // Older registers only name what this one replaced.
     let locator =

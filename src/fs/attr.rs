@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use super::{Attr, Fs, FsError, Result, SetAttr, SpaceStat, State, TimeSet};
 use crate::format::namespace::{Ino, Inode, Key, NAME_MAX, Value, XATTR_MAX};
 use crate::format::record::Change;
+use crate::io::Space;
 use crate::volume::Volume;
 
 /// Count of names beyond which link(2) fails; ext4 has the same limit.
@@ -141,12 +142,18 @@ impl Fs {
             FsError::Io
         };
         let world = self.volume.world();
-        let mut space = world.repo.space().map_err(io)?;
-        if let Some(folder) = &world.state {
-            let local = folder.space().map_err(io)?;
-            space.free = space.free.min(local.free);
-            space.total = space.total.min(local.total);
-        }
+        let local = world.state.as_ref().map(|folder| folder.space()).transpose().map_err(io)?;
+        let space = match (world.repo.space(), local) {
+            (Ok(repo), Some(local)) => Space {
+                free: repo.free.min(local.free),
+                total: repo.total.min(local.total),
+                ..repo
+            },
+            (Ok(repo), None) => repo,
+            // Its disk is unmounted, say: what is written now goes to local state.
+            (Err(error), Some(local)) if error.kind() == std::io::ErrorKind::NotFound => local,
+            (Err(error), _) => return Err(io(error)),
+        };
         let inodes = self.lock().inodes;
         Ok(SpaceStat {
             block: BLOCK,

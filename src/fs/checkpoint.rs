@@ -23,6 +23,9 @@ const PASSED_MAX: u64 = 1 << 30;
 const CUT_AHEAD: u64 = 16 << 20;
 /// Changes of names and attributes in memory at which a checkpoint is due.
 const CHANGES_MAX: usize = 32_000;
+/// How often a checkpoint is tried at once: content that rests on what has vanished
+/// is cut again, and what a failing log has not is published without it.
+const TRIES: u32 = 3;
 /// Pause after a checkpoint that failed.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -56,7 +59,7 @@ pub struct Progress {
     pub bytes: u64,
     /// Why the last checkpoint failed.
     pub trouble: Option<String>,
-    /// Local state failed; read-only.
+    /// Read-only until mounted anew, mostly because local state failed.
     pub failed: bool,
 }
 
@@ -195,14 +198,45 @@ impl Fs {
 
     /// With `flushing` held. Also returns why some files are not in it.
     fn checkpoint_locked(&self, always: bool) -> Result<Option<(Published, Option<StoreError>)>> {
-        if self.failed.load(Atomic::Relaxed) {
-            return Err(FsError::Io);
-        }
         let _cutting = self.cutting();
-        self.cut_ahead();
-        let Some((overlay, files, counts, sequence)) = self.freeze(always)? else {
-            return Ok(None);
-        };
+        let mut tries = TRIES;
+        loop {
+            // Without a log, what is in memory is still published: it holds all that
+            // was acknowledged, and nothing more is taken.
+            let logged = !self.failed.load(Atomic::Relaxed);
+            let outcome = self.checkpoint_once(always, logged);
+            tries -= 1;
+            let log_failed = logged && self.failed.load(Atomic::Relaxed);
+            match outcome {
+                Err((Some(StoreError::Vanished { .. }), _)) if tries > 0 => {}
+                Err(_) if log_failed && tries > 0 => {}
+                outcome => return outcome.map_err(|(_, error)| error),
+            }
+        }
+    }
+
+    #[expect(clippy::type_complexity, reason = "what was made, and why not, used once")]
+    fn checkpoint_once(
+        &self,
+        always: bool,
+        logged: bool,
+    ) -> std::result::Result<Option<(Published, Option<StoreError>)>, (Option<StoreError>, FsError)>
+    {
+        if self.broken.load(Atomic::Relaxed) {
+            return Err((None, FsError::Io));
+        }
+        let without = |error| (None, error);
+        if logged {
+            self.cut_ahead();
+        } else {
+            let folder = self.volume.world().state.as_ref();
+            if folder.is_some_and(|folder| folder.is_gone()) {
+                self.volume.store.go_on_without_state();
+            }
+        }
+        let frozen = self.freeze(always, logged).map_err(without)?;
+        let Some((overlay, files, counts, sequence)) = frozen else { return Ok(None) };
+        self.volume.store.begin_cutting();
         let made = self.publish(&overlay, &files, counts, sequence);
         let trouble = match &made {
             Ok(made) => made.withheld.as_ref(),
@@ -212,8 +246,10 @@ impl Fs {
         *self.trouble.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = trouble;
         match made {
             Ok(Made { published, contents, withheld }) => {
-                self.thaw(files, contents)?;
-                self.log.release(sequence).map_err(|error| self.fail(&error))?;
+                self.thaw(files, contents).map_err(without)?;
+                if logged {
+                    self.log.release(sequence).map_err(|error| without(self.fail(&error)))?;
+                }
                 if withheld.is_some() {
                     self.lock().retry_at = self.volume.world().clock.elapsed() + RETRY;
                 }
@@ -222,7 +258,8 @@ impl Fs {
             Err(error) => {
                 self.refreeze(files);
                 self.lock().retry_at = self.volume.world().clock.elapsed() + RETRY;
-                Err(self.store_failed(&error))
+                let failure = self.store_failed(&error);
+                Err((Some(error), failure))
             }
         }
     }
@@ -231,8 +268,9 @@ impl Fs {
     pub(super) fn freeze(
         &self,
         always: bool,
+        logged: bool,
     ) -> Result<Option<(Arc<Overlay>, Vec<Frozen>, (u64, u64), u64)>> {
-        let (_draining, mut state) = self.drained()?;
+        let (_draining, mut state) = if logged { self.drained()? } else { self.undrained() };
         if state.current.is_empty() && !always {
             // At most files without a name changed.
             state.changed = None;
@@ -241,7 +279,11 @@ impl Fs {
         let mut files = state.files.values();
         let already = state.frozen.is_some() || files.any(|file| file.frozen.is_some());
         self.check_not_set_aside(already)?;
-        let sequence = self.log.rotate().map_err(|error| self.fail(&error))?;
+        let sequence = if logged {
+            self.log.rotate().map_err(|error| self.fail(&error))?
+        } else {
+            self.log.last()
+        };
         let overlay = Arc::new(std::mem::take(&mut state.current));
         state.frozen = Some(overlay.clone());
         state.changed = None;
@@ -307,6 +349,9 @@ impl Fs {
         };
         let edits = edits.into_iter().collect();
         let published = self.volume.checkpoint(edits, (inodes, bytes), sequence, &open)?;
+        if let Some(path) = published.gone.first() {
+            withheld.get_or_insert(StoreError::Vanished { path: path.clone() });
+        }
         Ok(Made { published, contents, withheld })
     }
 

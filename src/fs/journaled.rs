@@ -30,6 +30,9 @@ impl Log for Journal {
     fn rotate(&self) -> std::io::Result<u64> {
         Journal::rotate(self).map_err(journal_failed)
     }
+    fn last(&self) -> u64 {
+        Journal::last_sequence(self)
+    }
     fn release(&self, sequence: u64) -> std::io::Result<()> {
         Journal::release(self, sequence).map_err(journal_failed)
     }

@@ -60,6 +60,8 @@ pub trait Log: Send + Sync {
     fn sync(&self, sequence: u64) -> std::io::Result<()>;
     /// Later records go to a new file; returns the last sequence before.
     fn rotate(&self) -> std::io::Result<u64>;
+    /// The sequence number of the last record taken, also once the log failed.
+    fn last(&self) -> u64;
     /// Records up to `sequence` are in a head.
     fn release(&self, sequence: u64) -> std::io::Result<()>;
     /// Bytes that records not released yet take.
@@ -89,6 +91,9 @@ impl Log for NoLog {
     }
     fn rotate(&self) -> std::io::Result<u64> {
         Ok(0)
+    }
+    fn last(&self) -> u64 {
+        0
     }
     fn release(&self, _: u64) -> std::io::Result<()> {
         Ok(())
@@ -215,8 +220,10 @@ pub struct Fs {
     queue: Mutex<queue::Queue>,
     /// The queue has room, or nobody makes any.
     queue_room: Condvar,
-    /// Local state failed: read-only with EIO until reopened.
+    /// Read-only with EIO until reopened.
     failed: AtomicBool,
+    /// What is in memory is not what was acknowledged: it must not be published.
+    broken: AtomicBool,
     /// How far a checkpoint that failed for want of room or REPO got.
     trouble: Mutex<Option<String>>,
 }
@@ -244,6 +251,7 @@ impl Fs {
             queue: Mutex::default(),
             queue_room: Condvar::new(),
             failed: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
             trouble: Mutex::default(),
         };
         fs.draw_prefix()?;
@@ -388,19 +396,25 @@ impl Fs {
         if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) {
             return FsError::NoSpace;
         }
-        self.stop(&format!("local state failed ({error})"));
+        self.go_read_only(&format!("local state failed ({error})"));
         FsError::Io
     }
 
     /// The same where even a lack of room is one: something that was
     /// acknowledged is not in the log.
     fn fail_for_good(&self, error: &std::io::Error) -> FsError {
-        self.stop(&format!("local state failed ({error})"));
+        self.go_read_only(&format!("local state failed ({error})"));
         FsError::Io
     }
 
-    /// Read-only with EIO from here on; said once.
+    /// Read-only with EIO from here on, and what is in memory is not published.
     fn stop(&self, why: &str) {
+        self.broken.store(true, Atomic::Relaxed);
+        self.go_read_only(why);
+    }
+
+    /// Read-only with EIO from here on; said once.
+    fn go_read_only(&self, why: &str) {
         if !self.failed.swap(true, Atomic::Relaxed) {
             log::error!("{why}; the mount is read-only until it is mounted anew");
         }
@@ -424,8 +438,9 @@ impl Fs {
             other => {
                 log::error!("{other}");
                 match other {
-                    StoreError::Missing { .. } => FsError::NotHere,
+                    StoreError::Missing { .. } | StoreError::Vanished { .. } => FsError::NotHere,
                     StoreError::Damaged { .. } => FsError::Damaged,
+                    StoreError::Away { .. } => FsError::Away,
                     _ => FsError::Io,
                 }
             }

@@ -77,6 +77,9 @@ pub enum FsError {
     /// EIO: damage in REPO; the log says where.
     #[error("it is damaged")]
     Damaged,
+    /// EIO: what is at REPO's place is not the folder that was mounted.
+    #[error("REPO is not there")]
+    Away,
     /// EIO: anything else, such as a failed local state; the log says what.
     #[error("input/output error")]
     Io,
@@ -105,7 +108,7 @@ impl FsError {
             Self::NoSuchData => libc::ENXIO,
             Self::NotSupported => libc::EOPNOTSUPP,
             Self::Stale => libc::ESTALE,
-            Self::NotHere | Self::Damaged | Self::Io => libc::EIO,
+            Self::NotHere | Self::Damaged | Self::Away | Self::Io => libc::EIO,
         }
     }
 }

@@ -265,6 +265,12 @@ impl Fs {
         Ok((guard, state))
     }
 
+    /// The same where the log takes nothing any more: memory has it all.
+    pub(super) fn undrained(&self) -> (MutexGuard<'_, ()>, MutexGuard<'_, State>) {
+        let guard = self.draining.lock().unwrap_or_else(PoisonError::into_inner);
+        (guard, self.lock())
+    }
+
     /// The log begins anew: what passed it is in the commit that is made now.
     pub(super) fn forget_passed(&self) {
         self.queue().passed = 0;

@@ -67,7 +67,9 @@ pub trait PrivateFile: Send + Sync {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
     /// Writes all of `bytes`.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
-    /// Returns once what was written is on stable storage (fdatasync).
+    /// Returns once what was written is on stable storage (fdatasync). An error if
+    /// the file was removed, or its folder is not at its place any more: nobody
+    /// would find the bytes.
     fn sync_data(&self) -> io::Result<()>;
     /// Length in bytes.
     fn len(&self) -> io::Result<u64>;
@@ -96,6 +98,11 @@ pub trait PrivateFolder: Send + Sync {
     fn sync_dir(&self, path: &str) -> io::Result<()>;
     /// Room left.
     fn space(&self) -> io::Result<Space>;
+    /// Whether the folder is not at its place any more: what is written into its
+    /// files now is found by nobody later.
+    fn is_gone(&self) -> bool {
+        false
+    }
 
     /// Reads a whole file of at most `limit` bytes.
     fn read(&self, path: &str, limit: u64) -> io::Result<Vec<u8>> {

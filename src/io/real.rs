@@ -2,9 +2,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use rustix::fs::StatVfs;
 
 use super::{Clock, OpenMode, PrivateFile, PrivateFolder, Random, Space, SyncedFile, Timestamp};
 
@@ -46,55 +49,89 @@ pub(super) fn sync_opened(folder: &File) -> io::Result<()> {
     }
 }
 
-fn space(path: &Path) -> io::Result<Space> {
-    let stat = rustix::fs::statvfs(path)?;
-    Ok(Space {
+/// The room that a file system tells.
+pub(super) fn space_of(stat: &StatVfs) -> Space {
+    Space {
         free: stat.f_bavail * stat.f_frsize,
         total: stat.f_blocks * stat.f_frsize,
         files_free: stat.f_favail,
-    })
+    }
 }
 
 /// A private folder on disk. Files are 0600, folders 0700.
 pub struct DirFolder {
+    place: Arc<Place>,
+}
+
+/// Where a private folder is, and which folder it was when it was first used.
+struct Place {
     root: PathBuf,
+    /// Device and inode; none if it was not there yet.
+    id: Option<(u64, u64)>,
+}
+
+impl Place {
+    fn is_gone(&self) -> bool {
+        let now = fs::metadata(&self.root).ok().map(|data| (data.dev(), data.ino()));
+        self.id.is_some() && now != self.id
+    }
 }
 
 impl DirFolder {
     /// The folder at `root`, which must exist.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        let root = root.into();
+        let id = fs::metadata(&root).ok().map(|data| (data.dev(), data.ino()));
+        Self { place: Arc::new(Place { root, id }) }
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.place.root.join(path)
     }
 }
 
-/// A file on disk.
+/// A file of a private folder.
+struct PrivateFileOnDisk {
+    file: File,
+    place: Arc<Place>,
+}
+
+impl PrivateFile for PrivateFileOnDisk {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        read_full(&self.file, offset, buffer)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()?;
+        let gone = |what| Err(io::Error::new(io::ErrorKind::NotFound, what));
+        if self.file.metadata()?.nlink() == 0 {
+            gone("the file was removed while it was in use")
+        } else if self.place.is_gone() {
+            gone("its folder was removed or moved while it was in use")
+        } else {
+            Ok(())
+        }
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+}
+
+/// A file of REPO.
 pub(super) struct RealFile(File);
 
 impl RealFile {
     pub(super) fn new(file: File) -> Self {
         Self(file)
-    }
-}
-
-impl PrivateFile for RealFile {
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        read_full(&self.0, offset, buffer)
-    }
-
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
     }
 }
 
@@ -126,23 +163,24 @@ impl PrivateFolder for DirFolder {
         let mut options = OpenOptions::new();
         options.read(true).write(mode != OpenMode::Read).mode(0o600);
         options.custom_flags(libc::O_NOFOLLOW).create_new(mode == OpenMode::CreateNew);
-        Ok(Box::new(RealFile(options.open(self.root.join(path))?)))
+        let file = options.open(self.path(path))?;
+        Ok(Box::new(PrivateFileOnDisk { file, place: Arc::clone(&self.place) }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        fs::rename(self.root.join(from), self.root.join(to))
+        fs::rename(self.path(from), self.path(to))
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
-        fs::remove_file(self.root.join(path))
+        fs::remove_file(self.path(path))
     }
 
     fn make_dir(&self, path: &str) -> io::Result<()> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(self.root.join(path))
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(self.path(path))
     }
 
     fn list(&self, path: &str) -> io::Result<Vec<String>> {
-        let entries = match fs::read_dir(self.root.join(path)) {
+        let entries = match fs::read_dir(self.path(path)) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
@@ -159,10 +197,14 @@ impl PrivateFolder for DirFolder {
     }
 
     fn sync_dir(&self, path: &str) -> io::Result<()> {
-        sync_opened(&File::open(self.root.join(path))?)
+        sync_opened(&File::open(self.path(path))?)
     }
 
     fn space(&self) -> io::Result<Space> {
-        space(&self.root)
+        Ok(space_of(&rustix::fs::statvfs(&self.place.root)?))
+    }
+
+    fn is_gone(&self) -> bool {
+        self.place.is_gone()
     }
 }

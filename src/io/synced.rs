@@ -10,12 +10,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt as _, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, StatVfs,
-};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use super::real::{RealFile, sync_opened};
+use super::real::{RealFile, space_of, sync_opened};
 use super::{EntryKind, Listed, Space, SyncedFile, SyncedFolder, Timestamp};
 
 /// Every file of REPO has this mode, whoever wrote it: a sync client may run as
@@ -129,14 +127,6 @@ fn listed(name: String, stat: &Stat) -> Listed {
     }
 }
 
-fn space_of(stat: &StatVfs) -> Space {
-    Space {
-        free: stat.f_bavail * stat.f_frsize,
-        total: stat.f_blocks * stat.f_frsize,
-        files_free: stat.f_favail,
-    }
-}
-
 /// Folder and name of a path within REPO.
 fn split(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
@@ -234,12 +224,16 @@ impl Root<'_> {
     }
 
     /// Writes a file in `staging` and moves it to a name in `folder` that is
-    /// free; `false` if no rename leads there.
+    /// free; `false` if no rename leads there, or `staging` is gone.
     fn write_aside(staging: &Path, folder: &OwnedFd, name: &str, bytes: &[u8]) -> io::Result<bool> {
         let aside = staging.join(name);
         remove_if_there(&aside)?;
         let mut options = fs::OpenOptions::new();
-        let mut file = options.write(true).create_new(true).mode(FILE_MODE).open(&aside)?;
+        let file = options.write(true).create_new(true).mode(FILE_MODE).open(&aside);
+        let mut file = match file {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            file => file?,
+        };
         let moved = fill(&mut file, bytes).and_then(|()| move_in(&aside, folder, name));
         if !matches!(moved, Ok(true)) {
             remove_if_there(&aside)?;
@@ -543,6 +537,10 @@ mod tests {
             assert_eq!(mode(path), 0o755, "{path}");
         }
         assert_eq!(fs::read_dir(place.path("staging")).unwrap().count(), 0);
+        // Removed with all local state: what is in memory still enters REPO.
+        fs::remove_dir(place.path("staging")).unwrap();
+        staged.publish("a/c/placed", b"x").unwrap();
+        assert_eq!(mode("repo/a/c/placed"), 0o644);
     }
 
     #[test]

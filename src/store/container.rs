@@ -1,15 +1,17 @@
 //! Writing and reading one container: a head or an object.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Context, Result, StoreError};
 use crate::crypto::{Domain, FileCipher, Hash, SEGMENT, SEGMENT_SEALED, hash, hex, sealed_len};
 use crate::format::container::{
-    ChunkPlace, Class, Codec, Directory, EXTENSION_MAX, FRAME_MAX, Frame, Kind, PLACE_AT,
-    PLACE_SEALED, PREFIX, Place, Prefix, version_of,
+    CONTAINER_MAX, ChunkPlace, Class, Codec, Directory, EXTENSION_MAX, FRAME_MAX, Frame, Kind,
+    PLACE_AT, PLACE_SEALED, PREFIX, Place, Prefix, version_of,
 };
 use crate::format::node::Id;
-use crate::io::{Random, SyncedFile};
+use crate::io::{Random, SyncedFile, SyncedFolder};
 
 /// Bytes of plaintext after which an object is closed.
 pub const OBJECT_TARGET: usize = 16 << 20;
@@ -205,10 +207,14 @@ fn padme(len: u64) -> u64 {
     (len + mask) & !mask
 }
 
-/// An open container.
+/// A container whose directory was read. Its file is opened again whenever it is
+/// needed and was closed meanwhile.
 pub struct Reader {
     path: String,
-    file: Box<dyn SyncedFile>,
+    folder: Arc<dyn SyncedFolder>,
+    file: Mutex<Option<Arc<dyn SyncedFile>>>,
+    /// Whether the file was read since [`Reader::close_if_idle`] was called last.
+    used: AtomicBool,
     prefix: Prefix,
     cipher: FileCipher,
     directory: Directory,
@@ -221,11 +227,15 @@ impl Reader {
     pub fn open(
         context: &Context,
         path: &str,
-        file: Box<dyn SyncedFile>,
+        folder: Arc<dyn SyncedFolder>,
         kinds: &[Kind],
     ) -> Result<Self> {
         let damaged = |what: &str| StoreError::damaged(path, what);
+        let file = folder.open(path).map_err(|error| StoreError::io(path, error))?;
         let len = file.len().map_err(|error| StoreError::io(path, error))?;
+        if len > CONTAINER_MAX {
+            return Err(damaged("it is longer than any file of a repository"));
+        }
         let mut start = [0; PREFIX];
         read_exact(path, &*file, 0, &mut start)?;
         let (mut prefix, extension, place) =
@@ -266,7 +276,43 @@ impl Reader {
         if offsets.last() != Some(&place.offset) {
             return Err(damaged("its frames do not fill it"));
         }
-        Ok(Self { path: path.to_string(), file, prefix, cipher, directory, offsets, len })
+        Ok(Self {
+            path: path.to_string(),
+            folder,
+            file: Mutex::new(Some(file.into())),
+            used: AtomicBool::new(true),
+            prefix,
+            cipher,
+            directory,
+            offsets,
+            len,
+        })
+    }
+
+    /// The open file.
+    fn file(&self) -> Result<Arc<dyn SyncedFile>> {
+        self.used.store(true, Ordering::Relaxed);
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = &*file {
+            return Ok(file.clone());
+        }
+        let opened = self.folder.open(&self.path);
+        let opened: Arc<dyn SyncedFile> =
+            opened.map_err(|error| StoreError::io(&self.path, error))?.into();
+        *file = Some(opened.clone());
+        Ok(opened)
+    }
+
+    /// Closes the file.
+    pub fn close(&self) {
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Closes the file if it was not read since the last call.
+    pub fn close_if_idle(&self) {
+        if !self.used.swap(false, Ordering::Relaxed) {
+            self.close();
+        }
     }
 
     /// The directory.
@@ -293,7 +339,7 @@ impl Reader {
     pub fn frame(&self, number: u32) -> Result<Vec<u8>> {
         let frame = self.directory.frames[number as usize];
         let mut sealed = vec![0; sealed_len(u64::from(frame.stored)) as usize];
-        read_exact(&self.path, &*self.file, self.offsets[number as usize], &mut sealed)?;
+        read_exact(&self.path, &*self.file()?, self.offsets[number as usize], &mut sealed)?;
         let stored = self.cipher.open(Domain::Frame, number, &sealed).map_err(|_| {
             StoreError::damaged(&self.path, format_args!("frame {number} does not authenticate"))
         })?;
@@ -321,13 +367,14 @@ impl Reader {
         let end = ((last + 1) * SEGMENT_SEALED as u64).min(sealed_len(stored));
         let offset = self.offsets[number as usize] + start;
         let skip = (from - first * SEGMENT as u64) as usize;
+        let file = self.file()?;
         SEALED.with_borrow_mut(|buffer| {
             let len = (end - start) as usize;
             if buffer.len() < len {
                 buffer.resize(len, 0);
             }
             let sealed = &mut buffer[..len];
-            read_exact(&self.path, &*self.file, offset, sealed)?;
+            read_exact(&self.path, &*file, offset, sealed)?;
             let place = (first as u32, stored);
             self.cipher.open_segments(Domain::Frame, number, place, sealed, skip, out).map_err(
                 |_| {
@@ -358,6 +405,10 @@ fn read_exact(path: &str, file: &dyn SyncedFile, offset: u64, buffer: &mut [u8])
 
 /// Whether the file's bytes have the hash that names it.
 pub fn check_name(file: &dyn SyncedFile, expected: &Hash) -> io::Result<bool> {
+    // An endless hole would be read for ever.
+    if file.len()? > CONTAINER_MAX {
+        return Ok(false);
+    }
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; 1 << 20];
     let mut offset = 0;

@@ -65,7 +65,7 @@ impl Store {
     }
 
     /// Where a file is: under its name, or a copy of it.
-    pub(super) fn place(&self, name: &Name) -> String {
+    pub fn place(&self, name: &Name) -> String {
         self.known
             .read()
             .unwrap_or_else(PoisonError::into_inner)

@@ -8,6 +8,7 @@ mod container;
 mod copies;
 mod index;
 mod objects;
+mod presence;
 mod stage;
 mod weighted;
 
@@ -18,7 +19,8 @@ use crate::format::register::Keyring;
 pub use container::{Built, HEAD_DATA_MAX, OBJECT_TARGET, Reader, Writer, check_name};
 pub use copies::{Copies, is_arriving};
 pub use index::Index;
-pub use objects::{CacheSizes, Store};
+pub use objects::{CacheSizes, Entered, Store, is_of_one_name};
+pub use presence::Landmarks;
 pub use stage::Staged;
 
 /// Why stored bytes cannot be had, sorted by what the receiver can do.
@@ -51,6 +53,22 @@ pub enum StoreError {
         path: String,
         /// Its version.
         version: u16,
+    },
+    /// What is at REPO's place is not the folder that was opened: it goes on once
+    /// that is back.
+    #[error("REPO is not there (unmounted? moved?): {place}: {why}")]
+    Away {
+        /// Where REPO was.
+        place: String,
+        /// What was found there.
+        why: String,
+    },
+    /// A file was in REPO when new content was made to rest on it, and is not any
+    /// more: the content must be stored again.
+    #[error("{path} has vanished from REPO")]
+    Vanished {
+        /// Path within REPO.
+        path: String,
     },
     /// No room in REPO: free some, then it goes on.
     #[error("no space left in the repository folder or for local state")]
@@ -95,15 +113,24 @@ impl StoreError {
         }
     }
 
-    /// Sorts an error of the operating system.
+    /// Sorts an error of the operating system, met while something was read. What
+    /// lacks is not here; something else under its name is damage; all other errors
+    /// say nothing of the repository.
     pub(crate) fn io(path: &str, source: std::io::Error) -> Self {
+        use std::io::ErrorKind::{InvalidData, NotFound};
         match source.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT) => Self::Full,
-            _ if source.kind() == std::io::ErrorKind::NotFound => {
-                Self::Missing { what: path.to_string() }
-            }
             // A placeholder that the sync client has not filled (macOS).
             Some(libc::EDEADLK) => Self::Missing { what: path.to_string() },
+            _ if source.kind() == NotFound => Self::Missing { what: path.to_string() },
+            _ if source.kind() == InvalidData => Self::damaged(path, source),
+            _ => Self::writing(path, source),
+        }
+    }
+
+    /// Sorts an error of the operating system, met while something was written.
+    pub(crate) fn writing(path: &str, source: std::io::Error) -> Self {
+        match source.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => Self::Full,
             _ => Self::Io { path: path.to_string(), source },
         }
     }

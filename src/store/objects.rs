@@ -6,14 +6,16 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::container::{Built, OBJECT_TARGET, Reader, Writer};
 use super::copies::Copies;
 use super::index::Index;
+use super::presence::{Landmarks, Relied};
 use super::stage::{Stage, Staged};
 use super::weighted::Weighted;
 use super::{Context, Result, StoreError};
@@ -30,8 +32,7 @@ use crate::tree::{NewNodes, Source};
 const INTENT: &str = "intent";
 /// Longest object that is read whole.
 const OBJECT_MAX: u64 = 256 << 20;
-/// Open containers kept, and what their directories list together: some 32 MiB of it.
-const READERS: usize = 128;
+/// What the directories of open containers list together: some 32 MiB of it.
 const READERS_CHUNKS: usize = 1 << 20;
 /// An object is published when this much waits, so that the last one of a
 /// checkpoint is stretched and not a small one split off.
@@ -44,12 +45,25 @@ pub struct CacheSizes {
     pub frames: usize,
     /// Tree nodes, bytes.
     pub nodes: usize,
+    /// Open containers; fewer where the process may have few descriptors.
+    pub containers: usize,
 }
 
 impl Default for CacheSizes {
     fn default() -> Self {
-        Self { frames: 64 << 20, nodes: 48 << 20 }
+        Self { frames: 64 << 20, nodes: 48 << 20, containers: 128 }
     }
+}
+
+/// A head that entered REPO.
+pub struct Entered {
+    /// Its name.
+    pub name: Name,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Paths of heads and objects that files written since the last head rest on,
+    /// and that are not in REPO any more.
+    pub gone: Vec<String>,
 }
 
 #[derive(Default)]
@@ -59,7 +73,7 @@ pub(super) struct Known {
     pub stand_ins: HashMap<Name, String>,
     /// Objects that no head names, once they were looked into.
     pub searched: Option<Vec<Name>>,
-    containers: Vec<Name>,
+    pub containers: Vec<Container>,
     pub numbers: HashMap<Name, u32>,
     /// Where each object lies; a device's object may be in another's folder.
     pub objects: HashMap<Hash, (DeviceId, u64)>,
@@ -70,13 +84,23 @@ pub(super) struct Known {
     pub doubtful: HashSet<u32>,
 }
 
+/// A head or object that chunks may be in.
+pub(super) struct Container {
+    pub name: Name,
+    /// Its bytes, as a head or its own directory tells.
+    pub size: u64,
+    /// When it was looked for last, by [`Clock::elapsed`], and whether it was in
+    /// REPO at its full size.
+    pub looked: Option<(Duration, bool)>,
+}
+
 impl Known {
-    fn number(&mut self, name: &Name) -> u32 {
+    fn number(&mut self, name: &Name, size: u64) -> u32 {
         if let Some(number) = self.numbers.get(name) {
             return *number;
         }
         let number = self.containers.len() as u32;
-        self.containers.push(name.clone());
+        self.containers.push(Container { name: name.clone(), size, looked: None });
         self.numbers.insert(name.clone(), number);
         number
     }
@@ -107,6 +131,10 @@ pub struct Store {
     unnamed_bytes: AtomicU64,
     /// The buffer of the last object, for the next.
     spare: Mutex<Vec<u8>>,
+    /// Local state is gone: names are not noted before their files enter REPO.
+    stateless: AtomicBool,
+    pub(super) landmarks: Mutex<Landmarks>,
+    pub(super) relied: Mutex<Relied>,
 }
 
 /// A panic elsewhere does not make our maps wrong: each is changed in one step.
@@ -140,12 +168,15 @@ impl Store {
             stage: RwLock::default(),
             known: RwLock::default(),
             index,
-            readers: Mutex::new(Weighted::new(READERS_CHUNKS, READERS)),
+            readers: Mutex::new(Weighted::new(READERS_CHUNKS, sizes.containers)),
             frames: Mutex::new(Weighted::new(sizes.frames, usize::MAX)),
             nodes: Mutex::new(Weighted::new(sizes.nodes, usize::MAX)),
             staged_bytes: AtomicUsize::new(0),
             unnamed_bytes: AtomicU64::new(0),
             spare: Mutex::default(),
+            stateless: AtomicBool::new(false),
+            landmarks: Mutex::default(),
+            relied: Mutex::default(),
         }
     }
 
@@ -159,19 +190,33 @@ impl Store {
         self.clock.now()
     }
 
+    /// Time since some fixed moment.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.clock.elapsed()
+    }
+
     /// The folder it reads from.
     pub fn folder(&self) -> &dyn SyncedFolder {
         &*self.folder
     }
 
-    /// Lists the objects in all devices' folders. Returns how many there are.
-    pub fn list_objects(&self, devices: &[DeviceId]) -> Result<usize> {
+    /// Lists the objects in all devices' folders. Returns what kept some from being
+    /// listed: a file or link in the place of a folder, or a folder that may not be
+    /// read. Objects there count as not here.
+    pub fn list_objects(&self, devices: &[DeviceId]) -> Result<Vec<StoreError>> {
         let (mut found, mut copies) = (HashMap::new(), Copies::new());
+        let mut unlisted = Vec::new();
         for device in devices {
             for digit in "0123456789abcdef".chars() {
                 let path = object_folder(device, digit.encode_utf8(&mut [0; 4]));
-                let listed =
-                    self.folder.list(&path).map_err(|error| StoreError::io(&path, error))?;
+                let listed = match self.folder.list(&path) {
+                    Ok(listed) => listed,
+                    Err(error) if is_of_one_name(&error) => {
+                        unlisted.push(StoreError::io(&path, error));
+                        continue;
+                    }
+                    Err(error) => return Err(StoreError::io(&path, error)),
+                };
                 for file in listed {
                     if let Some(hash) = parse_object_name(&file.name) {
                         found.insert(hash, (*device, file.size));
@@ -181,16 +226,25 @@ impl Store {
                 }
             }
         }
-        let count = found.len();
         let mut known = locked!(self.known.write());
         known.objects = found;
         known.copies.extend(copies);
         known.searched = None;
-        Ok(count)
+        Ok(unlisted)
     }
 
-    /// Forgets objects that were removed.
-    pub fn forget_objects(&self, names: &[Name]) {
+    /// Removes objects from REPO, and forgets them.
+    pub fn remove_objects(&self, names: &[Name]) -> Result<()> {
+        let home = self.home()?;
+        for name in names {
+            let path = name.path();
+            home.remove(&path).map_err(|error| StoreError::writing(&path, error))?;
+        }
+        self.forget_objects(names);
+        Ok(())
+    }
+
+    fn forget_objects(&self, names: &[Name]) {
         let mut known = locked!(self.known.write());
         for hash in names.iter().filter_map(Name::hash) {
             known.objects.remove(&hash);
@@ -212,7 +266,7 @@ impl Store {
         for object in &commit.objects {
             let listed = known.objects.get(&object.hash).copied();
             let device = listed.map_or(commit.device, |found| found.0);
-            let number = known.number(&Name::Object { device, hash: object.hash });
+            let number = known.number(&Name::Object { device, hash: object.hash }, object.size);
             if listed.is_none_or(|found| found.1 != object.size) {
                 complete = false;
                 known.doubtful.insert(number);
@@ -224,12 +278,26 @@ impl Store {
         complete
     }
 
+    /// The path of an object of tree nodes that a commit names and that is not here
+    /// at its full size, nor as a copy.
+    pub fn lacking_nodes(&self, commit: &Commit) -> Option<String> {
+        let known = locked!(self.known.read());
+        let lacking = commit.objects.iter().find(|object| {
+            let listed = known.objects.get(&object.hash);
+            object.kind == Kind::Metadata
+                && listed.is_none_or(|(_, size)| *size != object.size)
+                && !known.copies.contains_key(&object.hash)
+        })?;
+        let device = known.objects.get(&lacking.hash).map_or(commit.device, |found| found.0);
+        Some(Name::Object { device, hash: lacking.hash }.path())
+    }
+
     /// Takes index entries from an open container (a head, or an object whose
     /// head is lost).
     pub fn learn_container(&self, name: &Name, reader: Arc<Reader>) {
         let number = {
             let mut known = locked!(self.known.write());
-            let number = known.number(name);
+            let number = known.number(name, reader.len());
             self.index.insert(reader.directory().chunks.iter().map(|chunk| chunk.id), number);
             number
         };
@@ -266,26 +334,38 @@ impl Store {
 
     fn open_in_place(&self, name: &Name) -> Result<Reader> {
         let path = self.place(name);
-        let file = self.folder.open(&path).map_err(|error| StoreError::io(&path, error))?;
         let kinds: &[Kind] = match name {
             Name::Head { .. } => &[Kind::Head],
             _ => &[Kind::Data, Kind::Metadata, Kind::IndexRun],
         };
-        Reader::open(&self.context, &path, file, kinds)
+        match Reader::open(&self.context, &path, self.folder.clone(), kinds) {
+            // Those that are open and not in use just now are opened again when
+            // they are.
+            Err(StoreError::Io { source, .. })
+                if matches!(source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) =>
+            {
+                for reader in locked!(self.readers.lock()).values() {
+                    reader.close();
+                }
+                Reader::open(&self.context, &path, self.folder.clone(), kinds)
+            }
+            opened => opened,
+        }
     }
 
     fn reader(&self, number: u32) -> Result<Arc<Reader>> {
         if let Some(reader) = locked!(self.readers.lock()).get(&number) {
             return Ok(reader);
         }
-        let name = locked!(self.known.read()).containers[number as usize].clone();
+        let name = self.container(number);
         let reader = Arc::new(self.open(&name)?);
         let weight = reader.directory().chunks.len();
         locked!(self.readers.lock()).put(number, reader.clone(), weight);
         Ok(reader)
     }
 
-    /// Whether a chunk or node is stored or staged.
+    /// Whether a chunk or node is staged, or stored where new content may rest on
+    /// it; that it then does is noted.
     pub fn has(&self, id: &Id) -> bool {
         {
             let stage = locked!(self.stage.read());
@@ -297,20 +377,26 @@ impl Store {
     }
 
     fn is_stored(&self, id: &Id) -> bool {
-        let held = self.is_held(id, |known, number| !known.doubtful.contains(&number));
+        let held = self.in_index(id).map(|found| self.rest_on(&found));
         held.unwrap_or_else(|error| store_again(&error))
     }
 
+    /// The name of a container.
+    pub(super) fn container(&self, number: u32) -> Name {
+        locked!(self.known.read()).containers[number as usize].name.clone()
+    }
+
     /// Whether a chunk is in a data object that entered REPO, durably, since the
-    /// last mount. Others may be away or damaged, and nobody has looked.
+    /// last mount, and is there. Others may be damaged, and nobody has looked.
     pub fn is_fresh(&self, id: &Id) -> bool {
-        let held = self.is_held(id, |known, number| known.fresh.contains(&number));
+        let fresh = |number| locked!(self.known.read()).fresh.contains(&number);
+        let held = self.in_index(id).map(|found| self.is_any_seen(&found, fresh));
         held.unwrap_or_else(|error| store_again(&error))
     }
 
     /// Whether a container that should hold the chunk or node is good.
     pub fn is_in(&self, id: &Id, good: &dyn Fn(&Name) -> bool) -> Result<bool> {
-        self.is_held(id, |known, number| good(&known.containers[number as usize]))
+        self.is_held(id, |known, number| good(&known.containers[number as usize].name))
     }
 
     /// Whether `test` holds for a container that should have it.
@@ -396,7 +482,7 @@ impl Store {
     fn read_from(&self, number: u32, id: &Id, from: u64, out: &mut [u8]) -> Result<()> {
         match self.read_in_place(number, id, from, out) {
             Err(error @ StoreError::Damaged { .. }) => {
-                let name = locked!(self.known.read()).containers[number as usize].clone();
+                let name = self.container(number);
                 if !self.turn_to_copy(&name) {
                     return Err(self.unless_arriving(error));
                 }
@@ -615,7 +701,8 @@ impl Store {
     fn add(&self, object: NewObject) {
         let mut known = locked!(self.known.write());
         known.objects.insert(object.hash, (self.device, object.size));
-        let number = known.number(&Name::Object { device: self.device, hash: object.hash });
+        let name = Name::Object { device: self.device, hash: object.hash };
+        let number = known.number(&name, object.size);
         if object.kind == Kind::Data {
             known.fresh.insert(number);
         }
@@ -630,16 +717,22 @@ impl Store {
     /// in it.
     pub fn adopt(&self, name: &Name) -> Result<Option<bool>> {
         let path = name.path();
-        let whole = match self.folder.read(&path, OBJECT_MAX) {
+        let home = self.home()?;
+        let whole = match home.read(&path, OBJECT_MAX) {
             Ok(bytes) if name.hash() == Some(hash(&bytes)) => bytes,
-            _ => return Ok(Some(false)),
+            Ok(_) => return Ok(Some(false)),
+            Err(error) => match StoreError::io(&path, error) {
+                StoreError::Missing { .. } | StoreError::Damaged { .. } => return Ok(Some(false)),
+                error => return Err(error),
+            },
         };
         let Some(object) = self.describe(name) else { return Ok(Some(false)) };
         if object.kind != Kind::Data {
             return Ok(None);
         }
         // The process may have been killed before its flush.
-        self.folder.publish(&path, &whole).map_err(|error| StoreError::io(&path, error))?;
+        home.publish(&path, &whole).map_err(|error| StoreError::writing(&path, error))?;
+        drop(home);
         locked!(self.publishing.lock()).push(object.clone());
         self.unnamed_bytes.fetch_add(object.size, Ordering::Relaxed);
         self.add(object);
@@ -655,11 +748,12 @@ impl Store {
 
     /// Lets a file enter REPO under a name that was noted before.
     fn enter(&self, name: &Name, bytes: &[u8]) -> Result<()> {
+        let home = self.home()?;
         self.intend(name)?;
         let path = name.path();
-        self.folder.publish(&path, bytes).map_err(|error| {
+        home.publish(&path, bytes).map_err(|error| {
             locked!(self.failed.lock()).push(name.clone());
-            StoreError::io(&path, error)
+            StoreError::writing(&path, error)
         })
     }
 
@@ -667,10 +761,14 @@ impl Store {
     /// any of it.
     fn remove_failed(&self) -> Result<()> {
         let mut failed = locked!(self.failed.lock());
+        if failed.is_empty() {
+            return Ok(());
+        }
+        let home = self.home()?;
         // A head came before what it names: without it, it must not be there.
         while let Some(name) = failed.first() {
             let path = name.path();
-            self.folder.remove(&path).map_err(|error| StoreError::io(&path, error))?;
+            home.remove(&path).map_err(|error| StoreError::writing(&path, error))?;
             failed.remove(0);
         }
         Ok(())
@@ -681,8 +779,22 @@ impl Store {
         locked!(self.known.read()).numbers.contains_key(name)
     }
 
+    /// Publishes from here on although local state is gone: what is in memory must
+    /// not be lost with it. A crash may leave files in REPO that no head names.
+    pub fn go_on_without_state(&self) {
+        self.stateless.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether local state is gone.
+    pub fn is_stateless(&self) -> bool {
+        self.stateless.load(Ordering::Relaxed)
+    }
+
     /// Notes a name durably before its file enters REPO.
     fn intend(&self, name: &Name) -> Result<()> {
+        if self.is_stateless() {
+            return Ok(());
+        }
         let state = self.state.as_ref().expect("only a store with state publishes");
         let note = || -> std::io::Result<()> {
             let file = match state.open(INTENT, OpenMode::Write) {
@@ -733,7 +845,8 @@ impl Store {
         commit: &mut Commit,
         extension: Vec<u8>,
         nodes_max: usize,
-    ) -> Result<(Name, u64)> {
+    ) -> Result<Entered> {
+        let gone = self.look_again()?;
         let mut new = locked!(self.publishing.lock());
         let nodes: Vec<(Id, Arc<[u8]>)> = {
             let stage = locked!(self.stage.read());
@@ -766,6 +879,8 @@ impl Store {
             self.give_up(&metadata);
             return Err(error);
         }
+        let bytes = built.bytes.len() as u64;
+        locked!(self.landmarks.lock()).head = Some((name.path(), bytes));
         new.clear();
         self.unnamed_bytes.store(0, Ordering::Relaxed);
         *locked!(self.spare.lock()) = Vec::new();
@@ -774,7 +889,7 @@ impl Store {
         }
         let mut stage = locked!(self.stage.write());
         let mut known = locked!(self.known.write());
-        let number = known.number(&name);
+        let number = known.number(&name, built.bytes.len() as u64);
         self.index.insert(built.chunks.iter().copied(), number);
         stage.drop_oldest(chunks.len());
         for (id, _) in &nodes {
@@ -787,7 +902,8 @@ impl Store {
         drop(stage);
         drop(known);
         self.index.settle();
-        Ok((name, built.bytes.len() as u64))
+        self.forget_relied();
+        Ok(Entered { name, bytes, gone })
     }
 
     fn node_of(&self, id: &Id) -> Result<Arc<Node>> {
@@ -838,6 +954,12 @@ impl Store {
 fn store_again(error: &StoreError) -> bool {
     log::error!("{error}");
     false
+}
+
+/// Whether an error says something of one name in REPO only: others can be read.
+pub fn is_of_one_name(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, NotADirectory, PermissionDenied};
+    matches!(error.kind(), InvalidData | NotADirectory | PermissionDenied)
 }
 
 fn misplaced(id: &Id) -> StoreError {

@@ -33,6 +33,10 @@ impl<K: Hash + Eq, V: Clone> Weighted<K, V> {
         }
     }
 
+    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
+        self.cache.iter().map(|(_, (value, _))| value)
+    }
+
     pub(super) fn remove(&mut self, key: &K) {
         if let Some((_, old)) = self.cache.pop(key) {
             self.weight -= old;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::repository::{HeadFile, open_head};
 use super::state::State;
-use super::{Base, DeviceHead, Notice, OpenOptions, VolumeError};
+use super::{Base, Behind, DeviceHead, Notice, OpenOptions, Unusable, VolumeError};
 use crate::crypto::{DeviceId, Hash};
 use crate::format::commit::{Commit, Vector};
 use crate::io::SyncedFolder;
@@ -57,14 +57,21 @@ pub(super) struct Loaded {
 }
 
 /// Opens all heads for their index entries.
-pub(super) fn load_heads(store: &Store, heads: &Heads, notices: &mut Vec<Notice>) -> Loaded {
+///
+/// With `with_nodes`, a head of which tree nodes are not here yet cannot be used.
+pub(super) fn load_heads(
+    store: &Store,
+    heads: &Heads,
+    with_nodes: bool,
+    notices: &mut Vec<Notice>,
+) -> Loaded {
     let mut loaded = Loaded::default();
     let mut older = Vec::new();
     for (device, files) in heads {
         let mut found: Option<(DeviceHead, HeadFile)> = None;
         let mut all_here = true;
         for file in files.iter().rev() {
-            match load_head(store, file, found.is_none()) {
+            match load_head(store, file, found.is_none(), with_nodes) {
                 Ok((commit, complete)) => {
                     all_here &= complete;
                     if store.is_copied(&file.name()) {
@@ -121,7 +128,12 @@ pub(super) fn load_heads(store: &Store, heads: &Heads, notices: &mut Vec<Notice>
 /// Opens one head and learns what it holds. The bytes of the `newest` are all
 /// looked at; later, each is when it is read. Also tells whether all objects
 /// that it names are here.
-fn load_head(store: &Store, file: &HeadFile, newest: bool) -> Result<(Commit, bool)> {
+fn load_head(
+    store: &Store,
+    file: &HeadFile,
+    newest: bool,
+    with_nodes: bool,
+) -> Result<(Commit, bool)> {
     let name = file.name();
     let (mut commit, _, mut reader) = open_head(store, file)?;
     if newest {
@@ -135,16 +147,21 @@ fn load_head(store: &Store, file: &HeadFile, newest: bool) -> Result<(Commit, bo
         }
     }
     let complete = store.learn(&commit);
+    if newest
+        && with_nodes
+        && let Some(path) = store.lacking_nodes(&commit)
+    {
+        // Nothing below its root could be listed.
+        return Err(StoreError::Missing { what: path });
+    }
     store.learn_container(&name, Arc::new(reader));
     Ok((commit, complete))
 }
 
 /// Writing on while a newer head cannot be read would make two histories.
-pub(super) fn refuse(
-    unusable: Vec<(HeadFile, StoreError)>,
-) -> std::result::Result<(), VolumeError> {
+pub(super) fn refuse(unusable: Vec<StoreError>) -> std::result::Result<(), VolumeError> {
     let mut waiting = Vec::new();
-    for (_, error) in unusable {
+    for error in unusable {
         match error {
             StoreError::Missing { what } => waiting.push(what),
             other => return Err(other.into()),
@@ -233,9 +250,43 @@ pub(super) fn adopt_own(
     )))
 }
 
+/// Devices that wrote newer heads than are here, as local state and the vault know.
+/// Heads that are here and `unusable` are none of these.
+pub(super) fn find_behind(
+    Loaded { newest, retired, .. }: &Loaded,
+    unusable: &[Unusable],
+    state: &State,
+    told: &Vector,
+) -> Vec<Behind> {
+    let mut known = told.clone();
+    for (device, seen) in state.seen.iter().chain([(&state.device, &state.generation)]) {
+        let generation = known.entry(*device).or_insert(*seen);
+        *generation = (*generation).max(*seen);
+    }
+    let mut behind = Vec::new();
+    for (device, known) in known {
+        let head = newest.iter().map(|(head, _)| head).find(|head| head.device == device);
+        let here = head.map_or(0, |head| head.generation);
+        let excused = retired.get(&device).is_some_and(|last| here >= *last);
+        let folder = format!("{}/", crate::crypto::hex(&device));
+        let is_here = unusable.iter().any(|head| head.path.starts_with(&folder));
+        if here < known && !excused && !is_here {
+            behind.push(Behind {
+                device,
+                name: head.map(|head| head.name.clone()),
+                own: device == state.device,
+                known,
+                here,
+                time: head.map(|head| head.commit.time),
+            });
+        }
+    }
+    behind
+}
+
 /// The head to stand on: the one whose vector covers all others.
 pub(super) fn choose(
-    Loaded { newest, clones, retired, .. }: &Loaded,
+    Loaded { newest, clones, .. }: &Loaded,
     state: &State,
     heads: &Heads,
     options: &OpenOptions,
@@ -257,19 +308,6 @@ pub(super) fn choose(
                     .collect(),
             });
     }
-    for (device, seen) in &state.seen {
-        let here = newest.iter().find(|(head, _)| head.device == *device);
-        let generation = here.map_or(0, |(head, _)| head.generation);
-        let excused = retired.get(device).is_some_and(|last| generation >= *last);
-        if generation < *seen && !excused {
-            let name = here.map_or("", |(head, _)| &head.name);
-            return Err(VolumeError::RolledBack(format!(
-                "generation {seen} of device {name} {} was seen here before; the folder now has {}",
-                crate::crypto::hex(&device[..4]),
-                if generation == 0 { "none".into() } else { generation.to_string() }
-            )));
-        }
-    }
     let covers = |a: &DeviceHead, b: &DeviceHead| {
         a.commit.merged.get(&b.device).copied().unwrap_or(0) >= b.commit.content_generation
     };
@@ -285,6 +323,14 @@ pub(super) fn choose(
         [] if newest.is_empty() => {
             if heads.values().any(|files| !files.is_empty()) {
                 return Err(VolumeError::Waiting("a readable head of any device".into()));
+            }
+            // An empty tree in place of what was here would be a second history.
+            if !options.accept_older && !state.seen.is_empty() {
+                return Err(VolumeError::RolledBack(
+                    "heads of this repository were here before, and none is now: the folder was \
+                     put back, or its files are not here yet"
+                        .into(),
+                ));
             }
             Ok(Base {
                 commit: Commit { device_name: state.name.clone(), ..Commit::empty(state.device) },

@@ -24,15 +24,19 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use crate::crypto::{DeviceId, Hash, Secret};
+use crate::crypto::{DeviceId, Hash, Secret, hex};
 use crate::format::commit::{Commit, Name, NewObject, Retired, Vector};
 use crate::format::namespace::{Dot, Key, Value};
 use crate::format::node::{Dotted, MapItem};
-use crate::format::register::{Features, HeadExtension, Register, SLOT_VAULT, Slot, Stamp};
-use crate::io::{Clock, PrivateFolder, Random, SyncedFolder};
-use crate::store::{CacheSizes, Context, HEAD_DATA_MAX, Result, Store, StoreError};
+use crate::format::register::{
+    Features, HEADER_MAX, HeadExtension, Header, Register, SLOT_VAULT, Slot, Stamp,
+};
+use crate::io::{Clock, PrivateFolder, Random, SyncedFolder, Timestamp};
+use crate::store::{
+    CacheSizes, Context, Entered, HEAD_DATA_MAX, Landmarks, Result, Store, StoreError,
+};
 use crate::tree::{Keys, NewNodes, Root, map};
-use heads::{adopt_own, choose, drop_torn, given_up, load_heads, refuse};
+use heads::{adopt_own, choose, drop_torn, find_behind, given_up, load_heads, refuse};
 pub use repair::{Lost, Repaired};
 use repository::{OpenFailure, Repository};
 use state::State;
@@ -69,9 +73,17 @@ pub enum VolumeError {
     /// Newer heads are named by others but not here.
     #[error("waiting for {0} (sync not finished), not damage")]
     Waiting(String),
-    /// This device saw newer heads than the folder has.
+    /// This device published newer heads than the folder has.
     #[error("{0}")]
     RolledBack(String),
+    /// No file can enter the folder.
+    #[error("the repository cannot be written: {place}: {source}")]
+    Unwritable {
+        /// Which folder.
+        place: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
 }
 
 fn diverged(heads: &[String]) -> String {
@@ -108,10 +120,64 @@ pub struct OpenOptions {
     /// Repairs: goes on from the newest heads that can be used, as a new device.
     /// Holds the generations that an older state saw.
     pub repair: Option<Vector>,
+    /// Read-only: the local state of this machine for the repository, if there is
+    /// one.
+    pub beside: Option<Beside>,
+    /// Generations that devices told the vault.
+    pub told: Vector,
+    /// Goes on from what is here although newer heads of other devices are known:
+    /// they are not missed again.
+    pub accept_older: bool,
     /// Machine and folder, hashed.
     pub place: Hash,
     /// Cache sizes.
     pub caches: CacheSizes,
+}
+
+/// Local state that lies beside a repository that is only read: what it knows of
+/// newer heads. It was read before the repository was looked at.
+#[derive(Clone, Debug)]
+pub struct Beside {
+    /// The record.
+    pub state: State,
+    /// Names in its intent log.
+    pub intents: Vec<String>,
+}
+
+impl Beside {
+    /// Reads local state; none if there is none yet.
+    pub fn load(folder: &dyn PrivateFolder) -> std::io::Result<Option<Self>> {
+        let intents = Store::intents(folder)?;
+        Ok(State::load(folder)?.map(|state| Self { state, intents }))
+    }
+}
+
+/// A device that is known to have written more than can be used here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Behind {
+    /// The device.
+    pub device: DeviceId,
+    /// What it calls itself, if a head of it is here.
+    pub name: Option<String>,
+    /// Whether it is this machine's own use of the repository.
+    pub own: bool,
+    /// The generation that is known.
+    pub known: u64,
+    /// The newest generation that is here, 0 for none.
+    pub here: u64,
+    /// When that was written.
+    pub time: Option<Timestamp>,
+}
+
+/// A newer head that is here and cannot be used.
+#[derive(Debug)]
+pub struct Unusable {
+    /// Its path within REPO.
+    pub path: String,
+    /// Whether this machine wrote it.
+    pub own: bool,
+    /// Why.
+    pub error: StoreError,
 }
 
 /// Something that the owner should be told of an opening.
@@ -123,12 +189,15 @@ pub enum Notice {
     Missing(String),
     /// Something is damaged.
     Damage(String),
+    /// The system would not let something be read: that says nothing of it.
+    Unread(String),
 }
 
 impl Notice {
     fn of(error: &StoreError) -> Self {
         match error {
             StoreError::Missing { .. } => Self::Missing(error.to_string()),
+            StoreError::Io { .. } => Self::Unread(error.to_string()),
             _ => Self::Damage(error.to_string()),
         }
     }
@@ -136,7 +205,8 @@ impl Notice {
 
 impl std::fmt::Display for Notice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (Self::Note(text) | Self::Missing(text) | Self::Damage(text)) = self;
+        let (Self::Note(text) | Self::Missing(text) | Self::Damage(text) | Self::Unread(text)) =
+            self;
         f.write_str(text)
     }
 }
@@ -167,8 +237,15 @@ pub struct Volume {
     own_unread: bool,
     /// What a repair goes on without: devices, and the last generation of each.
     without: Vector,
+    /// Heads that this device's heads say it has seen whole.
+    held: Mutex<Vector>,
     /// Things that the owner should be told.
     pub notices: Vec<Notice>,
+    /// Devices whose newest heads are known and not here.
+    pub behind: Vec<Behind>,
+    /// Newer heads that are here and cannot be used; of a volume that is only
+    /// read.
+    pub unusable: Vec<Unusable>,
     /// Newest head of each device, by name, for status.
     pub devices: Vec<DeviceHead>,
 }
@@ -186,6 +263,30 @@ pub struct DeviceHead {
     pub commit: Commit,
     /// Whether all objects that its heads name are here at full size.
     pub complete: bool,
+}
+
+/// Whether heads and objects of a device can enter the folder, as far as that can be
+/// known without making a file.
+fn check_writable(
+    repo: &dyn SyncedFolder,
+    device: &DeviceId,
+) -> std::result::Result<(), VolumeError> {
+    let folder = hex(device);
+    for name in ["head", "obj"] {
+        let path = format!("{folder}/{name}");
+        let checked = [path.as_str(), folder.as_str(), ""].into_iter().find_map(|path| match repo
+            .check_writable(path)
+        {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            checked => Some((path, checked)),
+        });
+        if let Some((path, Err(source))) = checked {
+            let place = format!("{}/{path}", repo.place());
+            let place = place.trim_end_matches('/').to_owned();
+            return Err(VolumeError::Unwritable { place, source });
+        }
+    }
+    Ok(())
 }
 
 /// An edit of the namespace map: key, and value or removal.
@@ -211,6 +312,9 @@ pub struct Published {
     pub head_bytes: u64,
     /// Objects published with it: count and bytes.
     pub objects: (usize, u64),
+    /// Paths of heads and objects that files written before this checkpoint began
+    /// rest on, and that are not in REPO any more.
+    pub gone: Vec<String>,
 }
 
 impl Volume {
@@ -263,32 +367,70 @@ impl Volume {
             options.caches,
         );
         let folders: Vec<DeviceId> = repository.heads.keys().copied().collect();
-        store.list_objects(&folders)?;
+        if !options.read_only {
+            check_writable(&*world.repo, &state.device)?;
+        }
+        notices.extend(store.list_objects(&folders)?.iter().map(Notice::of));
         store.learn_copies(&repository.copies);
         let intents = match &world.state {
             Some(folder) => Store::intents(&**folder)
                 .map_err(|error| VolumeError::State(format!("intent log: {error}")))?,
-            None => Vec::new(),
+            None => options.beside.as_ref().map_or(Vec::new(), |beside| beside.intents.clone()),
         };
         let mut heads = repository.heads.clone();
-        if let Some(own) = heads.get_mut(&state.device) {
-            drop_torn(&store, own, &intents, state.generation, options.read_only)?;
+        // Of a repository that is only read, this machine is the device of the state
+        // that lies beside it.
+        let own = options.beside.as_ref().map_or(&state, |beside| &beside.state);
+        let own = (own.device, own.generation);
+        if let Some(files) = heads.get_mut(&own.0) {
+            drop_torn(&store, files, &intents, own.1, options.read_only)?;
         }
-        let mut loaded = load_heads(&store, &heads, &mut notices);
+        let with_nodes = options.read_only && options.repair.is_none();
+        let mut loaded = load_heads(&store, &heads, with_nodes, &mut notices);
+        let mut unusable = Vec::new();
         let without = match &options.repair {
             Some(seen) => given_up(&loaded, seen),
-            None if options.read_only => Vector::new(),
+            None if options.read_only => {
+                for (file, error) in std::mem::take(&mut loaded.unusable) {
+                    let (path, own) = (file.name().path(), file.device == own.0);
+                    unusable.push(Unusable { path, own, error });
+                }
+                Vector::new()
+            }
             None => {
-                refuse(std::mem::take(&mut loaded.unusable))?;
+                refuse(loaded.unusable.drain(..).map(|(_, error)| error).collect())?;
                 Vector::new()
             }
         };
+        if loaded.newest.is_empty() && options.repair.is_none() {
+            let errors = unusable.extract_if(.., |_| true).map(|unusable| unusable.error);
+            refuse(errors.collect())?;
+        }
         let own_heads = heads.get(&state.device).map_or(&[][..], Vec::as_slice);
         adopt_own(&mut state, own_heads, &loaded, &*world.repo, &intents, &mut notices)?;
         let base = choose(&loaded, &state, &heads, options)?;
-        for head in &loaded.newest {
-            state.seen.insert(head.0.device, head.0.commit.generation);
+        let known = options.beside.as_ref().map_or(&state, |beside| &beside.state);
+        let behind = find_behind(&loaded, &unusable, known, &options.told);
+        for (head, _) in &loaded.newest {
+            let seen = state.seen.entry(head.device).or_insert(0);
+            *seen = head.generation.max(if options.accept_older { 0 } else { *seen });
         }
+        if options.accept_older {
+            state.seen.retain(|device, _| loaded.newest.iter().any(|(h, _)| h.device == *device));
+        }
+        let header = Name::Header(repository.repo).path();
+        let has_header = world
+            .repo
+            .read(&header, HEADER_MAX)
+            .is_ok_and(|bytes| Header::decode(&bytes).is_ok_and(|h| h.repo == repository.repo));
+        let stands_on = [state.head, base.hash];
+        let stands_on = stands_on.iter().find_map(|hash| {
+            let file = heads.values().flatten().find(|file| file.hash == *hash)?;
+            Some((store.place(&file.name()), file.size))
+        });
+        store.recognise_by(Landmarks { header: has_header.then_some(header), head: stands_on });
+        let own_head = loaded.newest.iter().find(|(head, _)| head.device == state.device);
+        let held = own_head.map_or_else(Vector::new, |(head, _)| head.commit.held.clone());
         store.distrust(&base.commit.bad);
         let own_unread = heads
             .get(&state.device)
@@ -305,7 +447,10 @@ impl Volume {
             spent: AtomicU64::new(0),
             own_unread,
             without,
+            held: Mutex::new(held),
             notices,
+            behind,
+            unusable,
             devices: loaded.newest.into_iter().map(|(head, _)| head).collect(),
             world,
         };
@@ -388,13 +533,8 @@ impl Volume {
         if self.own_unread || names.is_empty() {
             return Ok(());
         }
-        for name in names {
-            log::info!("removing an object that no head names");
-            let path = name.path();
-            self.world.repo.remove(&path).map_err(|error| StoreError::io(&path, error))?;
-        }
-        self.store.forget_objects(names);
-        Ok(())
+        log::info!("removing {} objects that no head names", names.len());
+        self.store.remove_objects(names)
     }
 
     /// The register that the next head will carry.
@@ -540,7 +680,7 @@ impl Volume {
         let state = self.state();
         let mut merged = base.commit.merged.clone();
         merged.insert(state.device, dot.generation);
-        let mut held = base.commit.held.clone();
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for head in self.devices.iter().filter(|head| head.complete) {
             held.insert(head.device, head.generation);
         }
@@ -555,7 +695,7 @@ impl Volume {
             previous: state.head,
             root,
             merged,
-            held,
+            held: held.clone(),
             journal,
             inodes: counts.0,
             bytes: counts.1,
@@ -574,13 +714,14 @@ impl Volume {
             generation: commit.generation,
             register: self.register.read().unwrap_or_else(PoisonError::into_inner).clone(),
         };
-        let (name, head_bytes) = self
+        let Entered { name, bytes: head_bytes, gone } = self
             .store
             .publish_head(&mut commit, extension.encode(), HEAD_NODES_MAX)
             .inspect_err(|_| {
                 self.spent.fetch_add(1, Ordering::Relaxed);
             })?;
         self.spent.store(0, Ordering::Relaxed);
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
         let Name::Head { hash, .. } = &name else { unreachable!("publish_head returns a head") };
         let objects = (commit.objects.len(), commit.objects.iter().map(|object| object.size).sum());
         {
@@ -595,9 +736,12 @@ impl Volume {
         }
         *self.base.write().unwrap_or_else(PoisonError::into_inner) =
             Arc::new(Base { hash: *hash, commit });
-        let folder = self.world.state.as_ref().expect("only a volume with state writes");
-        self.store_state().map_err(|error| StoreError::state("device record", error))?;
-        Store::clear_intents(&**folder).map_err(|error| StoreError::state("intent log", error))?;
-        Ok(Published { name, head_bytes, objects })
+        if !self.store.is_stateless() {
+            let folder = self.world.state.as_ref().expect("only a volume with state writes");
+            self.store_state().map_err(|error| StoreError::state("device record", error))?;
+            Store::clear_intents(&**folder)
+                .map_err(|error| StoreError::state("intent log", error))?;
+        }
+        Ok(Published { name, head_bytes, objects, gone })
     }
 }

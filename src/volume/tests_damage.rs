@@ -181,6 +181,7 @@ fn kind(error: &VolumeError) -> &'static str {
         VolumeError::Waiting(_) => "waiting",
         VolumeError::NoDevice { .. } => "no device",
         VolumeError::RolledBack(_) => "rolled back",
+        VolumeError::Unwritable { .. } => "unwritable",
     }
 }
 

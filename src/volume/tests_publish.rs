@@ -181,3 +181,125 @@ fn a_stretch_in_windows_is_the_stretch() {
         assert!(composed == expected[..end as usize], "windows of {window}");
     }
 }
+
+fn objects(world: &SimWorld) -> Vec<String> {
+    world.paths().into_iter().filter(|path| path.contains("/obj/")).collect()
+}
+
+fn remove(world: &SimWorld, path: &str) {
+    let path = path.strip_prefix("repo/").unwrap();
+    SyncedFolder::remove(&*world.synced("repo"), path).unwrap();
+}
+
+/// Whether a new opening reads the content of `FILE`.
+fn is_whole(world: &SimWorld, bytes: &[u8]) -> bool {
+    let volume = open(world, None, &OpenOptions::default(), 90).unwrap();
+    let Ok(Some(Value::Inode(inode))) = volume.get(&Key::Inode(FILE)) else { panic!() };
+    let stored =
+        Stored { class: inode.class, content: inode.content, inline: vec![], size: inode.size };
+    let mut out = vec![0; bytes.len()];
+    let read = content::read_stored(&volume.store, &stored, 0, bytes.len() as u64, &mut out);
+    read.is_ok() && out == bytes
+}
+
+/// A sync client removed, emptied or cut an object. The same file was copied in
+/// again, sync(1) said that all is in REPO, and not a byte of it was.
+#[test]
+fn what_rests_on_an_object_that_is_not_whole_any_more_is_stored_again() {
+    let bytes = noise(3_000_000);
+    let ways: [fn(&SimWorld, &str); 3] = [
+        remove,
+        |world, path| assert!(world.tamper(path, Vec::clear)),
+        |world, path| assert!(world.tamper(path, |bytes| bytes.truncate(bytes.len() - 1))),
+    ];
+    for (number, spoil) in ways.into_iter().enumerate() {
+        let world = repository();
+        let volume = open(&world, Some("state"), &OpenOptions::default(), 60).unwrap();
+        let before = objects(&world);
+        checkpoint(&volume, vec![file(&volume, &bytes)]).unwrap();
+        for path in objects(&world).iter().filter(|path| !before.contains(path)) {
+            spoil(&world, path);
+        }
+        assert!(!is_whole(&world, &bytes));
+        // A look counts for some seconds.
+        world.clock().advance(std::time::Duration::from_secs(6));
+        checkpoint(&volume, vec![(Key::Inode(FILE).encode(), None)]).unwrap();
+        let published = checkpoint(&volume, vec![file(&volume, &bytes)]).unwrap();
+        assert!(is_whole(&world, &bytes), "way {number}");
+        assert_eq!(published.gone, Vec::<String>::new());
+    }
+}
+
+/// Cutting a large file takes a while: an object on which it rests may vanish
+/// before the head that says so enters REPO.
+#[test]
+fn an_object_that_vanishes_while_a_checkpoint_cuts_is_noticed() {
+    let bytes = noise(3_000_000);
+    let world = repository();
+    let volume = open(&world, Some("state"), &OpenOptions::default(), 60).unwrap();
+    let before = objects(&world);
+    checkpoint(&volume, vec![file(&volume, &bytes)]).unwrap();
+    let is_new = |path: &&String| !before.contains(path);
+    // Cut by the checkpoint, which has its bytes still.
+    volume.store.begin_cutting();
+    let edit = file(&volume, &bytes);
+    let vanished = objects(&world).iter().find(is_new).unwrap().clone();
+    let held = world.get(&vanished).unwrap();
+    remove(&world, &vanished);
+    let error = checkpoint(&volume, vec![edit]).unwrap_err();
+    assert!(matches!(&error, StoreError::Vanished { path } if vanished.ends_with(path)), "{error}");
+    checkpoint(&volume, vec![file(&volume, &bytes)]).unwrap();
+    assert!(is_whole(&world, &bytes));
+    // Cut before it began: the owner is told.
+    world.put(&vanished, &held);
+    for path in objects(&world).iter().filter(is_new).filter(|path| **path != vanished) {
+        remove(&world, path);
+    }
+    world.clock().advance(std::time::Duration::from_secs(6));
+    let edit = file(&volume, &bytes);
+    volume.store.begin_cutting();
+    remove(&world, &vanished);
+    let published = checkpoint(&volume, vec![edit]).unwrap();
+    assert!(published.gone.iter().any(|path| vanished.ends_with(path)), "{published:?}");
+    assert!(!is_whole(&world, &bytes));
+}
+
+/// The disk with REPO was unmounted, or the folder put back to an older state, under
+/// a mount: heads went into what was there instead.
+#[test]
+fn nothing_enters_a_folder_that_is_not_the_one_that_was_opened() {
+    let spoil: [fn(&SimWorld, &str); 4] = [
+        remove,
+        |world, path| assert!(world.tamper(path, |bytes| bytes.truncate(bytes.len() - 1))),
+        |world, path| {
+            remove(world, path);
+            world.put(&format!("{path}/folder"), b"x");
+        },
+        |world, path| {
+            let (folder, name) = path.rsplit_once('/').unwrap();
+            let bytes = world.get(path).unwrap();
+            remove(world, path);
+            world.put(&format!("{folder}/copy of {name}"), &bytes);
+        },
+    ];
+    for (number, spoil) in spoil.into_iter().enumerate() {
+        for what in ["repo/amberfs-", "/head/0000000000000003"] {
+            let world = repository();
+            let volume = open(&world, Some("state"), &OpenOptions::default(), 60).unwrap();
+            let landmark = world.paths().into_iter().find(|path| path.contains(what)).unwrap();
+            let held = world.get(&landmark).unwrap();
+            spoil(&world, &landmark);
+            let before = world.paths();
+            let error = checkpoint(&volume, vec![file(&volume, &noise(2_000_000))]).unwrap_err();
+            assert!(matches!(error, StoreError::Away { .. }), "{number} {what}: {error}");
+            assert_eq!(world.paths(), before, "{number} {what}: something was written");
+            if number == 2 {
+                continue;
+            }
+            // It goes on once that is back.
+            world.put(&landmark, &held);
+            checkpoint(&volume, vec![file(&volume, &noise(2_000_000))]).unwrap();
+            assert!(is_whole(&world, &noise(2_000_000)));
+        }
+    }
+}

@@ -87,14 +87,62 @@ fn an_older_repo_is_named_with_device_and_generation() {
     restore(&world, "repo", &old);
     let own = refused(&world, "state", &plain());
     assert!(own.starts_with("rolled back: ") && own.contains("generation 4"), "{own}");
-    let other = refused(&world, "watcher", &plain());
-    assert!(other.starts_with("rolled back: ") && other.contains("generation 4"), "{other}");
-    assert!(other.contains("state"), "it is called by its name: {other}");
+    let watcher = open(&world, Some("watcher"), &plain(), 12).unwrap();
+    let behind = watcher.behind.clone();
+    let [one] = &behind[..] else { panic!("{behind:?}") };
+    assert_eq!((one.known, one.here, one.own), (4, 3, false));
+    assert_eq!(one.name.as_deref(), Some("state"));
+    assert!(one.time.is_some());
+    drop(watcher);
+    let again = open(&world, Some("watcher"), &plain(), 13).unwrap();
+    assert_eq!(again.behind, behind, "it is not forgotten");
+    drop(again);
     assert_eq!(outcome(&open(&world, None, &plain(), 12)), "3:123");
+    // Reading beside local state: its own heads are missed, and those of others.
+    for (state, own) in [("state", true), ("watcher", false)] {
+        let beside = Beside::load(&*world.folder(state)).unwrap();
+        assert!(beside.is_some());
+        let options = OpenOptions { beside, ..plain() };
+        let read = open(&world, None, &options, 14).unwrap();
+        let [one] = &read.behind[..] else { panic!("{:?}", read.behind) };
+        assert_eq!((one.known, one.here, one.own), (4, 3, own));
+    }
+    // So does what the vault was told, the highest of all that is known.
+    let told = [(one.device, 9)].into();
+    let read = open(&world, None, &OpenOptions { told, ..plain() }, 14).unwrap();
+    assert_eq!(read.behind[0].known, 9);
+    let accepted = OpenOptions { accept_older: true, ..plain() };
+    drop(open(&world, Some("watcher"), &accepted, 15).unwrap());
+    let after = open(&world, Some("watcher"), &plain(), 16).unwrap();
+    assert_eq!(after.behind, []);
+    drop(after);
     let header: Vec<_> = old.into_iter().filter(|(path, _)| path.contains("/amberfs-")).collect();
     restore(&world, "repo", &header);
     assert!(refused(&world, "state", &plain()).starts_with("rolled back: "));
     assert!(refused(&world, "watcher", &plain()).starts_with("rolled back: "));
+}
+
+/// `held` was taken over from the head that this one stands on, which may be
+/// another device's: status then said that a third device holds what it never saw.
+#[test]
+fn a_head_says_held_only_of_what_its_own_device_saw() {
+    let world = repository();
+    let third = [9; 16];
+    {
+        let volume = open(&world, Some("state"), &plain(), 10).unwrap();
+        volume.held.lock().unwrap().insert(third, 7);
+        publish(&volume, 4);
+        assert_eq!(volume.base().commit.held.get(&third), Some(&7));
+    }
+    let other = open(&world, Some("other"), &plain(), 11).unwrap();
+    publish(&other, 5);
+    let held = other.base().commit.held.clone();
+    assert_eq!(held.get(&third), None, "it never saw a head of that device");
+    assert_eq!(held.len(), 2, "its own, and the one that it saw: {held:?}");
+    drop(other);
+    let first = open(&world, Some("state"), &plain(), 12).unwrap();
+    publish(&first, 6);
+    assert_eq!(first.base().commit.held.get(&third), Some(&7), "its own stays");
 }
 
 #[test]

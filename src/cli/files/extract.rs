@@ -15,7 +15,8 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 
 use super::super::args::{ExtractArgs, Global};
-use super::super::place::{Access, canonical, open};
+use super::super::opening::{Access, open};
+use super::super::place::canonical;
 use super::super::{Code, Failure, Result};
 use super::beneath::{Folder, Fresh, Identity};
 use super::{
@@ -69,7 +70,7 @@ pub fn extract(global: &Global, args: &ExtractArgs) -> Result<u8> {
     if count > 0 {
         eprintln!("amberfs: {count} files or attributes of files were left out");
     }
-    Ok(extractor.left_out.code())
+    Ok(opened.code(extractor.left_out.code()))
 }
 
 /// Plain files in REPO would be uploaded.

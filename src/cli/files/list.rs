@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 
 use super::super::args::{CatArgs, Global, LsArgs};
 use super::super::control::local_time;
-use super::super::place::{Access, open};
+use super::super::opening::{Access, open};
 use super::super::{Code, Failure, Result};
 use super::{DIR, FIFO, FILE, LINK, PIECE, SOCKET, Seen, TYPE, entries, names, of, shown, walk};
 use crate::fs::{Attr, Fs, Operations};
@@ -32,7 +32,7 @@ pub fn ls(global: &Global, args: &LsArgs) -> Result<u8> {
         }
     }
     list.out.flush()?;
-    Ok(0)
+    Ok(opened.code(0))
 }
 
 struct List<'a, W: Write> {
@@ -166,7 +166,7 @@ pub fn cat(global: &Global, args: &CatArgs) -> Result<u8> {
         copy(&opened.fs, &attr, &mut out).map_err(named)?;
     }
     out.flush()?;
-    Ok(0)
+    Ok(opened.code(0))
 }
 
 fn copy(fs: &Fs, attr: &Attr, out: &mut dyn Write) -> Result<()> {

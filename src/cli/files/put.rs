@@ -17,7 +17,8 @@ use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 use super::super::args::{Global, PutArgs};
-use super::super::place::{Access, canonical, open};
+use super::super::opening::{Access, open};
+use super::super::place::canonical;
 use super::super::{Code, Failure, Result};
 use super::{
     ACL, DIR, FILE, LINK, LeftOut, PIECE, SOCKET, TYPE, find, link_in_the_way, names, of, progress,
@@ -78,7 +79,7 @@ pub fn put(global: &Global, args: &PutArgs) -> Result<u8> {
         let (files, bytes) = (putter.files, putter.bytes);
         eprintln!("{files} files, {bytes} bytes, all in the repository folder{rest}");
     }
-    Ok(putter.left_out.code())
+    Ok(opened.code(putter.left_out.code()))
 }
 
 /// Why something was not put.
