@@ -30,6 +30,8 @@ mod leaks;
 mod lifetime;
 #[path = "integration/load.rs"]
 mod load;
+#[path = "integration/looked.rs"]
+mod looked;
 #[path = "integration/main_job.rs"]
 mod main_job;
 #[path = "../benches/memfs/mod.rs"]

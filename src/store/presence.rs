@@ -62,6 +62,11 @@ impl Store {
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     return Err(away(format!("{path} is not in it")));
                 }
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::IsADirectory) =>
+                {
+                    return Err(away(format!("its {path} is not the one that was there")));
+                }
                 Err(error) => return Err(StoreError::writing(&path, error)),
             }
         }
