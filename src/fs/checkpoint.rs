@@ -95,7 +95,7 @@ impl Fs {
                     .filter_map(|file| file.frozen.as_ref())
                     .map(|l| l.bytes)
                     .sum::<u64>()
-                + self.volume.store.new_bytes(),
+                + state.apart.unwrap_or_else(|| self.volume.store.new_bytes()),
             waiting_changes: state.current.len() as u64
                 + state.frozen.as_ref().map_or(0, |frozen| frozen.len() as u64),
             inodes: state.inodes,
@@ -290,6 +290,7 @@ impl Fs {
         self.forget_passed();
         let state = &mut *state;
         state.closed.clear();
+        state.apart.get_or_insert_with(|| self.volume.store.new_bytes());
         let mut files = Vec::new();
         for (ino, file) in &mut state.files {
             if file.layer.is_clean() && file.stored.size == file.size
@@ -393,6 +394,7 @@ impl Fs {
             changed.or_else(|error| if error == FsError::Stale { Ok(()) } else { Err(error) })?;
         }
         state.frozen = None;
+        state.apart = None;
         for (frozen, stored) in files.into_iter().zip(contents) {
             let ino = frozen.ino;
             let Some(stored) = stored else {

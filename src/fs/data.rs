@@ -275,7 +275,7 @@ impl Fs {
     /// memory. The last chunk of a file that is `streaming` stays, more may
     /// follow. With `flushing` held.
     pub(super) fn flush_file(&self, ino: Ino, least: u64, streaming: bool) -> Result<()> {
-        let (stored, frozen, size) = {
+        let (stored, frozen, size, apart) = {
             let mut state = self.lock();
             let Some(file) = state.files.get_mut(&ino) else { return Ok(()) };
             if file.layer.bytes < least {
@@ -292,7 +292,9 @@ impl Fs {
             file.frozen = Some(frozen.clone());
             let (stored, size) = (file.stored.clone(), file.size);
             state.dirty -= frozen.bytes;
-            (stored, frozen, size)
+            let apart = state.apart;
+            state.apart.get_or_insert_with(|| self.volume.store.new_bytes());
+            (stored, frozen, size, apart)
         };
         let cutting = self.cutting();
         let flushed = flush(&self.volume.store, &stored, &frozen, size, streaming);
@@ -303,6 +305,12 @@ impl Fs {
         self.note_cut(cut);
         drop(cutting);
         let mut state = self.lock();
+        if let Ok(flushed) = &flushed {
+            // After a failure all that left the layer counts as new, which is the most
+            // that it can be.
+            let moved = frozen.bytes.saturating_sub(flushed.rest.bytes);
+            state.apart = apart.map(|bytes| (bytes + moved).min(self.volume.store.new_bytes()));
+        }
         let Some(file) = state.files.get_mut(&ino) else { return Ok(()) };
         file.frozen = None;
         let above = std::mem::take(&mut file.layer);

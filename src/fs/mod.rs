@@ -181,6 +181,9 @@ struct State {
     bytes: u64,
     /// Bytes of data in layers.
     dirty: u64,
+    /// Bytes of new chunks that no layer in memory has too. `None`: all of them. Set
+    /// while layers are cut, and once a cut or a checkpoint failed.
+    apart: Option<u64>,
     next_ino: Ino,
     /// Time of the first and the last change since the last freeze.
     changed: Option<(std::time::Duration, std::time::Duration)>,

@@ -558,9 +558,13 @@ fn a_full_repository_heals_once_there_is_room() {
     world.set_capacity(used as u64 + 20_000);
     history.run(&fs, &[Create("x"), Write("x", 0, 40_000, 3), Fsync, Write("x", 5, 9, 4)], false);
     assert!(history.failed.is_empty(), "{:?}", history.failed);
+    // What a checkpoint had cut when it failed was counted as waiting once more.
+    let waiting = fs.progress().waiting_bytes;
+    assert!(waiting >= 40_000, "{waiting}");
     for _ in 0..3 {
         assert_eq!(perform(&fs, Checkpoint), Err(FsError::NoSpace));
         assert!(fs.progress().trouble.is_some());
+        assert_eq!(fs.progress().waiting_bytes, waiting);
     }
     check(
         &{
@@ -575,6 +579,8 @@ fn a_full_repository_heals_once_there_is_room() {
     world.set_capacity(1 << 40);
     history.run(&fs, &[Checkpoint, Write("x", 7, 20, 5), Fsync], false);
     assert!(history.failed.is_empty() && fs.progress().trouble.is_none());
+    assert_eq!(perform(&fs, Checkpoint), Ok(()));
+    assert_eq!(fs.progress().waiting_bytes, 0);
     drop(fs);
     check(&world.kill(), &history, 4000, "healed");
 }

@@ -33,8 +33,10 @@ pub(super) struct Stage {
 impl Stage {
     pub fn add(&mut self, id: Id, chunk: Staged) {
         self.bytes += chunk.bytes.len();
-        if self.chunks.insert(id, chunk).is_none() {
-            self.order.push_back(id);
+        match self.chunks.insert(id, chunk) {
+            None => self.order.push_back(id),
+            // Two threads can bring the same chunk at once.
+            Some(before) => self.bytes -= before.bytes.len(),
         }
     }
 
@@ -69,5 +71,22 @@ impl Stage {
                 self.bytes -= chunk.bytes.len();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Its bytes were counted twice for as long as the process lived.
+    #[test]
+    fn a_chunk_that_comes_twice_is_counted_once() {
+        let mut stage = Stage::default();
+        let chunk = || Staged { class: Class::Incompressible, bytes: Bytes::from_static(b"chunk") };
+        stage.add([1; 16], chunk());
+        stage.add([1; 16], chunk());
+        assert_eq!((stage.bytes, stage.order.len()), (5, 1));
+        stage.drop_oldest(1);
+        assert_eq!((stage.bytes, stage.order.len()), (0, 0));
     }
 }
