@@ -28,6 +28,8 @@ mod layers;
 mod leaks;
 #[path = "integration/lifetime.rs"]
 mod lifetime;
+#[path = "integration/limits.rs"]
+mod limits;
 #[path = "integration/load.rs"]
 mod load;
 #[path = "integration/looked.rs"]

@@ -14,6 +14,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus};
+use std::sync::Arc;
 
 use options::{Call, parse};
 use user::User;
@@ -46,6 +47,9 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<u8, Failure> {
+    // What cannot be written because of `ulimit -f` is an error and no death without
+    // a word. A handler and not SIG_IGN: amberfs starts without it.
+    let _ = signal_hook::flag::register(libc::SIGXFSZ, Arc::default());
     // With borrowed rights, whoever calls would choose whom to become.
     if rustix::process::getuid() != rustix::process::geteuid()
         || rustix::process::getgid() != rustix::process::getegid()

@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use amberfs::io::{DirFolder, PrivateFolder, SystemClock, SystemRandom};
+use amberfs::io::{DirFolder, PrivateFolder, SystemClock, SystemRandom, widen_limits};
 use amberfs::vault::hsm::KeyError;
 use amberfs::vault::hsm::transfer::keys_fingerprint;
 use amberfs::vault::protocol::{Address, Argon2Cost, Protection};
@@ -174,7 +174,10 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let _ = log::set_logger(&LOGGER);
     log::set_max_level(log::LevelFilter::Info);
-    let outcome = harden().and_then(|()| match &arguments.command {
+    let limits = widen_limits().map_err(|error| {
+        Failure::other(format!("the limits of this process could not be widened: {error}"))
+    });
+    let outcome = limits.and_then(|()| harden()).and_then(|()| match &arguments.command {
         #[cfg(feature = "pkcs11")]
         Command::Init { dir, token } if token.is_given() => ceremony::init(dir, token),
         Command::Init { dir, .. } => init(dir),

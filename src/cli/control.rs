@@ -163,8 +163,14 @@ fn show(value: &serde_json::Value) {
             }
         }
     }
-    if let Some(trouble) = value["trouble"].as_str() {
-        println!("  trouble        the last checkpoint failed: {trouble}");
+    let failed = value["failed"].as_bool() == Some(true);
+    match value["trouble"].as_str() {
+        Some(why) if failed => println!("  trouble        {why}: read-only until mounted anew"),
+        Some(why) => println!("  trouble        the last checkpoint failed: {why}"),
+        None if failed => {
+            println!("  trouble        local state failed: read-only until mounted anew");
+        }
+        None => (),
     }
     if value["failed"].as_bool() == Some(true) {
         println!("  trouble        local state failed: read-only until mounted anew");

@@ -234,6 +234,10 @@ pub type Result<T> = std::result::Result<T, Failure>;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    if let Err(error) = crate::io::widen_limits() {
+        eprintln!("amberfs: the limits of this process could not be widened: {error}");
+        return ExitCode::from(Code::Other as u8);
+    }
     if crate::daemon::guard_if_asked() {
         return ExitCode::SUCCESS;
     }

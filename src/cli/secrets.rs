@@ -12,7 +12,9 @@ use super::args::Global;
 use super::refused::PasswordFile;
 use super::{Code, Failure, Result, vault};
 use crate::crypto::{Secret, correct_one_group, parse_key, resembles_key};
-use crate::io::{SECRET_MAX, SecretFileError, SecretFrom, open_secret, read_secret};
+use crate::io::{
+    SECRET_MAX, SecretFileError, SecretFrom, open_secret, read_secret, with_first_limits,
+};
 use crate::vault::protocol::{Mark, Password};
 use crate::volume::repository::Repository;
 
@@ -172,7 +174,7 @@ fn read(path: &Path, repo: &Path, from: SecretFrom) -> Result<Found> {
 
 fn run(command: &str) -> Result<Zeroizing<String>> {
     let bad = |what: &str| Failure::new(Code::Usage, format!("the command for the secret {what}"));
-    let mut child = Command::new("/bin/sh")
+    let mut child = with_first_limits(&mut Command::new("/bin/sh"))
         .arg("-c")
         .arg(command)
         .stdout(Stdio::piped())

@@ -227,8 +227,10 @@ pub struct Fs {
     failed: AtomicBool,
     /// What is in memory is not what was acknowledged: it must not be published.
     broken: AtomicBool,
-    /// How far a checkpoint that failed for want of room or REPO got.
+    /// Why the last checkpoint failed, or local state.
     trouble: Mutex<Option<String>>,
+    /// The system's error behind the last [`FsError::Io`].
+    cause: Mutex<Option<String>>,
 }
 
 impl Fs {
@@ -256,6 +258,7 @@ impl Fs {
             failed: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             trouble: Mutex::default(),
+            cause: Mutex::default(),
         };
         fs.draw_prefix()?;
         if fresh {
@@ -420,6 +423,8 @@ impl Fs {
     fn go_read_only(&self, why: &str) {
         if !self.failed.swap(true, Atomic::Relaxed) {
             log::error!("{why}; the mount is read-only until it is mounted anew");
+            self.note_cause(why.to_string());
+            *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_string());
         }
     }
 
@@ -444,10 +449,23 @@ impl Fs {
                     StoreError::Missing { .. } | StoreError::Vanished { .. } => FsError::NotHere,
                     StoreError::Damaged { .. } => FsError::Damaged,
                     StoreError::Away { .. } => FsError::Away,
-                    _ => FsError::Io,
+                    _ => {
+                        self.note_cause(other.to_string());
+                        FsError::Io
+                    }
                 }
             }
         }
+    }
+
+    fn note_cause(&self, cause: String) {
+        *self.cause.lock().unwrap_or_else(PoisonError::into_inner) = Some(cause);
+    }
+
+    /// What the system answered when [`FsError::Io`] was answered last, for commands:
+    /// they have no log. It is told once.
+    pub fn take_cause(&self) -> Option<String> {
+        self.cause.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Logs and applies one operation.

@@ -21,6 +21,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use super::options::{Access, MountOptions};
 use crate::control::{mount_at, read_mounts};
+use crate::io::with_first_limits;
 
 /// The type that /proc/self/mountinfo shows.
 const TYPE: &str = "fuse.amberfs";
@@ -93,7 +94,7 @@ fn mount_by_helper(mountpoint: &Path, options: &MountOptions) -> io::Result<Owne
     if options.access != Access::Owner {
         list.push_str(",allow_other");
     }
-    let output = Command::new("fusermount3")
+    let output = with_first_limits(&mut Command::new("fusermount3"))
         .arg("-o")
         .arg(list)
         .arg("--")
@@ -211,7 +212,8 @@ pub(super) fn unmount_path(path: &Path, detach: bool, by_root: bool) -> io::Resu
     if detach {
         command.arg("-z");
     }
-    let output = command.arg("--").arg(path).stdin(Stdio::null()).output()?;
+    let command = with_first_limits(command.arg("--").arg(path).stdin(Stdio::null()));
+    let output = command.output()?;
     if output.status.success() {
         return Ok(());
     }

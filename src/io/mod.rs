@@ -3,6 +3,7 @@
 //! Invariant: outside this module, `fuse`, `daemon`, `cli` and `vault::net`,
 //! nothing reads the clock, random numbers or the file system.
 
+mod limits;
 mod real;
 mod secret;
 pub mod sim;
@@ -11,6 +12,7 @@ mod synced;
 use std::io;
 use std::time::Duration;
 
+pub use limits::{widen_limits, with_first_limits};
 pub use real::{DirFolder, SystemClock, SystemRandom};
 pub use secret::{SECRET_MAX, SecretFileError, SecretFrom, open_secret, read_secret};
 pub use synced::DirSynced;

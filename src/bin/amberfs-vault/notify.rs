@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use amberfs::io::with_first_limits;
 use tokio::process::Command;
 
 /// Time between two calls for the same kind.
@@ -57,12 +58,14 @@ impl Notifier {
             }
             last.insert(event, Instant::now());
         }
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(arguments)
             .args([event.name(), text])
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn();
+            .stdout(Stdio::null());
+        with_first_limits(command.as_std_mut());
+        let child = command.spawn();
         if let Err(error) = child {
             log::error!("the notify command: {error}");
         }

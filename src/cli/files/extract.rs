@@ -21,7 +21,7 @@ use super::super::{Code, Failure, Result};
 use super::beneath::{Folder, Fresh, Identity};
 use super::{
     ACL, DIR, FIFO, FILE, LINK, LeftOut, PIECE, SOCKET, Seen, TYPE, entries, names, of, progress,
-    shown_path, walk,
+    shown_path, walk, with_cause,
 };
 use crate::format::namespace::ROOT;
 use crate::fs::{Attr, Fs, FsError, Operations, Seek};
@@ -164,6 +164,7 @@ impl Extractor<'_> {
                     Ok(level) => levels.push(level),
                     Err(failure) => self.leave_out(&path, failure)?,
                 }
+        let failure = with_cause(self.fs, failure);
             } else if let Err(failure) = self.leaf(&level.folder, &name, &path, &attr) {
                 self.leave_out(&path, failure)?;
             }

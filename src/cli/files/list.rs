@@ -6,7 +6,9 @@ use super::super::args::{CatArgs, Global, LsArgs};
 use super::super::control::local_time;
 use super::super::opening::{Access, open};
 use super::super::{Code, Failure, Result};
-use super::{DIR, FIFO, FILE, LINK, PIECE, SOCKET, Seen, TYPE, entries, names, of, shown, walk};
+use super::{
+    DIR, FIFO, FILE, LINK, PIECE, SOCKET, Seen, TYPE, entries, names, of, shown, walk, with_cause,
+};
 use crate::fs::{Attr, Fs, Operations};
 
 /// `ls`.
@@ -163,7 +165,8 @@ pub fn cat(global: &Global, args: &CatArgs) -> Result<u8> {
         if attr.mode & TYPE != FILE {
             return Err(named(Failure::new(Code::Other, "not a regular file")));
         }
-        copy(&opened.fs, &attr, &mut out).map_err(named)?;
+        copy(&opened.fs, &attr, &mut out)
+            .map_err(|failure| named(with_cause(&opened.fs, failure)))?;
     }
     out.flush()?;
     Ok(opened.code(0))

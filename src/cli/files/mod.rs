@@ -72,6 +72,14 @@ fn of(what: &str, failure: impl Into<Failure>) -> Failure {
 
 /// Looks a name up, and leaves no trace in memory.
 fn find(fs: &Fs, dir: u64, name: &[u8]) -> std::result::Result<Attr, FsError> {
+/// The same failure, with what the system answered where that is why.
+fn with_cause(fs: &Fs, mut failure: Failure) -> Failure {
+    if let Some(cause) = fs.take_cause() {
+        failure.message = format!("{}: {cause}", failure.message);
+    }
+    failure
+}
+
     let attr = fs.lookup(dir, name)?;
     fs.forget(attr.ino, 1);
     Ok(attr)

@@ -22,7 +22,7 @@ use super::super::place::canonical;
 use super::super::{Code, Failure, Result};
 use super::{
     ACL, DIR, FILE, LINK, LeftOut, PIECE, SOCKET, TYPE, find, link_in_the_way, names, of, progress,
-    shown, shown_path,
+    shown, shown_path, with_cause,
 };
 use crate::crypto::{hex, unhex};
 use crate::format::namespace::{NAME_MAX, ROOT, XATTR_MAX};
@@ -56,9 +56,9 @@ pub fn put(global: &Global, args: &PutArgs) -> Result<u8> {
     let put = putter.all(args, &names);
     putter.bar.finish_and_clear();
     put.map_err(|trouble| match trouble {
-        Trouble::Left(failure) | Trouble::Over(failure) => failure,
+        Trouble::Left(failure) | Trouble::Over(failure) => with_cause(fs, failure),
     })?;
-    let published = fs.checkpoint()?;
+    let published = fs.checkpoint().map_err(|error| with_cause(fs, error.into()))?;
     let left_out = putter.left_out.count;
     if global.json {
         println!(
