@@ -11,7 +11,7 @@ use rustix::fs::FlockOperation;
 use super::args::Global;
 use super::{Code, Failure, Result};
 use crate::crypto::{Hash, hash, hex};
-use crate::io::{DirFolder, PrivateFolder};
+use crate::io::{DirFolder, PrivateFolder, read_regular};
 use crate::volume::repository::Repository;
 
 /// The folder, as it really is.
@@ -42,7 +42,7 @@ pub fn followed(path: &Path) -> Result<PathBuf> {
 
 /// The machine's id, which binds local state to it.
 fn machine() -> Vec<u8> {
-    fs::read("/etc/machine-id").unwrap_or_default()
+    read_regular(Path::new("/etc/machine-id"), 4096).unwrap_or_default()
 }
 
 /// Machine and folder, hashed.

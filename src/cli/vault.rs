@@ -13,7 +13,9 @@ use super::place;
 use super::secrets::Obtained;
 use super::{Code, Failure, Result, secrets};
 use crate::crypto::{RepoId, Secret, hex, key_check, resembles_key, unhex};
-use crate::io::{DirFolder, DirSynced, PrivateFolder, SystemClock, SystemRandom};
+use crate::io::{
+    DirFolder, DirSynced, PrivateFolder, SystemClock, SystemRandom, read_regular_text,
+};
 use crate::vault::client::{Claim, Client, NewRecord, Pin, Unlocked, VaultError};
 use crate::vault::net::Timeouts;
 use crate::vault::protocol::{
@@ -31,6 +33,8 @@ const MANIFESTS: &str = "manifest-";
 const INVITE: &str = "amber-invite-";
 /// Vaults that the machine's administrator trusts.
 const SYSTEM_LIST: &str = "/etc/amberfs/vaults";
+/// Most bytes of a list of vaults.
+const LIST_MAX: u64 = 1 << 20;
 
 /// Who talks to vaults, with the account's token if there is one.
 pub fn client(global: &Global, repo: &Path, timeouts: Timeouts) -> Result<Client<'static>> {
@@ -54,7 +58,7 @@ fn pins(folder: &Path) -> Result<Vec<Pin>> {
     let bad = |what: &dyn std::fmt::Display| {
         Failure::new(Code::Other, format!("{}: {what}", file.display()))
     };
-    let text = match std::fs::read_to_string(&file) {
+    let text = match read_regular_text(&file, LIST_MAX) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
         Err(error) => return Err(bad(&error)),
@@ -129,15 +133,19 @@ fn what_changed(
 }
 
 /// Addresses in the system's list.
-fn listed() -> Vec<Address> {
-    let text = std::fs::read_to_string(SYSTEM_LIST).unwrap_or_default();
-    text.lines().filter_map(|line| line.trim().parse().ok()).collect()
+fn listed() -> Result<Vec<Address>> {
+    let text = match read_regular_text(Path::new(SYSTEM_LIST), LIST_MAX) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(Failure::new(Code::Other, format!("{SYSTEM_LIST}: {error}"))),
+    };
+    Ok(text.lines().filter_map(|line| line.trim().parse().ok()).collect())
 }
 
 /// Where a vault is said to be by `--vault`, or else by the system's list: it
 /// may have moved since it was written down elsewhere.
 fn moved(global: &Global, fingerprint: Fingerprint) -> Result<Option<Address>> {
-    let known = typed_address(global)?.into_iter().chain(listed());
+    let known = typed_address(global)?.into_iter().chain(listed()?);
     Ok(known.into_iter().find(|address| address.fingerprint() == fingerprint))
 }
 
@@ -176,7 +184,7 @@ fn trust(global: &Global, locator: &Locator) -> Result<Pin> {
     if let Some(pin) = seen.into_iter().find(|pin| pin.fingerprint == fingerprint) {
         return Ok(pin);
     }
-    if listed().iter().any(|address| address.fingerprint() == fingerprint) {
+    if listed()?.iter().any(|address| address.fingerprint() == fingerprint) {
         return Ok(Pin { fingerprint, epoch: 0 });
     }
     let unknown = Failure::new(

@@ -5,6 +5,7 @@
 
 mod limits;
 mod real;
+mod regular;
 mod secret;
 pub mod sim;
 mod synced;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 pub use limits::{widen_limits, with_first_limits};
 pub use real::{DirFolder, SystemClock, SystemRandom};
+pub use regular::{read_regular, read_regular_text};
 pub use secret::{SECRET_MAX, SecretFileError, SecretFrom, open_secret, read_secret};
 pub use synced::DirSynced;
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amberfs::crypto::hex;
-use amberfs::io::{DirFolder, OpenMode, PrivateFolder, Random, SystemClock, SystemRandom};
+use amberfs::io::{
+    DirFolder, OpenMode, PrivateFolder, Random, SystemClock, SystemRandom, read_regular_text,
+};
 use amberfs::vault::net::outer_server_config;
 use amberfs::vault::protocol::Place;
 use amberfs::vault::protocol::is_account;
@@ -272,7 +274,7 @@ async fn jwt_accounts(jwt: &JwtSettings) -> Result<Accounts, Failure> {
         Some(keys) => {
             // Whoever can write it can sign for every account.
             check_owner(keys)?;
-            std::fs::read_to_string(keys).map_err(|error| bad(&error))?
+            read_regular_text(keys, FILE_LIMIT).map_err(|error| bad(&error))?
         }
         None => fetch_keys(&jwt.issuer).await.map_err(Failure::other)?,
     };

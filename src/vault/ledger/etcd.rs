@@ -25,7 +25,7 @@ use super::{
     WentBack, one_by_one,
 };
 use crate::crypto::{hex, unhex};
-use crate::io::{SecretFrom, open_secret, read_secret};
+use crate::io::{SecretFrom, open_secret, read_regular, read_secret};
 use crate::vault::config::Etcd;
 use crate::vault::protocol::FleetId;
 use sight::Sight;
@@ -35,6 +35,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// More often than etcd's `--grpc-keepalive-min-time` (5 s) it hangs up.
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_ANSWER: Duration = Duration::from_secs(3);
+/// Most bytes of a file of certificates.
+const FILE_MAX: u64 = 1 << 20;
 
 /// A ledger in an etcd cluster. Calls block and must not be made on a thread
 /// that drives an executor.
@@ -72,7 +74,7 @@ fn unanswered(error: &Error) -> LedgerError {
 
 /// Files of settings, which name themselves when they cannot be read.
 fn file(path: &std::path::Path) -> Result<Vec<u8>, LedgerError> {
-    std::fs::read(path)
+    read_regular(path, FILE_MAX)
         .map_err(|error| LedgerError::Settings(format!("{}: {error}", path.display())))
 }
 
