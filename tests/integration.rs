@@ -64,5 +64,7 @@ mod trouble;
 mod units;
 #[path = "integration/vault.rs"]
 mod vault;
+#[path = "integration/walks.rs"]
+mod walks;
 #[path = "integration/world.rs"]
 mod world;

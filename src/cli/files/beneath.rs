@@ -1,16 +1,19 @@
-//! Writing below a folder and nowhere else.
+//! Reading and writing below a folder and nowhere else.
 //!
 //! Invariant: every name is one name, opened in a folder that is open already,
-//! and never followed if it is a symlink. So whatever lies in DEST, and whoever
-//! changes it meanwhile, nothing is written outside.
+//! and never followed if it is a symlink. So whatever lies in SOURCE or DEST, and
+//! whoever changes it meanwhile, nothing outside is read or written.
 
-use std::fs::{DirBuilder, File};
+use std::ffi::{OsStr, OsString};
+use std::fs::{DirBuilder, File, Metadata};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, RenameFlags};
 use rustix::io::Errno;
 
 use crate::crypto::hex;
@@ -21,8 +24,19 @@ const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLO
 const PRIVATE_FOLDER: Mode = Mode::RWXU;
 const PRIVATE_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
 
+/// Only held: to look at it, and for its attributes.
+const HELD: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
+/// Never waits for whoever writes into a fifo, and takes no terminal.
+const READ: OFlags =
+    OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+/// Bytes of names that the kernel lists at once.
+const LISTED: usize = 16 << 10;
+
 /// An open folder.
-pub(super) struct Folder(OwnedFd);
+pub(super) struct Folder {
+    file: File,
+    identity: Identity,
+}
 
 /// Refuses what is more than one name. The decoder of names did so already;
 /// here it would write outside.
@@ -34,44 +48,111 @@ fn one(name: &[u8]) -> io::Result<&[u8]> {
 }
 
 impl Folder {
+    fn of(fd: OwnedFd) -> io::Result<Self> {
+        let file = File::from(fd);
+        let data = file.metadata()?;
+        Ok(Self { file, identity: (data.dev(), data.ino()) })
+    }
+
     /// Opens DEST, made with all above it if it is not there. It may be a
     /// symlink: whoever gave it meant where it leads.
     pub fn dest(path: &Path) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-        Ok(Self(rustix::fs::openat(CWD, path, FOLDER, Mode::empty())?))
+        Self::at(path)
+    }
+
+    /// Opens the folder at a path, which may be a symlink.
+    pub fn at(path: &Path) -> io::Result<Self> {
+        Self::of(rustix::fs::openat(CWD, path, FOLDER, Mode::empty())?)
+    }
+
+    /// Device and inode number.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// What fstat(2) says of it.
+    pub fn metadata(&self) -> io::Result<Metadata> {
+        self.file.metadata()
     }
 
     /// Opens a folder in it.
     pub fn enter(&self, name: &[u8]) -> io::Result<Self> {
-        let opened =
-            rustix::fs::openat(&self.0, one(name)?, FOLDER | OFlags::NOFOLLOW, Mode::empty());
-        match opened {
-            Ok(fd) => Ok(Self(fd)),
-            Err(Errno::NOTDIR | Errno::LOOP) => Err(taken()),
-            Err(error) => Err(error.into()),
+        let flags = FOLDER | OFlags::NOFOLLOW;
+        Self::of(rustix::fs::openat(&self.file, one(name)?, flags, Mode::empty())?)
+    }
+
+    /// Opens the folder that it lies in.
+    pub fn up(&self) -> io::Result<Self> {
+        Self::of(rustix::fs::openat(&self.file, "..", FOLDER | OFlags::NOFOLLOW, Mode::empty())?)
+    }
+
+    /// Whether it is the folder with this identity, or lies within it.
+    pub fn lies_in(&self, identity: Identity) -> io::Result<bool> {
+        let mut at = self.descend(Path::new(""))?;
+        loop {
+            // One that cannot be listed can be gone through.
+            let flags = HELD | OFlags::DIRECTORY;
+            let up = Self::of(rustix::fs::openat(&at.file, "..", flags, Mode::empty())?)?;
+            if at.identity == identity || up.identity == at.identity {
+                return Ok(at.identity == identity);
+            }
+            at = up;
         }
     }
 
     /// Opens what a path of single names leads to.
     pub fn descend(&self, path: &Path) -> io::Result<Self> {
-        let mut folder = Self(self.0.try_clone()?);
+        let mut folder = Self { file: self.file.try_clone()?, identity: self.identity };
         for name in path {
-            folder = folder.enter(name.as_encoded_bytes())?;
+            folder = folder.enter(name.as_bytes())?;
         }
         Ok(folder)
     }
 
+    /// The names in it, sorted.
+    pub fn names(&self) -> io::Result<Vec<OsString>> {
+        let mut names = Vec::new();
+        let mut room = [MaybeUninit::uninit(); LISTED];
+        let mut entries = RawDir::new(&self.file, &mut room);
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                names.push(OsStr::from_bytes(name).to_os_string());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Holds what has this name, whatever it is. Nothing waits for it, and
+    /// nothing of it is read.
+    pub fn look(&self, name: &[u8]) -> io::Result<File> {
+        let flags = HELD | OFlags::NOFOLLOW;
+        Ok(rustix::fs::openat(&self.file, one(name)?, flags, Mode::empty())?.into())
+    }
+
+    /// Opens what should be a regular file, to be read; see [`regular`].
+    pub fn read(&self, name: &[u8]) -> io::Result<File> {
+        let flags = READ | OFlags::NOFOLLOW;
+        regular(rustix::fs::openat(&self.file, one(name)?, flags, Mode::empty())?)
+    }
+
     /// Opens a folder in it, made if it is not there.
     pub fn make(&self, name: &[u8]) -> io::Result<Self> {
-        match rustix::fs::mkdirat(&self.0, one(name)?, PRIVATE_FOLDER) {
-            Ok(()) | Err(Errno::EXIST) => self.enter(name),
+        match rustix::fs::mkdirat(&self.file, one(name)?, PRIVATE_FOLDER) {
+            Ok(()) | Err(Errno::EXIST) => match self.enter(name) {
+                Err(error) if is_no_folder(&error) => Err(taken()),
+                entered => entered,
+            },
             Err(error) => Err(error.into()),
         }
     }
 
     /// An error if something has the name already.
     pub fn check_free(&self, name: &[u8]) -> io::Result<()> {
-        match rustix::fs::statat(&self.0, one(name)?, AtFlags::SYMLINK_NOFOLLOW) {
+        match rustix::fs::statat(&self.file, one(name)?, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => Ok(()),
             Ok(_) => Err(taken()),
             Err(error) => Err(error.into()),
@@ -84,19 +165,19 @@ impl Folder {
         SystemRandom.fill(&mut random);
         let temporary = format!(".amberfs-{}", hex(&random));
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-        let fd = rustix::fs::openat(&self.0, &temporary, flags | OFlags::CLOEXEC, PRIVATE_FILE)?;
+        let fd = rustix::fs::openat(&self.file, &temporary, flags | OFlags::CLOEXEC, PRIVATE_FILE)?;
         Ok(Fresh { folder: self, temporary: Some(temporary), file: File::from(fd) })
     }
 
     /// A symlink.
     pub fn symlink(&self, target: &[u8], name: &[u8]) -> io::Result<()> {
-        found(rustix::fs::symlinkat(target, &self.0, one(name)?))
+        found(rustix::fs::symlinkat(target, &self.file, one(name)?))
     }
 
     /// A fifo or a device node, closed to others.
     pub fn node(&self, name: &[u8], mode: u32, device: u64) -> io::Result<()> {
         let kind = FileType::from_raw_mode(mode);
-        found(rustix::fs::mknodat(&self.0, one(name)?, kind, PRIVATE_FILE, device))
+        found(rustix::fs::mknodat(&self.file, one(name)?, kind, PRIVATE_FILE, device))
     }
 
     /// Another name for the file `first` of the folder `from`, if it is still
@@ -107,19 +188,19 @@ impl Folder {
         identity: Identity,
         name: &[u8],
     ) -> io::Result<()> {
-        let data = rustix::fs::statat(&from.0, one(first)?, AtFlags::SYMLINK_NOFOLLOW)?;
+        let data = rustix::fs::statat(&from.file, one(first)?, AtFlags::SYMLINK_NOFOLLOW)?;
         if identity != (data.st_dev, data.st_ino) {
             return Err(io::Error::other("the file's first name is another file by now"));
         }
-        found(rustix::fs::linkat(&from.0, first, &self.0, one(name)?, AtFlags::empty()))
+        found(rustix::fs::linkat(&from.file, first, &self.file, one(name)?, AtFlags::empty()))
     }
 
     /// Holds what was just made under this name, to change its attributes and
     /// nothing else. Whoever else may write here could have put another thing in
     /// its place, a file of root's for example; so it must be of this kind.
     pub fn hold(&self, name: &[u8], mode: u32) -> io::Result<OwnedFd> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.0, one(name)?, flags, Mode::empty())?;
+        let flags = HELD | OFlags::NOFOLLOW;
+        let fd = rustix::fs::openat(&self.file, one(name)?, flags, Mode::empty())?;
         let found = FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode);
         if found != FileType::from_raw_mode(mode) {
             return Err(io::Error::other("something else took its place"));
@@ -130,8 +211,39 @@ impl Folder {
 
 impl AsFd for Folder {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.0.as_fd()
+        self.file.as_fd()
     }
+}
+
+/// What a path leads to, whatever it is. Nothing waits for it, and nothing of it
+/// is read.
+pub(super) fn look(path: &Path) -> io::Result<File> {
+    Ok(rustix::fs::openat(CWD, path, HELD, Mode::empty())?.into())
+}
+
+/// Opens what a path leads to, to be read; see [`regular`].
+pub(super) fn read(path: &Path) -> io::Result<File> {
+    regular(rustix::fs::openat(CWD, path, READ, Mode::empty())?)
+}
+
+/// An error if it is anything but a regular file: what is open counts, whatever
+/// the name meant a moment ago.
+fn regular(fd: OwnedFd) -> io::Result<File> {
+    let file = File::from(fd);
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(io::Error::other("it became something else while it was opened"))
+}
+
+/// A path to what is only held; it leads to a symlink, not on from it.
+pub(super) fn held(fd: &impl AsRawFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// Whether a name was not that of a folder.
+pub(super) fn is_no_folder(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOTDIR | Errno::LOOP))
 }
 
 /// Device and inode number.
@@ -167,7 +279,7 @@ impl Fresh<'_> {
     pub fn finish(mut self, name: &[u8]) -> io::Result<()> {
         let name = one(name)?;
         let temporary = self.temporary.take().expect("it is finished once");
-        let dir = &self.folder.0;
+        let dir = &self.folder.file;
         let renamed = rustix::fs::renameat_with(dir, &temporary, dir, name, RenameFlags::NOREPLACE);
         let result = match renamed {
             // File systems that cannot do it at once (NFS) can link.
@@ -187,7 +299,7 @@ impl Drop for Fresh<'_> {
     fn drop(&mut self) {
         if let Some(temporary) = &self.temporary {
             // What failed before is told; a rest of it is closed to others.
-            let _ = rustix::fs::unlinkat(&self.folder.0, temporary, AtFlags::empty());
+            let _ = rustix::fs::unlinkat(&self.folder.file, temporary, AtFlags::empty());
         }
     }
 }
@@ -216,9 +328,10 @@ mod tests {
         let folder = Folder::dest(&outer.path().join("dest")).unwrap();
         folder.symlink(b"..", b"up").unwrap();
         assert!(folder.hold(b"up", 0o120_777).is_ok() && folder.hold(b"up", 0o010_600).is_err());
-        for result in [folder.enter(b"up"), folder.make(b"up"), folder.descend("up/x".as_ref())] {
-            assert_eq!(result.err().unwrap().kind(), io::ErrorKind::AlreadyExists);
+        for result in [folder.enter(b"up"), folder.descend("up/x".as_ref())] {
+            assert!(is_no_folder(&result.err().unwrap()));
         }
+        assert_eq!(folder.make(b"up").err().unwrap().kind(), io::ErrorKind::AlreadyExists);
         let error = folder.fresh().unwrap().finish(b"up").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         // Neither the failed one nor one that was given up leaves anything.

@@ -4,21 +4,21 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
-use rustix::process::{Resource, Rlimit};
 
 use super::super::args::{ExtractArgs, Global};
 use super::super::opening::{Access, open};
 use super::super::place::canonical;
 use super::super::{Code, Failure, Result};
-use super::beneath::{Folder, Fresh, Identity};
+use super::beneath::{Folder, Fresh, Identity, held};
+use super::chain::Chain;
 use super::{
     ACL, DIR, FIFO, FILE, LINK, LeftOut, PIECE, SOCKET, Seen, TYPE, entries, names, of, progress,
     shown_path, walk, with_cause,
@@ -30,7 +30,8 @@ use crate::io::Timestamp;
 /// `extract`.
 pub fn extract(global: &Global, args: &ExtractArgs) -> Result<u8> {
     let parsed = args.paths.iter().map(|path| names(path)).collect::<Result<Vec<_>>>()?;
-    check_outside(&canonical(&args.repo)?, &args.dest)?;
+    let repo = canonical(&args.repo)?;
+    check_outside(&repo, &args.dest)?;
     let opened = open(global, &args.repo, Access::Read)?;
     let fs = &opened.fs;
     // All PATHs first: one that is not there should not be found out at the end.
@@ -46,12 +47,15 @@ pub fn extract(global: &Global, args: &ExtractArgs) -> Result<u8> {
     if all {
         tops.push(entries(fs, ROOT)?);
     }
-    allow_depth();
-    let dest = Folder::dest(&args.dest).map_err(|error| of(&shown_path(&args.dest), error))?;
+    let repo = std::fs::metadata(repo)?;
+    let repo = (repo.dev(), repo.ino());
+    let dest =
+        open_dest(&args.dest, repo).map_err(|failure| of(&shown_path(&args.dest), failure))?;
     let bar = progress(global, all.then(|| fs.progress().bytes));
     let mut extractor = Extractor {
         fs,
         dest: &dest,
+        repo,
         shown: &args.dest,
         is_root: rustix::process::geteuid().is_root(),
         links: HashMap::new(),
@@ -73,37 +77,41 @@ pub fn extract(global: &Global, args: &ExtractArgs) -> Result<u8> {
     Ok(opened.code(extractor.left_out.code()))
 }
 
+/// Opens DEST, made if it is not there. What it leads to may be another folder
+/// than a moment ago, so it is looked at again.
+fn open_dest(path: &Path, repo: Identity) -> Result<Folder> {
+    let dest = Folder::dest(path)?;
+    if dest.lies_in(repo)? {
+        return Err(inside());
+    }
+    Ok(dest)
+}
+
+fn inside() -> Failure {
+    Failure::new(Code::Unusable, "this lies inside the repository: what is there is uploaded")
+}
+
 /// Plain files in REPO would be uploaded.
 fn check_outside(repo: &Path, dest: &Path) -> Result<()> {
     let absolute = std::path::absolute(dest)?;
     let existing = absolute.ancestors().find_map(|path| path.canonicalize().ok());
     if existing.is_some_and(|path| path.starts_with(repo)) {
-        return Err(Failure::new(
-            Code::Unusable,
-            format!("{} lies inside the repository: what is there is uploaded", shown_path(dest)),
-        ));
+        return Err(of(&shown_path(dest), inside()));
     }
     Ok(())
 }
 
-/// A folder is held open while what is in it is written.
-fn allow_depth() {
-    let limit = rustix::process::getrlimit(Resource::Nofile);
-    // Without it only very deep trees are left out, and named.
-    let _ = rustix::process::setrlimit(
-        Resource::Nofile,
-        Rlimit { current: limit.maximum, maximum: limit.maximum },
-    );
-}
-
 /// A folder that is being filled.
 struct Level {
-    folder: Folder,
-    /// Below DEST.
-    path: PathBuf,
     entries: std::vec::IntoIter<(Vec<u8>, Attr)>,
-    /// `None`: DEST itself.
-    attr: Option<Attr>,
+    /// What it gets at the end; `None`: nothing, it is DEST itself.
+    made: Option<Made>,
+}
+
+/// A folder that was filled, and the attributes that it is to have.
+struct Made {
+    attr: Attr,
+    identity: Identity,
 }
 
 /// What has a name already and gets the attributes it had.
@@ -117,6 +125,7 @@ enum Written {
 struct Extractor<'a> {
     fs: &'a Fs,
     dest: &'a Folder,
+    repo: Identity,
     /// DEST, as it was given.
     shown: &'a Path,
     is_root: bool,
@@ -125,7 +134,7 @@ struct Extractor<'a> {
     /// Folders in the order in which they were filled. They get their modes and
     /// times at the very end: a hard link may still change one, or have to enter
     /// one that will be closed.
-    folders: Vec<(PathBuf, Attr)>,
+    folders: Vec<(PathBuf, Made)>,
     left_out: LeftOut,
     bar: ProgressBar,
 }
@@ -138,6 +147,7 @@ impl Extractor<'_> {
     /// Names what was left out; without space nothing goes on.
     fn leave_out(&mut self, path: &Path, failure: Failure) -> Result<()> {
         let shown = self.shown(path);
+        let failure = with_cause(self.fs, failure);
         if failure.code == Code::NoSpace {
             return Err(of(&shown, failure));
         }
@@ -149,24 +159,35 @@ impl Extractor<'_> {
     /// as deep as somebody made it.
     fn tree(&mut self, top: Vec<(Vec<u8>, Attr)>) -> Result<()> {
         let mut seen = Seen::default();
-        let folder = self.dest.descend(Path::new(""))?;
-        let entries = top.into_iter();
-        let mut levels = vec![Level { folder, path: PathBuf::new(), entries, attr: None }];
+        let mut levels = vec![Level { entries: top.into_iter(), made: None }];
+        let mut chain = Chain::new(self.dest.descend(Path::new(""))?);
+        let mut path = PathBuf::new();
         while let Some(level) = levels.last_mut() {
-            let Some((name, attr)) = level.entries.next() else {
-                let level = levels.pop().expect("it is the last");
-                self.folders.extend(level.attr.map(|attr| (level.path, attr)));
-                continue;
-            };
-            let path = level.path.join(OsStr::from_bytes(&name));
-            if attr.mode & TYPE == DIR {
-                match self.enter(&mut seen, &level.folder, &name, path.clone(), attr) {
-                    Ok(level) => levels.push(level),
-                    Err(failure) => self.leave_out(&path, failure)?,
+            if let (Some((name, attr)), Some(folder)) = (level.entries.next(), chain.last()) {
+                path.push(OsStr::from_bytes(&name));
+                if attr.mode & TYPE == DIR {
+                    match self.enter(&mut seen, folder, &name, attr) {
+                        Ok((folder, next)) => {
+                            levels.push(next);
+                            chain.go_into(&name, folder);
+                            continue;
+                        }
+                        Err(failure) => self.leave_out(&path, failure)?,
+                    }
+                } else if let Err(failure) = self.leaf(folder, &name, &path, &attr) {
+                    self.leave_out(&path, failure)?;
                 }
-        let failure = with_cause(self.fs, failure);
-            } else if let Err(failure) = self.leaf(&level.folder, &name, &path, &attr) {
-                self.leave_out(&path, failure)?;
+                path.pop();
+                continue;
+            }
+            let level = levels.pop().expect("it is the last");
+            self.folders.extend(level.made.map(|made| (path.clone(), made)));
+            let came_back = chain.leave();
+            path.pop();
+            if let (Err(error), Some(above)) = (came_back, levels.last_mut()) {
+                above.entries = Vec::new().into_iter();
+                let why = format!("it was moved, and the rest is left out: {error}");
+                self.leave_out(&path, Failure::new(Code::Other, why))?;
             }
         }
         Ok(())
@@ -177,12 +198,16 @@ impl Extractor<'_> {
         seen: &mut Seen,
         folder: &Folder,
         name: &[u8],
-        path: PathBuf,
         attr: Attr,
-    ) -> Result<Level> {
+    ) -> Result<(Folder, Level)> {
         seen.enter(attr.ino)?;
         let entries = entries(self.fs, attr.ino)?.into_iter();
-        Ok(Level { folder: folder.make(name)?, path, entries, attr: Some(attr) })
+        let folder = folder.make(name)?;
+        let identity = folder.identity();
+        if identity == self.repo {
+            return Err(inside());
+        }
+        Ok((folder, Level { entries, made: Some(Made { attr, identity }) }))
     }
 
     fn leaf(&mut self, folder: &Folder, name: &[u8], path: &Path, attr: &Attr) -> Result<()> {
@@ -256,8 +281,12 @@ impl Extractor<'_> {
 
     /// Gives folders their attributes, those within others first.
     fn close_folders(&mut self) {
-        for (path, attr) in std::mem::take(&mut self.folders) {
+        for (path, Made { attr, identity }) in std::mem::take(&mut self.folders) {
             let dressed = self.dest.descend(&path).map_err(Failure::from).and_then(|folder| {
+                if folder.identity() != identity {
+                    let text = "another folder is in its place by now";
+                    return Err(Failure::new(Code::Other, text));
+                }
                 let fd = folder.as_fd().try_clone_to_owned()?;
                 self.dress(&Written::Open(fd), &attr, &path)
             });
@@ -366,11 +395,6 @@ impl Extractor<'_> {
         }
         Ok(limits)
     }
-}
-
-/// A path to what is only held; it leads to a symlink, not on from it.
-fn held(fd: &OwnedFd) -> String {
-    format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
 fn timespec(time: Timestamp) -> Timespec {

@@ -4,9 +4,11 @@
 //! command ends with an error or with [`Code::Partial`].
 
 mod beneath;
+mod chain;
 mod extract;
 mod list;
 mod put;
+mod source;
 
 use std::collections::HashSet;
 use std::io::IsTerminal;

@@ -3,14 +3,17 @@
 //! Invariant: what is put lies under a name of its own until it is whole, then
 //! takes the place of what had its name. So a file that cannot be read leaves
 //! the one before, and a file's other names keep what they had.
+//!
+//! Invariant: SOURCE is walked by open folders (see [`super::beneath`]), so
+//! nothing is put that does not lie below it, whoever exchanges what there is
+//! meanwhile.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
-use std::fs::{DirEntry, File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::Path;
 
 use indicatif::ProgressBar;
 use rustix::fs::SeekFrom;
@@ -20,6 +23,9 @@ use super::super::args::{Global, PutArgs};
 use super::super::opening::{Access, open};
 use super::super::place::canonical;
 use super::super::{Code, Failure, Result};
+use super::beneath::{self, Folder, Identity, held, is_no_folder};
+use super::chain::Chain;
+use super::source::{Level, Source};
 use super::{
     ACL, DIR, FILE, LINK, LeftOut, PIECE, SOCKET, TYPE, find, link_in_the_way, names, of, progress,
     shown, shown_path, with_cause,
@@ -33,6 +39,10 @@ use crate::io::{Random, SystemRandom, Timestamp};
 
 /// Most bytes of names of extended attributes, and of a value (xattr(7)).
 const XATTR_ROOM: usize = 64 << 10;
+
+/// Most bytes of a file that tells no length. Those of /proc have far less; a log
+/// that was empty a moment ago could grow for ever.
+const UNTOLD_MOST: u64 = 64 << 20;
 
 /// `put`.
 pub fn put(global: &Global, args: &PutArgs) -> Result<u8> {
@@ -128,18 +138,6 @@ fn left(text: impl Into<String>) -> Trouble {
     Trouble::Left(Failure::new(Code::Other, text.into()))
 }
 
-/// Device and inode number.
-type Identity = (u64, u64);
-
-/// A folder that is being put.
-struct Level {
-    source: PathBuf,
-    /// In the repository.
-    dir: u64,
-    data: Metadata,
-    children: std::vec::IntoIter<std::ffi::OsString>,
-}
-
 struct Putter<'a> {
     fs: &'a Fs,
     caller: Caller,
@@ -155,34 +153,17 @@ struct Putter<'a> {
 impl Putter<'_> {
     /// Everything but the checkpoint.
     fn all(&mut self, args: &PutArgs, names: &[&str]) -> Put<()> {
-        let source = args.from.as_deref();
-        // Before anything is made in the repository.
-        let data = source
-            .map(|source| {
-                std::fs::metadata(source).map_err(|error| {
-                    let text = format!("{}: {error}", shown_path(source));
-                    Trouble::Over(Failure::new(Code::Usage, text))
-                })
-            })
-            .transpose()?;
-        let is_folder = data.as_ref().is_some_and(Metadata::is_dir);
-        if let (Some(source), Some(data)) = (source, &data)
-            && (data.dev(), data.ino()) == self.repo
-        {
-            let text = format!("{} is the repository itself", shown_path(source));
-            return Err(Trouble::Over(Failure::new(Code::Unusable, text)));
-        }
-        let own = source.and_then(Path::file_name).map(OsStr::as_bytes);
+        let source = Source::open(args.from.as_deref(), self.repo).map_err(Trouble::Over)?;
         let (parents, last) = match names.split_last() {
             Some((last, parents)) => (parents, Some(last.as_bytes())),
-            None => (names, own.filter(|_| !is_folder)),
+            None => (names, source.own_name()),
         };
         let mut dir = ROOT;
         for (depth, name) in parents.iter().enumerate() {
             dir = self.way(dir, name.as_bytes(), &names[..=depth])?;
         }
-        match (source, data, last) {
-            (None, _, Some(name)) => {
+        match (source, last) {
+            (Source::Stdin, Some(name)) => {
                 self.sweep(dir)?;
                 // As if it were written into what is there.
                 let mode = match find(self.fs, dir, name) {
@@ -198,25 +179,17 @@ impl Putter<'_> {
                 };
                 self.fresh(dir, name, FILE, 0, fill).map_err(|error| error.of(&shown_names(names)))
             }
-            (Some(source), Some(data), name) if is_folder => {
+            (Source::Folder(source, folder), name) => {
                 let target = match name {
                     Some(name) => self.way(dir, name, names)?,
                     None => ROOT,
                 };
-                self.tree(source, target, data, target != ROOT)
+                self.tree(source, folder, target, target != ROOT)
             }
-            (Some(source), Some(data), Some(name)) => {
-                if !data.is_file() {
-                    let text = format!("{}: neither a file nor a folder", shown_path(source));
-                    let failure = Failure::new(Code::Usage, text);
-                    return Err(Trouble::Over(
-                        failure.hint("what comes out of it can be put from standard input"),
-                    ));
-                }
+            (Source::File(source, file), Some(name)) => {
                 self.sweep(dir)?;
-                // SOURCE may be a symlink: whoever gave it meant where it leads.
-                let real = source.canonicalize().unwrap_or_else(|_| source.to_path_buf());
-                self.leaf(&real, &data, dir, name).map_err(|error| error.of(&shown_path(source)))
+                self.leaf(source, &file, || beneath::read(source), dir, name)
+                    .map_err(|error| error.of(&shown_path(source)))
             }
             _ => Err(Trouble::Over(Failure::new(Code::Usage, "no name to put it under"))),
         }
@@ -241,23 +214,38 @@ impl Putter<'_> {
 
     /// Puts what is in a folder and all below; without recursion, since it is as
     /// deep as somebody made it.
-    fn tree(&mut self, source: &Path, dir: u64, data: Metadata, dress: bool) -> Put<()> {
-        let top =
-            read_names(source).map_err(|error| Trouble::from(error).of(&shown_path(source)))?;
-        let mut levels = vec![Level { source: source.to_path_buf(), dir, data, children: top }];
+    fn tree(&mut self, source: &Path, folder: Folder, dir: u64, dress: bool) -> Put<()> {
+        let top = Level::new(&folder, dir)
+            .map_err(|error| Trouble::from(error).of(&shown_path(source)))?;
+        let mut levels = vec![top];
+        let mut chain = Chain::new(folder);
+        let mut path = source.to_path_buf();
         while let Some(level) = levels.last_mut() {
-            let Some(name) = level.children.next() else {
-                let level = levels.pop().expect("it is the last");
-                if dress || !levels.is_empty() {
-                    let dressed = self.dress_folder(&level);
-                    self.go_on(&level.source, dressed)?;
+            if let (Some(name), Some(folder)) = (level.children.next(), chain.last()) {
+                path.push(&name);
+                match self.child(folder, &path, level.dir, name.as_bytes()) {
+                    Ok(Some((folder, next))) => {
+                        levels.push(next);
+                        chain.go_into(name.as_bytes(), folder);
+                        continue;
+                    }
+                    Ok(None) => (),
+                    Err(failed) => self.go_on(&path, Err(failed))?,
                 }
+                path.pop();
                 continue;
-            };
-            let source = level.source.join(&name);
-            match self.child(&source, level.dir, name.as_bytes()) {
-                Ok(next) => levels.extend(next),
-                failed => self.go_on(&source, failed.map(|_| ()))?,
+            }
+            let level = levels.pop().expect("it is the last");
+            if dress || !levels.is_empty() {
+                let dressed = self.dress_folder(&path, chain.last(), &level);
+                self.go_on(&path, dressed)?;
+            }
+            let came_back = chain.leave();
+            path.pop();
+            if let (Err(error), Some(above)) = (came_back, levels.last_mut()) {
+                above.children = Vec::new().into_iter();
+                let why = left(format!("it was moved, and the rest is left out: {error}"));
+                self.go_on(&path, Err(why))?;
             }
         }
         Ok(())
@@ -276,12 +264,27 @@ impl Putter<'_> {
     }
 
     /// Puts a file, or begins with a folder.
-    fn child(&mut self, source: &Path, dir: u64, name: &[u8]) -> Put<Option<Level>> {
-        let data = std::fs::symlink_metadata(source)?;
+    fn child(
+        &mut self,
+        folder: &Folder,
+        source: &Path,
+        dir: u64,
+        name: &[u8],
+    ) -> Put<Option<(Folder, Level)>> {
+        let found = folder.look(name)?;
+        let data = found.metadata()?;
         if !data.is_dir() {
-            return self.leaf(source, &data, dir, name).map(|()| None);
+            let put = self.leaf(source, &found, || folder.read(name), dir, name);
+            return put.map(|()| None);
         }
-        if (data.dev(), data.ino()) == self.repo {
+        let entered = match folder.enter(name) {
+            Err(error) if is_no_folder(&error) => {
+                return Err(left("it became something else while it was opened"));
+            }
+            entered => entered,
+        };
+        let identity = entered.as_ref().map_or((data.dev(), data.ino()), Folder::identity);
+        if identity == self.repo {
             return Err(left("this is the repository itself"));
         }
         let ino = match find(self.fs, dir, name) {
@@ -298,10 +301,9 @@ impl Putter<'_> {
             }
             Err(error) => return Err(error.into()),
         };
-        match read_names(source) {
-            Ok(children) => {
-                Ok(Some(Level { source: source.to_path_buf(), dir: ino, data, children }))
-            }
+        let opened = entered.and_then(|folder| Ok((Level::new(&folder, ino)?, folder)));
+        match opened {
+            Ok((level, folder)) => Ok(Some((folder, level))),
             Err(error) => {
                 self.settle(ino, self.mode(&data), Some(&data))?;
                 Err(error.into())
@@ -309,14 +311,17 @@ impl Putter<'_> {
         }
     }
 
-    fn dress_folder(&mut self, level: &Level) -> Put<()> {
-        let source = &level.source;
-        self.attributes(
-            source,
-            level.dir,
-            |room| rustix::fs::llistxattr(source, room),
-            |name, room| rustix::fs::lgetxattr(source, name, room),
-        )?;
+    /// Gives a folder what the one in the source has; without its extended
+    /// attributes if that is not open any more.
+    fn dress_folder(&mut self, source: &Path, folder: Option<&Folder>, level: &Level) -> Put<()> {
+        if let Some(folder) = folder {
+            self.attributes(
+                source,
+                level.dir,
+                |room| rustix::fs::flistxattr(folder, room),
+                |name, room| rustix::fs::fgetxattr(folder, name, room),
+            )?;
+        }
         self.settle(level.dir, self.mode(&level.data), Some(&level.data))
     }
 
@@ -336,8 +341,22 @@ impl Putter<'_> {
         Ok(())
     }
 
-    /// Puts what is no folder.
-    fn leaf(&mut self, source: &Path, data: &Metadata, dir: u64, name: &[u8]) -> Put<()> {
+    /// Puts what is no folder. `found` holds it; `read` opens what has its name, if
+    /// it is a regular file.
+    fn leaf(
+        &mut self,
+        source: &Path,
+        found: &File,
+        read: impl FnOnce() -> io::Result<File>,
+        dir: u64,
+        name: &[u8],
+    ) -> Put<()> {
+        let mut data = found.metadata()?;
+        let file = if data.is_file() { Some(read()?) } else { None };
+        if let Some(file) = &file {
+            // What is open counts, whatever the name meant a moment ago.
+            data = file.metadata()?;
+        }
         let kind = data.file_type();
         let identity = (data.dev(), data.ino());
         if data.nlink() > 1
@@ -345,23 +364,18 @@ impl Putter<'_> {
         {
             return self.link(*first, dir, name);
         }
-        if kind.is_file() {
-            let file = open_source(source)?;
-            // What is open counts, whatever the name meant a moment ago.
-            let data = file.metadata()?;
-            if !data.is_file() {
-                return Err(left("became something else while it was opened"));
-            }
-            self.fresh(dir, name, FILE, 0, |putter, ino| putter.file(source, &file, &data, ino))?;
+        if let Some(file) = &file {
+            self.fresh(dir, name, FILE, 0, |putter, ino| putter.file(source, file, &data, ino))?;
         } else if kind.is_symlink() {
-            let target = std::fs::read_link(source)?;
-            self.fresh_link(source, data, dir, name, target.as_os_str().as_bytes())?;
+            let target = rustix::fs::readlinkat(found, "", Vec::new()).map_err(io::Error::from)?;
+            self.fresh_link(source, found, &data, dir, name, target.to_bytes())?;
         } else if kind.is_socket() {
             return Err(left("sockets are not put"));
         } else {
             let mode = data.mode() & TYPE;
             self.fresh(dir, name, mode, data.rdev() as u32, |putter, ino| {
-                putter.settle(ino, putter.mode(data), Some(data))?;
+                putter.held_attributes(source, found, ino)?;
+                putter.settle(ino, putter.mode(&data), Some(&data))?;
                 Ok(0)
             })?;
         }
@@ -391,6 +405,7 @@ impl Putter<'_> {
     fn fresh_link(
         &mut self,
         source: &Path,
+        found: &File,
         data: &Metadata,
         dir: u64,
         name: &[u8],
@@ -400,12 +415,7 @@ impl Putter<'_> {
         let temporary = temporary();
         let ino = self.fs.symlink(self.caller, dir, &temporary, target)?.ino;
         let filled = self
-            .attributes(
-                source,
-                ino,
-                |room| rustix::fs::llistxattr(source, room),
-                |name, room| rustix::fs::lgetxattr(source, name, room),
-            )
+            .held_attributes(source, found, ino)
             .and_then(|()| self.settle(ino, 0o777, Some(data)))
             .map(|()| 0);
         self.place(dir, &temporary, name, ino, filled)
@@ -458,7 +468,7 @@ impl Putter<'_> {
     fn file(&mut self, source: &Path, file: &File, data: &Metadata, ino: u64) -> Put<u64> {
         let bytes = if data.len() == 0 {
             // Files of /proc have a length only once they are read.
-            self.stream(ino, &mut &*file)?
+            self.stream(ino, &mut file.take(UNTOLD_MOST))?
         } else {
             self.content(ino, file, data.len())?
         };
@@ -469,6 +479,10 @@ impl Putter<'_> {
             |name, room| rustix::fs::fgetxattr(file, name, room),
         )?;
         self.settle(ino, self.mode(data), Some(data))?;
+        if data.len() == 0 && bytes == UNTOLD_MOST {
+            let why = format!("it tells no length: what comes after {bytes} bytes is left out");
+            self.left_out.name(&self.bar, &shown_path(source), why);
+        }
         let after = file.metadata()?;
         let time = |data: &Metadata| (data.mtime(), data.mtime_nsec());
         if (after.len(), time(&after)) != (data.len(), time(data)) {
@@ -572,6 +586,17 @@ impl Putter<'_> {
         Ok(())
     }
 
+    /// The same of what is only held.
+    fn held_attributes(&mut self, source: &Path, found: &File, ino: u64) -> Put<()> {
+        let path = held(found);
+        self.attributes(
+            source,
+            ino,
+            |room| rustix::fs::listxattr(&path, room),
+            |name, room| rustix::fs::getxattr(&path, name, room),
+        )
+    }
+
     /// Makes the extended attributes those of the source.
     fn attributes(
         &mut self,
@@ -650,23 +675,6 @@ fn is_temporary(name: &[u8]) -> bool {
     name.strip_prefix(TEMPORARY)
         .and_then(|digits| std::str::from_utf8(digits).ok())
         .is_some_and(|digits| unhex::<8>(digits).is_some())
-}
-
-/// Names in a folder, sorted.
-fn read_names(folder: &Path) -> io::Result<std::vec::IntoIter<std::ffi::OsString>> {
-    let entries = std::fs::read_dir(folder)?;
-    let mut names = entries
-        .map(|entry| entry.map(|entry: DirEntry| entry.file_name()))
-        .collect::<io::Result<Vec<_>>>()?;
-    names.sort();
-    Ok(names.into_iter())
-}
-
-/// Opens what should be a regular file: not what a symlink leads to, and
-/// without waiting for whoever writes into a fifo.
-fn open_source(path: &Path) -> io::Result<File> {
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
-    OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
 #[cfg(test)]
