@@ -222,6 +222,29 @@ fn what_is_there_stays_and_the_rest_is_extracted() {
     assert_eq!(names(&world.path("out")), ["a", "b", "c"]);
 }
 
+/// One that was mistyped kept all others back, and the code was not that of a part.
+#[test]
+fn a_path_that_is_not_there_keeps_no_other_back() {
+    let world = World::with_repo();
+    fs::create_dir_all(world.path("source/folder")).unwrap();
+    fs::write(world.path("source/folder/file"), "x").unwrap();
+    fs::write(world.path("source/other"), "x").unwrap();
+    symlink("folder", world.path("source/link")).unwrap();
+    world.ok(&["put", "repo", "/", "--from", "source"]);
+    let paths = ["folder", "nowhere", "other/below", "link/file", "other"];
+    let told = world.fails(&[&["extract", "repo", "out"], &paths[..]].concat(), 3);
+    for path in ["nowhere: ", "other/below: ", "/link is a symlink"] {
+        assert!(told.contains(path), "{told}");
+    }
+    assert!(told.contains("3 files or attributes"), "{told}");
+    assert_eq!(names(&world.path("out")), ["folder", "other"]);
+    assert_eq!(names(&world.path("out/folder")), ["file"]);
+    // With none of them there is nothing to make.
+    let told = world.fails(&["extract", "repo", "none", "nowhere", "/nor/here"], 1);
+    assert!(told.contains("nowhere: ") && told.contains("/nor/here: "), "{told}");
+    assert!(!world.path("none").exists());
+}
+
 /// Plain files in REPO would be uploaded.
 #[test]
 fn nothing_is_extracted_into_the_repository() {

@@ -20,8 +20,8 @@ use super::super::{Code, Failure, Result};
 use super::beneath::{Folder, Fresh, Identity, held};
 use super::chain::Chain;
 use super::{
-    ACL, DIR, FIFO, FILE, LINK, LeftOut, PIECE, SOCKET, Seen, TYPE, entries, names, of, progress,
-    shown_path, walk, with_cause,
+    ACL, DIR, Entries, FIFO, FILE, LINK, LeftOut, PIECE, SOCKET, Seen, TYPE, entries, names, of,
+    progress, shown_path, walk, with_cause,
 };
 use crate::format::namespace::ROOT;
 use crate::fs::{Attr, Fs, FsError, Operations, Seek};
@@ -34,19 +34,9 @@ pub fn extract(global: &Global, args: &ExtractArgs) -> Result<u8> {
     check_outside(&repo, &args.dest)?;
     let opened = open(global, &args.repo, Access::Read)?;
     let fs = &opened.fs;
-    // All PATHs first: one that is not there should not be found out at the end.
-    let mut tops = Vec::new();
-    for (path, names) in args.paths.iter().zip(parsed) {
-        let attr = walk(fs, path, &names)?;
-        match names.last() {
-            Some(name) => tops.push(vec![(name.as_bytes().to_vec(), attr)]),
-            None => tops.push(entries(fs, ROOT)?),
-        }
-    }
     let all = args.paths.is_empty();
-    if all {
-        tops.push(entries(fs, ROOT)?);
-    }
+    let mut left_out = LeftOut::default();
+    let tops = if all { vec![entries(fs, ROOT)?] } else { tops(fs, args, parsed, &mut left_out)? };
     let repo = std::fs::metadata(repo)?;
     let repo = (repo.dev(), repo.ino());
     let dest =
@@ -60,7 +50,7 @@ pub fn extract(global: &Global, args: &ExtractArgs) -> Result<u8> {
         is_root: rustix::process::geteuid().is_root(),
         links: HashMap::new(),
         folders: Vec::new(),
-        left_out: LeftOut::default(),
+        left_out,
         bar,
     };
     let mut done = Ok(());
@@ -75,6 +65,33 @@ pub fn extract(global: &Global, args: &ExtractArgs) -> Result<u8> {
         eprintln!("amberfs: {count} files or attributes of files were left out");
     }
     Ok(opened.code(extractor.left_out.code()))
+}
+
+/// What the PATHs lead to, looked up before anything is written. One that is not
+/// there is named and left out; an error if nothing is left.
+fn tops(
+    fs: &Fs,
+    args: &ExtractArgs,
+    parsed: Vec<Vec<&str>>,
+    left_out: &mut LeftOut,
+) -> Result<Vec<Entries>> {
+    let mut tops = Vec::new();
+    let mut failures = Vec::new();
+    for (path, names) in args.paths.iter().zip(parsed) {
+        let found = walk(fs, path, &names).and_then(|attr| match names.last() {
+            Some(name) => Ok(vec![(name.as_bytes().to_vec(), attr)]),
+            None => Ok(entries(fs, ROOT)?),
+        });
+        match found {
+            Ok(top) => tops.push(top),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    let last = if tops.is_empty() { failures.pop() } else { None };
+    for failure in &failures {
+        left_out.tell(failure);
+    }
+    last.map_or(Ok(tops), Err)
 }
 
 /// Opens DEST, made if it is not there. What it leads to may be another folder
@@ -157,7 +174,7 @@ impl Extractor<'_> {
 
     /// Writes entries and all below them to DEST; without recursion, since it is
     /// as deep as somebody made it.
-    fn tree(&mut self, top: Vec<(Vec<u8>, Attr)>) -> Result<()> {
+    fn tree(&mut self, top: Entries) -> Result<()> {
         let mut seen = Seen::default();
         let mut levels = vec![Level { entries: top.into_iter(), made: None }];
         let mut chain = Chain::new(self.dest.descend(Path::new(""))?);

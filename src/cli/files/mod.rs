@@ -72,8 +72,6 @@ fn of(what: &str, failure: impl Into<Failure>) -> Failure {
     failure
 }
 
-/// Looks a name up, and leaves no trace in memory.
-fn find(fs: &Fs, dir: u64, name: &[u8]) -> std::result::Result<Attr, FsError> {
 /// The same failure, with what the system answered where that is why.
 fn with_cause(fs: &Fs, mut failure: Failure) -> Failure {
     if let Some(cause) = fs.take_cause() {
@@ -82,6 +80,8 @@ fn with_cause(fs: &Fs, mut failure: Failure) -> Failure {
     failure
 }
 
+/// Looks a name up, and leaves no trace in memory.
+fn find(fs: &Fs, dir: u64, name: &[u8]) -> std::result::Result<Attr, FsError> {
     let attr = fs.lookup(dir, name)?;
     fs.forget(attr.ino, 1);
     Ok(attr)
@@ -108,8 +108,11 @@ fn link_in_the_way(names: &[&str]) -> Failure {
     )
 }
 
+/// Names and what has them.
+type Entries = Vec<(Vec<u8>, Attr)>;
+
 /// What a folder holds, by name.
-fn entries(fs: &Fs, dir: u64) -> std::result::Result<Vec<(Vec<u8>, Attr)>, FsError> {
+fn entries(fs: &Fs, dir: u64) -> std::result::Result<Entries, FsError> {
     let mut found = Vec::new();
     fs.readdir(dir, 0, true, &mut |entry| {
         if entry.name != b"." && entry.name != b".." {
@@ -148,6 +151,12 @@ impl LeftOut {
     fn name(&mut self, bar: &ProgressBar, what: &str, why: impl std::fmt::Display) {
         self.count += 1;
         bar.suspend(|| eprintln!("amberfs: {what}: {why}"));
+    }
+
+    /// The same where a failure says what was left out.
+    fn tell(&mut self, failure: &Failure) {
+        self.count += 1;
+        super::tell(failure);
     }
 
     /// The same where many may be left out for one reason: only the first is
