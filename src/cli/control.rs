@@ -146,13 +146,9 @@ fn show(value: &serde_json::Value) {
         bytes(number("waiting_bytes")),
         number("waiting_changes"),
     );
-    println!(
-        "  in REPO        generation {}, made at {}",
-        number("generation"),
-        local_time(value["time"].as_i64().unwrap_or_default()),
-    );
+    println!("  in REPO        {}", in_repo(value));
     match value["elsewhere"].as_array().map(Vec::as_slice) {
-        Some([]) | None => println!("  elsewhere      not proven by another device yet"),
+        Some([]) | None => println!("  elsewhere      {}", nowhere(number("others"))),
         Some(devices) => {
             for device in devices {
                 println!(
@@ -172,8 +168,32 @@ fn show(value: &serde_json::Value) {
         }
         None => (),
     }
-    if value["failed"].as_bool() == Some(true) {
-        println!("  trouble        local state failed: read-only until mounted anew");
+}
+
+/// What of this device is in REPO, and else who wrote last.
+fn in_repo(value: &serde_json::Value) -> String {
+    let newest = &value["newest"];
+    let at = |time: &serde_json::Value| local_time(time.as_i64().unwrap_or_default());
+    if value["time"].is_i64() {
+        let generation = value["generation"].as_u64().unwrap_or(0);
+        format!("generation {generation}, made at {}", at(&value["time"]))
+    } else if newest.is_object() {
+        let name = newest["name"].as_str().unwrap_or_default();
+        format!("nothing of this device yet; {name} wrote last, at {}", at(&newest["time"]))
+    } else {
+        "nothing yet".into()
+    }
+}
+
+/// Why no other device is known to have anything of this one.
+fn nowhere(others: u64) -> String {
+    match others {
+        0 => "no other device has written here: only the sync client can tell what it uploaded"
+            .into(),
+        1 => "the other device has not shown yet that it has anything of this one".into(),
+        _ => {
+            format!("none of {others} other devices has shown yet that it has anything of this one")
+        }
     }
 }
 

@@ -140,22 +140,34 @@ impl Service for Mounted {
         let progress = fs.progress();
         let volume = fs.volume();
         let (base, state) = (volume.base(), volume.state());
-        let elsewhere: Vec<serde_json::Value> = volume
-            .devices
-            .iter()
-            .filter(|head| head.device != state.device)
+        let others = || volume.devices.iter().filter(|head| head.device != state.device);
+        let elsewhere: Vec<serde_json::Value> = others()
             .filter_map(|head| {
                 let generation = head.commit.held.get(&state.device)?;
                 Some(serde_json::json!({"name": head.name, "generation": generation}))
             })
             .collect();
+        // The newest state may be another device's, and no head this one's own.
+        let own = if base.commit.device == state.device {
+            Some(&base.commit)
+        } else {
+            volume.devices.iter().find(|head| head.device == state.device).map(|head| &head.commit)
+        };
+        let own = own.filter(|commit| commit.generation > 0);
+        let newest = Some(&base.commit).filter(|commit| commit.generation > 0);
         serde_json::json!({
             "waiting_bytes": progress.waiting_bytes,
             "waiting_changes": progress.waiting_changes,
             "inodes": progress.inodes,
             "bytes": progress.bytes,
             "generation": state.generation,
-            "time": base.commit.time.secs,
+            "time": own.map(|commit| commit.time.secs),
+            "newest": newest.map(|commit| serde_json::json!({
+                "name": commit.device_name,
+                "generation": commit.generation,
+                "time": commit.time.secs,
+            })),
+            "others": others().count(),
             "elsewhere": elsewhere,
             "behind": volume.behind.iter().map(describe).collect::<Vec<_>>(),
             "unusable": volume.unusable.iter().map(|head| head.error.to_string()).collect::<Vec<_>>(),

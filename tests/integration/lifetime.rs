@@ -192,3 +192,34 @@ fn a_mount_before_the_network_is_made_once_it_is_there() {
     let said: serde_json::Value = serde_json::from_slice(&wrong.stdout).unwrap();
     assert_eq!(said["tries_left"], 9, "none was spent before");
 }
+
+/// On a machine alone, `status` said "not proven by another device yet" for ever; and
+/// a device that had published nothing showed another's time as that of its own
+/// generation 0.
+#[test]
+fn status_says_of_one_machine_what_one_machine_can_know() {
+    if !has_fuse("status") {
+        return;
+    }
+    let world = World::with_repo();
+    let status = || {
+        let run = |more: &[&str]| world.ok(&[&["status", "mnt"], more].concat());
+        (run(&[]), serde_json::from_str::<serde_json::Value>(&run(&["--json"])).unwrap())
+    };
+    let mount = world.mount("repo", "mnt", &["--key-file", "key"]);
+    fs::write(world.path("mnt/file"), "x").unwrap();
+    world.ok(&["sync", "mnt"]);
+    let (shown, value) = status();
+    assert!(shown.contains("no other device has written here: only the sync client"), "{shown}");
+    assert!(value["others"] == 0 && value["time"].is_i64(), "{value}");
+    assert_eq!(value["newest"]["time"], value["time"]);
+    mount.unmount(&world);
+    let mount = world.mount("repo", "mnt", &["--key-file", "key", "--state", "other"]);
+    let (shown, value) = status();
+    assert!(shown.contains("nothing of this device yet; "), "{shown}");
+    assert!(shown.contains("the other device has not shown yet"), "{shown}");
+    assert!(!shown.contains("generation 0"), "{shown}");
+    assert!(value["time"].is_null() && value["others"] == 1, "{value}");
+    assert!(value["newest"]["time"].is_i64(), "{value}");
+    mount.unmount(&world);
+}
