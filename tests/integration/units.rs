@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use amberfs::vault::client::VaultError;
 use amberfs::vault::protocol::Tries;
@@ -39,29 +40,116 @@ fn the_unit_does_not_repeat_what_costs_tries() {
     assert!(value("StartLimitBurst").parse::<u32>().unwrap() < 10);
 }
 
-/// A daemon that was killed leaves a dead mount; one that ended by itself has
-/// cleared up, or found the mount of another there.
+/// It cleared a killed daemon's mount away, and programs wrote plain files into the
+/// folder below until the next start.
 #[test]
-fn the_unit_clears_what_a_killed_daemon_left() {
+fn the_unit_leaves_a_killed_daemons_mount_closed() {
     let unit = include_str!("../../mount-helper/systemd/amberfs@.service");
-    let after = unit.lines().find_map(|line| line.strip_prefix("ExecStopPost=-")).unwrap();
-    let command = after.strip_prefix("/bin/sh -c '").unwrap().strip_suffix('\'').unwrap();
-    let command = command.replace("$$", "$");
-    let world = World::new();
-    fs::create_dir(world.path("bin")).unwrap();
-    fs::write(world.path("bin/fusermount3"), "#!/bin/sh\necho \"$@\"\n").unwrap();
-    executable(&world.path("bin/fusermount3"));
-    for (how, ran) in [("exited", ""), ("killed", "-u -z -- /a b\n"), ("dumped", "-u -z -- /a b\n")]
-    {
-        let output = world
-            .program("/bin/sh", &["-c", &command])
-            .env("PATH", world.path("bin"))
-            .env("EXIT_CODE", how)
-            .env("MOUNTPOINT", "/a b")
-            .output()
-            .unwrap();
-        assert_eq!(String::from_utf8_lossy(&output.stdout), ran, "{how}");
+    assert!(!unit.contains("fusermount3"), "{unit}");
+}
+
+/// A user manager of systemd's, of its own: with this world's home, and a /run where
+/// nothing else is. `script` runs beside it; what it prints.
+fn under_systemd(world: &World, test: &str, script: &str) -> Option<String> {
+    const MANAGER: &str = "/lib/systemd/systemd";
+    let root = rustix::process::geteuid().is_root();
+    if !root || !Path::new(MANAGER).exists() {
+        println!("SKIPPED: {test}: needs root and systemd");
+        return None;
     }
+    let begin = format!(
+        r#"
+        mount --make-rprivate /
+        mount -t tmpfs none /run
+        mkdir -p /run/systemd/system
+        {MANAGER} --user >&2 &
+        manager=$!
+        systemctl() {{ command systemctl --user "$@"; }}
+        # until COMMAND: waits for it, two minutes at most.
+        until_() {{ n=0; until "$@"; do n=$((n+1)); [ $n -lt 1200 ] || return 1; sleep 0.1; done; }}
+        until_ test -S "$XDG_RUNTIME_DIR/systemd/private" || exit 77
+        "#
+    );
+    let end = "systemctl exit >&2; wait $manager; true";
+    let script = format!("{begin}\n{script}\n{end}");
+    let output = world.program("unshare", &["-m", "/bin/bash", "-c", &script]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() == Some(77) {
+        println!("SKIPPED: {test}: no user manager runs here: {said}");
+        return None;
+    }
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}: {shown}{said}", output.status);
+    Some(shown)
+}
+
+/// The unit as `make install` makes it, for this world's home.
+fn installed_unit(world: &World, programs: &Path) {
+    let bin = world.path("opt/bin");
+    fs::create_dir_all(&bin).unwrap();
+    std::os::unix::fs::symlink(programs.join("amberfs"), bin.join("amberfs")).unwrap();
+    let units = world.path(".config/systemd/user");
+    fs::create_dir_all(units.join("amberfs@.service.d")).unwrap();
+    fs::create_dir_all(world.path(".config/amberfs")).unwrap();
+    let unit = include_str!("../../mount-helper/systemd/amberfs@.service");
+    let unit = unit.replace("/usr/local/bin", bin.to_str().unwrap());
+    fs::write(units.join("amberfs@.service"), unit).unwrap();
+    // The test's patience is shorter.
+    let quick = "[Service]\nRestartSec=200ms\n\
+                 ExecStopPost=/bin/sh -c 'echo \"$$EXIT_STATUS\" >>%h/ended'\n";
+    fs::write(units.join("amberfs@.service.d/quick.conf"), quick).unwrap();
+}
+
+/// Five starts without a network, and it was not tried again before the next day; and
+/// systemd 252 did not know two of its settings.
+#[test]
+fn the_unit_waits_for_a_network_that_is_late() {
+    let Some(programs) = programs("user unit") else { return };
+    if !has_fuse("user unit") {
+        return;
+    }
+    let world = World::new();
+    installed_unit(&world, &programs);
+    let vault = Vault::start(&world);
+    let listen = vault.place().to_string();
+    secret(&world, "password", "seven small boats drift home\n");
+    let all = ["init", "repo", "--vault", &vault.address, "--key-out", "key"];
+    world.ok(&[&all[..], &["--password-file", "password"], &COST].concat());
+    drop(vault);
+    fs::create_dir(world.path("mnt")).unwrap();
+    let environment = format!(
+        "REPO={}\nMOUNTPOINT={}\nAMBERFS_PASSWORD_FILE={}\nXDG_STATE_HOME={}\n",
+        world.path("repo").display(),
+        world.path("mnt").display(),
+        world.path("password").display(),
+        world.path("state").display()
+    );
+    fs::write(world.path(".config/amberfs/chats.env"), environment).unwrap();
+    let script = format!(
+        r#"
+        systemd-analyze --user verify "$HOME/.config/systemd/user/amberfs@.service" 2>&1
+        touch ended
+        more_than_a_day_has() {{ [ "$(grep -cx 15 ended)" -gt 7 ]; }}
+        systemctl start --no-block amberfs@chats
+        until_ more_than_a_day_has || {{ systemctl status amberfs@chats >&2; exit 1; }}
+        {vault} serve vault --listen {listen} --no-delays >served 2>&1 &
+        vault=$!
+        until_ systemctl is-active --quiet amberfs@chats || {{ cat ended served >&2; exit 1; }}
+        grep -c " $PWD/mnt " /proc/mounts
+        systemctl stop amberfs@chats
+        systemctl is-failed amberfs@chats
+        # A wrong password is not tried again.
+        echo wrong drift boats seven >password
+        systemctl start amberfs@chats
+        systemctl is-failed amberfs@chats
+        sleep 1
+        grep -cx 12 ended
+        kill $vault
+        "#,
+        vault = env!("CARGO_BIN_EXE_amberfs-vault"),
+    );
+    let Some(shown) = under_systemd(&world, "user unit", &script) else { return };
+    assert_eq!(shown, "1\ninactive\nfailed\n1\n");
 }
 
 pub fn executable(path: &Path) {
@@ -132,18 +220,23 @@ fn the_helper_mounts_as_the_owner_of_the_repository() {
 fn what_is_installed_is_all_there_and_finds_itself() {
     let Some(programs) = programs("install") else { return };
     let world = World::new();
-    let make = |arguments: &[String]| {
+    // As root with a strict umask does it, from and to folders with odd names.
+    let make = |target: &str, prefix: &str| {
         let root = env!("CARGO_MANIFEST_DIR");
-        world.program("make", &["-s", "-C", root, "install"]).args(arguments).output().unwrap()
+        let script = r#"umask 077; exec make -s -C "$0" install "$@""#;
+        let destination = format!("DESTDIR={}", world.path("in to").display());
+        let all = ["-c", script, root, &destination, &format!("PREFIX={prefix}")];
+        let mut command = world.program("sh", &all);
+        command.env("CARGO_TARGET_DIR", world.path(target)).output().unwrap()
     };
-    let destination = format!("DESTDIR={}", world.path("to").display());
-    let built = format!("BUILT={}", programs.display());
-    let output = make(&[destination.clone(), built, "PREFIX=/opt/amber".into()]);
+    fs::create_dir(world.path("built here")).unwrap();
+    std::os::unix::fs::symlink(&programs, world.path("built here/release")).unwrap();
+    let output = make("built here", "/opt/amber");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let installed: Vec<String> = world
-        .files("to")
+        .files("in to")
         .iter()
-        .map(|path| path.strip_prefix(world.path("to")).unwrap())
+        .map(|path| path.strip_prefix(world.path("in to")).unwrap())
         .map(|path| path.display().to_string())
         .collect();
     assert_eq!(
@@ -163,18 +256,36 @@ fn what_is_installed_is_all_there_and_finds_itself() {
             "sbin/mount.amberfs",
         ]
     );
-    let unit = world.path("to/opt/amber/lib/systemd/user/amberfs@.service");
+    let unit = world.path("in to/opt/amber/lib/systemd/user/amberfs@.service");
     let unit = fs::read_to_string(unit).unwrap();
     assert!(unit.contains("ExecStart=/opt/amber/bin/amberfs mount"), "{unit}");
-    let sleep = world.path("to/opt/amber/lib/systemd/system/sleep.target.wants");
+    let sleep = world.path("in to/opt/amber/lib/systemd/system/sleep.target.wants");
     let sleep = fs::read_to_string(sleep.join("amberfs-sleep.service")).unwrap();
     assert!(sleep.contains("ExecStart=/opt/amber/lib/amberfs/before-sleep\n"), "{sleep}");
-    let script = world.path("to/opt/amber/lib/amberfs/before-sleep");
+    let script = world.path("in to/opt/amber/lib/amberfs/before-sleep");
     assert!(fs::read_to_string(&script).unwrap().contains("AMBERFS=/opt/amber/bin/amberfs\n"));
     assert_eq!(fs::metadata(script).unwrap().permissions().mode() & 0o777, 0o755);
-    let completions = world.path("to/opt/amber/share/zsh/site-functions/_amberfs");
+    let completions = world.path("in to/opt/amber/share/zsh/site-functions/_amberfs");
     assert!(fs::read_to_string(completions).unwrap().starts_with("#compdef amberfs"));
-    let output = make(&[destination, format!("BUILT={}", world.path("none").display())]);
+    for path in &installed {
+        let path = world.path("in to").join(path);
+        let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert!(matches!(mode, 0o644 | 0o755), "{}: {mode:o}", path.display());
+        assert_eq!(
+            fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777,
+            0o755
+        );
+    }
+    for (name, built) in
+        [("opt/amber/bin/amberfs", "amberfs"), ("sbin/mount.amberfs", "mount-amberfs")]
+    {
+        let size = |path: &Path| fs::metadata(path).unwrap().len();
+        let path = world.path("in to").join(name);
+        assert!(size(&path) < size(&programs.join(built)) / 2, "{name} is not stripped");
+        let told = Command::new(&path).arg("--version").output().unwrap();
+        assert!(told.status.success() || name.starts_with("sbin"), "{told:?}");
+    }
+    let output = make("none", "/opt/amber");
     assert!(String::from_utf8_lossy(&output.stderr).contains("cargo build --release --workspace"));
 }
 
