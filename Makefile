@@ -1,19 +1,28 @@
 # What a fresh Debian machine needs beside Rust, and the few commands.
 
+RUST = $(shell sed -n 's/^rust-version = "\([0-9.]*\)".*/\1/p' Cargo.toml)
 PACKAGES = fuse3 libfuse3-dev pkg-config gcc make python3-venv acl attr sqlite3 git rsync \
 	e2fsprogs
 
 # For a ledger on etcd: to build it, to test it.
 VAULT_PACKAGES = protobuf-compiler libprotobuf-dev etcd-server etcd-client openssl iproute2
 
-# Where `make install` puts what BUILT holds.
+# Where cargo puts what it builds.
+TARGET = $(or $(CARGO_TARGET_DIR),$(CARGO_BUILD_TARGET_DIR),target)
+
+# Where `make install` puts what BUILT holds, and how.
 PREFIX = /usr/local
 SBIN = /sbin
-BUILT = target/release
+BUILT = $(TARGET)/release
+INSTALL_PROGRAM = install -s
 
 .PHONY: deps build install test test-long test-vault demo bench bench-week bench-scale bench-micro bench-instructions lint clean
 
 deps:
+	@have=$$(cargo --version 2>/dev/null | cut -d ' ' -f 2); \
+	if [ "$$(printf '%s\n' $(RUST) "$$have" | sort -V | head -n 1)" != $(RUST) ]; then \
+		echo "Please install Rust $(RUST) or newer (here: $${have:-none}), as by https://rustup.rs" >&2; exit 1; \
+	fi
 	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || printf '%s ' $$p; done); \
 	if [ -n "$$missing" ]; then \
 		if [ "$$(id -u)" = 0 ]; then \
@@ -26,33 +35,34 @@ deps:
 build: deps
 	cargo build --workspace
 
-# Builds nothing: root needs no compiler. mount(8) looks for its helper in /sbin
-# only, and the helper for amberfs in /usr/local/bin and /usr/bin.
+# Builds nothing: root needs no compiler, only strip(1) of binutils. mount(8) looks for
+# its helper in /sbin only, and the helper for amberfs in /usr/local/bin and /usr/bin.
 install: LIB = $(DESTDIR)$(PREFIX)/lib/systemd
 install: SHARE = $(DESTDIR)$(PREFIX)/share
+install: FILE = install -D -m 644 /dev/stdin
+install: SHELL = /bin/bash
+install: .SHELLFLAGS = -o pipefail -c
 install:
 	@for program in amberfs amberfs-vault mount-amberfs; do \
-		test -x $(BUILT)/$$program || \
+		test -x "$(BUILT)/$$program" || \
 		{ echo "$(BUILT)/$$program is missing: cargo build --release --workspace" >&2; exit 1; }; \
 	done
-	install -D -t $(DESTDIR)$(PREFIX)/bin $(BUILT)/amberfs $(BUILT)/amberfs-vault
-	install -D $(BUILT)/mount-amberfs $(DESTDIR)$(SBIN)/mount.amberfs
-	install -d $(LIB)/user $(LIB)/system $(LIB)/system/sleep.target.wants $(SHARE)/bash-completion/completions \
-		$(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
-	sed 's:/usr/local/bin:$(PREFIX)/bin:' mount-helper/systemd/amberfs@.service \
-		>$(LIB)/user/amberfs@.service
+	install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(SBIN)"
+	$(INSTALL_PROGRAM) -m 755 -t "$(DESTDIR)$(PREFIX)/bin" "$(BUILT)/amberfs" "$(BUILT)/amberfs-vault"
+	$(INSTALL_PROGRAM) -m 755 "$(BUILT)/mount-amberfs" "$(DESTDIR)$(SBIN)/mount.amberfs"
+	sed 's:/usr/local/bin:$(PREFIX)/bin:' mount-helper/systemd/amberfs@.service | \
+		$(FILE) "$(LIB)/user/amberfs@.service"
 	for unit in amberfs-vault amberfs-relay; do sed 's:/usr/local/bin:$(PREFIX)/bin:' \
-		mount-helper/systemd/$$unit.service >$(LIB)/system/$$unit.service || exit 1; done
-	sed 's:/usr/local/:$(PREFIX)/:' mount-helper/systemd/amberfs-sleep.service \
-		>$(LIB)/system/amberfs-sleep.service
-	ln -sf ../amberfs-sleep.service $(LIB)/system/sleep.target.wants/
-	install -d $(DESTDIR)$(PREFIX)/lib/amberfs
-	sed 's:/usr/local/bin:$(PREFIX)/bin:' mount-helper/systemd/before-sleep \
-		>$(DESTDIR)$(PREFIX)/lib/amberfs/before-sleep
-	chmod 755 $(DESTDIR)$(PREFIX)/lib/amberfs/before-sleep
-	$(BUILT)/amberfs completions bash >$(SHARE)/bash-completion/completions/amberfs
-	$(BUILT)/amberfs completions zsh >$(SHARE)/zsh/site-functions/_amberfs
-	$(BUILT)/amberfs completions fish >$(SHARE)/fish/vendor_completions.d/amberfs.fish
+		mount-helper/systemd/$$unit.service | $(FILE) "$(LIB)/system/$$unit.service" || exit 1; done
+	sed 's:/usr/local/:$(PREFIX)/:' mount-helper/systemd/amberfs-sleep.service | \
+		$(FILE) "$(LIB)/system/amberfs-sleep.service"
+	install -d "$(LIB)/system/sleep.target.wants"
+	ln -sf ../amberfs-sleep.service "$(LIB)/system/sleep.target.wants/"
+	sed 's:/usr/local/bin:$(PREFIX)/bin:' mount-helper/systemd/before-sleep | \
+		install -D -m 755 /dev/stdin "$(DESTDIR)$(PREFIX)/lib/amberfs/before-sleep"
+	"$(BUILT)/amberfs" completions bash | $(FILE) "$(SHARE)/bash-completion/completions/amberfs"
+	"$(BUILT)/amberfs" completions zsh | $(FILE) "$(SHARE)/zsh/site-functions/_amberfs"
+	"$(BUILT)/amberfs" completions fish | $(FILE) "$(SHARE)/fish/vendor_completions.d/amberfs.fish"
 
 # The second reader of the format, for the tests.
 target/venv/done: tests/requirements.txt
