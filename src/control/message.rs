@@ -52,7 +52,7 @@ pub struct Described {
 /// Why something failed: an exit code and what to tell the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// As in DESIGN section 14.
+    /// One of the exit codes in docs/cli.md.
     pub code: u8,
     /// For people.
     pub text: String,
