@@ -10,6 +10,8 @@ mod cli;
 mod crowd;
 #[path = "integration/daemon.rs"]
 mod daemon;
+#[path = "integration/elsewhere.rs"]
+mod elsewhere;
 #[path = "integration/files.rs"]
 mod files;
 #[cfg(all(feature = "etcd", feature = "fuzzing"))]

@@ -68,6 +68,7 @@ fn setup(mountpoint: &str, repo: &str, runtime: &str) -> Setup {
         repo: Path::new(repo).canonicalize().expect("a folder"),
         options: options(),
         registry: Registry::at(&PathBuf::from(runtime)),
+        nonempty: false,
         guarded: true,
     }
 }

@@ -2,9 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FlockOperation;
+
 use super::args::{Global, StatusArgs, TargetArgs};
 use super::{Code, Failure, Result, place, tell};
-use crate::control::{Client, ControlError, Found, Registry, Request, holders, read_mounts};
+use crate::control::{Client, ControlError, Found, Registry, Request};
+use crate::daemon::find_dead;
+use crate::fuse::DeadMount;
 
 /// The register of this user's mounts.
 pub fn registry() -> Result<Registry> {
@@ -23,7 +27,9 @@ fn ask(found: &Found, request: &Request) -> Result<Vec<u8>> {
     });
     match asked {
         Ok(()) => Ok(answer),
-        Err(ControlError::Busy(_)) => Err(in_use(mountpoint)),
+        Err(ControlError::Busy(text)) => {
+            Err(Failure::new(Code::InUse, text).hint("try again when that has ended"))
+        }
         Err(error) => {
             let code = match &error {
                 ControlError::Failed(failure) => Code::from_number(failure.code),
@@ -32,25 +38,6 @@ fn ask(found: &Found, request: &Request) -> Result<Vec<u8>> {
             Err(Failure::new(code, format!("{}: {error}", mountpoint.display())))
         }
     }
-}
-
-/// Says who uses it, as far as we can see that.
-fn in_use(mountpoint: &Path) -> Failure {
-    let processes = holders(mountpoint)
-        .into_iter()
-        .map(|holder| format!("{} (process {})", holder.name, holder.pid));
-    let mounts = read_mounts().unwrap_or_default();
-    let within = mounts
-        .iter()
-        .map(|mount| mount.mountpoint.as_path())
-        .filter(|path| path.starts_with(mountpoint) && *path != mountpoint)
-        .map(|path| format!("what is mounted on {}", path.display()));
-    let mut who: Vec<String> = processes.chain(within).collect();
-    if who.is_empty() {
-        who.push("another user, whose processes only root can see".into());
-    }
-    Failure::new(Code::InUse, format!("{} is in use by {}", mountpoint.display(), who.join(", ")))
-        .hint("everything so far is in the repository; close it there and try again")
 }
 
 fn find(path: &Path) -> Result<Found> {
@@ -99,13 +86,106 @@ fn each(all: Vec<Result<Found>>, mut one: impl FnMut(&Found) -> Result<()>) -> R
 
 /// `umount`.
 pub fn umount(global: &Global, args: &TargetArgs) -> Result<u8> {
-    each(targets(args.mountpoint.as_deref())?, |found| {
+    let targets = match (targets(args.mountpoint.as_deref()), &args.mountpoint) {
+        (Err(failure), Some(path)) => {
+            return match find_dead(path) {
+                Some(dead) => clear(global, &dead),
+                None => Err(failure),
+            };
+        }
+        (targets, _) => targets?,
+    };
+    each(targets, |found| {
         ask(found, &Request::Unmount)?;
         if !global.quiet && args.all {
             eprintln!("unmounted {}", found.described.mountpoint.display());
         }
         Ok(())
     })
+}
+
+/// Clears away a mount whose daemon has died, and says what became of what was
+/// written there. Not everything is in REPO then, as far as anybody knows.
+fn clear(global: &Global, dead: &DeadMount) -> Result<u8> {
+    let (mountpoint, repo) = (dead.mountpoint.display(), Path::new(&dead.source));
+    dead.clear().map_err(|error| {
+        Failure::new(Code::Unusable, format!("the dead mount on {mountpoint} stays: {error}"))
+    })?;
+    let what = format!(
+        "{mountpoint} was a dead mount of {}, whose connection to its daemon had ended without \
+         unmounting; it is cleared away",
+        repo.display()
+    );
+    if dead.read_only {
+        if !global.quiet {
+            eprintln!("amberfs: {what}");
+        }
+        return Ok(0);
+    }
+    let failure = Failure::new(Code::Partial, what);
+    let state = place::find(repo)
+        .and_then(|(path, repository)| place::state_folder(global, &path, &repository));
+    let state = match state {
+        Ok(state) => state,
+        Err(why) => return Err(failure.hint(why.message)),
+    };
+    Err(match holds_changes(&state) {
+        Ok(Held::Locked) => failure.hint(format!(
+            "a daemon still works with its local state {}: mount it when that has ended",
+            state.display()
+        )),
+        Ok(Held::Journal) => failure.hint(format!(
+            "what was acknowledged there and is not in REPO yet is in {}: mount {} again to bring \
+             it back",
+            state.display(),
+            repo.display()
+        )),
+        Ok(Held::Nothing) => failure.hint(format!(
+            "no local state of it is in {}: mount {} with the --state it had",
+            state.display(),
+            repo.display()
+        )),
+        Err(error) => failure.hint(format!("{}: {error}", state.display())),
+    })
+}
+
+/// What is seen of a local state from outside.
+enum Held {
+    /// Another amberfs uses it.
+    Locked,
+    /// Nobody does, and it has a journal.
+    Journal,
+    /// There is none.
+    Nothing,
+}
+
+fn holds_changes(state: &Path) -> std::io::Result<Held> {
+    let lock = match std::fs::File::open(state.join("lock")) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Held::Nothing),
+        opened => opened?,
+    };
+    // It falls again when the file is closed.
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) {
+        Err(rustix::io::Errno::WOULDBLOCK) => return Ok(Held::Locked),
+        locked => locked?,
+    }
+    let journal = state.join("journal");
+    Ok(if journal.try_exists()? { Held::Journal } else { Held::Nothing })
+}
+
+/// Adds to the failure of a command that found `repo` in use who has it.
+pub fn tell_who_has(mut failure: Failure, repo: &Path) -> Failure {
+    let registry = registry().ok().filter(|_| failure.code == Code::InUse);
+    let repo = place::canonical(repo).ok();
+    let daemons = registry.iter().flat_map(Registry::all);
+    for found in daemons.filter(|found| Some(&found.described.repo) == repo.as_ref()) {
+        let said = ask(&found, &Request::Users).ok();
+        if let Some(text) = said.as_deref().map(String::from_utf8_lossy) {
+            failure =
+                failure.hint(format!("the daemon with process {} {text}", found.described.pid));
+        }
+    }
+    failure
 }
 
 /// `sync`.

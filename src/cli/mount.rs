@@ -417,6 +417,7 @@ impl Mounting {
             repo: self.repo.clone(),
             options,
             registry: self.registry.clone(),
+            nonempty: self.settings.nonempty,
             guarded: true,
         };
         let mounted = Mounted {

@@ -24,9 +24,9 @@ pub enum ControlError {
     /// The answer makes no sense.
     #[error("the daemon's answer is not understood; is it of another version?")]
     Strange,
-    /// In use by these processes; nothing was unmounted.
-    #[error("in use")]
-    Busy(Vec<u32>),
+    /// Everything is in REPO, and somebody uses the mount.
+    #[error("{0}")]
+    Busy(String),
     /// The daemon says why not.
     #[error("{}", .0.text)]
     Failed(Failure),
@@ -74,7 +74,7 @@ impl Client {
     pub fn receive(&mut self) -> Result<Reply, ControlError> {
         let frame = socket::receive(&self.stream)?.ok_or(ControlError::Gone)?;
         match Reply::decode(&frame).map_err(|_| ControlError::Strange)? {
-            Reply::Busy(pids) => Err(ControlError::Busy(pids)),
+            Reply::Busy(text) => Err(ControlError::Busy(text)),
             Reply::Failed(failure) => Err(ControlError::Failed(failure)),
             reply => Ok(reply),
         }

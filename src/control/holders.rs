@@ -1,20 +1,24 @@
-//! Who keeps a mount busy, found as fuser(1) does: working and root
+//! Which processes use a file system, found as fuser(1) does: working and root
 //! directories, open files and mappings of all processes.
 //!
-//! Invariant: nothing of the mount itself is read, so a mount that hangs cannot
-//! hang this. Nor can a process that hangs in another one: its mappings cannot be
-//! read while it changes them, and are waited for at most `MAPS_LIMIT`.
+//! Invariant: a file system is known by its device number, never by a path, which
+//! other mount namespaces have another one for; and none is asked anything, so
+//! one that hangs cannot hang this. Nor can a process that hangs in another one:
+//! its mappings cannot be read while it changes them, and are waited for at most
+//! `MAPS_LIMIT`.
 
-use std::os::unix::ffi::OsStrExt as _;
+use std::io;
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::mounts::device_at;
+
 /// How long mappings may take to be read, of all processes together.
 const MAPS_LIMIT: Duration = Duration::from_secs(2);
 
-/// A process that uses a mount.
+/// A process that uses a file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
     /// Its number.
@@ -23,29 +27,47 @@ pub struct Holder {
     pub name: String,
 }
 
-/// Processes that use anything at or below `mountpoint`; those of other users
-/// can only be seen by root. This process is left out.
-pub fn holders(mountpoint: &Path) -> Vec<Holder> {
-    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
+impl Holder {
+    pub(super) fn new(pid: u32) -> Self {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        Self { pid, name: name.trim_end().into() }
+    }
+}
+
+/// Processes that use anything of a file system, and whether there are some that
+/// this user may not look into. This process is left out.
+pub(super) fn holders(devices: &[u64]) -> (Vec<Holder>, bool) {
+    let mut hidden = false;
+    let mut found = Vec::new();
+    let mut others = Vec::new();
+    for pid in processes() {
+        let opened = opens(&format!("/proc/{pid}"), devices);
+        hidden |= opened.is_none();
+        if opened == Some(true) { found.push(pid) } else { others.push(pid) }
+    }
+    found.extend(mapping(others, devices));
+    (found.into_iter().map(Holder::new).collect(), hidden)
+}
+
+/// All processes but this one, in the order of their numbers.
+pub(super) fn processes() -> Vec<u32> {
     let own = std::process::id();
-    let (mut found, others): (Vec<u32>, Vec<u32>) = processes
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|&pid: &u32| pid != own)
-        .partition(|pid| opens(&format!("/proc/{pid}"), mountpoint));
-    found.extend(mapping(others, mountpoint));
-    found.into_iter().map(|pid| Holder { pid, name: name(pid) }).collect()
+    let numbers = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let mut numbers: Vec<u32> = numbers.filter(|pid| *pid != own).collect();
+    numbers.sort_unstable();
+    numbers
 }
 
 /// Those of `processes` that have mapped something, in a thread that is left
 /// alone if it hangs.
-fn mapping(processes: Vec<u32>, mountpoint: &Path) -> Vec<u32> {
+fn mapping(processes: Vec<u32>, devices: &[u64]) -> Vec<u32> {
     let (found, arriving) = mpsc::channel();
-    let mountpoint = mountpoint.to_path_buf();
+    let devices = devices.to_vec();
     let look = move || {
         for pid in processes {
             let maps = std::fs::read(format!("/proc/{pid}/maps"));
-            if maps.is_ok_and(|maps| maps_use(&maps, &mountpoint)) && found.send(pid).is_err() {
+            if maps.is_ok_and(|maps| maps_use(&maps, &devices)) && found.send(pid).is_err() {
                 return;
             }
         }
@@ -57,25 +79,33 @@ fn mapping(processes: Vec<u32>, mountpoint: &Path) -> Vec<u32> {
     std::iter::from_fn(next).collect()
 }
 
-fn name(pid: u32) -> String {
-    std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().into()
+/// Whether a process has opened something; `None` if that may not be known.
+fn opens(process: &str, devices: &[u64]) -> Option<bool> {
+    let process = Path::new(process);
+    let uses = |path: &Path| device_at(path).is_ok_and(|device| devices.contains(&device));
+    let open = match std::fs::read_dir(process.join("fd")) {
+        Ok(open) => open,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return None,
+        // It has ended.
+        Err(_) => return Some(false),
+    };
+    let places = ["cwd", "root", "exe"];
+    Some(
+        places.iter().any(|place| uses(&process.join(place)))
+            || open.flatten().any(|entry| uses(&entry.path())),
+    )
 }
 
-fn opens(process: &str, mountpoint: &Path) -> bool {
-    let link =
-        |path: &Path| std::fs::read_link(path).is_ok_and(|target| target.starts_with(mountpoint));
-    ["cwd", "root", "exe"].iter().any(|what| link(&Path::new(process).join(what)))
-        || std::fs::read_dir(format!("{process}/fd"))
-            .is_ok_and(|open| open.flatten().any(|entry| link(&entry.path())))
-}
-
-/// A line of maps is five fields, then the path.
-fn maps_use(maps: &[u8], mountpoint: &Path) -> bool {
+/// The fourth of the fields in a line of maps is the device, in hexadecimal.
+fn maps_use(maps: &[u8], devices: &[u64]) -> bool {
     maps.split(|&byte| byte == b'\n').any(|line| {
-        let path = line.iter().position(|&byte| byte == b'/').map(|start| &line[start..]);
-        path.is_some_and(|path| {
-            Path::new(std::ffi::OsStr::from_bytes(path)).starts_with(mountpoint)
-        })
+        let field = line.split(|&byte| byte == b' ').nth(3);
+        let device = field.and_then(|field| {
+            let (major, minor) = std::str::from_utf8(field).ok()?.split_once(':')?;
+            let number = |text| u32::from_str_radix(text, 16).ok();
+            Some(rustix::fs::makedev(number(major)?, number(minor)?))
+        });
+        device.is_some_and(|device| devices.contains(&device))
     })
 }
 
@@ -86,9 +116,9 @@ mod tests {
     #[test]
     fn mappings_are_found() {
         let maps = b"7f00-7f01 r--p 00000000 00:27 12 /mnt/a/lib.so\n7f02-7f03 rw-p 0 00:00 0 \n";
-        assert!(maps_use(maps, Path::new("/mnt/a")));
-        assert!(!maps_use(maps, Path::new("/mnt/b")));
-        assert!(!maps_use(maps, Path::new("/mnt/a/li")), "only whole names");
+        assert!(maps_use(maps, &[rustix::fs::makedev(0, 0x27)]));
+        assert!(!maps_use(maps, &[rustix::fs::makedev(0, 27)]));
+        assert!(!maps_use(b"short\n", &[rustix::fs::makedev(0, 0x27)]));
     }
 
     #[test]
@@ -96,15 +126,15 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().canonicalize().expect("path");
         let _open = std::fs::File::create(path.join("x")).expect("file");
-        assert_eq!(holders(&path), [], "ourselves");
         let mut child = std::process::Command::new("sleep")
             .arg("60")
             .current_dir(&path)
             .spawn()
             .expect("child");
-        let found = holders(&path);
+        let (found, _) = holders(&[device_at(&path).expect("is there")]);
         child.kill().expect("kill");
         child.wait().expect("wait");
         assert!(found.iter().any(|holder| holder.pid == child.id()), "{found:?}");
+        assert!(found.iter().all(|holder| holder.pid != std::process::id()), "ourselves");
     }
 }

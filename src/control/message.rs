@@ -15,7 +15,6 @@ pub const MAX_DATA: usize = MAX_FRAME - 64;
 const VERSION: u8 = 1;
 const MAX_PATH: usize = 4096;
 const MAX_TEXT: usize = 64 << 10;
-const MAX_HOLDERS: u64 = 1000;
 
 /// What the command line asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +26,8 @@ pub enum Request {
     /// Put everything into REPO. Answered by `Done` when that is so.
     Sync,
     /// Put everything into REPO and unmount. Answered by `Done` when both are
-    /// so, or by `Busy`, in which case the mount stays.
+    /// so and nobody has the mount any more, or by `Busy`, in which case the
+    /// daemon goes on serving.
     Unmount,
     /// A command of a later layer; answered by any number of `Data`, then
     /// `Done`. The client may send `Input` and `EndOfInput` after it.
@@ -36,6 +36,8 @@ pub enum Request {
     Input(Vec<u8>),
     /// The last of them.
     EndOfInput,
+    /// Who has the mount? Answered by `Data` with a sentence, then `Done`.
+    Users,
 }
 
 /// A daemon describes itself.
@@ -67,8 +69,9 @@ pub enum Reply {
     Described(Described),
     /// A piece of the answer; more follows.
     Data(Vec<u8>),
-    /// In use; by these processes as far as they can be seen.
-    Busy(Vec<u32>),
+    /// Everything is in REPO, and somebody uses the mount: what of it is left,
+    /// and who they are as far as they can be seen.
+    Busy(String),
     /// Failed; nothing follows.
     Failed(Failure),
 }
@@ -114,6 +117,7 @@ impl Request {
             Self::Call(_) => 5,
             Self::Input(_) => 6,
             Self::EndOfInput => 7,
+            Self::Users => 8,
         });
         if let Self::Call(body) | Self::Input(body) = self {
             encoder.bytes(body);
@@ -132,6 +136,7 @@ impl Request {
             5 => Self::Call(decoder.bytes(MAX_FRAME, "call")?.to_vec()),
             6 => Self::Input(decoder.bytes(MAX_FRAME, "input")?.to_vec()),
             7 => Self::EndOfInput,
+            8 => Self::Users,
             _ => return Err(DecodeError::Invalid("kind of request")),
         };
         decoder.end()?;
@@ -156,20 +161,15 @@ impl Reply {
                 encoder.bytes(bytes);
                 encoder.finish()
             }
-            Self::Busy(pids) => {
-                let mut encoder = head(4);
-                let count = pids.len().min(MAX_HOLDERS as usize);
-                encoder.var(count as u64);
-                for pid in &pids[..count] {
-                    encoder.u32(*pid);
-                }
-                encoder.finish()
-            }
             Self::Failed(failure) => {
                 let mut encoder = head(5);
-                let mut text = failure.text.clone();
-                text.truncate(char_boundary(&text, MAX_TEXT));
-                encoder.u8(failure.code).bytes(text.as_bytes());
+                encoder.u8(failure.code).bytes(cut(&failure.text));
+                encoder.finish()
+            }
+            // Kind 4 was a list of processes.
+            Self::Busy(text) => {
+                let mut encoder = head(6);
+                encoder.bytes(cut(text));
                 encoder.finish()
             }
         }
@@ -186,11 +186,8 @@ impl Reply {
                 repo: path(&mut decoder)?,
             }),
             3 => Self::Data(decoder.bytes(MAX_FRAME, "data")?.to_vec()),
-            4 => {
-                let count = decoder.var_max(MAX_HOLDERS, "number of processes")?;
-                Self::Busy((0..count).map(|_| decoder.u32()).collect::<Result<_>>()?)
-            }
-            5 => Self::Failed(decode_failure(&mut decoder)?),
+            5 => Self::Failed(Failure { code: decoder.u8()?, text: text(&mut decoder)? }),
+            6 => Self::Busy(text(&mut decoder)?),
             _ => return Err(DecodeError::Invalid("kind of reply")),
         };
         decoder.end()?;
@@ -198,11 +195,14 @@ impl Reply {
     }
 }
 
-fn decode_failure(decoder: &mut Decoder<'_>) -> Result<Failure> {
-    let code = decoder.u8()?;
-    let text = String::from_utf8(decoder.bytes(MAX_TEXT, "text")?.to_vec())
-        .map_err(|_| DecodeError::Invalid("text"))?;
-    Ok(Failure { code, text })
+/// A text's bytes, as far as they fit into a message.
+fn cut(text: &str) -> &[u8] {
+    &text.as_bytes()[..char_boundary(text, MAX_TEXT)]
+}
+
+fn text(decoder: &mut Decoder<'_>) -> Result<String> {
+    String::from_utf8(decoder.bytes(MAX_TEXT, "text")?.to_vec())
+        .map_err(|_| DecodeError::Invalid("text"))
 }
 
 #[cfg(test)]
@@ -218,6 +218,7 @@ mod tests {
             Request::Call(b"ls".to_vec()),
             Request::Input(vec![0; 300]),
             Request::EndOfInput,
+            Request::Users,
         ]
     }
 
@@ -226,7 +227,7 @@ mod tests {
             Reply::Done,
             Reply::Described(Described { pid: 7, mountpoint: "/m".into(), repo: "/r".into() }),
             Reply::Data(vec![1, 2, 3]),
-            Reply::Busy(vec![1, 2]),
+            Reply::Busy("in use".into()),
             Reply::Failed(Failure { code: 17, text: "no".into() }),
         ]
     }
@@ -268,7 +269,7 @@ mod tests {
             unknown[1] = 99;
             assert!(refused(&unknown));
         }
-        assert!(Reply::decode(&[1, 4, 0xff, 0xff, 0x7f]).is_err(), "too many processes");
+        assert!(Reply::decode(&[1, 6, 0xff, 0xff, 0x7f]).is_err(), "a text that is too long");
         assert!(Reply::decode(&[1, 5, 0, 1, 0xff]).is_err(), "text that is not UTF-8");
     }
 

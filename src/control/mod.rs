@@ -11,10 +11,12 @@ mod mounts;
 mod registry;
 mod server;
 mod socket;
+mod users;
 
 pub use client::{Client, ControlError};
-pub use holders::{Holder, holders};
+pub use holders::Holder;
 pub use message::{Described, Failure, Reply, Request, char_boundary};
-pub use mounts::{MountEntry, mount_at, parse_mountinfo, read_mounts};
+pub use mounts::{MountEntry, MountId, Place, look_at, mount_at, parse_mountinfo, read_mounts};
 pub use registry::{Found, Registry};
 pub use server::{Answer, Exchange, Handler, Server};
+pub use users::{Elsewhere, How, Users};

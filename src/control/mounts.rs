@@ -1,22 +1,177 @@
-//! What is mounted where, as the kernel tells it.
+//! What is mounted where, and which mount is which, as the kernel tells it.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
+
+/// `STATX_MNT_ID_UNIQUE` (Linux 6.8), which rustix has no name for.
+const UNIQUE_ID: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 
 /// One line of mountinfo (proc(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountEntry {
+    /// The mount's number, which the kernel uses again.
+    pub id: u64,
+    /// The number of the mount that it is mounted on.
+    pub parent: u64,
+    /// The device number of its file system.
+    pub device: u64,
+    /// The folder of the file system that is shown.
+    pub root: PathBuf,
     /// Where.
     pub mountpoint: PathBuf,
+    /// Whether this mount shows the file system read-only.
+    pub read_only: bool,
+    /// The group of mounts that what is mounted on this one spreads to.
+    pub shared: Option<u64>,
+    /// The group of mounts from which it spreads to this one.
+    pub master: Option<u64>,
     /// File system type, such as `fuse.amberfs`.
     pub kind: String,
     /// What it came from, as whoever mounted it says.
     pub source: OsString,
+    /// The file system's own options, as it shows them.
+    pub options: OsString,
 }
 
-/// Reads /proc/self/mountinfo; later lines lie over earlier ones.
+/// Which mount it is: one file system at one place, from mounting to
+/// unmounting.
+///
+/// The kernel gives a device number, and the number of a mount, to the next
+/// mount as soon as they are free. A unique number is never given again; before
+/// Linux 6.8 there is none, and device and mount number together must do.
+#[derive(Clone, Copy, Debug)]
+pub struct MountId {
+    unique: Option<u64>,
+    number: u64,
+    device: u64,
+}
+
+/// Where a mount is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Here, and nothing is mounted over it.
+    At(PathBuf),
+    /// Here, below a file system of this type.
+    Covered(PathBuf, String),
+    /// Not mounted any more, as far as this process sees.
+    Gone,
+}
+
+impl MountId {
+    /// The mount that is on top at `path`.
+    pub fn at(path: &Path) -> io::Result<Self> {
+        Self::of(&look_at(path)?)
+    }
+
+    /// The mount that an open file, which may be an `O_PATH` one, lies in. Asks
+    /// the kernel only: a file system that does not answer keeps nobody waiting.
+    pub fn of(file: &OwnedFd) -> io::Result<Self> {
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
+        let number =
+            info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
+        let number =
+            number.ok_or_else(|| io::Error::other("the kernel tells no mount of a file"))?;
+        let kept = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        // A FUSE mount of another user refuses this one.
+        let unique = rustix::fs::statx(file, "", kept, UNIQUE_ID).ok().and_then(|told| {
+            let known = told.stx_mask & UNIQUE_ID.bits() != 0;
+            known.then_some(told.stx_mnt_id)
+        });
+        Ok(Self { unique, number, device: device_of(file.as_fd(), "", AtFlags::EMPTY_PATH)? })
+    }
+
+    /// The device number of the mounted file system.
+    pub fn device(&self) -> u64 {
+        self.device
+    }
+
+    /// Whether no other mount ever had, or will have, the same.
+    pub fn is_unique(&self) -> bool {
+        self.unique.is_some()
+    }
+
+    /// Whether this line of a table of mounts may be of this mount: of a live
+    /// mount it is.
+    pub fn is_entry(&self, entry: &MountEntry) -> bool {
+        entry.id == self.number && entry.device == self.device
+    }
+
+    /// Finds the mount, wherever it was moved to.
+    pub fn find(&self) -> io::Result<Place> {
+        let mounts = read_mounts()?;
+        let Some(entry) = mounts.iter().find(|entry| self.is_entry(entry)) else {
+            return Ok(Place::Gone);
+        };
+        let place = entry.mountpoint.clone();
+        let kind = |number| mounts.iter().find(|entry| entry.id == number);
+        Ok(match Self::at(&place) {
+            Ok(top) if top == *self => Place::At(place),
+            // The next mount has the same numbers.
+            Ok(top) if top.number == self.number => Place::Gone,
+            Ok(top) => {
+                let over = kind(top.number).map_or_else(String::new, |over| over.kind.clone());
+                Place::Covered(place, over)
+            }
+            // What covers a folder above lacks the path.
+            Err(_) => Place::Covered(place, String::new()),
+        })
+    }
+}
+
+impl PartialEq for MountId {
+    fn eq(&self, other: &Self) -> bool {
+        match (self.unique, other.unique) {
+            (Some(one), Some(two)) => one == two,
+            _ => (self.number, self.device) == (other.number, other.device),
+        }
+    }
+}
+
+impl fmt::Display for MountId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}:{}:{}", self.unique.unwrap_or(0), self.number, self.device)
+    }
+}
+
+impl FromStr for MountId {
+    type Err = io::Error;
+
+    fn from_str(text: &str) -> io::Result<Self> {
+        let mut numbers = text.split(':').map(|number| number.parse::<u64>().ok());
+        match (numbers.next(), numbers.next(), numbers.next(), numbers.next()) {
+            (Some(Some(unique)), Some(Some(number)), Some(Some(device)), None) => {
+                Ok(Self { unique: (unique != 0).then_some(unique), number, device })
+            }
+            _ => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+}
+
+/// Opens what is on top at `path` for looking at, without asking its file system.
+pub fn look_at(path: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// The device of the file system that `path` leads into, without asking it.
+pub(super) fn device_at(path: &Path) -> io::Result<u64> {
+    device_of(CWD, path, AtFlags::NO_AUTOMOUNT)
+}
+
+fn device_of(folder: impl AsFd, path: impl rustix::path::Arg, flags: AtFlags) -> io::Result<u64> {
+    let kept = flags | AtFlags::STATX_DONT_SYNC;
+    let stat = rustix::fs::statx(folder, path, kept, StatxFlags::empty())?;
+    Ok(rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor))
+}
+
+/// Reads /proc/self/mountinfo. A line's place says nothing about what lies over
+/// what: [`MountId::at`] does.
 pub fn read_mounts() -> io::Result<Vec<MountEntry>> {
     Ok(parse_mountinfo(&std::fs::read("/proc/self/mountinfo")?))
 }
@@ -28,13 +183,24 @@ pub fn parse_mountinfo(bytes: &[u8]) -> Vec<MountEntry> {
 
 fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let fields: Vec<&[u8]> = line.split(|&byte| byte == b' ').collect();
-    let mountpoint = fields.get(4)?;
     // The optional fields end with a single dash.
     let dash = fields.iter().skip(6).position(|field| *field == b"-")? + 6;
+    let number = |field: &[u8]| std::str::from_utf8(field).ok()?.parse::<u64>().ok();
+    let group =
+        |name: &[u8]| fields[6..dash].iter().find_map(|field| number(field.strip_prefix(name)?));
+    let (major, minor) = std::str::from_utf8(fields.get(2)?).ok()?.split_once(':')?;
     Some(MountEntry {
-        mountpoint: PathBuf::from(unescape(mountpoint)),
+        id: number(fields.first()?)?,
+        parent: number(fields.get(1)?)?,
+        device: rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?),
+        root: PathBuf::from(unescape(fields.get(3)?)),
+        mountpoint: PathBuf::from(unescape(fields.get(4)?)),
+        read_only: fields.get(5)?.split(|&byte| byte == b',').any(|option| option == b"ro"),
+        shared: group(b"shared:"),
+        master: group(b"master:"),
         kind: String::from_utf8(fields.get(dash + 1)?.to_vec()).ok()?,
         source: unescape(fields.get(dash + 2)?),
+        options: unescape(fields.get(dash + 3)?),
     })
 }
 
@@ -55,10 +221,17 @@ fn unescape(field: &[u8]) -> OsString {
     OsString::from_vec(bytes)
 }
 
-/// The mount on top at exactly this path.
-pub fn mount_at<'a>(mounts: &'a [MountEntry], path: &Path) -> Option<&'a MountEntry> {
-    let bytes = path.as_os_str().as_bytes();
-    mounts.iter().rev().find(|mount| mount.mountpoint.as_os_str().as_bytes() == bytes)
+/// The line of the mount on top at exactly this path, if one is mounted there.
+pub fn mount_at<'a>(mounts: &'a [MountEntry], path: &Path) -> io::Result<Option<&'a MountEntry>> {
+    let here = |mount: &&MountEntry| {
+        // By bytes: a path with a slash at its end is another.
+        mount.mountpoint.as_os_str().as_bytes() == path.as_os_str().as_bytes()
+    };
+    if !mounts.iter().any(|mount| here(&mount)) {
+        return Ok(None);
+    }
+    let top = MountId::at(path)?;
+    Ok(mounts.iter().filter(here).find(|mount| top.is_entry(mount)))
 }
 
 #[cfg(test)]
@@ -71,14 +244,28 @@ mod tests {
         short line\n";
 
     #[test]
-    fn lines_are_read_and_the_last_is_on_top() {
+    fn lines_are_read() {
         let mounts = parse_mountinfo(SAMPLE);
         assert_eq!(mounts.len(), 3);
         assert_eq!(mounts[1].kind, "fuse.amberfs");
         assert_eq!(mounts[1].source, "/home/a/r");
-        let top = mount_at(&mounts, Path::new("/home/a/my chats")).expect("mounted");
-        assert_eq!(top.kind, "tmpfs");
-        assert!(mount_at(&mounts, Path::new("/home")).is_none());
+        assert_eq!(mounts[1].device, rustix::fs::makedev(0, 39));
+        assert_eq!((mounts[2].master, mounts[2].shared), (Some(1), Some(2)));
+        assert_eq!(mounts[2].parent, mounts[1].id);
+    }
+
+    #[test]
+    fn a_mount_is_found_by_its_id() {
+        let id = MountId::at(Path::new("/proc/self")).expect("is there");
+        assert_eq!(id.find().expect("is told"), Place::At("/proc".into()));
+        let mounts = read_mounts().expect("are told");
+        let top = mount_at(&mounts, Path::new("/proc")).expect("is looked at").expect("mounted");
+        assert_eq!(top.kind, "proc");
+        assert_eq!(mount_at(&mounts, Path::new("/proc/self")).expect("is looked at"), None);
+        assert_eq!(id.to_string().parse::<MountId>().expect("is one"), id);
+        let another = MountId { unique: id.unique.map(|unique| unique + 1), ..id };
+        assert_eq!(another == id, id.unique.is_none(), "the same numbers, used again");
+        assert!("1:2".parse::<MountId>().is_err());
     }
 
     #[test]

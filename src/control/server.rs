@@ -23,8 +23,8 @@ const IDLE_LIMIT: Duration = Duration::from_secs(60);
 pub enum Answer {
     /// Done.
     Done,
-    /// In use by these processes.
-    Busy(Vec<u32>),
+    /// Everything is in REPO, and somebody uses the mount: how it is, and who.
+    Busy(String),
     /// Failed.
     Failed(Failure),
 }
@@ -184,7 +184,7 @@ fn serve<H: Handler>(stream: &UnixStream, busy: &AtomicUsize, handler: &H) -> io
                 limit(stream, Some(IDLE_LIMIT))?;
                 match answer {
                     Answer::Done => Reply::Done,
-                    Answer::Busy(pids) => Reply::Busy(pids),
+                    Answer::Busy(text) => Reply::Busy(text),
                     Answer::Failed(failure) => Reply::Failed(failure),
                 }
             }
@@ -221,7 +221,7 @@ mod tests {
                     exchange.send(&all).expect("sends");
                     Answer::Done
                 }
-                Request::Unmount => Answer::Busy(vec![1]),
+                Request::Unmount => Answer::Busy("in use".into()),
                 _ => Answer::Failed(Failure { code: 3, text: "no".into() }),
             }
         }

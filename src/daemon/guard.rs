@@ -1,25 +1,35 @@
-//! A second process that clears the mountpoint if the daemon is killed.
+//! A second process that ends the mount's connection if the daemon is killed.
 //!
-//! SIGKILL alone leaves a mountpoint where every call fails ("transport
-//! endpoint is not connected"). Worse, a thread of the daemon that waits for
-//! pages of its own mount cannot end: it keeps the connection to the kernel
-//! open, and whoever enters the mountpoint waits for ever. The guard has
-//! nothing of that connection, and no secret: it is the same program, started
-//! anew. The kernel signals it when the daemon's main thread has ended, which
-//! that of a killed daemon does at once (prctl(2), `PR_SET_PDEATHSIG`).
+//! A thread of a killed daemon that waits for pages of its own mount cannot end:
+//! it keeps the connection to the kernel open, and whoever enters the mountpoint
+//! waits for ever. The guard has nothing of that connection, and no secret: it is
+//! the same program, started anew. The kernel signals it when the daemon's main
+//! thread has ended, which that of a killed daemon does at once (prctl(2),
+//! `PR_SET_PDEATHSIG`). A daemon that ends by itself says so before, through a
+//! pipe, and its guard ends too.
 //!
-//! Invariant: it touches nothing but the mount whose device it was told, and
-//! not while the daemon lives.
+//! Invariant: it acts only where the daemon has ended and did not say so, and then
+//! on nothing but the very mount it was told ([`MountId`]). It never unmounts: in a
+//! dead mount every call fails, and without it programs would write plain files
+//! into the folder below.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
-use signal_hook::iterator::Signals;
+
+use crate::control::MountId;
+use crate::fuse::end_connection;
 
 /// The argument that makes the program a guard; not for people.
 const ARGUMENT: &str = "--guard-of";
@@ -27,24 +37,38 @@ const ARGUMENT: &str = "--guard-of";
 const GONE_TRIES: u32 = 50;
 const GONE_PAUSE: Duration = Duration::from_millis(20);
 
-/// Starts the guard of this process for a mount. To be called by the main
-/// thread: it is that one whose end is told. The program's `main` must begin
-/// with [`guard_if_asked`].
-pub(super) fn start(mountpoint: &Path, device: u64) -> io::Result<()> {
-    let daemon = rustix::process::getpid();
-    Command::new("/proc/self/exe")
-        .arg0("amberfs")
-        .arg(ARGUMENT)
-        .arg(daemon.to_string())
-        .arg(device.to_string())
-        .arg(mountpoint)
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        // It outlives this process; init reaps it.
-        .map(drop)
+/// The daemon's side of its guard.
+pub(super) struct Guard {
+    /// Nobody else has this end: a byte says that the daemon ends by itself.
+    words: File,
+}
+
+impl Guard {
+    /// Starts the guard of this process for a mount. To be called by the main
+    /// thread: it is that one whose end is told. The program's `main` must begin
+    /// with [`guard_if_asked`].
+    pub(super) fn start(mount: &MountId) -> io::Result<Self> {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+        Command::new("/proc/self/exe")
+            .arg0("amberfs")
+            .arg(ARGUMENT)
+            .arg(rustix::process::getpid().to_string())
+            .arg(mount.to_string())
+            .current_dir("/")
+            .stdin(Stdio::from(read))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // It may outlive this process; init reaps it then.
+            .spawn()?;
+        Ok(Self { words: write.into() })
+    }
+
+    /// Tells the guard that the daemon has done all it has to do, and may end.
+    pub(super) fn dismiss(mut self) {
+        if let Err(error) = self.words.write_all(b"\n") {
+            log::debug!("the guard has ended before: {error}");
+        }
+    }
 }
 
 /// If the arguments say so, this process is a guard: does not return before
@@ -54,32 +78,72 @@ pub fn guard_if_asked() -> bool {
     if arguments.next().is_none_or(|first| first != ARGUMENT) {
         return false;
     }
-    let mut number = || arguments.next()?.into_string().ok()?.parse::<u64>().ok();
-    let numbers = (number(), number());
-    if let ((Some(daemon), Some(device)), Some(mountpoint)) = (numbers, arguments.next()) {
-        guard(daemon, device, Path::new(&mountpoint));
+    let mut next = || arguments.next()?.into_string().ok();
+    let daemon = next().and_then(|number| number.parse::<u64>().ok());
+    let mount = next().and_then(|id| id.parse::<MountId>().ok());
+    if let (Some(daemon), Some(mount)) = (daemon, mount)
+        // Where the signals cannot be heard, nothing can be known.
+        && wait(daemon).unwrap_or(End::Clean) == End::Died
+    {
+        // There is nobody to tell.
+        let _ = end_connection(&mount);
     }
     true
 }
 
-fn guard(daemon: u64, device: u64, mountpoint: &Path) {
+/// How the daemon ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// By itself: it said so.
+    Clean,
+    /// Without a word.
+    Died,
+}
+
+/// Waits for the daemon's end.
+fn wait(daemon: u64) -> io::Result<End> {
     // A service manager signals all processes of a unit: those signals are the
     // daemon's.
-    let Ok(mut signals) = Signals::new([SIGUSR1, SIGTERM, SIGINT, SIGHUP]) else { return };
-    if set_parent_process_death_signal(Some(Signal::USR1)).is_err() {
-        return;
+    for signal in [SIGTERM, SIGINT, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
     }
+    let (mut ended, raised) = UnixStream::pair()?;
+    signal_hook::low_level::pipe::register(SIGUSR1, raised)?;
+    set_parent_process_death_signal(Some(Signal::USR1))?;
     let _ = rustix::thread::set_name(c"amberfs-guard");
+    let mut words = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     // The daemon may have ended before its end would be told.
     std::thread::sleep(GONE_PAUSE);
-    if !has_ended(daemon) {
-        for signal in signals.forever() {
-            if signal == SIGUSR1 && soon(|| has_ended(daemon)) {
-                break;
-            }
+    let mut looked = has_ended(daemon);
+    loop {
+        if let Some(end) = word(&mut words)? {
+            return Ok(end);
+        }
+        if looked {
+            // What it said before it ended was there to be read.
+            return Ok(End::Died);
+        }
+        let mut awaited = [&words as &dyn std::os::fd::AsFd, &ended]
+            .map(|file| PollFd::from_borrowed_fd(file.as_fd(), PollFlags::IN));
+        match poll(&mut awaited, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if !awaited[1].revents().is_empty() {
+            let _ = ended.read(&mut [0; 16])?;
+            looked = soon(|| has_ended(daemon));
         }
     }
-    crate::fuse::clear_orphan(mountpoint, device);
+}
+
+/// What the daemon said, if it said anything or can say nothing any more.
+fn word(words: &mut File) -> io::Result<Option<End>> {
+    let mut awaited = [PollFd::new(&*words, PollFlags::IN)];
+    let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+    if rustix::io::retry_on_intr(|| poll(&mut awaited, Some(&now)))? == 0 {
+        return Ok(None);
+    }
+    Ok(Some(if words.read(&mut [0])? == 0 { End::Died } else { End::Clean }))
 }
 
 fn soon(condition: impl Fn() -> bool) -> bool {

@@ -18,7 +18,7 @@ mod synced;
 pub use guard::guard_if_asked;
 pub use launch::{Child, Launched, Parent, launch};
 pub use logging::{Destination, start_logging};
-pub use mountpoint::{Checks, Unfit, check_mountpoint};
+pub use mountpoint::{Checks, Unfit, check_mountpoint, find_dead};
 pub use process::{LockedBytes, harden, lock_in_memory, share_one_arena};
 pub use run::{Setup, notify_ready, run};
 pub use service::{Handle, Service, Why};

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::synced::synced_by;
 use crate::control::{mount_at, read_mounts};
-use crate::fuse::clear_dead_mount;
+use crate::fuse::{DeadMount, dead_mount_at};
 
 /// The kernel follows no more symlinks than this in one path.
 const MAX_LINKS: u32 = 40;
@@ -109,7 +109,7 @@ impl Unfit {
 }
 
 /// Checks `mountpoint` for a mount of `repo`; returns it absolute and without
-/// symlinks. A mount that a killed daemon left there is cleared away.
+/// symlinks. What a killed daemon left there stays until [`free`].
 pub fn check_mountpoint(mountpoint: &Path, repo: &Path, checks: Checks) -> Result<PathBuf, Unfit> {
     let shown = mountpoint.display().to_string();
     let unreadable =
@@ -119,22 +119,16 @@ pub fn check_mountpoint(mountpoint: &Path, repo: &Path, checks: Checks) -> Resul
         _ => unreadable(mountpoint, error),
     };
     let path = follow(mountpoint).map_err(missing)?;
-    if clear_dead_mount(&path) {
-        log::warn!("a dead mount was cleared away");
-    }
-    if !path.metadata().map_err(missing)?.is_dir() {
+    let dead = dead_mount_at(&path).map_err(missing)?;
+    // Nothing can be known of the folder below a dead mount.
+    if dead.is_none() && !path.metadata().map_err(missing)?.is_dir() {
         return Err(Unfit::NotAFolder(shown));
     }
-    let mounts = read_mounts().map_err(|error| unreadable(Path::new("/proc"), error))?;
-    let mount = mount_at(&mounts, &path);
-    let watched = mount.is_some_and(|mount| mount.kind == AUTOMOUNTER);
+    let watched = dead.is_none() && is_watched(&path)?;
     if watched && !checks.foreground {
         // All but the automounter's process group wait there until the mount
         // is made, and a daemon leaves it.
         return Err(Unfit::Watched(shown));
-    }
-    if let Some(mount) = mount.filter(|_| !watched) {
-        return Err(Unfit::Mounted { mountpoint: shown, kind: mount.kind.clone() });
     }
     let repo_path = repo.canonicalize().map_err(|error| unreadable(repo, error))?;
     let repo = repo.display().to_string();
@@ -145,8 +139,11 @@ pub fn check_mountpoint(mountpoint: &Path, repo: &Path, checks: Checks) -> Resul
         return Err(Unfit::RepoInside { mountpoint: shown, repo });
     }
     if !checks.allow_synced
-        && let Some(synced) =
-            synced_by(if watched { path.parent().unwrap_or(&path) } else { &path })
+        && let Some(synced) = synced_by(if watched || dead.is_some() {
+            path.parent().unwrap_or(&path)
+        } else {
+            &path
+        })
     {
         return Err(Unfit::Synced {
             mountpoint: shown,
@@ -154,13 +151,49 @@ pub fn check_mountpoint(mountpoint: &Path, repo: &Path, checks: Checks) -> Resul
             marker: synced.marker.display().to_string(),
         });
     }
-    if !checks.allow_nonempty && !watched {
-        let mut entries = std::fs::read_dir(&path).map_err(|error| unreadable(&path, error))?;
-        if entries.next().is_some() {
-            return Err(Unfit::NotEmpty(shown));
-        }
+    if !checks.allow_nonempty && !watched && dead.is_none() {
+        check_empty(&path)?;
     }
     Ok(path)
+}
+
+/// Clears away what a killed daemon left at a checked mountpoint, and sees that it
+/// is as it was when it was checked: to be called right before mounting, because
+/// programs can write into the folder from here on.
+pub(super) fn free(path: &Path, allow_nonempty: bool) -> Result<(), Unfit> {
+    let unreadable = |source| Unfit::Unreadable { path: path.display().to_string(), source };
+    if let Some(dead) = dead_mount_at(path).map_err(unreadable)? {
+        dead.clear().map_err(unreadable)?;
+        log::warn!("the mount of a daemon that had died was cleared away");
+    }
+    if allow_nonempty || is_watched(path)? { Ok(()) } else { check_empty(path) }
+}
+
+/// Whether an automounter waits there for the mount; another mount is refused.
+fn is_watched(path: &Path) -> Result<bool, Unfit> {
+    let shown = path.display().to_string();
+    let mounts = read_mounts()
+        .and_then(|mounts| Ok(mount_at(&mounts, path)?.map(|mount| mount.kind.clone())));
+    match mounts {
+        Ok(None) => Ok(false),
+        Ok(Some(kind)) if kind == AUTOMOUNTER => Ok(true),
+        Ok(Some(kind)) => Err(Unfit::Mounted { mountpoint: shown, kind }),
+        Err(source) => Err(Unfit::Unreadable { path: shown, source }),
+    }
+}
+
+fn check_empty(path: &Path) -> Result<(), Unfit> {
+    let shown = path.display().to_string();
+    match std::fs::read_dir(path).map(|mut entries| entries.next()) {
+        Ok(None) => Ok(()),
+        Ok(Some(_)) => Err(Unfit::NotEmpty(shown)),
+        Err(source) => Err(Unfit::Unreadable { path: shown, source }),
+    }
+}
+
+/// The mount at `mountpoint` whose daemon has died, if there is one.
+pub fn find_dead(mountpoint: &Path) -> Option<DeadMount> {
+    dead_mount_at(&follow(mountpoint).ok()?).ok()?
 }
 
 /// Absolute and without symlinks. The folder itself is not looked into: what is

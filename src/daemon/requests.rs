@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::run::{Event, pull_and_checkpoint};
 use super::service::{Service, Why};
-use crate::control::{Answer, Described, Exchange, Failure, Handler, Request};
+use crate::control::{Answer, Described, Exchange, Failure, Handler, Place, Request};
 use crate::fuse::Session;
 
 /// How long somebody waits for a mount that is being made.
@@ -60,6 +60,26 @@ impl<S: Service> Requests<S> {
         pull_and_checkpoint(&*self.service, &session, Why::Asked)
     }
 
+    /// Who has the mount, as a part of a sentence.
+    fn users(&self, session: &Weak<Session>) -> String {
+        let mountpoint = self.mountpoint.display();
+        let session = session.upgrade().filter(|session| session.is_alive());
+        let Some(session) = session else {
+            return format!("was unmounted from {mountpoint}, and still works for it");
+        };
+        match session.place() {
+            Ok(Place::At(place)) => format!("has it mounted on {}", place.display()),
+            Ok(Place::Covered(place, _)) => {
+                format!("has it mounted on {}, below another file system", place.display())
+            }
+            Ok(Place::Gone) => {
+                let users = session.users();
+                format!("was unmounted from {mountpoint}, and is still used by {users}")
+            }
+            Err(error) => format!("has it mounted on {mountpoint}, or had: {error}"),
+        }
+    }
+
     fn unmount(&self) -> Answer {
         let (reply, outcome) = mpsc::channel();
         let _ = self.events.send(Event::Unmount(reply));
@@ -99,6 +119,10 @@ impl<S: Service> Handler for Requests<S> {
                 Err(failure) => Answer::Failed(failure),
             },
             Request::Unmount => self.unmount(),
+            Request::Users => match exchange.send(self.users(&session).as_bytes()) {
+                Ok(()) => Answer::Done,
+                Err(error) => Answer::Failed(Failure { code: 1, text: error.to_string() }),
+            },
             Request::Call(body) => self.service.call(&body, exchange),
             Request::Describe | Request::Input(_) | Request::EndOfInput => {
                 Answer::Failed(Failure {

@@ -1,8 +1,9 @@
 //! The daemon's life: mount, serve, flush, unmount, end.
 //!
-//! Invariant: however it ends (umount, signal, `amberfs umount`, a panic in a
-//! thread), the mountpoint is cleared and `close` is called once, after the
-//! last page the kernel gave us.
+//! Invariant: however it ends by itself (umount, signal, `amberfs umount`, a panic in
+//! a thread), the mountpoint is cleared and `close` is called once, after the
+//! last page the kernel gave us. While anybody has the mount, here or in another
+//! mount namespace, it goes on, unless it is told to stop.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -14,17 +15,21 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::guard;
+use super::guard::Guard;
+use super::mountpoint;
 use super::process::give_back_memory;
 use super::requests::{Coming, Requests};
 use super::service::{Handle, Service, Why};
-use crate::control::{Answer, Failure, Registry, Server, holders};
+use crate::control::{Answer, Failure, Place, Registry, Server};
 use crate::fuse::{MountOptions, Session, Unmount};
 
 /// How long a signalled daemon waits for those who still use the mount; the
 /// service manager's own limit is 90 seconds.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
-/// How long the kernel may take to let go once unmounting succeeded.
+/// How long a mount that is unmounted here, and that the kernel still has, is waited
+/// for before it is said that somebody else has it.
+const LET_GO_LIMIT: Duration = Duration::from_secs(2);
+/// How long event loops may take to end once the kernel has let go.
 const END_LIMIT: Duration = Duration::from_secs(60);
 /// How long one try to pull the kernel's pages may take, and how many are made
 /// for somebody who waits for the outcome.
@@ -47,8 +52,10 @@ pub struct Setup {
     pub options: MountOptions,
     /// Where to put the socket.
     pub registry: Registry,
-    /// Whether a guard clears the mountpoint if this process is killed. The
-    /// program's `main` must begin with `guard_if_asked` then.
+    /// Whether the mountpoint may hold files, which the mount hides.
+    pub nonempty: bool,
+    /// Whether a guard ends the connection to the kernel if this process is killed.
+    /// The program's `main` must begin with `guard_if_asked` then.
     pub guarded: bool,
 }
 
@@ -107,24 +114,36 @@ pub fn run<S: Service>(
     };
     let ended = events.clone();
     let on_end = move || drop(ended.send(Event::Ended));
-    let session = Session::mount(service.operations(), &setup.mountpoint, &setup.options, on_end);
+    // Only now: what a killed daemon left there kept programs from writing into the
+    // folder below.
+    let session = mountpoint::free(&setup.mountpoint, setup.nonempty)
+        .map_err(|unfit| Failure { code: unfit.exit_code(), text: unfit.to_string() })
+        .and_then(|()| {
+            Session::mount(service.operations(), &setup.mountpoint, &setup.options, on_end)
+                .map_err(|error| unusable(&error))
+        });
     let session = match session {
         Ok(session) => Arc::new(session),
-        Err(error) => {
-            let failure = unusable(&error);
+        Err(failure) => {
             coming.tell(Err(failure.clone()));
             let _ = service.close();
             server.finish(ANSWER_LIMIT);
             return Err(failure);
         }
     };
-    if setup.guarded
-        && let Err(error) = guard::start(session.mountpoint(), session.device())
-    {
-        log::warn!("nobody will clear the mountpoint if this process is killed: {error}");
-    }
+    let guard = setup.guarded.then(|| Guard::start(&session.id())).and_then(|guard| {
+        let why = "nobody will end the mount's connection if this process is killed";
+        guard.inspect_err(|error| log::warn!("{why}: {error}")).ok()
+    });
     let mounted = Arc::downgrade(&session);
-    let mut life = Life { service, session, one_checkpoint, waiting: Vec::new(), closed };
+    let mut life = Life {
+        service,
+        session,
+        one_checkpoint,
+        waiting: Vec::new(),
+        closed,
+        repo: setup.repo.clone(),
+    };
     let (checkpoints, wanted) = mpsc::channel();
     let result = match life.start_threads(&events, checkpoints, wanted) {
         Ok(()) => {
@@ -142,6 +161,9 @@ pub fn run<S: Service>(
     // Who asks from here on is answered by how that ended.
     drop(received);
     server.finish(ANSWER_LIMIT);
+    if let Some(guard) = guard {
+        guard.dismiss();
+    }
     result
 }
 
@@ -194,6 +216,7 @@ struct Life<S> {
     /// Who is told when everything is in REPO.
     waiting: Vec<Sender<Answer>>,
     closed: Arc<OnceLock<Result<(), Failure>>>,
+    repo: PathBuf,
 }
 
 impl<S: Service> Life<S> {
@@ -237,7 +260,7 @@ impl<S: Service> Life<S> {
         })
     }
 
-    /// Returns when the kernel has let go, or the time for that is over.
+    /// Returns when the kernel has let go, or the daemon is to stop.
     fn wait(&mut self, events: &Receiver<Event>) {
         for event in events {
             match event {
@@ -245,35 +268,43 @@ impl<S: Service> Life<S> {
                 Event::Stop => return self.stop(),
                 Event::Idle => {
                     if self.unmount().is_ok() {
-                        return self.let_go();
+                        return;
                     }
                 }
                 Event::Unmount(reply) => match self.unmount() {
-                    Ok(()) => {
-                        self.waiting.push(reply);
-                        return self.let_go();
-                    }
+                    Ok(()) => return self.waiting.push(reply),
                     Err(answer) => drop(reply.send(answer)),
                 },
             }
         }
     }
 
-    /// Everything into REPO, then unmounts if nobody uses it. The bulk goes
-    /// first, while reading is still possible.
+    /// Everything into REPO, then unmounts if nobody uses it, and waits for the
+    /// kernel to let go. The bulk goes first, while reading is still possible.
     fn unmount(&self) -> Result<(), Answer> {
         let checkpoint = || {
             let _one = self.one_checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
             pull_and_checkpoint(&*self.service, &self.session, Why::Unmount)
         };
         checkpoint().map_err(Answer::Failed)?;
+        // Where others have it mounted, unmounting here would succeed, and change
+        // nothing for them.
+        let others = self.session.other_mounts();
+        if !others.is_empty() && self.is_here() {
+            return Err(self.busy(&format!("is in use by {}", self.session.users())));
+        }
         for left in (0..BUSY_TRIES).rev() {
             match self.session.unmount(Unmount::IfIdle) {
-                Ok(()) => return Ok(()),
+                Ok(()) => return self.let_go().map_err(|text| self.busy(&text)),
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-                    let holders = holders(self.session.mountpoint());
-                    if left == 0 || !holders.is_empty() {
-                        return Err(Answer::Busy(holders.iter().map(|who| who.pid).collect()));
+                    if let Ok(Place::Covered(_, kind)) = self.session.place() {
+                        let kind = if kind.is_empty() { "one" } else { &kind };
+                        let text = format!("is below another file system ({kind})");
+                        return Err(self.busy(&text));
+                    }
+                    let users = self.session.users();
+                    if left == 0 || !users.is_empty() {
+                        return Err(self.busy(&format!("is in use by {users}")));
                     }
                     // Somebody passing through, perhaps a pull of our own.
                     thread::sleep(BUSY_PAUSE);
@@ -284,15 +315,33 @@ impl<S: Service> Life<S> {
                 }
             }
         }
-        Err(Answer::Busy(Vec::new()))
+        Err(self.busy(&format!("is in use by {}", self.session.users())))
     }
 
-    /// Waits for the kernel's end. It does not come while another mount
-    /// namespace has a copy of the mount, which nobody here can unmount.
-    fn let_go(&self) {
-        if !self.session.wait(END_LIMIT) {
-            log::warn!("the mount lives on in another mount namespace; it ends now");
+    /// The answer to whoever wants to unmount, right after a checkpoint.
+    fn busy(&self, how: &str) -> Answer {
+        let (mountpoint, repo) = (self.session.mountpoint().display(), self.repo.display());
+        Answer::Busy(format!("{mountpoint} {how}; everything so far is in {repo}"))
+    }
+
+    /// Whether the mount is where programs find it.
+    fn is_here(&self) -> bool {
+        !matches!(self.session.place(), Ok(Place::Gone))
+    }
+
+    /// Waits for the kernel's end after unmounting. It does not come while others
+    /// have the file system, whom this says then.
+    fn let_go(&self) -> Result<(), String> {
+        if self.session.wait(LET_GO_LIMIT) {
+            return Ok(());
         }
+        if self.session.is_alive() {
+            return Err(format!("is unmounted here, but still used by {}", self.session.users()));
+        }
+        if !self.session.wait(END_LIMIT) {
+            log::warn!("requests of the mount still wait for an answer; it ends now");
+        }
+        Ok(())
     }
 
     /// Must end: clears the name at once, even if it is in use, and whatever
@@ -300,11 +349,15 @@ impl<S: Service> Life<S> {
     /// kernel writes its pages as it lets go.
     fn stop(&mut self) {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        if self.session.unmount(Unmount::IfIdle).is_ok() {
-            return self.let_go();
-        }
-        log::warn!("the mount is in use; it is detached");
-        if let Err(error) = self.session.detach_and_pull(PULL_LIMIT) {
+        let pulled = match self.session.unmount(Unmount::IfIdle) {
+            Ok(()) => match self.let_go() {
+                Ok(()) => return,
+                Err(_) => self.session.pull(PULL_LIMIT),
+            },
+            Err(_) => self.session.detach_and_pull(PULL_LIMIT),
+        };
+        log::warn!("the mount is in use, and ends for those who use it");
+        if let Err(error) = pulled {
             log::error!("pages could not be pulled while detaching: {error}");
         }
         self.session.wait(STOP_LIMIT);
@@ -325,7 +378,16 @@ impl<S: Service> Life<S> {
             Event::Unmount(reply) => Some(reply),
             _ => None,
         });
-        for reply in self.waiting.into_iter().chain(late) {
+        let replies: Vec<_> = self.waiting.into_iter().chain(late).collect();
+        if self.session.has_ended() && matches!(self.session.place(), Ok(Place::At(_))) {
+            // Not by unmounting: somebody ended the connection.
+            if replies.is_empty() {
+                log::warn!("the connection to the kernel was ended; the dead mount stays");
+            } else if let Err(error) = self.session.unmount(Unmount::Detach) {
+                log::warn!("the dead mount could not be cleared: {error}");
+            }
+        }
+        for reply in replies {
             let _ = reply.send(match &result {
                 Ok(()) => Answer::Done,
                 Err(failure) => Answer::Failed(failure.clone()),

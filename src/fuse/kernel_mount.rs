@@ -3,7 +3,8 @@
 //! fuser's own mounting is not used: it cannot pass commas in the source,
 //! loses the mount when unmounting is refused as busy, and filters requests
 //! by user in a way that refuses the kernel's own writeback of times.
-//! Invariant: only a mount whose device number is ours is unmounted.
+//! Invariant: only the very mount that was made here is unmounted: not one that
+//! lies over it, and not the next one at its place ([`MountId`]).
 
 use std::ffi::CString;
 use std::fs::File;
@@ -14,17 +15,17 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::FdFlags;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use super::options::{Access, MountOptions};
-use crate::control::{mount_at, read_mounts};
+use crate::control::{MountId, Place, Users, read_mounts};
 use crate::io::with_first_limits;
 
 /// The type that /proc/self/mountinfo shows.
-const TYPE: &str = "fuse.amberfs";
+pub(super) const TYPE: &str = "fuse.amberfs";
 /// The environment variable by which fusermount3 gets its socket.
 const FUSERMOUNT_SOCKET: &str = "_FUSE_COMMFD";
 /// How much the kernel reads ahead, where we may say so.
@@ -32,9 +33,9 @@ const READAHEAD_KIB: u32 = 1024;
 
 /// A mount in place.
 pub(super) struct KernelMount {
+    /// Where it was made.
     path: PathBuf,
-    /// Of the mounted file system; known once it answers.
-    device: u64,
+    id: MountId,
     by_root: bool,
 }
 
@@ -94,6 +95,8 @@ fn mount_by_helper(mountpoint: &Path, options: &MountOptions) -> io::Result<Owne
     if options.access != Access::Owner {
         list.push_str(",allow_other");
     }
+    // Until the mount is there.
+    let _writable = Writable::make(mountpoint);
     let output = with_first_limits(&mut Command::new("fusermount3"))
         .arg("-o")
         .arg(list)
@@ -116,6 +119,36 @@ fn mount_by_helper(mountpoint: &Path, options: &MountOptions) -> io::Result<Owne
         return Err(io::Error::other(text.trim().to_string()));
     }
     receive_descriptor(&ours)
+}
+
+/// A mountpoint that its owner made read-only, so that nobody writes into it while
+/// nothing is mounted: fusermount3 refuses it, so it is writable for the moment of
+/// mounting.
+struct Writable {
+    folder: OwnedFd,
+    mode: Mode,
+}
+
+impl Writable {
+    fn make(mountpoint: &Path) -> Option<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(mountpoint, flags, Mode::empty()).ok()?;
+        let stat = rustix::fs::fstat(&folder).ok()?;
+        let mode = Mode::from_raw_mode(stat.st_mode);
+        let locked =
+            stat.st_uid == rustix::process::geteuid().as_raw() && !mode.contains(Mode::WUSR);
+        (locked && rustix::fs::fchmod(&folder, mode | Mode::WUSR).is_ok())
+            .then_some(Self { folder, mode })
+    }
+}
+
+impl Drop for Writable {
+    fn drop(&mut self) {
+        // Of the folder below: the mount, if there is one by now, is another.
+        if let Err(error) = rustix::fs::fchmod(&self.folder, self.mode) {
+            log::warn!("the folder below the mount stays writable: {error}");
+        }
+    }
 }
 
 fn receive_descriptor(socket: &UnixStream) -> io::Result<OwnedFd> {
@@ -142,60 +175,81 @@ impl KernelMount {
     /// Finds a mount that was made just now. Asks the kernel only, not the mount:
     /// killed while it waits for an answer of its own event loops, which are gone
     /// then, the process would keep the connection, and the mountpoint hang, for
-    /// ever; the guard that would end it needs to know the device.
+    /// ever; the guard that would end it needs to know the mount.
     pub(super) fn find(path: &Path, by_root: bool) -> io::Result<Self> {
-        let root = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        let device = device_of(&root)?;
-        let mount = Self { path: path.to_path_buf(), device, by_root };
-        mount.raise_readahead();
-        Ok(mount)
+        let id = MountId::at(path)?;
+        let ours = read_mounts()?.iter().any(|entry| id.is_entry(entry) && entry.kind == TYPE);
+        if !ours {
+            return Err(io::Error::other("something else was mounted there at the same time"));
+        }
+        Ok(Self { path: path.to_path_buf(), id, by_root })
     }
 
-    pub(super) fn device(&self) -> u64 {
-        self.device
+    pub(super) fn id(&self) -> MountId {
+        self.id
     }
 
-    /// fuser can only lower the readahead that the kernel offers; root can
-    /// raise it here, for others this does nothing.
-    fn raise_readahead(&self) {
-        let (major, minor) = (rustix::fs::major(self.device), rustix::fs::minor(self.device));
-        let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    /// Where the mount is now.
+    pub(super) fn place(&self) -> io::Result<Place> {
+        self.id.find()
+    }
+
+    /// Who keeps its file system alive, beside the mount itself.
+    pub(super) fn users(&self) -> Users {
+        Users::of(&self.id, &self.path)
+    }
+
+    /// Which mounts do.
+    pub(super) fn other_mounts(&self) -> Users {
+        Users::mounts_of(&self.id, &self.path)
+    }
+
+    /// Whether the kernel still has the file system, mounted here or not; true
+    /// also where that cannot be known.
+    pub(super) fn is_alive(&self) -> bool {
+        let devices = Path::new("/sys/class/bdi");
+        !devices.exists() || devices.join(self.device_name()).exists()
+    }
+
+    fn device_name(&self) -> String {
+        let device = self.id.device();
+        format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device))
+    }
+
+    /// Raises the readahead, once the kernel has greeted fuser, which can only
+    /// lower what the kernel offers; for users who are not root it does nothing.
+    pub(super) fn raise_readahead(&self) {
+        let path = format!("/sys/class/bdi/{}/read_ahead_kb", self.device_name());
         if let Err(error) = std::fs::write(path, READAHEAD_KIB.to_string()) {
             log::debug!("readahead stays at the kernel's default: {error}");
         }
     }
 
-    /// The mount's root directory, also usable after detaching.
-    pub(super) fn open_root(&self) -> io::Result<File> {
-        let root = File::open(&self.path)?;
-        if rustix::fs::fstat(&root)?.st_dev != self.device {
-            return Err(io::Error::other("another file system covers the mountpoint"));
+    /// The mount's root directory, also usable after detaching; `None` if no path
+    /// leads there. Where the mount is gone or covered, another one of the same
+    /// file system will do.
+    pub(super) fn open_root(&self) -> Option<File> {
+        let same = |path: &Path| {
+            let root = File::open(path).ok()?;
+            (rustix::fs::fstat(&root).ok()?.st_dev == self.id.device()).then_some(root)
+        };
+        match self.place() {
+            Ok(Place::At(path)) => same(&path),
+            _ => self.other_mounts().ways_in().find_map(|path| same(&path)),
         }
-        Ok(root)
     }
 
     /// Unmounts; `detach` also if busy: the name goes at once, the rest when
-    /// the last user is gone.
+    /// the last user is gone. A mount that is gone already is no error.
     pub(super) fn unmount(&self, detach: bool) -> io::Result<()> {
-        // Unmounting what somebody else mounted over ours would be worse than
-        // leaving ours.
-        match rustix::fs::stat(&self.path) {
-            Ok(stat) if stat.st_dev != self.device => {
-                return Err(io::Error::other("another file system covers the mountpoint"));
-            }
-            // A connection that is gone still has its mount.
-            _ => {}
+        match self.place()? {
+            Place::At(path) => unmount_path(&path, detach, self.by_root),
+            Place::Gone => Ok(()),
+            // Unmounting what somebody else mounted over ours would be worse than
+            // leaving ours.
+            Place::Covered(..) => Err(io::Error::from_raw_os_error(libc::EBUSY)),
         }
-        unmount_path(&self.path, detach, self.by_root)
     }
-}
-
-/// The device of what an `O_PATH` descriptor names, without asking a file system that
-/// may not answer.
-fn device_of(file: &OwnedFd) -> io::Result<u64> {
-    let kept = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    let stat = rustix::fs::statx(file, "", kept, StatxFlags::empty())?;
-    Ok(rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor))
 }
 
 /// Unmounts whatever FUSE mount is on top at `path`.
@@ -224,54 +278,9 @@ pub(super) fn unmount_path(path: &Path, detach: bool, by_root: bool) -> io::Resu
     Err(io::Error::other(text))
 }
 
-/// Clears away a mount whose daemon was killed, so that nobody meets
-/// "transport endpoint is not connected"; tells whether there was one.
-pub fn clear_dead_mount(mountpoint: &Path) -> bool {
-    let Ok(path) = std::path::absolute(mountpoint) else { return false };
-    let mounts = read_mounts().unwrap_or_default();
-    // Only our own kind: another program's dead mount is not ours to clear.
-    let ours = mount_at(&mounts, &path).is_some_and(|mount| mount.kind == TYPE);
-    // stat(2) would be answered from the kernel's cache.
-    let dead = || {
-        let asked = rustix::fs::statvfs(&path);
-        matches!(asked, Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::CONNABORTED))
-    };
-    ours && dead() && {
-        let by_root = rustix::process::geteuid().is_root();
-        unmount_path(&path, true, by_root).is_ok()
-    }
-}
-
-/// Ends a mount whose daemon is gone, although one of its threads may still
-/// keep the connection open: nothing that waits for it would ever go on. Does
-/// nothing unless the mount at `mountpoint` is of `device`.
-pub fn clear_orphan(mountpoint: &Path, device: u64) {
-    // Neither may ask the file system, which does not answer any more.
-    let Ok(root) = rustix::fs::open(mountpoint, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-    else {
-        return;
-    };
-    if device_of(&root).ok() != Some(device) {
-        return;
-    }
-    // Open to its owner, where this file system is mounted (fuse(4), "fusectl").
-    let connection = format!("/sys/fs/fuse/connections/{}/abort", rustix::fs::minor(device));
-    let _ = std::fs::write(connection, "1");
-    if rustix::process::geteuid().is_root() {
-        // By its number: another one may be mounted over it meanwhile.
-        let path = format!("/proc/self/fd/{}", root.as_raw_fd());
-        // Forced: that too ends the connection.
-        let flags = UnmountFlags::DETACH | UnmountFlags::FORCE;
-        if rustix::mount::unmount(path, flags).is_ok() {
-            return;
-        }
-    }
-    drop(root);
-    let _ = unmount_path(mountpoint, true, false);
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::dead_mount_at;
     use super::*;
 
     /// A daemon that was killed between mounting and the start of its guard waited for
@@ -289,13 +298,14 @@ mod tests {
         let (done, found) = std::sync::mpsc::channel();
         let asked = path.clone();
         let asking = std::thread::spawn(move || {
-            let _ = done.send(KernelMount::find(&asked, by_root).map(|mount| mount.device()));
+            let found = KernelMount::find(&asked, by_root).map(|mount| mount.id().device());
+            let _ = done.send(found);
         });
         let found = found.recv_timeout(std::time::Duration::from_secs(20));
         // Whoever waits for it goes on.
         drop(device);
         asking.join().unwrap();
-        clear_dead_mount(&path);
+        dead_mount_at(&path).unwrap().expect("nobody answers").clear().unwrap();
         let before = rustix::fs::stat(&path).unwrap().st_dev;
         let found = found.expect("nothing waits").unwrap();
         assert_ne!(found, before, "the mount was found, not what lies below");

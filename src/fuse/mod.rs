@@ -10,6 +10,7 @@ mod adapter;
 mod answer;
 mod capabilities;
 mod convert;
+mod dead;
 mod dirty;
 mod entries;
 mod invalidate;
@@ -19,7 +20,7 @@ mod options;
 mod pull;
 mod session;
 
+pub use dead::{DeadMount, dead_mount_at, end_connection};
 pub use invalidate::Invalidator;
-pub use kernel_mount::{clear_dead_mount, clear_orphan};
 pub use options::{Access, MountOptions};
 pub use session::{MountError, Session, Unmount};

@@ -57,7 +57,7 @@ impl Aliases {
 }
 
 struct Job {
-    root: File,
+    root: Option<File>,
     done: Sender<io::Result<()>>,
 }
 
@@ -74,7 +74,7 @@ impl Puller {
             let thread = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
             shared.aliases.puller.store(thread, Ordering::Relaxed);
             for job in received {
-                let result = pull(&shared, &job.root);
+                let result = pull(&shared, job.root.as_ref());
                 // The mount must not be held longer than it takes.
                 drop(job.root);
                 // Whoever waited may have given up.
@@ -84,8 +84,9 @@ impl Puller {
         Ok(Self { jobs })
     }
 
-    /// Pulls everything; `TimedOut` if that takes longer than `limit`.
-    pub(super) fn pull(&self, root: File, limit: Duration) -> io::Result<()> {
+    /// Pulls everything; `TimedOut` if that takes longer than `limit`. Without a
+    /// root, because no path leads there, caches are dropped, which writes too.
+    pub(super) fn pull(&self, root: Option<File>, limit: Duration) -> io::Result<()> {
         let (done, result) = mpsc::channel();
         let gone = || io::Error::other("the mount has ended");
         self.jobs.send(Job { root, done }).map_err(|_| gone())?;
@@ -97,15 +98,15 @@ impl Puller {
     }
 }
 
-fn pull(shared: &Shared, root: &File) -> io::Result<()> {
+fn pull(shared: &Shared, root: Option<&File>) -> io::Result<()> {
     // Starts all at once, so that the files below are waited for together. It
     // may tell of errors that belong to others.
-    if let Err(error) = rustix::fs::syncfs(root) {
+    if let Some(Err(error)) = root.map(rustix::fs::syncfs) {
         log::debug!("syncfs: {error}");
     }
     let mut result = Ok(());
     for ino in shared.writers.all() {
-        let pulled = match pull_inode(shared, root, ino) {
+        let pulled = match root.map_or(Err(Errno::ACCESS), |root| pull_inode(shared, root, ino)) {
             // Closed and gone meanwhile: close has written its pages.
             Ok(()) | Err(Errno::NOENT | Errno::STALE) => Ok(()),
             // Only writable for others, say: dropping its cache writes too.

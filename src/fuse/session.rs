@@ -1,7 +1,7 @@
 //! A mount with its event loops.
 //!
-//! Invariant: dropping a session leaves no dead mountpoint behind ("transport
-//! endpoint is not connected"), whatever state it is in.
+//! Invariant: dropping a session that has not ended leaves no dead mountpoint
+//! behind ("transport endpoint is not connected").
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,11 @@ use super::invalidate::Invalidator;
 use super::kernel_mount::{self, KernelMount};
 use super::options::{Access, MountOptions};
 use super::pull::{Aliases, Puller};
+use crate::control::{MountId, Place, Users};
 use crate::fs::Operations;
+
+/// How long event loops may take to see that the kernel has let go.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// Why a mount failed.
 #[derive(Debug, thiserror::Error)]
@@ -82,22 +86,17 @@ impl Session {
                 io::ErrorKind::NotFound if !Path::new("/dev/fuse").exists() => MountError::NoFuse,
                 _ => refused(error),
             })?;
-        let started = start(operations, device, options, on_end);
-        let (shared, invalidator, puller, ended) = match started {
-            Ok(started) => started,
-            Err(error) => {
-                // The connection is closed: only the name is left to clear.
-                let _ = kernel_mount::unmount_path(&mountpoint, true, by_root);
-                return Err(refused(error));
-            }
-        };
-        match KernelMount::find(&mountpoint, by_root) {
-            Ok(mount) => {
+        // Where this fails, the connection is closed on return, and what is left is
+        // a dead mount, which `umount` and the next mount clear.
+        let mount = KernelMount::find(&mountpoint, by_root).map_err(refused)?;
+        match start(operations, device, options, on_end) {
+            Ok((shared, invalidator, puller, ended)) => {
+                mount.raise_readahead();
                 let detached = AtomicBool::new(false);
                 Ok(Self { mountpoint, mount, shared, invalidator, puller, ended, detached })
             }
             Err(error) => {
-                let _ = kernel_mount::unmount_path(&mountpoint, true, by_root);
+                let _ = mount.unmount(true);
                 Err(refused(error))
             }
         }
@@ -108,9 +107,29 @@ impl Session {
         &self.mountpoint
     }
 
-    /// The device number of the mounted file system.
-    pub fn device(&self) -> u64 {
-        self.mount.device()
+    /// Which mount it is.
+    pub fn id(&self) -> MountId {
+        self.mount.id()
+    }
+
+    /// Where the mount is now: others may have unmounted, moved or covered it.
+    pub fn place(&self) -> io::Result<Place> {
+        self.mount.place()
+    }
+
+    /// Who keeps the file system alive, beside the mount itself.
+    pub fn users(&self) -> Users {
+        self.mount.users()
+    }
+
+    /// Which mounts keep it alive, beside the mount itself and what goes with it.
+    pub fn other_mounts(&self) -> Users {
+        self.mount.other_mounts()
+    }
+
+    /// Whether the kernel still has the file system, mounted here or not.
+    pub fn is_alive(&self) -> bool {
+        !self.has_ended() && self.mount.is_alive()
     }
 
     /// For telling the kernel what changed behind its back.
@@ -127,7 +146,17 @@ impl Session {
     /// Brings down what the kernel has written and not sent yet; `TimedOut` if
     /// that takes longer than `limit`. Not from an event loop.
     pub fn pull(&self, limit: Duration) -> io::Result<()> {
-        if self.has_ended() { Ok(()) } else { self.puller.pull(self.mount.open_root()?, limit) }
+        if self.has_ended() {
+            return Ok(());
+        }
+        match self.puller.pull(self.mount.open_root(), limit) {
+            // Unmounted meanwhile: the kernel has written all it had.
+            Err(error) if error.kind() != io::ErrorKind::TimedOut && self.wait(ENDING) => {
+                log::debug!("the mount ended while its pages were pulled: {error}");
+                Ok(())
+            }
+            result => result,
+        }
     }
 
     /// Detaches although it is in use, and brings down what its users wrote.
@@ -138,15 +167,16 @@ impl Session {
         // Opened first: afterwards no name leads there.
         let root = self.mount.open_root();
         self.mount.unmount(true)?;
-        self.puller.pull(root?, limit)
+        self.puller.pull(root, limit)
     }
 
-    /// Unmounts; afterwards `wait` tells when the event loops have ended.
+    /// Unmounts; afterwards `wait` tells when the event loops have ended. Where
+    /// somebody ended the connection, it clears the dead mount that is left.
     pub fn unmount(&self, how: Unmount) -> io::Result<()> {
-        if self.has_ended() || self.detached.load(Ordering::SeqCst) {
+        if self.detached.load(Ordering::SeqCst) {
             return Ok(());
         }
-        self.mount.unmount(how == Unmount::Detach)?;
+        self.mount.unmount(how == Unmount::Detach || self.has_ended())?;
         // Gone from here also if others keep it alive.
         self.detached.store(true, Ordering::SeqCst);
         Ok(())
@@ -171,8 +201,12 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if self.unmount(Unmount::Detach).is_err() {
-            log::warn!("the mountpoint could not be cleared");
+        // With the connection ended by others, its mount stays until somebody
+        // unmounts it: programs must not write into the folder below.
+        if !self.has_ended()
+            && let Err(error) = self.unmount(Unmount::Detach)
+        {
+            log::warn!("the mountpoint could not be cleared: {error}");
         }
     }
 }

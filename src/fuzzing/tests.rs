@@ -460,7 +460,7 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         chosen(0, &control::Request::Input(vec![0; 30]).encode()),
         chosen(1, &control::Reply::Described(described).encode()),
         chosen(1, &control::Reply::Data(vec![1, 2, 3]).encode()),
-        chosen(1, &control::Reply::Busy(vec![1, 2]).encode()),
+        chosen(1, &control::Reply::Busy("in use".into()).encode()),
         chosen(1, &control::Reply::Failed(failure).encode()),
     ];
     let texts = |texts: &[&str]| texts.iter().map(|text| text.as_bytes().to_vec()).collect();

@@ -42,6 +42,7 @@ impl Daemon {
             repo: path("repo"),
             options: MountOptions::default(),
             registry: Registry::at(&folder.path().join("run")),
+            nonempty: false,
             guarded: false,
         };
         let service = Arc::new(MemService::new());
@@ -174,6 +175,7 @@ fn a_mount_that_fails_leaves_no_socket() {
         repo: folder.path().to_path_buf(),
         options: MountOptions::default(),
         registry: registry.clone(),
+        nonempty: false,
         guarded: false,
     };
     let service = Arc::new(MemService::new());
