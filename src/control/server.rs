@@ -3,12 +3,13 @@
 //! Invariant: at most `MAX_CONNECTIONS` at once, each in its own thread; a
 //! connection serves one request after another until it is closed.
 
+use std::collections::HashMap;
 use std::io;
+use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -65,9 +66,40 @@ impl Exchange<'_> {
 /// Listens until dropped; the socket file goes with it.
 pub struct Server {
     path: PathBuf,
-    stopped: Arc<AtomicBool>,
-    /// Requests whose answer is not sent yet.
-    busy: Arc<AtomicUsize>,
+    open: Arc<Open>,
+}
+
+/// Connections that are open.
+#[derive(Default)]
+struct Open {
+    connections: Mutex<Connections>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Connections {
+    /// By a number each.
+    streams: HashMap<u64, Arc<UnixStream>>,
+    next: u64,
+    /// No more are to be taken.
+    stopped: bool,
+    /// All that were there when it stopped have been taken.
+    all: bool,
+}
+
+impl Open {
+    fn change<T>(&self, work: impl FnOnce(&mut Connections) -> T) -> T {
+        let result = work(&mut self.connections.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.notify_all();
+        result
+    }
+
+    /// Waits until `condition` holds, or it is `end`.
+    fn wait(&self, end: Instant, condition: impl Fn(&Connections) -> bool) {
+        let connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let limit = end.saturating_duration_since(Instant::now());
+        drop(self.changed.wait_timeout_while(connections, limit, |open| !condition(open)));
+    }
 }
 
 impl Server {
@@ -79,89 +111,90 @@ impl Server {
         let listener = UnixListener::bind(&aside)?;
         std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o600))?;
         std::fs::rename(&aside, path)?;
-        let stopped = Arc::new(AtomicBool::new(false));
-        let busy = Arc::new(AtomicUsize::new(0));
-        let (flag, counter) = (Arc::clone(&stopped), Arc::clone(&busy));
-        thread::Builder::new()
-            .name("control".into())
-            .spawn(move || accept(&listener, &flag, &counter, &handler))?;
-        Ok(Self { path: path.to_path_buf(), stopped, busy })
+        let open = Arc::new(Open::default());
+        let taken = Arc::clone(&open);
+        thread::Builder::new().name("control".into()).spawn(move || {
+            accept(&listener, &taken, &handler);
+            taken.change(|open| open.all = true);
+        })?;
+        Ok(Self { path: path.to_path_buf(), open })
     }
 
-    /// Stops listening and waits until all answers were sent, at most `limit`:
-    /// the process may end right after.
+    /// Stops listening, and waits until whoever had connected has the answers to
+    /// what was asked, at most `limit`: the process may end right after.
     pub fn finish(self, limit: Duration) {
         let end = Instant::now() + limit;
-        while self.busy.load(Ordering::SeqCst) > 0 && Instant::now() < end {
-            thread::sleep(Duration::from_millis(5));
-        }
+        self.stop();
+        self.open.wait(end, |open| open.all);
+        self.open.change(|open| {
+            for stream in open.streams.values() {
+                // What was sent can still be read.
+                let _ = stream.shutdown(Shutdown::Read);
+            }
+        });
+        self.open.wait(end, |open| open.streams.is_empty());
     }
 
     /// Where it listens.
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    fn stop(&self) {
+        if self.open.change(|open| std::mem::replace(&mut open.stopped, true)) {
+            return;
+        }
+        // Nobody connects after whoever wakes the thread that accepts.
+        let aside = self.path.with_extension("end");
+        let _ = std::fs::rename(&self.path, &aside);
+        let _ = UnixStream::connect(&aside);
+        let _ = std::fs::remove_file(&aside);
+    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.stopped.store(true, Ordering::SeqCst);
-        // Wakes the thread that accepts.
-        let _ = UnixStream::connect(&self.path);
-        let _ = std::fs::remove_file(&self.path);
+        self.stop();
     }
 }
 
-fn accept<H: Handler>(
-    listener: &UnixListener,
-    stopped: &AtomicBool,
-    busy: &Arc<AtomicUsize>,
-    handler: &Arc<H>,
-) {
-    let open = Arc::new(AtomicUsize::new(0));
-    for stream in listener.incoming() {
-        if stopped.load(Ordering::SeqCst) {
+fn accept<H: Handler>(listener: &UnixListener, open: &Arc<Open>, handler: &Arc<H>) {
+    loop {
+        let stream = listener.accept();
+        let stopped = open.change(|open| open.stopped);
+        match stream {
+            Ok((stream, _)) => take(stream, open, handler),
+            Err(_) if stopped => return,
+            // Out of descriptors, perhaps: not in a tight loop.
+            Err(_) => thread::sleep(Duration::from_millis(100)),
+        }
+        // The others that had connected by then are there.
+        if stopped && listener.set_nonblocking(true).is_err() {
             return;
         }
-        let Ok(stream) = stream else {
-            // Out of descriptors, perhaps: not in a tight loop.
-            thread::sleep(Duration::from_millis(100));
-            continue;
-        };
-        if open.fetch_add(1, Ordering::SeqCst) >= MAX_CONNECTIONS {
-            open.fetch_sub(1, Ordering::SeqCst);
-            continue;
-        }
-        let (handler, count) = (Arc::clone(handler), Arc::clone(&open));
-        let busy = Arc::clone(busy);
-        let started = thread::Builder::new().name("connection".into()).spawn(move || {
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                serve(&stream, &busy, &*handler)
-            }));
-            if let Ok(Err(error)) = result {
-                log::debug!("a control connection ended: {error}");
-            }
-            count.fetch_sub(1, Ordering::SeqCst);
-        });
-        if started.is_err() {
-            open.fetch_sub(1, Ordering::SeqCst);
-        }
     }
 }
 
-/// Counts a request from its arrival until its answer was sent.
-struct Busy<'a>(&'a AtomicUsize);
-
-impl<'a> Busy<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::SeqCst);
-        Self(count)
-    }
-}
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+/// Serves a connection, in a thread of its own.
+fn take<H: Handler>(stream: UnixStream, open: &Arc<Open>, handler: &Arc<H>) {
+    let stream = Arc::new(stream);
+    let number = open.change(|open| {
+        open.next += 1;
+        let room = open.streams.len() < MAX_CONNECTIONS;
+        room.then(|| open.streams.insert(open.next, Arc::clone(&stream))).map(|_| open.next)
+    });
+    let Some(number) = number else { return };
+    let (handler, count) = (Arc::clone(handler), Arc::clone(open));
+    let started = thread::Builder::new().name("connection".into()).spawn(move || {
+        let result =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| serve(&stream, &*handler)));
+        if let Ok(Err(error)) = result {
+            log::debug!("a control connection ended: {error}");
+        }
+        count.change(|open| open.streams.remove(&number));
+    });
+    if started.is_err() {
+        open.change(|open| open.streams.remove(&number));
     }
 }
 
@@ -170,11 +203,10 @@ fn limit(stream: &UnixStream, time: Option<Duration>) -> io::Result<()> {
     stream.set_write_timeout(time)
 }
 
-fn serve<H: Handler>(stream: &UnixStream, busy: &AtomicUsize, handler: &H) -> io::Result<()> {
+fn serve<H: Handler>(stream: &UnixStream, handler: &H) -> io::Result<()> {
     socket::check_peer(stream)?;
     limit(stream, Some(IDLE_LIMIT))?;
     while let Some(frame) = socket::receive(stream)? {
-        let _busy = Busy::new(busy);
         let reply = match Request::decode(&frame) {
             Ok(Request::Describe) => Reply::Described(handler.describe()),
             Ok(request) => {
@@ -200,6 +232,8 @@ fn serve<H: Handler>(stream: &UnixStream, busy: &AtomicUsize, handler: &H) -> io
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::super::{Client, ControlError, Registry};
     use super::*;
 
@@ -257,6 +291,32 @@ mod tests {
         drop(server);
         assert!(!path.exists());
         assert_eq!(registry.all(), []);
+    }
+
+    /// Whoever had connected when the daemon ended got no answer: "the daemon is gone".
+    #[test]
+    fn whoever_has_asked_is_answered_at_the_end() {
+        let folder = tempfile::tempdir().expect("folder");
+        let registry = Registry::at(&folder.path().join("run"));
+        for _ in 0..20 {
+            let path = registry.new_socket().expect("path");
+            let server = Server::start(&path, Arc::new(Echo)).expect("starts");
+            let mut asked: Vec<_> =
+                (0..8).map(|_| Client::connect(&path).expect("connects")).collect();
+            for client in &mut asked {
+                client.send(&Request::Sync).expect("sends");
+            }
+            // One that never asks holds nobody up.
+            let silent = Client::connect(&path).expect("connects");
+            let started = Instant::now();
+            server.finish(Duration::from_secs(30));
+            assert!(started.elapsed() < Duration::from_secs(20));
+            for client in &mut asked {
+                assert!(matches!(client.receive(), Err(ControlError::Failed(_))));
+            }
+            drop(silent);
+            assert!(!path.exists());
+        }
     }
 
     /// Between bind(2) and listen(2) it looked dead, and was removed.
