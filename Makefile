@@ -36,7 +36,8 @@ build: deps
 	cargo build --workspace
 
 # Builds nothing: root needs no compiler, only strip(1) of binutils. mount(8) looks for
-# its helper in /sbin only, and the helper for amberfs in /usr/local/bin and /usr/bin.
+# its helper in /sbin only, for a remount by the type that the kernel shows, and the
+# helper for amberfs in /usr/local/bin and /usr/bin.
 install: LIB = $(DESTDIR)$(PREFIX)/lib/systemd
 install: SHARE = $(DESTDIR)$(PREFIX)/share
 install: FILE = install -D -m 644 /dev/stdin
@@ -50,6 +51,7 @@ install:
 	install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(SBIN)"
 	$(INSTALL_PROGRAM) -m 755 -t "$(DESTDIR)$(PREFIX)/bin" "$(BUILT)/amberfs" "$(BUILT)/amberfs-vault"
 	$(INSTALL_PROGRAM) -m 755 "$(BUILT)/mount-amberfs" "$(DESTDIR)$(SBIN)/mount.amberfs"
+	ln -sf mount.amberfs "$(DESTDIR)$(SBIN)/mount.fuse.amberfs"
 	sed 's:/usr/local/bin:$(PREFIX)/bin:' mount-helper/systemd/amberfs@.service | \
 		$(FILE) "$(LIB)/user/amberfs@.service"
 	for unit in amberfs-vault amberfs-relay; do sed 's:/usr/local/bin:$(PREFIX)/bin:' \

@@ -60,6 +60,16 @@ fn run() -> Result<u8, Failure> {
         let usage = "usage: mount.amberfs REPO MOUNTPOINT [-fnrsvw] [-o OPTIONS]";
         (WRONG_USE, format!("{text}\n{usage}"))
     })?;
+    if call.remount {
+        // The kernel does not tell amberfs of a change; what reads only has no local
+        // state to write with.
+        let text = format!(
+            "{} stays as it is mounted: amberfs cannot remount. Unmount it (amberfs umount {0}), \
+             then mount it with the options that it should have, such as ro",
+            call.mountpoint.display()
+        );
+        return Err((FAILED, text));
+    }
     if call.fake {
         return Ok(0);
     }

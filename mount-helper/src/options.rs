@@ -9,12 +9,16 @@ use std::path::PathBuf;
 pub struct Call {
     /// The repository, absolute.
     pub repo: PathBuf,
+    /// The mountpoint, absolute.
+    pub mountpoint: PathBuf,
     /// Arguments of `amberfs`.
     pub arguments: Vec<OsString>,
     /// Whom to become first.
     pub setuid: Option<String>,
     /// Do nothing (`-f`).
     pub fake: bool,
+    /// A mount that is there is to change.
+    pub remount: bool,
 }
 
 /// Options that are for mount(8) and systemd, or for the kernel about what is
@@ -104,7 +108,8 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Call, String> {
     flags.push("--".into());
     call.repo = absolute(repo).into();
     flags.push(call.repo.clone().into());
-    flags.push(absolute(mountpoint));
+    call.mountpoint = absolute(mountpoint).into();
+    flags.push(call.mountpoint.clone().into());
     call.arguments = flags;
     Ok(call)
 }
@@ -127,6 +132,10 @@ fn take_options(
             || text == "comment"
             || DROPPED.contains(&text.as_str());
         if dropped {
+            continue;
+        }
+        if text == "remount" {
+            call.remount = true;
             continue;
         }
         let argument = ARGUMENTS.iter().find(|(option, _)| *option == text);
@@ -197,6 +206,15 @@ mod tests {
         assert_eq!(call.arguments, expected);
         assert_eq!(call.setuid.as_deref(), Some("anna"));
         assert!(!call.fake);
+    }
+
+    /// As mount(8) gives it, with what fstab says.
+    #[test]
+    fn a_remount_is_told_from_a_mount() {
+        for options in ["ro,remount,key_file=/k", "remount,rw", "rw,nosuid,remount"] {
+            assert!(call(&["/r", "/m", "-o", options]).expect("is valid").remount, "{options}");
+        }
+        assert!(!call(&["/r", "/m", "-o", "ro,x-remount"]).expect("is valid").remount);
     }
 
     /// All that fstab may hold beside what is ours; what restricts a mount, or

@@ -216,6 +216,54 @@ fn the_helper_mounts_as_the_owner_of_the_repository() {
     assert_eq!([mounted, twice, nowhere, wrong], ["0", "32", "32", "1"], "{said}");
 }
 
+/// mount(8) ran the helper of another package for it, which said "unrecognized
+/// subcommand"; ours said "mount option remount is not understood".
+#[test]
+fn a_remount_is_refused_in_words() {
+    let Some(programs) = programs("remount") else { return };
+    if !has_fuse("remount") || !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let world = World::with_repo();
+    for folder in ["sbin", "mnt"] {
+        fs::create_dir(world.path(folder)).unwrap();
+    }
+    for (program, name) in [("amberfs", "amberfs"), ("mount-amberfs", "mount.amberfs")] {
+        fs::copy(programs.join(program), world.path("sbin").join(name)).unwrap();
+        executable(&world.path("sbin").join(name));
+    }
+    std::os::unix::fs::symlink("mount.amberfs", world.path("sbin/mount.fuse.amberfs")).unwrap();
+    let script = r#"
+        sbin=$(readlink -f /sbin)
+        mount -t overlay -o "lowerdir=$PWD/sbin:$sbin" none "$sbin"
+        refused() { rc=0; mount "$@" 2>>said || rc=$?; test "$rc" = 32; }
+        for options in rw ro; do
+            mount -t amberfs -o "$options,key_file=$PWD/key" "$PWD/repo" "$PWD/mnt"
+            before=$(grep " $PWD/mnt " /proc/self/mountinfo)
+            refused -o remount,ro "$PWD/mnt"
+            refused -o remount,rw "$PWD/mnt"
+            refused -t amberfs -o remount,ro "$PWD/repo" "$PWD/mnt"
+            cat /etc/fstab >fstab || true
+            echo "$PWD/repo $PWD/mnt amberfs noauto,key_file=$PWD/key 0 0" >>fstab
+            mount --bind fstab /etc/fstab
+            refused -o remount,ro "$PWD/mnt"
+            umount /etc/fstab
+            test "$before" = "$(grep " $PWD/mnt " /proc/self/mountinfo)"
+            if [ $options = ro ]; then
+                # Past the helper: it says rw then, and is not.
+                mount -i -o remount,rw "$PWD/mnt"
+                if touch mnt/file 2>/dev/null; then exit 9; fi
+            fi
+            umount "$PWD/mnt"
+        done
+        grep -c "cannot remount" said
+    "#;
+    let output = world.program("unshare", &["-m", "/bin/sh", "-exc", script]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "8\n", "{said}");
+}
+
 #[test]
 fn what_is_installed_is_all_there_and_finds_itself() {
     let Some(programs) = programs("install") else { return };
@@ -254,6 +302,7 @@ fn what_is_installed_is_all_there_and_finds_itself() {
             "opt/amber/share/fish/vendor_completions.d/amberfs.fish",
             "opt/amber/share/zsh/site-functions/_amberfs",
             "sbin/mount.amberfs",
+            "sbin/mount.fuse.amberfs",
         ]
     );
     let unit = world.path("in to/opt/amber/lib/systemd/user/amberfs@.service");
