@@ -2,6 +2,8 @@
 //!
 //! Where /dev/fuse is missing the mounting ones are skipped, and say so.
 
+#[path = "integration/asked.rs"]
+mod asked;
 #[path = "../benches/chats/lib.rs"]
 mod chats;
 #[path = "integration/cli.rs"]
@@ -48,6 +50,8 @@ mod model;
 mod mounted;
 #[path = "integration/operations.rs"]
 mod operations;
+#[path = "integration/output.rs"]
+mod output;
 #[path = "integration/power.rs"]
 mod power;
 #[path = "integration/relay.rs"]

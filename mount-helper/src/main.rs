@@ -8,8 +8,11 @@
 //! root's is mounted by root.
 
 mod options;
+#[path = "../../src/io/shown.rs"]
+mod shown;
 mod user;
 
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -40,7 +43,8 @@ fn main() -> ExitCode {
     match run() {
         Ok(code) => ExitCode::from(code),
         Err((code, text)) => {
-            eprintln!("mount.amberfs: {text}");
+            // Without a reader there is still the exit code.
+            let _ = writeln!(std::io::stderr(), "mount.amberfs: {}", shown::shown(&text));
             ExitCode::from(code)
         }
     }
@@ -58,7 +62,7 @@ fn run() -> Result<u8, Failure> {
     }
     let call = parse(std::env::args_os().skip(1).collect()).map_err(|text| {
         let usage = "usage: mount.amberfs REPO MOUNTPOINT [-fnrsvw] [-o OPTIONS]";
-        (WRONG_USE, format!("{text}\n{usage}"))
+        (WRONG_USE, format!("{text}; {usage}"))
     })?;
     if call.remount {
         // The kernel does not tell amberfs of a change; what reads only has no local

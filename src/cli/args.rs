@@ -40,10 +40,10 @@ pub struct Global {
     /// Vault to trust: amber-vault://HOST:PORT/#FINGERPRINT
     #[arg(long, global = true, env = "AMBERFS_VAULT", value_name = "ADDRESS")]
     pub vault: Option<String>,
-    /// Invite to register at a vault that does not take everybody
-    #[arg(long, global = true, env = "AMBERFS_VAULT_INVITE", value_name = "CODE")]
-    pub invite: Option<String>,
-    /// File with the account's token, if the vault's relay wants one
+    /// File with the invite to a vault that does not take everybody (- for standard input)
+    #[arg(long, global = true, env = "AMBERFS_VAULT_INVITE_FILE", value_name = "F")]
+    pub invite_file: Option<PathBuf>,
+    /// File with the account's token, if the vault's relay wants one (- for standard input)
     #[arg(long, global = true, env = "AMBERFS_VAULT_TOKEN_FILE", value_name = "F")]
     pub vault_token: Option<PathBuf>,
     /// Cost of Argon2id for a new password, `MEMORY_KIB,PASSES`; about a second if not given

@@ -12,7 +12,7 @@ use crate::format::commit::{Name, object_folder, parse_object_name};
 use crate::format::container::Codec;
 use crate::format::namespace::{Content, Key, Value};
 use crate::format::node::Id;
-use crate::io::{Clock as _, DirSynced, SyncedFolder, SystemClock};
+use crate::io::{Clock as _, DirSynced, SyncedFolder, SystemClock, output};
 use crate::store::{StoreError, check_name, is_arriving};
 use crate::tree::content::range;
 use crate::volume::repository::{HeadFile, Repository};
@@ -89,26 +89,23 @@ pub fn run(global: &Global, args: &CheckArgs) -> Result<u8> {
 fn conclude(global: &Global, report: &Report, behind: &[Behind]) -> Result<u8> {
     for note in &report.notes {
         if !global.quiet {
-            eprintln!("note: {note}");
+            note!("note: {note}");
         }
     }
     for missing in &report.missing {
-        eprintln!("not here: {missing}");
+        note!("not here: {missing}");
     }
     for damage in &report.damage {
-        eprintln!("damage: {damage}");
+        note!("damage: {damage}");
     }
     if global.json {
-        println!(
-            "{}",
-            serde_json::json!({
-                "message_type": "summary",
-                "checked": report.checked,
-                "damage": report.damage,
-                "missing": report.missing,
-                "notes": report.notes,
-            })
-        );
+        output::object(&serde_json::json!({
+            "message_type": "summary",
+            "checked": report.checked,
+            "damage": report.damage,
+            "missing": report.missing,
+            "notes": report.notes,
+        }))?;
     }
     if !report.damage.is_empty() {
         return Err(Failure::new(
@@ -121,7 +118,7 @@ fn conclude(global: &Global, report: &Report, behind: &[Behind]) -> Result<u8> {
         refuse_behind(behind)?;
     }
     for unread in &report.unread {
-        eprintln!("not read: {unread}");
+        note!("not read: {unread}");
     }
     if !report.unread.is_empty() {
         return Err(Failure::new(
@@ -137,7 +134,7 @@ fn conclude(global: &Global, report: &Report, behind: &[Behind]) -> Result<u8> {
         .hint("let the sync client finish, then check again"));
     }
     if !global.quiet && !global.json {
-        eprintln!("no damage found; {} things checked", report.checked);
+        note!("no damage found; {} things checked", report.checked);
     }
     Ok(0)
 }

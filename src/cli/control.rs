@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 
 use super::args::{Global, StatusArgs, TargetArgs};
+use super::opening::find as find_repo;
 use super::{Code, Failure, Result, place, tell};
 use crate::control::{Client, ControlError, Found, Registry, Request};
 use crate::daemon::find_dead;
 use crate::fuse::DeadMount;
+use crate::io::output::{self, OutputError};
 
 /// The register of this user's mounts.
 pub fn registry() -> Result<Registry> {
@@ -97,8 +99,10 @@ pub fn umount(global: &Global, args: &TargetArgs) -> Result<u8> {
     };
     each(targets, |found| {
         ask(found, &Request::Unmount)?;
-        if !global.quiet && args.all {
-            eprintln!("unmounted {}", found.described.mountpoint.display());
+        if global.json {
+            done("unmounted", &found.described.repo, &found.described.mountpoint)?;
+        } else if !global.quiet && args.all {
+            note!("unmounted {}", found.described.mountpoint.display());
         }
         Ok(())
     })
@@ -118,13 +122,12 @@ fn clear(global: &Global, dead: &DeadMount) -> Result<u8> {
     );
     if dead.read_only {
         if !global.quiet {
-            eprintln!("amberfs: {what}");
+            note!("amberfs: {what}");
         }
         return Ok(0);
     }
     let failure = Failure::new(Code::Partial, what);
-    let state = place::find(repo)
-        .and_then(|(path, repository)| place::state_folder(global, &path, &repository));
+    let state = find_repo(repo).and_then(|found| place::state_folder(global, &found.path, &found.early));
     let state = match state {
         Ok(state) => state,
         Err(why) => return Err(failure.hint(why.message)),
@@ -189,15 +192,30 @@ pub fn tell_who_has(mut failure: Failure, repo: &Path) -> Failure {
 }
 
 /// `sync`.
-pub fn sync(_: &Global, args: &TargetArgs) -> Result<u8> {
-    each(targets(args.mountpoint.as_deref())?, |found| ask(found, &Request::Sync).map(drop))
+pub fn sync(global: &Global, args: &TargetArgs) -> Result<u8> {
+    each(targets(args.mountpoint.as_deref())?, |found| {
+        ask(found, &Request::Sync)?;
+        if global.json {
+            done("synced", &found.described.repo, &found.described.mountpoint)?;
+        }
+        Ok(())
+    })
+}
+
+/// Tells a program what was done with a mount.
+pub fn done(what: &str, repo: &Path, mountpoint: &Path) -> std::result::Result<(), OutputError> {
+    output::object(&serde_json::json!({
+        "message_type": what,
+        "repo": repo.display().to_string(),
+        "mountpoint": mountpoint.display().to_string(),
+    }))
 }
 
 /// `status`.
 pub fn status(global: &Global, args: &StatusArgs) -> Result<u8> {
     let mounts = targets(args.path.as_deref())?;
     if mounts.is_empty() && !global.json {
-        println!("nothing is mounted");
+        say!("nothing is mounted")?;
     }
     each(mounts, |found| {
         let answer = ask(found, &Request::Status)?;
@@ -207,47 +225,61 @@ pub fn status(global: &Global, args: &StatusArgs) -> Result<u8> {
         value["mountpoint"] = found.described.mountpoint.display().to_string().into();
         value["repo"] = found.described.repo.display().to_string().into();
         if global.json {
-            println!("{value}");
+            if let Some(time) = value["time"].as_i64() {
+                value["time_text"] = local_time(time).into();
+            }
+            output::object(&value)?;
         } else {
-            show(&value);
+            show(&value)?;
         }
         Ok(())
     })
 }
 
-fn show(value: &serde_json::Value) {
+fn show(value: &serde_json::Value) -> std::result::Result<(), OutputError> {
     let number = |name: &str| value[name].as_u64().unwrap_or(0);
     let text = |name: &str| value[name].as_str().unwrap_or_default().to_string();
-    println!("{} on {}", text("repo"), text("mountpoint"));
-    println!(
+    say!("{} on {}", text("repo"), text("mountpoint"))?;
+    say!(
         "  on this disk   {} files and folders, {}; {} and {} changes wait for the next checkpoint",
         number("inodes"),
         bytes(number("bytes")),
         bytes(number("waiting_bytes")),
         number("waiting_changes"),
-    );
-    println!("  in REPO        {}", in_repo(value));
+    )?;
+    say!("  in REPO        {}", in_repo(value))?;
     match value["elsewhere"].as_array().map(Vec::as_slice) {
-        Some([]) | None => println!("  elsewhere      {}", nowhere(number("others"))),
+        Some([]) | None => say!("  elsewhere      {}", nowhere(number("others")))?,
         Some(devices) => {
             for device in devices {
-                println!(
+                say!(
                     "  elsewhere      {} holds up to generation {}",
                     device["name"].as_str().unwrap_or_default(),
                     device["generation"].as_u64().unwrap_or(0),
-                );
+                )?;
             }
         }
     }
     let failed = value["failed"].as_bool() == Some(true);
     match value["trouble"].as_str() {
-        Some(why) if failed => println!("  trouble        {why}: read-only until mounted anew"),
-        Some(why) => println!("  trouble        the last checkpoint failed: {why}"),
+        Some(why) if failed => say!("  trouble        {why}: read-only until mounted anew")?,
+        Some(why) => say!("  trouble        the last checkpoint failed: {why}")?,
         None if failed => {
-            println!("  trouble        local state failed: read-only until mounted anew");
+            say!("  trouble        local state failed: read-only until mounted anew")?;
         }
         None => (),
     }
+    for behind in texts(value, "behind") {
+        say!("  behind         {behind}")?;
+    }
+    for unusable in texts(value, "unusable") {
+        say!("  unusable       a newer state is here and cannot be used: {unusable}")?;
+    }
+    Ok(())
+}
+
+fn texts<'a>(value: &'a serde_json::Value, name: &str) -> impl Iterator<Item = &'a str> {
+    value[name].as_array().into_iter().flatten().filter_map(serde_json::Value::as_str)
 }
 
 /// What of this device is in REPO, and else who wrote last.

@@ -1,42 +1,38 @@
 //! `amberfs init`.
+//!
+//! Invariant: the key is where it belongs, written and flushed, before the repository exists;
+//! and whatever fails before `init` has said that it is done, nothing of it stays.
 
 use std::fs;
-use std::io::{IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use super::args::{Global, InitArgs};
 use super::opening::{Wanted, find};
-use super::{Code, Failure, Result, place, vault};
-use crate::crypto::{Secret, format_key, random_id};
+use super::{Code, Failure, Result, place, trust, vault};
+use crate::crypto::{DeviceId, RepoId, Secret, format_key, hex, random_id, unhex};
+use crate::format::commit::Name;
 use crate::format::register::{SLOT_VAULT, Slot};
-use crate::io::{DirSynced, SystemRandom};
+use crate::io::{DirSynced, SyncedFolder, SystemRandom, output};
+use crate::vault::protocol::{Address, Locator};
 use crate::volume::repository::init;
 
 /// Makes a repository.
 pub fn run(global: &Global, args: &InitArgs) -> Result<u8> {
-    let repo = &args.repo;
-    match fs::read_dir(repo) {
-        Ok(mut entries) => {
-            if entries.next().is_some() {
-                return Err(Failure::new(
-                    Code::Unusable,
-                    format!("{} is not empty", repo.display()),
-                )
-                .hint("a repository needs a folder of its own"));
-            }
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            fs::create_dir_all(repo)?;
-        }
-        Err(error) => {
-            return Err(Failure::new(Code::Unusable, format!("{}: {error}", repo.display())));
-        }
+    let address = trust::typed_address(global)?;
+    check_options(global, args, address.is_some())?;
+    let mut made = Made::folder(&args.repo)?;
+    match made.repository(global, args, address.as_ref()) {
+        Ok(()) => Ok(0),
+        Err(failure) => Err(made.undo(global, failure)),
     }
-    let path = place::canonical(repo)?;
-    let address = vault::address(global)?;
+}
+
+/// Says what becomes of the key, before anything is made.
+fn check_options(global: &Global, args: &InitArgs, has_vault: bool) -> Result<()> {
     let key_is_kept = args.key_out.is_some() || args.decline_key;
-    if address.is_some() && !key_is_kept && !std::io::stdout().is_terminal() {
+    if has_vault && !key_is_kept && !output::is_terminal() {
         return Err(Failure::new(
             Code::Usage,
             "with a vault, say what becomes of the 64-digit key",
@@ -47,89 +43,141 @@ pub fn run(global: &Global, args: &InitArgs) -> Result<u8> {
         return Err(Failure::new(Code::Usage, "with --json the key is not shown")
             .hint("--key-out F keeps it in a file"));
     }
-    if address.is_none() && args.decline_key {
+    if !has_vault && args.decline_key {
         return Err(Failure::new(Code::Usage, "without a vault the 64-digit key is all there is"));
     }
-    // Its place is taken before anything is registered anywhere.
-    let key_file = args.key_out.as_deref().map(|file| KeyFile::create(file, &path)).transpose()?;
-    let key = Secret::random(&SystemRandom);
-    let id = random_id(&SystemRandom);
-    // The vault first: a folder never names a registration that was not tried.
-    let mut slots = Vec::new();
-    if let Some(address) = &address {
-        let password = vault::new_password(global.password_file.as_deref(), &path)?;
-        let claim = vault::first_claim(global)?;
-        let locator = vault::register(global, address, (&path, &id), &key, &password, claim)?;
-        slots.push(Slot { kind: SLOT_VAULT, bytes: locator.encode() });
-    }
-    // The key is safe before anything depends on it.
-    if let Some(file) = key_file {
-        file.write(&key)?;
-    }
-    let folder = DirSynced::new(&path, None);
-    let device = random_id(&SystemRandom);
-    init(&folder, &key, id, device, slots, &SystemRandom)?;
-    let looked = find(repo)?.keyed(key.duplicate().into()).lock(global)?.look()?;
-    let wanted = Wanted { device_name: args.device_name.clone(), ..Wanted::default() };
-    // The first head: an empty tree, so that every device starts from one root.
-    let opened = looked.open(global, &wanted)?;
-    opened.tell();
-    opened.fs.checkpoint()?;
-    if global.json {
-        println!(
-            "{}",
-            serde_json::json!({
-                "message_type": "initialized",
-                "repository": crate::crypto::hex(&id),
-                "path": path.display().to_string(),
-            })
-        );
-        return Ok(0);
-    }
-    if !global.quiet {
-        eprintln!("Repository made in {}.", repo.display());
-    }
-    match &args.key_out {
-        Some(file) => {
-            if !global.quiet {
-                eprintln!("The 64-digit key is in {}.", file.display());
+    Ok(())
+}
+
+/// What was made so far.
+struct Made {
+    /// REPO, as it really is.
+    path: PathBuf,
+    /// Folders on the way to REPO that were not there, the innermost first.
+    folders: Vec<PathBuf>,
+    key_file: Option<PathBuf>,
+    /// The vault's record.
+    record: Option<(RepoId, Secret, Locator)>,
+    /// Whether the key was shown.
+    is_shown: bool,
+    /// The repository of which files may be in REPO.
+    begun: Option<RepoId>,
+    /// Local state that was not there, or empty; and whether it was there.
+    state: Option<(PathBuf, bool)>,
+}
+
+impl Made {
+    /// REPO, new or empty.
+    fn folder(repo: &Path) -> Result<Self> {
+        let mut folders = Vec::new();
+        match fs::read_dir(repo) {
+            Ok(mut entries) => {
+                if entries.next().is_some() {
+                    return Err(Failure::new(
+                        Code::Unusable,
+                        format!("{} is not empty", repo.display()),
+                    )
+                    .hint("a repository needs a folder of its own"));
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let absolute = std::path::absolute(repo)?;
+                let missing = absolute.ancestors().take_while(|path| !path.exists());
+                folders.extend(missing.map(Path::to_path_buf));
+                fs::create_dir_all(repo)?;
+            }
+            Err(error) => {
+                return Err(Failure::new(Code::Unusable, format!("{}: {error}", repo.display())));
             }
         }
-        None if args.decline_key => eprintln!(
-            "The 64-digit key was not kept. If the password is lost, or the vault, the backup is \
-             lost too."
-        ),
-        None => {
-            eprintln!("This is the 64-digit key. It is shown only now:\n");
-            println!("{}", *format_key(&key));
-            eprintln!();
+        Ok(Self {
+            path: place::canonical(repo)?,
+            folders,
+            key_file: None,
+            record: None,
+            is_shown: false,
+            begun: None,
+            state: None,
+        })
+    }
+
+    fn repository(
+        &mut self,
+        global: &Global,
+        args: &InitArgs,
+        address: Option<&Address>,
+    ) -> Result<()> {
+        let key = Secret::random(&SystemRandom);
+        let id = random_id(&SystemRandom);
+        if let Some(file) = &args.key_out {
+            self.write_key(file, &key)?;
         }
+        if args.decline_key {
+            note!(
+                "The 64-digit key will not be kept. If the password is lost, or the vault, the \
+                 backup is lost too."
+            );
+        }
+        // The vault first: a folder never names a registration that was not tried.
+        let mut slots = Vec::new();
+        if let Some(address) = address {
+            let place = (&*self.path, &id);
+            let locator = vault::register_first(global, address, place, &key)?;
+            slots.push(Slot { kind: SLOT_VAULT, bytes: locator.encode() });
+            self.record = Some((id, key.duplicate(), locator));
+        }
+        if args.key_out.is_none() && !args.decline_key {
+            self.show_key(&key)?;
+        }
+        self.publish(global, args, &key, id, slots)?;
+        if global.json {
+            output::object(&serde_json::json!({
+                "message_type": "initialized",
+                "repository": hex(&id),
+                "path": self.path.display().to_string(),
+            }))?;
+            return Ok(output::finish()?);
+        }
+        if global.quiet {
+            return Ok(());
+        }
+        note!("Repository made in {}.", args.repo.display());
+        if let Some(file) = &args.key_out {
+            note!("The 64-digit key is in {}.", file.display());
+        }
+        if !args.decline_key {
+            note!(
+                "Keep it where nobody else finds it and you do. Whoever has it can read the backup;"
+            );
+            if address.is_none() {
+                note!("without it nobody can, and nobody can give you a new one.");
+            } else {
+                note!("it opens the backup when the password is lost or the vault is gone.");
+            }
+        }
+        Ok(())
     }
-    if !global.quiet && !args.decline_key {
-        eprintln!(
-            "Keep it where nobody else finds it and you do. Whoever has it can read the backup; \
-             without it nobody can,\nand nobody can give you a new one."
-        );
+
+    /// Shows the key; it is where standard output leads when this returns.
+    fn show_key(&mut self, key: &Secret) -> Result<()> {
+        note!("This is the 64-digit key of the repository that is made now:");
+        note!("");
+        output::secret(&format_key(key))?;
+        self.is_shown = true;
+        output::sync()?;
+        note!("");
+        Ok(())
     }
-    Ok(0)
-}
 
-/// The file that will hold the key; gone again if that does not come to pass.
-struct KeyFile<'a> {
-    path: &'a Path,
-    folder: &'a Path,
-    file: fs::File,
-    written: bool,
-}
-
-impl<'a> KeyFile<'a> {
-    fn create(path: &'a Path, repo: &Path) -> Result<Self> {
+    /// Writes the key to a new file; it is on disk when this returns.
+    fn write_key(&mut self, path: &Path, key: &Secret) -> Result<()> {
+        let bad = |code, error| Failure::new(code, format!("{}: {error}", path.display()));
         let folder = match path.parent() {
             Some(parent) if parent != Path::new("") => parent,
             _ => Path::new("."),
         };
-        let bad = |error| Failure::new(Code::Usage, format!("{}: {error}", path.display()));
-        if fs::canonicalize(folder).map_err(bad)?.starts_with(repo) {
+        let real = fs::canonicalize(folder).map_err(|error| bad(Code::Usage, error))?;
+        if real.starts_with(&self.path) {
             return Err(Failure::new(
                 Code::Usage,
                 "the key must not lie inside the repository, which is uploaded",
@@ -137,24 +185,101 @@ impl<'a> KeyFile<'a> {
         }
         let mut options = fs::OpenOptions::new();
         options.write(true).create_new(true).mode(0o600);
-        Ok(Self { path, folder, file: options.open(path).map_err(bad)?, written: false })
+        let mut file = options.open(path).map_err(|error| bad(Code::Usage, error))?;
+        self.key_file = Some(path.to_path_buf());
+        file.write_all(format_key(key).as_bytes())
+            .and_then(|()| file.write_all(b"\n"))
+            .and_then(|()| file.sync_all())
+            .and_then(|()| fs::File::open(&real)?.sync_all())
+            .map_err(|error| {
+                let mut failure = Failure::from(error);
+                failure.message = format!("{}: {}", path.display(), failure.message);
+                failure
+            })
     }
 
-    fn write(mut self, key: &Secret) -> Result<()> {
-        self.file.write_all(format_key(key).as_bytes())?;
-        self.file.write_all(b"\n")?;
-        self.file.sync_all()?;
-        fs::File::open(self.folder)?.sync_all()?;
-        self.written = true;
+    fn publish(
+        &mut self,
+        global: &Global,
+        args: &InitArgs,
+        key: &Secret,
+        id: RepoId,
+        slots: Vec<Slot>,
+    ) -> Result<()> {
+        let folder = DirSynced::new(&self.path, None);
+        let device: DeviceId = random_id(&SystemRandom);
+        self.begun = Some(id);
+        init(&folder, key, id, device, slots, &SystemRandom)?;
+        let found = find(&self.path)?;
+        let state = place::state_folder(global, &found.path, &found.early)?;
+        let (was_there, is_empty) = match fs::read_dir(&state) {
+            Ok(mut entries) => (true, entries.next().is_none()),
+            Err(error) => (false, error.kind() == std::io::ErrorKind::NotFound),
+        };
+        self.state = is_empty.then(|| (state.clone(), was_there));
+        let looked = found.keyed(key.duplicate().into()).lock(global)?.look()?;
+        let wanted = Wanted { device_name: args.device_name.clone(), ..Wanted::default() };
+        // The first head: an empty tree, so that every device starts from one root.
+        let opened = looked.open(global, &wanted)?;
+        opened.tell();
+        opened.fs.checkpoint()?;
         Ok(())
     }
-}
 
-impl Drop for KeyFile<'_> {
-    fn drop(&mut self) {
-        if !self.written {
-            // It is ours, and without the key.
-            let _ = fs::remove_file(self.path);
+    /// Takes everything away again. What cannot be taken away is named, and the key to it stays.
+    fn undo(self, global: &Global, mut failure: Failure) -> Failure {
+        if let Some(id) = self.begun
+            && let Err(error) = self.empty_folder(&id)
+        {
+            return failure.hint(format!(
+                "what was begun in {} could not be removed: {error}",
+                self.path.display()
+            ));
         }
+        if let Some((id, key, locator)) = &self.record
+            && let Err(withdrawn) = vault::withdraw(global, (&self.path, id), key, locator)
+        {
+            failure = failure.hint(format!(
+                "the record at the vault could not be ended; it opens nothing: {}",
+                withdrawn.message
+            ));
+        }
+        if let Some(file) = &self.key_file
+            && let Err(error) = fs::remove_file(file)
+        {
+            failure = failure.hint(format!(
+                "{} could not be removed; its key opens nothing: {error}",
+                file.display()
+            ));
+        }
+        if let Some((state, was_there)) = &self.state {
+            // It belongs to a repository that is not there: harmless.
+            let _ = fs::remove_dir_all(state);
+            if *was_there {
+                let _ = fs::DirBuilder::new().mode(0o700).create(state);
+            }
+        }
+        for folder in &self.folders {
+            // Somebody may have put something there meanwhile.
+            let _ = fs::remove_dir(folder);
+        }
+        if self.is_shown {
+            failure = failure.hint("no repository was made: the key that was shown opens nothing");
+        }
+        failure
+    }
+
+    /// Removes what a repository has in its folder, which was empty.
+    fn empty_folder(&self, id: &RepoId) -> std::io::Result<()> {
+        // The header first: without it there is no repository.
+        DirSynced::new(&self.path, None).remove(&Name::Header(*id).path())?;
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            let is_device = unhex::<16>(&entry.file_name().to_string_lossy()).is_some();
+            if is_device && entry.file_type()?.is_dir() {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
     }
 }

@@ -1,28 +1,48 @@
 //! `key show`, `key sheet` and `key verify`.
 
+use zeroize::Zeroizing;
+
 use super::args::{Global, RepoArgs};
-use super::opening::{changed_entry, find, open_keyring};
+use super::opening::{Found, changed_entry, find, open_keyring};
 use super::{Code, Failure, Result, secrets};
-use crate::crypto::{Secret, format_key, hex};
+use crate::crypto::{SHEET_KEY, SHEET_TITLE, Secret, format_key, hex};
 use crate::format::register::Slot;
+use crate::io::output;
 use crate::vault::protocol::Locator;
 use crate::volume::repository::{Repository, vault_slots};
 
 fn opened(global: &Global, args: &RepoArgs) -> Result<(Repository, Secret, Vec<Slot>)> {
     let found = find(&args.repo)?;
     let key = secrets::obtain(global, &found.path, &found.early)?;
-    let repository = found.early;
-    let (_, _, slots) = open_keyring(&repository, &key)?;
-    if let Some(notice) = changed_entry(&repository, &slots) {
-        eprintln!("amberfs: {notice}");
+    let slots = sealed_slots(&found.early, &key)?;
+    Ok((found.early, key, slots))
+}
+
+/// The unlock slots that were sealed with the key; tells if the folder shows others.
+fn sealed_slots(repository: &Repository, key: &Secret) -> Result<Vec<Slot>> {
+    let (_, _, slots) = open_keyring(repository, key)?;
+    if let Some(notice) = changed_entry(repository, &slots) {
+        note!("amberfs: {notice}");
     }
-    Ok((repository, key, slots))
+    Ok(slots)
 }
 
 /// `key show`.
 pub fn show(global: &Global, args: &RepoArgs) -> Result<u8> {
     let (_, key, _) = opened(global, args)?;
-    println!("{}", *format_key(&key));
+    if global.json {
+        // Written by hand: the key is in no copy that is not wiped.
+        let mut object = Zeroizing::new(String::with_capacity(128));
+        object.push_str(r#"{"message_type":"key","key":""#);
+        let text = format_key(&key);
+        text.split('\n').for_each(|line| object.extend([line, " "]));
+        let end = object.trim_end().len();
+        object.truncate(end);
+        object.push_str(r#""}"#);
+        output::secret(&object)?;
+        return Ok(0);
+    }
+    output::secret(&format_key(&key))?;
     Ok(0)
 }
 
@@ -31,9 +51,16 @@ pub fn verify(global: &Global, args: &RepoArgs) -> Result<u8> {
     if global.password_file.is_some() || global.password_command.is_some() {
         return Err(Failure::new(Code::Usage, "key verify takes the key, not the password"));
     }
-    opened(global, args)?;
-    if !global.quiet {
-        eprintln!("this key opens the repository");
+    let Found { path, early: repository } = find(&args.repo)?;
+    let key = secrets::obtain_by_key(global, &path, &repository)?;
+    sealed_slots(&repository, &key)?;
+    if global.json {
+        output::object(&serde_json::json!({
+            "message_type": "verified",
+            "repository": hex(&repository.repo),
+        }))?;
+    } else if !global.quiet {
+        note!("this key opens the repository");
     }
     Ok(0)
 }
@@ -41,23 +68,35 @@ pub fn verify(global: &Global, args: &RepoArgs) -> Result<u8> {
 /// `key sheet`: what to print and put away.
 pub fn sheet(global: &Global, args: &RepoArgs) -> Result<u8> {
     let (repository, key, slots) = opened(global, args)?;
-    println!("amberfs: the key of a backup\n");
-    println!("repository  {}", hex(&repository.repo));
-    println!("\nkey\n");
+    say!("{SHEET_TITLE}")?;
+    say!("")?;
+    say!("repository  {}", hex(&repository.repo))?;
+    for line in ["", SHEET_KEY, ""] {
+        say!("{line}")?;
+    }
     for line in format_key(&key).lines() {
-        println!("    {line}");
+        output::bytes(b"    ")?;
+        output::secret(line)?;
     }
     // The sealed ones: a page that names a vault is believed later.
-    for locator in vault_slots(&slots).filter_map(|bytes| Locator::decode(bytes).ok()) {
-        println!("\nvault       {}", locator.address);
+    let vaults: Vec<Locator> =
+        vault_slots(&slots).filter_map(|bytes| Locator::decode(bytes).ok()).collect();
+    for locator in &vaults {
+        say!("")?;
+        say!("vault       {}", locator.address)?;
     }
-    println!(
-        "\nWhoever has this page can read the backup. Without it, and without the password,\n\
-         nobody can, and nobody can make a new one.\n\n\
-         To open the backup on another machine:\n\
-         1. Install amberfs and let your cloud client bring the folder.\n\
-         2. amberfs mount FOLDER MOUNTPOINT\n\
-         3. Type the key above (or the password) when asked."
-    );
+    let (without, or) = if vaults.is_empty() {
+        ("Without it", "")
+    } else {
+        ("Without it, and without the password,", " (or the password)")
+    };
+    say!("")?;
+    say!("Whoever has this page can read the backup. {without}")?;
+    say!("nobody can, and nobody can make a new one.")?;
+    say!("")?;
+    say!("To open the backup on another machine:")?;
+    say!("1. Install amberfs and let your cloud client bring the folder.")?;
+    say!("2. amberfs mount FOLDER MOUNTPOINT")?;
+    say!("3. Type the key above{or} when asked.")?;
     Ok(0)
 }

@@ -3,7 +3,22 @@
 //! Invariant: every error leaves through [`Failure`], with an exit code that
 //! `docs/cli.md` promises.
 
+/// Writes a line to standard output; see [`output::line`].
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::io::output::line(format_args!($($text)*))
+    };
+}
+
+/// Writes a line to standard error; see [`output::note`].
+macro_rules! note {
+    ($($text:tt)*) => {
+        $crate::io::output::note(format_args!($($text)*))
+    };
+}
+
 mod args;
+mod asked;
 mod check;
 mod control;
 mod files;
@@ -13,21 +28,23 @@ mod mount;
 mod noting;
 mod opening;
 pub(crate) mod options;
+mod parsed;
 mod place;
 mod refused;
 mod repair;
 mod secrets;
+mod trust;
 mod vault;
 
-use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
-
 pub use args::Cli;
-use args::{Command, KeyCommand, VaultCommand};
+use args::{Command, Global, KeyCommand, PutArgs, RepoArgs, VaultCommand};
+pub use parsed::{Said, parse};
 
 use crate::fs::FsError;
+use crate::io::output::{self, OutputError};
 use crate::store::StoreError;
 use crate::vault::client::VaultError;
 use crate::volume::VolumeError;
@@ -125,6 +142,7 @@ impl Code {
             27 => Self::Rollback,
             28 => Self::NoSpace,
             130 => Self::Interrupted,
+            141 => Self::NoReader,
             _ => Self::Other,
         }
     }
@@ -139,8 +157,12 @@ impl From<VaultError> for Failure {
 }
 
 impl From<crate::control::Failure> for Failure {
+    /// A daemon's text has what happened in its first line, and what to do in the others.
     fn from(failure: crate::control::Failure) -> Self {
-        Self::new(Code::from_number(failure.code), failure.text)
+        let mut lines = failure.text.lines();
+        let message = lines.next().unwrap_or_default();
+        let hints = lines.map(|line| line.trim_start().to_owned()).collect();
+        Self { hints, ..Self::new(Code::from_number(failure.code), message) }
     }
 }
 
@@ -220,12 +242,15 @@ impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         let code = match error.raw_os_error() {
             Some(libc::ENOSPC | libc::EDQUOT) => Code::NoSpace,
-            // Of standard output: sockets and the pipes of a mount have errors
-            // of their own.
-            Some(libc::EPIPE) => Code::NoReader,
             _ => Code::Other,
         };
         Self::new(code, error)
+    }
+}
+
+impl From<OutputError> for Failure {
+    fn from(error: OutputError) -> Self {
+        Self::new(Code::from_number(error.exit_code()), error)
     }
 }
 
@@ -235,7 +260,7 @@ pub type Result<T> = std::result::Result<T, Failure>;
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     if let Err(error) = crate::io::widen_limits() {
-        eprintln!("amberfs: the limits of this process could not be widened: {error}");
+        note!("amberfs: the limits of this process could not be widened: {error}");
         return ExitCode::from(Code::Other as u8);
     }
     if crate::daemon::guard_if_asked() {
@@ -243,26 +268,31 @@ pub fn main() -> ExitCode {
     }
     // Every command may hold K: no core dumps, and a panic tells its place only.
     if let Err(error) = crate::daemon::harden() {
-        eprintln!("amberfs: core dumps could not be turned off: {error}");
+        note!("amberfs: core dumps could not be turned off: {error}");
         return ExitCode::from(Code::Other as u8);
     }
     std::panic::set_hook(Box::new(|info| {
-        if info.payload().downcast_ref::<String>().is_some_and(|text| has_no_reader(text)) {
-            std::process::exit(i32::from(Code::NoReader as u8));
-        }
         let place = info.location().map_or_else(String::new, ToString::to_string);
-        eprintln!("amberfs: internal error at {place}; please report it");
+        note!("amberfs: internal error at {place}; please report it");
     }));
-    let (json, result) = match Cli::try_parse() {
+    let (json, result) = match parse::<Cli>() {
         Ok(cli) => (cli.global.json, run(&cli)),
-        Err(error) => {
-            let options = std::env::args_os().skip(1).take_while(|argument| argument != "--");
-            let json = options.into_iter().any(|argument| argument == "--json");
-            (json, refuse(&error, json))
+        Err(said) => {
+            let mut options = std::env::args_os().skip(1).take_while(|argument| argument != "--");
+            let json = options.any(|argument| argument == "--json");
+            (json, refuse(&said, json))
         }
     };
     match result {
-        Ok(code) => ExitCode::from(code),
+        // Some file systems tell only at the end that they have no room.
+        Ok(code) => match output::finish() {
+            Ok(()) => ExitCode::from(code),
+            Err(error) => {
+                let failure = Failure::from(error);
+                report(json, &failure);
+                ExitCode::from(failure.code as u8)
+            }
+        },
         Err(failure) => {
             report(json, &failure);
             ExitCode::from(failure.code as u8)
@@ -270,55 +300,85 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Whether a panic is that of `println!` into a pipe that nobody reads.
-fn has_no_reader(panic: &str) -> bool {
-    panic.starts_with("failed printing to std")
-        && panic.ends_with(&format!("(os error {})", libc::EPIPE))
-}
-
 /// What the parser has to say: help, or what is wrong.
-fn refuse(error: &clap::Error, json: bool) -> Result<u8> {
-    if !json || !error.use_stderr() {
-        error.print()?;
-        return Ok(error.exit_code() as u8);
+fn refuse(said: &Said, json: bool) -> Result<u8> {
+    if json && said.is_wrong {
+        let (message, hints) = said.told();
+        return Err(Failure { hints, ..Failure::new(Code::Usage, message) });
     }
-    let text = error.to_string();
-    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let first = lines.next().unwrap_or_default();
-    let mut failure = Failure::new(Code::Usage, first.trim_start_matches("error: "));
-    failure.hints = lines.map(str::to_string).collect();
-    Err(failure)
+    said.show()?;
+    Ok(if said.is_wrong { Code::Usage as u8 } else { 0 })
 }
 
 fn report(json: bool, failure: &Failure) {
-    if failure.code == Code::NoReader {
-        // Nobody would read this either.
-    } else if json {
-        println!(
-            "{}",
-            serde_json::json!({
-                "message_type": "exit_error",
-                "code": failure.code as u8,
-                "message": failure.message,
-                "hints": failure.hints,
-                "tries_left": failure.tries_left,
-            })
-        );
-    } else {
+    let object = serde_json::json!({
+        "message_type": "exit_error",
+        "code": failure.code as u8,
+        "message": failure.message,
+        "hints": failure.hints,
+        "tries_left": failure.tries_left,
+    });
+    // Where standard output takes nothing, standard error may.
+    if !json || output::object(&object).is_err() {
         tell(failure);
     }
 }
 
 /// Says it on standard error.
 fn tell(failure: &Failure) {
-    eprintln!("amberfs: {}", failure.message);
-    for hint in &failure.hints {
-        eprintln!("  {hint}");
+    if failure.code == Code::NoReader {
+        // Nobody reads this either.
+        return;
     }
+    note!("amberfs: {}", failure.message);
+    for hint in &failure.hints {
+        note!("  {hint}");
+    }
+}
+
+/// A command whose output is something other than messages, and what that is.
+fn without_json(command: &Command) -> Option<&'static str> {
+    match command {
+        Command::Cat(_) => Some("cat prints files as they are and"),
+        Command::Completions { .. } => Some("completions prints a script and"),
+        Command::Key(KeyCommand::Sheet(_)) => Some("key sheet is a page for people and"),
+        _ => None,
+    }
+}
+
+/// Standard input is one thing: one secret, or what `put` puts.
+fn one_from_stdin(cli: &Cli) -> Result<()> {
+    let Global { key_file, password_file, invite_file, vault_token, .. } = &cli.global;
+    let new_password = match &cli.command {
+        Command::Passwd(RepoArgs { new_password_file, .. })
+        | Command::Vault(VaultCommand::Add(RepoArgs { new_password_file, .. })) => {
+            new_password_file.as_deref()
+        }
+        _ => None,
+    };
+    let secrets = [key_file, password_file, invite_file, vault_token].map(Option::as_deref);
+    let secrets = secrets.into_iter().chain([new_password]);
+    let count = secrets.filter(|file| *file == Some(Path::new(secrets::STDIN))).count();
+    let is_put = matches!(&cli.command, Command::Put(PutArgs { from: None, .. }));
+    if count + usize::from(is_put) > 1 {
+        let text = if is_put {
+            "what is put comes from standard input, so no secret can"
+        } else {
+            "only one secret can come from standard input"
+        };
+        return Err(Failure::new(Code::Usage, text));
+    }
+    Ok(())
 }
 
 /// Runs a command; 0 or [`Code::Partial`].
 fn run(cli: &Cli) -> Result<u8> {
+    if cli.global.json
+        && let Some(what) = without_json(&cli.command)
+    {
+        return Err(Failure::new(Code::Usage, format!("{what} has no --json")));
+    }
+    one_from_stdin(cli)?;
     match &cli.command {
         Command::Init(args) => init::run(&cli.global, args),
         Command::Put(args) => files::put(&cli.global, args),
@@ -342,7 +402,7 @@ fn run(cli: &Cli) -> Result<u8> {
             let mut script = Vec::new();
             let mut command = <Cli as clap::CommandFactory>::command();
             clap_complete::generate(*shell, &mut command, "amberfs", &mut script);
-            std::io::stdout().write_all(&script)?;
+            output::bytes(&script)?;
             Ok(0)
         }
         Command::Check(args) => check::run(&cli.global, args),

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::args::{Global, MountArgs};
-use super::control::bytes;
+use super::control::{bytes, done};
 use super::noting::NoteWriter;
 use super::opening::{Found, Opened, Wanted, describe, find, refuse_behind};
 use super::options::MountSettings;
@@ -20,6 +20,7 @@ use crate::daemon::{
     launch, lock_in_memory, notify_ready, share_one_arena, start_logging, unencrypted_swap,
 };
 use crate::fs::{Fs, FsError};
+use crate::io::shown;
 use crate::vault::protocol::{decode_marks, encode_marks};
 use crate::volume::Behind;
 
@@ -244,10 +245,7 @@ pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
         .map_err(|unfit| Failure::new(Code::from_number(unfit.exit_code()), unfit))?;
     let swap = unencrypted_swap();
     if !swap.is_empty() && !global.quiet {
-        eprintln!(
-            "amberfs: swap on {} is not encrypted: plain text could reach it",
-            swap.join(", ")
-        );
+        note!("amberfs: swap on {} is not encrypted: plain text could reach it", swap.join(", "));
     }
     // The daemon works in another folder: every path is absolute from here on.
     let mut global = global.clone();
@@ -256,6 +254,7 @@ pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
         &mut global.key_file,
         &mut global.password_file,
         &mut global.vault_token,
+        &mut global.invite_file,
     ] {
         if let Some(path) = path.as_mut().filter(|path| path.as_os_str() != "-") {
             *path = std::path::absolute(&*path)?;
@@ -290,7 +289,15 @@ pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
         harden()?;
         start_logging(level, log_file.unwrap_or(Destination::Stderr));
         let obtained = mounting.obtain()?;
-        mounting.serve(obtained, |notice| eprintln!("amberfs: {notice}"), notify_ready)?;
+        let place = (mounting.global.json, mounting.repo.clone(), mounting.mountpoint.clone());
+        let ready = || {
+            if let (true, repo, mountpoint) = &place {
+                // The mount goes on whoever reads this.
+                let _ = done("mounted", repo, mountpoint);
+            }
+            notify_ready();
+        };
+        mounting.serve(obtained, |notice| note!("amberfs: {notice}"), ready)?;
         return Ok(0);
     }
     match launch()? {
@@ -300,7 +307,10 @@ pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
             let _ = parent.send(key.expose());
             drop(key);
             let _ = parent.send(&encode_marks(&marks));
-            parent.wait(|notice| eprintln!("amberfs: {notice}"))?;
+            parent.wait(|notice| note!("amberfs: {notice}"))?;
+            if mounting.global.json {
+                done("mounted", &mounting.repo, &mounting.mountpoint)?;
+            }
             Ok(0)
         }
         Launched::Child(mut child) => {
@@ -336,7 +346,7 @@ pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
                 (Err(failure), Some(child)) => {
                     let text = std::iter::once(&failure.message)
                         .chain(&failure.hints)
-                        .cloned()
+                        .map(|line| shown(line).into_owned())
                         .collect::<Vec<_>>()
                         .join("\n  ");
                     child.failed(&control::Failure { code: failure.code as u8, text });
@@ -363,7 +373,7 @@ fn open_log(path: &Path, outside: &[&Path]) -> Result<Destination> {
     let real = followed(path)?;
     match outside.iter().find(|folder| real.starts_with(folder)) {
         Some(folder) => Err(inside(Code::Usage, "the log file", path, folder)),
-        None => Destination::file(&real).map_err(|error| {
+        None => Destination::file(&std::path::absolute(path)?).map_err(|error| {
             Failure::new(Code::Usage, format!("the log file {}: {error}", path.display()))
         }),
     }
@@ -387,7 +397,7 @@ impl Mounting {
         {
             let renewed = vault::renew(&self.global, &path, obtained.key.duplicate(), &password);
             if let Err(failure) = renewed {
-                eprintln!(
+                note!(
                     "amberfs: the password could not be registered under the vault's new keys; it \
                      is tried again at the next mount: {}",
                     failure.message

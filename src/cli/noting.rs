@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::args::Global;
-use super::{Result, vault};
+use super::{Result, trust, vault};
 use crate::crypto::{RepoId, Secret};
 use crate::format::register::Slot;
 use crate::vault::client::{Client, Pin};
@@ -44,8 +44,8 @@ impl NoteWriter {
             return Ok(None);
         };
         // Sealed with K: the address is the owner's own.
-        let pin = vault::known(sealed.address.fingerprint())?;
-        let locator = vault::reached(global, &sealed)?;
+        let pin = trust::known(sealed.address.fingerprint())?;
+        let locator = trust::reached(global, &sealed)?;
         let keys = NoteKeys::derive(key, repo, &locator.registration);
         let client = vault::client(global, path, PATIENCE)?;
         Ok(Some(Self { client, locator, keys, pin }))

@@ -294,7 +294,7 @@ impl Opened {
     /// Tells the notices on standard error.
     pub fn tell(&self) {
         for notice in &self.notices {
-            eprintln!("amberfs: {notice}");
+            note!("amberfs: {notice}");
         }
     }
 

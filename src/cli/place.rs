@@ -86,7 +86,7 @@ pub fn state_base() -> Result<PathBuf> {
         .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/state")))
         .map(|base| base.join("amberfs"))
         .ok_or_else(|| {
-            Failure::new(Code::Other, "neither HOME nor XDG_STATE_HOME is set; give --state DIR")
+            Failure::new(Code::Usage, "neither HOME nor XDG_STATE_HOME is set; give --state DIR")
         })
 }
 
@@ -195,7 +195,7 @@ fn wait_for(lock: &fs::File, path: &Path) -> std::io::Result<bool> {
         }
         if ending && waited >= BRIEFLY && !told {
             told = true;
-            eprintln!(
+            note!(
                 "amberfs: waiting for the mount that is ending: it still puts changes into the \
                  repository (local state {})",
                 path.display()

@@ -14,7 +14,7 @@ use super::{Code, Failure, Result};
 use crate::crypto::{Hash, Secret};
 use crate::format::commit::{Name, Vector, find_object_name, object_folder, parse_object_name};
 use crate::format::register::{HEADER_MAX, Header};
-use crate::io::{Clock as _, DirSynced, SyncedFolder, SystemClock};
+use crate::io::{Clock as _, DirSynced, SyncedFolder, SystemClock, output};
 use crate::store::{Copies, check_name, is_arriving};
 use crate::volume::repository::Repository;
 use crate::volume::state::State;
@@ -88,18 +88,17 @@ fn conclude(global: &Global, mut done: Vec<String>, repaired: &Repaired) -> Resu
             })
         });
         let lost: Vec<_> = lost.collect();
-        println!(
-            "{}",
-            serde_json::json!({"message_type": "summary", "repaired": done, "lost": lost})
-        );
+        output::object(
+            &serde_json::json!({"message_type": "summary", "repaired": done, "lost": lost}),
+        )?;
     }
     for text in &done {
         if !global.quiet {
-            eprintln!("repaired: {text}");
+            note!("repaired: {text}");
         }
     }
     for lost in &repaired.lost {
-        eprintln!("lost content: {lost}");
+        note!("lost content: {lost}");
     }
     if !repaired.lost.is_empty() {
         return Err(Failure::new(
@@ -112,7 +111,7 @@ fn conclude(global: &Global, mut done: Vec<String>, repaired: &Repaired) -> Resu
         ));
     }
     if done.is_empty() && !global.quiet && !global.json {
-        eprintln!("nothing to repair");
+        note!("nothing to repair");
     }
     Ok(0)
 }

@@ -1,22 +1,42 @@
 //! Where K comes from: a file, a command, systemd's credentials or a question.
 
 use std::fs;
-use std::io::{IsTerminal, Read};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use zeroize::Zeroizing;
 
 use super::args::Global;
+use super::asked::{Answer, ask_key};
 use super::refused::PasswordFile;
 use super::{Code, Failure, Result, vault};
 use crate::crypto::{Secret, correct_one_group, parse_key, resembles_key};
 use crate::io::{
-    SECRET_MAX, SecretFileError, SecretFrom, open_secret, read_secret, with_first_limits,
+    SecretFileError, SecretFrom, can_ask, open_secret, read_secret,
+    read_secret_from_stdin, with_first_limits,
 };
 use crate::vault::protocol::{Mark, Password};
 use crate::volume::repository::Repository;
+
+/// The name of standard input in place of a file.
+pub const STDIN: &str = "-";
+
+/// A kind of secret.
+pub struct Kind {
+    /// Its name among systemd's credentials, if it has one.
+    credential: &'static str,
+    /// What is asked where it is to come from a terminal.
+    question: &'static str,
+}
+
+const KEY: Kind = Kind { credential: "amberfs.key", question: "64-digit key: " };
+const PASSWORD: Kind = Kind { credential: "amberfs.password", question: "Password: " };
+const NEW_PASSWORD: Kind = Kind { credential: "", question: "New password: " };
+/// An account's token, for a vault's relay.
+pub const TOKEN: Kind = Kind { credential: "amberfs.vault-token", question: "Token: " };
+/// An invite of a vault.
+pub const INVITE: Kind = Kind { credential: "", question: "Invite: " };
 
 /// K for a repository: the key itself, or out of the vault by password.
 pub fn obtain(global: &Global, repo: &Path, repository: &Repository) -> Result<Secret> {
@@ -39,35 +59,52 @@ impl From<Secret> for Obtained {
     }
 }
 
+/// K, given as the key itself: no password will do.
+pub fn obtain_by_key(global: &Global, repo: &Path, repository: &Repository) -> Result<Secret> {
+    if let Some(key) = given_key(global, repo, repository)? {
+        return Ok(key);
+    }
+    if !can_ask() {
+        return Err(Failure::new(Code::WrongSecret, "no key was given")
+            .hint("give --key-file F (or a command), or run this on a terminal"));
+    }
+    match ask_key(false)? {
+        Answer::Key(typed) | Answer::Password(typed) => from_key(&typed, repository),
+    }
+}
+
+fn given_key(global: &Global, repo: &Path, repository: &Repository) -> Result<Option<Secret>> {
+    let (file, command) = (global.key_file.as_ref(), global.key_command.as_ref());
+    let given = text(file, command, &KEY, repo)?;
+    given.map(|(text, _)| from_key(&text, repository)).transpose()
+}
+
 /// The same with what else the vault handed out.
 pub fn obtain_all(global: &Global, repo: &Path, repository: &Repository) -> Result<Obtained> {
-    if let Some((text, _)) =
-        text(global.key_file.as_ref(), global.key_command.as_ref(), "amberfs.key", repo)?
-    {
-        return from_key(&text, repository).map(Into::into);
+    if let Some(key) = given_key(global, repo, repository)? {
+        return Ok(key.into());
     }
     let (file, command) = (global.password_file.as_ref(), global.password_command.as_ref());
-    if let Some((text, file)) = text(file, command, "amberfs.password", repo)? {
+    if let Some((text, file)) = text(file, command, &PASSWORD, repo)? {
+        // No password looks like that: a try would be spent for nothing.
+        if resembles_key(&text) {
+            return Err(Failure::new(Code::WrongSecret, "the password given looks like a key")
+                .hint("it was not sent; give a key by --key-file F"));
+        }
         return match file {
             Some(file) => by_file(global, repo, repository, &text, &file),
             None => vault::unlock(global, repo, repository, text.as_bytes()),
         };
     }
-    if !std::io::stdin().is_terminal() {
+    if !can_ask() {
         return Err(Failure::new(Code::WrongSecret, "no password and no key was given").hint(
             "give --password-file F or --key-file F (or a command), or run this on a terminal",
         ));
     }
-    let has_vault = repository.has_vault();
-    let question = if has_vault { "Password or 64-digit key: " } else { "64-digit key: " };
-    let typed = rpassword::prompt_password(question).map(Zeroizing::new).map_err(|error| {
-        Failure::new(Code::Other, format!("the answer could not be read: {error}"))
-    })?;
-    // What looks like a key is one, perhaps mistyped: it is sent nowhere.
-    if !has_vault || resembles_key(&typed) {
-        return from_key(&typed, repository).map(Into::into);
+    match ask_key(repository.has_vault())? {
+        Answer::Key(typed) => from_key(&typed, repository).map(Into::into),
+        Answer::Password(typed) => vault::unlock(global, repo, repository, typed.as_bytes()),
     }
-    vault::unlock(global, repo, repository, typed.as_bytes())
 }
 
 /// By a password that lies in a file: machines try that again and again.
@@ -93,7 +130,7 @@ fn by_file(
     if let Some(refused) = refused
         && let Err(failure) = file.note(&repository.repo, refused)
     {
-        eprintln!("amberfs: this password file could not be remembered: {}", failure.message);
+        note!("amberfs: this password file could not be remembered: {}", failure.message);
     }
     outcome
 }
@@ -113,19 +150,20 @@ type Found = (Zeroizing<String>, Option<PasswordFile>);
 pub(super) fn text(
     file: Option<&PathBuf>,
     command: Option<&String>,
-    credential: &str,
+    kind: &Kind,
     repo: &Path,
 ) -> Result<Option<Found>> {
     if let Some(path) = file {
-        return read(path, repo, SecretFrom::User).map(Some);
+        return read(path, repo, SecretFrom::User, kind).map(Some);
     }
     if let Some(command) = command {
         return run(command).map(|text| Some((text, None)));
     }
     let credential = std::env::var_os("CREDENTIALS_DIRECTORY")
-        .map(|folder| PathBuf::from(folder).join(credential))
+        .filter(|_| !kind.credential.is_empty())
+        .map(|folder| PathBuf::from(folder).join(kind.credential))
         .filter(|path| path.exists());
-    credential.map(|path| read(&path, repo, SecretFrom::Credential)).transpose()
+    credential.map(|path| read(&path, repo, SecretFrom::Credential, kind)).transpose()
 }
 
 /// The failure for a key that does not open the repository; names the group
@@ -143,24 +181,30 @@ pub fn wrong_key(repository: &Repository, key: &Secret) -> Failure {
         .hint("it is the key of another repository, or has mistakes in more than one group")
 }
 
-/// Reads a secrets file: regular, own or root's, closed to others, outside
+/// Reads a new password from a secrets file: regular, own or root's, closed to others, outside
 /// REPO.
 pub fn read_file(path: &Path, repo: &Path) -> Result<Zeroizing<String>> {
-    read(path, repo, SecretFrom::User).map(|(text, _)| text)
+    read(path, repo, SecretFrom::User, &NEW_PASSWORD).map(|(text, _)| text)
 }
 
-fn read(path: &Path, repo: &Path, from: SecretFrom) -> Result<Found> {
+fn read(path: &Path, repo: &Path, from: SecretFrom, kind: &Kind) -> Result<Found> {
     let bad = |what: &dyn std::fmt::Display| {
         Failure::new(Code::Usage, format!("the secrets file {} {what}", path.display()))
     };
     let refused = |error: SecretFileError| match error {
+        SecretFileError::Answer(error) => error.into(),
         SecretFileError::Open => bad(&error).hint(format!("chmod 600 {}", path.display())),
         _ => bad(&error),
     };
-    if path == Path::new("-") {
-        // Around the standard library's buffer, which nobody wipes.
-        let stdin = fs::File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
-        return read_secret(stdin).map_err(refused).map(|text| (text, None));
+    if path == Path::new(STDIN) {
+        let text = match kind.credential {
+            // A key may have several lines.
+            "amberfs.key" if can_ask() => match ask_key(false)? {
+                Answer::Key(text) | Answer::Password(text) => text,
+            },
+            _ => read_secret_from_stdin(kind.question).map_err(refused)?,
+        };
+        return Ok((text, None));
     }
     let file = open_secret(path, from).map_err(refused)?;
     // Of the file that is open, whatever the path leads to by now.
@@ -180,18 +224,10 @@ fn run(command: &str) -> Result<Zeroizing<String>> {
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|error| bad(&format!("cannot run: {error}")))?;
-    // All room at once, so that growing leaves no copy behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_MAX as usize + 1));
-    let output = child.stdout.take().expect("it is piped");
-    let read = output.take(SECRET_MAX + 1).read_to_end(&mut bytes);
+    let read = read_secret(child.stdout.take().expect("it is piped"));
     let status = child.wait()?;
-    read?;
-    if bytes.len() as u64 > SECRET_MAX {
-        return Err(bad("printed too much"));
-    }
-    if !status.success() {
+    if !status.success() && !matches!(read, Err(SecretFileError::TooLong)) {
         return Err(bad("failed"));
     }
-    let text = std::str::from_utf8(&bytes).map_err(|_| bad("printed no text"))?;
-    Ok(Zeroizing::new(text.to_string()))
+    read.map_err(|error| bad(&format!("printed what {error}")))
 }

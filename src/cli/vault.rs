@@ -1,7 +1,5 @@
 //! Passwords: the vault seen from the command line.
 
-use std::fmt::Write as _;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -9,198 +7,27 @@ use zeroize::Zeroizing;
 use super::args::{Global, RemoveArgs, RepoArgs, ShowArgs};
 use super::control::local_time;
 use super::opening::{Found, Keyed, Wanted, find};
-use super::place;
 use super::secrets::Obtained;
+use super::trust::{known, moved, reached, remember_or_warn, trust, typed_address};
 use super::{Code, Failure, Result, secrets};
 use crate::crypto::{RepoId, Secret, hex, key_check, resembles_key, unhex};
-use crate::io::{
-    DirFolder, DirSynced, PrivateFolder, SystemClock, SystemRandom, read_regular_text,
-};
-use crate::vault::client::{Claim, Client, NewRecord, Pin, Unlocked, VaultError};
+use crate::io::{DirSynced, SystemClock, SystemRandom, Terminal, can_ask, output};
+use crate::vault::client::{Claim, Client, NewRecord, Unlocked, VaultError};
 use crate::vault::net::Timeouts;
 use crate::vault::protocol::{
-    Address, Argon2Choice, Argon2Cost, Event, EventKind, Fingerprint, HOSTS_LIMIT, Locator,
-    MANIFEST_LIMIT, Manifest, Password, Protection, Retirement, Standing,
+    Address, Argon2Choice, Argon2Cost, Event, EventKind, Fingerprint, Locator, Password,
+    Protection, Retirement, Standing,
 };
 use crate::vault::server::FAILURES;
 use crate::volume::repository::{Repository, vault_slots};
 
-/// Vaults that this user trusted before, in the folder of local state.
-const PINS: &str = "vaults";
-/// Beginning of the names of files with the manifests of vaults seen last.
-const MANIFESTS: &str = "manifest-";
 /// How an invite begins, as the operator gives it.
 const INVITE: &str = "amber-invite-";
-/// Vaults that the machine's administrator trusts.
-const SYSTEM_LIST: &str = "/etc/amberfs/vaults";
-/// Most bytes of a list of vaults.
-const LIST_MAX: u64 = 1 << 20;
-
 /// Who talks to vaults, with the account's token if there is one.
 pub fn client(global: &Global, repo: &Path, timeouts: Timeouts) -> Result<Client<'static>> {
-    let token = secrets::text(global.vault_token.as_ref(), None, "amberfs.vault-token", repo)?;
+    let token = secrets::text(global.vault_token.as_ref(), None, &secrets::TOKEN, repo)?;
     let token = token.map(|(text, _)| Zeroizing::new(text.trim().to_owned()));
     Ok(Client::with_timeouts(&SystemRandom, &SystemClock, timeouts).with_token(token))
-}
-
-fn typed_address(global: &Global) -> Result<Option<Address>> {
-    global
-        .vault
-        .as_ref()
-        .map(|text| text.parse())
-        .transpose()
-        .map_err(|error| Failure::new(Code::Usage, format!("--vault: {error}")))
-}
-
-/// Fingerprint and epoch of each vault pinned by this user.
-fn pins(folder: &Path) -> Result<Vec<Pin>> {
-    let file = folder.join(PINS);
-    let bad = |what: &dyn std::fmt::Display| {
-        Failure::new(Code::Other, format!("{}: {what}", file.display()))
-    };
-    let text = match read_regular_text(&file, LIST_MAX) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(bad(&error)),
-    };
-    let pin = |line: &str| {
-        let (fingerprint, epoch) = line.split_once(' ')?;
-        Some(Pin { fingerprint: Fingerprint(unhex(fingerprint)?), epoch: epoch.parse().ok()? })
-    };
-    // A line left out would be an epoch forgotten.
-    text.lines().map(|line| pin(line).ok_or_else(|| bad(&"a line is not understood"))).collect()
-}
-
-/// A trusted root with the highest epoch seen of it on this machine.
-pub fn known(fingerprint: Fingerprint) -> Result<Pin> {
-    let seen = pins(&place::state_base()?)?;
-    let seen = seen.into_iter().find(|pin| pin.fingerprint == fingerprint);
-    Ok(seen.unwrap_or(Pin { fingerprint, epoch: 0 }))
-}
-
-/// Remembers a vault, or a higher epoch of one.
-fn remember(folder: &Path, fingerprint: Fingerprint, epoch: u64) -> Result<()> {
-    place::with_base(folder, || {
-        let mut all = pins(folder)?;
-        match all.iter_mut().find(|pin| pin.fingerprint == fingerprint) {
-            Some(pin) if pin.epoch >= epoch => return Ok(()),
-            Some(pin) => pin.epoch = epoch,
-            None => all.push(Pin { fingerprint, epoch }),
-        }
-        let mut text = String::new();
-        for pin in all {
-            let _ = writeln!(text, "{} {}", pin.fingerprint, pin.epoch);
-        }
-        Ok(DirFolder::new(folder).replace(PINS, text.as_bytes())?)
-    })
-}
-
-/// The same where everything else is done: worth a warning, not a failure.
-fn remember_or_warn(fingerprint: Fingerprint, manifest: &Manifest) {
-    let done = place::state_base().and_then(|folder| {
-        remember(&folder, fingerprint, manifest.epoch)?;
-        for line in what_changed(&folder, fingerprint, manifest)? {
-            eprintln!("amberfs: {line}");
-        }
-        Ok(())
-    });
-    if let Err(failure) = done {
-        eprintln!("amberfs: this vault could not be remembered: {}", failure.message);
-    }
-}
-
-/// What is new in a vault's manifest since this machine saw it last, once.
-fn what_changed(
-    folder: &Path,
-    fingerprint: Fingerprint,
-    manifest: &Manifest,
-) -> Result<Vec<String>> {
-    let name = format!("{MANIFESTS}{fingerprint}");
-    let body = manifest.encode_body();
-    let before = DirFolder::new(folder).read(&name, MANIFEST_LIMIT as u64).ok();
-    if before.as_ref() == Some(&body) {
-        return Ok(Vec::new());
-    }
-    DirFolder::new(folder).replace(&name, &body)?;
-    // A damaged one says nothing; the signature counts.
-    let Some(Ok(before)) = before.map(|body| Manifest::decode_body(&body)) else {
-        return Ok(Vec::new());
-    };
-    let changes = manifest.changes_since(&before);
-    let head = format!("the vault's manifest is of epoch {} now:", manifest.epoch);
-    let lines = changes.into_iter().map(|line| format!("  {line}"));
-    Ok(std::iter::once(head).chain(lines).collect())
-}
-
-/// Addresses in the system's list.
-fn listed() -> Result<Vec<Address>> {
-    let text = match read_regular_text(Path::new(SYSTEM_LIST), LIST_MAX) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(Failure::new(Code::Other, format!("{SYSTEM_LIST}: {error}"))),
-    };
-    Ok(text.lines().filter_map(|line| line.trim().parse().ok()).collect())
-}
-
-/// Where a vault is said to be by `--vault`, or else by the system's list: it
-/// may have moved since it was written down elsewhere.
-fn moved(global: &Global, fingerprint: Fingerprint) -> Result<Option<Address>> {
-    let known = typed_address(global)?.into_iter().chain(listed()?);
-    Ok(known.into_iter().find(|address| address.fingerprint() == fingerprint))
-}
-
-/// `locator` with the places where to look for its vault: the told ones first.
-pub fn reached(global: &Global, locator: &Locator) -> Result<Locator> {
-    let fingerprint = locator.address.fingerprint();
-    let mut hosts = Vec::new();
-    let told = moved(global, fingerprint)?;
-    for host in told.iter().chain([&locator.address]).flat_map(Address::hosts) {
-        if !hosts.contains(host) && hosts.len() < HOSTS_LIMIT {
-            hosts.push(host.clone());
-        }
-    }
-    let address =
-        Address::new(hosts, fingerprint).map_err(|error| Failure::new(Code::Usage, error))?;
-    Ok(Locator { address, ..locator.clone() })
-}
-
-/// Whether the vault that the folder names may be asked: pinned on this
-/// machine, given by `--vault`, in the system's list, or confirmed now.
-fn trust(global: &Global, locator: &Locator) -> Result<Pin> {
-    let fingerprint = locator.address.fingerprint();
-    if let Some(address) = typed_address(global)? {
-        if address.fingerprint() != fingerprint {
-            return Err(Failure::new(
-                Code::NotThePinnedVault,
-                format!(
-                    "the folder names the vault {}, not the one given by --vault",
-                    locator.address
-                ),
-            ));
-        }
-        return known(fingerprint);
-    }
-    let seen = pins(&place::state_base()?)?;
-    if let Some(pin) = seen.into_iter().find(|pin| pin.fingerprint == fingerprint) {
-        return Ok(pin);
-    }
-    if listed()?.iter().any(|address| address.fingerprint() == fingerprint) {
-        return Ok(Pin { fingerprint, epoch: 0 });
-    }
-    let unknown = Failure::new(
-        Code::NotThePinnedVault,
-        format!("the folder names the vault {}, which this machine does not know", locator.address),
-    )
-    .hint("whoever can write to the folder can write that; compare it with your key sheet")
-    .hint("then give it by --vault ADDRESS, or confirm it on a terminal");
-    if !std::io::stdin().is_terminal() {
-        return Err(unknown);
-    }
-    eprintln!("The folder names this vault:\n  {}", locator.address);
-    eprint!("This machine does not know it. Is that the address on your key sheet? [yes/no] ");
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    if answer.trim() == "yes" { Ok(Pin { fingerprint, epoch: 0 }) } else { Err(unknown) }
 }
 
 /// K by password, from a vault that a register names: the newest first, and on
@@ -286,11 +113,11 @@ fn opened(
     }
     remember_or_warn(locator.address.fingerprint(), &unlocked.manifest);
     for line in told(unlocked.events.since_opened()) {
-        eprintln!("amberfs: {line}");
+        note!("amberfs: {line}");
     }
     let failures = FAILURES.saturating_sub(unlocked.tries.failures_left);
     if failures > 0 {
-        eprintln!(
+        note!(
             "amberfs: {failures} of {FAILURES} failed attempts in the life of this password are \
              used up; a new one (amberfs passwd) starts anew"
         );
@@ -333,21 +160,27 @@ fn cost(global: &Global) -> Result<Argon2Choice> {
 }
 
 /// A new password: from a file, or asked for twice.
-pub fn new_password(file: Option<&Path>, repo: &Path) -> Result<Password> {
-    let text = if let Some(path) = file {
-        secrets::read_file(path, repo)?
-    } else if std::io::stdin().is_terminal() {
-        let ask = |question: &str| rpassword::prompt_password(question).map(Zeroizing::new);
-        let first = ask("New password: ")?;
-        if *first != *ask("Again: ")? {
-            return Err(Failure::new(Code::Usage, "the two passwords differ"));
-        }
-        first
-    } else {
+fn new_password(file: Option<&Path>, repo: &Path) -> Result<Password> {
+    if let Some(path) = file {
+        return fit(&secrets::read_file(path, repo)?);
+    }
+    if !can_ask() {
         return Err(Failure::new(Code::Usage, "no new password was given")
             .hint("give it in a file, or run this on a terminal"));
-    };
-    if resembles_key(&text) {
+    }
+    let terminal = Terminal::open()?;
+    let first = terminal.ask_secret("New password: ")?;
+    // One that is refused need not be typed twice.
+    let password = fit(&first)?;
+    if *first != *terminal.ask_secret("Again: ")? {
+        return Err(Failure::new(Code::Usage, "the two passwords differ"));
+    }
+    Ok(password)
+}
+
+/// A password that may be registered.
+fn fit(text: &str) -> Result<Password> {
+    if resembles_key(text) {
         return Err(Failure::new(Code::Usage, "a password must not look like a 64-digit key")
             .hint("typed with a mistake it would be taken for one"));
     }
@@ -357,9 +190,46 @@ pub fn new_password(file: Option<&Path>, repo: &Path) -> Result<Password> {
     Ok(password)
 }
 
+/// Says what the owner should know of the vault before choosing a password for it.
+fn warn_before_the_choice(global: &Global, address: &Address, path: &Path) -> Result<()> {
+    let pin = known(address.fingerprint())?;
+    let manifest = client(global, path, Timeouts::default())?.manifest(address, pin)?;
+    if manifest.protection == Protection::File && !global.quiet {
+        note!(
+            "This vault keeps its keys in a file: whoever takes its disk can guess passwords \
+             without limit. Choose a long one."
+        );
+    }
+    Ok(())
+}
+
+/// The first registration of a repository: asks for the password, and registers.
+pub fn register_first(
+    global: &Global,
+    address: &Address,
+    (path, repo): (&Path, &RepoId),
+    key: &Secret,
+) -> Result<Locator> {
+    let claim = first_claim(global, path)?;
+    warn_before_the_choice(global, address, path)?;
+    let password = new_password(global.password_file.as_deref(), path)?;
+    register(global, address, (path, repo), key, &password, claim)
+}
+
+/// Ends the registration of a repository that did not come to pass.
+pub fn withdraw(
+    global: &Global,
+    (path, repo): (&Path, &RepoId),
+    key: &Secret,
+    locator: &Locator,
+) -> Result<()> {
+    let pin = known(locator.address.fingerprint())?;
+    Ok(client(global, path, Timeouts::default())?.delete(locator, repo, key, pin)?)
+}
+
 /// Registers K under a password; the registration has been tried once when
 /// this returns.
-pub fn register(
+fn register(
     global: &Global,
     address: &Address,
     (path, repo): (&Path, &RepoId),
@@ -371,30 +241,33 @@ pub fn register(
     let keys = [(key_check(key, repo), key)];
     let argon = cost(global)?;
     let record = NewRecord { address, epoch, repo, keys: &keys, password, argon, claim };
-    let registration = client(global, path, Timeouts::default())?.register(&record)?;
-    if registration.manifest.protection == Protection::File && !global.quiet {
-        eprintln!(
-            "This vault keeps its keys in a file: whoever takes its disk can guess passwords \
-             without limit. Choose a long one."
-        );
-    }
+    let client = client(global, path, Timeouts::default())?;
+    let registration = match client.register(&record) {
+        Err(VaultError::RegistrationClosed) if matches!(claim, Claim::Open) && can_ask() => {
+            let invite = Terminal::open()?
+                .ask_secret("The vault takes no one without an invite. Invite: ")?;
+            client.register(&NewRecord { claim: invited(&invite)?, ..record })?
+        }
+        outcome => outcome?,
+    };
     remember_or_warn(address.fingerprint(), &registration.manifest);
     Ok(registration.locator)
 }
 
 /// What a registration where there is none before rests on.
-pub fn first_claim(global: &Global) -> Result<Claim<'static>> {
-    let Some(text) = &global.invite else { return Ok(Claim::Open) };
+fn first_claim(global: &Global, repo: &Path) -> Result<Claim<'static>> {
+    match secrets::text(global.invite_file.as_ref(), None, &secrets::INVITE, repo)? {
+        Some((text, _)) => invited(&text),
+        None => Ok(Claim::Open),
+    }
+}
+
+fn invited(text: &str) -> Result<Claim<'static>> {
     let digits = text.trim();
     let digits = digits.strip_prefix(INVITE).unwrap_or(digits);
     unhex(digits).map(Claim::Invite).ok_or_else(|| {
-        Failure::new(Code::Usage, "--invite takes what the vault's operator gave: amber-invite-...")
+        Failure::new(Code::Usage, "an invite is what the vault's operator gave: amber-invite-...")
     })
-}
-
-/// The vault that `init` and `vault add` register at.
-pub fn address(global: &Global) -> Result<Option<Address>> {
-    typed_address(global)
 }
 
 /// A repository opened with K, and its vault entries as they were sealed.
@@ -477,34 +350,53 @@ impl Opened {
         Ok(failed)
     }
 
+    fn tell_registered(
+        &self,
+        global: &Global,
+        address: &Address,
+        left: usize,
+        what: &str,
+    ) -> Result<u8> {
+        if global.json {
+            output::object(&serde_json::json!({
+                "message_type": "registered",
+                "repository": hex(&self.repo),
+                "vault": address.to_string(),
+                "older_records_left": left,
+            }))?;
+        } else if !global.quiet {
+            note!("{what} opens this repository; it was tried once.");
+        }
+        Ok(0)
+    }
+
+    fn tell_removed(&self, (ended, given_up, left): (usize, usize, usize)) -> Result<()> {
+        output::object(&serde_json::json!({
+            "message_type": "removed",
+            "repository": hex(&self.repo),
+            "ended": ended,
+            "given_up": given_up,
+            "older_records_left": left,
+        }))?;
+        Ok(())
+    }
+
     /// Ends what newer registrations replaced. Returns how many are left; they
     /// are named, with the command that tries again.
     fn retire_replaced(&self, global: &Global, replaced: &[Vec<u8>]) -> Result<usize> {
         let failed = self.retire(global, replaced, Retirement::Superseded)?;
         for (_, why) in &failed {
-            eprintln!(
-                "amberfs: an older record could not be ended, its password still works: {why}"
-            );
+            note!("amberfs: an older record could not be ended, its password still works: {why}");
         }
         if !failed.is_empty() {
-            eprintln!("  amberfs vault remove --replaced {} tries again", self.path.display());
+            note!("  amberfs vault remove --replaced {} tries again", self.path.display());
         }
         Ok(failed.len())
     }
 }
 
-/// Standard input has one secret.
-fn one_from_stdin(global: &Global, args: &RepoArgs) -> Result<()> {
-    let files = [&global.key_file, &global.password_file, &args.new_password_file];
-    if files.iter().filter(|file| file.as_deref() == Some(Path::new("-"))).count() > 1 {
-        return Err(Failure::new(Code::Usage, "only one secret can come from standard input"));
-    }
-    Ok(())
-}
-
 /// `passwd`: a new registration, and the end of the old one.
 pub fn passwd(global: &Global, args: &RepoArgs) -> Result<u8> {
-    one_from_stdin(global, args)?;
     let opened = open(global, &args.repo)?;
     let sealed = opened.slots.iter().find_map(|bytes| Locator::decode(bytes).ok());
     let address = match (typed_address(global)?, sealed) {
@@ -517,21 +409,26 @@ pub fn passwd(global: &Global, args: &RepoArgs) -> Result<u8> {
                 .hint("amberfs vault add REPO --vault ADDRESS"));
         }
     };
+    warn_before_the_choice(global, &address, &opened.path)?;
     let password = new_password(args.new_password_file.as_deref(), &opened.path)?;
-    replace(global, &opened, &address, &password)?;
-    if !global.quiet {
-        eprintln!("The new password opens this repository; it was tried once.");
-    }
-    Ok(0)
+    let left = replace(global, &opened, &address, &password)?;
+    opened.tell_registered(global, &address, left, "The new password")
 }
 
 /// Registers, publishes the locator, and only then ends the old records: at no
 /// time does a folder name a record that is gone. What a crash in between
 /// leaves is ended by the next command that comes here.
-fn replace(global: &Global, opened: &Opened, address: &Address, password: &Password) -> Result<()> {
+///
+/// Returns how many old records could not be ended.
+fn replace(
+    global: &Global,
+    opened: &Opened,
+    address: &Address,
+    password: &Password,
+) -> Result<usize> {
     let before = opened.slots.iter().filter_map(|slot| Locator::decode(slot).ok());
     let before = before.into_iter().find(|old| old.address.fingerprint() == address.fingerprint());
-    let claim = match (&before, first_claim(global)?) {
+    let claim = match (&before, first_claim(global, &opened.path)?) {
         (Some(locator), Claim::Open) => Claim::After { locator, key: &opened.key },
         (_, claim) => claim,
     };
@@ -539,8 +436,7 @@ fn replace(global: &Global, opened: &Opened, address: &Address, password: &Passw
     let locator = register(global, address, place, &opened.key, password, claim)?;
     opened.publish(vec![locator.encode()])?;
     let replaced = [opened.slots.as_slice(), &opened.replaced].concat();
-    opened.retire_replaced(global, &replaced)?;
-    Ok(())
+    opened.retire_replaced(global, &replaced)
 }
 
 /// Registers the same password anew, because its record was made under keys that the
@@ -550,21 +446,18 @@ pub fn renew(global: &Global, repo: &Path, key: Secret, password: &Password) -> 
     let sealed = opened.slots.iter().find_map(|bytes| Locator::decode(bytes).ok());
     let Some(Locator { address, .. }) = sealed else { return Ok(()) };
     let address = moved(global, address.fingerprint())?.unwrap_or(address);
-    replace(global, &opened, &address, password)
+    replace(global, &opened, &address, password).map(drop)
 }
 
 /// `vault add`.
 pub fn add(global: &Global, args: &RepoArgs) -> Result<u8> {
-    one_from_stdin(global, args)?;
     let address = typed_address(global)?
         .ok_or_else(|| Failure::new(Code::Usage, "give the vault: --vault ADDRESS"))?;
     let opened = open(global, &args.repo)?;
+    warn_before_the_choice(global, &address, &opened.path)?;
     let password = new_password(args.new_password_file.as_deref(), &opened.path)?;
-    replace(global, &opened, &address, &password)?;
-    if !global.quiet {
-        eprintln!("The password opens this repository; it was tried once.");
-    }
-    Ok(0)
+    let left = replace(global, &opened, &address, &password)?;
+    opened.tell_registered(global, &address, left, "The password")
 }
 
 /// `vault remove`.
@@ -606,12 +499,15 @@ pub fn remove(global: &Global, args: &RemoveArgs) -> Result<u8> {
         opened.publish(Vec::new())?;
     }
     for (_, why) in &failed {
-        eprintln!("amberfs: given up; if the record exists, its password still works: {why}");
+        note!("amberfs: given up; if the record exists, its password still works: {why}");
     }
-    opened.retire_replaced(global, &opened.replaced)?;
-    if !global.quiet {
+    let left = opened.retire_replaced(global, &opened.replaced)?;
+    if global.json {
+        let ended = opened.slots.len() + opened.replaced.len() - failed.len() - left;
+        opened.tell_removed((ended, failed.len(), left))?;
+    } else if !global.quiet {
         let done = if failed.is_empty() { "The vault's record is deleted. " } else { "" };
-        eprintln!("{done}Only the 64-digit key opens this repository now.");
+        note!("{done}Only the 64-digit key opens this repository now.");
     }
     Ok(0)
 }
@@ -627,8 +523,10 @@ fn remove_replaced(global: &Global, args: &RemoveArgs) -> Result<u8> {
             format!("{left} of {} older records are left", opened.replaced.len()),
         ));
     }
-    if !global.quiet {
-        eprintln!("{} older records are over.", opened.replaced.len());
+    if global.json {
+        opened.tell_removed((opened.replaced.len(), 0, 0))?;
+    } else if !global.quiet {
+        note!("{} older records are over.", opened.replaced.len());
     }
     Ok(0)
 }
@@ -641,24 +539,63 @@ pub fn show(global: &Global, args: &ShowArgs) -> Result<u8> {
     let locator =
         repository.vault_slots(&folder).into_iter().find_map(|slot| Locator::decode(slot).ok());
     let Some(locator) = locator.filter(|_| !repository.clear_vault_slots().is_empty()) else {
-        println!("no vault: only the 64-digit key opens this repository");
+        if global.json {
+            output::object(&serde_json::json!({"message_type": "vault", "vault": null}))?;
+        } else {
+            say!("no vault: only the 64-digit key opens this repository")?;
+        }
         return Ok(0);
     };
     if args.ticket {
-        println!("{}", hex(&locator.ticket));
+        let ticket = hex(&locator.ticket);
+        if global.json {
+            output::object(&serde_json::json!({"message_type": "ticket", "ticket": ticket}))?;
+        } else {
+            output::secret(&ticket)?;
+        }
         return Ok(0);
     }
     let pin = trust(global, &locator)?;
     let status =
         client(global, &path, Timeouts::default())?.status(&reached(global, &locator)?, pin)?;
-    println!("{}", locator.address);
-    println!("  {}", stands(&status.standing));
+    if global.json {
+        let mut object = standing(&status.standing);
+        object["message_type"] = "vault".into();
+        object["vault"] = locator.address.to_string().into();
+        object["text"] = stands(&status.standing).into();
+        object["keys"] = match status.manifest.protection {
+            Protection::File => "file".into(),
+            Protection::Hsm => "hsm".into(),
+        };
+        object["epoch"] = status.manifest.epoch.into();
+        output::object(&object)?;
+        return Ok(0);
+    }
+    say!("{}", locator.address)?;
+    say!("  {}", stands(&status.standing))?;
     let place = match status.manifest.protection {
         Protection::File => "a file",
         Protection::Hsm => "an HSM",
     };
-    println!("  its keys are in {place}; manifest of epoch {}", status.manifest.epoch);
+    say!("  its keys are in {place}; manifest of epoch {}", status.manifest.epoch)?;
     Ok(0)
+}
+
+/// How a record stands, for a program; times in seconds since 1970.
+fn standing(standing: &Standing) -> serde_json::Value {
+    match standing {
+        Standing::Registering => serde_json::json!({"state": "registering"}),
+        Standing::Active(tries) => serde_json::json!({
+            "state": "active",
+            "tries_left": tries.left,
+            "failures_left": tries.failures_left,
+            "not_before": (tries.not_before != 0).then_some(tries.not_before),
+        }),
+        Standing::Closed { until } => {
+            serde_json::json!({"state": "closed", "tries_left": 0, "until": until})
+        }
+        Standing::Ended(_) => serde_json::json!({"state": "ended", "tries_left": 0}),
+    }
 }
 
 /// How a record stands, for its owner.
@@ -686,7 +623,6 @@ fn stands(standing: &Standing) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vault::protocol::{AkeKey, Roots, SiteKey};
 
     #[test]
     fn what_happened_is_told_by_the_day() {
@@ -710,57 +646,5 @@ mod tests {
         for (line, start) in lines.iter().zip(starts) {
             assert!(line.starts_with(start), "{line}");
         }
-    }
-
-    #[test]
-    fn a_new_manifest_is_told_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let site = |name: &str, byte| SiteKey { name: name.into(), spki: vec![byte; 91] };
-        let mut manifest = Manifest {
-            roots: Roots { threshold: 1, keys: vec![[1; 32]] },
-            fleet: [2; 16],
-            epoch: 1,
-            protection: Protection::File,
-            quorum: 1,
-            cost: Argon2Cost::FLOOR,
-            ake: vec![AkeKey { generation: 1, public: [3; 33] }],
-            sites: vec![site("north", 4), site("south", 5)],
-        };
-        let told = |manifest: &Manifest| {
-            what_changed(dir.path(), Fingerprint([7; 32]), manifest).ok().unwrap()
-        };
-        assert!(told(&manifest).is_empty(), "nothing was there before");
-        assert!(told(&manifest).is_empty());
-        manifest.epoch = 2;
-        manifest.protection = Protection::Hsm;
-        manifest.sites[1] = site("east\n", 6);
-        let lines = told(&manifest);
-        let parts = ["epoch 2", "keys were in a file", "gone: site south", "new: site east\\n: "];
-        assert_eq!(lines.len(), parts.len(), "{lines:?}");
-        for (line, part) in lines.iter().zip(parts) {
-            assert!(line.contains(part), "{line}");
-        }
-        assert!(told(&manifest).is_empty());
-    }
-
-    /// Two commands at once lost one of two pins, and an aside file left by a
-    /// crash kept everything from being remembered.
-    #[test]
-    fn pins_are_not_lost_between_processes_or_after_a_crash() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("vaults.new"), "torn").unwrap();
-        std::thread::scope(|scope| {
-            for byte in 0..16 {
-                let folder = dir.path();
-                scope.spawn(move || remember(folder, Fingerprint([byte; 32]), 1).unwrap());
-            }
-        });
-        assert_eq!(pins(dir.path()).unwrap().len(), 16);
-        remember(dir.path(), Fingerprint([3; 32]), 7).unwrap();
-        remember(dir.path(), Fingerprint([3; 32]), 2).unwrap();
-        let all = pins(dir.path()).unwrap();
-        assert!(all.contains(&Pin { fingerprint: Fingerprint([3; 32]), epoch: 7 }));
-        std::fs::write(dir.path().join(PINS), "rubbish\n").unwrap();
-        assert!(pins(dir.path()).is_err(), "what cannot be read is not forgotten");
     }
 }

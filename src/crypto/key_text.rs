@@ -37,9 +37,37 @@ pub fn format_key(key: &Secret) -> Zeroizing<String> {
     text
 }
 
-/// Reads a key: digits in any case, separated by spaces, line ends, dashes or
-/// nothing.
+/// First line of a key sheet.
+pub const SHEET_TITLE: &str = "amberfs: the key of a backup";
+/// The line of a key sheet after which the key's lines come.
+pub const SHEET_KEY: &str = "key";
+/// Lines of a key.
+const LINES: usize = 4;
+
+/// The lines of the key in a saved key sheet.
+fn key_of_sheet(text: &str) -> Option<Zeroizing<String>> {
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.find(|line| *line == SHEET_TITLE)?;
+    lines.find(|line| *line == SHEET_KEY)?;
+    // All room at once, so that growing leaves no copy behind.
+    let mut key = Zeroizing::new(String::with_capacity(text.len()));
+    for line in lines.take(LINES) {
+        key.push_str(line);
+        key.push('\n');
+    }
+    Some(key)
+}
+
+/// Reads a key: digits in any case, separated by spaces, line ends, dashes or nothing; or a
+/// key sheet, whole.
 pub fn parse_key(text: &str) -> Result<Secret, KeyTextError> {
+    if let Some(key) = key_of_sheet(text) {
+        return parse_digits(&key);
+    }
+    parse_digits(text)
+}
+
+fn parse_digits(text: &str) -> Result<Secret, KeyTextError> {
     let mut bytes = Zeroizing::new([0u8; 32]);
     let mut digits = 0usize;
     for character in text.chars() {
@@ -64,11 +92,36 @@ pub fn parse_key(text: &str) -> Result<Secret, KeyTextError> {
 const RESEMBLING: (usize, usize) = (48, 4);
 
 /// Whether a text is a key or a mistyped one: long, and nearly all hexadecimal
-/// digits. It must not be sent anywhere as a password.
+/// digits; or a key sheet. It must not be sent anywhere as a password.
 pub fn resembles_key(text: &str) -> bool {
+    if key_of_sheet(text).is_some() {
+        return true;
+    }
     let characters = || text.chars().filter(|c| !c.is_whitespace() && *c != '-');
     let odd = characters().filter(|c| !c.is_ascii_hexdigit()).count();
     characters().count() >= RESEMBLING.0 && odd <= RESEMBLING.1
+}
+
+/// Digits of a key of which this is the beginning or all: hexadecimal digits and separators,
+/// nothing else.
+pub fn digits_of_key(text: &str) -> Option<usize> {
+    let mut digits = 0;
+    for character in text.chars().filter(|c| !c.is_whitespace() && *c != '-') {
+        character.is_ascii_hexdigit().then(|| digits += 1)?;
+    }
+    (1..=64).contains(&digits).then_some(digits)
+}
+
+/// Groups of a key that this is a part of as people write it: 2 to 15 whole groups of four
+/// digits with something between them. Few passwords are.
+pub fn groups_of_key(text: &str) -> Option<usize> {
+    let mut count = 0;
+    for group in text.split(|c: char| c.is_whitespace() || c == '-').filter(|part| !part.is_empty())
+    {
+        let is_group = group.len() == 4 && group.chars().all(|c| c.is_ascii_hexdigit());
+        is_group.then(|| count += 1)?;
+    }
+    (2..16).contains(&count).then_some(count)
 }
 
 /// Looks for the one group of `key` that is mistyped: the group (from 1) whose
@@ -112,6 +165,47 @@ mod tests {
         assert_eq!(text.split_whitespace().count(), 16);
         for typed in [text.to_string(), text.to_uppercase(), text.replace([' ', '\n'], "-")] {
             assert!(parse_key(&typed).is_ok_and(|read| read.expose() == key().expose()));
+        }
+    }
+
+    #[test]
+    fn a_key_sheet_is_a_key() {
+        let text = format_key(&key());
+        let sheet = format!(
+            "{SHEET_TITLE}\r\n\r\nrepository  {}\r\n\r\nkey\r\n\r\n    {}\r\n\r\nvault  x\r\n",
+            "ab".repeat(16),
+            text.replace('\n', "\r\n    ")
+        );
+        assert!(parse_key(&sheet).is_ok_and(|read| read.expose() == key().expose()));
+        assert!(resembles_key(&sheet));
+        let mistyped = sheet.replacen("32", "3l", 1);
+        assert_ne!(mistyped, sheet);
+        assert!(matches!(parse_key(&mistyped), Err(KeyTextError::BadCharacter { .. })));
+        assert!(resembles_key(&mistyped));
+    }
+
+    #[test]
+    fn parts_of_a_key_are_known_by_their_groups() {
+        for (text, groups) in [
+            ("1234 5678 9abc DEF0", Some(4)),
+            ("1234-5678", Some(2)),
+            ("  1234 5678  9abc\t", Some(3)),
+            ("1234 5678\nabcd ef01\n", Some(4)),
+            ("1234", None),
+            ("12345678", None),
+            ("1234 567", None),
+            ("1234 567g", None),
+            ("1234 5678 and more", None),
+            ("", None),
+        ] {
+            assert_eq!(groups_of_key(text), groups, "{text}");
+        }
+        assert_eq!(groups_of_key(&format_key(&key())), None, "it is whole");
+        assert_eq!(groups_of_key(&format_key(&key())[5..]), Some(15));
+        for (text, digits) in
+            [("12 3", Some(3)), ("", None), ("xyz", None), (&*"0".repeat(65), None)]
+        {
+            assert_eq!(digits_of_key(text), digits, "{text}");
         }
     }
 

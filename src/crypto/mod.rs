@@ -8,7 +8,10 @@ mod key_text;
 mod keys;
 mod seal;
 
-pub use key_text::{KeyTextError, correct_one_group, format_key, parse_key, resembles_key};
+pub use key_text::{
+    KeyTextError, SHEET_KEY, SHEET_TITLE, correct_one_group, digits_of_key, format_key,
+    groups_of_key, parse_key, resembles_key,
+};
 pub use keys::{
     DeviceId, EpochId, IdKeys, KeyCheck, Purpose, RepoId, Secret, derive, key_check, random_id,
 };

@@ -4,11 +4,14 @@
 //! nothing reads the clock, random numbers or the file system.
 
 mod limits;
+pub mod output;
 mod real;
 mod regular;
 mod secret;
+mod shown;
 pub mod sim;
 mod synced;
+mod terminal;
 
 use std::io;
 use std::time::Duration;
@@ -16,8 +19,12 @@ use std::time::Duration;
 pub use limits::{widen_limits, with_first_limits};
 pub use real::{DirFolder, SystemClock, SystemRandom};
 pub use regular::{read_regular, read_regular_text};
-pub use secret::{SECRET_MAX, SecretFileError, SecretFrom, open_secret, read_secret};
+pub use secret::{
+    SECRET_MAX, SecretFileError, SecretFrom, open_secret, read_secret, read_secret_from_stdin,
+};
+pub use shown::{shown, steers};
 pub use synced::DirSynced;
+pub use terminal::{AnswerError, Terminal, can_ask};
 
 /// Wall-clock time: seconds since 1970 and nanoseconds (0 to 999,999,999) that
 /// count forward from them, also before 1970.

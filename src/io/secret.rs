@@ -2,10 +2,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use zeroize::Zeroizing;
+
+use super::terminal::{AnswerError, Terminal, can_ask};
 
 /// Longest secrets file, bytes.
 pub const SECRET_MAX: u64 = 4096;
@@ -41,6 +44,12 @@ pub enum SecretFileError {
     /// Not UTF-8.
     #[error("is not text")]
     NotText,
+    /// Two bytes for each character, as some editors save text.
+    #[error("is no UTF-8: it has zero bytes, or the mark of UTF-16")]
+    Utf16,
+    /// Asked for on the terminal in its place, and not given.
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
 }
 
 /// Opens a secrets file and looks at what was opened.
@@ -63,7 +72,10 @@ pub fn open_secret(path: &Path, from: SecretFrom) -> Result<File, SecretFileErro
     Ok(file)
 }
 
-/// Reads a secret to its end.
+/// What some editors put before text to say that it is UTF-8.
+const MARK: char = '\u{feff}';
+
+/// Reads a secret to its end. A byte order mark before it is none of it.
 pub fn read_secret(input: impl Read) -> Result<Zeroizing<String>, SecretFileError> {
     // All room at once, so that growing leaves no copy behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_MAX as usize + 1));
@@ -71,8 +83,20 @@ pub fn read_secret(input: impl Read) -> Result<Zeroizing<String>, SecretFileErro
     if bytes.len() as u64 > SECRET_MAX {
         return Err(SecretFileError::TooLong);
     }
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) || bytes.contains(&0) {
+        return Err(SecretFileError::Utf16);
+    }
     let text = std::str::from_utf8(&bytes).map_err(|_| SecretFileError::NotText)?;
-    Ok(Zeroizing::new(text.to_string()))
+    Ok(Zeroizing::new(text.trim_start_matches(MARK).to_owned()))
+}
+
+/// Reads a secret from standard input: on a terminal it is asked for.
+pub fn read_secret_from_stdin(question: &str) -> Result<Zeroizing<String>, SecretFileError> {
+    if can_ask() {
+        return Ok(Terminal::open()?.ask_secret(question)?);
+    }
+    // Around the standard library's buffer, which nobody wipes.
+    read_secret(File::from(io::stdin().as_fd().try_clone_to_owned()?))
 }
 
 #[cfg(test)]
@@ -94,8 +118,16 @@ mod tests {
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         assert_eq!(*read().unwrap(), "1234");
-        fs::write(&path, [0xff, 0xfe]).unwrap();
+        fs::write(&path, [0xff, 0xff]).unwrap();
         assert!(matches!(read(), Err(SecretFileError::NotText)));
+        fs::write(&path, "\u{feff}1234\r\n").unwrap();
+        assert_eq!(*read().unwrap(), "1234\r\n");
+        for utf16 in
+            [&b"\xff\xfe1\x002\x00"[..], b"\xfe\xff\x001\x002", b"1\x002\x00", b"\x001\x002"]
+        {
+            fs::write(&path, utf16).unwrap();
+            assert!(matches!(read(), Err(SecretFileError::Utf16)), "{utf16:?}");
+        }
         fs::write(&path, vec![b'1'; SECRET_MAX as usize + 1]).unwrap();
         assert!(matches!(read(), Err(SecretFileError::TooLong)));
         fs::remove_file(&path).unwrap();

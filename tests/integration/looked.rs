@@ -9,7 +9,6 @@ use std::time::Duration;
 use crate::mounted::has_fuse;
 use crate::world::{World, noise, settle, wait_for};
 
-const KEY: [&str; 2] = ["--key-file", "key"];
 const RARELY: [&str; 4] = ["--key-file", "key", "-o", "checkpoint=1h,1h"];
 
 fn newest_head(repo: &Path) -> PathBuf {

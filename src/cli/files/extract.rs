@@ -25,7 +25,7 @@ use super::{
 };
 use crate::format::namespace::ROOT;
 use crate::fs::{Attr, Fs, FsError, Operations, Seek};
-use crate::io::Timestamp;
+use crate::io::{Timestamp, output};
 
 /// `extract`.
 pub fn extract(global: &Global, args: &ExtractArgs) -> Result<u8> {
@@ -50,6 +50,7 @@ pub fn extract(global: &Global, args: &ExtractArgs) -> Result<u8> {
         is_root: rustix::process::geteuid().is_root(),
         links: HashMap::new(),
         folders: Vec::new(),
+        files: 0,
         left_out,
         bar,
     };
@@ -61,8 +62,15 @@ pub fn extract(global: &Global, args: &ExtractArgs) -> Result<u8> {
     extractor.bar.finish_and_clear();
     done?;
     let count = extractor.left_out.count;
-    if count > 0 {
-        eprintln!("amberfs: {count} files or attributes of files were left out");
+    if global.json {
+        output::object(&serde_json::json!({
+            "message_type": "summary",
+            "files": extractor.files,
+            "bytes": extractor.bar.position(),
+            "left_out": count,
+        }))?;
+    } else if count > 0 {
+        note!("amberfs: {count} files or attributes of files were left out");
     }
     Ok(opened.code(extractor.left_out.code()))
 }
@@ -152,6 +160,8 @@ struct Extractor<'a> {
     /// times at the very end: a hard link may still change one, or have to enter
     /// one that will be closed.
     folders: Vec<(PathBuf, Made)>,
+    /// Files written, of any kind but folders.
+    files: u64,
     left_out: LeftOut,
     bar: ProgressBar,
 }

@@ -1,7 +1,5 @@
 //! `ls` and `cat`.
 
-use std::io::{IsTerminal, Write};
-
 use super::super::args::{CatArgs, Global, LsArgs};
 use super::super::control::local_time;
 use super::super::opening::{Access, open};
@@ -10,6 +8,7 @@ use super::{
     DIR, FIFO, FILE, LINK, PIECE, SOCKET, Seen, TYPE, entries, names, of, shown, walk, with_cause,
 };
 use crate::fs::{Attr, Fs, Operations};
+use crate::io::output::{self, Data};
 
 /// `ls`.
 pub fn ls(global: &Global, args: &LsArgs) -> Result<u8> {
@@ -17,36 +16,40 @@ pub fn ls(global: &Global, args: &LsArgs) -> Result<u8> {
     let paths = if args.paths.is_empty() { &all } else { &args.paths };
     let parsed = paths.iter().map(|path| names(path)).collect::<Result<Vec<_>>>()?;
     let opened = open(global, &args.repo, Access::Read)?;
-    let stdout = std::io::stdout().lock();
     let mut list = List {
         fs: &opened.fs,
         global,
         args,
-        terminal: stdout.is_terminal(),
-        out: std::io::BufWriter::new(stdout),
+        terminal: output::is_terminal(),
+        out: Data::default(),
     };
-    for (path, names) in paths.iter().zip(parsed) {
-        let attr = walk(&opened.fs, path, &names)?;
-        if attr.mode & TYPE == DIR {
-            list.folder(attr.ino, names.join("/").into_bytes())?;
-        } else {
-            list.line(path.as_bytes(), &attr)?;
-        }
-    }
-    list.out.flush()?;
+    let listed = paths.iter().zip(&parsed).try_for_each(|(path, names)| list.path(path, names));
+    // What was listed is shown, whatever became of the rest.
+    let written = list.out.flush();
+    listed?;
+    written?;
     Ok(opened.code(0))
 }
 
-struct List<'a, W: Write> {
+struct List<'a> {
     fs: &'a Fs,
     global: &'a Global,
     args: &'a LsArgs,
     /// Whether people see it: then names must not steer their terminal.
     terminal: bool,
-    out: W,
+    out: Data,
 }
 
-impl<W: Write> List<'_, W> {
+impl List<'_> {
+    fn path(&mut self, path: &str, names: &[&str]) -> Result<()> {
+        let attr = walk(self.fs, path, names)?;
+        if attr.mode & TYPE == DIR {
+            self.folder(attr.ino, names.join("/").into_bytes())
+        } else {
+            self.line(path.as_bytes(), &attr)
+        }
+    }
+
     /// Lists a folder and, if asked, all below; without recursion, since it is
     /// as deep as somebody made it.
     fn folder(&mut self, dir: u64, path: Vec<u8>) -> Result<()> {
@@ -92,12 +95,11 @@ impl<W: Write> List<'_, W> {
                 "size": attr.size,
                 "mtime": attr.mtime.secs,
             });
-            writeln!(self.out, "{object}")?;
+            self.out.object(&object)?;
             return Ok(());
         }
         if self.args.long {
-            write!(
-                self.out,
+            self.out.text(&format!(
                 "{} {:>3} {:>6} {:>6} {:>12} {} ",
                 letters(attr.mode),
                 attr.nlink,
@@ -105,23 +107,23 @@ impl<W: Write> List<'_, W> {
                 attr.gid,
                 attr.size,
                 local_time(attr.mtime.secs)
-            )?;
+            ))?;
         }
         self.name(path)?;
         if self.args.long && attr.mode & TYPE == LINK {
             let target = self.fs.readlink(attr.ino).map_err(|error| of(&shown(path), error))?;
-            self.out.write_all(b" -> ")?;
+            self.out.bytes(b" -> ")?;
             self.name(&target)?;
         }
-        self.out.write_all(b"\n")?;
+        self.out.bytes(b"\n")?;
         Ok(())
     }
 
     fn name(&mut self, name: &[u8]) -> Result<()> {
         if self.terminal {
-            self.out.write_all(shown(name).as_bytes())?;
+            self.out.text(&String::from_utf8_lossy(name))?;
         } else {
-            self.out.write_all(name)?;
+            self.out.bytes(name)?;
         }
         Ok(())
     }
@@ -158,28 +160,29 @@ fn letters(mode: u32) -> String {
 pub fn cat(global: &Global, args: &CatArgs) -> Result<u8> {
     let parsed = args.paths.iter().map(|path| names(path)).collect::<Result<Vec<_>>>()?;
     let opened = open(global, &args.repo, Access::Read)?;
-    let mut out = std::io::stdout().lock();
     for (path, names) in args.paths.iter().zip(parsed) {
         let attr = walk(&opened.fs, path, &names)?;
         let named = |failure| of(&shown(path.as_bytes()), failure);
         if attr.mode & TYPE != FILE {
             return Err(named(Failure::new(Code::Other, "not a regular file")));
         }
-        copy(&opened.fs, &attr, &mut out)
-            .map_err(|failure| named(with_cause(&opened.fs, failure)))?;
+        copy(&opened.fs, &attr).map_err(|failure| match failure.code {
+            // Of standard output, not of the file.
+            Code::NoReader => failure,
+            _ => named(with_cause(&opened.fs, failure)),
+        })?;
     }
-    out.flush()?;
     Ok(opened.code(0))
 }
 
-fn copy(fs: &Fs, attr: &Attr, out: &mut dyn Write) -> Result<()> {
+fn copy(fs: &Fs, attr: &Attr) -> Result<()> {
     let mut at = 0;
     while at < attr.size {
         let piece = fs.read(attr.ino, at, PIECE as u32)?;
         if piece.is_empty() {
             return Err(Failure::new(Code::Damage, "it is shorter than its record says"));
         }
-        out.write_all(&piece)?;
+        output::bytes(&piece)?;
         at += piece.len() as u64;
     }
     Ok(())

@@ -11,7 +11,6 @@ mod put;
 mod source;
 
 use std::collections::HashSet;
-use std::io::IsTerminal;
 use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -20,6 +19,7 @@ use super::args::Global;
 use super::{Code, Failure, Result};
 use crate::format::namespace::ROOT;
 use crate::fs::{Attr, Fs, FsError, Operations};
+use crate::io::output;
 
 pub use extract::extract;
 pub use list::{cat, ls};
@@ -55,10 +55,9 @@ fn names(path: &str) -> Result<Vec<&str>> {
     Ok(names)
 }
 
-/// A name for people: what would steer their terminal is a question mark.
+/// A name for people.
 fn shown(name: &[u8]) -> String {
-    let text = String::from_utf8_lossy(name);
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    crate::io::shown(&String::from_utf8_lossy(name)).into_owned()
 }
 
 fn shown_path(path: &Path) -> String {
@@ -150,7 +149,7 @@ impl LeftOut {
     /// Names one thing that was left out.
     fn name(&mut self, bar: &ProgressBar, what: &str, why: impl std::fmt::Display) {
         self.count += 1;
-        bar.suspend(|| eprintln!("amberfs: {what}: {why}"));
+        bar.suspend(|| note!("amberfs: {what}: {why}"));
     }
 
     /// The same where a failure says what was left out.
@@ -165,7 +164,7 @@ impl LeftOut {
         self.count += 1;
         if self.kinds.insert(format!("{kind} {:?}", why.raw_os_error())) {
             bar.suspend(|| {
-                eprintln!("amberfs: {what}: {kind} was left out, here and wherever else: {why}");
+                note!("amberfs: {what}: {kind} was left out, here and wherever else: {why}");
             });
         }
     }
@@ -178,7 +177,7 @@ impl LeftOut {
 
 /// Bytes done, of `total` if that is known; shown on a terminal only.
 fn progress(global: &Global, total: Option<u64>) -> ProgressBar {
-    if global.quiet || global.json || !std::io::stderr().is_terminal() {
+    if global.quiet || global.json || !output::messages_are_on_a_terminal() {
         return ProgressBar::hidden();
     }
     let (bar, template) = match total {

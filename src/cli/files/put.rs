@@ -35,7 +35,7 @@ use crate::format::namespace::{NAME_MAX, ROOT, XATTR_MAX};
 use crate::fs::{
     Attr, Caller, Fs, FsError, Operations, RenameMode, SetAttr, TimeSet, has_namespace,
 };
-use crate::io::{Random, SystemRandom, Timestamp};
+use crate::io::{Random, SystemRandom, Timestamp, output};
 
 /// Most bytes of names of extended attributes, and of a value (xattr(7)).
 const XATTR_ROOM: usize = 64 << 10;
@@ -71,23 +71,20 @@ pub fn put(global: &Global, args: &PutArgs) -> Result<u8> {
     let published = fs.checkpoint().map_err(|error| with_cause(fs, error.into()))?;
     let left_out = putter.left_out.count;
     if global.json {
-        println!(
-            "{}",
-            serde_json::json!({
-                "message_type": "summary",
-                "files": putter.files,
-                "bytes": putter.bytes,
-                "left_out": left_out,
-                "objects": published.as_ref().map_or(0, |published| published.objects.0),
-                "uploaded_bytes": published
-                    .as_ref()
-                    .map_or(0, |published| published.objects.1 + published.head_bytes),
-            })
-        );
+        output::object(&serde_json::json!({
+            "message_type": "summary",
+            "files": putter.files,
+            "bytes": putter.bytes,
+            "left_out": left_out,
+            "objects": published.as_ref().map_or(0, |published| published.objects.0),
+            "uploaded_bytes": published
+                .as_ref()
+                .map_or(0, |published| published.objects.1 + published.head_bytes),
+        }))?;
     } else if !global.quiet || left_out > 0 {
         let rest = if left_out == 0 { String::new() } else { format!("; {left_out} left out") };
         let (files, bytes) = (putter.files, putter.bytes);
-        eprintln!("{files} files, {bytes} bytes, all in the repository folder{rest}");
+        note!("{files} files, {bytes} bytes, all in the repository folder{rest}");
     }
     Ok(opened.code(putter.left_out.code()))
 }

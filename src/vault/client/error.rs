@@ -89,7 +89,7 @@ pub enum VaultError {
     ForeignKey,
     /// The vault takes no new registrations from here.
     #[error(
-        "The vault takes no new registrations without an invite or an account. Ask its operator for an invite, and give it by --invite CODE."
+        "The vault takes no new registrations without an invite or an account. Ask its operator for an invite, and give it by --invite-file FILE."
     )]
     RegistrationClosed,
     /// The invite does not count.
