@@ -1,18 +1,19 @@
 //! Where log lines go.
 //!
 //! Invariant: other crates' lines below warnings are dropped: they may hold
-//! names. Our own hold inode numbers and object ids only.
+//! names. Our own hold inode numbers and object ids only. One record is one line, and nothing
+//! in it steers whoever reads it.
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use crate::io::{Clock as _, SystemClock};
+use super::log_file::open_log_file;
+use crate::io::{Clock as _, SystemClock, output, shown};
 
 /// Where the system log listens.
 const SYSLOG: &str = "/dev/log";
@@ -30,10 +31,9 @@ pub enum Destination {
 }
 
 impl Destination {
-    /// A log file.
+    /// A log file, by its absolute path.
     pub fn file(path: &Path) -> io::Result<Self> {
-        let file = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-        Ok(Self::File(file))
+        open_log_file(path).map(Self::File)
     }
 
     /// The system log.
@@ -81,10 +81,15 @@ impl Log for Logger {
             return;
         }
         let mut destination = self.destination.lock().unwrap_or_else(PoisonError::into_inner);
-        let (level, text) = (record.level(), record.args());
+        let level = record.level();
+        let text = record.args().to_string();
+        let text = shown(&text);
         // A log that fails has nobody to tell.
         let _ = match &mut *destination {
-            Destination::Stderr => writeln!(io::stderr(), "amberfs: {text}"),
+            Destination::Stderr => {
+                output::note(format_args!("amberfs: {text}"));
+                Ok(())
+            }
             Destination::File(file) => {
                 writeln!(file, "{} {level} {text}", SystemClock.now().secs)
             }
@@ -103,6 +108,26 @@ impl Log for Logger {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A name with a line end made a line of its own in the log.
+    #[test]
+    fn a_record_is_one_line_that_steers_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let destination = Destination::file(&path).unwrap();
+        let logger = Logger { level: LevelFilter::Info, destination: Mutex::new(destination) };
+        let text = "a\n1 ERROR b\u{1b}[2J\u{9b}31m\u{202e}c\u{2028}d\re";
+        logger.log(
+            &Record::builder()
+                .target("amberfs::x")
+                .level(Level::Warn)
+                .args(format_args!("{text}"))
+                .build(),
+        );
+        let log = std::fs::read_to_string(&path).unwrap();
+        assert!(log.ends_with(" WARN a?1 ERROR b?[2J?31m?c?d?e\n"), "{log:?}");
+        assert_eq!(log.lines().count(), 1);
+    }
 
     #[test]
     fn other_crates_are_quiet_below_warnings() {

@@ -6,6 +6,7 @@
 
 mod guard;
 mod launch;
+mod log_file;
 mod logging;
 mod mountpoint;
 mod process;
