@@ -24,12 +24,12 @@ mod serve;
 mod staff;
 
 use std::fs::{DirBuilder, File};
-use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use amberfs::io::output::{self, OutputError};
 use amberfs::io::{DirFolder, PrivateFolder, SystemClock, SystemRandom, widen_limits};
 use amberfs::vault::hsm::KeyError;
 use amberfs::vault::hsm::transfer::keys_fingerprint;
@@ -170,14 +170,42 @@ impl Failure {
     }
 }
 
+impl From<OutputError> for Failure {
+    fn from(error: OutputError) -> Self {
+        Self { code: error.exit_code(), text: error.to_string() }
+    }
+}
+
+/// Exit code for output that nobody reads: nothing is said of it.
+const NO_READER: u8 = 141;
+
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let outcome = match amberfs::cli::parse() {
+        Ok(arguments) => run(&arguments).and_then(|()| Ok(output::finish()?)),
+        Err(said) => match said.show() {
+            Ok(()) if said.is_wrong => return ExitCode::from(2),
+            shown => shown.map_err(Failure::from),
+        },
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if failure.code != NO_READER {
+                output::note(format_args!("amberfs-vault: {}", failure.text));
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
     let _ = log::set_logger(&LOGGER);
     log::set_max_level(log::LevelFilter::Info);
-    let limits = widen_limits().map_err(|error| {
+    widen_limits().map_err(|error| {
         Failure::other(format!("the limits of this process could not be widened: {error}"))
-    });
-    let outcome = limits.and_then(|()| harden()).and_then(|()| match &arguments.command {
+    })?;
+    harden()?;
+    match &arguments.command {
         #[cfg(feature = "pkcs11")]
         Command::Init { dir, token } if token.is_given() => ceremony::init(dir, token),
         Command::Init { dir, .. } => init(dir),
@@ -199,19 +227,18 @@ fn main() -> ExitCode {
         Command::Ledger(command) => fleet::run(command),
         Command::Address { dir } => address(dir),
         Command::Status { dir } => status(dir),
-    });
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            let _ = writeln!(std::io::stderr(), "amberfs-vault: {}", failure.text);
-            ExitCode::from(failure.code)
-        }
     }
 }
 
 fn say(line: &str) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Failure::other)
+    Ok(output::line(format_args!("{line}"))?)
+}
+
+/// Says where a server listens. It serves whoever reads that.
+fn announce(line: &str) {
+    if let Err(failure) = say(line) {
+        log::warn!("{}; {line}", failure.text);
+    }
 }
 
 /// Makes a site's folder, if it is not there.

@@ -322,13 +322,14 @@ fn a_head_that_failed_is_removed_before_what_it_names() {
         (world, fs)
     };
     let mut cases = 0;
-    for at in 1.. {
+    let (world, fs) = begin();
+    let before = world.operations();
+    fs.checkpoint().unwrap();
+    for at in 1..=world.operations() - before {
         let (world, fs) = begin();
         world.fail_at(world.operations() + at, Fault::Io);
-        if fs.checkpoint().is_ok() {
-            break;
-        }
-        if fs.progress().failed {
+        // A fault of local state: it was tried again, and entered without the log.
+        if fs.checkpoint().is_ok() || fs.progress().failed {
             continue;
         }
         for stop in (8..14).chain([1, 20]) {
@@ -512,7 +513,8 @@ fn fault_everywhere(ops: &[Op], stride: usize) -> (usize, usize) {
                 stops += 1;
                 assert_eq!(fs.fsync(1), Err(FsError::Io), "{what}");
                 assert_eq!(perform(&fs, Create("no")), Err(FsError::Io), "{what}");
-                assert_eq!(perform(&fs, Checkpoint), Err(FsError::Io), "{what}");
+                // What is in memory is all that was acknowledged: it may still enter REPO.
+                history.run(&fs, &[Checkpoint], false);
             } else {
                 history.run(&fs, &[Fsync], false);
                 let failed = &history.failed;

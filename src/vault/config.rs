@@ -332,11 +332,18 @@ pub enum ConfigError {
     },
 }
 
+/// What is wrong with a settings file, and in which line of it.
+pub fn in_one_line(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let number = before.map_or(1, |before| before.matches('\n').count() + 1);
+    format!("line {number}: {}", error.message())
+}
+
 impl Config {
     /// Reads settings.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let config: Self =
-            toml::from_str(text).map_err(|error| ConfigError::Syntax(error.to_string()))?;
+            toml::from_str(text).map_err(|error| ConfigError::Syntax(in_one_line(text, &error)))?;
         config.check()?;
         Ok(config)
     }

@@ -102,11 +102,16 @@ fn invites_let_people_in_and_staff_can_find_stop_and_delete_a_record() {
 
     let invite = done(staff(&world, &["invite"], &["--account", "anna"]));
     assert!(invite.starts_with("amber-invite-"), "{invite}");
-    let opened = init(&world, "repo", &site, &["--invite", &invite]);
+    secret(&world, "invite", &format!("\u{feff}{invite}\r\n"));
+    secret(&world, "no-invite", "x");
+    let opened = init(&world, "repo", &site, &["--invite-file", "invite"]);
     assert!(opened.status.success(), "{}", said(&opened));
-    let again = init(&world, "other", &site, &["--invite", &invite]);
+    let again = init(&world, "other", &site, &["--invite-file", "invite"]);
     assert!(again.status.code() == Some(1) && said(&again).contains("invite"), "{}", said(&again));
-    assert_eq!(init(&world, "other", &site, &["--invite", "x"]).status.code(), Some(2));
+    assert_eq!(
+        init(&world, "other", &site, &["--invite-file", "no-invite"]).status.code(),
+        Some(2)
+    );
     // A new password needs none, and the account stays with it.
     let mut passwd = vec!["passwd", "repo", "--new-password-file", "new"];
     passwd.extend(["--password-file", "password"].iter().chain(&COST));
@@ -118,7 +123,10 @@ fn invites_let_people_in_and_staff_can_find_stop_and_delete_a_record() {
     assert!(list.contains("  active") && list.ends_with("records: 1"), "{list}");
     assert_eq!(done(staff(&world, &["record", "list"], &["bert"])), "records: 0");
     let ticket = done(world.run(&["vault", "show", "repo", "--ticket"]));
-    let by_ticket = ["--ticket", &*ticket];
+    secret(&world, "ticket", &ticket);
+    secret(&world, "no-ticket", "zz");
+    let no_ticket = world.path("no-ticket").display().to_string();
+    let by_ticket = ["--ticket-file", &*world.path("ticket").display().to_string()];
     let show = done(staff(&world, &["record", "show"], &by_ticket));
     assert!(list.starts_with(&show), "{show}");
 
@@ -148,7 +156,7 @@ fn invites_let_people_in_and_staff_can_find_stop_and_delete_a_record() {
     for (words, bad) in [
         (&["invite"][..], &["--days", "0"][..]),
         (&["invite"], &["--account", "anna b"]),
-        (&["record", "show"], &["--ticket", "zz"]),
+        (&["record", "show"], &["--ticket-file", &no_ticket]),
         (&["record", "show"], &["--name", &"0".repeat(63)]),
         (&["record", "show"], &["--name", &"0".repeat(64)]),
     ] {
@@ -196,7 +204,8 @@ fn the_admin_port_counts_and_a_command_is_called_when_people_guess() {
     secret(&world, "password", "seven small boats drift home\n");
     secret(&world, "wrong", "seven small boats drift away\n");
     let invite = done(staff(&world, &["invite"], &[]));
-    assert!(init(&world, "repo", &site, &["--invite", &invite]).status.success());
+    secret(&world, "invite", &invite);
+    assert!(init(&world, "repo", &site, &["--invite-file", "invite"]).status.success());
     for _ in 0..2 {
         let wrong = world.run(&["ls", "repo", "--password-file", "wrong", "--retry"]);
         assert_eq!(wrong.status.code(), Some(12));

@@ -256,9 +256,10 @@ pub fn run(step: &Ceremony) -> Result<(), Failure> {
                 let _ = std::fs::remove_file(out);
                 failure(dir, &error)
             })?;
-            file.write_all(&exported.parcel)
-                .and_then(|()| file.sync_all())
-                .map_err(|error| Failure::other(format!("{}: {error}", out.display())))?;
+            file.write_all(&exported.parcel).and_then(|()| file.sync_all()).map_err(|error| {
+                let _ = std::fs::remove_file(out);
+                Failure::other(format!("{}: {error}", out.display()))
+            })?;
             log::info!(
                 "take {} to the new site; the manifest has changed: give it to all sites",
                 out.display()

@@ -285,7 +285,10 @@ pub fn root(command: &RootCommand) -> Result<(), Failure> {
             let seed = Secret::random(&SystemRandom);
             replace_file(file, seed.expose())?;
             let public = SigningKey::from_bytes(seed.expose()).verifying_key();
-            say(&format!("root: {}", hex(&public.to_bytes())))
+            say(&format!("root: {}", hex(&public.to_bytes()))).inspect_err(|_| {
+                // Nothing else prints the public half: a key without it is of no use.
+                let _ = std::fs::remove_file(file);
+            })
         }
         RootCommand::Replace { dir, roots, threshold, root_key } => {
             check_private(dir)?;

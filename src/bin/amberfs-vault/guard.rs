@@ -1,13 +1,16 @@
 //! How the program guards what it holds: no core dumps, no secrets in messages,
 //! no files that others can read or change.
 
-use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use amberfs::io::{Clock, SystemClock};
+use amberfs::io::output::{self, json_line};
+use amberfs::io::{
+    Clock, SecretFrom, SystemClock, open_secret, read_secret, read_secret_from_stdin,
+};
 use amberfs::vault::config::CONFIG;
+use zeroize::Zeroizing;
 
 use super::Failure;
 
@@ -39,11 +42,11 @@ impl log::Log for Stderr {
             let time = now.secs * 1000 + i64::from(now.nanos) / 1_000_000;
             let level = level.as_str().to_ascii_lowercase();
             let text = text.to_string();
-            serde_json::json!({"time_ms": time, "level": level, "message": text}).to_string()
+            json_line(&serde_json::json!({"time_ms": time, "level": level, "message": text}))
         } else {
             format!("{level}: {text}")
         };
-        let _ = writeln!(std::io::stderr(), "{line}");
+        output::note(format_args!("{line}"));
     }
 
     fn flush(&self) {}
@@ -60,7 +63,7 @@ pub fn harden() -> Result<(), Failure> {
         .map_err(|error| Failure::other(format!("core dumps could not be turned off: {error}")))?;
     std::panic::set_hook(Box::new(|info| {
         let place = info.location().map_or_else(String::new, ToString::to_string);
-        let _ = writeln!(std::io::stderr(), "ERROR: a request failed at {place}; please report it");
+        output::note(format_args!("ERROR: a request failed at {place}; please report it"));
     }));
     Ok(())
 }
@@ -85,6 +88,16 @@ pub fn check_private(dir: &Path) -> Result<(), Failure> {
     check_owner(dir)?;
     check_owner(&dir.join(CONFIG))?;
     ["keys", "root.key"].iter().try_for_each(|name| check_secret(&dir.join(name)))
+}
+
+/// A secret from a file, or from standard input (`-`); on a terminal it is asked for.
+pub fn read_secret_file(path: &Path, question: &str) -> Result<Zeroizing<String>, Failure> {
+    let text = if path == Path::new("-") {
+        read_secret_from_stdin(question)
+    } else {
+        open_secret(path, SecretFrom::User).and_then(read_secret)
+    };
+    text.map_err(|error| Failure { code: 2, text: format!("{} {error}", path.display()) })
 }
 
 /// A secret file, if it is there, must be closed to others.

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use amberfs::io::with_first_limits;
+use amberfs::io::{shown, with_first_limits};
 use tokio::process::Command;
 
 /// Time between two calls for the same kind.
@@ -61,7 +61,7 @@ impl Notifier {
         let mut command = Command::new(program);
         command
             .args(arguments)
-            .args([event.name(), text])
+            .args([event.name(), &*shown(text)])
             .stdin(Stdio::null())
             .stdout(Stdio::null());
         with_first_limits(command.as_std_mut());

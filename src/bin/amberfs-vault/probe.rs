@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use amberfs::crypto::{Secret, key_check, random_id, unhex};
-use amberfs::io::{SecretFrom, SystemClock, SystemRandom, open_secret, read_secret};
+use amberfs::io::{SystemClock, SystemRandom};
 use amberfs::vault::client::{Claim, Client, NewRecord, Pin, VaultError};
 use amberfs::vault::net::Timeouts;
 use amberfs::vault::protocol::{Address, Argon2Choice, Argon2Cost, Password};
 use clap::Args;
 use zeroize::Zeroizing;
 
+use super::guard::read_secret_file;
 use super::{Failure, say};
 
 const RIGHT: &str = "a canary sings before the gas";
@@ -21,27 +22,26 @@ const WRONG: &str = "a canary sleeps after the gas";
 pub struct ProbeArguments {
     /// The vault's address
     address: String,
-    /// File with the token of an account that may register
+    /// File with the token of an account that may register (- for standard input)
     #[arg(long, value_name = "FILE")]
     vault_token: Option<PathBuf>,
-    /// An invite; it is used up at the first place
-    #[arg(long, value_name = "CODE")]
-    invite: Option<String>,
+    /// File with an invite (- for standard input); it is used up at the first place
+    #[arg(long, value_name = "FILE", conflicts_with = "vault_token")]
+    invite_file: Option<PathBuf>,
 }
 
 pub fn run(arguments: &ProbeArguments) -> Result<(), Failure> {
     let address: Address = arguments.address.parse().map_err(Failure::other)?;
     let token = match &arguments.vault_token {
         Some(path) => {
-            let text = open_secret(path, SecretFrom::User)
-                .and_then(read_secret)
-                .map_err(|error| Failure::other(format!("{} {error}", path.display())))?;
+            let text = read_secret_file(path, "Token: ")?;
             Some(Zeroizing::new(text.trim().to_owned()))
         }
         None => None,
     };
-    let claim = match &arguments.invite {
-        Some(text) => {
+    let claim = match &arguments.invite_file {
+        Some(path) => {
+            let text = read_secret_file(path, "Invite: ")?;
             let digits = text.trim().trim_start_matches("amber-invite-");
             let usage = || Failure { code: 2, text: "this is no invite".into() };
             Claim::Invite(unhex(digits).ok_or_else(usage)?)

@@ -9,6 +9,7 @@ use amberfs::crypto::hex;
 use amberfs::io::{
     DirFolder, OpenMode, PrivateFolder, Random, SystemClock, SystemRandom, read_regular_text,
 };
+use amberfs::vault::config::in_one_line;
 use amberfs::vault::net::outer_server_config;
 use amberfs::vault::protocol::Place;
 use amberfs::vault::protocol::is_account;
@@ -27,7 +28,7 @@ use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
 use super::guard::{check_owner, check_secret};
-use super::{Failure, make_folder, say};
+use super::{Failure, announce, make_folder, say};
 
 const CONFIG: &str = "relay.toml";
 const KEY: &str = "relay.key";
@@ -243,8 +244,9 @@ fn load(dir: &Path) -> Result<(Settings, SigningKey), Failure> {
         code: 10,
         text: format!("{} is not a relay (make one with: amberfs-vault relay init)", dir.display()),
     })?;
-    let settings: Settings = toml::from_str(&String::from_utf8_lossy(&bytes))
-        .map_err(|error| Failure::other(format!("{CONFIG}: {error}")))?;
+    let text = String::from_utf8_lossy(&bytes);
+    let settings: Settings = toml::from_str(&text)
+        .map_err(|error| Failure::other(format!("{CONFIG}: {}", in_one_line(&text, &error))))?;
     settings.check()?;
     let seed = Zeroizing::new(folder.read(KEY, 32).map_err(Failure::other)?);
     let seed = seed.as_slice().try_into();
@@ -301,8 +303,11 @@ fn token(dir: &Path, account: &str) -> Result<(), Failure> {
         file.write_at(file.len()?, line.as_bytes())?;
         file.sync_data()
     };
-    append().map_err(|error| Failure::other(format!("{TOKENS}: {error}")))?;
-    say(&token)
+    // A token that nobody could read must not count; one that does not count is told.
+    say(&token)?;
+    append().map_err(|error| {
+        Failure::other(format!("{TOKENS}: {error}: the token that was printed does not count"))
+    })
 }
 
 fn serve(dir: &Path) -> Result<(), Failure> {
@@ -336,7 +341,7 @@ async fn serve_here(dir: &Path, settings: Settings, key: SigningKey) -> Result<(
     let serving = tokio::spawn(serve_relay(listener, Arc::clone(&relay), stopped));
     let way = if settings.certificate.is_some() { "relay" } else { "plainrelay" };
     log::info!("relay key: {}", hex(&public));
-    say(&format!("relay place: {way}+{place}"))?;
+    announce(&format!("relay place: {way}+{place}"));
     let asks = settings.jwt.as_ref().is_some_and(|jwt| jwt.keys.is_none());
     loop {
         tokio::select! {

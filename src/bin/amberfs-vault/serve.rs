@@ -21,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use super::guard::{LOGGER, check_private};
 use super::monitor::{self, Watched};
 use super::notify::{Event, Notifier};
-use super::{ADDRESS, Failure, lock, opened, say, staff, warn_of_software_keys};
+use super::{ADDRESS, Failure, announce, lock, opened, staff, warn_of_software_keys};
 
 /// Time between two sweeps.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
@@ -193,7 +193,7 @@ async fn serve_here(
         log::info!("admin port: http://{place}/metrics");
         beside.push(tokio::spawn(monitor::watch(listener, Arc::clone(&watched))));
     }
-    say(&format!("vault address: {address}"))?;
+    announce(&format!("vault address: {address}"));
     let outcome = tokio::select! {
         _ = ended.recv() => Ok(()),
         _ = interrupted.recv() => Ok(()),

@@ -14,7 +14,7 @@ use clap::{Args, Subcommand};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 
-use super::guard::check_private;
+use super::guard::{check_private, read_secret_file};
 use super::{Failure, SERVED, lock, opened, say};
 
 /// The socket in the vault's folder.
@@ -28,17 +28,19 @@ pub struct Chosen {
     /// The record's name in the ledger
     #[arg(long, value_name = "DIGITS")]
     name: Option<String>,
-    /// The ticket from the owner's folder: amberfs vault show --ticket
-    #[arg(long, value_name = "DIGITS")]
-    ticket: Option<String>,
+    /// File with the ticket from the owner's folder, which `amberfs vault show --ticket` prints
+    /// (- for standard input)
+    #[arg(long, value_name = "FILE")]
+    ticket_file: Option<PathBuf>,
 }
 
 impl Chosen {
-    fn which(&self) -> Which {
-        match (&self.name, &self.ticket) {
-            (Some(name), _) => Which::Name(name.clone()),
-            (None, ticket) => Which::Ticket(ticket.clone().unwrap_or_default()),
+    fn which(&self) -> Result<Which, Failure> {
+        if let Some(name) = &self.name {
+            return Ok(Which::Name(name.clone()));
         }
+        let file = self.ticket_file.as_deref().unwrap_or(Path::new("-"));
+        Ok(Which::Ticket(read_secret_file(file, "Ticket: ")?.trim().to_owned()))
     }
 }
 
@@ -83,11 +85,11 @@ pub enum RecordCommand {
 
 pub fn record(command: &RecordCommand) -> Result<(), Failure> {
     match command {
-        RecordCommand::Show { dir, chosen } => give(dir, &Order::Show(chosen.which())),
+        RecordCommand::Show { dir, chosen } => give(dir, &Order::Show(chosen.which()?)),
         RecordCommand::List { dir, account } => give(dir, &Order::List(account.clone())),
-        RecordCommand::Freeze { dir, chosen } => give(dir, &Order::Freeze(chosen.which())),
-        RecordCommand::Thaw { dir, chosen } => give(dir, &Order::Thaw(chosen.which())),
-        RecordCommand::Delete { dir, chosen } => give(dir, &Order::Delete(chosen.which())),
+        RecordCommand::Freeze { dir, chosen } => give(dir, &Order::Freeze(chosen.which()?)),
+        RecordCommand::Thaw { dir, chosen } => give(dir, &Order::Thaw(chosen.which()?)),
+        RecordCommand::Delete { dir, chosen } => give(dir, &Order::Delete(chosen.which()?)),
     }
 }
 
@@ -104,7 +106,7 @@ pub fn give(dir: &Path, order: &Order) -> Result<(), Failure> {
         Err(failure) => return Err(failure),
     };
     match answer {
-        Answer::Done(text) => say(&text),
+        Answer::Done(text) => text.lines().try_for_each(say),
         Answer::Failed(why) => Err(Failure::other(why)),
     }
 }
