@@ -170,6 +170,17 @@ impl Failure {
     }
 }
 
+/// What was done is not undone because nobody could read of it; this says how to go on.
+trait Done {
+    fn but(self, how: &str) -> Self;
+}
+
+impl Done for Result<(), Failure> {
+    fn but(self, how: &str) -> Self {
+        self.map_err(|failure| Failure { text: format!("{}; {how}", failure.text), ..failure })
+    }
+}
+
 impl From<OutputError> for Failure {
     fn from(error: OutputError) -> Self {
         Self { code: error.exit_code(), text: error.to_string() }
@@ -247,11 +258,14 @@ fn make_folder(dir: &Path) -> Result<(), Failure> {
     check_owner(dir)
 }
 
+/// After `init` whose output could not be written.
+const MADE: &str = "the vault is made: amberfs-vault status prints its fingerprint";
+
 fn init(dir: &Path) -> Result<(), Failure> {
     make_folder(dir)?;
     let fingerprint = create_site(&DirFolder::new(dir), &SystemRandom, Argon2Cost::FLOOR)
         .map_err(|error| Failure::folder(dir, &error))?;
-    say(&format!("vault fingerprint: {fingerprint}"))?;
+    say(&format!("vault fingerprint: {fingerprint}")).but(MADE)?;
     say_where_the_root_is(dir);
     warn_of_software_keys();
     Ok(())

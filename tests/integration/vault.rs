@@ -310,6 +310,22 @@ fn init_takes_the_key_files_place_first() {
     assert!(!world.path("key").exists());
 }
 
+/// The record, and the invite it took, stayed for a repository that was never made.
+#[test]
+fn an_init_that_fails_late_ends_its_record() {
+    let world = World::new();
+    let vault = Vault::start(&world);
+    secret(&world, "password", "seven small boats drift home\n");
+    fs::write(world.path("file"), "").unwrap();
+    let mut arguments = vec!["init", "repo", "--vault", &vault.address, "--key-out", "key"];
+    arguments.extend(["--password-file", "password", "--state", "file/state"]);
+    arguments.extend(COST);
+    let told = world.fails(&arguments, 1);
+    assert!(told.contains("file/state") && !told.contains("could not be"), "{told}");
+    assert_eq!(records(&world, "vault"), ("0".into(), "1".into()));
+    assert!(!world.path("key").exists() && !world.path("repo").exists());
+}
+
 /// systemd gives a unit with `User=` its credentials as files of root's, mode
 /// 0440, that an access list opens: the list's mask shows as the group's.
 #[test]

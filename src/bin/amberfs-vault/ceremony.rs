@@ -14,7 +14,7 @@ use amberfs::vault::server::ceremony::{self, CeremonyError, REQUEST};
 
 use super::fleet::{root_keys, say_made};
 use super::guard::check_private;
-use super::{Failure, make_folder, say, say_where_the_root_is};
+use super::{Done, Failure, MADE, make_folder, say, say_where_the_root_is};
 
 /// A token and the way into it
 #[derive(clap::Args)]
@@ -173,8 +173,8 @@ pub fn init(dir: &Path, options: &InitToken) -> Result<(), Failure> {
         options.for_ceremony,
     )
     .map_err(|error| failure(dir, &error))?;
-    say(&format!("vault fingerprint: {root}"))?;
-    say(&format!("keys fingerprint: {keys}"))?;
+    say(&format!("vault fingerprint: {root}")).but(MADE)?;
+    say(&format!("keys fingerprint: {keys}")).but(MADE)?;
     say_where_the_root_is(dir);
     if options.for_ceremony {
         log::warn!("the keys can leave the token, wrapped, until amberfs-vault ceremony seal");
@@ -264,7 +264,8 @@ pub fn run(step: &Ceremony) -> Result<(), Failure> {
                 "take {} to the new site; the manifest has changed: give it to all sites",
                 out.display()
             );
-            say(&format!("parcel fingerprint: {}", Aloud::of(&exported.parcel)))?;
+            say(&format!("parcel fingerprint: {}", Aloud::of(&exported.parcel)))
+                .but("the parcel is of no use without it: export once more")?;
             say(&format!("keys fingerprint: {}", exported.keys))
         }
         Ceremony::Import { dir, parcel, fingerprint } => {

@@ -15,7 +15,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 
 use super::guard::{check_private, read_secret_file};
-use super::{Failure, SERVED, lock, opened, say};
+use super::{Done, Failure, SERVED, lock, opened, say};
 
 /// The socket in the vault's folder.
 const SOCKET: &str = "control";
@@ -106,7 +106,10 @@ pub fn give(dir: &Path, order: &Order) -> Result<(), Failure> {
         Err(failure) => return Err(failure),
     };
     match answer {
-        Answer::Done(text) => text.lines().try_for_each(say),
+        Answer::Done(text) => text.lines().try_for_each(say).but(match order {
+            Order::Invite { .. } => "nobody has this invite: make another",
+            _ => "the order is done",
+        }),
         Answer::Failed(why) => Err(Failure::other(why)),
     }
 }
