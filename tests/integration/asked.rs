@@ -20,7 +20,7 @@ impl Shell {
     fn run(world: &World, arguments: &str) -> Self {
         let line = format!(
             "{} {arguments}; echo code=$?; stty -a | grep -ow -e '-*echo' -e '-*isig'; stty -echo; \
-             echo LEFT; timeout 0.5 cat; echo END",
+             echo LEFT; timeout --foreground 0.5 cat; echo END",
             env!("CARGO_BIN_EXE_amberfs")
         );
         let mut child = world
