@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 
 use super::args::{Global, StatusArgs, TargetArgs};
-use super::opening::find as find_repo;
-use super::{Code, Failure, Result, place, tell};
-use crate::control::{Client, ControlError, Found, Registry, Request};
+use super::{Code, Failure, Result, opening, place, tell};
+use crate::control::{
+    Client, ControlError, Found, Registry, Request, mount_at, read_mounts, take_end,
+};
 use crate::daemon::find_dead;
 use crate::fuse::DeadMount;
 use crate::io::output::{self, OutputError};
@@ -19,16 +20,23 @@ pub fn registry() -> Result<Registry> {
 }
 
 fn ask(found: &Found, request: &Request) -> Result<Vec<u8>> {
-    let mountpoint = &found.described.mountpoint;
+    told(found, try_ask(found, request))
+}
+
+fn try_ask(found: &Found, request: &Request) -> std::result::Result<Vec<u8>, ControlError> {
     let mut answer = Vec::new();
-    let asked = Client::connect(&found.socket).and_then(|mut client| {
-        client.ask(request, |piece| {
-            answer.extend_from_slice(piece);
-            Ok(())
-        })
-    });
+    Client::connect(&found.socket)?.ask(request, |piece| {
+        answer.extend_from_slice(piece);
+        Ok(())
+    })?;
+    Ok(answer)
+}
+
+/// What became of a request, as it is told.
+fn told(found: &Found, asked: std::result::Result<Vec<u8>, ControlError>) -> Result<Vec<u8>> {
+    let mountpoint = &found.described.mountpoint;
     match asked {
-        Ok(()) => Ok(answer),
+        Ok(answer) => Ok(answer),
         Err(ControlError::Busy(text)) => {
             Err(Failure::new(Code::InUse, text).hint("try again when that has ended"))
         }
@@ -92,13 +100,18 @@ pub fn umount(global: &Global, args: &TargetArgs) -> Result<u8> {
         (Err(failure), Some(path)) => {
             return match find_dead(path) {
                 Some(dead) => clear(global, &dead),
+                None if has_ended_well(path) => Ok(0),
                 None => Err(failure),
             };
         }
         (targets, _) => targets?,
     };
     each(targets, |found| {
-        ask(found, &Request::Unmount)?;
+        match try_ask(found, &Request::Unmount) {
+            // It ended a moment before.
+            Err(ControlError::Gone) if has_ended_well(&found.described.mountpoint) => {}
+            asked => drop(told(found, asked)?),
+        }
         if global.json {
             done("unmounted", &found.described.repo, &found.described.mountpoint)?;
         } else if !global.quiet && args.all {
@@ -106,6 +119,15 @@ pub fn umount(global: &Global, args: &TargetArgs) -> Result<u8> {
         }
         Ok(())
     })
+}
+
+/// Whether the last mount at `mountpoint` is gone, and its daemon left word that all
+/// of it is in REPO: it was unmounted by other means.
+fn has_ended_well(mountpoint: &Path) -> bool {
+    let real = std::fs::canonicalize(mountpoint).unwrap_or_else(|_| mountpoint.to_path_buf());
+    let mounts = read_mounts().unwrap_or_default();
+    let mounted = mount_at(&mounts, &real).is_ok_and(|mount| mount.is_some());
+    !mounted && registry().is_ok_and(|registry| take_end(&registry, &real))
 }
 
 /// Clears away a mount whose daemon has died, and says what became of what was
@@ -127,7 +149,8 @@ fn clear(global: &Global, dead: &DeadMount) -> Result<u8> {
         return Ok(0);
     }
     let failure = Failure::new(Code::Partial, what);
-    let state = find_repo(repo).and_then(|found| place::state_folder(global, &found.path, &found.early));
+    let state = opening::find(repo)
+        .and_then(|found| place::state_folder(global, &found.path, &found.early));
     let state = match state {
         Ok(state) => state,
         Err(why) => return Err(failure.hint(why.message)),

@@ -13,8 +13,8 @@ use super::refused::PasswordFile;
 use super::{Code, Failure, Result, vault};
 use crate::crypto::{Secret, correct_one_group, parse_key, resembles_key};
 use crate::io::{
-    SecretFileError, SecretFrom, can_ask, open_secret, read_secret,
-    read_secret_from_stdin, with_first_limits,
+    SecretFileError, SecretFrom, can_ask, open_secret, read_secret, read_secret_from_stdin,
+    with_first_limits,
 };
 use crate::vault::protocol::{Mark, Password};
 use crate::volume::repository::Repository;

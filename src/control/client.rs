@@ -62,7 +62,11 @@ impl Client {
 
     /// Sends a request or a piece of input.
     pub fn send(&mut self, request: &Request) -> Result<(), ControlError> {
-        Ok(socket::send(&self.stream, &request.encode())?)
+        socket::send(&self.stream, &request.encode()).map_err(|error| match error.kind() {
+            // Closed by a daemon that ends.
+            io::ErrorKind::BrokenPipe => ControlError::Gone,
+            _ => ControlError::Io(error),
+        })
     }
 
     /// Sends input of a running call, cut into frames.
@@ -72,7 +76,11 @@ impl Client {
 
     /// Receives one reply; a refusal is an error.
     pub fn receive(&mut self) -> Result<Reply, ControlError> {
-        let frame = socket::receive(&self.stream)?.ok_or(ControlError::Gone)?;
+        let frame = match socket::receive(&self.stream) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => None,
+            received => received?,
+        };
+        let frame = frame.ok_or(ControlError::Gone)?;
         match Reply::decode(&frame).map_err(|_| ControlError::Strange)? {
             Reply::Busy(text) => Err(ControlError::Busy(text)),
             Reply::Failed(failure) => Err(ControlError::Failed(failure)),

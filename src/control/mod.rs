@@ -5,6 +5,7 @@
 //! checked before it is used, and neither side waits for ever on the other.
 
 mod client;
+mod ended;
 mod holders;
 mod message;
 mod mounts;
@@ -14,6 +15,7 @@ mod socket;
 mod users;
 
 pub use client::{Client, ControlError};
+pub use ended::{note_end, take_end};
 pub use holders::Holder;
 pub use message::{Described, Failure, Reply, Request, char_boundary};
 pub use mounts::{MountEntry, MountId, Place, look_at, mount_at, parse_mountinfo, read_mounts};

@@ -20,7 +20,7 @@ use super::mountpoint;
 use super::process::give_back_memory;
 use super::requests::{Coming, Requests};
 use super::service::{Handle, Service, Why};
-use crate::control::{Answer, Failure, Place, Registry, Server};
+use crate::control::{Answer, Failure, Place, Registry, Server, note_end, take_end};
 use crate::fuse::{MountOptions, Session, Unmount};
 
 /// How long a signalled daemon waits for those who still use the mount; the
@@ -143,7 +143,9 @@ pub fn run<S: Service>(
         waiting: Vec::new(),
         closed,
         repo: setup.repo.clone(),
+        socket: server.path().to_path_buf(),
     };
+    take_end(&setup.registry, &setup.mountpoint);
     let (checkpoints, wanted) = mpsc::channel();
     let result = match life.start_threads(&events, checkpoints, wanted) {
         Ok(()) => {
@@ -217,6 +219,8 @@ struct Life<S> {
     waiting: Vec<Sender<Answer>>,
     closed: Arc<OnceLock<Result<(), Failure>>>,
     repo: PathBuf,
+    /// Where this daemon is asked.
+    socket: PathBuf,
 }
 
 impl<S: Service> Life<S> {
@@ -386,6 +390,12 @@ impl<S: Service> Life<S> {
             } else if let Err(error) = self.session.unmount(Unmount::Detach) {
                 log::warn!("the dead mount could not be cleared: {error}");
             }
+        }
+        if replies.is_empty()
+            && result.is_ok()
+            && let Err(error) = note_end(&self.socket, self.session.mountpoint())
+        {
+            log::debug!("whoever asks later will not know that all is in REPO: {error}");
         }
         for reply in replies {
             let _ = reply.send(match &result {

@@ -233,6 +233,16 @@ fn umount_after_the_kernels_own_waits_for_the_daemon() {
     }
     let world = World::with_repo();
     for (round, tool) in [["umount"].as_slice(), &["fusermount3", "-u"]].into_iter().enumerate() {
+        // The daemon may have ended before anybody asks.
+        for number in 0..10 {
+            let daemon = mount(&world);
+            fs::write(world.path("mnt/small"), format!("{round}.{number}")).unwrap();
+            program(tool[0], &tool[1..], &world.path("mnt"));
+            world.ok(&["umount", "mnt"]);
+            assert_eq!(world.ok(&["cat", "repo", "small"]), format!("{round}.{number}"));
+            assert!(daemon.ended_well(), "{}", world.log());
+            world.fails(&["umount", "mnt"], 17);
+        }
         let daemon = mount(&world);
         let name = format!("big{round}");
         let content = noise(30 << 20, round as u64);
@@ -290,4 +300,42 @@ fn a_moved_mount_is_unmounted_where_it_is() {
     world.ok(&["umount", "repo"]);
     assert!(!is_mounted(&world.path("there")));
     assert!(daemon.ended_well(), "{}", world.log());
+}
+
+/// Root's mount namespaces are seen by others too; root's open files are not, and
+/// that is said.
+#[test]
+fn another_user_is_told_what_cannot_be_seen() {
+    if !can_mount("another user") {
+        return;
+    }
+    let world = World::with_repo();
+    fs::create_dir(world.path("mnt")).unwrap();
+    let script = r#"
+        cat /etc/passwd >passwd && echo "ada:x:61234:61234::$PWD:/bin/sh" >>passwd
+        mount --bind passwd /etc/passwd
+        mknod -m 666 fuse c 10 229 && mount --bind fuse /dev/fuse
+        chmod 755 . && rm -rf state && chown -R 61234:61234 repo key mnt run && chown 61234 .
+        cp "$0" amberfs && chmod 755 amberfs
+        as="setpriv --reuid=61234 --regid=61234 --clear-groups"
+        $as ./amberfs mount repo mnt --key-file key
+        unshare -m --propagation private sleep 600 & other=$!
+        while [ "$(readlink /proc/$other/ns/mnt)" = "$(readlink /proc/self/ns/mnt)" ]; do sleep 0.1; done
+        rc=0; $as timeout 20 ./amberfs umount mnt || rc=$?
+        echo "$rc $other"
+        kill $other; wait $other || true
+        $as ./amberfs umount mnt
+    "#;
+    let amberfs = env!("CARGO_BIN_EXE_amberfs");
+    let output =
+        world.program("unshare", &["-m", "/bin/sh", "-ec", script, amberfs]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let shown = String::from_utf8_lossy(&output.stdout);
+    let (code, pid) = shown.trim().split_once(' ').unwrap();
+    assert_eq!(code, "11", "{said}");
+    assert!(
+        said.contains(&format!("(process {pid})")) && said.contains("only root can see"),
+        "{said}"
+    );
 }
