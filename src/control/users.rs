@@ -10,6 +10,8 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use super::holders::{Holder, holders, processes};
 use super::mounts::{MountEntry, MountId, parse_mountinfo, read_mounts};
@@ -50,6 +52,23 @@ pub struct Users {
     pub loops: Vec<String>,
     /// Some processes belong to others, and only root can look into them.
     pub hidden: bool,
+    /// A process could not be looked at in time.
+    pub unfinished: bool,
+}
+
+/// How long looking may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Looks, but no longer than that. A process that starts another program cannot be
+/// looked into until its files are closed (execve(2) holds `exec_update_lock`
+/// meanwhile); where one of those hangs, so does whoever looks.
+fn in_time(look: impl FnOnce() -> Users + Send + 'static) -> Users {
+    let (done, found) = mpsc::channel();
+    // If nobody waits any more, nobody wants it.
+    std::thread::spawn(move || drop(done.send(look())));
+    found
+        .recv_timeout(PATIENCE)
+        .unwrap_or_else(|_| Users { unfinished: true, ..Users::default() })
 }
 
 /// A table of mounts, and whose it is: a process of another mount namespace, or
@@ -63,20 +82,28 @@ impl Users {
     /// Looks for all that keeps the file system of a mount alive, beside the mount
     /// itself and what goes with it. `place` is where it is, or was.
     pub fn of(mount: &MountId, place: &Path) -> Self {
+        let (mount, place) = (mount.clone(), place.to_path_buf());
+        in_time(move || Self::look(&mount, &place))
+    }
+
+    fn look(mount: &MountId, place: &Path) -> Self {
         let tables = tables();
         let mounts = elsewhere(&tables, mount, place);
         let mut devices = vec![mount.device()];
         devices.extend(mounts.iter().filter(|(_, at)| at.how == How::Overlay).map(|(on, _)| on));
         let (processes, hidden) = holders(&devices);
         let mounts = mounts.into_iter().map(|(_, elsewhere)| elsewhere).collect();
-        Self { processes, mounts, loops: loops(place), hidden }
+        Self { processes, mounts, loops: loops(place), hidden, unfinished: false }
     }
 
     /// Looks for the mounts alone.
     pub fn mounts_of(mount: &MountId, place: &Path) -> Self {
-        let mounts = elsewhere(&tables(), mount, place);
-        let mounts = mounts.into_iter().map(|(_, elsewhere)| elsewhere).collect();
-        Self { mounts, ..Self::default() }
+        let (mount, place) = (mount.clone(), place.to_path_buf());
+        in_time(move || {
+            let mounts = elsewhere(&tables(), &mount, &place);
+            let mounts = mounts.into_iter().map(|(_, elsewhere)| elsewhere).collect();
+            Self { mounts, ..Self::default() }
+        })
     }
 
     /// Whether nobody was found.
@@ -127,6 +154,12 @@ impl fmt::Display for Users {
             if kind.len() > SHOWN {
                 all.push(format!("{} more", kind.len() - SHOWN));
             }
+        }
+        if self.unfinished {
+            return out.write_str(
+                "somebody: the processes of this machine could not all be looked at, because one \
+                 of them hangs",
+            );
         }
         match (all.is_empty(), self.hidden) {
             (true, true) => out.write_str("another user, whose processes only root can see"),
