@@ -54,6 +54,8 @@ mod operations;
 mod output;
 #[path = "integration/power.rs"]
 mod power;
+#[path = "integration/process.rs"]
+mod process;
 #[path = "integration/relay.rs"]
 mod relay;
 #[path = "integration/repair.rs"]

@@ -266,6 +266,7 @@ pub fn main() -> ExitCode {
     if crate::daemon::guard_if_asked() {
         return ExitCode::SUCCESS;
     }
+    crate::daemon::note_inherited();
     // Every command may hold K: no core dumps, and a panic tells its place only.
     if let Err(error) = crate::daemon::harden() {
         note!("amberfs: core dumps could not be turned off: {error}");

@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use daemonize::{Daemonize, Outcome};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::process::{LockedBytes, harden};
+use super::process::{LockedBytes, close_inherited, harden};
 use crate::control::{Failure, char_boundary};
 
 /// Longest secret or message through the pipes, in bytes.
@@ -44,7 +44,8 @@ pub struct Child {
 }
 
 /// Forks the daemon: a session of its own, working directory `/`, umask 077,
-/// no terminal, no core dumps. All paths must be absolute by now.
+/// no terminal, no core dumps, none of the caller's descriptors. All paths must be
+/// absolute by now.
 pub fn launch() -> io::Result<Launched> {
     let threads = std::fs::read_dir("/proc/self/task")?.count();
     if threads != 1 {
@@ -62,6 +63,7 @@ pub fn launch() -> io::Result<Launched> {
             let child = Child::new(secrets_in, reports_out);
             // The parent's ends must be closed here, or no end is ever seen.
             drop((secrets_out, reports_in));
+            close_inherited();
             if let Err(error) = harden() {
                 let text = format!("the daemon could not be started: {error}");
                 child.failed(&Failure { code: 1, text });

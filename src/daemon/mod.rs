@@ -20,7 +20,7 @@ pub use guard::guard_if_asked;
 pub use launch::{Child, Launched, Parent, launch};
 pub use logging::{Destination, start_logging};
 pub use mountpoint::{Checks, Unfit, check_mountpoint, find_dead};
-pub use process::{LockedBytes, harden, lock_in_memory, share_one_arena};
+pub use process::{LockedBytes, harden, lock_in_memory, note_inherited, share_one_arena};
 pub use run::{Setup, notify_ready, run};
 pub use service::{Handle, Service, Why};
 pub use swap::unencrypted_swap;

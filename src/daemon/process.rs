@@ -1,7 +1,11 @@
-//! What keeps secrets of this process from reaching a disk.
+//! What this process keeps to itself: secrets, which must not reach a disk, and what
+//! whoever started it left open.
 
 use std::io;
+use std::os::fd::{BorrowedFd, RawFd};
+use std::sync::OnceLock;
 
+use rustix::io::FdFlags;
 use rustix::mm::mlock;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use zeroize::Zeroize as _;
@@ -17,6 +21,42 @@ pub fn harden() -> io::Result<()> {
         log::error!("internal error at {place}");
     }));
     Ok(())
+}
+
+/// Descriptors that this process was started with, beside the three standard ones.
+static INHERITED: OnceLock<Vec<RawFd>> = OnceLock::new();
+
+/// Notes which descriptors this process was started with, and keeps them from every
+/// program that it starts: `fusermount3`, the guard and commands for secrets get the
+/// three standard ones and what is made for them. To be called before anything is opened.
+pub fn note_inherited() {
+    let entries = std::fs::read_dir("/proc/self/fd");
+    let numbers: Vec<RawFd> = entries
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|number| *number > libc::STDERR_FILENO)
+        .collect();
+    let kept_apart = |number: &RawFd| {
+        #[expect(unsafe_code, reason = "a number has no owner to borrow from; see SAFETY")]
+        // SAFETY: nothing in this process closes descriptors that it did not open. The
+        // one that listed the folder is closed, and the call says so.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(*number) };
+        rustix::io::fcntl_setfd(descriptor, FdFlags::CLOEXEC).is_ok()
+    };
+    let _ = INHERITED.set(numbers.into_iter().filter(kept_apart).collect());
+}
+
+/// Closes the noted descriptors: a daemon would keep the caller's pipes open, and its
+/// locks held. To be called once, by the forked child.
+pub(super) fn close_inherited() {
+    for &number in INHERITED.get().into_iter().flatten() {
+        #[expect(unsafe_code, reason = "a number has no owner that could be dropped; see SAFETY")]
+        // SAFETY: it was open when this process started, and nothing in it owns it.
+        unsafe {
+            rustix::io::close(number);
+        }
+    }
 }
 
 /// Keeps the pages of `bytes` out of swap until the process ends (they are

@@ -1,0 +1,102 @@
+//! What a daemon has of whoever started it, and how it is found again.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use crate::memory::process_with;
+use crate::mounted::has_fuse;
+use crate::world::{World, is_mounted, wait_for};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Ends a mount whatever became of the test.
+struct Cleared(PathBuf);
+
+impl Drop for Cleared {
+    fn drop(&mut self) {
+        if is_mounted(&self.0) {
+            let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+        }
+    }
+}
+
+/// A world with a repository and an empty `mnt`.
+fn prepared() -> (World, Cleared) {
+    let world = World::with_repo();
+    fs::create_dir(world.path("mnt")).unwrap();
+    let cleared = Cleared(world.path("mnt"));
+    (world, cleared)
+}
+
+fn in_time(mut command: Command) -> Output {
+    let mut child = command
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for("a command's end", LIMIT, || child.try_wait().unwrap().is_some());
+    child.wait_with_output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn open_files(pid: u32) -> Vec<PathBuf> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    entries.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok()).collect()
+}
+
+/// A lock held by `flock` fell only with the mount, and a pipe had no end before.
+#[test]
+fn a_daemon_keeps_no_lock_and_no_pipe_of_its_caller() {
+    if !has_fuse("descriptors") {
+        return;
+    }
+    let (world, _cleared) = prepared();
+    let amberfs = env!("CARGO_BIN_EXE_amberfs");
+    let arguments = ["-n", "lock", amberfs, "mount", "repo", "mnt", "--key-file", "key"];
+    let output = in_time(world.program("flock", &arguments));
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(in_time(world.program("flock", &["-n", "lock", "true"])).status.success());
+    world.ok(&["umount", "mnt"]);
+
+    let script = "\"$0\" mount repo mnt --key-file key 3>&1 4>&2 | cat";
+    let output = in_time(world.program("/bin/sh", &["-c", script, amberfs]));
+    assert!(output.status.success(), "{}", said(&output));
+    world.ok(&["umount", "mnt"]);
+}
+
+/// In the foreground a program keeps what it was given; its guard, which outlives it,
+/// and commands for secrets get nothing of that.
+#[test]
+fn programs_started_by_amberfs_get_three_descriptors() {
+    if !has_fuse("guard") || !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: guard: needs root, to see what a daemon has open");
+        return;
+    }
+    let (world, _cleared) = prepared();
+    // The shell's own descriptor for the folder is its highest.
+    let command = "cat key; ls -l /proc/self/fd >fds";
+    let amberfs = env!("CARGO_BIN_EXE_amberfs");
+    let script = "exec 7>lock; exec \"$@\"";
+    let arguments = ["-c", script, "sh", amberfs, "mount", "-f", "repo", "mnt", "--key-command"];
+    let mut daemon = world.program("/bin/sh", &arguments).arg(command).spawn().unwrap();
+    let mountpoint = world.path("mnt");
+    wait_for("the mount", LIMIT, || is_mounted(&mountpoint));
+    world.ok(&["sync", "mnt"]);
+    let lock = world.path("lock");
+    let fds = fs::read_to_string(world.path("fds")).unwrap();
+    assert!(!fds.contains("lock"), "{fds}");
+    assert!(open_files(daemon.id()).contains(&lock));
+    let guard = process_with("--guard-of");
+    wait_for("the guard", LIMIT, || {
+        fs::read(format!("/proc/{guard}/cmdline")).is_ok_and(|line| !line.is_empty())
+    });
+    // Of other tests there may be guards too: none has it.
+    assert!(!open_files(guard).contains(&lock));
+    world.ok(&["umount", "mnt"]);
+    assert!(daemon.wait().unwrap().success());
+}
