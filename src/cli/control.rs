@@ -7,16 +7,20 @@ use rustix::fs::FlockOperation;
 use super::args::{Global, StatusArgs, TargetArgs};
 use super::{Code, Failure, Result, opening, place, tell};
 use crate::control::{
-    Client, ControlError, Found, Registry, Request, mount_at, read_mounts, take_end,
+    Client, ControlError, Found, MountEntry, Registry, Request, daemon_of, mount_at, mount_over,
+    read_mounts, take_end,
 };
 use crate::daemon::find_dead;
 use crate::fuse::DeadMount;
 use crate::io::output::{self, OutputError};
 
-/// The register of this user's mounts.
-pub fn registry() -> Result<Registry> {
+/// The type of our mounts, as the kernel shows it.
+const MOUNT_TYPE: &str = "fuse.amberfs";
+
+/// The register of this user's mounts. A state folder of `--state` is looked into too.
+pub fn registry(global: &Global) -> Registry {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    Ok(Registry::new(runtime.as_deref(), &place::state_base()?))
+    Registry::new(runtime.as_deref(), &place::note_folders(global))
 }
 
 fn ask(found: &Found, request: &Request) -> Result<Vec<u8>> {
@@ -25,7 +29,7 @@ fn ask(found: &Found, request: &Request) -> Result<Vec<u8>> {
 
 fn try_ask(found: &Found, request: &Request) -> std::result::Result<Vec<u8>, ControlError> {
     let mut answer = Vec::new();
-    Client::connect(&found.socket)?.ask(request, |piece| {
+    Client::connect_to(&found.socket, found.owner)?.ask(request, |piece| {
         answer.extend_from_slice(piece);
         Ok(())
     })?;
@@ -50,10 +54,15 @@ fn told(found: &Found, asked: std::result::Result<Vec<u8>, ControlError>) -> Res
     }
 }
 
-fn find(path: &Path) -> Result<Found> {
+fn find(global: &Global, path: &Path) -> Result<Found> {
     let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    let registry = registry()?;
-    registry.find(&real).ok_or_else(|| {
+    let registry = registry(global);
+    if let Some(found) = registry.find(&real) {
+        return Ok(found);
+    }
+    let mounts = read_mounts()?;
+    let over = mount_over(&mounts, &real).filter(|mount| mount.kind == MOUNT_TYPE);
+    let Some(mount) = over else {
         let text = format!("{} is not mounted by amberfs", path.display());
         let mut failure = Failure::new(Code::Unusable, text);
         failure.hints = registry
@@ -61,24 +70,74 @@ fn find(path: &Path) -> Result<Found> {
             .iter()
             .filter_map(|daemon| daemon.as_ref().err().map(|socket| silent(socket)))
             .collect();
-        failure
-    })
+        return Err(failure);
+    };
+    let own = rustix::process::geteuid().as_raw();
+    let owner = mount.owner().unwrap_or(own);
+    // Its sockets are where the variables of whoever mounted it said. Another user's
+    // daemon is believed about that user's mount only.
+    let elsewhere = (owner == own || own == 0)
+        .then(|| Registry::of(owner, None, &[]))
+        .and_then(|registry| registry.find_anywhere(&real).or_else(|| registry.find(&real)))
+        .filter(|found| owner == own || found.described.mountpoint == mount.mountpoint);
+    elsewhere.ok_or_else(|| unanswered(mount))
+}
+
+/// The kernel shows a mount, and nobody answers for it.
+fn unanswered(mount: &MountEntry) -> Failure {
+    let shown = mount.mountpoint.display();
+    let own = rustix::process::geteuid().as_raw();
+    let owner = mount.owner().unwrap_or(own);
+    if owner != own && own != 0 {
+        let text = format!("{shown} is mounted by amberfs, for user {owner}");
+        return Failure::new(Code::Unusable, text).hint("ask as that user, or as root");
+    }
+    let unmounts = "makes it put everything into the repository and unmount";
+    let text =
+        format!("{shown} is mounted by amberfs, and no socket that its daemon answers was found");
+    let failure = Failure::new(Code::Unusable, text);
+    if let Some(pid) = daemon_of(mount, owner) {
+        return failure.hint(format!("its daemon is process {pid}: kill {pid} {unmounts}"));
+    }
+    // A mount whose daemon lives is not asked: it might not answer.
+    let asked = rustix::fs::statvfs(&mount.mountpoint);
+    if matches!(asked, Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::CONNABORTED)) {
+        let text = format!("{shown} was mounted by amberfs, and its daemon has ended");
+        return Failure::new(Code::Unusable, text)
+            .hint("amberfs mount clears it away, and brings back what local state holds");
+    }
+    failure.hint(format!("its daemon's process was not found either; SIGTERM {unmounts}"))
 }
 
 fn silent(socket: &Path) -> String {
     format!("a daemon of yours does not answer at {}, named after its process", socket.display())
 }
 
-/// What a command is about: one mount, or all of this user.
-fn targets(path: Option<&Path>) -> Result<Vec<Result<Found>>> {
-    Ok(match path {
-        Some(path) => vec![Ok(find(path)?)],
-        None => registry()?
-            .look()
-            .into_iter()
-            .map(|daemon| daemon.map_err(|socket| Failure::new(Code::Other, silent(&socket))))
-            .collect(),
-    })
+/// What a command is about: one mount, or all of this user; of those, what the kernel
+/// shows and nobody answers for comes last.
+fn targets(global: &Global, path: Option<&Path>) -> Result<Vec<Result<Found>>> {
+    if let Some(path) = path {
+        return Ok(vec![Ok(find(global, path)?)]);
+    }
+    let answers = registry(global).look();
+    let own = rustix::process::geteuid().as_raw();
+    let answered: Vec<PathBuf> =
+        answers.iter().flatten().map(|found| found.described.mountpoint.clone()).collect();
+    let mounts = read_mounts()?;
+    let others = mounts.iter().filter(|mount| {
+        mount.kind == MOUNT_TYPE
+            && mount.owner() == Some(own)
+            && !answered.contains(&mount.mountpoint)
+    });
+    // Another name of a mount that answers is not another mount.
+    let names = |a: &&MountEntry| {
+        !mounts.iter().any(|b| b.device == a.device && answered.contains(&b.mountpoint))
+    };
+    let unanswered = others.filter(names).map(|mount| Err(unanswered(mount)));
+    let answers = answers
+        .into_iter()
+        .map(|daemon| daemon.map_err(|socket| Failure::new(Code::Other, silent(&socket))));
+    Ok(answers.chain(unanswered).collect())
 }
 
 /// Does something with each, whatever becomes of the others. The first failure
@@ -96,11 +155,11 @@ fn each(all: Vec<Result<Found>>, mut one: impl FnMut(&Found) -> Result<()>) -> R
 
 /// `umount`.
 pub fn umount(global: &Global, args: &TargetArgs) -> Result<u8> {
-    let targets = match (targets(args.mountpoint.as_deref()), &args.mountpoint) {
+    let targets = match (targets(global, args.mountpoint.as_deref()), &args.mountpoint) {
         (Err(failure), Some(path)) => {
             return match find_dead(path) {
                 Some(dead) => clear(global, &dead),
-                None if has_ended_well(path) => Ok(0),
+                None if has_ended_well(global, path) => Ok(0),
                 None => Err(failure),
             };
         }
@@ -109,7 +168,7 @@ pub fn umount(global: &Global, args: &TargetArgs) -> Result<u8> {
     each(targets, |found| {
         match try_ask(found, &Request::Unmount) {
             // It ended a moment before.
-            Err(ControlError::Gone) if has_ended_well(&found.described.mountpoint) => {}
+            Err(ControlError::Gone) if has_ended_well(global, &found.described.mountpoint) => {}
             asked => drop(told(found, asked)?),
         }
         if global.json {
@@ -123,11 +182,11 @@ pub fn umount(global: &Global, args: &TargetArgs) -> Result<u8> {
 
 /// Whether the last mount at `mountpoint` is gone, and its daemon left word that all
 /// of it is in REPO: it was unmounted by other means.
-fn has_ended_well(mountpoint: &Path) -> bool {
+fn has_ended_well(global: &Global, mountpoint: &Path) -> bool {
     let real = std::fs::canonicalize(mountpoint).unwrap_or_else(|_| mountpoint.to_path_buf());
     let mounts = read_mounts().unwrap_or_default();
     let mounted = mount_at(&mounts, &real).is_ok_and(|mount| mount.is_some());
-    !mounted && registry().is_ok_and(|registry| take_end(&registry, &real))
+    !mounted && take_end(&registry(global), &real)
 }
 
 /// Clears away a mount whose daemon has died, and says what became of what was
@@ -200,8 +259,8 @@ fn holds_changes(state: &Path) -> std::io::Result<Held> {
 }
 
 /// Adds to the failure of a command that found `repo` in use who has it.
-pub fn tell_who_has(mut failure: Failure, repo: &Path) -> Failure {
-    let registry = registry().ok().filter(|_| failure.code == Code::InUse);
+pub fn tell_who_has(global: &Global, mut failure: Failure, repo: &Path) -> Failure {
+    let registry = (failure.code == Code::InUse).then(|| registry(global));
     let repo = place::canonical(repo).ok();
     let daemons = registry.iter().flat_map(Registry::all);
     for found in daemons.filter(|found| Some(&found.described.repo) == repo.as_ref()) {
@@ -216,7 +275,7 @@ pub fn tell_who_has(mut failure: Failure, repo: &Path) -> Failure {
 
 /// `sync`.
 pub fn sync(global: &Global, args: &TargetArgs) -> Result<u8> {
-    each(targets(args.mountpoint.as_deref())?, |found| {
+    each(targets(global, args.mountpoint.as_deref())?, |found| {
         ask(found, &Request::Sync)?;
         if global.json {
             done("synced", &found.described.repo, &found.described.mountpoint)?;
@@ -236,7 +295,7 @@ pub fn done(what: &str, repo: &Path, mountpoint: &Path) -> std::result::Result<(
 
 /// `status`.
 pub fn status(global: &Global, args: &StatusArgs) -> Result<u8> {
-    let mounts = targets(args.path.as_deref())?;
+    let mounts = targets(global, args.path.as_deref())?;
     if mounts.is_empty() && !global.json {
         say!("nothing is mounted")?;
     }

@@ -387,7 +387,7 @@ fn run(cli: &Cli) -> Result<u8> {
         Command::Cat(args) => files::cat(&cli.global, args),
         Command::Extract(args) => files::extract(&cli.global, args),
         Command::Mount(args) => mount::run(&cli.global, args)
-            .map_err(|failure| control::tell_who_has(failure, &args.repo)),
+            .map_err(|failure| control::tell_who_has(&cli.global, failure, &args.repo)),
         Command::Umount(args) => control::umount(&cli.global, args),
         Command::Sync(args) => control::sync(&cli.global, args),
         Command::Status(args) => control::status(&cli.global, args),

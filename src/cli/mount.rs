@@ -266,7 +266,7 @@ pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
             return Err(inside(Code::Unusable, "local state", &state, &mountpoint));
         }
     }
-    let registry = super::control::registry()?;
+    let registry = super::control::registry(&global);
     for folder in registry.folders() {
         if followed(folder)?.starts_with(&mountpoint) {
             return Err(inside(Code::Unusable, "the folder for sockets", folder, &mountpoint));

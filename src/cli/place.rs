@@ -78,16 +78,52 @@ pub fn state_folder_if_there(
     state_folder(global, repo, repository).ok().filter(|folder| folder.is_dir())
 }
 
-/// The folder of this user's local state.
+/// The folder of this user's local state: where `HOME` is not set, below the home folder
+/// that the system has for the user.
 pub fn state_base() -> Result<PathBuf> {
-    std::env::var_os("XDG_STATE_HOME")
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute())
-        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/state")))
+    let set = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+    set("XDG_STATE_HOME")
+        .or_else(|| {
+            let home = set("HOME").or_else(std::env::home_dir);
+            home.filter(|home| home.is_absolute()).map(|home| home.join(".local/state"))
+        })
         .map(|base| base.join("amberfs"))
         .ok_or_else(|| {
-            Failure::new(Code::Usage, "neither HOME nor XDG_STATE_HOME is set; give --state DIR")
+            Failure::new(
+                Code::Usage,
+                "neither HOME nor XDG_STATE_HOME is set, and this user has no home folder; give \
+                 --state DIR",
+            )
         })
+}
+
+/// Where this user keeps what belongs to no repository (trusted vaults, refused password
+/// files, sockets): the folder of all local state, and that of `--state`, which is there
+/// where the first one is not, or cannot be written to. One that others can write to
+/// is not believed.
+pub fn note_folders(global: &Global) -> Vec<PathBuf> {
+    let given = global.state.clone().filter(|path| match fs::metadata(path) {
+        Ok(data) => belongs_to_us_alone(&data),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    });
+    state_base().ok().into_iter().chain(given).collect()
+}
+
+fn belongs_to_us_alone(data: &fs::Metadata) -> bool {
+    let open_to_others = data.mode() & 0o077;
+    open_to_others == 0 && data.uid() == rustix::process::geteuid().as_raw()
+}
+
+/// Notes something in the first of the folders that takes it.
+pub fn note_in_one(global: &Global, note: impl Fn(&Path) -> Result<()>) -> Result<()> {
+    let mut outcome = Err(state_base().err().unwrap_or_else(|| Failure::new(Code::Other, "")));
+    for folder in note_folders(global) {
+        outcome = note(&folder);
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
 }
 
 /// Does `work` on files in the folder of all local state, one process at a time, and
@@ -134,7 +170,7 @@ impl LocalState {
         }
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(trouble)?;
         let data = fs::metadata(&path).map_err(trouble)?;
-        if data.mode() & 0o077 != 0 || data.uid() != rustix::process::geteuid().as_raw() {
+        if !belongs_to_us_alone(&data) {
             return Err(Failure::new(
                 Code::Unusable,
                 format!("local state {} must belong to you alone (mode 0700)", path.display()),

@@ -40,11 +40,16 @@ pub struct Client {
 impl Client {
     /// Connects to a daemon's socket.
     pub fn connect(path: &Path) -> Result<Self, ControlError> {
-        let stream = UnixStream::connect(path).map_err(|error| match error.kind() {
+        Self::connect_to(path, rustix::process::geteuid().as_raw())
+    }
+
+    /// Connects to the socket of a daemon of the user `uid`.
+    pub fn connect_to(path: &Path, uid: u32) -> Result<Self, ControlError> {
+        let stream = socket::connect(path).map_err(|error| match error.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => ControlError::Gone,
             _ => ControlError::Io(error),
         })?;
-        socket::check_peer(&stream)?;
+        socket::check_peer_is(&stream, uid)?;
         Ok(Self { stream })
     }
 

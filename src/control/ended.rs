@@ -23,7 +23,7 @@ pub fn note_end(socket: &Path, mountpoint: &Path) -> io::Result<()> {
 
 /// Takes the notes of a mountpoint away; tells whether there was one.
 pub fn take_end(registry: &Registry, mountpoint: &Path) -> bool {
-    let notes = registry.folders().iter().map(|folder| folder.join(name(mountpoint)));
+    let notes = registry.folders().map(|folder| folder.join(name(mountpoint)));
     let taken: Vec<PathBuf> = notes.filter(|note| std::fs::remove_file(note).is_ok()).collect();
     !taken.is_empty()
 }
@@ -36,7 +36,7 @@ mod tests {
     fn a_note_is_read_once() {
         let folder = tempfile::tempdir().expect("folder");
         let registry = Registry::at(&folder.path().join("run"));
-        let socket = registry.new_socket().expect("path");
+        let socket = registry.new_sockets().expect("path").remove(0);
         assert!(!take_end(&registry, Path::new("/m")));
         note_end(&socket, Path::new("/m")).expect("writes");
         assert!(!take_end(&registry, Path::new("/m/n")));

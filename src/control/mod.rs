@@ -9,6 +9,7 @@ mod ended;
 mod holders;
 mod message;
 mod mounts;
+mod process;
 mod registry;
 mod server;
 mod socket;
@@ -18,7 +19,10 @@ pub use client::{Client, ControlError};
 pub use ended::{note_end, take_end};
 pub use holders::Holder;
 pub use message::{Described, Failure, Reply, Request, char_boundary};
-pub use mounts::{MountEntry, MountId, Place, look_at, mount_at, parse_mountinfo, read_mounts};
+pub use mounts::{
+    MountEntry, MountId, Place, look_at, mount_at, mount_over, parse_mountinfo, read_mounts,
+};
+pub use process::{GUARD_ARGUMENT, daemon_of};
 pub use registry::{Found, Registry};
 pub use server::{Answer, Exchange, Handler, Server};
 pub use users::{Elsewhere, How, Users};

@@ -204,6 +204,15 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     })
 }
 
+impl MountEntry {
+    /// The user that a FUSE mount belongs to.
+    pub fn owner(&self) -> Option<u32> {
+        let mut options = self.options.as_bytes().split(|&byte| byte == b',');
+        let number = options.find_map(|option| option.strip_prefix(b"user_id="))?;
+        std::str::from_utf8(number).ok()?.parse().ok()
+    }
+}
+
 /// Space, tab, newline and backslash come as three octal digits.
 fn unescape(field: &[u8]) -> OsString {
     let mut bytes = Vec::with_capacity(field.len());
@@ -234,6 +243,13 @@ pub fn mount_at<'a>(mounts: &'a [MountEntry], path: &Path) -> io::Result<Option<
     Ok(mounts.iter().filter(here).find(|mount| top.is_entry(mount)))
 }
 
+/// The line of a mount that `path` lies in: the last of those at the nearest place. To
+/// be used where the mount itself may not be asked.
+pub fn mount_over<'a>(mounts: &'a [MountEntry], path: &Path) -> Option<&'a MountEntry> {
+    let above = mounts.iter().filter(|mount| path.starts_with(&mount.mountpoint));
+    above.max_by_key(|mount| mount.mountpoint.as_os_str().len())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,6 +268,11 @@ mod tests {
         assert_eq!(mounts[1].device, rustix::fs::makedev(0, 39));
         assert_eq!((mounts[2].master, mounts[2].shared), (Some(1), Some(2)));
         assert_eq!(mounts[2].parent, mounts[1].id);
+        let owners: Vec<_> = mounts.iter().map(MountEntry::owner).collect();
+        assert_eq!(owners, [None, Some(0), None]);
+        let over = |path: &str| mount_over(&mounts, Path::new(path)).map(|mount| &*mount.kind);
+        assert_eq!(over("/home/a/my chats/x"), Some("tmpfs"));
+        assert_eq!(over("/home/a/my chats too"), Some("ext4"));
     }
 
     #[test]

@@ -1,27 +1,39 @@
 //! Where the sockets of this user's daemons are.
 //!
-//! A daemon is registered by its socket: whoever answers is alive, and a
-//! socket that nobody answers is removed. Invariant: the folder belongs to
-//! this user and is closed to others; a name stands for one socket, which
+//! A daemon is registered by its sockets: whoever answers is alive, and a
+//! socket that nobody answers is removed. It has one in the runtime folder and one
+//! in the folder of local state: the first is emptied at the last logout, and commands
+//! run with other variables than the mount. Invariant: each folder belongs to
+//! the daemon's user and is closed to others; a name stands for one daemon, which
 //! listened before it had it, and is never used again.
 
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use super::client::{Client, ControlError};
 use super::message::Described;
+use super::socket;
 use crate::crypto::{hex, random_id};
 use crate::io::SystemRandom;
 
 const SUFFIX: &str = "sock";
+/// The folder for sockets in a folder of local state.
+const RUN: &str = "run";
 /// The lowest bits of a mode; all zero where nobody else is let in.
 const GROUP_AND_OTHER_BITS: u32 = 6;
 
-/// The folders that may hold sockets.
+/// The folders that may hold sockets of one user's daemons.
 #[derive(Clone, Debug)]
 pub struct Registry {
-    folders: Vec<PathBuf>,
+    /// The first usable one takes a socket. They are the system's to make.
+    runtime: Vec<PathBuf>,
+    /// Each takes a socket, and is made with what is above it.
+    kept: Vec<PathBuf>,
+    owner: u32,
 }
 
 /// A daemon that answered.
@@ -29,55 +41,64 @@ pub struct Registry {
 pub struct Found {
     /// Its socket.
     pub socket: PathBuf,
+    /// Its user.
+    pub owner: u32,
     /// What it says of itself.
     pub described: Described,
 }
 
 impl Registry {
-    /// `$XDG_RUNTIME_DIR/amberfs`, else the user's usual runtime folder, else
-    /// `run` under `state`. All are looked into, the first usable one is where
-    /// new sockets go: a mount made at boot has no `XDG_RUNTIME_DIR`.
-    pub fn new(runtime: Option<&Path>, state: &Path) -> Self {
-        let usual = if rustix::process::geteuid().is_root() {
-            PathBuf::from("/run")
-        } else {
-            PathBuf::from(format!("/run/user/{}", rustix::process::geteuid().as_raw()))
+    /// For this user: `$XDG_RUNTIME_DIR/amberfs`, the user's usual runtime folder (a
+    /// mount made at boot has no `XDG_RUNTIME_DIR`), and `run` in each of `states`.
+    pub fn new(runtime: Option<&Path>, states: &[PathBuf]) -> Self {
+        Self::of(rustix::process::geteuid().as_raw(), runtime, states)
+    }
+
+    /// The same for the user `owner`.
+    pub fn of(owner: u32, runtime: Option<&Path>, states: &[PathBuf]) -> Self {
+        let usual = match owner {
+            0 => PathBuf::from("/run"),
+            _ => PathBuf::from(format!("/run/user/{owner}")),
         };
         let mut folders: Vec<PathBuf> = runtime
             .filter(|path| path.is_absolute())
             .into_iter()
             .chain([usual.as_path()])
             .map(|folder| folder.join("amberfs"))
-            .chain([state.join("run")])
             .collect();
         folders.dedup();
-        Self { folders }
+        let kept = states.iter().map(|state| state.join(RUN)).collect();
+        Self { runtime: folders, kept, owner }
     }
 
     /// A registry in one given folder.
     pub fn at(folder: &Path) -> Self {
-        Self { folders: vec![folder.to_path_buf()] }
+        let owner = rustix::process::geteuid().as_raw();
+        Self { runtime: Vec::new(), kept: vec![folder.to_path_buf()], owner }
     }
 
     /// The folders, as they are looked into.
-    pub fn folders(&self) -> &[PathBuf] {
-        &self.folders
+    pub fn folders(&self) -> impl Iterator<Item = &PathBuf> {
+        self.runtime.iter().chain(&self.kept)
     }
 
-    /// The path for a new socket, in a folder that is ours alone.
-    pub fn new_socket(&self) -> io::Result<PathBuf> {
+    /// The paths for the sockets of a new daemon, in folders that are ours alone;
+    /// fails where there is none.
+    pub fn new_sockets(&self) -> io::Result<Vec<PathBuf>> {
         let id = random_id(&SystemRandom);
         let name = format!("{}-{}.{SUFFIX}", std::process::id(), hex(&id[..4]));
         let mut last = io::Error::other("no folder for sockets");
-        for (at, folder) in self.folders.iter().enumerate() {
-            // The last may have to be made with what is above it. A runtime
-            // folder is the system's to make: without it, there is none.
-            match make_private(folder, at + 1 == self.folders.len()) {
-                Ok(()) => return Ok(folder.join(name)),
-                Err(error) => last = error,
+        let mut usable = |folder: &PathBuf, recursive| match make_private(folder, recursive) {
+            Ok(()) => Some(folder.join(&name)),
+            Err(error) => {
+                last = io::Error::new(error.kind(), format!("{}: {error}", folder.display()));
+                None
             }
-        }
-        Err(last)
+        };
+        let first = self.runtime.iter().find_map(|folder| usable(folder, false));
+        let kept = self.kept.iter().filter_map(|folder| usable(folder, true));
+        let paths: Vec<PathBuf> = first.into_iter().chain(kept).collect();
+        if paths.is_empty() { Err(last) } else { Ok(paths) }
     }
 
     /// Asks all daemons of this user who they are; those that answer.
@@ -88,12 +109,27 @@ impl Registry {
     /// Asks all daemons of this user who they are; by mountpoint, then those
     /// that live and do not say, by the path of their socket.
     pub fn look(&self) -> Vec<Result<Found, PathBuf>> {
+        self.look_into(self.folders())
+    }
+
+    fn look_into<'a>(
+        &self,
+        folders: impl Iterator<Item = &'a PathBuf>,
+    ) -> Vec<Result<Found, PathBuf>> {
         let mut found = Vec::new();
-        for folder in self.folders.iter().filter(|folder| is_private(folder)) {
+        let mut seen: HashSet<OsString> = HashSet::new();
+        for folder in folders.filter(|folder| is_private(folder, self.owner)) {
             let Ok(entries) = std::fs::read_dir(folder) else { continue };
-            for socket in entries.flatten().map(|entry| entry.path()) {
-                if socket.extension().is_some_and(|extension| extension == SUFFIX) {
-                    found.extend(ask(&socket));
+            for entry in entries.flatten() {
+                let (name, socket) = (entry.file_name(), entry.path());
+                let is_socket = socket.extension().is_some_and(|extension| extension == SUFFIX);
+                // In two folders, one name is one daemon.
+                if !is_socket || seen.contains(&name) {
+                    continue;
+                }
+                if let Some(daemon) = ask(&socket, self.owner) {
+                    seen.insert(name);
+                    found.push(daemon);
                 }
             }
         }
@@ -106,13 +142,39 @@ impl Registry {
 
     /// The daemon whose mount `path` is in, or whose repository it is.
     pub fn find(&self, path: &Path) -> Option<Found> {
+        Self::choose(self.all(), path)
+    }
+
+    /// The same, wherever its sockets are: looked for by what the kernel lists, not by
+    /// the variables of this process.
+    pub fn find_anywhere(&self, path: &Path) -> Option<Found> {
+        let listed = std::fs::read("/proc/net/unix").unwrap_or_default();
+        let folders = socket_folders(&listed);
+        Self::choose(self.look_into(folders.iter()).into_iter().flatten().collect(), path)
+    }
+
+    fn choose(mut candidates: Vec<Found>, path: &Path) -> Option<Found> {
         let path = resolve(path);
-        let mut candidates = self.all();
         candidates.retain(|found| {
             path.starts_with(&found.described.mountpoint) || path == found.described.repo
         });
         candidates.into_iter().max_by_key(|found| found.described.mountpoint.as_os_str().len())
     }
+}
+
+/// The folders of all sockets that are bound under such names as ours have.
+fn socket_folders(listed: &[u8]) -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = listed
+        .split(|&byte| byte == b'\n')
+        .filter_map(|line| line.iter().position(|&byte| byte == b'/').map(|at| &line[at..]))
+        .map(|path| Path::new(OsStr::from_bytes(path)))
+        .filter(|path| path.extension().is_some_and(|extension| extension == socket::ASIDE))
+        .filter_map(|path| path.parent().map(Path::to_path_buf))
+        .filter(|folder| folder.ends_with("amberfs") || folder.ends_with(RUN))
+        .collect();
+    folders.sort_unstable();
+    folders.dedup();
+    folders
 }
 
 /// Absolute and without symlinks where that can be found out: a path inside a
@@ -123,9 +185,9 @@ fn resolve(path: &Path) -> PathBuf {
         .unwrap_or_else(|_| path.to_path_buf())
 }
 
-fn ask(socket: &Path) -> Option<Result<Found, PathBuf>> {
-    match Client::connect(socket).and_then(|mut client| client.describe()) {
-        Ok(described) => Some(Ok(Found { socket: socket.to_path_buf(), described })),
+fn ask(socket: &Path, owner: u32) -> Option<Result<Found, PathBuf>> {
+    match Client::connect_to(socket, owner).and_then(|mut client| client.describe()) {
+        Ok(described) => Some(Ok(Found { socket: socket.to_path_buf(), owner, described })),
         Err(ControlError::Gone) => {
             // Left by a daemon that was killed.
             let _ = std::fs::remove_file(socket);
@@ -141,20 +203,17 @@ fn make_private(folder: &Path, recursive: bool) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error),
     }
-    if is_private(folder) {
+    if is_private(folder, rustix::process::geteuid().as_raw()) {
         Ok(())
     } else {
-        Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            format!("{} is open to others", folder.display()),
-        ))
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is open to others"))
     }
 }
 
-fn is_private(folder: &Path) -> bool {
+fn is_private(folder: &Path, owner: u32) -> bool {
     std::fs::symlink_metadata(folder).is_ok_and(|metadata| {
         metadata.is_dir()
-            && metadata.uid() == rustix::process::geteuid().as_raw()
+            && metadata.uid() == owner
             && metadata.mode().trailing_zeros() >= GROUP_AND_OTHER_BITS
     })
 }
@@ -170,29 +229,51 @@ mod tests {
         let open = folder.path().join("open");
         std::fs::create_dir(&open).expect("create");
         std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o755)).expect("chmod");
-        assert!(Registry::at(&open).new_socket().is_err());
-        assert!(Registry::at(&folder.path().join("own")).new_socket().is_ok());
+        assert!(Registry::at(&open).new_sockets().is_err());
+        assert!(Registry::at(&folder.path().join("own")).new_sockets().is_ok());
     }
 
     /// With `--state` elsewhere nothing of the usual place was there yet.
     #[test]
     fn the_folder_below_state_is_made_with_what_is_above_it() {
         let folder = tempfile::tempdir().expect("folder");
-        let deep = folder.path().join("local/state/amberfs/run");
-        let folders = vec![folder.path().join("none/amberfs"), deep.clone()];
-        let path = Registry { folders }.new_socket().expect("path");
-        assert_eq!(path.parent(), Some(deep.as_path()));
+        let state = folder.path().join("local/state/amberfs");
+        let registry = Registry {
+            runtime: vec![folder.path().join("none/amberfs")],
+            ..Registry::new(None, std::slice::from_ref(&state))
+        };
+        assert_eq!(registry.kept, [state.join("run")]);
+        let paths = registry.new_sockets().expect("path");
+        assert_eq!(paths.len(), 1);
+        assert_eq!(paths[0].parent(), Some(state.join("run").as_path()));
         assert!(!folder.path().join("none").exists());
-        assert!(is_private(&folder.path().join("local")));
+        let own = rustix::process::geteuid().as_raw();
+        assert!(is_private(&folder.path().join("local"), own));
     }
 
     #[test]
     fn a_dead_socket_is_removed() {
         let folder = tempfile::tempdir().expect("folder");
         let registry = Registry::at(&folder.path().join("run"));
-        let path = registry.new_socket().expect("path");
-        drop(std::os::unix::net::UnixListener::bind(&path).expect("bind"));
+        let paths = registry.new_sockets().expect("path");
+        drop(std::os::unix::net::UnixListener::bind(&paths[0]).expect("bind"));
         assert_eq!(registry.all(), []);
-        assert!(!path.exists());
+        assert!(!paths[0].exists());
+    }
+
+    #[test]
+    fn folders_of_bound_sockets_are_read() {
+        let listed = b"Num       RefCount Protocol Flags    Type St Inode Path\n\
+            ffff: 00000002 00000000 00010000 0001 01 1 /run/user/7/a b/amberfs/1-0a.new\n\
+            ffff: 00000002 00000000 00010000 0001 01 2 /x/state/run/1-0a.new\n\
+            ffff: 00000002 00000000 00010000 0001 01 3 /x/state/run/2-0b.new\n\
+            ffff: 00000002 00000000 00010000 0001 01 4 @abstract/amberfs/1-0a.new\n\
+            ffff: 00000002 00000000 00010000 0001 01 5\n\
+            ffff: 00000002 00000000 00010000 0001 01 6 /run/other/1-0a.sock\n";
+        let folders = socket_folders(listed);
+        for folder in ["/run/user/7/a b/amberfs", "/x/state/run"] {
+            assert!(folders.contains(&PathBuf::from(folder)), "{folders:?}");
+        }
+        assert!(!folders.contains(&PathBuf::from("/run/other")));
     }
 }

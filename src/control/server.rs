@@ -63,9 +63,9 @@ impl Exchange<'_> {
     }
 }
 
-/// Listens until dropped; the socket file goes with it.
+/// Listens until dropped; its socket files go with it.
 pub struct Server {
-    path: PathBuf,
+    listening: Vec<(PathBuf, UnixListener)>,
     open: Arc<Open>,
 }
 
@@ -83,8 +83,9 @@ struct Connections {
     next: u64,
     /// No more are to be taken.
     stopped: bool,
-    /// All that were there when it stopped have been taken.
-    all: bool,
+    /// Threads that take connections: when it stops, each ends with the last that was
+    /// there.
+    taking: usize,
 }
 
 impl Open {
@@ -103,21 +104,39 @@ impl Open {
 }
 
 impl Server {
-    /// Starts listening at `path`, in a folder that is closed to others.
-    pub fn start<H: Handler>(path: &Path, handler: Arc<H>) -> io::Result<Self> {
+    /// Starts listening at each of `paths`, in folders that are closed to others; fails
+    /// where it can listen at none.
+    pub fn start<H: Handler>(paths: &[PathBuf], handler: &Arc<H>) -> io::Result<Self> {
+        let mut server = Self { listening: Vec::new(), open: Arc::default() };
+        let mut last = io::Error::other("no socket to listen at");
+        for path in paths {
+            if let Err(error) = server.listen(path, handler) {
+                last = error;
+            }
+        }
+        if server.listening.is_empty() { Err(last) } else { Ok(server) }
+    }
+
+    fn listen<H: Handler>(&mut self, path: &Path, handler: &Arc<H>) -> io::Result<()> {
         // Bound aside: a socket that does not listen yet refuses as that of a
         // dead daemon does, and whoever looked for daemons removed it.
-        let aside = path.with_extension("new");
-        let listener = UnixListener::bind(&aside)?;
+        let aside = path.with_extension(socket::ASIDE);
+        let listener = socket::bind(&aside)?;
         std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o600))?;
         std::fs::rename(&aside, path)?;
-        let open = Arc::new(Open::default());
-        let taken = Arc::clone(&open);
-        thread::Builder::new().name("control".into()).spawn(move || {
+        let own = listener.try_clone()?;
+        let (taken, handler) = (Arc::clone(&self.open), Arc::clone(handler));
+        taken.change(|open| open.taking += 1);
+        let started = thread::Builder::new().name("control".into()).spawn(move || {
             accept(&listener, &taken, &handler);
-            taken.change(|open| open.all = true);
-        })?;
-        Ok(Self { path: path.to_path_buf(), open })
+            taken.change(|open| open.taking -= 1);
+        });
+        if let Err(error) = started {
+            self.open.change(|open| open.taking -= 1);
+            return Err(error);
+        }
+        self.listening.push((path.to_path_buf(), own));
+        Ok(())
     }
 
     /// Stops listening, and waits until whoever had connected has the answers to
@@ -125,7 +144,7 @@ impl Server {
     pub fn finish(self, limit: Duration) {
         let end = Instant::now() + limit;
         self.stop();
-        self.open.wait(end, |open| open.all);
+        self.open.wait(end, |open| open.taking == 0);
         self.open.change(|open| {
             for stream in open.streams.values() {
                 // What was sent can still be read.
@@ -136,8 +155,8 @@ impl Server {
     }
 
     /// Where it listens.
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        self.listening.iter().map(|(path, _)| path)
     }
 
     fn stop(&self) {
@@ -145,10 +164,15 @@ impl Server {
             return;
         }
         // Nobody connects after whoever wakes the thread that accepts.
-        let aside = self.path.with_extension("end");
-        let _ = std::fs::rename(&self.path, &aside);
-        let _ = UnixStream::connect(&aside);
-        let _ = std::fs::remove_file(&aside);
+        for (path, listener) in &self.listening {
+            let aside = path.with_extension("end");
+            let _ = std::fs::rename(path, &aside);
+            if socket::connect(&aside).is_err() {
+                // The file was removed: nobody has connected for long.
+                let _ = rustix::net::shutdown(listener, rustix::net::Shutdown::Both);
+            }
+            let _ = std::fs::remove_file(&aside);
+        }
     }
 }
 
@@ -266,8 +290,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let registry = Registry::at(&folder.path().join("run"));
         let server =
-            Server::start(&registry.new_socket().expect("path"), Arc::new(Echo)).expect("starts");
-        let mode = std::fs::metadata(server.path()).expect("socket").permissions().mode();
+            Server::start(&registry.new_sockets().expect("path"), &Arc::new(Echo)).expect("starts");
+        let path = server.paths().next().expect("listens").clone();
+        let mode = std::fs::metadata(&path).expect("socket").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let found = registry.find(Path::new("/m/x/y")).expect("is inside");
         assert!(registry.find(Path::new("/mm")).is_none());
@@ -287,7 +312,6 @@ mod tests {
         assert!(matches!(client.ask(&Request::Sync, |_| Ok(())), Err(ControlError::Failed(_))));
         assert!(client.ask(&Request::Call(b"panic".to_vec()), |_| Ok(())).is_err());
 
-        let path = server.path().to_path_buf();
         drop(server);
         assert!(!path.exists());
         assert_eq!(registry.all(), []);
@@ -299,8 +323,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let registry = Registry::at(&folder.path().join("run"));
         for _ in 0..20 {
-            let path = registry.new_socket().expect("path");
-            let server = Server::start(&path, Arc::new(Echo)).expect("starts");
+            let paths = registry.new_sockets().expect("path");
+            let server = Server::start(&paths, &Arc::new(Echo)).expect("starts");
+            let path = paths[0].clone();
             let mut asked: Vec<_> =
                 (0..8).map(|_| Client::connect(&path).expect("connects")).collect();
             for client in &mut asked {
@@ -334,9 +359,9 @@ mod tests {
                 });
             }
             let lost = (0..300).find(|_| {
-                let path = registry.new_socket().expect("path");
-                let server = Server::start(&path, Arc::new(Echo)).expect("starts");
-                !server.path().exists()
+                let paths = registry.new_sockets().expect("path");
+                let server = Server::start(&paths, &Arc::new(Echo)).expect("starts");
+                !server.paths().all(|path| path.exists())
             });
             over.store(true, Ordering::SeqCst);
             assert_eq!(lost, None);
@@ -348,8 +373,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let registry = Registry::at(&folder.path().join("run"));
         let server =
-            Server::start(&registry.new_socket().expect("path"), Arc::new(Echo)).expect("starts");
-        let stream = UnixStream::connect(server.path()).expect("connects");
+            Server::start(&registry.new_sockets().expect("path"), &Arc::new(Echo)).expect("starts");
+        let stream =
+            UnixStream::connect(server.paths().next().expect("listens")).expect("connects");
         for bad in [&b""[..], b"\x01", b"\x09\x01", b"\x01\x63", b"\x01\x05\xff"] {
             socket::send(&stream, bad).expect("sends");
             let reply = socket::receive(&stream).expect("receives").expect("is open");

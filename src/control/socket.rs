@@ -1,9 +1,42 @@
-//! Frames on a Unix socket, and who is at its other end.
+//! Frames on a Unix socket, who is at its other end, and names that are too long for one.
 
+use std::ffi::OsStr;
 use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
 
 use super::message::MAX_FRAME;
+
+/// The longest name of a socket in bytes; the kernel's field has one more for its end.
+const NAME_MAX: usize = 107;
+/// What a daemon's socket is called until it listens, and in the kernel's list for ever.
+pub(super) const ASIDE: &str = "new";
+
+/// Listens at `path`, of any length.
+pub(super) fn bind(path: &Path) -> io::Result<UnixListener> {
+    by_short_name(path, |name| UnixListener::bind(name))
+}
+
+/// Connects to the socket at `path`, of any length.
+pub(super) fn connect(path: &Path) -> io::Result<UnixStream> {
+    by_short_name(path, |name| UnixStream::connect(name))
+}
+
+/// A state folder may lie so deep that no socket in it could be named: such a one is
+/// named from a descriptor of its folder on.
+fn by_short_name<T>(path: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    if path.as_os_str().len() <= NAME_MAX {
+        return act(path);
+    }
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open = rustix::fs::open(folder, flags, Mode::empty())?;
+    let short = PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd()));
+    act(&short.join(path.file_name().unwrap_or(OsStr::new(""))))
+}
 
 /// Sends one frame.
 pub(super) fn send(mut stream: &UnixStream, body: &[u8]) -> io::Result<()> {
@@ -33,8 +66,13 @@ pub(super) fn receive(mut stream: &UnixStream) -> io::Result<Option<Vec<u8>>> {
 
 /// Refuses anybody but this user and root (`SO_PEERCRED`).
 pub(super) fn check_peer(stream: &UnixStream) -> io::Result<()> {
+    check_peer_is(stream, rustix::process::geteuid().as_raw())
+}
+
+/// Refuses anybody but the user `uid` and root.
+pub(super) fn check_peer_is(stream: &UnixStream, uid: u32) -> io::Result<()> {
     let peer = rustix::net::sockopt::socket_peercred(stream)?;
-    if peer.uid.is_root() || peer.uid == rustix::process::geteuid() {
+    if peer.uid.is_root() || peer.uid.as_raw() == uid {
         Ok(())
     } else {
         Err(io::Error::new(io::ErrorKind::PermissionDenied, "belongs to another user"))
@@ -64,6 +102,22 @@ mod tests {
         let (a, b) = UnixStream::pair().expect("pair");
         drop(a);
         assert_eq!(receive(&b).expect("closed"), None);
+    }
+
+    /// Below a deep state folder nothing could be bound: "path must be shorter".
+    #[test]
+    fn a_socket_may_lie_deep() {
+        let folder = tempfile::tempdir().expect("folder");
+        let deep = folder.path().join("d".repeat(200)).join("e".repeat(200));
+        std::fs::create_dir_all(&deep).expect("create");
+        let path = deep.join("s.sock");
+        let listener = bind(&path).expect("binds");
+        assert!(path.exists());
+        let ours = connect(&path).expect("connects");
+        let (theirs, _) = listener.accept().expect("accepts");
+        send(&ours, b"hello").expect("sends");
+        assert_eq!(receive(&theirs).expect("receives"), Some(b"hello".to_vec()));
+        assert!(connect(&deep.join("none.sock")).is_err());
     }
 
     #[test]

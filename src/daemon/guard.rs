@@ -28,11 +28,9 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
-use crate::control::MountId;
+use crate::control::{GUARD_ARGUMENT, MountId};
 use crate::fuse::end_connection;
 
-/// The argument that makes the program a guard; not for people.
-const ARGUMENT: &str = "--guard-of";
 /// How long a main thread that has sent its signal may take to be gone.
 const GONE_TRIES: u32 = 50;
 const GONE_PAUSE: Duration = Duration::from_millis(20);
@@ -51,7 +49,7 @@ impl Guard {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
         Command::new("/proc/self/exe")
             .arg0("amberfs")
-            .arg(ARGUMENT)
+            .arg(GUARD_ARGUMENT)
             .arg(rustix::process::getpid().to_string())
             .arg(mount.to_string())
             .current_dir("/")
@@ -75,7 +73,7 @@ impl Guard {
 /// the daemon has ended, and tells whether it was one.
 pub fn guard_if_asked() -> bool {
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_none_or(|first| first != ARGUMENT) {
+    if arguments.next().is_none_or(|first| first != GUARD_ARGUMENT) {
         return false;
     }
     let mut next = || arguments.next()?.into_string().ok();

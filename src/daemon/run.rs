@@ -104,7 +104,7 @@ pub fn run<S: Service>(
         repo: setup.repo.clone(),
     });
     // Before the mount too: whoever sees it must find its daemon.
-    let server = setup.registry.new_socket().and_then(|path| Server::start(&path, handler));
+    let server = setup.registry.new_sockets().and_then(|paths| Server::start(&paths, &handler));
     let server = match server {
         Ok(server) => server,
         Err(error) => {
@@ -143,7 +143,7 @@ pub fn run<S: Service>(
         waiting: Vec::new(),
         closed,
         repo: setup.repo.clone(),
-        socket: server.path().to_path_buf(),
+        sockets: server.paths().cloned().collect(),
     };
     take_end(&setup.registry, &setup.mountpoint);
     let (checkpoints, wanted) = mpsc::channel();
@@ -220,7 +220,7 @@ struct Life<S> {
     closed: Arc<OnceLock<Result<(), Failure>>>,
     repo: PathBuf,
     /// Where this daemon is asked.
-    socket: PathBuf,
+    sockets: Vec<PathBuf>,
 }
 
 impl<S: Service> Life<S> {
@@ -391,11 +391,12 @@ impl<S: Service> Life<S> {
                 log::warn!("the dead mount could not be cleared: {error}");
             }
         }
-        if replies.is_empty()
-            && result.is_ok()
-            && let Err(error) = note_end(&self.socket, self.session.mountpoint())
-        {
-            log::debug!("whoever asks later will not know that all is in REPO: {error}");
+        if replies.is_empty() && result.is_ok() {
+            for socket in &self.sockets {
+                if let Err(error) = note_end(socket, self.session.mountpoint()) {
+                    log::debug!("whoever asks later may not know that all is in REPO: {error}");
+                }
+            }
         }
         for reply in replies {
             let _ = reply.send(match &result {

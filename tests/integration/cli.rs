@@ -339,7 +339,7 @@ fn one_mount_that_fails_does_not_stop_the_others() {
     fs::set_permissions(world.path("run/amberfs"), fs::Permissions::from_mode(0o700)).unwrap();
     let servers = ["/a", "/b", "/c"].map(|name| {
         let socket = world.path(&format!("run/amberfs{name}.sock"));
-        Server::start(&socket, std::sync::Arc::new(Failing(name))).unwrap()
+        Server::start(&[socket], &std::sync::Arc::new(Failing(name))).unwrap()
     });
     // Bound and never served: a daemon that hangs.
     let hung = world.path("run/amberfs/7-hung.sock");

@@ -100,3 +100,106 @@ fn programs_started_by_amberfs_get_three_descriptors() {
     world.ok(&["umount", "mnt"]);
     assert!(daemon.wait().unwrap().success());
 }
+
+/// logind removes the runtime folder at the last logout; cron, sudo and mount(8) have
+/// other variables: "not mounted by amberfs".
+#[test]
+fn a_daemon_is_found_whatever_became_of_the_runtime_folder() {
+    if !has_fuse("sockets") {
+        return;
+    }
+    let (world, _cleared) = prepared();
+    for state in [&[][..], &["--state", "local"]] {
+        let lost: [&dyn Fn(&mut Command); 6] = [
+            &|_| fs::remove_dir_all(world.path("run/amberfs")).unwrap(),
+            &|_| {
+                for entry in fs::read_dir(world.path("run/amberfs")).unwrap() {
+                    fs::remove_file(entry.unwrap().path()).unwrap();
+                }
+            },
+            &|command| {
+                command.env_remove("XDG_RUNTIME_DIR");
+            },
+            &|command| {
+                command.env("XDG_RUNTIME_DIR", world.path("none"));
+            },
+            &|command| {
+                let gone = |name: &str| world.path(name).to_str().unwrap().to_owned();
+                command.env("XDG_STATE_HOME", gone("none")).env("XDG_RUNTIME_DIR", gone("none"));
+            },
+            &|command| {
+                command.env_clear();
+            },
+        ];
+        for (number, lose) in lost.iter().enumerate() {
+            world.ok(&[&["mount", "repo", "mnt"][..], state].concat());
+            fs::write(world.path("mnt/file"), [number as u8]).unwrap();
+            for name in ["status", "sync", "umount"] {
+                let mut command = world.command(&[name, "mnt"]);
+                if number > 1 || name == "status" {
+                    lose(&mut command);
+                }
+                let output = in_time(command);
+                assert!(output.status.success(), "{state:?} {number} {name}: {}", said(&output));
+            }
+        }
+    }
+    // Where only the folder of --state is left, it is looked into.
+    world.ok(&["mount", "repo", "mnt", "--state", "local"]);
+    for folder in ["run/amberfs", "state/amberfs/run"] {
+        fs::remove_dir_all(world.path(folder)).unwrap();
+    }
+    world.ok(&["sync", "mnt", "--state", "local"]);
+    world.ok(&["umount", "mnt", "--state", "local"]);
+}
+
+/// Without any socket nothing was said but "not mounted by amberfs".
+#[test]
+fn a_mount_that_cannot_be_asked_is_told_with_a_way_out() {
+    if !has_fuse("no socket") {
+        return;
+    }
+    let (world, _cleared) = prepared();
+    world.ok(&["mount", "repo", "mnt"]);
+    fs::write(world.path("mnt/file"), "x").unwrap();
+    for folder in ["run/amberfs", "state/amberfs/run"] {
+        fs::remove_dir_all(world.path(folder)).unwrap();
+    }
+    let daemon = process_with("--guard-of");
+    assert!(daemon > 0);
+    let text = world.fails(&["sync", "mnt"], 17);
+    assert!(text.contains("is mounted by amberfs") && !text.contains("not mounted"), "{text}");
+    let number = text.split("kill ").nth(1).and_then(|rest| rest.split(' ').next());
+    let number = number.unwrap_or_else(|| panic!("names the process: {text}"));
+    for command in [&["status"][..], &["sync", "--all"], &["umount", "mnt"]] {
+        let said = world.fails(command, 17);
+        assert!(said.contains(world.path("mnt").to_str().unwrap()), "{command:?}: {said}");
+    }
+    assert!(Command::new("kill").arg(number).status().unwrap().success());
+    let process = format!("/proc/{number}");
+    wait_for("the daemon's end", LIMIT, || !fs::exists(&process).unwrap());
+    assert_eq!(world.ok(&["ls", "repo"]), "file\n");
+    assert!(!is_mounted(&world.path("mnt")));
+    let said = world.fails(&["sync", "mnt"], 17);
+    assert!(said.contains("not mounted"), "{said}");
+}
+
+/// Below a deep folder no socket could be bound, and nothing was mounted.
+#[test]
+fn a_state_folder_may_lie_deep() {
+    if !has_fuse("deep") {
+        return;
+    }
+    let (world, _cleared) = prepared();
+    let deep = format!("{}/{}", "d".repeat(120), "e".repeat(120));
+    let with = |arguments: &[&str]| {
+        let mut command = world.command(arguments);
+        command.env_remove("XDG_RUNTIME_DIR").env("XDG_STATE_HOME", world.path(&deep));
+        let output = in_time(command);
+        assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+    };
+    with(&["mount", "repo", "mnt", "--key-file", "key", "--state", &format!("{deep}/own")]);
+    assert!(world.path(&deep).join("amberfs/run").is_dir());
+    with(&["sync", "mnt"]);
+    with(&["umount", "mnt", "--state", &format!("{deep}/own")]);
+}
