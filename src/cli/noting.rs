@@ -44,7 +44,7 @@ impl NoteWriter {
             return Ok(None);
         };
         // Sealed with K: the address is the owner's own.
-        let pin = trust::known(sealed.address.fingerprint())?;
+        let pin = trust::known(global, sealed.address.fingerprint())?;
         let locator = trust::reached(global, &sealed)?;
         let keys = NoteKeys::derive(key, repo, &locator.registration);
         let client = vault::client(global, path, PATIENCE)?;

@@ -9,6 +9,7 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::args::Global;
 use super::{Code, Failure, Result, place};
 use crate::crypto::{RepoId, hex};
 use crate::io::{DirFolder, PrivateFolder};
@@ -45,8 +46,12 @@ impl PasswordFile {
     }
 
     /// Fails if a vault refused this very file.
-    pub fn check(&self, repo: &RepoId) -> Result<()> {
-        if !lines(&place::state_base()?)?.contains(&self.line(repo)) {
+    pub fn check(&self, global: &Global, repo: &RepoId) -> Result<()> {
+        let line = self.line(repo);
+        let mut known = place::note_folders(global).into_iter().map(|folder| lines(&folder));
+        if !known
+            .try_fold(false, |found, lines| Ok::<_, Failure>(found | lines?.contains(&line)))?
+        {
             return Ok(());
         }
         Err(Failure::new(
@@ -61,8 +66,12 @@ impl PasswordFile {
     }
 
     /// Remembers what became of it: whether the vault refused it.
-    pub fn note(&self, repo: &RepoId, refused: bool) -> Result<()> {
-        change(&place::state_base()?, &self.line(repo), refused)
+    pub fn note(&self, global: &Global, repo: &RepoId, refused: bool) -> Result<()> {
+        let line = self.line(repo);
+        if refused {
+            return place::note_in_one(global, |folder| change(folder, &line, true));
+        }
+        place::note_folders(global).iter().try_for_each(|folder| change(folder, &line, false))
     }
 }
 

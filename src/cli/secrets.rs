@@ -116,7 +116,7 @@ fn by_file(
     file: &PasswordFile,
 ) -> Result<Obtained> {
     if !global.retry {
-        file.check(&repository.repo)?;
+        file.check(global, &repository.repo)?;
     }
     let outcome = vault::unlock(global, repo, repository, text.as_bytes());
     let refused = match &outcome {
@@ -128,7 +128,7 @@ fn by_file(
         Err(_) => None,
     };
     if let Some(refused) = refused
-        && let Err(failure) = file.note(&repository.repo, refused)
+        && let Err(failure) = file.note(global, &repository.repo, refused)
     {
         note!("amberfs: this password file could not be remembered: {}", failure.message);
     }

@@ -51,11 +51,19 @@ fn pins(folder: &Path) -> Result<Vec<Pin>> {
     text.lines().map(|line| pin(line).ok_or_else(|| bad(&"a line is not understood"))).collect()
 }
 
+/// A root that this user trusted before, with the highest epoch seen of it.
+fn pinned(global: &Global, fingerprint: Fingerprint) -> Result<Option<Pin>> {
+    let mut seen = Vec::new();
+    for folder in place::note_folders(global) {
+        seen.extend(pins(&folder)?);
+    }
+    let seen = seen.into_iter().filter(|pin| pin.fingerprint == fingerprint);
+    Ok(seen.max_by_key(|pin| pin.epoch))
+}
+
 /// A trusted root with the highest epoch seen of it on this machine.
-pub fn known(fingerprint: Fingerprint) -> Result<Pin> {
-    let seen = pins(&place::state_base()?)?;
-    let seen = seen.into_iter().find(|pin| pin.fingerprint == fingerprint);
-    Ok(seen.unwrap_or(Pin { fingerprint, epoch: 0 }))
+pub fn known(global: &Global, fingerprint: Fingerprint) -> Result<Pin> {
+    Ok(pinned(global, fingerprint)?.unwrap_or(Pin { fingerprint, epoch: 0 }))
 }
 
 /// Remembers a vault, or a higher epoch of one.
@@ -76,10 +84,10 @@ fn remember(folder: &Path, fingerprint: Fingerprint, epoch: u64) -> Result<()> {
 }
 
 /// The same where everything else is done: worth a warning, not a failure.
-pub fn remember_or_warn(fingerprint: Fingerprint, manifest: &Manifest) {
-    let done = place::state_base().and_then(|folder| {
-        remember(&folder, fingerprint, manifest.epoch)?;
-        for line in what_changed(&folder, fingerprint, manifest)? {
+pub fn remember_or_warn(global: &Global, fingerprint: Fingerprint, manifest: &Manifest) {
+    let done = place::note_in_one(global, |folder| {
+        remember(folder, fingerprint, manifest.epoch)?;
+        for line in what_changed(folder, fingerprint, manifest)? {
             note!("amberfs: {line}");
         }
         Ok(())
@@ -159,10 +167,9 @@ pub fn trust(global: &Global, locator: &Locator) -> Result<Pin> {
                 ),
             ));
         }
-        return known(fingerprint);
+        return known(global, fingerprint);
     }
-    let seen = pins(&place::state_base()?)?;
-    if let Some(pin) = seen.into_iter().find(|pin| pin.fingerprint == fingerprint) {
+    if let Some(pin) = pinned(global, fingerprint)? {
         return Ok(pin);
     }
     if listed()?.iter().any(|address| address.fingerprint() == fingerprint) {

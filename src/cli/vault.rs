@@ -69,7 +69,7 @@ pub fn unlock(
         match client.unlock(&asked, &repository.repo, &password, pin) {
             Ok(unlocked) => {
                 let is_outdated = unlocked.generation < unlocked.manifest.generation();
-                let obtained = opened(&folder, repository, &locator, unlocked)?;
+                let obtained = opened(global, &folder, repository, &locator, unlocked)?;
                 let outdated = is_outdated.then_some(password);
                 return Ok(Obtained { outdated, ..obtained });
             }
@@ -91,6 +91,7 @@ pub fn unlock(
 
 /// Judges what the record that `locator` names has given.
 fn opened(
+    global: &Global,
     folder: &DirSynced,
     repository: &Repository,
     locator: &Locator,
@@ -111,7 +112,7 @@ fn opened(
              it",
         ));
     }
-    remember_or_warn(locator.address.fingerprint(), &unlocked.manifest);
+    remember_or_warn(global, locator.address.fingerprint(), &unlocked.manifest);
     for line in told(unlocked.events.since_opened()) {
         note!("amberfs: {line}");
     }
@@ -192,7 +193,7 @@ fn fit(text: &str) -> Result<Password> {
 
 /// Says what the owner should know of the vault before choosing a password for it.
 fn warn_before_the_choice(global: &Global, address: &Address, path: &Path) -> Result<()> {
-    let pin = known(address.fingerprint())?;
+    let pin = known(global, address.fingerprint())?;
     let manifest = client(global, path, Timeouts::default())?.manifest(address, pin)?;
     if manifest.protection == Protection::File && !global.quiet {
         note!(
@@ -223,7 +224,7 @@ pub fn withdraw(
     key: &Secret,
     locator: &Locator,
 ) -> Result<()> {
-    let pin = known(locator.address.fingerprint())?;
+    let pin = known(global, locator.address.fingerprint())?;
     Ok(client(global, path, Timeouts::default())?.delete(locator, repo, key, pin)?)
 }
 
@@ -237,7 +238,7 @@ fn register(
     password: &Password,
     claim: Claim<'_>,
 ) -> Result<Locator> {
-    let epoch = known(address.fingerprint())?.epoch;
+    let epoch = known(global, address.fingerprint())?.epoch;
     let keys = [(key_check(key, repo), key)];
     let argon = cost(global)?;
     let record = NewRecord { address, epoch, repo, keys: &keys, password, argon, claim };
@@ -250,7 +251,7 @@ fn register(
         }
         outcome => outcome?,
     };
-    remember_or_warn(address.fingerprint(), &registration.manifest);
+    remember_or_warn(global, address.fingerprint(), &registration.manifest);
     Ok(registration.locator)
 }
 
@@ -338,7 +339,7 @@ impl Opened {
             }
             // Sealed with K: these addresses are the owner's own.
             let asked = reached(global, &locator)?;
-            let pin = known(fingerprint)?;
+            let pin = known(global, fingerprint)?;
             if let Err(error) = client.retire(&asked, &self.repo, &self.key, pin, reason) {
                 let why = format!("{}: {error}", locator.address);
                 if matches!(error, VaultError::Unreachable { .. }) {

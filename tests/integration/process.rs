@@ -203,3 +203,68 @@ fn a_state_folder_may_lie_deep() {
     with(&["sync", "mnt"]);
     with(&["umount", "mnt", "--state", &format!("{deep}/own")]);
 }
+
+/// Runs a script as root in a world with a repository and its key in `own`, which
+/// belongs to the user `$user`, as `mnt` does. It has a mount namespace of its own, with
+/// a /dev/fuse for all. Returns what it printed.
+fn with_user(user: &str, script: &str) -> (World, String) {
+    let world = World::with_repo();
+    for folder in ["own", "mnt"] {
+        fs::create_dir(world.path(folder)).unwrap();
+    }
+    let before = r#"
+        mv repo key own
+        cp "$amberfs" amberfs
+        chmod 755 . amberfs
+        chown -R "$user" own mnt
+        mknod -m 666 fuse c 10 229
+        mount --bind fuse /dev/fuse
+        cd own
+        bare() { env -i PATH="$PATH" "$@"; }
+        as_user() { bare setpriv --reuid="$user" --regid="$user" --clear-groups "$@"; }
+        trap 'umount -l ../mnt 2>/dev/null || true' EXIT
+        set -x
+    "#;
+    let script = format!("{before}\n{script}");
+    let mut command = world.program("unshare", &["-m", "/bin/sh", "-ec", &script]);
+    command.env("user", user).env("amberfs", env!("CARGO_BIN_EXE_amberfs"));
+    let output = in_time(command);
+    assert!(output.status.success(), "{user}: {}", said(&output));
+    (world, format!("{}{}", String::from_utf8_lossy(&output.stdout), said(&output)))
+}
+
+fn needs_root(test: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        println!("SKIPPED: {test}: needs root, to become another user");
+    }
+    !root
+}
+
+/// mount(8) clears the environment: `--state` was given, and the advice was to give it.
+#[test]
+fn with_a_state_folder_nothing_needs_a_home() {
+    if !has_fuse("home") || needs_root("home") {
+        return;
+    }
+    let script = r#"
+        amber() { as_user ../amberfs "$@" --key-file key --state local; }
+        amber put repo file --from key
+        amber ls repo
+        as_user ../amberfs init empty --key-out other --state second
+    "#;
+    // A number that no user has. Without --state, what is missing is said.
+    let lacking = "as_user ../amberfs put repo file --key-file key && exit 1 || true";
+    let (_, told) = with_user("3987654321", &format!("{script}\n{lacking}"));
+    assert!(told.contains("give --state DIR"), "{told}");
+    // A user who may not write into his home folder: fusermount3 wants one with a name.
+    let mounting = r"
+        for options in rw ro; do
+            amber mount repo ../mnt -o $options
+            amber status ../mnt
+            as_user ../amberfs sync ../mnt
+            amber umount ../mnt
+        done
+    ";
+    with_user("daemon", &format!("{script}\n{mounting}"));
+}
