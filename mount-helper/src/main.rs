@@ -10,6 +10,7 @@
 mod options;
 #[path = "../../src/io/shown.rs"]
 mod shown;
+#[path = "../../src/cli/user.rs"]
 mod user;
 
 use std::io::Write as _;
@@ -86,7 +87,7 @@ fn run_amberfs(call: &Call) -> Result<ExitStatus, Failure> {
     let user = match &call.setuid {
         Some(name) => User::named(name).map_err(|text| (WRONG_USE, text))?,
         None if uid.is_root() => owner(&call.repo)?,
-        None => User::current().map_err(|text| (SYSTEM, text))?,
+        None => User::named(&uid.as_raw().to_string()).map_err(|text| (SYSTEM, text))?,
     };
     if call.setuid.is_some() || user.uid != uid.as_raw() {
         user.become_entirely().map_err(|error| {
@@ -95,6 +96,10 @@ fn run_amberfs(call: &Call) -> Result<ExitStatus, Failure> {
     }
     let mut command = Command::new(&program);
     command.args(&call.arguments).env_clear().env("PATH", SEARCH_PATH);
+    if call.setuid.is_some() {
+        // Root too is meant then, whoever owns REPO.
+        command.env("AMBERFS_AS", user.uid.to_string());
+    }
     for name in PASSED_ON {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);

@@ -22,6 +22,9 @@ pub struct Global {
     /// Folder of local state, one for each repository and device
     #[arg(long, global = true, env = "AMBERFS_STATE", value_name = "DIR")]
     pub state: Option<PathBuf>,
+    /// For root: write into REPO as this user; its owner if not given
+    #[arg(long = "as", global = true, env = "AMBERFS_AS", value_name = "USER")]
+    pub as_user: Option<String>,
     /// File with the 64-digit key (- for standard input)
     #[arg(long, global = true, env = "AMBERFS_KEY_FILE", value_name = "F")]
     pub key_file: Option<PathBuf>,

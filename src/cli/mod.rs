@@ -28,12 +28,14 @@ mod mount;
 mod noting;
 mod opening;
 pub(crate) mod options;
+mod owner;
 mod parsed;
 mod place;
 mod refused;
 mod repair;
 mod secrets;
 mod trust;
+mod user;
 mod vault;
 
 use std::path::Path;
@@ -372,6 +374,19 @@ fn one_from_stdin(cli: &Cli) -> Result<()> {
     Ok(())
 }
 
+/// The repository that a command writes into.
+fn written(command: &Command) -> Option<&std::path::Path> {
+    match command {
+        Command::Init(args) => Some(&args.repo),
+        Command::Put(args) => Some(&args.repo),
+        Command::Mount(args) => Some(&args.repo),
+        Command::Check(args) if args.repair => Some(&args.repo),
+        Command::Passwd(args) | Command::Vault(VaultCommand::Add(args)) => Some(&args.repo),
+        Command::Vault(VaultCommand::Remove(args)) => Some(&args.repo),
+        _ => None,
+    }
+}
+
 /// Runs a command; 0 or [`Code::Partial`].
 fn run(cli: &Cli) -> Result<u8> {
     if cli.global.json
@@ -380,6 +395,9 @@ fn run(cli: &Cli) -> Result<u8> {
         return Err(Failure::new(Code::Usage, format!("{what} has no --json")));
     }
     one_from_stdin(cli)?;
+    if let Some(repo) = written(&cli.command) {
+        owner::act(&cli.global, repo)?;
+    }
     match &cli.command {
         Command::Init(args) => init::run(&cli.global, args),
         Command::Put(args) => files::put(&cli.global, args),

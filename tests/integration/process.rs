@@ -268,3 +268,81 @@ fn with_a_state_folder_nothing_needs_a_home() {
     ";
     with_user("daemon", &format!("{script}\n{mounting}"));
 }
+
+/// Whose a folder's files are, with modes; of all that lie in it.
+fn owners_and_modes(folder: &std::path::Path, found: &mut Vec<(u32, u32, PathBuf)>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let data = fs::symlink_metadata(&path).unwrap();
+        let mode = std::os::unix::fs::MetadataExt::mode(&data);
+        found.push((std::os::unix::fs::MetadataExt::uid(&data), mode, path.clone()));
+        if data.is_dir() {
+            owners_and_modes(&path, found);
+        }
+    }
+}
+
+/// `sudo amberfs mount` and `put` left files of root's in a user's repository.
+#[test]
+fn root_writes_into_a_repository_as_its_owner() {
+    if !has_fuse("owner") || needs_root("owner") {
+        return;
+    }
+    let script = r#"
+        key="--key-file key --state local"
+        bare ../amberfs init new/made --key-out other --state second
+        bare ../amberfs put repo file --from key $key
+        bare ../amberfs mount repo ../mnt $key
+        grep " $(cd ..; pwd)/mnt .*user_id=$(id -u "$user")," /proc/self/mounts
+        bare ../amberfs sync ../mnt
+        bare ../amberfs umount ../mnt
+        bare ../amberfs mount repo ../mnt $key
+        as_user ../amberfs umount ../mnt
+        bare ../amberfs check repo --repair $key
+        test -z "$(find . ! -user "$user")"
+        # Of root's, where that is meant; and nobody else chooses whom to be.
+        cp key ../roots-key
+        bare ../amberfs put repo file --from key --key-file ../roots-key --state ../roots --as root
+        test -n "$(find repo -user root)"
+        as_user ../amberfs put repo file --from key $key --as root && exit 1 || test $? = 2
+    "#;
+    let (_, told) = with_user("daemon", script);
+    assert_eq!(told.matches("amberfs: acting as user daemon, whose").count(), 5, "{told}");
+}
+
+/// A daemon's umask, a command's and the way a file entered made modes of their own.
+#[test]
+fn files_in_a_repository_have_one_mode() {
+    if !has_fuse("modes") {
+        return;
+    }
+    let (world, _cleared) = prepared();
+    let amberfs = env!("CARGO_BIN_EXE_amberfs");
+    for (number, umask) in ["077", "027", "000"].iter().enumerate() {
+        let script = format!("umask {umask}; exec \"$@\"");
+        let with_umask = |arguments: &[&str]| {
+            let output = world
+                .program("/bin/sh", &["-c", &script, "sh", amberfs])
+                .args(arguments)
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+        };
+        let repo = format!("repo{number}");
+        with_umask(&["init", &repo, "--key-out", &format!("{repo}.key")]);
+        fs::write(world.path("big"), crate::world::noise(3 << 20, number as u64)).unwrap();
+        let key = format!("{repo}.key");
+        with_umask(&["put", &repo, "one", "--from", "big", "--key-file", &key]);
+        with_umask(&["mount", &repo, "mnt", "--key-file", &key]);
+        fs::write(world.path("mnt/two"), crate::world::noise(3 << 20, 9)).unwrap();
+        with_umask(&["umount", "mnt"]);
+        let mut found = Vec::new();
+        owners_and_modes(&world.path(&repo), &mut found);
+        let odd: Vec<_> = found
+            .iter()
+            .filter(|(_, mode, path)| mode & 0o7777 != if path.is_dir() { 0o755 } else { 0o644 })
+            .collect();
+        assert!(odd.is_empty(), "{umask}: {odd:?}");
+        assert!(found.iter().filter(|(_, _, path)| path.is_file()).count() > 4);
+    }
+}

@@ -1,4 +1,5 @@
-//! Who runs `amberfs`, and becoming somebody else for good.
+//! Users of this system, and becoming one of them for good. The helper of mount(8) has
+//! this file too.
 //!
 //! Users are looked up by id(1) and getent(1), which ask every source that the
 //! system knows, without code of ours in between.
@@ -38,11 +39,6 @@ impl User {
             parse_passwd(&ask(GETENT, &["passwd", name])?).ok_or("getent answers strangely")?;
         let groups = parse_numbers(&ask(ID, &["-G", &name])?).ok_or("id answers strangely")?;
         Ok(Self { name, uid, gid, groups, home })
-    }
-
-    /// Whoever runs this.
-    pub fn current() -> Result<Self, String> {
-        Self::named(&rustix::process::geteuid().as_raw().to_string())
     }
 
     /// Gives up everything else: groups, then group, then user, each real,
