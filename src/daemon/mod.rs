@@ -4,6 +4,7 @@
 //! and the daemon ends only after everything acknowledged was handed to the
 //! service's `close`.
 
+mod clients;
 mod guard;
 mod launch;
 mod log_file;
@@ -16,6 +17,7 @@ mod service;
 mod swap;
 mod synced;
 
+pub use clients::Settings;
 pub use guard::guard_if_asked;
 pub use launch::{Child, Launched, Parent, launch};
 pub use logging::{Destination, start_logging};
@@ -24,4 +26,4 @@ pub use process::{LockedBytes, harden, lock_in_memory, note_inherited, share_one
 pub use run::{Setup, notify_ready, run};
 pub use service::{Handle, Service, Why};
 pub use swap::unencrypted_swap;
-pub use synced::{Synced, synced_by};
+pub use synced::{Evidence, Synced, holder_of_both, synced_by};

@@ -6,7 +6,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::synced::synced_by;
+use super::clients::Settings;
+use super::synced::{Evidence, holder_of_both, synced_by};
 use crate::control::{mount_at, read_mounts};
 use crate::fuse::{DeadMount, dead_mount_at};
 
@@ -74,7 +75,7 @@ pub enum Unfit {
     },
     /// In a folder that a sync client uploads.
     #[error(
-        "{mountpoint} lies in a folder that {client} syncs (found {marker}): your plain files \
+        "{mountpoint} lies in a folder that {client} syncs ({evidence}): your plain files \
          would be uploaded. Choose another, or --allow-synced-mountpoint."
     )]
     Synced {
@@ -83,7 +84,19 @@ pub enum Unfit {
         /// The sync client.
         client: &'static str,
         /// What shows it.
-        marker: String,
+        evidence: Evidence,
+    },
+    /// In the folder that holds REPO.
+    #[error(
+        "{mountpoint} lies in {holder}, as the repository does: what uploads the repository would \
+         upload your plain files too. Choose another, or, if nothing uploads {holder}, \
+         --allow-synced-mountpoint."
+    )]
+    BesideRepo {
+        /// The mountpoint.
+        mountpoint: String,
+        /// The folder around both.
+        holder: String,
     },
     /// An automounter waits for the mount.
     #[error("{0} is watched by an automounter: there, mount with -f, as amberfs@.service does.")]
@@ -138,18 +151,19 @@ pub fn check_mountpoint(mountpoint: &Path, repo: &Path, checks: Checks) -> Resul
     if repo_path.starts_with(&path) {
         return Err(Unfit::RepoInside { mountpoint: shown, repo });
     }
-    if !checks.allow_synced
-        && let Some(synced) = synced_by(if watched || dead.is_some() {
-            path.parent().unwrap_or(&path)
-        } else {
-            &path
-        })
-    {
-        return Err(Unfit::Synced {
-            mountpoint: shown,
-            client: synced.client,
-            marker: synced.marker.display().to_string(),
-        });
+    if !checks.allow_synced {
+        let above = watched || dead.is_some();
+        let looked_at = if above { path.parent().unwrap_or(&path) } else { &path };
+        let settings = Settings::own();
+        let mounts = read_mounts().map_err(|error| unreadable(Path::new("/proc"), error))?;
+        if let Some(synced) = synced_by(looked_at, &mounts, settings.as_ref()) {
+            let (client, evidence) = (synced.client, synced.evidence);
+            return Err(Unfit::Synced { mountpoint: shown, client, evidence });
+        }
+        if let Some(holder) = holder_of_both(&path, &repo_path, settings.as_ref()) {
+            let holder = holder.display().to_string();
+            return Err(Unfit::BesideRepo { mountpoint: shown, holder });
+        }
     }
     if !checks.allow_nonempty && !watched && dead.is_none() {
         check_empty(&path)?;
@@ -296,6 +310,20 @@ mod tests {
         assert_eq!(error.to_string(), expected);
         let checks = Checks { allow_synced: true, ..Checks::default() };
         place.check("mnt", checks).expect("was allowed");
+    }
+
+    #[test]
+    fn a_folder_beside_the_repository_is_refused_where_both_may_be_uploaded() {
+        let place = Place::new();
+        std::fs::create_dir_all(place.path("cloud/chats")).expect("create");
+        std::fs::create_dir_all(place.path("cloud/plain")).expect("create");
+        let check = |checks| {
+            check_mountpoint(&place.path("cloud/plain"), &place.path("cloud/chats"), checks)
+        };
+        let error = check(Checks::default()).expect_err("is beside it");
+        assert!(matches!(error, Unfit::BesideRepo { .. }), "{error}");
+        assert_eq!(error.exit_code(), 17);
+        check(Checks { allow_synced: true, ..Checks::default() }).expect("was allowed");
     }
 
     #[test]
