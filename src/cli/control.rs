@@ -335,8 +335,9 @@ fn show(value: &serde_json::Value) -> std::result::Result<(), OutputError> {
         Some(devices) => {
             for device in devices {
                 say!(
-                    "  elsewhere      {} holds up to generation {}",
+                    "  elsewhere      {} ({}) holds up to generation {}",
                     device["name"].as_str().unwrap_or_default(),
+                    device["id"].as_str().and_then(|id| id.get(..8)).unwrap_or_default(),
                     device["generation"].as_u64().unwrap_or(0),
                 )?;
             }

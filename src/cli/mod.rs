@@ -206,6 +206,8 @@ impl From<VolumeError> for Failure {
             VolumeError::WrongKey => Self::new(Code::WrongSecret, error),
             VolumeError::State(_) => Self::new(Code::Other, error),
             VolumeError::NoDevice { .. } => Self::new(Code::Usage, error),
+            VolumeError::SeveralDevices { .. } => Self::new(Code::Usage, error)
+                .hint("device= takes the first digits of an id too, four or more"),
             VolumeError::Diverged(_) => Self::new(Code::Unusable, error),
             VolumeError::Waiting(_) => Self::new(Code::NotAllHere, error).hint(
                 "reading (-o ro) shows what was before it. A file that its device will never \

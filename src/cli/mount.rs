@@ -145,7 +145,8 @@ impl Service for Mounted {
         let elsewhere: Vec<serde_json::Value> = others()
             .filter_map(|head| {
                 let generation = head.commit.held.get(&state.device)?;
-                Some(serde_json::json!({"name": head.name, "generation": generation}))
+                let id = crate::crypto::hex(&head.device);
+                Some(serde_json::json!({"name": head.name, "id": id, "generation": generation}))
             })
             .collect();
         // The newest state may be another device's, and no head this one's own.

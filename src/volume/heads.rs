@@ -9,10 +9,13 @@ use std::sync::Arc;
 use super::repository::{HeadFile, open_head};
 use super::state::State;
 use super::{Base, Behind, DeviceHead, Notice, OpenOptions, Unusable, VolumeError};
-use crate::crypto::{DeviceId, Hash};
+use crate::crypto::{DeviceId, Hash, hex};
 use crate::format::commit::{Commit, Vector};
 use crate::io::SyncedFolder;
 use crate::store::{Result, Store, StoreError};
+
+/// The fewest digits of a device's id that stand for it.
+const ID_DIGITS_MIN: usize = 4;
 
 /// Head files of each device, ascending by generation.
 type Heads = BTreeMap<DeviceId, Vec<HeadFile>>;
@@ -81,7 +84,7 @@ pub(super) fn load_heads(
                     }
                     if found.as_ref().is_some_and(|(_, newer)| newer.generation == file.generation)
                     {
-                        loaded.clones.push(shown(&commit.device_name, commit.generation));
+                        loaded.clones.push(shown(&commit.device_name, device, commit.generation));
                     }
                     found.get_or_insert_with(|| {
                         let head = DeviceHead {
@@ -284,6 +287,33 @@ pub(super) fn find_behind(
     behind
 }
 
+/// The newest head of the one device that has this name, or an id that begins so.
+fn only(newest: &[(DeviceHead, HeadFile)], wanted: &str) -> std::result::Result<Base, VolumeError> {
+    let digits = wanted.to_ascii_lowercase();
+    let is = |(head, _): &&(DeviceHead, HeadFile)| {
+        head.name == wanted
+            || (digits.len() >= ID_DIGITS_MIN && hex(&head.device).starts_with(&digits))
+    };
+    let found: Vec<_> = newest.iter().filter(is).collect();
+    match found.as_slice() {
+        [(head, file)] => Ok(Base { commit: head.commit.clone(), hash: file.hash }),
+        [] => Err(VolumeError::NoDevice {
+            wanted: wanted.to_owned(),
+            here: newest.iter().map(|(head, _)| named(&head.name, &head.device)).collect(),
+        }),
+        several => Err(VolumeError::SeveralDevices {
+            wanted: wanted.to_owned(),
+            here: several
+                .iter()
+                .map(|(head, _)| {
+                    let DeviceHead { name, device, generation, .. } = head;
+                    format!("{name}, id {}, generation {generation}", hex(device))
+                })
+                .collect(),
+        }),
+    }
+}
+
 /// The head to stand on: the one whose vector covers all others.
 pub(super) fn choose(
     Loaded { newest, clones, .. }: &Loaded,
@@ -292,21 +322,7 @@ pub(super) fn choose(
     options: &OpenOptions,
 ) -> std::result::Result<Base, VolumeError> {
     if let Some(wanted) = &options.only_device {
-        return newest
-            .iter()
-            .find(|(head, _)| {
-                head.name == *wanted || crate::crypto::hex(&head.device).starts_with(wanted)
-            })
-            .map(|(head, file)| Base { commit: head.commit.clone(), hash: file.hash })
-            .ok_or_else(|| VolumeError::NoDevice {
-                wanted: wanted.clone(),
-                here: newest
-                    .iter()
-                    .map(|(head, _)| {
-                        format!("{} ({})", head.name, crate::crypto::hex(&head.device[..4]))
-                    })
-                    .collect(),
-            });
+        return only(newest, wanted);
     }
     let covers = |a: &DeviceHead, b: &DeviceHead| {
         a.commit.merged.get(&b.device).copied().unwrap_or(0) >= b.commit.content_generation
@@ -343,13 +359,18 @@ pub(super) fn choose(
         several => Err(VolumeError::Diverged(
             several
                 .iter()
-                .map(|(head, _)| shown(&head.name, head.generation))
+                .map(|(head, _)| shown(&head.name, &head.device, head.generation))
                 .chain(clones.iter().cloned())
                 .collect(),
         )),
     }
 }
 
-fn shown(name: &str, generation: u64) -> String {
-    format!("{name} (generation {generation})")
+fn shown(name: &str, device: &DeviceId, generation: u64) -> String {
+    format!("{} generation {generation}", named(name, device))
+}
+
+/// A device as messages name it: two may have one name.
+fn named(name: &str, device: &DeviceId) -> String {
+    format!("{name} ({})", hex(&device[..4]))
 }

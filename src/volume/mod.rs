@@ -67,6 +67,14 @@ pub enum VolumeError {
         /// Names, each with the first digits of its id.
         here: Vec<String>,
     },
+    /// Several devices have that name, or ids that begin so.
+    #[error("{wanted} is not one device: there are {}", .here.join("; "))]
+    SeveralDevices {
+        /// What was asked for.
+        wanted: String,
+        /// Each with its name, id and generation.
+        here: Vec<String>,
+    },
     /// Two devices wrote without knowing of each other.
     #[error("{}", diverged(.0))]
     Diverged(Vec<String>),
@@ -89,7 +97,7 @@ pub enum VolumeError {
 fn diverged(heads: &[String]) -> String {
     format!(
         "{} devices wrote without seeing each other's changes: {}. Merging is not there yet; \
-         mount one read-only with -o ro,device=NAME",
+         mount one read-only with -o ro,device=ID",
         heads.len(),
         heads.join(" and ")
     )

@@ -180,6 +180,7 @@ fn kind(error: &VolumeError) -> &'static str {
         VolumeError::Diverged(_) => "diverged",
         VolumeError::Waiting(_) => "waiting",
         VolumeError::NoDevice { .. } => "no device",
+        VolumeError::SeveralDevices { .. } => "several devices",
         VolumeError::RolledBack(_) => "rolled back",
         VolumeError::Unwritable { .. } => "unwritable",
     }

@@ -346,3 +346,31 @@ fn files_in_a_repository_have_one_mode() {
         assert!(found.iter().filter(|(_, _, path)| path.is_file()).count() > 4);
     }
 }
+
+/// Of two devices of one name the first was shown, without a word.
+#[test]
+fn a_name_of_two_devices_is_refused_with_their_ids() {
+    if !has_fuse("devices") {
+        return;
+    }
+    let (world, _cleared) = prepared();
+    for state in ["one", "two"] {
+        world.ok(&["put", "repo", state, "--from", "key", "--state", state]);
+    }
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let wanted = |wanted: &str| format!("ro,device={wanted}");
+    let said = world.fails(&["mount", "repo", "mnt", "-o", &wanted(&name)], 2);
+    let ids: Vec<String> = fs::read_dir(world.path("repo"))
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().into_string().ok())
+        .filter(|name| name.len() == 32)
+        .collect();
+    let named: Vec<&String> = ids.iter().filter(|id| said.contains(*id)).collect();
+    assert!(named.len() >= 2, "{ids:?}: {said}");
+    for id in named {
+        world.ok(&["mount", "repo", "mnt", "-o", &wanted(&id[..8])]);
+        world.ok(&["umount", "mnt"]);
+        let said = world.fails(&["mount", "repo", "mnt", "-o", &wanted(&id[..3])], 2);
+        assert!(said.contains("no device"), "{said}");
+    }
+}
