@@ -362,3 +362,22 @@ fn one_mount_that_fails_does_not_stop_the_others() {
     }
     drop(servers);
 }
+
+/// A password among systemd's credentials, or one typed, was tried at the vault.
+#[test]
+fn key_verify_takes_no_password() {
+    let world = World::with_repo();
+    fs::write(world.path("amberfs.password"), "seven small boats").unwrap();
+    fs::set_permissions(world.path("amberfs.password"), fs::Permissions::from_mode(0o600)).unwrap();
+    let verify = |more: &[&str]| {
+        let mut command = world.command(&["key", "verify", "repo"]);
+        command.args(more).env("CREDENTIALS_DIRECTORY", world.path("")).output().unwrap()
+    };
+    let output = verify(&[]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(12), "{said}");
+    assert!(said.contains("no key was given"), "{said}");
+    let output = verify(&["--password-file", "amberfs.password"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(verify(&["--key-file", "key"]).status.success());
+}
