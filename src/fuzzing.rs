@@ -150,7 +150,15 @@ fn context() -> &'static Context {
     static CONTEXT: OnceLock<Context> = OnceLock::new();
     CONTEXT.get_or_init(|| {
         let epochs = vec![Epoch { id: [0x55; 16], key: secret(0x66) }];
-        Context::new(REPO, Keyring { id_key: secret(0x33), chunker_key: secret(0x44), epochs })
+        Context::new(
+            REPO,
+            Keyring {
+                id_key: secret(0x33),
+                chunker_key: secret(0x44),
+                epochs,
+                features: Features::default(),
+            },
+        )
     })
 }
 
@@ -238,6 +246,7 @@ pub fn keyring(data: &[u8]) {
     assert!(stamp == again.stamp && slots == again.slots);
     assert!(second.id_key.expose() == keyring.id_key.expose());
     assert!(second.epochs.len() == keyring.epochs.len());
+    assert!(second.features == keyring.features);
 }
 
 /// The name of a file in REPO, and of copies of one.

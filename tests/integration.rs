@@ -64,6 +64,8 @@ mod repair;
 mod semantics;
 #[path = "../benches/memfs/service.rs"]
 mod service;
+#[path = "integration/strays.rs"]
+mod strays;
 #[path = "integration/token.rs"]
 mod token;
 #[path = "integration/trouble.rs"]

@@ -141,6 +141,7 @@ def open_register(encoded, key, repo):
     epochs = [(inner.raw(16), inner.raw(32)) for _ in range(inner.var(1024))]
     need(epochs, "the keyring has no epoch")
     stamp, _slots = read_slots(inner)
+    read_features(inner)
     return stamp, id_key, epochs
 
 
@@ -158,9 +159,13 @@ def read_features(data):
     need(incompatible == 0, f"{data.what} needs features {incompatible:#x} that this reader lacks")
 
 
-def read_extension(raw, path):
+def read_extension(raw, path, authentic=False):
+    """Section 6: what is in the clear forbids nothing; once the head is opened, it counts."""
     data = Input(raw, path)
-    read_features(data)
+    if authentic:
+        read_features(data)
+    else:
+        data.raw(12)
     found = data.raw(16), data.raw(16), data.number(8), data.bytes(EXTENSION_MAX)
     data.end()
     return found
@@ -336,7 +341,7 @@ class Repository:
         data = Input(raw[:-32], path)
         need(read_start(data) == HEADER, f"{path} is not a header")
         need(blake3(raw[:-32]).digest() == raw[-32:], f"{path} is damaged: its checksum does not match")
-        read_features(data)
+        data.raw(12)
         need(data.raw(16) == repo, f"{path} belongs to another repository")
         register = data.bytes(EXTENSION_MAX)
         data.end()
@@ -365,7 +370,7 @@ class Repository:
         for device, generation, name_hash, path in sorted(heads, reverse=True):
             try:
                 head = Container(self, path, name_hash, (HEAD,))
-                repo, named, number, _ = read_extension(head.extension, path)
+                repo, named, number, _ = read_extension(head.extension, path, authentic=True)
                 commit = read_commit(head.extra, path)
                 agree = repo == self.id and (named.hex(), number) == (device, generation)
                 need(agree and (commit.device, commit.generation) == (named, number), f"{path} belongs elsewhere")

@@ -274,6 +274,10 @@ pub struct MountArgs {
     /// Write the log to this file instead of the system log
     #[arg(long, value_name = "F")]
     pub log_file: Option<PathBuf>,
+    /// Go on with local state that was used on another machine or for another folder; for state that
+    /// was moved, not copied
+    #[arg(long)]
+    pub adopt: bool,
     /// Mount inside a folder that a sync client uploads: the plain files would be uploaded
     #[arg(long)]
     pub allow_synced_mountpoint: bool,

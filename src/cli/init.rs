@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 
 use super::args::{Global, InitArgs};
 use super::opening::{Wanted, find};
-use super::{Code, Failure, Result, place, trust, vault};
+use super::{Code, Failure, Result, files, place, trust, vault};
 use crate::crypto::{DeviceId, RepoId, Secret, format_key, hex, random_id, unhex};
 use crate::format::commit::Name;
 use crate::format::register::{SLOT_VAULT, Slot};
 use crate::io::{DirSynced, SyncedFolder, SystemRandom, output};
+use crate::store::is_of_a_client;
 use crate::vault::protocol::{Address, Locator};
 use crate::volume::repository::init;
 
@@ -71,13 +72,15 @@ impl Made {
     fn folder(repo: &Path) -> Result<Self> {
         let mut folders = Vec::new();
         match fs::read_dir(repo) {
-            Ok(mut entries) => {
-                if entries.next().is_some() {
-                    return Err(Failure::new(
-                        Code::Unusable,
-                        format!("{} is not empty", repo.display()),
-                    )
-                    .hint("a repository needs a folder of its own"));
+            Ok(entries) => {
+                for entry in entries {
+                    let name = entry?.file_name();
+                    if !is_of_a_client(&name.to_string_lossy()) {
+                        let name = files::shown(name.as_encoded_bytes());
+                        let what = format!("{} is not empty: {name} is in it", repo.display());
+                        return Err(Failure::new(Code::Unusable, what)
+                            .hint("a repository needs a folder of its own"));
+                    }
                 }
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -218,7 +221,8 @@ impl Made {
         };
         self.state = is_empty.then(|| (state.clone(), was_there));
         let looked = found.keyed(key.duplicate().into()).lock(global)?.look()?;
-        let wanted = Wanted { device_name: args.device_name.clone(), ..Wanted::default() };
+        let wanted =
+            Wanted { device_name: args.device_name.clone(), first: true, ..Wanted::default() };
         // The first head: an empty tree, so that every device starts from one root.
         let opened = looked.open(global, &wanted)?;
         opened.tell();

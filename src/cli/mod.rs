@@ -22,6 +22,7 @@ mod asked;
 mod check;
 mod control;
 mod files;
+mod findings;
 mod init;
 mod key;
 mod mount;
@@ -33,6 +34,7 @@ mod parsed;
 mod place;
 mod refused;
 mod repair;
+mod search;
 mod secrets;
 mod trust;
 mod user;
@@ -49,8 +51,8 @@ use crate::fs::FsError;
 use crate::io::output::{self, OutputError};
 use crate::store::StoreError;
 use crate::vault::client::VaultError;
-use crate::volume::VolumeError;
 use crate::volume::repository::OpenFailure;
+use crate::volume::{Unfit, VolumeError};
 
 /// Exit codes, promised in `docs/cli.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,6 +207,23 @@ impl From<VolumeError> for Failure {
             VolumeError::Store(error) => error.into(),
             VolumeError::WrongKey => Self::new(Code::WrongSecret, error),
             VolumeError::State(_) => Self::new(Code::Other, error),
+            VolumeError::Unfit { why, ref held, .. } => {
+                let failure = Self::new(Code::Unusable, &error);
+                let failure = match why {
+                    Unfit::Elsewhere => failure.hint(
+                        "if the machine was set up anew, or the folder moved, and nobody else uses \
+                         this state: amberfs mount --adopt goes on with it, and with what its \
+                         journal holds",
+                    ),
+                    Unfit::Overtaken => failure,
+                };
+                failure.hint(if held.is_nothing() {
+                    "to go on as a new device, give --state another folder"
+                } else {
+                    "to go on as a new device, give --state another folder; keep this one: what it \
+                     holds is not brought back there"
+                })
+            }
             VolumeError::NoDevice { .. } => Self::new(Code::Usage, error),
             VolumeError::SeveralDevices { .. } => Self::new(Code::Usage, error)
                 .hint("device= takes the first digits of an id too, four or more"),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::args::{Global, MountArgs};
 use super::control::{bytes, done};
+use super::findings::not_here;
 use super::noting::NoteWriter;
 use super::opening::{Found, Opened, Wanted, describe, find, refuse_behind};
 use super::options::MountSettings;
@@ -76,6 +77,8 @@ pub fn prepare(
         only_device: settings.device.clone(),
         cache: Some(settings.cache),
         owner: (settings.uid, settings.gid),
+        adopt: settings.adopt,
+        first: false,
     };
     let opened = looked.open(global, &wanted)?;
     let own: Vec<Behind> =
@@ -84,7 +87,8 @@ pub fn prepare(
         refuse_behind(&own)
             .map_err(|failure| failure.hint("--accept-older goes on with what is here"))?;
     }
-    let Opened { fs, notices, state, .. } = opened;
+    let Opened { fs, mut notices, state, .. } = opened;
+    notices.extend(not_here(fs.volume()));
     Ok(Ready { fs: Arc::new(fs), state, notices, note })
 }
 
@@ -235,7 +239,8 @@ impl Mounted {
 
 /// `mount`: returns when the mount is usable.
 pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
-    let settings = MountSettings::parse(&args.options)?;
+    let mut settings = MountSettings::parse(&args.options)?;
+    settings.adopt = args.adopt;
     let Found { path: repo, early: repository } = find(&args.repo)?;
     let checks = Checks {
         allow_nonempty: settings.nonempty,

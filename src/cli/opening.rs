@@ -167,6 +167,10 @@ pub struct Wanted {
     pub cache: Option<usize>,
     /// Files belong to this user and group.
     pub owner: (Option<u32>, Option<u32>),
+    /// Goes on with local state of another machine or folder.
+    pub adopt: bool,
+    /// The repository was made just now.
+    pub first: bool,
 }
 
 impl Looked {
@@ -209,6 +213,8 @@ impl Looked {
             beside: self.beside.clone(),
             told: self.marks.iter().copied().collect(),
             accept_older: global.accept_older,
+            adopt: wanted.adopt,
+            first: wanted.first,
             caches: CacheSizes {
                 frames: wanted.cache.unwrap_or(cache.frames),
                 containers: containers(cache.containers),

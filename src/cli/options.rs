@@ -23,6 +23,8 @@ pub struct MountSettings {
     pub device: Option<String>,
     /// Mount over a folder that is not empty.
     pub nonempty: bool,
+    /// Go on with local state of another place (`--adopt`).
+    pub adopt: bool,
 }
 
 fn bad(option: &str) -> Failure {
@@ -65,6 +67,7 @@ impl MountSettings {
             cache: 64 << 20,
             device: None,
             nonempty: false,
+            adopt: false,
         };
         let mut before = "";
         for option in lists.iter().flat_map(|list| list.split(',')).filter(|o| !o.is_empty()) {

@@ -5,23 +5,23 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::args::Global;
-use super::check::{Report, names};
+use super::check::{devices, names};
+use super::findings::Report;
 use super::opening::{Looked, Wanted, file_system, find, open_keyring, refuse_behind};
 use super::place::LocalState;
+use super::search::Search;
 use super::{Code, Failure, Result};
-use crate::crypto::{Hash, Secret};
-use crate::format::commit::{Name, Vector, find_object_name, object_folder, parse_object_name};
+use crate::crypto::{DeviceId, Hash, Secret};
+use crate::format::commit::{Name, Vector};
 use crate::format::register::{HEADER_MAX, Header};
-use crate::io::{Clock as _, DirSynced, SyncedFolder, SystemClock, output};
-use crate::store::{Copies, check_name, is_arriving};
-use crate::volume::repository::Repository;
+use crate::io::{Clock as _, DirSynced, SyncedFolder, SystemClock, SystemRandom, output};
+use crate::store::{CacheSizes, Context, Listing, Store, StoreError, Stray, is_arriving};
+use crate::volume::repository::{Repository, open_head};
 use crate::volume::state::State;
 use crate::volume::{OpenOptions, Repaired};
-
-/// Largest file that is put back from a conflict copy.
-const FILE_MAX: u64 = 1 << 30;
 
 /// Runs the repair.
 pub fn run(global: &Global, repo: &Path) -> Result<u8> {
@@ -29,24 +29,39 @@ pub fn run(global: &Global, repo: &Path) -> Result<u8> {
     let folder = DirSynced::new(&looked.path, Some(&state(&looked).path.join("pending")));
 
     let mut report = Report::default();
-    names(&folder, &looked.repository, &mut report)?;
+    let listing = Listing::of(&folder, &devices(&looked.repository))?;
+    names(&folder, &looked.repository, &listing, &mut report);
     if !report.arriving.is_empty() {
         let what = report.arriving.join(", ");
         return Err(Failure::new(Code::NotAllHere, format!("still arriving: {what}")).hint(
             "let the sync client finish; ten minutes after their last change, repair again",
         ));
     }
+    if !report.unread.is_empty() {
+        return Err(Failure::new(Code::Other, report.unread.join("; ")).hint(
+            "nothing was changed: what cannot be read is not lost. See to it that it can be; moved \
+             out of the repository, it is given up",
+        ));
+    }
     let mut done = restore_header(&folder, &looked.repository, looked.key())?;
-    done.extend(restore_copies(&folder, &looked.repository, &mut report)?);
+    let search = Search::new(&folder, &looked.repository, &listing)?;
+    done.extend(search.restore_heads(&mut report)?);
+    // Only now: heads that were put back name objects too.
+    let heads = Repository::find(&folder)?;
+    let wanted = wanted(&looked.path, &heads, looked.key())?;
+    done.extend(search.restore_objects(&wanted, &mut report)?);
+    let mut closed = search.closed;
+    closed.extend(heads.strays.iter().chain(&listing.strays).filter(|s| s.hides()).cloned());
 
     // Only now: what stood in before is in its place.
     let mut looked = looked.look_again()?;
-    let repaired = match go_on(global, &looked, &report) {
+    let repaired = match go_on(global, &looked, &report, &closed) {
         Err(failure)
             if matches!(failure.code, Code::Damage | Code::NotAllHere | Code::Rollback) =>
         {
+            refuse_closed(&closed)?;
             done.push(format!("went on without what cannot be had: {}", failure.message));
-            let seen = seen_by(state(&looked));
+            let seen = seen_by(state(&looked))?;
             if let Some(aside) = set_aside(state(&looked))? {
                 done.push(format!(
                     "local state is set aside in {}; changes in it that are not in the repository \
@@ -92,13 +107,13 @@ fn conclude(global: &Global, mut done: Vec<String>, repaired: &Repaired) -> Resu
             &serde_json::json!({"message_type": "summary", "repaired": done, "lost": lost}),
         )?;
     }
-    for text in &done {
-        if !global.quiet {
-            note!("repaired: {text}");
+    if !global.json {
+        for text in done.iter().filter(|_| !global.quiet) {
+            say!("repaired: {text}")?;
         }
-    }
-    for lost in &repaired.lost {
-        note!("lost content: {lost}");
+        for lost in &repaired.lost {
+            say!("lost content: {lost}")?;
+        }
     }
     if !repaired.lost.is_empty() {
         return Err(Failure::new(
@@ -111,7 +126,7 @@ fn conclude(global: &Global, mut done: Vec<String>, repaired: &Repaired) -> Resu
         ));
     }
     if done.is_empty() && !global.quiet && !global.json {
-        note!("nothing to repair");
+        say!("nothing to repair")?;
     }
     Ok(0)
 }
@@ -123,69 +138,74 @@ fn restore_header(
     key: &Secret,
 ) -> Result<Vec<String>> {
     let path = Name::Header(repository.repo).path();
-    let present = folder.read(&path, HEADER_MAX).ok().and_then(|bytes| Header::decode(&bytes).ok());
-    if present.is_some_and(|header| header.repo == repository.repo) {
-        return Ok(Vec::new());
+    let (keyring, register, _) = open_keyring(repository, key)?;
+    match folder.read(&path, HEADER_MAX) {
+        Ok(bytes) => {
+            let good = |header: Header| {
+                header.repo == repository.repo && header.features == keyring.features
+            };
+            if Header::decode(&bytes).is_ok_and(good) {
+                return Ok(Vec::new());
+            }
+        }
+        // It is too long for a header.
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {}
+        Err(error) => match StoreError::io(&path, error) {
+            StoreError::Missing { .. } => {}
+            error => return Err(error.into()),
+        },
     }
     if is_arriving(folder, SystemClock.now(), &path) {
         return Err(Failure::new(Code::NotAllHere, format!("still arriving: {path}")));
     }
-    let (_, register, _) = open_keyring(repository, key)?;
-    let header = Header { features: repository.features, repo: repository.repo, register };
-    folder.publish(&path, &header.encode())?;
+    let header = Header { features: keyring.features, repo: repository.repo, register };
+    folder.publish(&path, &header.encode()).map_err(|error| StoreError::writing(&path, error))?;
     Ok(vec![format!("{path} is written anew")])
 }
 
-/// Puts conflict copies in the place of what is missing or bad.
-fn restore_copies(
-    folder: &dyn SyncedFolder,
-    repository: &Repository,
-    report: &mut Report,
-) -> Result<Vec<String>> {
-    let mut copies: HashMap<(Hash, String), Vec<String>> = HashMap::new();
-    let heads: &Copies = &repository.copies;
-    for (hash, paths) in heads {
-        let named = repository.heads.values().flatten().find(|head| head.hash == *hash);
-        if let Some(head) = named {
-            copies.entry((*hash, head.name().path())).or_default().extend(paths.iter().cloned());
-        }
+/// Objects that heads name, each with the device of a head that does.
+fn wanted(path: &Path, repository: &Repository, key: &Secret) -> Result<HashMap<Hash, DeviceId>> {
+    let (keyring, ..) = open_keyring(repository, key)?;
+    let store = Store::new(
+        Arc::new(Context::new(repository.repo, keyring)),
+        Arc::new(DirSynced::new(path, None)),
+        None,
+        (Arc::new(SystemClock), Arc::new(SystemRandom)),
+        [0; 16],
+        CacheSizes::default(),
+    );
+    let commits = repository.heads.values().flatten().filter_map(|head| {
+        open_head(&store, head).inspect_err(|error| log::info!("a head: {error}")).ok()
+    });
+    Ok(commits
+        .flat_map(|(commit, ..)| {
+            commit.objects.into_iter().map(move |object| (object.hash, commit.device))
+        })
+        .collect())
+}
+
+/// Nothing is given up that may lie where nobody could look.
+fn refuse_closed(closed: &[Stray]) -> Result<()> {
+    if closed.is_empty() {
+        return Ok(());
     }
-    for device in repository.heads.keys() {
-        for digit in "0123456789abcdef".chars() {
-            let path = object_folder(device, &digit.to_string());
-            for file in folder.list(&path)? {
-                if parse_object_name(&file.name).is_none()
-                    && let Some(hash) = find_object_name(&file.name)
-                {
-                    let object = Name::Object { device: *device, hash }.path();
-                    copies.entry((hash, object)).or_default().push(format!("{path}/{}", file.name));
-                }
-            }
-        }
-    }
-    let is_good = |path: &str, hash: &Hash| {
-        folder.open(path).and_then(|file| check_name(&*file, hash)).unwrap_or(false)
-    };
-    let mut done = Vec::new();
-    for ((hash, path), from) in copies {
-        if is_good(&path, &hash) {
-            continue;
-        }
-        if let Some(good) = from.iter().find(|from| is_good(from, &hash)) {
-            folder.publish(&path, &folder.read(good, FILE_MAX)?)?;
-            report.bad.remove(&hash);
-            done.push(format!("{path} is put back from {good}"));
-        }
-    }
-    done.sort_unstable();
-    Ok(done)
+    let errno = closed.iter().any(|stray| stray.error().is_some());
+    let code = if errno { Code::Other } else { Code::NotAllHere };
+    let named: Vec<String> = closed.iter().map(Stray::to_string).collect();
+    Err(Failure::new(code, named.join("; ")).hint(
+        "something is not here and may lie there, so nothing was given up. Put it right, or move \
+         it out of the repository, and repair again",
+    ))
 }
 
 /// With the local state as it is: nothing newer is lost.
-fn go_on(global: &Global, looked: &Looked, report: &Report) -> Result<Repaired> {
+fn go_on(global: &Global, looked: &Looked, report: &Report, closed: &[Stray]) -> Result<Repaired> {
     let volume = looked.volume(&looked.options(global, &Wanted::default()))?;
     if !global.accept_older {
         refuse_behind(&volume.behind)?;
+    }
+    if !volume.store.missing().is_empty() {
+        refuse_closed(closed)?;
     }
     let (fs, replayed) = file_system(volume, true, (None, None))?;
     if replayed > 0 {
@@ -202,14 +222,20 @@ fn start_anew(global: &Global, looked: &Looked, report: &Report, seen: Vector) -
     Ok(volume.repair(&looked.repository, &report.bad)?)
 }
 
-/// Generations that a state has seen, its own among them.
-fn seen_by(state: &LocalState) -> Vector {
-    let Ok(Some(state)) = State::load(&*state.folder) else { return Vector::new() };
+/// Generations that a state has seen, its own among them; none if its bytes are
+/// damaged.
+fn seen_by(state: &LocalState) -> Result<Vector> {
+    let state = match State::load(&*state.folder) {
+        Ok(Some(state)) => state,
+        Ok(None) => return Ok(Vector::new()),
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => return Ok(Vector::new()),
+        Err(error) => return Err(error.into()),
+    };
     let mut seen = state.seen;
     if state.generation > 0 {
         seen.insert(state.device, state.generation);
     }
-    seen
+    Ok(seen)
 }
 
 /// Moves local state to a name beside it, if there is any. The lock goes with it.

@@ -69,6 +69,13 @@ impl Features {
         self.incompatible != 0 || self.read_only_compatible != 0
     }
 
+    /// Adds those of `more`.
+    pub fn merge(&mut self, more: Self) {
+        self.compatible |= more.compatible;
+        self.read_only_compatible |= more.read_only_compatible;
+        self.incompatible |= more.incompatible;
+    }
+
     fn encode(self, out: &mut Encoder) {
         out.u32(self.compatible).u32(self.read_only_compatible).u32(self.incompatible);
     }
@@ -159,8 +166,8 @@ impl Register {
             .filter_map(|slot| slot.bytes.as_slice().try_into().ok())
     }
 
-    /// Seals `keyring` under K, with the given slots in the clear and in the
-    /// sealed twin.
+    /// Seals `keyring` under K, its feature sets among it, with the given slots in
+    /// the clear and in the sealed twin.
     pub fn seal(
         key: &Secret,
         repo: &RepoId,
@@ -181,6 +188,7 @@ impl Register {
             inner.raw(&epoch.id).raw(epoch.key.expose());
         }
         encode_slots(&mut inner, stamp, &slots);
+        keyring.features.encode(&mut inner);
         let inner = Zeroizing::new(inner.finish());
         let mut plain = Encoder::with_capacity(room.next_multiple_of(KEYRING_PAD) + KEYRING_PAD);
         plain.bytes(&inner);
@@ -232,6 +240,8 @@ pub struct Keyring {
     pub chunker_key: Secret,
     /// Epochs, the newest last; at least one.
     pub epochs: Vec<Epoch>,
+    /// Feature sets: those in the clear are hints, these count.
+    pub features: Features,
 }
 
 impl Keyring {
@@ -244,6 +254,7 @@ impl Keyring {
                 id: crate::crypto::random_id(random),
                 key: Secret::random(random),
             }],
+            features: Features::default(),
         }
     }
 
@@ -278,15 +289,16 @@ impl Keyring {
             return Err(DecodeError::Invalid("epoch count"));
         }
         let (stamp, slots) = decode_slots(&mut input)?;
+        let features = Features::decode(&mut input)?;
         // Later versions may add fields here; they are ignored.
-        Ok((Self { id_key, chunker_key, epochs }, stamp, slots))
+        Ok((Self { id_key, chunker_key, epochs, features }, stamp, slots))
     }
 }
 
 /// The header file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Feature sets.
+    /// Feature sets: a hint, the keyring has those that count.
     pub features: Features,
     /// The repository's id; also in the file's name.
     pub repo: RepoId,
@@ -398,6 +410,7 @@ mod tests {
         assert_eq!(read, header);
         let (keyring, stamp, slots) = read.register.open(&key, &read.repo).unwrap();
         assert_eq!(keyring.epochs.len(), 1);
+        assert_eq!(keyring.features, Features::default());
         assert_eq!(stamp, header.register.stamp);
         assert_eq!(slots, header.register.slots);
         assert_eq!(read.register.key_checks().collect::<Vec<_>>(), [key_check(&key, &[5; 16])]);

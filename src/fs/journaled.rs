@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::{Fs, Log, Options};
 use crate::format::record::{Change, decode};
-use crate::journal::{Journal, JournalError, JournalKeys, Options as JournalOptions};
+use crate::journal::{Journal, JournalError, Options as JournalOptions};
 use crate::store::StoreError;
-use crate::volume::Volume;
+use crate::volume::{Volume, journal_keys};
 
 impl Log for Journal {
     fn append(&self, record: &[&[u8]], reserve: bool) -> std::io::Result<u64> {
@@ -89,14 +89,7 @@ impl Fs {
         let world = volume.world().clone();
         let folder = world.state.expect("only a volume with state has a journal");
         let known = volume.state();
-        let context = volume.store.context();
-        let epochs = &context.keyring.epochs;
-        let keys = JournalKeys {
-            repo: context.repo,
-            device: known.device,
-            epoch: context.keyring.newest().id,
-            epochs: epochs.iter().map(|epoch| (epoch.id, epoch.key.duplicate())).collect(),
-        };
+        let keys = journal_keys(volume.store.context(), known.device);
         let random = Arc::clone(&world.random);
         let (journal, replay) = Journal::open(folder, keys, known.journal, random, journal)?;
         if !replay.records.is_empty() && !volume.stands_where_journal_does() {

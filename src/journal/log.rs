@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
-use crate::io::{OpenMode, PrivateFolder, Random};
+use crate::io::{OpenMode, PrivateFile, PrivateFolder, Random};
 
 use super::buffer::{Live, State};
 use super::files::{FIRST, Files, LogFile, PrepareError, numbers};
@@ -61,13 +61,7 @@ impl Journal {
             let file = folder.open(&name, OpenMode::Write).map_err(at(&name))?;
             let len = file.len().map_err(at(&name))?;
             total += len;
-            if len > FILE_MAX {
-                let what = "it is longer than any journal file".to_owned();
-                return Err(JournalError::Damaged { file: name, what });
-            }
-            let mut bytes = vec![0; len as usize];
-            let read = file.read_at(0, &mut bytes).map_err(at(&name))?;
-            bytes.truncate(read);
+            let bytes = read_all(&*file, &name)?;
             let records = read_file(&keys, &name, number, &bytes, contained, expected)?;
             match records.last().filter(|last| *last > contained) {
                 Some(last) => {
@@ -111,6 +105,27 @@ impl Journal {
             Ok(()) | Err(JournalError::Full) => Ok((journal, replay)),
             Err(error) => Err(error),
         }
+    }
+
+    /// What the journal in `folder` holds above `contained`. Nothing is changed.
+    pub fn read(folder: &dyn PrivateFolder, keys: &JournalKeys, contained: u64) -> Result<Replay> {
+        let at = |path: &str| {
+            let path = path.to_owned();
+            move |source| JournalError::Io { path, source }
+        };
+        let names = folder.list(FOLDER).map_err(at(FOLDER))?;
+        let (mut found, mut expected) = (Vec::new(), contained + 1);
+        for number in numbers(&names, "log") {
+            let name = LogFile::name(number);
+            let file = folder.open(&name, OpenMode::Read).map_err(at(&name))?;
+            let bytes = read_all(&*file, &name)?;
+            let records = read_file(keys, &name, number, &bytes, contained, expected)?;
+            if let Some(last) = records.last().filter(|last| *last > contained) {
+                expected = last + 1;
+            }
+            found.push(records);
+        }
+        join(found, contained)
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -371,4 +386,18 @@ fn check(options: &Options, keys: &JournalKeys, contained: u64) -> Result<()> {
         return Ok(());
     };
     Err(JournalError::Options(problem))
+}
+
+/// All bytes of a journal file.
+fn read_all(file: &dyn PrivateFile, name: &str) -> Result<Vec<u8>> {
+    let at = |source| JournalError::Io { path: name.to_owned(), source };
+    let len = file.len().map_err(at)?;
+    if len > FILE_MAX {
+        let what = "it is longer than any journal file".to_owned();
+        return Err(JournalError::Damaged { file: name.to_owned(), what });
+    }
+    let mut bytes = vec![0; len as usize];
+    let read = file.read_at(0, &mut bytes).map_err(at)?;
+    bytes.truncate(read);
+    Ok(bytes)
 }

@@ -11,6 +11,7 @@ use crate::format::container::{
     PLACE_AT, PLACE_SEALED, PREFIX, Place, Prefix, version_of,
 };
 use crate::format::node::Id;
+use crate::format::register::HeadExtension;
 use crate::io::{Random, SyncedFile, SyncedFolder};
 
 /// Bytes of plaintext after which an object is closed.
@@ -241,7 +242,8 @@ impl Reader {
         let (mut prefix, extension, place) =
             Prefix::decode_fixed(&start).map_err(|error| match version_of(&start) {
                 Some(version) if version > crate::format::container::VERSION => {
-                    StoreError::Newer { path: path.to_string(), version }
+                    let what = format!("its format version is {version}");
+                    StoreError::Newer { path: path.to_string(), what }
                 }
                 _ => StoreError::damaged(path, error),
             })?;
@@ -256,6 +258,14 @@ impl Reader {
         let place = cipher
             .open(Domain::Place, 0, &place)
             .map_err(|_| damaged("its prefix does not authenticate"))?;
+        // Only now: what the prefix says in the clear is authentic.
+        if prefix.kind == Kind::Head
+            && let Ok(HeadExtension { features, .. }) = HeadExtension::decode(&prefix.extension)
+            && features.forbid_reading()
+        {
+            let what = format!("unknown incompatible features {:#x}", features.incompatible);
+            return Err(StoreError::Newer { path: path.to_string(), what });
+        }
         let place = Place::decode(&place).map_err(|error| StoreError::damaged(path, error))?;
         let written = place.offset + place.len;
         if written > len {
@@ -403,12 +413,8 @@ fn read_exact(path: &str, file: &dyn SyncedFile, offset: u64, buffer: &mut [u8])
     Ok(())
 }
 
-/// Whether the file's bytes have the hash that names it.
-pub fn check_name(file: &dyn SyncedFile, expected: &Hash) -> io::Result<bool> {
-    // An endless hole would be read for ever.
-    if file.len()? > CONTAINER_MAX {
-        return Ok(false);
-    }
+/// BLAKE3 of a file's bytes.
+pub fn hash_of(file: &dyn SyncedFile) -> io::Result<Hash> {
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; 1 << 20];
     let mut offset = 0;
@@ -422,7 +428,13 @@ pub fn check_name(file: &dyn SyncedFile, expected: &Hash) -> io::Result<bool> {
     }
     let found = *hasher.finalize().as_bytes();
     log::trace!("{} bytes hash to {}", offset, hex(&found[..6]));
-    Ok(found == *expected)
+    Ok(found)
+}
+
+/// Whether the file's bytes have the hash that names it.
+pub fn check_name(file: &dyn SyncedFile, expected: &Hash) -> io::Result<bool> {
+    // An endless hole would be read for ever.
+    Ok(file.len()? <= CONTAINER_MAX && hash_of(file)? == *expected)
 }
 
 #[cfg(test)]

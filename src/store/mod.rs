@@ -10,18 +10,25 @@ mod index;
 mod objects;
 mod presence;
 mod stage;
+mod strays;
 mod weighted;
 
 use crate::crypto::{FileCipher, IdKeys, Purpose, RepoId, derive};
 use crate::format::container::Prefix;
 use crate::format::register::Keyring;
 
-pub use container::{Built, HEAD_DATA_MAX, OBJECT_TARGET, Reader, Writer, check_name};
-pub use copies::{Copies, is_arriving};
+pub use container::{Built, HEAD_DATA_MAX, OBJECT_TARGET, Reader, Writer, check_name, hash_of};
+pub use copies::{
+    Candidate, Copies, Listing, files_below, is_arriving, is_no_folder, join, not_a_folder,
+    renamed, unreadable,
+};
 pub use index::Index;
-pub use objects::{CacheSizes, Entered, Store, is_of_one_name};
+pub use objects::{CacheSizes, Entered, Store};
 pub use presence::Landmarks;
 pub use stage::Staged;
+pub use strays::{
+    Likeness, Oddity, Stray, is_of_a_client, like_device, like_folder, misplaced_file,
+};
 
 /// Why stored bytes cannot be had, sorted by what the receiver can do.
 #[derive(Debug, thiserror::Error)]
@@ -47,12 +54,12 @@ pub enum StoreError {
         path: String,
     },
     /// Written by a newer version: update amberfs.
-    #[error("{path} has format version {version}; this amberfs knows 1")]
+    #[error("{path} needs a newer amberfs: {what}")]
     Newer {
         /// Path within REPO.
         path: String,
-        /// Its version.
-        version: u16,
+        /// What this version does not know.
+        what: String,
     },
     /// What is at REPO's place is not the folder that was opened: it goes on once
     /// that is back.

@@ -13,16 +13,15 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::container::{Built, OBJECT_TARGET, Reader, Writer};
-use super::copies::Copies;
+use super::copies::{Copies, Listing};
 use super::index::Index;
 use super::presence::{Landmarks, Relied};
 use super::stage::{Stage, Staged};
+use super::strays::Stray;
 use super::weighted::Weighted;
 use super::{Context, Result, StoreError};
 use crate::crypto::{DeviceId, Hash, hash, hex};
-use crate::format::commit::{
-    Commit, Name, NewObject, find_object_name, object_folder, parse_object_name,
-};
+use crate::format::commit::{Commit, Name, NewObject};
 use crate::format::container::{Class, Codec, FRAME_MAX, Kind};
 use crate::format::node::{Id, Node};
 use crate::io::{Clock, OpenMode, PrivateFolder, Random, SyncedFolder, Timestamp};
@@ -69,6 +68,8 @@ pub struct Entered {
 #[derive(Default)]
 pub(super) struct Known {
     pub copies: Copies,
+    /// What else the folders of objects hold.
+    pub strays: Vec<Stray>,
     /// Verified copies that stand in for what is missing or bad.
     pub stand_ins: HashMap<Name, String>,
     /// Objects that no head names, once they were looked into.
@@ -200,37 +201,17 @@ impl Store {
         &*self.folder
     }
 
-    /// Lists the objects in all devices' folders. Returns what kept some from being
-    /// listed: a file or link in the place of a folder, or a folder that may not be
-    /// read. Objects there count as not here.
-    pub fn list_objects(&self, devices: &[DeviceId]) -> Result<Vec<StoreError>> {
-        let (mut found, mut copies) = (HashMap::new(), Copies::new());
-        let mut unlisted = Vec::new();
-        for device in devices {
-            for digit in "0123456789abcdef".chars() {
-                let path = object_folder(device, digit.encode_utf8(&mut [0; 4]));
-                let listed = match self.folder.list(&path) {
-                    Ok(listed) => listed,
-                    Err(error) if is_of_one_name(&error) => {
-                        unlisted.push(StoreError::io(&path, error));
-                        continue;
-                    }
-                    Err(error) => return Err(StoreError::io(&path, error)),
-                };
-                for file in listed {
-                    if let Some(hash) = parse_object_name(&file.name) {
-                        found.insert(hash, (*device, file.size));
-                    } else if let Some(hash) = find_object_name(&file.name) {
-                        copies.entry(hash).or_default().push(format!("{path}/{}", file.name));
-                    }
-                }
-            }
-        }
+    /// Lists the objects in all devices' folders. What cannot be listed is a stray
+    /// then: objects there count as not here.
+    pub fn list_objects(&self, devices: &[DeviceId]) -> Result<()> {
+        let listing = Listing::of(&*self.folder, devices)?;
         let mut known = locked!(self.known.write());
-        known.objects = found;
-        known.copies.extend(copies);
+        known.objects = listing.objects;
+        known.strays = listing.strays;
         known.searched = None;
-        Ok(unlisted)
+        drop(known);
+        self.learn_copies(&listing.copies);
+        Ok(())
     }
 
     /// Removes objects from REPO, and forgets them.
@@ -954,12 +935,6 @@ impl Store {
 fn store_again(error: &StoreError) -> bool {
     log::error!("{error}");
     false
-}
-
-/// Whether an error says something of one name in REPO only: others can be read.
-pub fn is_of_one_name(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{InvalidData, NotADirectory, PermissionDenied};
-    matches!(error.kind(), InvalidData | NotADirectory | PermissionDenied)
 }
 
 fn misplaced(id: &Id) -> StoreError {

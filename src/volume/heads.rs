@@ -11,6 +11,7 @@ use super::state::State;
 use super::{Base, Behind, DeviceHead, Notice, OpenOptions, Unusable, VolumeError};
 use crate::crypto::{DeviceId, Hash, hex};
 use crate::format::commit::{Commit, Vector};
+use crate::format::register::Features;
 use crate::io::SyncedFolder;
 use crate::store::{Result, Store, StoreError};
 
@@ -57,6 +58,8 @@ pub(super) struct Loaded {
     pub retired: Vector,
     /// Second heads of a device's newest generation: its state was copied.
     pub clones: Vec<String>,
+    /// Feature sets that the heads name, authentic.
+    pub features: Features,
 }
 
 /// Opens all heads for their index entries.
@@ -75,12 +78,13 @@ pub(super) fn load_heads(
         let mut all_here = true;
         for file in files.iter().rev() {
             match load_head(store, file, found.is_none(), with_nodes) {
-                Ok((commit, complete)) => {
+                Ok((commit, features, complete)) => {
                     all_here &= complete;
+                    loaded.features.merge(features);
                     if store.is_copied(&file.name()) {
                         let path = file.name().path();
-                        let text = format!("{path}: a conflict copy stands in for it");
-                        notices.push(Notice::Damage(text));
+                        let text = format!("{path}: it is not in its place; a copy stands in");
+                        notices.push(Notice::Misplaced(text));
                     }
                     if found.as_ref().is_some_and(|(_, newer)| newer.generation == file.generation)
                     {
@@ -129,16 +133,16 @@ pub(super) fn load_heads(
 }
 
 /// Opens one head and learns what it holds. The bytes of the `newest` are all
-/// looked at; later, each is when it is read. Also tells whether all objects
-/// that it names are here.
+/// looked at; later, each is when it is read. Also tells its feature sets, and
+/// whether all objects that it names are here.
 fn load_head(
     store: &Store,
     file: &HeadFile,
     newest: bool,
     with_nodes: bool,
-) -> Result<(Commit, bool)> {
+) -> Result<(Commit, Features, bool)> {
     let name = file.name();
-    let (mut commit, _, mut reader) = open_head(store, file)?;
+    let (mut commit, mut extension, mut reader) = open_head(store, file)?;
     if newest {
         let copied = store.is_copied(&name);
         if !store.verify(&name)? {
@@ -146,7 +150,7 @@ fn load_head(
             return Err(store.unless_arriving(changed));
         }
         if !copied && store.is_copied(&name) {
-            (commit, _, reader) = open_head(store, file)?;
+            (commit, extension, reader) = open_head(store, file)?;
         }
     }
     let complete = store.learn(&commit);
@@ -158,7 +162,7 @@ fn load_head(
         return Err(StoreError::Missing { what: path });
     }
     store.learn_container(&name, Arc::new(reader));
-    Ok((commit, complete))
+    Ok((commit, extension.features, complete))
 }
 
 /// Writing on while a newer head cannot be read would make two histories.
@@ -197,9 +201,7 @@ pub(super) fn adopt_own(
 ) -> std::result::Result<(), VolumeError> {
     if retired.contains_key(&state.device) {
         return Err(VolumeError::State(
-            "a repair of the repository went on without the newest changes of this device. Set \
-             it aside and mount as a new device: give --state another folder"
-                .into(),
+            "a repair of the repository went on without the newest changes of this device".into(),
         ));
     }
     let own = newest.iter().find(|(head, _)| head.device == state.device);
@@ -226,8 +228,7 @@ pub(super) fn adopt_own(
             return Ok(());
         }
         return Err(VolumeError::State(format!(
-            "another copy of it published generation {}. Set it aside and mount as a new device: \
-             give --state another folder",
+            "another copy of it published generation {}",
             state.generation
         )));
     }
@@ -248,7 +249,7 @@ pub(super) fn adopt_own(
     }
     Err(VolumeError::State(format!(
         "it is older than this device's own head (generation {} against {}): it was restored or \
-         copied. Set it aside and mount as a new device: give --state another folder",
+         copied",
         state.generation, head.generation
     )))
 }

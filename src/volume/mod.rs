@@ -8,9 +8,11 @@ mod cut;
 pub mod flush;
 mod heads;
 mod live;
+mod look;
 mod parts;
 mod repair;
 pub mod repository;
+mod shortfall;
 pub mod state;
 #[cfg(test)]
 mod tests_damage;
@@ -18,6 +20,10 @@ mod tests_damage;
 mod tests_publish;
 #[cfg(test)]
 mod tests_state;
+#[cfg(test)]
+mod tests_strays;
+mod trust;
+mod unfit;
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -39,7 +45,11 @@ use crate::tree::{Keys, NewNodes, Root, map};
 use heads::{adopt_own, choose, drop_torn, find_behind, given_up, load_heads, refuse};
 pub use repair::{Lost, Repaired};
 use repository::{OpenFailure, Repository};
+pub use shortfall::{Gap, Inspection, Presence, Shortfall};
 use state::State;
+use trust::{refuse_newer, tell_changed_features, tell_none, tell_strays};
+use unfit::unfit;
+pub use unfit::{Held, Unfit, journal_keys};
 
 /// Bytes of tree nodes that a head carries; more go into metadata objects.
 const HEAD_NODES_MAX: usize = 4 << 20;
@@ -59,6 +69,16 @@ pub enum VolumeError {
     /// Local state cannot be used.
     #[error("local state: {0}")]
     State(String),
+    /// Local state is sound, and not to be gone on with here.
+    #[error("local state: {what}; {held}")]
+    Unfit {
+        /// Why, for the program.
+        why: Unfit,
+        /// Why, in words.
+        what: String,
+        /// What only it holds.
+        held: Held,
+    },
     /// No device of that name has a head here; those that have.
     #[error("no device {wanted} in this repository; there are: {}", .here.join(", "))]
     NoDevice {
@@ -138,6 +158,10 @@ pub struct OpenOptions {
     pub accept_older: bool,
     /// Machine and folder, hashed.
     pub place: Hash,
+    /// Goes on with local state that was bound to another machine or folder.
+    pub adopt: bool,
+    /// The repository was made just now: it has no head, and that is right.
+    pub first: bool,
     /// Cache sizes.
     pub caches: CacheSizes,
 }
@@ -197,6 +221,8 @@ pub enum Notice {
     Missing(String),
     /// Something is damaged.
     Damage(String),
+    /// Something is whole, and not in its place.
+    Misplaced(String),
     /// The system would not let something be read: that says nothing of it.
     Unread(String),
 }
@@ -213,8 +239,11 @@ impl Notice {
 
 impl std::fmt::Display for Notice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (Self::Note(text) | Self::Missing(text) | Self::Damage(text) | Self::Unread(text)) =
-            self;
+        let (Self::Note(text)
+        | Self::Missing(text)
+        | Self::Damage(text)
+        | Self::Misplaced(text)
+        | Self::Unread(text)) = self;
         f.write_str(text)
     }
 }
@@ -337,7 +366,10 @@ impl Volume {
         let mut notices = Vec::new();
         if let Some(trouble) = &repository.header_trouble {
             let text = format!("the header could not be used ({trouble}); a head stands in");
-            notices.push(Notice::Damage(text));
+            notices.push(match trouble {
+                OpenFailure::Store(StoreError::Io { .. }) => Notice::Unread(text),
+                _ => Notice::Damage(text),
+            });
         }
         let stored = match &world.state {
             Some(folder) => State::load(&**folder)
@@ -346,13 +378,6 @@ impl Volume {
         };
         if stored.as_ref().is_some_and(|state| state.repo != repository.repo) {
             return Err(VolumeError::State("it belongs to another repository".into()));
-        }
-        if stored.as_ref().is_some_and(|state| state.place != options.place) {
-            return Err(VolumeError::State(
-                "it belongs to another machine or folder; this copy must become a device of its \
-                 own: remove the state folder or give --state another one"
-                    .into(),
-            ));
         }
         let mut state = stored.unwrap_or_else(|| State {
             repo: repository.repo,
@@ -366,6 +391,17 @@ impl Volume {
             base: [0; 32],
             seen: Vector::new(),
         });
+        let own = repository.heads.get(&state.device).map_or(&[][..], Vec::as_slice);
+        if state.place != options.place {
+            if !options.adopt || options.read_only {
+                let what = "it belongs to another machine or folder".to_string();
+                return Err(unfit((Unfit::Elsewhere, what), &world, &context, &state, own));
+            }
+            notices.push(Notice::Note(
+                "local state belongs to this machine and folder from now on".to_string(),
+            ));
+            state.place = options.place;
+        }
         let store = Store::new(
             context,
             world.repo.clone(),
@@ -378,7 +414,7 @@ impl Volume {
         if !options.read_only {
             check_writable(&*world.repo, &state.device)?;
         }
-        notices.extend(store.list_objects(&folders)?.iter().map(Notice::of));
+        store.list_objects(&folders)?;
         store.learn_copies(&repository.copies);
         let intents = match &world.state {
             Some(folder) => Store::intents(&**folder)
@@ -395,6 +431,14 @@ impl Volume {
         }
         let with_nodes = options.read_only && options.repair.is_none();
         let mut loaded = load_heads(&store, &heads, with_nodes, &mut notices);
+        loaded.features.merge(store.context().keyring.features);
+        refuse_newer(&loaded, options.read_only)?;
+        tell_changed_features(repository, loaded.features, &mut notices);
+        let seen = options.beside.as_ref().map_or(&state.seen, |beside| &beside.state.seen);
+        tell_strays(&store, repository, &loaded, seen, &mut notices)?;
+        if !options.first {
+            tell_none(repository, &mut notices);
+        }
         let mut unusable = Vec::new();
         let without = match &options.repair {
             Some(seen) => given_up(&loaded, seen),
@@ -415,7 +459,15 @@ impl Volume {
             refuse(errors.collect())?;
         }
         let own_heads = heads.get(&state.device).map_or(&[][..], Vec::as_slice);
-        adopt_own(&mut state, own_heads, &loaded, &*world.repo, &intents, &mut notices)?;
+        adopt_own(&mut state, own_heads, &loaded, &*world.repo, &intents, &mut notices).map_err(
+            |error| match error {
+                VolumeError::State(what) => {
+                    let why = (Unfit::Overtaken, what);
+                    unfit(why, &world, store.context(), &state, own_heads)
+                }
+                error => error,
+            },
+        )?;
         let base = choose(&loaded, &state, &heads, options)?;
         let known = options.beside.as_ref().map_or(&state, |beside| &beside.state);
         let behind = find_behind(&loaded, &unusable, known, &options.told);
@@ -448,7 +500,7 @@ impl Volume {
         let volume = Self {
             store: Arc::new(store),
             register: RwLock::new(register),
-            features: repository.features,
+            features: loaded.features,
             state: Mutex::new(state),
             base: RwLock::new(Arc::new(base)),
             instance,
@@ -463,9 +515,6 @@ impl Volume {
             world,
         };
         if !options.read_only {
-            if volume.features.forbid_writing() {
-                return Err(OpenFailure::Newer("it may only be read by this version".into()).into());
-            }
             volume.store_state().map_err(|error| VolumeError::State(error.to_string()))?;
         }
         Ok(volume)

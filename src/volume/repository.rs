@@ -1,18 +1,17 @@
 //! What lies in REPO before any key is there, and opening it with K.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::crypto::{DeviceId, Hash, KeyCheck, RepoId, Secret, key_check, unhex};
-use crate::format::commit::{
-    Commit, Name, find_head_name, find_header_name, head_folder, parse_head_name, parse_header_name,
-};
+use super::look::Look;
+use crate::crypto::{DeviceId, Hash, KeyCheck, RepoId, Secret, hex, key_check};
+use crate::format::commit::{Commit, Name};
 use crate::format::container::{Kind, PREFIX, Prefix};
 use crate::format::register::{
     Features, HEADER_MAX, HeadExtension, Header, Keyring, Register, SLOT_VAULT, Slot, Stamp,
     key_check_slot,
 };
-use crate::io::{EntryKind, Random, SyncedFile, SyncedFolder};
-use crate::store::{Copies, Reader, Result, Store, StoreError, check_name};
+use crate::io::{Random, SyncedFile, SyncedFolder};
+use crate::store::{Copies, Oddity, Reader, Result, Store, StoreError, Stray, check_name};
 
 /// A head as its name tells.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,19 +46,22 @@ pub struct Repository {
     pub repo: RepoId,
     /// The header, unless it is lost.
     pub header: Option<Header>,
-    /// Feature sets: all of header and heads.
+    /// Feature sets, all that header and heads tell in the clear: a hint, which
+    /// anybody could have written. Those that count are sealed.
     pub features: Features,
     /// Heads of each device, ascending by generation.
     pub heads: BTreeMap<DeviceId, Vec<HeadFile>>,
     /// Registers, the newest first: of the header and of each device's newest
     /// readable head.
     registers: Vec<Told>,
-    /// Names that are not ours, for `check`.
-    pub foreign: Vec<String>,
-    /// Conflict copies of heads.
+    /// What in it is not as it should be; in folders of objects, the store
+    /// tells.
+    pub strays: Vec<Stray>,
+    /// Files that may be copies of heads, and of objects in folders that are
+    /// called otherwise.
     pub copies: Copies,
-    /// What was wrong with a header, if one was there.
-    pub header_trouble: Option<String>,
+    /// Why the header could not be used.
+    pub header_trouble: Option<OpenFailure>,
 }
 
 /// Why a folder cannot be opened.
@@ -85,94 +87,49 @@ pub enum OpenFailure {
 impl Repository {
     /// Looks at a folder: names, header, and the newest head of each device.
     pub fn find(folder: &dyn SyncedFolder) -> std::result::Result<Self, OpenFailure> {
-        let listed = folder.list("").map_err(|error| StoreError::io("", error))?;
-        let mut foreign = Vec::new();
-        let (mut ids, mut header_copies) = (Vec::new(), Vec::new());
-        let (mut heads, mut copies) = (BTreeMap::new(), Copies::new());
-        for file in listed {
-            if file.kind == EntryKind::Folder {
-                match unhex::<16>(&file.name) {
-                    Some(device) => {
-                        heads.insert(
-                            device,
-                            list_heads(folder, &device, &mut copies, &mut foreign)?,
-                        );
-                    }
-                    None => foreign.push(file.name),
-                }
-            } else if let Some(repo) = parse_header_name(&file.name) {
-                ids.push(repo);
-            } else {
-                if let Some(repo) = find_header_name(&file.name) {
-                    header_copies.push((repo, file.name.clone()));
-                }
-                foreign.push(file.name);
-            }
-        }
-        let mut registers = Vec::new();
-        let mut features = Features::default();
-        let mut repos = ids.clone();
+        let Look { headers, header_copies, mut heads, copies, mut strays } = Look::at(folder)?;
+        let mut read = Headers::read(folder, &headers, &header_copies);
+        let decoded: Vec<RepoId> = read.whole.keys().copied().collect();
+        // The newest head that can be read at all tells the register.
+        let mut told: BTreeMap<DeviceId, (HeadFile, HeadExtension)> = BTreeMap::new();
         for (device, files) in &heads {
-            // The newest head that can be read at all tells the register.
-            for file in files.iter().rev().take(8) {
-                match read_extension(folder, file, &copies, &ids) {
-                    Ok(extension) if extension.device == *device => {
-                        merge(&mut features, extension.features);
-                        repos.push(extension.repo);
-                        let head = Some(file.clone());
-                        registers.push(Told { register: extension.register, head });
-                        break;
-                    }
-                    Ok(_) => {}
-                    Err(error) => log::info!("a head's prefix cannot be read: {error}"),
-                }
+            let readable = files.iter().rev().take(8).find_map(|file| {
+                let extension = read_extension(folder, file, &copies, &decoded)
+                    .inspect_err(|error| log::info!("a head's prefix cannot be read: {error}"))
+                    .ok()?;
+                (extension.device == *device).then(|| (file.clone(), extension))
+            });
+            if let Some(readable) = readable {
+                told.insert(*device, readable);
             }
         }
-        if repos.is_empty() {
-            repos.extend(header_copies.iter().map(|(repo, _)| *repo));
-        }
-        repos.sort_unstable();
-        repos.dedup();
-        let repo = match repos.as_slice() {
-            [] => return Err(OpenFailure::NoRepository),
-            [only] => *only,
-            several => return Err(OpenFailure::Several(several.len())),
+        let lived: BTreeSet<RepoId> = told.values().map(|(_, extension)| extension.repo).collect();
+        let repo = read.choose(&lived)?;
+        let header = read.whole.remove(&repo);
+        let header_trouble = match (&header, read.wrong.remove(&repo)) {
+            (Some(_), _) => None,
+            (None, wrong) => Some(wrong.unwrap_or_else(|| {
+                StoreError::io(&Name::Header(repo).path(), NOT_FOUND.into()).into()
+            })),
         };
-        let mut header_trouble = None;
-        let header_copies = header_copies.iter().filter(|(of, _)| *of == repo);
-        let header = match read_header(folder, &repo, &Name::Header(repo).path()).or_else(|error| {
-            if matches!(error, OpenFailure::Newer(_)) {
-                return Err(error);
+        strays.extend(read.strays(&repo));
+        let mut features = header.as_ref().map_or_else(Features::default, |header| header.features);
+        let mut registers = Vec::new();
+        for (device, (file, extension)) in told {
+            if extension.repo != repo {
+                heads.remove(&device);
+                let what = format!("a device of repository {}", hex(&extension.repo));
+                strays.push(Stray::in_place(hex(&device), Oddity::Foreign(what)));
+                continue;
             }
-            header_copies
-                .map(|copy| read_header(folder, &repo, &copy.1))
-                .find(std::result::Result::is_ok)
-                .unwrap_or(Err(error))
-        }) {
-            Ok(header) => {
-                merge(&mut features, header.features);
-                registers.push(Told { register: header.register.clone(), head: None });
-                Some(header)
-            }
-            // The header is the oldest file of all: with heads that this
-            // version reads, its version field is damaged.
-            Err(OpenFailure::Newer(what)) if registers.is_empty() => {
-                return Err(OpenFailure::Newer(what));
-            }
-            Err(error) => {
-                header_trouble = Some(error.to_string());
-                None
-            }
-        };
-        if features.forbid_reading() {
-            let bits = features.incompatible;
-            return Err(OpenFailure::Newer(format!("unknown incompatible features {bits:#x}")));
+            features.merge(extension.features);
+            registers.push(Told { register: extension.register, head: Some(file) });
         }
-        if registers.is_empty() {
-            return Err(OpenFailure::HeaderDamaged(header_trouble.unwrap_or_default()));
+        if let Some(header) = &header {
+            registers.push(Told { register: header.register.clone(), head: None });
         }
         registers.sort_by_key(|told| std::cmp::Reverse(told.register.stamp));
-        Ok(Self { repo, header, features, heads, registers, foreign, copies, header_trouble })
+        Ok(Self { repo, header, features, heads, registers, strays, copies, header_trouble })
     }
 
     /// Opens the keyring with K: of the registers that authenticate, the one
@@ -208,7 +165,9 @@ impl Repository {
         let mut found = Vec::new();
         for told in &self.registers {
             if told.head.as_ref().is_some_and(|head| !self.is_whole(folder, head)) {
-                log::warn!("a head's bytes changed; what it says of the vault is not used");
+                log::warn!(
+                    "a head is not known to be whole; what it says of the vault is not used"
+                );
                 continue;
             }
             for slot in vault_slots(&told.register.slots) {
@@ -272,43 +231,87 @@ pub fn vault_slots(slots: &[Slot]) -> impl Iterator<Item = &[u8]> {
     slots.iter().filter(|slot| slot.kind == SLOT_VAULT).map(|slot| slot.bytes.as_slice())
 }
 
-fn merge(all: &mut Features, more: Features) {
-    all.compatible |= more.compatible;
-    all.read_only_compatible |= more.read_only_compatible;
-    all.incompatible |= more.incompatible;
+/// The headers in a folder.
+#[derive(Default)]
+struct Headers {
+    /// Those that can be read.
+    whole: BTreeMap<RepoId, Header>,
+    /// What is wrong with the others.
+    wrong: BTreeMap<RepoId, OpenFailure>,
 }
 
-fn list_heads(
-    folder: &dyn SyncedFolder,
-    device: &DeviceId,
-    copies: &mut Copies,
-    foreign: &mut Vec<String>,
-) -> Result<Vec<HeadFile>> {
-    let path = head_folder(device);
-    let mut heads = Vec::new();
-    for file in folder.list(&path).map_err(|error| StoreError::io(&path, error))? {
-        let exact = parse_head_name(&file.name);
-        if let Some((generation, hash)) = exact.or_else(|| find_head_name(&file.name)) {
-            heads.push(HeadFile { generation, hash, device: *device, size: file.size });
-            if exact.is_none() {
-                copies.entry(hash).or_default().push(format!("{path}/{}", file.name));
+impl Headers {
+    /// Reads all that have a header's name; copies where that does not help.
+    fn read(folder: &dyn SyncedFolder, ids: &[RepoId], copies: &[(RepoId, String)]) -> Self {
+        let mut headers = Self::default();
+        let named = ids.iter().map(|repo| (*repo, Name::Header(*repo).path()));
+        for (repo, path) in named.chain(copies.iter().cloned()) {
+            if headers.whole.contains_key(&repo) {
+                continue;
+            }
+            match read_header(folder, &repo, &path) {
+                Ok(header) => drop(headers.whole.insert(repo, header)),
+                Err(error) => drop(headers.wrong.entry(repo).or_insert(error)),
             }
         }
-        if exact.is_none() {
-            foreign.push(format!("{path}/{}", file.name));
+        headers
+    }
+
+    /// Which repository is here, where heads that can be read are of those in
+    /// `lived`: a header that cannot be read, or that no head belongs to,
+    /// counts only if there is nothing better.
+    fn choose(&mut self, lived: &BTreeSet<RepoId>) -> std::result::Result<RepoId, OpenFailure> {
+        let known = |repo: &&RepoId| self.whole.contains_key(*repo);
+        let mut choice: Vec<RepoId> = lived.iter().filter(known).copied().collect();
+        if choice.is_empty() {
+            choice = lived.iter().copied().collect();
+        }
+        if choice.is_empty() {
+            choice = self.whole.keys().copied().collect();
+        }
+        match choice.as_slice() {
+            [only] => Ok(*only),
+            [] => {
+                let newer = |wrong: &OpenFailure| matches!(wrong, OpenFailure::Newer(_));
+                let first = self.wrong.iter().find(|(_, wrong)| newer(wrong));
+                let first = first.or_else(|| self.wrong.iter().next()).map(|(repo, _)| *repo);
+                let wrong = first.and_then(|repo| self.wrong.remove(&repo));
+                Err(wrong.unwrap_or(OpenFailure::NoRepository))
+            }
+            several => Err(OpenFailure::Several(several.len())),
         }
     }
-    heads.sort_unstable();
-    heads.dedup_by_key(|head| (head.generation, head.hash));
-    Ok(heads)
+
+    /// Headers that are not of this repository.
+    fn strays(self, repo: &RepoId) -> impl Iterator<Item = Stray> {
+        let foreign = |repo: RepoId, what: String| {
+            Stray::in_place(Name::Header(repo).path(), Oddity::Foreign(what))
+        };
+        let whole = self.whole.into_keys().map(move |repo| {
+            foreign(repo, "the header of another repository, of which no head is here".into())
+        });
+        let wrong = self.wrong.into_iter().map(move |(repo, wrong)| {
+            foreign(repo, format!("called like the header of another repository ({wrong})"))
+        });
+        let repo = Name::Header(*repo).path();
+        whole.chain(wrong).filter(move |stray| stray.path != repo)
+    }
 }
+
+/// Of a file that is not there.
+const NOT_FOUND: std::io::ErrorKind = std::io::ErrorKind::NotFound;
 
 fn read_header(
     folder: &dyn SyncedFolder,
     repo: &RepoId,
     path: &str,
 ) -> std::result::Result<Header, OpenFailure> {
-    let bytes = folder.read(path, HEADER_MAX).map_err(|error| StoreError::io(path, error))?;
+    let bytes = match folder.read(path, HEADER_MAX) {
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+            return Err(OpenFailure::HeaderDamaged(error.to_string()));
+        }
+        read => read.map_err(|error| StoreError::io(path, error))?,
+    };
     match crate::format::container::version_of(&bytes) {
         Some(version) if version > crate::format::container::VERSION => {
             return Err(OpenFailure::Newer(format!("its format version is {version}")));
@@ -337,6 +340,12 @@ fn read_extension(
     read
 }
 
+/// The extension of a head whose name, or place, is another; its bytes must have
+/// this hash.
+pub fn read_copy(folder: &dyn SyncedFolder, path: &str, hash: &Hash) -> Result<HeadExtension> {
+    read_extension_at(folder, path, hash, &[])
+}
+
 fn read_extension_at(
     folder: &dyn SyncedFolder,
     path: &str,
@@ -355,9 +364,9 @@ fn read_extension_at(
     exact(path, &*file, PREFIX as u64, &mut bytes)?;
     let extension =
         HeadExtension::decode(&bytes).map_err(|error| StoreError::damaged(path, error))?;
-    // A prefix is in the clear: what would forbid the use of everything must
-    // at least be what was written.
-    let odd = extension.features.forbid_writing() || !headers.contains(&extension.repo);
+    // A prefix is in the clear: what could make another repository of this one
+    // must at least be what was written.
+    let odd = !headers.contains(&extension.repo);
     let whole = || check_name(&*file, hash).map_err(|error| StoreError::io(path, error));
     if odd && !whole()? {
         return Err(StoreError::damaged(path, "its bytes changed"));

@@ -15,7 +15,7 @@ use crate::volume::repository::init;
 
 const NEWEST: u64 = 3;
 
-fn key() -> Secret {
+pub(super) fn key() -> Secret {
     Secret::take(&mut [7; 32])
 }
 
@@ -66,7 +66,17 @@ fn open_beside(
     options: &OpenOptions,
     life: u64,
 ) -> std::result::Result<Volume, VolumeError> {
-    let repo = world.synced("repo");
+    open_in(world, world.synced("repo"), state, options, life)
+}
+
+/// The same in a folder that may be odd.
+pub(super) fn open_in(
+    world: &SimWorld,
+    repo: Arc<dyn SyncedFolder>,
+    state: Option<(&SimWorld, &str)>,
+    options: &OpenOptions,
+    life: u64,
+) -> std::result::Result<Volume, VolumeError> {
     let repository = Repository::find(&*repo)?;
     let (keyring, register, _) = repository.unlock(&key()).ok_or(VolumeError::WrongKey)?;
     let outside = World {
@@ -176,7 +186,7 @@ fn kind(error: &VolumeError) -> &'static str {
         VolumeError::Open(OpenFailure::Newer(_)) => "newer",
         VolumeError::Open(_) => "other",
         VolumeError::WrongKey => "wrong key",
-        VolumeError::State(_) => "state",
+        VolumeError::State(_) | VolumeError::Unfit { .. } => "state",
         VolumeError::Diverged(_) => "diverged",
         VolumeError::Waiting(_) => "waiting",
         VolumeError::NoDevice { .. } => "no device",
@@ -187,7 +197,7 @@ fn kind(error: &VolumeError) -> &'static str {
 }
 
 /// Path of the header, of the head of a generation, or of the object in it.
-fn path(world: &SimWorld, what: &str) -> String {
+pub(super) fn path(world: &SimWorld, what: &str) -> String {
     let paths = world.paths();
     let head = |generation: &str| {
         let part = format!("/head/000000000000000{generation}-");

@@ -67,6 +67,26 @@ fn a_state_of_another_place_or_repository_is_refused() {
     let elsewhere = OpenOptions { place: [1; 32], ..plain() };
     let error = refused(&world, "state", &elsewhere);
     assert!(error.contains("another machine or folder"), "{error}");
+    // What would be lost with it was looked at.
+    assert!(error.contains("its journal holds no change"), "{error}");
+}
+
+/// The advice was to remove the state folder, whose journal could hold the
+/// only copy of what fsync had returned for.
+#[test]
+fn a_state_that_was_moved_is_gone_on_with_if_that_is_asked_for() {
+    let world = repository();
+    let (elsewhere, adopt) = ([1; 32], true);
+    let volume =
+        open(&world, Some("state"), &OpenOptions { place: elsewhere, adopt, ..plain() }, 10);
+    let device = volume.as_ref().unwrap().state().device;
+    assert_eq!(outcome(&volume), "3:123!");
+    drop(volume);
+    let volume = open(&world, Some("state"), &OpenOptions { place: elsewhere, ..plain() }, 11);
+    assert_eq!(volume.as_ref().unwrap().state().device, device);
+    assert_eq!(outcome(&volume), "3:123");
+    drop(volume);
+    assert!(refused(&world, "state", &plain()).starts_with("state: "));
 }
 
 #[test]

@@ -75,14 +75,16 @@ impl World {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Runs with the key; must fail with this code. Returns what it said.
+    /// Runs with the key; must fail with this code. Returns what it said, errors
+    /// first.
     pub fn fails(&self, arguments: &[&str], code: i32) -> String {
         let mut all = arguments.to_vec();
         if arguments[0] != "init" && !arguments.contains(&"--key-file") {
             all.extend(["--key-file", "key"]);
         }
         let output = self.run(&all);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let said = [output.stderr, output.stdout].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
         said
     }

@@ -56,7 +56,7 @@ fn names(path: &str) -> Result<Vec<&str>> {
 }
 
 /// A name for people.
-fn shown(name: &[u8]) -> String {
+pub(super) fn shown(name: &[u8]) -> String {
     crate::io::shown(&String::from_utf8_lossy(name)).into_owned()
 }
 
