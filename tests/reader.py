@@ -33,7 +33,7 @@ KEY_MAX, VALUE_MAX, XATTR_MAX, SYMLINK_MAX, INLINE_MAX = 272, 4352, 4096, 4095, 
 SIZE_MAX, LIST_MAX = (1 << 63) - 1, 1 << 22
 
 Commit = namedtuple("Commit", "device generation time previous root level objects")
-Inode = namedtuple("Inode", "mode mtime size content inline")
+Inode = namedtuple("Inode", "mode mtime size content inline holes")
 
 
 class Bad(Exception):
@@ -560,11 +560,15 @@ def read_inode(raw, ino):
         elif tag == 13:
             found[tag] = data.raw(data.left())
             need(found[tag], f"{data.what} is empty and should be absent")
+        elif tag == 14:
+            found[tag] = data.var(SIZE_MAX)
+            need(found[tag], f"{data.what} is zero and should be absent")
         else:
             data.raw(data.left())
         data.end()
     need({1, 2, 4, 5, 6} <= set(found), f"inode {ino} lacks a field")
-    inode = Inode(found[1], found[4], found.get(11, 0), found.get(12), found.get(13, b""))
+    inode = Inode(found[1], found[4], found.get(11, 0), found.get(12), found.get(13, b""), found.get(14, 0))
+    need(not inode.holes or inode.content and inode.content[1] != 255, f"inode {ino} has holes and no tree")
     limit = SYMLINK_MAX if stat.S_ISLNK(inode.mode) else INLINE_MAX
     fine = not (inode.content and inode.inline) and len(inode.inline) <= limit
     need(fine and len(inode.inline) <= inode.size, f"inode {ino}: its inline content does not fit")
@@ -631,6 +635,7 @@ class Namespace:
     def content(self, ino):
         """The bytes of a file, in pieces."""
         inode, total = self.inodes[ino], len(self.inodes[ino].inline)
+        holes = 0
         yield inode.inline
         if inode.content:
             root, level = inode.content
@@ -642,12 +647,14 @@ class Namespace:
                 total += size * count
                 need(total <= inode.size, f"inode {ino}: its content is longer than the file")
                 if chunk == NO_ID:
+                    holes += size
                     yield from zeros(size)
                     continue
                 data = self.repository.chunk(chunk)
                 need(len(data) == size, f"inode {ino}: chunk {chunk.hex()} has another length")
                 for _ in range(count):
                     yield data
+        need(inode.holes <= holes + inode.size - total, f"inode {ino}: its record says more holes than it has")
         yield from zeros(inode.size - total)
 
 

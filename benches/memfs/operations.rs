@@ -103,9 +103,6 @@ fn set_time(field: &mut Timestamp, time: Option<TimeSet>) {
 }
 
 fn apply(meta: &mut Meta, change: &SetAttr) {
-    if change.kill_privileges {
-        meta.kill_privileges();
-    }
     if let Some(mode) = change.mode {
         meta.mode = meta.mode & libc::S_IFMT | mode & !libc::S_IFMT;
     }

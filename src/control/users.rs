@@ -66,9 +66,7 @@ fn in_time(look: impl FnOnce() -> Users + Send + 'static) -> Users {
     let (done, found) = mpsc::channel();
     // If nobody waits any more, nobody wants it.
     std::thread::spawn(move || drop(done.send(look())));
-    found
-        .recv_timeout(PATIENCE)
-        .unwrap_or_else(|_| Users { unfinished: true, ..Users::default() })
+    found.recv_timeout(PATIENCE).unwrap_or_else(|_| Users { unfinished: true, ..Users::default() })
 }
 
 /// A table of mounts, and whose it is: a process of another mount namespace, or

@@ -296,6 +296,8 @@ pub struct Inode {
     pub content: Content,
     /// Content of at most 256 bytes, or the target of a symlink.
     pub inline: Vec<u8>,
+    /// Bytes of the size that a content tree leaves to holes.
+    pub holes: u64,
     /// Fields of later versions, ascending by tag.
     pub unknown: Vec<(u64, Vec<u8>)>,
 }
@@ -318,6 +320,7 @@ impl Inode {
             size: 0,
             content: Content::None,
             inline: Vec::new(),
+            holes: 0,
             unknown: Vec::new(),
         }
     }
@@ -411,6 +414,11 @@ impl Inode {
                 out.raw(&self.inline);
             });
         }
+        if self.holes != 0 {
+            field(14, &|out| {
+                out.var(self.holes);
+            });
+        }
         for (tag, bytes) in &self.unknown {
             out.var(*tag).bytes(bytes);
         }
@@ -495,6 +503,14 @@ impl Inode {
                     }
                     inode.inline = field.raw(bytes.len())?.to_vec();
                 }
+                14 => {
+                    if !matches!(inode.content, Content::Tree(..)) {
+                        return Err(DecodeError::Invalid("holes"));
+                    }
+                    // Not more than the size is checked by whoever reads both: a
+                    // record in a journal names content from before its size.
+                    inode.holes = present(field.var_max(i64::MAX as u64, "holes")?, "holes")?;
+                }
                 _ => {
                     inode.unknown.push((tag, field.raw(bytes.len())?.to_vec()));
                 }
@@ -558,6 +574,7 @@ mod tests {
             size: 1 << 40,
             content: Content::Tree([7; 16], 2),
             inline: Vec::new(),
+            holes: (1 << 40) - 1,
             unknown: vec![(40, b"later".to_vec())],
         };
         let bytes = Value::Inode(Box::new(inode.clone())).encode();
@@ -604,8 +621,12 @@ mod tests {
         assert_eq!(read(&long), Some(DecodeError::Limit("inline content")));
         inode.inline.truncate(1);
         inode.content = Content::Chunk([1; 16]);
-        let both = Value::Inode(Box::new(inode)).encode();
+        let both = Value::Inode(Box::new(inode.clone())).encode();
         assert_eq!(read(&both), Some(DecodeError::Invalid("inline content")));
+        inode.inline.clear();
+        inode.holes = 1;
+        let chunk = Value::Inode(Box::new(inode)).encode();
+        assert_eq!(read(&chunk), Some(DecodeError::Invalid("holes")));
     }
 
     /// The next place in a listing is the hash and one: of the highest number

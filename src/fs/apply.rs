@@ -147,6 +147,7 @@ impl Fs {
         let file = self.file(state, ino)?;
         let (dirty, old) = (file.layer.bytes, file.size);
         file.size = change(file);
+        file.pages.forget();
         let (now_dirty, size) = (file.layer.bytes, file.size);
         state.dirty = state.dirty - dirty + now_dirty;
         if !state.orphans.contains_key(&ino) {
@@ -189,4 +190,5 @@ fn keep_content(inode: &mut Inode, old: &Inode) {
     inode.content = old.content;
     inode.size = old.size;
     inode.inline.clone_from(&old.inline);
+    inode.holes = old.holes;
 }

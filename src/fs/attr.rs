@@ -35,7 +35,7 @@ impl Fs {
         Ok(Attr {
             ino,
             size,
-            blocks: size.div_ceil(512),
+            blocks: self.blocks(state, ino, inode, size),
             atime: inode.atime.unwrap_or(inode.mtime),
             mtime: inode.mtime,
             ctime: inode.ctime,
@@ -79,9 +79,12 @@ impl Fs {
     }
 
     pub(super) fn do_getattr(&self, ino: Ino) -> Result<Attr> {
-        let mut state = self.lock();
-        let inode = self.inode(&state, ino)?;
-        self.attr_of(&mut state, ino, &inode)
+        let (state, attr) = self.counted(|state| {
+            let inode = self.inode(state, ino)?;
+            self.attr_of(state, ino, &inode)
+        })?;
+        drop(state);
+        Ok(attr)
     }
 
     pub(super) fn do_setattr(&self, ino: Ino, change: &SetAttr) -> Result<Attr> {
@@ -103,9 +106,6 @@ impl Fs {
             changes.push(Change::Resize { ino, size, time: now });
             inode.size = size;
             inode.mtime = now;
-        }
-        if change.kill_privileges || change.uid.is_some() || change.gid.is_some() {
-            kill_privileges(&mut inode);
         }
         if let Some(mode) = change.mode {
             inode.mode = inode.kind() | mode & 0o7777;
@@ -131,12 +131,18 @@ impl Fs {
         if let (Some(_), Some(file)) = (change.ctime, state.files.get_mut(&ino)) {
             file.told = Some((inode.mtime, inode.ctime));
         }
-        changes.push(Change::Set(Key::Inode(ino), Value::Inode(Box::new(inode.clone()))));
+        changes.push(Change::Set(Key::Inode(ino), Value::Inode(Box::new(inode))));
         self.perform(&mut state, &changes)?;
-        self.attr_of(&mut state, ino, &inode)
+        drop(state);
+        self.do_getattr(ino)
     }
 
-    pub(super) fn do_statfs(&self) -> Result<SpaceStat> {
+    /// Bytes free.
+    pub(super) fn free(&self) -> Result<u64> {
+        Ok(self.space()?.free)
+    }
+
+    fn space(&self) -> Result<Space> {
         let io = |error: std::io::Error| {
             log::error!("free space cannot be read: {error}");
             FsError::Io
@@ -154,6 +160,11 @@ impl Fs {
             (Err(error), Some(local)) if error.kind() == std::io::ErrorKind::NotFound => local,
             (Err(error), _) => return Err(io(error)),
         };
+        Ok(space)
+    }
+
+    pub(super) fn do_statfs(&self) -> Result<SpaceStat> {
+        let space = self.space()?;
         let inodes = self.lock().inodes;
         Ok(SpaceStat {
             block: BLOCK,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::data::DIRTY_MAX;
 use super::queue::{LARGE, QUEUE_MAX};
-use super::{Fs, FsError, Overlay, Result, State};
+use super::{Fs, FsError, Overlay, Result, State, set_stored};
 use crate::format::namespace::{Content, Ino, Inode, Key, Value};
 use crate::format::record::{Change, encode};
 use crate::store::StoreError;
@@ -333,9 +333,7 @@ impl Fs {
             };
             let stored = flushed.as_ref().unwrap_or(&file.stored);
             if let Some(Some(Value::Inode(inode))) = edits.get_mut(&Key::Inode(file.ino).encode()) {
-                inode.class = stored.class;
-                inode.content = stored.content;
-                inode.inline.clone_from(&stored.inline);
+                set_stored(inode, stored);
                 inode.size = stored.size;
                 bytes = bytes.wrapping_add(stored.size).wrapping_sub(file.size);
             }
@@ -403,13 +401,12 @@ impl Fs {
             };
             let Some(file) = state.files.get_mut(&ino) else { continue };
             file.frozen = None;
+            file.pages.forget();
             file.stored = stored.clone();
             if let Some(Some(Value::Inode(inode))) =
                 state.current.get_mut(&Key::Inode(ino).encode())
             {
-                inode.class = stored.class;
-                inode.content = stored.content;
-                inode.inline = stored.inline;
+                set_stored(inode, &stored);
             }
             super::dir::drop_unused(&mut state, ino);
         }
@@ -487,6 +484,7 @@ fn rewrite(layer: &Layer, size: u64, ino: Ino, inode: Inode) -> Vec<Vec<Change<'
 fn put_back(state: &mut State, frozen: Frozen) {
     let Some(file) = state.files.get_mut(&frozen.ino) else { return };
     file.frozen = None;
+    file.pages.forget();
     let above = std::mem::take(&mut file.layer);
     let before = above.bytes;
     let mut below = Arc::try_unwrap(frozen.layer).unwrap_or_else(|shared| (*shared).clone());

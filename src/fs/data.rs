@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::attr::kill_privileges;
 use super::dir::drop_unused;
 use super::queue::{LARGE, QUEUE_MAX};
-use super::{Fs, FsError, Result, Seek, State};
+use super::{Fs, FsError, Result, Seek, State, set_stored};
 use crate::format::namespace::{Ino, Key, Value};
 use crate::format::record::Change;
 use crate::io::Timestamp;
@@ -313,6 +313,7 @@ impl Fs {
         }
         let Some(file) = state.files.get_mut(&ino) else { return Ok(()) };
         file.frozen = None;
+        file.pages.forget();
         let above = std::mem::take(&mut file.layer);
         let (mut below, result) = match flushed {
             Ok(flushed) => {
@@ -338,11 +339,7 @@ impl Fs {
         if file.is_clean() {
             // The record must not be behind when the file leaves memory.
             let stored = file.stored.clone();
-            self.change_inode(&mut state, ino, |inode| {
-                inode.class = stored.class;
-                inode.content = stored.content;
-                inode.inline = stored.inline;
-            })?;
+            self.change_inode(&mut state, ino, |inode| set_stored(inode, &stored))?;
             drop_unused(&mut state, ino);
         }
         result
@@ -369,13 +366,16 @@ impl Fs {
         if len == 0 {
             return Err(FsError::Invalid);
         }
+        if mode & libc::FALLOC_FL_PUNCH_HOLE == 0 && self.lacking(ino, offset, end) > self.free()? {
+            return Err(FsError::NoSpace);
+        }
         let time = self.now();
         let mut state = self.lock();
         let size = self.file(&mut state, ino)?.size;
         let mut changes = Vec::new();
         let grow = matches!(mode, 0 | ZERO) && end > size;
         match mode {
-            // Space is not reserved: the checkpoint's chunks do not exist yet.
+            // It is not reserved: the checkpoint's chunks do not exist yet.
             0 | KEEP => {}
             PUNCH | ZERO | ZERO_KEEP => {
                 changes.push(Change::Zero { ino, from: offset, to: end.min(size), time });

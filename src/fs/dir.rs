@@ -47,20 +47,26 @@ impl Fs {
     }
 
     pub(super) fn do_lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr> {
-        let mut state = self.lock();
+        let (mut state, attr) = self.counted(|state| self.looked_up(state, parent, name))?;
+        *state.lookups.entry(attr.ino).or_default() += 1;
+        Ok(attr)
+    }
+
+    fn looked_up(&self, state: &mut State, parent: Ino, name: &[u8]) -> Result<Attr> {
         let ino = match name {
-            b"." => self.dir(&state, parent).map(|_| parent)?,
-            b".." => self.dir(&state, parent).and_then(|_| self.parent_of(&state, parent))?,
+            // The kernel asks so for an inode that it has forgotten: an orphan that it
+            // does not know is gone.
+            b"." | b".." if state.orphans.contains_key(&parent) => return Err(FsError::Stale),
+            b"." => parent,
+            b".." => self.inode(state, parent).and_then(|_| self.parent_of(state, parent))?,
             // What has the name has it in a folder, so only an error needs a look.
-            _ => match self.find(&state, parent, name)? {
+            _ => match self.find(state, parent, name)? {
                 Some(ino) => ino,
-                None => return Err(self.dir(&state, parent).err().unwrap_or(FsError::NotFound)),
+                None => return Err(self.dir(state, parent).err().unwrap_or(FsError::NotFound)),
             },
         };
-        let inode = self.inode(&state, ino)?;
-        let attr = self.attr_of(&mut state, ino, &inode)?;
-        *state.lookups.entry(ino).or_default() += 1;
-        Ok(attr)
+        let inode = self.inode(state, ino)?;
+        self.attr_of(state, ino, &inode)
     }
 
     pub(super) fn do_forget(&self, ino: Ino, count: u64) {
@@ -101,18 +107,17 @@ impl Fs {
         prefix.truncate(9);
         loop {
             let most = if attributes { ATTRIBUTES_BATCH } else { BATCH };
-            let mut batch = Vec::with_capacity(most);
-            {
-                let mut state = self.lock();
-                let from = Key::entries_from(ino, cookie + 1);
-                for (key, value) in self.range(&state, &from, &prefix, most)? {
+            let from = Key::entries_from(ino, cookie + 1);
+            let (state, batch) = self.counted(|state| {
+                let mut batch = Vec::with_capacity(most);
+                for (key, value) in self.range(state, &from, &prefix, most)? {
                     let (Key::Entry(_, hash, name), Value::Entry(target, kind)) = (key, value)
                     else {
                         continue;
                     };
                     let attr = if attributes {
-                        match self.inode(&state, target) {
-                            Ok(inode) => self.attr_of(&mut state, target, &inode)?,
+                        match self.inode(state, target) {
+                            Ok(inode) => self.attr_of(state, target, &inode)?,
                             Err(FsError::Stale) => continue,
                             Err(error) => return Err(error),
                         }
@@ -121,7 +126,9 @@ impl Fs {
                     };
                     batch.push(DirEntry { name, cookie: hash, attr });
                 }
-            }
+                Ok(batch)
+            })?;
+            drop(state);
             let Some(last) = batch.last().map(|entry| entry.cookie) else { return Ok(()) };
             for entry in &batch {
                 if !fill(entry) {

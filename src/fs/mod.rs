@@ -9,6 +9,7 @@
 
 mod apply;
 mod attr;
+mod blocks;
 mod checkpoint;
 mod data;
 mod dir;
@@ -143,6 +144,8 @@ struct File {
     opens: u32,
     /// The kernel's mtime and ctime, as it told them last in this open.
     told: Option<(Timestamp, Timestamp)>,
+    /// Pages that have data, where they were counted.
+    pages: blocks::Pages,
 }
 
 impl File {
@@ -189,6 +192,8 @@ struct State {
     changed: Option<(std::time::Duration, std::time::Duration)>,
     /// A checkpoint failed; before this time none is made unasked.
     retry_at: std::time::Duration,
+    /// Whose pages could not be counted without reading from REPO.
+    uncounted: Vec<Ino>,
 }
 
 impl State {
@@ -703,7 +708,16 @@ fn stored_of(inode: &Inode) -> Stored {
         content: if is_file { inode.content } else { Content::None },
         inline: if is_file { inode.inline.clone() } else { Vec::new() },
         size: if is_file { inode.size } else { 0 },
+        holes: inode.holes,
     }
+}
+
+/// Puts what is stored of a file into its record, but for the length.
+fn set_stored(inode: &mut Inode, stored: &Stored) {
+    inode.class = stored.class;
+    inode.content = stored.content;
+    inode.inline.clone_from(&stored.inline);
+    inode.holes = stored.holes;
 }
 
 #[cfg(test)]

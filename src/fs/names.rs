@@ -106,12 +106,13 @@ impl Fs {
             &[
                 Change::Set(entry, Value::Entry(ino, inode.kind())),
                 Change::Set(Key::Back(ino, parent, name.to_vec()), Value::Back),
-                set(ino, inode.clone()),
+                set(ino, inode),
                 set(parent, dir),
             ],
         )?;
         *state.lookups.entry(ino).or_default() += 1;
-        self.attr_of(&mut state, ino, &inode)
+        drop(state);
+        self.do_getattr(ino)
     }
 
     /// The changes that take one name from an inode; the inode goes with its

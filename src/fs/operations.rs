@@ -180,8 +180,6 @@ pub struct SetAttr {
     pub mtime: Option<TimeSet>,
     /// Last change of the inode, as the kernel's writeback cache tells it.
     pub ctime: Option<Timestamp>,
-    /// Clear suid and sgid (`FUSE_HANDLE_KILLPRIV_V2`).
-    pub kill_privileges: bool,
 }
 
 /// How rename treats an existing target.

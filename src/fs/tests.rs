@@ -1,7 +1,7 @@
 //! The file system without a kernel: operations, checkpoints and reopening,
 //! against a model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -453,6 +453,37 @@ fn a_file_cut_behind_an_overwrite_is_stored() {
     assert_eq!(read, [&[7; 256][..], &[8; 3]].concat());
 }
 
+/// In memory, in a content tree, and both; what is at hand needs no room again.
+#[test]
+fn only_what_has_no_data_lacks_room() {
+    let place = Place::new();
+    let fs = place.open();
+    let ino = fs.mknod(ME, ROOT, b"a", 0o100_644, 0).unwrap().ino;
+    fs.open(ino, true, false).unwrap();
+    fs.setattr(ino, &SetAttr { size: Some(1 << 40), ..SetAttr::default() }).unwrap();
+    assert_eq!(fs.lacking(ino, 0, 1 << 40), 1 << 40);
+    fs.write(ino, 1 << 30, &fill(1 << 20, 1), false).unwrap();
+    for _ in 0..2 {
+        assert_eq!(fs.lacking(ino, 1 << 30, (1 << 30) + (1 << 20)), 0);
+        assert_eq!(fs.lacking(ino, (1 << 30) - 1, (1 << 30) + 1), 4096);
+        assert_eq!(fs.lacking(ino, 0, 1 << 40), (1 << 40) - (1 << 20));
+        fs.checkpoint().unwrap();
+    }
+    fs.write(ino, 5, b"x", false).unwrap();
+    assert_eq!(fs.lacking(ino, 0, 1 << 40), (1 << 40) - (1 << 20) - 4096);
+    let attr = fs.lookup(ROOT, b"a").unwrap();
+    assert_eq!(attr.blocks, 8 * 257);
+    fs.checkpoint().unwrap();
+    let mut listed = Vec::new();
+    fs.readdir(ROOT, 2, true, &mut |entry| {
+        listed.push(entry.attr.blocks);
+        true
+    })
+    .unwrap();
+    assert_eq!(listed, [8 * 257]);
+    fs.release(ino, true);
+}
+
 #[test]
 fn renames_keep_counts_and_refuse_cycles() {
     let place = Place::new();
@@ -677,6 +708,7 @@ proptest! {
         let log = Arc::new(Kept::default());
         let mut fs = place.open_with(Box::new(log.clone()));
         let mut model: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
+        let mut touched = [const { BTreeSet::<u64>::new() }; 3];
         let mut inos = Vec::new();
         for file in 0..3usize {
             let name = format!("f{file}");
@@ -684,8 +716,11 @@ proptest! {
             model.insert(file, Vec::new());
         }
         for step in &steps {
+            let blocks = |fs: &Fs| inos.iter().map(|ino| fs.getattr(*ino).unwrap().blocks).collect();
+            let before: Vec<u64> = blocks(&fs);
             match step {
                 Step::Write(file, offset, len, byte) => {
+                    touched[*file].extend(offset / 4096..(offset + *len as u64).div_ceil(4096));
                     let bytes = fill(*len, *byte);
                     fs.write(inos[*file], *offset, &bytes, false).unwrap();
                     let content = model.get_mut(file).unwrap();
@@ -698,11 +733,14 @@ proptest! {
                 Step::Truncate(file, size) => {
                     let change = SetAttr { size: Some(*size), ..SetAttr::default() };
                     fs.setattr(inos[*file], &change).unwrap();
+                    touched[*file].split_off(&size.div_ceil(4096));
                     model.get_mut(file).unwrap().resize(*size as usize, 0);
                 }
                 Step::Punch(file, offset, len) => {
                     let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
                     fs.fallocate(inos[*file], *offset, *len, mode).unwrap();
+                    let whole = offset.div_ceil(4096)..(offset + len) / 4096;
+                    touched[*file].retain(|page| !whole.contains(page));
                     let content = model.get_mut(file).unwrap();
                     let end = content.len().min((offset + len) as usize);
                     if (*offset as usize) < end {
@@ -722,7 +760,15 @@ proptest! {
                     fs = place.recover(&log);
                 }
             }
+            if matches!(step, Step::Cut(..) | Step::Checkpoint | Step::Reopen) {
+                prop_assert_eq!(blocks(&fs), before, "after {:?}", step);
+            }
             for (file, content) in &model {
+                // Whether zeros that were written have been cut off makes the difference.
+                let least = content.chunks(4096).filter(|page| page.iter().any(|b| *b != 0));
+                let pages = fs.getattr(inos[*file]).unwrap().blocks / 8;
+                let most = touched[*file].len() as u64;
+                prop_assert!((least.count() as u64..=most).contains(&pages), "{pages}, {most}");
                 let read = fs.read(inos[*file], 0, 2_000_000).unwrap();
                 prop_assert!(read == *content, "file {} after {:?}", file, step);
                 let mut at = 0;

@@ -10,16 +10,16 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
-    INodeNo, IoctlFlags, KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, PollEvents,
-    PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek,
-    ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags,
+    PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen,
+    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::answer::{
@@ -27,46 +27,30 @@ use super::answer::{
 };
 use super::capabilities;
 use super::convert;
-use super::dirty::Writers;
+use super::direct::Answer;
 use super::entries::{self, New};
 use super::lane::Lane;
-use super::pull::Aliases;
-use crate::fs::{Caller, FsError, Operations, RenameMode, Seek, SetAttr};
+use super::privileges::{self, Who};
+use super::shared::Shared;
+use crate::fs::{Attr, Caller, FsError, Operations, RenameMode, Seek, SetAttr};
 
 /// The most one `copy_file_range` copies: the caller, who asks again for the
 /// rest, can be interrupted in between.
 const MAX_COPY: u64 = 16 << 20;
 const NAME_MAX: u32 = 255;
+/// Fewest blocks of a file that may have data: a page.
+const BLOCKS_MIN: u64 = 8;
+/// The handle of an open that goes by the kernel's cache.
+const CACHED: FileHandle = FileHandle(0);
 /// The handle of an open that only pulls pages.
 const PULLED: FileHandle = FileHandle(1);
+/// The handle of an open that bypasses the kernel's cache.
+const UNCACHED: FileHandle = FileHandle(2);
 
 thread_local! {
     /// What an event loop reads into, at most the kernel's longest request: a fresh
     /// buffer, zeroed, took a tenth of the time of a read.
     static READ: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// What session and adapter both hold.
-pub(super) struct Shared {
-    /// Set once the session exists.
-    pub(super) notifier: Arc<OnceLock<Notifier>>,
-    pub(super) writers: Arc<Writers>,
-    pub(super) aliases: Aliases,
-    /// Files opened for writing bypass the kernel's cache.
-    pub(super) direct_writes: AtomicBool,
-}
-
-impl Shared {
-    /// Has the kernel write back an inode's pages from `offset` on, and drop
-    /// them. Not from an event loop: that is where they come down.
-    pub(super) fn bring_down(&self, ino: u64, offset: u64) -> std::io::Result<()> {
-        let Some(notifier) = self.notifier.get() else { return Ok(()) };
-        // A length of 0 is "to the end".
-        let offset = i64::try_from(offset).unwrap_or(i64::MAX);
-        notifier.inval_inode(INodeNo(ino), offset, 0).inspect_err(|error| {
-            log::warn!("inode {ino}: pages could not be pulled: {error}");
-        })
-    }
 }
 
 pub(super) struct Adapter<O> {
@@ -76,6 +60,10 @@ pub(super) struct Adapter<O> {
     pages: Lane,
     /// For writes that wait for room, and for long copies.
     room: Lane,
+    /// For dropping pages that a direct write made old.
+    stale: Lane,
+    /// For looking at free space, which may be a network folder's.
+    space: Lane,
     /// For fsyncs that come while another is under way.
     syncs: Lane,
     syncing: Arc<AtomicUsize>,
@@ -93,6 +81,8 @@ impl<O: Operations> Adapter<O> {
             shared,
             pages: Lane::start("pages", 1)?,
             room: Lane::start("room", 2)?,
+            stale: Lane::start("stale", 1)?,
+            space: Lane::start("space", 1)?,
             syncs: Lane::start("sync", 1)?,
             syncing: Arc::default(),
             writeback,
@@ -124,7 +114,7 @@ impl<O: Operations> Adapter<O> {
         }
         let (shared, operations) = (Arc::clone(&self.shared), Arc::clone(&self.operations));
         self.pages.run(move || {
-            let down = inodes.iter().try_for_each(|ino| shared.bring_down(*ino, 0));
+            let down = inodes.iter().try_for_each(|ino| shared.bring_down(*ino, 0, 0));
             work(&operations, down);
         });
     }
@@ -144,15 +134,28 @@ impl<O: Operations> Adapter<O> {
         }
     }
 
-    /// Counts the open and says how the kernel may cache the file.
-    fn opened(&self, ino: u64, write: bool) -> FopenFlags {
-        if write {
+    /// Counts the open and says how the kernel may cache the file; its attributes from
+    /// before the open, if it is written.
+    fn opened(&self, ino: u64, writes: Option<&Attr>) -> (FileHandle, FopenFlags) {
+        if let Some(attr) = writes {
             self.shared.writers.opened(ino);
-            if self.shared.direct_writes.load(Ordering::Relaxed) {
-                return FopenFlags::FOPEN_DIRECT_IO;
+            // Only of files that it caches the kernel announces each change, and suid
+            // and sgid need that.
+            let has_set_ids = attr.mode & (libc::S_ISUID | libc::S_ISGID) != 0;
+            if self.shared.direct_writes.load(Ordering::Relaxed) && !has_set_ids {
+                return (UNCACHED, FopenFlags::FOPEN_DIRECT_IO);
             }
         }
-        FopenFlags::FOPEN_KEEP_CACHE
+        (CACHED, FopenFlags::FOPEN_KEEP_CACHE)
+    }
+
+    /// Attributes as the kernel should have them: a file that seems to have no data may
+    /// have some in the kernel's pages, and programs take 0 blocks for all zeros.
+    fn shown(&self, mut attr: Attr) -> Attr {
+        if attr.blocks == 0 && attr.mode & libc::S_IFMT == libc::S_IFREG {
+            attr.blocks = u64::from(self.shared.writers.any(attr.ino)) * BLOCKS_MIN;
+        }
+        attr
     }
 }
 
@@ -160,22 +163,12 @@ fn caller(request: &Request) -> Caller {
     Caller { uid: request.uid(), gid: request.gid() }
 }
 
-fn writes(flags: i32) -> bool {
-    OpenFlags(flags).acc_mode() != OpenAccMode::O_RDONLY
+fn who(request: &Request) -> Who {
+    Who { caller: caller(request), pid: request.pid() }
 }
 
-fn write<O: Operations>(
-    operations: &O,
-    ino: u64,
-    offset: u64,
-    bytes: &[u8],
-    kill_privileges: bool,
-    reply: ReplyWrite,
-) {
-    match guarded(|| operations.write(ino, offset, bytes, kill_privileges)) {
-        Ok(()) => reply.written(bytes.len() as u32),
-        Err(errno) => reply.error(errno),
-    }
+fn writes(flags: i32) -> bool {
+    OpenFlags(flags).acc_mode() != OpenAccMode::O_RDONLY
 }
 
 impl<O: Operations> Filesystem for Adapter<O> {
@@ -194,7 +187,7 @@ impl<O: Operations> Filesystem for Adapter<O> {
             return match found {
                 // Not to be kept under this name.
                 Ok(attr) => {
-                    let (attr, never) = (convert::attr(&attr), Duration::ZERO);
+                    let (attr, never) = (convert::attr(&self.shown(attr)), Duration::ZERO);
                     reply.entry_with_ttls(&LIFETIME, &never, &attr, GENERATION);
                 }
                 Err(errno) => reply.error(errno),
@@ -204,11 +197,12 @@ impl<O: Operations> Filesystem for Adapter<O> {
             Err(errno) if errno.code() == libc::ENOENT => {
                 reply.entry(&LIFETIME, &convert::no_entry(), GENERATION);
             }
-            result => reply_entry(reply, result),
+            result => reply_entry(reply, result.map(|attr| self.shown(attr))),
         }
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, count: u64) {
+        self.shared.direct.forget(ino.0);
         // Nothing to answer; a panic in it was logged by the hook.
         let _ = guarded(|| {
             self.operations.forget(ino.0, count);
@@ -217,7 +211,8 @@ impl<O: Operations> Filesystem for Adapter<O> {
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        reply_attr(reply, guarded(|| self.operations.getattr(ino.0)));
+        let result = guarded(|| self.operations.getattr(ino.0));
+        reply_attr(reply, result.map(|attr| self.shown(attr)));
     }
 
     fn setattr(
@@ -246,11 +241,10 @@ impl<O: Operations> Filesystem for Adapter<O> {
             atime: atime.map(convert::time_set),
             mtime: mtime.map(convert::time_set),
             ctime: ctime.map(convert::time_in),
-            kill_privileges: false,
         };
         let result =
-            guarded(|| entries::set_attr(&*self.operations, request.uid(), ino.0, &mut change));
-        reply_attr(reply, result);
+            guarded(|| entries::set_attr(&*self.operations, &who(request), ino.0, &mut change));
+        reply_attr(reply, result.map(|attr| self.shown(attr)));
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
@@ -316,6 +310,7 @@ impl<O: Operations> Filesystem for Adapter<O> {
                 down.map_err(|_| FsError::Io)?;
                 operations.link(ino.0, parent.0, &name)
             });
+            // Its pages are down, so there is nothing to hide.
             reply_entry(reply, result);
         });
     }
@@ -371,14 +366,27 @@ impl<O: Operations> Filesystem for Adapter<O> {
         let result = guarded(|| {
             let operations = &*self.operations;
             operations.open(ino.0, write, truncate)?;
-            if truncate {
-                entries::kill_privileges(operations, request.uid(), ino.0)
-                    .inspect_err(|_| operations.release(ino.0, write))?;
-            }
-            Ok(())
+            let after = || {
+                if truncate {
+                    privileges::clear((operations, &self.shared), &who(request), ino.0)?;
+                }
+                if !write {
+                    return Ok(None);
+                }
+                let attr = operations.getattr(ino.0)?;
+                if attr.blocks == 0 {
+                    // From here on it is shown with some.
+                    self.shared.forget_attributes(ino.0)?;
+                }
+                Ok(Some(attr))
+            };
+            after().inspect_err(|_| operations.release(ino.0, write))
         });
         match result {
-            Ok(()) => reply.opened(FileHandle(0), self.opened(ino.0, write)),
+            Ok(writes) => {
+                let (handle, flags) = self.opened(ino.0, writes.as_ref());
+                reply.opened(handle, flags);
+            }
             Err(errno) => reply.error(errno),
         }
     }
@@ -408,8 +416,9 @@ impl<O: Operations> Filesystem for Adapter<O> {
         });
         match result {
             Ok(attr) => {
-                let opened = self.opened(attr.ino, write);
-                reply.created(&LIFETIME, &convert::attr(&attr), GENERATION, FileHandle(0), opened);
+                let (handle, flags) = self.opened(attr.ino, Some(&attr).filter(|_| write));
+                let attr = convert::attr(&self.shown(attr));
+                reply.created(&LIFETIME, &attr, GENERATION, handle, flags);
             }
             Err(errno) => reply.error(errno),
         }
@@ -423,9 +432,12 @@ impl<O: Operations> Filesystem for Adapter<O> {
         offset: u64,
         size: u32,
         _: OpenFlags,
-        _: Option<LockOwner>,
+        owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        if owner.is_none() {
+            self.shared.direct.paged(ino.0);
+        }
         READ.with_borrow_mut(|buffer| {
             let len = size as usize;
             if buffer.len() < len {
@@ -440,22 +452,48 @@ impl<O: Operations> Filesystem for Adapter<O> {
 
     fn write(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
-        _: FileHandle,
+        handle: FileHandle,
         offset: u64,
         bytes: &[u8],
         how: WriteFlags,
         _: OpenFlags,
-        _: Option<LockOwner>,
+        owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let kill = how.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let is_paged = how.contains(WriteFlags::FUSE_WRITE_CACHE);
+        if is_paged {
+            self.shared.direct.paged(ino.0);
+        }
+        // Pages were announced when they were written.
+        let is_direct = handle == UNCACHED && !is_paged;
+        if is_direct || how.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
+            let cleared = guarded(|| {
+                privileges::clear((&*self.operations, &self.shared), &who(request), ino.0)?;
+                if is_direct {
+                    privileges::clear_capability(&*self.operations, ino.0)
+                } else {
+                    Ok(())
+                }
+            });
+            if let Err(errno) = cleared {
+                return reply.error(errno);
+            }
+        }
+        // The kernel names the owner only where it locks no page meanwhile: what waits
+        // for its pages cannot wait for itself.
+        let answer = Answer {
+            shared: Arc::clone(&self.shared),
+            stale: owner.is_some().then(|| self.stale.clone()),
+            place: (ino.0, offset),
+            reply,
+        };
         if self.operations.is_congested() {
             let (operations, bytes) = (Arc::clone(&self.operations), bytes.to_vec());
-            self.room.run(move || write(&*operations, ino.0, offset, &bytes, kill, reply));
+            self.room.run(move || answer.write(&*operations, &bytes));
         } else {
-            write(&*self.operations, ino.0, offset, bytes, kill, reply);
+            answer.write(&*self.operations, bytes);
         }
     }
 
@@ -541,7 +579,7 @@ impl<O: Operations> Filesystem for Adapter<O> {
         let result = guarded(|| {
             let mut given = Vec::new();
             self.operations.readdir(ino.0, cookie, true, &mut |entry| {
-                let attr = convert::attr(&entry.attr);
+                let attr = convert::attr(&self.shown(entry.attr));
                 let name = OsStr::from_bytes(&entry.name);
                 let full = reply.add(attr.ino, entry.cookie, name, &LIFETIME, &attr, GENERATION);
                 // The kernel counts no lookup of `.` and `..`.
@@ -563,7 +601,8 @@ impl<O: Operations> Filesystem for Adapter<O> {
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        match guarded(|| self.operations.statfs()) {
+        let operations = Arc::clone(&self.operations);
+        self.space.run(move || match guarded(|| operations.statfs()) {
             Ok(space) => reply.statfs(
                 space.blocks,
                 space.free,
@@ -575,7 +614,7 @@ impl<O: Operations> Filesystem for Adapter<O> {
                 space.block,
             ),
             Err(errno) => reply.error(errno),
-        }
+        });
     }
 
     fn setxattr(
@@ -588,9 +627,8 @@ impl<O: Operations> Filesystem for Adapter<O> {
         _: u32,
         reply: ReplyEmpty,
     ) {
-        let who = (caller(request), request.pid());
-        let what = (name.as_bytes(), value, flags);
-        reply_empty(reply, guarded(|| entries::set_xattr(&*self.operations, who, ino.0, what)));
+        let (who, what) = (who(request), (name.as_bytes(), value, flags));
+        reply_empty(reply, guarded(|| entries::set_xattr(&*self.operations, &who, ino.0, what)));
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -620,11 +658,15 @@ impl<O: Operations> Filesystem for Adapter<O> {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let result = guarded(|| {
-            self.operations.fallocate(ino.0, offset, len, mode)?;
-            entries::kill_privileges(&*self.operations, request.uid(), ino.0)
+        let (operations, shared) = (Arc::clone(&self.operations), Arc::clone(&self.shared));
+        let who = who(request);
+        self.space.run(move || {
+            let result = guarded(|| {
+                privileges::clear((&*operations, &shared), &who, ino.0)?;
+                operations.fallocate(ino.0, offset, len, mode)
+            });
+            reply_empty(reply, result);
         });
-        reply_empty(reply, result);
     }
 
     fn lseek(
@@ -668,14 +710,13 @@ impl<O: Operations> Filesystem for Adapter<O> {
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let (len, uid) = (len.min(MAX_COPY), request.uid());
-        let operations = Arc::clone(&self.operations);
+        let (len, who) = (len.min(MAX_COPY), who(request));
+        let (operations, shared) = (Arc::clone(&self.operations), Arc::clone(&self.shared));
         self.room.run(move || {
             let result = guarded(|| {
+                privileges::clear((&*operations, &shared), &who, to.0)?;
                 let (from, to) = ((from.0, from_offset), (to.0, to_offset));
-                let copied = operations.copy_file_range(from, to, len)?;
-                entries::kill_privileges(&*operations, uid, to.0)?;
-                Ok(copied)
+                operations.copy_file_range(from, to, len)
             });
             match result {
                 Ok(copied) => reply.written(copied as u32),

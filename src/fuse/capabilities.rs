@@ -23,6 +23,7 @@ pub(super) fn request(config: &mut KernelConfig, writeback: bool) {
         | InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP
         | InitFlags::FUSE_DONT_MASK
         | InitFlags::FUSE_DO_READDIRPLUS
+        | InitFlags::FUSE_EXPORT_SUPPORT
         | InitFlags::FUSE_HANDLE_KILLPRIV_V2
         | InitFlags::FUSE_PARALLEL_DIROPS
         | InitFlags::FUSE_POSIX_ACL;

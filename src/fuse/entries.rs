@@ -2,12 +2,13 @@
 //! umask and default lists, changing modes and owners, setting lists.
 //!
 //! Invariant: mode and access list stay in step, and suid and sgid go when
-//! content or owner change (`FUSE_HANDLE_KILLPRIV_V2` makes that our part).
+//! content or owner change.
 
 use super::acl::{self, Acl};
+use super::privileges::{Who, after_chown, after_write};
 use crate::fs::{Attr, Caller, FsError, Operations, Result, SetAttr, has_namespace};
 
-const TYPE: u32 = libc::S_IFMT;
+pub(super) const TYPE: u32 = libc::S_IFMT;
 
 /// What to make.
 pub(super) enum New {
@@ -65,17 +66,14 @@ fn default_list<O: Operations>(operations: &O, parent: u64) -> Result<Option<Acl
 }
 
 /// setattr: a new mode is carried into the access list; a new owner or length
-/// clears suid and sgid. fuser does not pass on whether the kernel saw
-/// `CAP_FSETID` when it truncates, so root stands for it.
+/// clears suid and sgid. So does a change of nothing, by which the kernel announces
+/// a change of content.
 pub(super) fn set_attr<O: Operations>(
     operations: &O,
-    uid: u32,
+    who: &Who,
     ino: u64,
     change: &mut SetAttr,
 ) -> Result<Attr> {
-    let owner_changes = change.uid.is_some() || change.gid.is_some();
-    change.kill_privileges =
-        change.mode.is_none() && (owner_changes || (change.size.is_some() && uid != 0));
     if let Some(mode) = change.mode {
         match operations.getxattr(ino, acl::ACCESS) {
             Ok(value) => {
@@ -86,24 +84,45 @@ pub(super) fn set_attr<O: Operations>(
             Err(FsError::NoData | FsError::NotSupported) => {}
             Err(error) => return Err(error),
         }
+    } else {
+        change.mode = mode_left(operations, who, ino, change)?;
     }
     operations.setattr(ino, change)
 }
 
-/// Clears suid and sgid after a change of content that the kernel leaves to
-/// us without a flag (fallocate, `copy_file_range`).
-pub(super) fn kill_privileges<O: Operations>(operations: &O, uid: u32, ino: u64) -> Result<()> {
-    if uid != 0 && operations.getattr(ino)?.mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
-        operations.setattr(ino, &SetAttr { kill_privileges: true, ..SetAttr::default() })?;
+/// The mode that is left after a change that does not name one; `None` if it stays.
+fn mode_left<O: Operations>(
+    operations: &O,
+    who: &Who,
+    ino: u64,
+    change: &SetAttr,
+) -> Result<Option<u32>> {
+    let ctime = change.ctime;
+    let is_empty = *change == SetAttr { ctime, ..SetAttr::default() };
+    let owner_changes = change.uid.is_some() || change.gid.is_some();
+    if !is_empty && !owner_changes && change.size.is_none() {
+        return Ok(None);
     }
-    Ok(())
+    let attr = operations.getattr(ino)?;
+    if owner_changes {
+        return Ok(after_chown(&attr, who));
+    }
+    if !is_empty || ctime.is_none() && attr.mode & TYPE == libc::S_IFREG {
+        return Ok(after_write(&attr, who));
+    }
+    // What is left of chown(2) to nobody and no group. The kernel did not look at who
+    // that is.
+    match after_chown(&attr, who) {
+        Some(_) if !who.may_change(attr.uid) => Err(FsError::NotPermitted),
+        mode => Ok(mode),
+    }
 }
 
 /// setxattr; an access list changes the mode, and one that says no more than
 /// a mode is not kept.
 pub(super) fn set_xattr<O: Operations>(
     operations: &O,
-    (caller, pid): (Caller, u32),
+    who: &Who,
     ino: u64,
     (name, value, flags): (&[u8], &[u8], i32),
 ) -> Result<()> {
@@ -126,7 +145,8 @@ pub(super) fn set_xattr<O: Operations>(
     }
     let attr = operations.getattr(ino)?;
     let mut mode = attr.mode & !TYPE & !0o777 | list.mode_bits();
-    if mode & libc::S_ISGID != 0 && !may_keep_sgid(caller, pid, attr.gid) {
+    // As with chmod.
+    if mode & libc::S_ISGID != 0 && !who.may_set_group(attr.gid) {
         mode &= !libc::S_ISGID;
     }
     if list.says_more_than_mode() {
@@ -157,32 +177,5 @@ fn remove_list<O: Operations>(operations: &O, ino: u64, name: &[u8]) -> Result<(
     match operations.removexattr(ino, name) {
         Err(FsError::NoData) => Ok(()),
         other => other,
-    }
-}
-
-/// Whoever is not root and not in the file's group loses sgid when setting a
-/// list, as with chmod. The kernel does not say so to fuser, so the caller's
-/// groups are looked up; an unreadable answer counts as no.
-fn may_keep_sgid(caller: Caller, pid: u32, group: u32) -> bool {
-    caller.uid == 0 || caller.gid == group || {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        groups(&status).any(|id| id == group)
-    }
-}
-
-fn groups(status: &str) -> impl Iterator<Item = u32> {
-    let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
-    line.split_ascii_whitespace().filter_map(|id| id.parse().ok())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn supplementary_groups_are_found() {
-        let status = "Name:\tcat\nGid:\t5\t5\t5\t5\nGroups:\t4 24 1000 \nNStgid:\t1\n";
-        assert_eq!(groups(status).collect::<Vec<_>>(), [4, 24, 1000]);
-        assert_eq!(groups("Name:\tx\n").count(), 0);
     }
 }

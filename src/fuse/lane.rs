@@ -12,7 +12,8 @@ use std::thread;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A queue of jobs with its threads, which end when it is dropped.
+/// A queue of jobs with its threads, which end when all copies of it are dropped.
+#[derive(Clone)]
 pub(super) struct Lane(Sender<Job>);
 
 impl Lane {

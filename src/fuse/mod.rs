@@ -11,14 +11,17 @@ mod answer;
 mod capabilities;
 mod convert;
 mod dead;
+mod direct;
 mod dirty;
 mod entries;
 mod invalidate;
 mod kernel_mount;
 mod lane;
 mod options;
+mod privileges;
 mod pull;
 mod session;
+mod shared;
 
 pub use dead::{DeadMount, dead_mount_at, end_connection};
 pub use invalidate::Invalidator;

@@ -20,7 +20,7 @@ use fuser::INodeNo;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::adapter::Shared;
+use super::shared::Shared;
 use crate::io::{Random as _, SystemRandom};
 
 /// Names that stand for inode numbers, for one thread.
@@ -110,7 +110,7 @@ fn pull(shared: &Shared, root: Option<&File>) -> io::Result<()> {
             // Closed and gone meanwhile: close has written its pages.
             Ok(()) | Err(Errno::NOENT | Errno::STALE) => Ok(()),
             // Only writable for others, say: dropping its cache writes too.
-            Err(Errno::ACCESS | Errno::PERM) => shared.bring_down(ino, 0),
+            Err(Errno::ACCESS | Errno::PERM) => shared.bring_down(ino, 0, 0),
             Err(error) => Err(error.into()),
         };
         // One that cannot be pulled does not keep the others back.

@@ -12,11 +12,13 @@ use std::time::Duration;
 
 use fuser::SessionACL;
 
-use super::adapter::{Adapter, Shared};
+use super::adapter::Adapter;
+use super::direct::Direct;
 use super::invalidate::Invalidator;
 use super::kernel_mount::{self, KernelMount};
 use super::options::{Access, MountOptions};
 use super::pull::{Aliases, Puller};
+use super::shared::Shared;
 use crate::control::{MountId, Place, Users};
 use crate::fs::Operations;
 
@@ -224,6 +226,7 @@ fn start<O: Operations>(
         writers: Arc::default(),
         aliases: Aliases::new(),
         direct_writes: AtomicBool::new(false),
+        direct: Direct::default(),
     });
     let adapter = Adapter::new(operations, Arc::clone(&shared), options.writeback)?;
     // Without allow_other the kernel itself lets in only the owner, and its

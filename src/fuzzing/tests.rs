@@ -87,7 +87,8 @@ fn inodes() -> Vec<Inode> {
     };
     let device = Inode { mode: 0o060_600, rdev: 0x801, ..plain.clone() };
     let link = Inode { mode: 0o120_777, size: 1, inline: b"x".to_vec(), ..plain.clone() };
-    vec![plain, small, full, chunk, device, link]
+    let sparse = Inode { unknown: Vec::new(), holes: (1 << 40) - 4096, ..full.clone() };
+    vec![plain, small, full, chunk, device, link, sparse]
 }
 
 fn changes() -> Vec<Change<'static>> {

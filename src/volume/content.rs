@@ -23,6 +23,20 @@ pub struct Stored {
     pub inline: Vec<u8>,
     /// Length, bytes.
     pub size: u64,
+    /// Bytes of it that a content tree leaves to holes.
+    pub holes: u64,
+}
+
+impl Stored {
+    /// Bytes that are no holes.
+    pub fn data(&self) -> u64 {
+        match self.content {
+            Content::None => self.inline.len() as u64,
+            Content::Chunk(_) => self.size,
+            // A tree has data; a record that says otherwise does not hide it.
+            Content::Tree(..) => self.size.saturating_sub(self.holes).max(1),
+        }
+    }
 }
 
 /// Bytes of a layer: its own, or shared with whoever wrote them.
@@ -104,11 +118,13 @@ pub struct Layer {
     pub shows_below: u64,
     /// Bytes of data in the extents.
     pub bytes: u64,
+    /// Bytes of zeros in the extents.
+    pub zeros: u64,
 }
 
 impl Default for Layer {
     fn default() -> Self {
-        Self { extents: BTreeMap::new(), shows_below: u64::MAX, bytes: 0 }
+        Self { extents: BTreeMap::new(), shows_below: u64::MAX, bytes: 0, zeros: 0 }
     }
 }
 
@@ -131,14 +147,19 @@ impl Layer {
 
     /// Whether nothing that is below shows in `[0, size)`.
     pub(super) fn hides(&self, size: u64) -> bool {
-        let mut end = 0;
-        for (start, extent) in &self.extents {
+        self.covers(0, size.min(self.shows_below))
+    }
+
+    /// Whether extents cover all of `[from, to)`.
+    pub fn covers(&self, from: u64, to: u64) -> bool {
+        let mut end = from;
+        for (start, extent) in self.touching(from, to) {
             if *start > end {
                 break;
             }
             end = start + extent.len();
         }
-        end >= size.min(self.shows_below)
+        end >= to
     }
 
     /// The extents that touch `[from, to)`, in order.
@@ -158,8 +179,10 @@ impl Layer {
         for start in touched {
             let extent = self.extents.remove(&start).expect("listed just now");
             let end = start + extent.len();
-            if matches!(extent, Extent::Data(_)) {
-                self.bytes -= end.min(to) - start.max(from);
+            let gone = end.min(to) - start.max(from);
+            match extent {
+                Extent::Data(_) => self.bytes -= gone,
+                Extent::Zero(_) => self.zeros -= gone,
             }
             if end > to {
                 self.extents.insert(to, extent.slice(to - start, end - start));
@@ -246,6 +269,7 @@ impl Layer {
     pub fn zero(&mut self, from: u64, to: u64) {
         if from < to {
             self.clear(from, to);
+            self.zeros += to - from;
             self.extents.insert(from, Extent::Zero(to - from));
         }
     }
@@ -263,8 +287,9 @@ impl Layer {
         for (start, extent) in self.touching(from, to) {
             let (low, high) = (from.max(*start), to.min(start + extent.len()));
             let extent = extent.slice(low - start, high - start);
-            if matches!(extent, Extent::Data(_)) {
-                part.bytes += high - low;
+            match extent {
+                Extent::Data(_) => part.bytes += high - low,
+                Extent::Zero(_) => part.zeros += high - low,
             }
             part.extents.insert(low, extent);
         }

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::content::{Layer, Stored, read, stored_runs};
 use super::cut::{Cutting, PAGE, cut, grain, judge};
 use super::parts::{Part, Stretch, align_holes, parts};
+use super::shape::{self, Shape};
 use crate::format::namespace::{Content, ContentClass, INLINE_MAX};
 use crate::format::node::{NO_ID, Node, Run};
 use crate::store::{Result, Store};
@@ -38,9 +39,13 @@ pub fn flush(
     streaming: bool,
 ) -> Result<Flushed> {
     if size <= INLINE_MAX as u64 {
-        let mut inline = vec![0; size as usize];
-        read(store, base, &[layer], 0, size, &mut inline)?;
-        let stored = Stored { class: base.class, content: Content::None, inline, size };
+        let below = shape::read(store, base, 0..size)?;
+        let mut inline = Vec::new();
+        if !Shape::of(layer).over(below).is_empty() {
+            inline.resize(size as usize, 0);
+            read(store, base, &[layer], 0, size, &mut inline)?;
+        }
+        let stored = Stored { class: base.class, inline, size, ..Stored::default() };
         return Ok(Flushed { stored, rest: Layer::default() });
     }
     // Inline content becomes part of the layer. Content of which nothing shows
@@ -71,6 +76,7 @@ pub fn flush(
     let regions = regions(store, &base, layer, class, kept, size)?;
     let root = base_root(store, &base);
     let mut splices = Vec::new();
+    let mut data = base.data();
     let mut rest = Layer::default();
     let mut cut_to = size;
     for region in &regions {
@@ -112,14 +118,31 @@ pub fn flush(
             }
         }
         let end = if region.to >= kept { base.size.max(region.from) } else { region.to };
-        splices.push(Splice { start: region.from.min(base.size), end, runs });
+        let start = region.from.min(base.size);
+        data -= data.min(stored_data(store, &base, start, end)?);
+        data += runs.iter().filter(|run| !run.is_hole()).map(Run::total).sum::<u64>();
+        splices.push(Splice { start, end, runs });
     }
     let mut new = NewNodes::new();
     let root = splice(Keys(&store.context().ids), store, root, &splices, &mut new)?;
     store.stage_nodes(new);
     let content = content_of(store, root, cut_to)?;
-    let stored = Stored { class, content, inline: Vec::new(), size: cut_to };
+    let holes = match content {
+        Content::Tree(..) => cut_to.saturating_sub(data),
+        _ => 0,
+    };
+    let stored = Stored { class, content, inline: Vec::new(), size: cut_to, holes };
     Ok(Flushed { stored, rest })
+}
+
+/// Bytes of data in `[from, to)` of stored content.
+fn stored_data(store: &Store, stored: &Stored, from: u64, to: u64) -> Result<u64> {
+    let runs = stored_runs(store, stored, from, to)?;
+    let data = runs.iter().filter(|placed| !placed.run.is_hole()).map(|placed| {
+        let end = (placed.start + placed.run.total()).min(to);
+        end.saturating_sub(placed.start.max(from))
+    });
+    Ok(data.sum())
 }
 
 /// The tree of stored content; a single chunk becomes a leaf for the moment.
@@ -231,6 +254,17 @@ fn widen(
     if edge < shown {
         for placed in stored_runs(store, base, edge, shown)? {
             if placed.run.is_hole() {
+                // What comes into a hole begins and ends where a page does.
+                let (start, end) = match base.content {
+                    Content::None => (0, kept),
+                    _ => (placed.start, (placed.start + placed.run.total()).min(kept)),
+                };
+                if (start..=end).contains(&low) {
+                    low = (low / PAGE * PAGE).max(start);
+                }
+                if (start..=end).contains(&high) {
+                    high = high.next_multiple_of(PAGE).min(end);
+                }
                 continue;
             }
             let run = placed.run;

@@ -12,6 +12,7 @@ mod look;
 mod parts;
 mod repair;
 pub mod repository;
+pub mod shape;
 mod shortfall;
 pub mod state;
 #[cfg(test)]

@@ -72,8 +72,12 @@ fn after_a_failed_head_the_same_content_is_stored_whole() {
         drop(volume);
         let volume = open(&world, Some("state"), &OpenOptions::default(), 51).unwrap();
         let Ok(Some(Value::Inode(inode))) = volume.get(&Key::Inode(FILE)) else { panic!() };
-        let stored =
-            Stored { class: inode.class, content: inode.content, inline: vec![], size: inode.size };
+        let stored = Stored {
+            class: inode.class,
+            content: inode.content,
+            size: inode.size,
+            ..Stored::default()
+        };
         let mut out = vec![0; 600_000];
         content::read_stored(&volume.store, &stored, 0, 600_000, &mut out).unwrap();
         assert!(out == noise(600_000), "failed at {at}");
@@ -195,8 +199,13 @@ fn remove(world: &SimWorld, path: &str) {
 fn is_whole(world: &SimWorld, bytes: &[u8]) -> bool {
     let volume = open(world, None, &OpenOptions::default(), 90).unwrap();
     let Ok(Some(Value::Inode(inode))) = volume.get(&Key::Inode(FILE)) else { panic!() };
-    let stored =
-        Stored { class: inode.class, content: inode.content, inline: vec![], size: inode.size };
+    let stored = Stored {
+        class: inode.class,
+        content: inode.content,
+        inline: vec![],
+        size: inode.size,
+        holes: inode.holes,
+    };
     let mut out = vec![0; bytes.len()];
     let read = content::read_stored(&volume.store, &stored, 0, bytes.len() as u64, &mut out);
     read.is_ok() && out == bytes

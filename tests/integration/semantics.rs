@@ -92,16 +92,21 @@ impl Place {
 
     /// Makes a system call that only calls.py knows; what it prints.
     fn call(&self, name: &str, arguments: &[&str]) -> String {
+        self.python("calls.py", &[&[name], arguments].concat())
+    }
+
+    /// Runs a program that lies beside calls.py; what it prints.
+    fn python(&self, program: &str, arguments: &[&str]) -> String {
         let calls = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/integration/semantics");
         let output = Command::new("python3")
-            .arg(calls.join("calls.py"))
-            .arg(name)
+            .arg("-B")
+            .arg(calls.join(program))
             .args(arguments)
             .current_dir(&self.dir)
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{name} {arguments:?}: {said}");
+        assert!(output.status.success(), "{program} {arguments:?}: {said}");
         String::from_utf8(output.stdout).unwrap().trim_end().to_string()
     }
 

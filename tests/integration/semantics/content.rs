@@ -84,15 +84,118 @@ fn sparse(_: &Place) {
     mount.unmount(&world);
 }
 
-fn blocks(place: &Place) {
-    let file = place.file("a");
-    for (len, blocks) in [(0, 0), (1, 1), (512, 1), (513, 2), (1 << 30, 2 << 20)] {
-        file.set_len(len).unwrap();
-        assert_eq!(file.metadata().unwrap().blocks(), blocks, "{len}");
+/// Of each file: as it was written, with the changes in the journal only, in REPO, and
+/// on a new mount.
+fn blocks(_: &Place) {
+    let world = World::with_repo();
+    let secret = ["--key-file", "key", "-o", "checkpoint=1h,2h"];
+    let mount = world.mount("repo", "mnt", &secret);
+    let make = |name: &str| fs::File::create_new(world.path("mnt").join(name)).unwrap();
+    let noise = |file: &fs::File, len: u64, at: u64| {
+        file.write_all_at(&noise(len as usize, at), at).unwrap();
+    };
+    let with = |name: &str, change: &dyn Fn(&fs::File)| change(&make(name));
+    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    with("empty", &|_| ());
+    with("a byte", &|file| noise(file, 1, 0));
+    with("of zeros", &|file| file.write_all_at(&[0; 100], 0).unwrap());
+    with("compressed", &|file| file.write_all_at(&vec![7; 1 << 20], 0).unwrap());
+    with("of one chunk", &|file| noise(file, 5000, 0));
+    with("of many", &|file| noise(file, 3 << 20, 0));
+    with("a short hole", &|file| file.set_len(100).unwrap());
+    with("a hole", &|file| file.set_len(200 << 20).unwrap());
+    with("sparse", &|file| {
+        file.set_len(200 << 20).unwrap();
+        noise(file, 1, 100_000_000);
+    });
+    with("scattered", &|file| {
+        file.set_len(64 << 20).unwrap();
+        (0..50).for_each(|number| noise(file, 10, number * (1 << 20) + 5000));
+    });
+    with("punched", &|file| {
+        noise(file, 1 << 20, 0);
+        file.sync_all().unwrap();
+        rustix::fs::fallocate(file, punch, 5000, 500_000).unwrap();
+    });
+    with("cut", &|file| {
+        noise(file, 1 << 20, 0);
+        file.set_len(10_000).unwrap();
+        file.set_len(1 << 30).unwrap();
+    });
+    with("allocated", &|file| {
+        rustix::fs::fallocate(file, FallocateFlags::empty(), 0, 1 << 20).unwrap();
+    });
+    let expected = [
+        ("empty", 0),
+        ("a byte", 1),
+        ("of zeros", 1),
+        ("compressed", 256),
+        ("of one chunk", 2),
+        ("of many", 768),
+        ("a short hole", 0),
+        ("a hole", 0),
+        ("sparse", 1),
+        ("scattered", 50),
+        // Of 123 pages: the first and the last have data besides.
+        ("punched", 256 - 121),
+        ("cut", 3),
+        ("allocated", 0),
+    ];
+    let shown = |when: &str, changed: u64| {
+        for (name, pages) in expected {
+            let found = fs::metadata(world.path("mnt").join(name)).unwrap().blocks();
+            let more = if name == "sparse" { changed } else { 0 };
+            assert_eq!(found, 8 * (pages + more), "{when}: {name}");
+        }
+    };
+    shown("written", 0);
+    world.ok(&["sync", "mnt"]);
+    shown("in REPO", 0);
+    copies_keep_holes(&world);
+    // What changes in a file with holes, beside its data and over it.
+    let sparse = fs::File::options().write(true).open(world.path("mnt/sparse")).unwrap();
+    noise(&sparse, 5, 100_000_001);
+    sparse.sync_all().unwrap();
+    shown("changed", 0);
+    noise(&sparse, 8 * PAGE, 50 * PAGE);
+    sparse.sync_all().unwrap();
+    shown("more", 8);
+    rustix::fs::fallocate(&sparse, punch, 51 * PAGE, PAGE).unwrap();
+    shown("less", 7);
+    drop(sparse);
+    mount.unmount(&world);
+    let mount = world.mount("repo", "mnt", &secret);
+    shown("mounted anew", 7);
+    mount.unmount(&world);
+}
+
+/// By programs that look at the blocks first; and a file that somebody still writes is
+/// not taken for a hole.
+fn copies_keep_holes(world: &World) {
+    let run = |program: &str, arguments: &[&str]| {
+        let status = world.program(program, arguments).status().unwrap();
+        assert!(status.success(), "{program}");
+    };
+    let open = fs::File::create_new(world.path("mnt/open")).unwrap();
+    open.set_len(10 << 20).unwrap();
+    open.write_all_at(b"here", 5 << 20).unwrap();
+    let name = world.path("mnt/open");
+    assert_ne!(fs::metadata(name).unwrap().blocks(), 0);
+    let mount = ["-C", "mnt", "sparse", "cut", "open"];
+    run("tar", &[&["-S", "-cf", "holes.tar"][..], &mount].concat());
+    run("mkdir", &["out", "copied"]);
+    run("tar", &["-C", "out", "-xf", "holes.tar"]);
+    run("cp", &["mnt/sparse", "mnt/cut", "copied"]);
+    for (made, most) in [("holes.tar", 1 << 20), ("copied/sparse", 1 << 20)] {
+        let room = fs::metadata(world.path(made)).unwrap().blocks() * 512;
+        assert!(room < most, "{made}: {room} bytes");
     }
-    // Nor do they shrink by compression.
-    fs::write(place.path("b"), vec![7; 1 << 20]).unwrap();
-    assert_eq!(fs::metadata(place.path("b")).unwrap().blocks(), 2048);
+    for name in ["sparse", "cut", "open"] {
+        run("cmp", &[&format!("mnt/{name}"), &format!("out/{name}")]);
+    }
+    for name in ["sparse", "cut"] {
+        run("cmp", &[&format!("mnt/{name}"), &format!("copied/{name}")]);
+    }
 }
 
 fn size_of_a_directory(place: &Place) {
@@ -185,6 +288,8 @@ fn direct(place: &Place) {
     assert!(found == bytes[1..]);
     // Others see it at once.
     assert!(fs::read(place.path("a")).unwrap()[3..] == bytes[1..]);
+    drop(file);
+    assert_eq!(place.python("direct.py", &["."]), "");
 }
 
 fn mapped(place: &Place) {

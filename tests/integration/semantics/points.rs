@@ -8,13 +8,14 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
 use std::path::Path;
 use std::process::Command;
 use std::rc::Rc;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, RenameFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
 use super::Proof::{Elsewhere, Here, With};
 use super::{Place, Row, error_of, is_error};
-use crate::world::World;
+use crate::world::{World, wait_for};
 
 const SECTION: &str = "Point by point";
 const KEY: &[&str] = &["--key-file", "key"];
@@ -331,19 +332,9 @@ fn suid(place: &Place) {
     if !place.is_root() {
         return;
     }
-    let path = place.path("a");
-    for (script, kept) in [
-        ("echo x >>a", false),
-        ("truncate -s 3 a", false),
-        ("chgrp 1000 a", false),
-        ("cat a", true),
-    ] {
-        fs::write(&path, "content").unwrap();
-        std::os::unix::fs::chown(&path, Some(1000), Some(1000)).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o6755)).unwrap();
-        assert_eq!(place.as_other(script), 0, "{script}");
-        let mode = fs::metadata(&path).unwrap().mode() & 0o7777;
-        assert_eq!(mode, if kept { 0o6755 } else { 0o755 }, "{script}");
+    suid_without_the_cache(place);
+    for what in ["changes", "capability"] {
+        assert_eq!(place.python("privileges.py", &[what, "."]), "");
     }
     // A program of root's, run by another: whose rights has it?
     let becomes_root = |place: &Place| {
@@ -357,12 +348,40 @@ fn suid(place: &Place) {
     for folder in ["", "mnt"] {
         fs::set_permissions(world.path(folder), fs::Permissions::from_mode(0o755)).unwrap();
     }
-    assert!(becomes_root(&Place {
-        world: Rc::clone(&world),
-        dir: world.path("mnt"),
-        row: "suid, sgid"
-    }));
+    let inside = Place { world: Rc::clone(&world), dir: world.path("mnt"), row: "suid, sgid" };
+    assert!(becomes_root(&inside));
+    assert_eq!(inside.python("privileges.py", &["run_meanwhile", "."]), "");
     mount.unmount(&world);
+}
+
+/// With so little room that files bypass the kernel's cache, it announces no write.
+fn suid_without_the_cache(place: &Place) {
+    if !place.is_root() {
+        return;
+    }
+    let world = Rc::new(World::with_repo());
+    fs::create_dir(world.path("small")).unwrap();
+    let small = world.path("small");
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=200m,mode=700", "none"])
+        .arg(&small)
+        .status();
+    assert!(mounted.unwrap().success());
+    let options = ["--state", "small", "-o", "suid,allow_other"];
+    let mount = world.mount("repo", "mnt", &[KEY, &options].concat());
+    for folder in ["", "mnt"] {
+        fs::set_permissions(world.path(folder), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let inside = Place { world: Rc::clone(&world), dir: world.path("mnt"), row: "suid, sgid" };
+    // It looks at the room each second.
+    wait_for("files that bypass the cache", Duration::from_secs(20), || {
+        inside.call("bypasses", &["probe"]) == "bypasses"
+    });
+    for what in ["changes", "capability", "opened_before", "run_meanwhile"] {
+        assert_eq!(inside.python("privileges.py", &[what, "."]), "", "{what}");
+    }
+    mount.unmount(&world);
+    assert!(Command::new("umount").arg("-l").arg(&small).status().unwrap().success());
 }
 
 fn permissions(place: &Place) {
@@ -438,11 +457,53 @@ fn readdir(_: &Place) {
     mount.unmount(&world);
 }
 
+/// On a mount of its own: the kernel has to forget all inodes of it.
 fn handles(place: &Place) {
-    if place.is_root() {
-        fs::write(place.path("a"), "x").unwrap();
-        assert_eq!(place.call("handle", &[".", "a"]), "opened, then ESTALE");
+    if !place.is_root() {
+        return;
     }
+    let world = Rc::new(World::with_repo());
+    let mount = world.mount("repo", "mnt", KEY);
+    let inside = Place { world: Rc::clone(&world), dir: world.path("mnt"), row: "handles" };
+    let mnt = inside.dir.clone();
+    fs::create_dir_all(mnt.join("d/e")).unwrap();
+    for name in ["file", "d/e/deep", "gone", "open"] {
+        fs::write(mnt.join(name), name).unwrap();
+    }
+    symlink("target", mnt.join("link")).unwrap();
+    let names = ["file", "d", "d/e", "d/e/deep", "link", "gone", "open"];
+    let handles = names.map(|name| inside.call("handle_of", &[name]));
+    let opened = |handle: &str| inside.call("opened", &[".", handle]);
+    let forget = || {
+        fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+    };
+    let open = fs::File::open(mnt.join("open")).unwrap();
+    fs::remove_file(mnt.join("gone")).unwrap();
+    fs::remove_file(mnt.join("open")).unwrap();
+    fs::rename(mnt.join("d/e"), mnt.join("moved")).unwrap();
+    let kept = ["file: file", "folder: ", "folder: deep", "file: d/e/deep", "link: target"];
+    forget();
+    for (name, (handle, expected)) in names.iter().zip(handles.iter().zip(&kept)) {
+        assert_eq!(&opened(handle), expected, "{name}");
+    }
+    assert_eq!(opened(&handles[5]), "ESTALE");
+    assert_eq!(opened(&handles[6]), "file: open", "somebody has it open");
+    drop(open);
+    forget();
+    assert_eq!(opened(&handles[6]), "ESTALE");
+    mount.unmount(&world);
+    let mount = world.mount("repo", "mnt", KEY);
+    for (name, (handle, expected)) in names.iter().zip(handles.iter().zip(&kept)) {
+        assert_eq!(&opened(handle), expected, "{name}");
+    }
+    for handle in &handles[5..] {
+        assert_eq!(opened(handle), "ESTALE");
+    }
+    // Of an inode that is new since, and of one that was never there.
+    fs::write(mnt.join("file"), "new").unwrap();
+    assert_eq!(opened(&handles[0]), "file: new");
+    assert_eq!(inside.call("opened_unknown", &[".", &handles[0]]), "ESTALE");
+    mount.unmount(&world);
 }
 
 fn statfs(place: &Place) {

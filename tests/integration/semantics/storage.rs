@@ -28,7 +28,7 @@ pub const ROWS: &[Row] = &[
         "REPO",
         Elsewhere(&["src/fs/tests_crash.rs::a_full_repository_heals_once_there_is_room"]),
     ),
-    ("Space", "Space is not reserved", Here(fallocate_promises_nothing)),
+    ("Space", "Space is not reserved", Here(fallocate_looks_at_the_space)),
     (
         "Space",
         "A REPO that hangs (a network folder without its server)",
@@ -152,11 +152,28 @@ fn a_full_local_disk_is_told_before(place: &Place) {
     }
 }
 
-/// More than any disk here has.
-fn fallocate_promises_nothing(place: &Place) {
+fn fallocate_looks_at_the_space(place: &Place) {
+    use rustix::fs::{FallocateFlags, fallocate};
+    use rustix::io::Errno;
     let file = place.file("a");
-    let flags = rustix::fs::FallocateFlags::empty();
-    rustix::fs::fallocate(&file, flags, 0, 1 << 50).unwrap();
-    assert_eq!(file.metadata().unwrap().len(), 1 << 50);
+    let shown = rustix::fs::fstatvfs(&file).unwrap();
+    let free = shown.f_bavail * shown.f_frsize;
+    let (keep, zero) = (FallocateFlags::KEEP_SIZE, FallocateFlags::ZERO_RANGE);
+    for flags in [FallocateFlags::empty(), keep, zero, zero | keep] {
+        for (at, len) in [(0, free * 2), (1 << 50, free * 2), (5, 1 << 61)] {
+            assert_eq!(fallocate(&file, flags, at, len), Err(Errno::NOSPC), "{flags:?} {at} {len}");
+        }
+        let end = i64::MAX as u64;
+        assert_eq!(fallocate(&file, flags, end, end), Err(Errno::FBIG));
+        assert_eq!(fallocate(&file, flags, 0, 0), Err(Errno::INVAL));
+        assert_eq!(file.metadata().unwrap().len(), 0, "{flags:?}");
+    }
+    fallocate(&file, FallocateFlags::empty(), 0, free / 2).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), free / 2);
+    // Nothing was taken.
+    fallocate(&file, keep, free, free / 2).unwrap();
+    // A hole takes no room, however long.
+    file.set_len(1 << 50).unwrap();
+    fallocate(&file, FallocateFlags::PUNCH_HOLE | keep, 0, 1 << 50).unwrap();
     file.set_len(0).unwrap();
 }
