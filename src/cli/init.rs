@@ -267,10 +267,12 @@ impl Made {
             // Somebody may have put something there meanwhile.
             let _ = fs::remove_dir(folder);
         }
-        if self.is_shown {
-            failure = failure.hint("no repository was made: the key that was shown opens nothing");
-        }
-        failure
+        let place = self.path.display();
+        failure.hint(if self.is_shown {
+            format!("no repository was made in {place}: the key that was shown opens nothing")
+        } else {
+            format!("no repository was made in {place}")
+        })
     }
 
     /// Removes what a repository has in its folder, which was empty.

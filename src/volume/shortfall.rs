@@ -10,6 +10,7 @@ use super::Volume;
 use crate::format::namespace::{Content, Ino, Key, ROOT, Value};
 use crate::format::node::{Id, Node};
 use crate::store::{Result, StoreError};
+use crate::tree::content::range;
 use crate::tree::{Source as _, map};
 
 /// Whether something can be had.
@@ -103,7 +104,8 @@ fn presence(error: StoreError) -> Result<Presence> {
 /// The namespace as it is read.
 #[derive(Default)]
 struct Names {
-    inodes: HashMap<Ino, (u32, Content, u64)>,
+    /// Type, content, size and bytes of holes of each.
+    inodes: HashMap<Ino, (u32, Content, u64, u64)>,
     entries: HashSet<(Ino, Vec<u8>, Ino)>,
     backs: HashSet<(Ino, Vec<u8>, Ino)>,
     /// The first name of each inode, and how many it has.
@@ -114,7 +116,8 @@ impl Names {
     fn add(&mut self, key: Key, value: Value) {
         match (key, value) {
             (Key::Inode(ino), Value::Inode(inode)) => {
-                self.inodes.insert(ino, (inode.kind(), inode.content, inode.size));
+                let inode = (inode.kind(), inode.content, inode.size, inode.holes);
+                self.inodes.insert(ino, inode);
             }
             (Key::Entry(dir, _, name), Value::Entry(ino, _)) => {
                 let first = self.first.entry(ino).or_insert_with(|| (dir, name.clone(), 0));
@@ -262,7 +265,7 @@ impl Volume {
         }
         let mut walk =
             Walk { volume: self, has, good: HashSet::new(), bad: HashMap::new(), looked: 0 };
-        for (ino, (_, content, size)) in &names.inodes {
+        for (ino, (_, content, size, holes)) in &names.inodes {
             walk.looked += 1;
             if walk.looked > limit {
                 found.stopped = true;
@@ -277,6 +280,21 @@ impl Volume {
             if total != *size && gap.is_none() {
                 let path = String::from_utf8_lossy(&path);
                 found.disagreements.push(format!("{path} has {total} of {size} bytes"));
+            }
+            // More holes than there are: cp and tar would leave data out.
+            if let Content::Tree(id, level) = content
+                && *holes > 0
+                && gap.is_none()
+            {
+                let runs = range(&*self.store, (*id, *level), 0, u64::MAX)?;
+                let empty = runs.iter().filter(|placed| placed.run.is_hole());
+                let empty: u64 = empty.map(|placed| placed.run.len).sum();
+                if *holes > empty {
+                    let path = String::from_utf8_lossy(&path);
+                    found
+                        .disagreements
+                        .push(format!("{path} counts {holes} bytes of holes and has {empty}"));
+                }
             }
             if !gap.is_none() {
                 let names = names.count(*ino);
