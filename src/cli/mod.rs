@@ -311,16 +311,9 @@ pub fn main() -> ExitCode {
         // Some file systems tell only at the end that they have no room.
         Ok(code) => match output::finish() {
             Ok(()) => ExitCode::from(code),
-            Err(error) => {
-                let failure = Failure::from(error);
-                report(json, &failure);
-                ExitCode::from(failure.code as u8)
-            }
+            Err(error) => ExitCode::from(report(json, &Failure::from(error)) as u8),
         },
-        Err(failure) => {
-            report(json, &failure);
-            ExitCode::from(failure.code as u8)
-        }
+        Err(failure) => ExitCode::from(report(json, &failure) as u8),
     }
 }
 
@@ -334,7 +327,12 @@ fn refuse(said: &Said, json: bool) -> Result<u8> {
     Ok(if said.is_wrong { Code::Usage as u8 } else { 0 })
 }
 
-fn report(json: bool, failure: &Failure) {
+/// Tells a failure; returns the exit code.
+fn report(json: bool, failure: &Failure) -> Code {
+    if !json {
+        tell(failure);
+        return failure.code;
+    }
     let object = serde_json::json!({
         "message_type": "exit_error",
         "code": failure.code as u8,
@@ -342,9 +340,14 @@ fn report(json: bool, failure: &Failure) {
         "hints": failure.hints,
         "tries_left": failure.tries_left,
     });
-    // Where standard output takes nothing, standard error may.
-    if !json || output::object(&object).is_err() {
-        tell(failure);
+    match output::object(&object).map_err(Failure::from) {
+        Err(unheard) if unheard.code == Code::NoReader => Code::NoReader,
+        // Where standard output takes nothing, standard error may.
+        Err(_) => {
+            tell(failure);
+            failure.code
+        }
+        Ok(()) => failure.code,
     }
 }
 

@@ -80,7 +80,7 @@ impl Users {
     /// Looks for all that keeps the file system of a mount alive, beside the mount
     /// itself and what goes with it. `place` is where it is, or was.
     pub fn of(mount: &MountId, place: &Path) -> Self {
-        let (mount, place) = (mount.clone(), place.to_path_buf());
+        let (mount, place) = (*mount, place.to_path_buf());
         in_time(move || Self::look(&mount, &place))
     }
 
@@ -96,7 +96,7 @@ impl Users {
 
     /// Looks for the mounts alone.
     pub fn mounts_of(mount: &MountId, place: &Path) -> Self {
-        let (mount, place) = (mount.clone(), place.to_path_buf());
+        let (mount, place) = (*mount, place.to_path_buf());
         in_time(move || {
             let mounts = elsewhere(&tables(), &mount, &place);
             let mounts = mounts.into_iter().map(|(_, elsewhere)| elsewhere).collect();

@@ -132,9 +132,18 @@ fn split(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
 }
 
+/// Gives a file or folder its mode, whatever the umask was. Some file systems have
+/// one mode for all (vfat, CIFS, some of FUSE): that is as the owner mounted them.
+fn set_mode(file: impl AsFd, mode: u32) -> io::Result<()> {
+    match rustix::fs::fchmod(file, Mode::from_raw_mode(mode)) {
+        Err(Errno::PERM | Errno::NOTSUP | Errno::NOSYS) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
 /// Writes `bytes` into the new, empty `file` and makes them durable.
 fn fill(file: &mut File, bytes: &[u8]) -> io::Result<()> {
-    rustix::fs::fchmod(&*file, Mode::from_raw_mode(FILE_MODE))?;
+    set_mode(&*file, FILE_MODE)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -183,8 +192,7 @@ impl Root<'_> {
         let above = self.make_folder(above)?;
         match rustix::fs::mkdirat(&above, name, Mode::from_raw_mode(FOLDER_MODE)) {
             Ok(()) => {
-                let mode = Mode::from_raw_mode(FOLDER_MODE);
-                rustix::fs::fchmod(self.open_folder(path)?, mode)?;
+                set_mode(self.open_folder(path)?, FOLDER_MODE)?;
             }
             Err(Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
