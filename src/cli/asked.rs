@@ -149,7 +149,7 @@ mod tests {
     use crate::crypto::{SHEET_KEY, SHEET_TITLE, Secret, format_key};
 
     fn key() -> Zeroizing<String> {
-        format_key(&Secret::take(&mut std::array::from_fn(|i| i as u8 * 9 + 1)))
+        format_key(&Secret::take(&mut std::array::from_fn(|i| (i as u8).wrapping_mul(9) + 1)))
     }
 
     /// Reads `lines` that were pasted together.

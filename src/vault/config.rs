@@ -336,7 +336,8 @@ pub enum ConfigError {
 pub fn in_one_line(text: &str, error: &toml::de::Error) -> String {
     let before = error.span().and_then(|span| text.get(..span.start));
     let number = before.map_or(1, |before| before.matches('\n').count() + 1);
-    format!("line {number}: {}", error.message())
+    let line = text.lines().nth(number - 1).unwrap_or_default().trim();
+    format!("line {number} ({line}): {}", error.message())
 }
 
 impl Config {
