@@ -45,11 +45,12 @@ fn told(found: &Found, asked: std::result::Result<Vec<u8>, ControlError>) -> Res
             Err(Failure::new(Code::InUse, text).hint("try again when that has ended"))
         }
         Err(error) => {
-            let code = match &error {
-                ControlError::Failed(failure) => Code::from_number(failure.code),
-                _ => Code::Other,
+            let mut failure = match error {
+                ControlError::Failed(failure) => Failure::from(failure),
+                other => Failure::new(Code::Other, other),
             };
-            Err(Failure::new(code, format!("{}: {error}", mountpoint.display())))
+            failure.message = format!("{}: {}", mountpoint.display(), failure.message);
+            Err(failure)
         }
     }
 }

@@ -451,3 +451,17 @@ fn run(cli: &Cli) -> Result<u8> {
         Command::Check(args) => check::run(&cli.global, args),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What to do stood behind a question mark, in one line with what happened.
+    #[test]
+    fn a_daemons_lines_are_told_one_by_one() {
+        let text = "what happened\n  what to do\n  and more".into();
+        let failure = Failure::from(crate::control::Failure { code: 28, text });
+        assert_eq!((failure.code, &*failure.message), (Code::NoSpace, "what happened"));
+        assert_eq!(failure.hints, ["what to do", "and more"]);
+    }
+}

@@ -210,13 +210,15 @@ impl Mounted {
         let kept = fs.flush_log().is_ok();
         let progress = fs.progress();
         let trouble = progress.trouble.unwrap_or_else(|| error.to_string());
+        // The only line ends of this text are those below.
+        let trouble = shown(&trouble);
         let waiting = format!(
             "{} of data and {} changed names and attributes",
             bytes(progress.waiting_bytes),
             progress.waiting_changes
         );
         let place = self.ready.state.as_ref().map(|state| state.path.display().to_string());
-        let place = place.unwrap_or_default();
+        let place = shown(&place.unwrap_or_default()).into_owned();
         let rest = if kept {
             format!(
                 "What is not ({waiting}) was written to local state just now ({place}) and is \
