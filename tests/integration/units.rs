@@ -59,20 +59,23 @@ fn under_systemd(world: &World, test: &str, script: &str) -> Option<String> {
     }
     let begin = format!(
         r#"
-        mount --make-rprivate /
         mount -t tmpfs none /run
         mkdir -p /run/systemd/system
         {MANAGER} --user >&2 &
         manager=$!
+        # Whatever comes: what stays here keeps all mounts that others have now.
+        trap 'command systemctl --user stop "amberfs@*"; kill -9 $manager $(jobs -p)' EXIT
         systemctl() {{ command systemctl --user "$@"; }}
         # until COMMAND: waits for it, two minutes at most.
         until_() {{ n=0; until "$@"; do n=$((n+1)); [ $n -lt 1200 ] || return 1; sleep 0.1; done; }}
         until_ test -S "$XDG_RUNTIME_DIR/systemd/private" || exit 77
         "#
     );
-    let end = "systemctl exit >&2; wait $manager; true";
+    let end = "systemctl exit >&2; wait $manager; trap - EXIT; true";
     let script = format!("{begin}\n{script}\n{end}");
-    let output = world.program("unshare", &["-m", "/bin/bash", "-c", &script]).output().unwrap();
+    // What others unmount meanwhile must not stay mounted here.
+    let all = ["-m", "--propagation", "slave", "/bin/bash", "-c", &script];
+    let output = world.program("unshare", &all).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     if output.status.code() == Some(77) {
         println!("SKIPPED: {test}: no user manager runs here: {said}");
