@@ -228,7 +228,7 @@ fn a_daemon_that_fails_logs_no_path() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     let log = fs::read_to_string(world.path("log")).unwrap();
-    assert!(log.contains("failed with exit code 1"), "{log}");
+    assert!(log.contains("failed with exit code 17"), "{log}");
     let here = world.path("");
     for path in [here.to_str().unwrap().trim_end_matches('/'), "secret name"] {
         assert!(!log.contains(path), "{path}: {log}");
