@@ -38,8 +38,6 @@ use crate::fs::{Attr, Caller, FsError, Operations, RenameMode, Seek, SetAttr};
 /// rest, can be interrupted in between.
 const MAX_COPY: u64 = 16 << 20;
 const NAME_MAX: u32 = 255;
-/// Fewest blocks of a file that may have data: a page.
-const BLOCKS_MIN: u64 = 8;
 /// The handle of an open that goes by the kernel's cache.
 const CACHED: FileHandle = FileHandle(0);
 /// The handle of an open that only pulls pages.
@@ -123,8 +121,19 @@ impl<O: Operations> Adapter<O> {
     /// that wait there are served by one flush.
     fn sync(&self, ino: u64, reply: ReplyEmpty) {
         let (operations, syncing) = (Arc::clone(&self.operations), Arc::clone(&self.syncing));
+        let shared = Arc::clone(&self.shared);
         let sync = move || {
-            reply_empty(reply, guarded(|| operations.fsync(ino)));
+            let result = guarded(|| {
+                operations.fsync(ino)?;
+                // All pages are down: who asks now is told what they take.
+                if shared.writers.any(ino)
+                    && shared.writers.shows_other(ino, operations.getattr(ino)?.blocks)
+                {
+                    shared.forget_attributes(ino)?;
+                }
+                Ok(())
+            });
+            reply_empty(reply, result);
             syncing.fetch_sub(1, Ordering::Relaxed);
         };
         if self.syncing.fetch_add(1, Ordering::Relaxed) == 0 {
@@ -138,7 +147,7 @@ impl<O: Operations> Adapter<O> {
     /// before the open, if it is written.
     fn opened(&self, ino: u64, writes: Option<&Attr>) -> (FileHandle, FopenFlags) {
         if let Some(attr) = writes {
-            self.shared.writers.opened(ino);
+            self.shared.writers.opened(ino, attr.blocks);
             // Only of files that it caches the kernel announces each change, and suid
             // and sgid need that.
             let has_set_ids = attr.mode & (libc::S_ISUID | libc::S_ISGID) != 0;
@@ -149,13 +158,9 @@ impl<O: Operations> Adapter<O> {
         (CACHED, FopenFlags::FOPEN_KEEP_CACHE)
     }
 
-    /// Attributes as the kernel should have them: a file that seems to have no data may
-    /// have some in the kernel's pages, and programs take 0 blocks for all zeros.
-    fn shown(&self, mut attr: Attr) -> Attr {
-        if attr.blocks == 0 && attr.mode & libc::S_IFMT == libc::S_IFREG {
-            attr.blocks = u64::from(self.shared.writers.any(attr.ino)) * BLOCKS_MIN;
-        }
-        attr
+    /// Attributes as the kernel should have them.
+    fn shown(&self, attr: Attr) -> Attr {
+        Attr { blocks: self.shared.writers.show(attr.ino, attr.blocks), ..attr }
     }
 }
 
@@ -365,22 +370,18 @@ impl<O: Operations> Filesystem for Adapter<O> {
         let truncate = flags.0 & libc::O_TRUNC != 0;
         let result = guarded(|| {
             let operations = &*self.operations;
+            let before = if write { Some(operations.getattr(ino.0)?) } else { None };
             operations.open(ino.0, write, truncate)?;
-            let after = || {
-                if truncate {
-                    privileges::clear((operations, &self.shared), &who(request), ino.0)?;
-                }
-                if !write {
-                    return Ok(None);
-                }
-                let attr = operations.getattr(ino.0)?;
-                if attr.blocks == 0 {
-                    // From here on it is shown with some.
-                    self.shared.forget_attributes(ino.0)?;
-                }
-                Ok(Some(attr))
+            let told = if truncate {
+                privileges::clear((operations, &self.shared), &who(request), ino.0)
+            } else if before.is_some_and(|attr| attr.blocks == 0) {
+                // From here on it is shown with some.
+                self.shared.forget_attributes(ino.0)
+            } else {
+                Ok(())
             };
-            after().inspect_err(|_| operations.release(ino.0, write))
+            told.inspect_err(|_| operations.release(ino.0, write))?;
+            Ok(before)
         });
         match result {
             Ok(writes) => {

@@ -11,25 +11,38 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+/// Fewest blocks of a file that may have data: a page.
+const BLOCKS_MIN: u64 = 8;
+
 /// Counts opens for writing: only such an inode can have dirty pages, since
 /// close and munmap write them back before the kernel releases the open.
 #[derive(Default)]
-pub(super) struct Writers(Mutex<HashMap<u64, u32>>);
+pub(super) struct Writers(Mutex<HashMap<u64, Written>>);
+
+/// An inode that is open for writing.
+struct Written {
+    opens: u32,
+    /// The `st_blocks` that the kernel was told last; it goes on with that until the
+    /// last close.
+    shown: u64,
+}
 
 impl Writers {
-    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<u64, u32>> {
+    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Written>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn opened(&self, ino: u64) {
-        *self.table().entry(ino).or_default() += 1;
+    /// An inode that had so many `st_blocks` before is opened.
+    pub(super) fn opened(&self, ino: u64, blocks: u64) {
+        let shown = blocks.max(BLOCKS_MIN);
+        self.table().entry(ino).or_insert(Written { opens: 0, shown }).opens += 1;
     }
 
     pub(super) fn released(&self, ino: u64) {
         let mut table = self.table();
-        if let Some(count) = table.get_mut(&ino) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(written) = table.get_mut(&ino) {
+            written.opens -= 1;
+            if written.opens == 0 {
                 table.remove(&ino);
             }
         }
@@ -47,6 +60,24 @@ impl Writers {
     pub(super) fn any(&self, ino: u64) -> bool {
         self.table().contains_key(&ino)
     }
+
+    /// The `st_blocks` to tell the kernel of an inode that has so many as far as is
+    /// known. One that seems to have no data may have some in the kernel's pages, and
+    /// programs take 0 for all zeros.
+    pub(super) fn show(&self, ino: u64, blocks: u64) -> u64 {
+        match self.table().get_mut(&ino) {
+            Some(written) => {
+                written.shown = blocks.max(BLOCKS_MIN);
+                written.shown
+            }
+            None => blocks,
+        }
+    }
+
+    /// Whether the kernel was told another `st_blocks`.
+    pub(super) fn shows_other(&self, ino: u64, blocks: u64) -> bool {
+        self.table().get(&ino).is_some_and(|written| written.shown != blocks.max(BLOCKS_MIN))
+    }
 }
 
 #[cfg(test)]
@@ -56,12 +87,24 @@ mod tests {
     #[test]
     fn writers_are_counted() {
         let writers = Writers::default();
-        writers.opened(5);
-        writers.opened(5);
+        writers.opened(5, 0);
+        writers.opened(5, 0);
         writers.released(5);
         assert!(writers.any(5));
         writers.released(5);
         writers.released(5);
         assert!(!writers.any(5));
+    }
+
+    #[test]
+    fn a_file_that_is_written_has_blocks() {
+        let writers = Writers::default();
+        assert_eq!(writers.show(5, 0), 0);
+        writers.opened(5, 24);
+        assert!(writers.shows_other(5, 0));
+        assert_eq!(writers.show(5, 0), BLOCKS_MIN);
+        assert!(!writers.shows_other(5, 0) && writers.shows_other(5, 16));
+        assert_eq!(writers.show(5, 16), 16);
+        assert!(!writers.shows_other(5, 16) && !writers.shows_other(6, 16));
     }
 }

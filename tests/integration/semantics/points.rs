@@ -481,7 +481,7 @@ fn handles(place: &Place) {
     fs::remove_file(mnt.join("gone")).unwrap();
     fs::remove_file(mnt.join("open")).unwrap();
     fs::rename(mnt.join("d/e"), mnt.join("moved")).unwrap();
-    let kept = ["file: file", "folder: ", "folder: deep", "file: d/e/deep", "link: target"];
+    let kept = ["file: file", "folder:", "folder: deep", "file: d/e/deep", "link: target"];
     forget();
     for (name, (handle, expected)) in names.iter().zip(handles.iter().zip(&kept)) {
         assert_eq!(&opened(handle), expected, "{name}");
