@@ -35,7 +35,7 @@ impl Fs {
         Ok(Attr {
             ino,
             size,
-            blocks: self.blocks(state, ino, inode, size),
+            blocks: Self::blocks(state, ino, inode, size),
             atime: inode.atime.unwrap_or(inode.mtime),
             mtime: inode.mtime,
             ctime: inode.ctime,

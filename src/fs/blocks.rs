@@ -61,7 +61,7 @@ impl Outline {
 impl Fs {
     /// `st_blocks`. If that cannot be told yet, it is what a file without holes has,
     /// and the file is noted as uncounted.
-    pub(super) fn blocks(&self, state: &mut State, ino: Ino, inode: &Inode, size: u64) -> u64 {
+    pub(super) fn blocks(state: &mut State, ino: Ino, inode: &Inode, size: u64) -> u64 {
         if !inode.is_file() {
             return size.div_ceil(512);
         }
@@ -105,18 +105,18 @@ impl Fs {
             let outlines: Vec<_> = uncounted.into_iter().filter_map(outline).collect();
             drop(state);
             for (ino, outline) in outlines {
-                self.count_pages(ino, outline);
+                self.count_pages(ino, &outline);
             }
         }
     }
 
     /// Counts a file's pages with what its content tree says.
-    fn count_pages(&self, ino: Ino, outline: Outline) {
+    fn count_pages(&self, ino: Ino, outline: &Outline) {
         let stored = &outline.stored;
         let below = shape::read(&self.volume.store, stored, 0..stored.size);
         let below = below.unwrap_or_else(|error| {
             log::warn!("inode {ino}: its holes cannot be counted: {error}");
-            vec![0..stored.size]
+            std::iter::once(0..stored.size).collect()
         });
         let counted = outline.pages(below);
         if let Some(file) = self.lock().files.get_mut(&ino)

@@ -1,6 +1,6 @@
 //! What the kernel may still have in its cache of a file that is written directly.
 //!
-//! Of a direct write that goes on in the background (io_submit, io_uring) the kernel
+//! Of a direct write that goes on in the background (`io_submit`, `io_uring`) the kernel
 //! drops the pages when it begins, and not when it ends: a read meanwhile leaves old
 //! bytes in the cache. So they are dropped here, before the write is answered.
 //! Invariant: a request is noted before it is carried out; who then finds no note

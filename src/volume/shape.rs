@@ -104,7 +104,8 @@ mod tests {
         let all = 0..1 << 30;
         assert_eq!(pages(&[], &all), 0);
         assert_eq!(pages(&[5..6, 7..8, 4095..4097, 9000..9001], &all), 3);
-        assert_eq!(pages(&[0..3 * PAGE], &(PAGE..2 * PAGE)), 1);
+        let long = 0..3 * PAGE;
+        assert_eq!(pages(&[long], &(PAGE..2 * PAGE)), 1);
         assert_eq!(pages(&[0..1, 5 * PAGE..6 * PAGE], &(PAGE..2 * PAGE)), 0);
     }
 
