@@ -449,7 +449,11 @@ impl Fs {
             StoreError::Full => FsError::NoSpace,
             StoreError::State { source, .. } => self.fail(source),
             other => {
-                log::error!("{other}");
+                // A log has no paths but those within REPO.
+                match other {
+                    StoreError::Away { why, .. } => log::error!("REPO is not there: {why}"),
+                    other => log::error!("{other}"),
+                }
                 match other {
                     StoreError::Missing { .. } | StoreError::Vanished { .. } => FsError::NotHere,
                     StoreError::Damaged { .. } => FsError::Damaged,

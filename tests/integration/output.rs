@@ -70,7 +70,7 @@ fn an_output_that_is_closed_is_told() {
     }
     assert_eq!(closed(env!("CARGO_BIN_EXE_amberfs-vault"), &["--help"]).status.code(), Some(1));
     // What says nothing there does not need it, and `/dev/null` is somebody's wish.
-    let quiet = ["check", "repo", "--no-key"];
+    let quiet = ["key", "verify", "repo", "--key-file", "key"];
     assert_eq!(closed(env!("CARGO_BIN_EXE_amberfs"), &quiet).status.code(), Some(0));
     let null = fs::File::options().read(true).write(true).open("/dev/null").unwrap();
     assert!(world.command(WRITING[0]).stdout(null).status().unwrap().success());

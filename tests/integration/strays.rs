@@ -275,4 +275,5 @@ fn bytes_below(world: &World, folder: &str) -> Vec<(PathBuf, Vec<u8>)> {
 
 fn is_lock(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name == "lock")
+        || path.extension().is_some_and(|extension| extension == "sock")
 }

@@ -201,8 +201,11 @@ impl Extractor<'_> {
                         }
                         Err(failure) => self.leave_out(&path, failure)?,
                     }
-                } else if let Err(failure) = self.leaf(folder, &name, &path, &attr) {
-                    self.leave_out(&path, failure)?;
+                } else {
+                    match self.leaf(folder, &name, &path, &attr) {
+                        Ok(()) => self.files += 1,
+                        Err(failure) => self.leave_out(&path, failure)?,
+                    }
                 }
                 path.pop();
                 continue;
