@@ -141,7 +141,10 @@ impl World {
     /// mount is usable.
     pub fn mount(&self, repo: &str, mnt: &str, secret: &[&str]) -> Mount {
         let mountpoint = self.path(mnt);
-        fs::create_dir_all(&mountpoint).unwrap();
+        // A dead mount there is not seen as a folder.
+        if let Err(error) = fs::create_dir_all(&mountpoint) {
+            assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists, "{error}");
+        }
         let mut arguments = vec!["mount", repo, mnt, "-f"];
         arguments.extend(secret);
         let log = fs::File::create(self.path("mount.log")).unwrap();
