@@ -65,8 +65,15 @@ const PATIENCE: Duration = Duration::from_secs(3);
 fn in_time(look: impl FnOnce() -> Users + Send + 'static) -> Users {
     let (done, found) = mpsc::channel();
     // If nobody waits any more, nobody wants it.
-    std::thread::spawn(move || drop(done.send(look())));
-    found.recv_timeout(PATIENCE).unwrap_or_else(|_| Users { unfinished: true, ..Users::default() })
+    let looking = std::thread::spawn(move || drop(done.send(look())));
+    match found.recv_timeout(PATIENCE) {
+        Ok(users) => {
+            // Whoever forks next must be alone.
+            let _ = looking.join();
+            users
+        }
+        Err(_) => Users { unfinished: true, ..Users::default() },
+    }
 }
 
 /// A table of mounts, and whose it is: a process of another mount namespace, or

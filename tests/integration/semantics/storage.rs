@@ -31,6 +31,27 @@ pub const ROWS: &[Row] = &[
     ("Space", "Space is not reserved", Here(fallocate_looks_at_the_space)),
     (
         "Space",
+        "A REPO that is not there (its disk unmounted, the folder moved)",
+        Elsewhere(&[
+            "tests/integration/looked.rs::a_repository_that_moved_away_is_missed_and_caught_up_with_when_it_is_back",
+        ]),
+    ),
+    (
+        "Space",
+        "Local state that is removed",
+        Elsewhere(&[
+            "tests/integration/looked.rs::local_state_that_is_removed_is_an_error_and_what_is_in_memory_is_published",
+        ]),
+    ),
+    (
+        "Space",
+        "New content rests on heads and objects in REPO only if each was seen there at full size within seconds before, and all of them are looked at again before the head that says so",
+        Elsewhere(&[
+            "src/volume/tests_publish.rs::what_rests_on_an_object_that_is_not_whole_any_more_is_stored_again",
+        ]),
+    ),
+    (
+        "Space",
         "A REPO that hangs (a network folder without its server)",
         Elsewhere(&[
             "tests/integration/hung.rs::a_hung_repository_keeps_nobody_waiting_who_does_not_need_it",
