@@ -43,11 +43,22 @@ pub struct Child {
     reports: File,
 }
 
+/// How often threads that are ending are waited for.
+const ENDING_TRIES: u32 = 100;
+
 /// Forks the daemon: a session of its own, working directory `/`, umask 077,
 /// no terminal, no core dumps, none of the caller's descriptors. All paths must be
 /// absolute by now.
 pub fn launch() -> io::Result<Launched> {
-    let threads = std::fs::read_dir("/proc/self/task")?.count();
+    let mut threads = std::fs::read_dir("/proc/self/task")?.count();
+    for _ in 0..ENDING_TRIES {
+        if threads == 1 {
+            break;
+        }
+        // One that was joined is listed for a moment still.
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        threads = std::fs::read_dir("/proc/self/task")?.count();
+    }
     if threads != 1 {
         // A lock held by another thread would stay locked in the child.
         return Err(io::Error::other(format!("{threads} threads run before the fork")));

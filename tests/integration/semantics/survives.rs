@@ -13,6 +13,13 @@ const SECTION: &str = "What survives what";
 const KEY: &[&str] = &["--key-file", "key"];
 
 pub const ROWS: &[Row] = &[
+    (
+        SECTION,
+        "After kill -9 every call in the mountpoint fails with ENOTCONN until `amberfs mount` or `amberfs umount` clears it away",
+        Elsewhere(&[
+            "tests/integration/killed.rs::a_killed_daemon_leaves_a_mount_that_takes_nothing",
+        ]),
+    ),
     (SECTION, "fsync, fdatasync, O_SYNC returned", Here(each_kind_of_sync_survives_a_kill)),
     (SECTION, "kill -9 of amberfs", Here(what_was_sent_a_while_ago_survives_a_kill)),
     (
