@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use super::run::{Event, pull_and_checkpoint};
 use super::service::{Service, Why};
-use crate::control::{Answer, Described, Exchange, Failure, Handler, Place, Request};
+use crate::control::{
+    Answer, Described, Exchange, Failure, Handler, Place, Registry, Request, take_end,
+};
 use crate::fuse::Session;
 
 /// How long somebody waits for a mount that is being made.
@@ -46,8 +48,9 @@ pub(super) struct Requests<S> {
     pub(super) coming: Arc<Coming>,
     pub(super) one_checkpoint: Arc<Mutex<()>>,
     pub(super) events: Sender<Event>,
-    /// How closing ended.
+    /// How closing ended; set once a note about it is where it belongs.
     pub(super) closed: Arc<OnceLock<Result<(), Failure>>>,
+    pub(super) registry: Registry,
     pub(super) mountpoint: PathBuf,
     pub(super) repo: PathBuf,
 }
@@ -84,8 +87,12 @@ impl<S: Service> Requests<S> {
         let (reply, outcome) = mpsc::channel();
         let _ = self.events.send(Event::Unmount(reply));
         outcome.recv().unwrap_or_else(|_| match self.closed.get() {
-            // Nobody took the event any more: all is over.
-            Some(Ok(())) => Answer::Done,
+            // Nobody took the event any more: all is over. Whoever asks after this one
+            // learns nothing from the note.
+            Some(Ok(())) => {
+                take_end(&self.registry, &self.mountpoint);
+                Answer::Done
+            }
             Some(Err(failure)) => Answer::Failed(failure.clone()),
             None => Answer::Failed(Failure {
                 code: 1,

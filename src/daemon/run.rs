@@ -102,6 +102,7 @@ pub fn run<S: Service>(
         one_checkpoint: Arc::clone(&one_checkpoint),
         events: events.clone(),
         closed: Arc::clone(&closed),
+        registry: setup.registry.clone(),
         mountpoint: setup.mountpoint.clone(),
         repo: setup.repo.clone(),
     });
@@ -386,7 +387,6 @@ impl<S: Service> Life<S> {
             Err(Failure { code: 1, text: "internal error while closing; see the log".into() })
         });
         drop(one);
-        let _ = self.closed.set(result.clone());
         let late = events.try_iter().filter_map(|event| match event {
             Event::Unmount(reply) => Some(reply),
             _ => None,
@@ -407,6 +407,8 @@ impl<S: Service> Life<S> {
                 }
             }
         }
+        // Whoever asks from here on takes that note away with the answer.
+        let _ = self.closed.set(result.clone());
         for reply in replies {
             let _ = reply.send(match &result {
                 Ok(()) => Answer::Done,

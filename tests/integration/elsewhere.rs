@@ -241,6 +241,7 @@ fn umount_after_the_kernels_own_waits_for_the_daemon() {
             world.ok(&["umount", "mnt"]);
             assert_eq!(world.ok(&["cat", "repo", "small"]), format!("{round}.{number}"));
             assert!(daemon.ended_well(), "{}", world.log());
+            world.fails(&["umount", "mnt"], 17);
         }
         let daemon = mount(&world);
         let name = format!("big{round}");

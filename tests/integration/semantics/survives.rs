@@ -51,13 +51,6 @@ pub const ROWS: &[Row] = &[
     ),
     (
         SECTION,
-        "After kill -9 every call in the mountpoint fails with ENOTCONN",
-        Elsewhere(&[
-            "tests/integration/killed.rs::a_killed_daemon_leaves_a_mount_that_takes_nothing",
-        ]),
-    ),
-    (
-        SECTION,
         "close(2) sends the file's pages to amberfs, and returns no promise about the disk",
         Elsewhere(&["tests/integration/mounted.rs::closing_brings_a_file_down"]),
     ),
