@@ -45,7 +45,7 @@ impl Report {
         self.add_with(error, "");
     }
 
-    /// The same, with more to say of it.
+    /// Adds a finding, with more to say of it.
     pub fn add_with(&mut self, error: &StoreError, more: &str) {
         let list = match error {
             StoreError::Missing { .. } => &mut self.missing,

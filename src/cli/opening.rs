@@ -273,7 +273,7 @@ fn containers(most: usize) -> usize {
 pub enum Access {
     /// Without local state; nothing is written anywhere.
     Read,
-    /// The same, to be told of all that is known and not here.
+    /// For reading, by a command that tells of all that is known and not here.
     Check,
     /// With local state, for writing.
     Write,

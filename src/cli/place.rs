@@ -68,7 +68,7 @@ pub fn state_folder(global: &Global, repo: &Path, repository: &Repository) -> Re
     Ok(state_base()?.join(name))
 }
 
-/// The same, if a folder is there.
+/// The folder of a repository's local state, if there is one.
 pub fn state_folder_if_there(
     global: &Global,
     repo: &Path,

@@ -83,7 +83,8 @@ fn remember(folder: &Path, fingerprint: Fingerprint, epoch: u64) -> Result<()> {
     })
 }
 
-/// The same where everything else is done: worth a warning, not a failure.
+/// Remembers a vault's manifest where everything else is done: a failure is worth a
+/// warning, and does not end the command.
 pub fn remember_or_warn(global: &Global, fingerprint: Fingerprint, manifest: &Manifest) {
     let done = place::note_in_one(global, |folder| {
         remember(folder, fingerprint, manifest.epoch)?;

@@ -39,9 +39,9 @@ pub struct Registry {
 /// A daemon that answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Its socket.
+    /// The path of the socket that the daemon listens on.
     pub socket: PathBuf,
-    /// Its user.
+    /// The user id that the daemon runs as.
     pub owner: u32,
     /// What it says of itself.
     pub described: Described,
@@ -54,7 +54,7 @@ impl Registry {
         Self::of(rustix::process::geteuid().as_raw(), runtime, states)
     }
 
-    /// The same for the user `owner`.
+    /// The registry of the user with the id `owner`, otherwise as [`Registry::new`].
     pub fn of(owner: u32, runtime: Option<&Path>, states: &[PathBuf]) -> Self {
         let usual = match owner {
             0 => PathBuf::from("/run"),
@@ -145,8 +145,8 @@ impl Registry {
         Self::choose(self.all(), path)
     }
 
-    /// The same, wherever its sockets are: looked for by what the kernel lists, not by
-    /// the variables of this process.
+    /// Finds the daemon of a path wherever its sockets are: looked for by what the kernel
+    /// lists, not by the variables of this process.
     pub fn find_anywhere(&self, path: &Path) -> Option<Found> {
         let listed = std::fs::read("/proc/net/unix").unwrap_or_default();
         let folders = socket_folders(&listed);

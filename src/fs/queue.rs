@@ -265,7 +265,8 @@ impl Fs {
         Ok((guard, state))
     }
 
-    /// The same where the log takes nothing any more: memory has it all.
+    /// Locks the state without waiting for the log, which takes nothing any more: memory
+    /// has it all.
     pub(super) fn undrained(&self) -> (MutexGuard<'_, ()>, MutexGuard<'_, State>) {
         let guard = self.draining.lock().unwrap_or_else(PoisonError::into_inner);
         (guard, self.lock())

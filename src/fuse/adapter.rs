@@ -127,7 +127,7 @@ impl<O: Operations> Adapter<O> {
                 operations.fsync(ino)?;
                 // All pages are down: who asks now is told what they take.
                 if shared.writers.any(ino)
-                    && shared.writers.shows_other(ino, operations.getattr(ino)?.blocks)
+                    && shared.writers.may_differ(ino, operations.getattr(ino)?.blocks)
                 {
                     shared.forget_attributes(ino)?;
                 }
@@ -249,7 +249,9 @@ impl<O: Operations> Filesystem for Adapter<O> {
         };
         let result =
             guarded(|| entries::set_attr(&*self.operations, &who(request), ino.0, &mut change));
-        reply_attr(reply, result.map(|attr| self.shown(attr)));
+        let offered =
+            |attr: Attr| Attr { blocks: self.shared.writers.offer(attr.ino, attr.blocks), ..attr };
+        reply_attr(reply, result.map(offered));
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {

@@ -25,6 +25,8 @@ struct Written {
     /// The `st_blocks` that the kernel was told last; it goes on with that until the
     /// last close.
     shown: u64,
+    /// Whether the kernel may have another value than `shown`.
+    is_doubtful: bool,
 }
 
 impl Writers {
@@ -35,7 +37,8 @@ impl Writers {
     /// An inode that had so many `st_blocks` before is opened.
     pub(super) fn opened(&self, ino: u64, blocks: u64) {
         let shown = blocks.max(BLOCKS_MIN);
-        self.table().entry(ino).or_insert(Written { opens: 0, shown }).opens += 1;
+        self.table().entry(ino).or_insert(Written { opens: 0, shown, is_doubtful: false }).opens +=
+            1;
     }
 
     pub(super) fn released(&self, ino: u64) {
@@ -68,15 +71,32 @@ impl Writers {
         match self.table().get_mut(&ino) {
             Some(written) => {
                 written.shown = blocks.max(BLOCKS_MIN);
+                written.is_doubtful = false;
                 written.shown
             }
             None => blocks,
         }
     }
 
-    /// Whether the kernel was told another `st_blocks`.
-    pub(super) fn shows_other(&self, ino: u64, blocks: u64) -> bool {
-        self.table().get(&ino).is_some_and(|written| written.shown != blocks.max(BLOCKS_MIN))
+    /// The `st_blocks` to answer SETATTR with. The kernel does not take them from an
+    /// answer to times that it writes back (`fuse_flush_times()` in `fs/fuse/dir.c`),
+    /// and takes them from others; which it is cannot be told.
+    pub(super) fn offer(&self, ino: u64, blocks: u64) -> u64 {
+        match self.table().get_mut(&ino) {
+            Some(written) => {
+                let offered = blocks.max(BLOCKS_MIN);
+                written.is_doubtful |= written.shown != offered;
+                offered
+            }
+            None => blocks,
+        }
+    }
+
+    /// Whether the kernel may show another `st_blocks`.
+    pub(super) fn may_differ(&self, ino: u64, blocks: u64) -> bool {
+        let differs =
+            |written: &Written| written.is_doubtful || written.shown != blocks.max(BLOCKS_MIN);
+        self.table().get(&ino).is_some_and(differs)
     }
 }
 
@@ -101,10 +121,18 @@ mod tests {
         let writers = Writers::default();
         assert_eq!(writers.show(5, 0), 0);
         writers.opened(5, 24);
-        assert!(writers.shows_other(5, 0));
+        assert!(writers.may_differ(5, 0));
         assert_eq!(writers.show(5, 0), BLOCKS_MIN);
-        assert!(!writers.shows_other(5, 0) && writers.shows_other(5, 16));
+        assert!(!writers.may_differ(5, 0) && writers.may_differ(5, 16));
         assert_eq!(writers.show(5, 16), 16);
-        assert!(!writers.shows_other(5, 16) && !writers.shows_other(6, 16));
+        assert!(!writers.may_differ(5, 16) && !writers.may_differ(6, 16));
+        // Whether the kernel took what SETATTR was answered with is not known.
+        assert_eq!(writers.offer(5, 16), 16);
+        assert!(!writers.may_differ(5, 16));
+        assert_eq!(writers.offer(5, 24), 24);
+        assert!(writers.may_differ(5, 24) && writers.may_differ(5, 16));
+        assert_eq!(writers.show(5, 24), 24);
+        assert!(!writers.may_differ(5, 24));
+        assert_eq!((writers.offer(6, 0), writers.offer(5, 0)), (0, BLOCKS_MIN));
     }
 }

@@ -14,7 +14,8 @@ use crate::fs::{Attr, Caller, FsError, Operations, Result, SetAttr};
 const SET_IDS: u32 = libc::S_ISUID | libc::S_ISGID;
 /// The right to keep suid and sgid, a bit of `CapEff` in /proc/PID/status.
 const CAP_FSETID: u64 = 1 << 4;
-/// The same of changing what belongs to others.
+/// The bit of `CAP_FOWNER` in a set of capabilities (capability.h): whoever has it may
+/// change the mode of what belongs to others.
 const CAP_FOWNER: u64 = 1 << 3;
 
 /// The thread that asks, as the kernel knows it.
@@ -70,7 +71,7 @@ pub(super) fn after_chown(attr: &Attr, who: &Who) -> Option<u32> {
     (attr.mode & gone != 0).then_some(attr.mode & !TYPE & !gone)
 }
 
-/// The same when the content changes.
+/// The mode of a file after its content changed, if that takes set-id bits away.
 pub(super) fn after_write(attr: &Attr, who: &Who) -> Option<u32> {
     let is_file = attr.mode & TYPE == libc::S_IFREG;
     let concerned = is_file && attr.mode & SET_IDS != 0 && !who.is_capable(CAP_FSETID);
@@ -89,7 +90,7 @@ pub(super) fn clear<O: Operations>(
     shared.forget_attributes(ino)
 }
 
-/// The same of what a program may do by itself, whoever starts it.
+/// Takes the file capabilities away, which a program has whoever starts it.
 pub(super) fn clear_capability<O: Operations>(operations: &O, ino: u64) -> Result<()> {
     const CAPABILITY: &[u8] = b"security.capability";
     match operations.getxattr(ino, CAPABILITY) {

@@ -78,7 +78,8 @@ fn open_beneath(folder: BorrowedFd<'_>, path: &str, flags: OFlags) -> io::Result
     Err(Errno::AGAIN.into())
 }
 
-/// The same with openat(2), one name after another.
+/// Opens a path beneath a folder with openat(2), one name after another, following no
+/// link: for kernels without openat2(2).
 fn open_stepwise(folder: BorrowedFd<'_>, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
     let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let flags = flags | OFlags::NOFOLLOW;

@@ -69,7 +69,7 @@ fn open_beside(
     open_in(world, world.synced("repo"), state, options, life)
 }
 
-/// The same in a folder that may be odd.
+/// Opens what is in a folder that may be odd.
 pub(super) fn open_in(
     world: &SimWorld,
     repo: Arc<dyn SyncedFolder>,

@@ -64,14 +64,14 @@ fn shown_path(path: &Path) -> String {
     shown(path.as_os_str().as_encoded_bytes())
 }
 
-/// The same failure, of something.
+/// A failure with what it is about before its message.
 fn of(what: &str, failure: impl Into<Failure>) -> Failure {
     let mut failure = failure.into();
     failure.message = format!("{what}: {}", failure.message);
     failure
 }
 
-/// The same failure, with what the system answered where that is why.
+/// A failure with what the system answered, where that is why.
 fn with_cause(fs: &Fs, mut failure: Failure) -> Failure {
     if let Some(cause) = fs.take_cause() {
         failure.message = format!("{}: {cause}", failure.message);
@@ -152,14 +152,14 @@ impl LeftOut {
         bar.suspend(|| note!("amberfs: {what}: {why}"));
     }
 
-    /// The same where a failure says what was left out.
+    /// Counts and names something that is left out, where a failure says what it is.
     fn tell(&mut self, failure: &Failure) {
         self.count += 1;
         super::tell(failure);
     }
 
-    /// The same where many may be left out for one reason: only the first is
-    /// named.
+    /// Counts what is left out, and names it if it is the first of its kind: many may be
+    /// left out for one reason.
     fn name_once(&mut self, bar: &ProgressBar, kind: &str, what: &str, why: &std::io::Error) {
         self.count += 1;
         if self.kinds.insert(format!("{kind} {:?}", why.raw_os_error())) {

@@ -583,7 +583,8 @@ impl Putter<'_> {
         Ok(())
     }
 
-    /// The same of what is only held.
+    /// Gives inode `ino` the attributes of a source file that is known by an open
+    /// descriptor alone.
     fn held_attributes(&mut self, source: &Path, found: &File, ino: u64) -> Put<()> {
         let path = held(found);
         self.attributes(
