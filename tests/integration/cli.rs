@@ -1,8 +1,10 @@
 //! The command line without a mount: the main path, and bad input with its
 //! exit codes.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
 use amberfs::control::{Answer, Described, Exchange, Failure, Handler, Request, Server};
@@ -380,4 +382,73 @@ fn key_verify_takes_no_password() {
     let output = verify(&["--password-file", "amberfs.password"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(verify(&["--key-file", "key"]).status.success());
+}
+
+/// The options in a text, such as `--key-file`.
+fn options(text: &str) -> BTreeSet<String> {
+    let part = |c: char| c.is_ascii_lowercase() || c == '-';
+    let words = text.split(|c: char| !part(c)).filter(|word| word.starts_with("--"));
+    words.filter(|word| word.len() > 3).map(str::to_string).collect()
+}
+
+/// The options of a program, and of all its commands, by their help.
+fn options_of(world: &World, program: &str, commands: &[&str]) -> BTreeSet<String> {
+    let output = world.program(program, &[commands, &["--help"]].concat()).output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    let mut found = options(&help);
+    let listed = help.split("\nCommands:\n").nth(1).unwrap_or_default();
+    for line in listed.lines().take_while(|line| !line.is_empty()) {
+        let name = line.split_whitespace().next().unwrap_or_default();
+        if line.starts_with("  ") && !line.starts_with("   ") && name != "help" {
+            found.extend(options_of(world, program, &[commands, &[name]].concat()));
+        }
+    }
+    found
+}
+
+/// README named `--invite` for a while after there was only `--invite-file`.
+#[test]
+fn every_option_that_the_documents_name_is_there() {
+    let world = World::new();
+    let mut known = options_of(&world, env!("CARGO_BIN_EXE_amberfs"), &[]);
+    known.extend(options_of(&world, env!("CARGO_BIN_EXE_amberfs-vault"), &[]));
+    assert!(known.contains("--invite-file") && known.contains("--open-registration"), "{known:?}");
+    // Of cargo and rustc; of etcd, which docs/vault.md sets up; of curl.
+    let others = [
+        "--auto-compaction-mode",
+        "--auto-compaction-retention",
+        "--cfg",
+        "--client-cert-auth",
+        "--election-timeout",
+        "--features",
+        "--heartbeat-interval",
+        "--max-time",
+        "--peer-client-cert-auth",
+        "--quota-backend-bytes",
+        "--unsafe-no-fsync",
+    ];
+    known.extend(others.map(str::to_string));
+    if !cfg!(feature = "pkcs11") {
+        known.insert("--for-ceremony".into());
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let pages = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let pages = pages.filter(|page| page.extension().is_some_and(|end| end == "md"));
+    let (mut named, mut unknown) = (0, Vec::new());
+    for page in pages.chain([root.join("README.md")]) {
+        for line in fs::read_to_string(&page).unwrap().lines() {
+            let spans = line.split('`').skip(1).step_by(2);
+            for span in spans.chain([line]) {
+                let ours = ["--", "amberfs ", "amberfs-vault "];
+                if !ours.iter().any(|start| span.starts_with(start)) {
+                    continue;
+                }
+                named += options(span).len();
+                let strange = options(span).into_iter().filter(|option| !known.contains(option));
+                unknown.extend(strange.map(|option| format!("{}: {option}", page.display())));
+            }
+        }
+    }
+    assert!(named > 100, "only {named} were looked for");
+    assert!(unknown.is_empty(), "{unknown:#?}");
 }
