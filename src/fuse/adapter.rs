@@ -11,7 +11,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -32,6 +32,7 @@ use super::entries::{self, New};
 use super::lane::Lane;
 use super::privileges::{self, Who};
 use super::shared::Shared;
+use super::syncs::Syncs;
 use crate::fs::{Attr, Caller, FsError, Operations, RenameMode, Seek, SetAttr};
 
 /// The most one `copy_file_range` copies: the caller, who asks again for the
@@ -62,9 +63,7 @@ pub(super) struct Adapter<O> {
     stale: Lane,
     /// For looking at free space, which may be a network folder's.
     space: Lane,
-    /// For fsyncs that come while another is under way.
-    syncs: Lane,
-    syncing: Arc<AtomicUsize>,
+    syncs: Syncs,
     writeback: bool,
 }
 
@@ -81,8 +80,7 @@ impl<O: Operations> Adapter<O> {
             room: Lane::start("room", 2)?,
             stale: Lane::start("stale", 1)?,
             space: Lane::start("space", 1)?,
-            syncs: Lane::start("sync", 1)?,
-            syncing: Arc::default(),
+            syncs: Syncs::start()?,
             writeback,
         })
     }
@@ -115,32 +113,6 @@ impl<O: Operations> Adapter<O> {
             let down = inodes.iter().try_for_each(|ino| shared.bring_down(*ino, 0, 0));
             work(&operations, down);
         });
-    }
-
-    /// Answers an fsync here, or in its lane if one is under way already: those
-    /// that wait there are served by one flush.
-    fn sync(&self, ino: u64, reply: ReplyEmpty) {
-        let (operations, syncing) = (Arc::clone(&self.operations), Arc::clone(&self.syncing));
-        let shared = Arc::clone(&self.shared);
-        let sync = move || {
-            let result = guarded(|| {
-                operations.fsync(ino)?;
-                // All pages are down: who asks now is told what they take.
-                if shared.writers.any(ino)
-                    && shared.writers.may_differ(ino, operations.getattr(ino)?.blocks)
-                {
-                    shared.forget_attributes(ino)?;
-                }
-                Ok(())
-            });
-            reply_empty(reply, result);
-            syncing.fetch_sub(1, Ordering::Relaxed);
-        };
-        if self.syncing.fetch_add(1, Ordering::Relaxed) == 0 {
-            sync();
-        } else {
-            self.syncs.run(sync);
-        }
     }
 
     /// Counts the open and says how the kernel may cache the file; its attributes from
@@ -536,11 +508,11 @@ impl<O: Operations> Filesystem for Adapter<O> {
             // The pages came before; nobody asked for them to be durable.
             return reply.ok();
         }
-        self.sync(ino.0, reply);
+        self.syncs.sync((&self.operations, &self.shared), ino.0, reply);
     }
 
     fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.sync(ino.0, reply);
+        self.syncs.sync((&self.operations, &self.shared), ino.0, reply);
     }
 
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {

@@ -22,6 +22,7 @@ mod privileges;
 mod pull;
 mod session;
 mod shared;
+mod syncs;
 
 pub use dead::{DeadMount, dead_mount_at, end_connection};
 pub use invalidate::Invalidator;

@@ -96,7 +96,7 @@ fn a_mounted_daemon_has_no_k() {
     world.ok(&["mount", "repo", mountpoint]);
     let daemon = process_with(mountpoint);
     let outcome = std::panic::catch_unwind(|| searched(daemon, &["background"]));
-    assert!(world.run(&["umount", mountpoint]).status.success());
+    assert!(world.run_patiently(&["umount", mountpoint]).status.success());
     outcome.unwrap();
 }
 

@@ -333,15 +333,7 @@ fn mounts_tell_programs_what_was_done() {
     let world = world();
     fs::create_dir(world.path("mnt")).unwrap();
     let told = |arguments: &[&str]| -> serde_json::Value {
-        let mut output = world.run(&[arguments, &["--json"]].concat());
-        // A mount namespace that another test made has a copy for a while.
-        for _ in 0..100 {
-            if output.status.code() != Some(11) {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(200));
-            output = world.run(&[arguments, &["--json"]].concat());
-        }
+        let output = world.run_patiently(&[arguments, &["--json"]].concat());
         assert!(output.status.success(), "{arguments:?}: {}", said(&output));
         serde_json::from_slice(&output.stdout).unwrap()
     };

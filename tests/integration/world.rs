@@ -59,22 +59,29 @@ impl World {
         self.command(arguments).output().unwrap()
     }
 
+    /// Runs; repeats an `umount` that only another mount namespace is in the way of:
+    /// one that another test made has copies of all mounts for a while.
+    pub fn run_patiently(&self, arguments: &[&str]) -> Output {
+        let started = std::time::Instant::now();
+        loop {
+            let output = self.run(arguments);
+            let said = [&*output.stderr, &*output.stdout].concat();
+            let is_copied = arguments[0] == "umount"
+                && String::from_utf8_lossy(&said).contains("another mount namespace");
+            if !is_copied || started.elapsed().as_secs() >= 60 {
+                return output;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(200));
+        }
+    }
+
     /// Runs with the key; must succeed.
     pub fn ok(&self, arguments: &[&str]) -> String {
         let mut all = arguments.to_vec();
         if arguments[0] != "init" {
             all.extend(["--key-file", "key"]);
         }
-        let mut output = self.run(&all);
-        for _ in 0..150 {
-            // A mount namespace that another test made has a copy for a while.
-            let said = String::from_utf8_lossy(&output.stderr);
-            if arguments[0] != "umount" || !said.contains("another mount namespace") {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(200));
-            output = self.run(&all);
-        }
+        let output = self.run_patiently(&all);
         assert!(
             output.status.success(),
             "{arguments:?}: {}\n{}",
@@ -211,17 +218,8 @@ impl Mount {
 
     /// Unmounts; returns when everything is in the repository.
     pub fn unmount(mut self, world: &World) {
-        let started = std::time::Instant::now();
-        loop {
-            let output = world.run(&["umount", self.mountpoint.to_str().unwrap()]);
-            // A mount namespace that another test made has a copy for a while.
-            let elsewhere = output.status.code() == Some(11) && started.elapsed().as_secs() < 60;
-            if !elsewhere {
-                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(200));
-        }
+        let output = world.run_patiently(&["umount", self.mountpoint.to_str().unwrap()]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert!(self.child.wait().unwrap().success());
     }
 
