@@ -289,11 +289,12 @@ fn a_mountpoint_may_be_read_only() {
         cat /etc/passwd >passwd && echo "ada:x:61234:61234::$PWD:/bin/sh" >>passwd
         mount --bind passwd /etc/passwd
         mknod -m 666 fuse c 10 229 && mount --bind fuse /dev/fuse
-        chmod 755 . && chown -R 61234:61234 repo key mnt && chown 61234 . run
+        chmod 755 . && chown -R 61234:61234 mnt && chown 61234 . run
         as="setpriv --reuid=61234 --regid=61234 --clear-groups"
-        cp "$0" amberfs && chmod 755 amberfs
+        cp "$0" amberfs && chmod 755 amberfs && rm -r repo key
+        $as ./amberfs init repo --key-out key >/dev/null
         $as ./amberfs mount repo mnt --key-file key
-        $as ls mnt >/dev/null
+        $as touch mnt/file
         $as ./amberfs umount mnt
         stat -c %a mnt
         if $as touch mnt/plain 2>/dev/null; then exit 9; fi
