@@ -16,6 +16,15 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// An answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum YesNo {
+    /// Yes.
+    Yes,
+    /// No.
+    No,
+}
+
 /// Options of every command.
 #[derive(Args, Debug, Clone)]
 pub struct Global {
@@ -49,6 +58,10 @@ pub struct Global {
     /// File with the account's token, if the vault's relay wants one (- for standard input)
     #[arg(long, global = true, env = "AMBERFS_VAULT_TOKEN_FILE", value_name = "F")]
     pub vault_token: Option<PathBuf>,
+    /// Whether a new password opens only for the account that registers it (without this,
+    /// as the vault's operator has set it)
+    #[arg(long, global = true, value_name = "yes|no")]
+    pub bind_account: Option<YesNo>,
     /// Cost of Argon2id for a new password, `MEMORY_KIB,PASSES`; about a second if not given
     #[arg(long, global = true, hide = true, value_name = "COST")]
     pub argon2_cost: Option<String>,

@@ -4,18 +4,18 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::args::{Global, RemoveArgs, RepoArgs, ShowArgs};
+use super::args::{Global, RemoveArgs, RepoArgs, ShowArgs, YesNo};
 use super::control::local_time;
 use super::opening::{Found, Keyed, Wanted, find};
 use super::secrets::Obtained;
 use super::trust::{known, moved, reached, remember_or_warn, trust, typed_address};
 use super::{Code, Failure, Result, secrets};
 use crate::crypto::{RepoId, Secret, hex, key_check, resembles_key, unhex};
-use crate::io::{DirSynced, SystemClock, SystemRandom, Terminal, can_ask, output};
+use crate::io::{Clock, DirSynced, SystemClock, SystemRandom, Terminal, can_ask, output};
 use crate::vault::client::{Claim, Client, NewRecord, Unlocked, VaultError};
 use crate::vault::net::Timeouts;
 use crate::vault::protocol::{
-    Address, Argon2Choice, Argon2Cost, Event, EventKind, Fingerprint, Locator, Password,
+    Address, Argon2Choice, Argon2Cost, Bind, Event, EventKind, Fingerprint, Locator, Password,
     Protection, Retirement, Standing,
 };
 use crate::vault::server::FAILURES;
@@ -241,7 +241,12 @@ fn register(
     let epoch = known(global, address.fingerprint())?.epoch;
     let keys = [(key_check(key, repo), key)];
     let argon = cost(global)?;
-    let record = NewRecord { address, epoch, repo, keys: &keys, password, argon, claim };
+    let bind = match global.bind_account {
+        None => Bind::Usual,
+        Some(YesNo::Yes) => Bind::Account,
+        Some(YesNo::No) => Bind::Nobody,
+    };
+    let record = NewRecord { address, epoch, repo, keys: &keys, password, argon, claim, bind };
     let client = client(global, path, Timeouts::default())?;
     let registration = match client.register(&record) {
         Err(VaultError::RegistrationClosed) if matches!(claim, Claim::Open) && can_ask() => {
@@ -252,6 +257,12 @@ fn register(
         outcome => outcome?,
     };
     remember_or_warn(global, address.fingerprint(), &registration.manifest);
+    if registration.bound && !global.quiet {
+        note!(
+            "The password opens this repository only together with the account that it was \
+             registered from: a new machine needs that account's token too."
+        );
+    }
     Ok(registration.locator)
 }
 
@@ -582,18 +593,25 @@ pub fn show(global: &Global, args: &ShowArgs) -> Result<u8> {
     Ok(0)
 }
 
+/// So many seconds from now, in seconds since 1970 by this machine's clock.
+fn in_seconds(seconds: u64) -> u64 {
+    let now = SystemClock.now().secs.max(0) as u64;
+    now.saturating_add(seconds)
+}
+
 /// How a record stands, for a program; times in seconds since 1970.
 fn standing(standing: &Standing) -> serde_json::Value {
     match standing {
         Standing::Registering => serde_json::json!({"state": "registering"}),
-        Standing::Active(tries) => serde_json::json!({
+        Standing::Active { tries, bound } => serde_json::json!({
             "state": "active",
+            "bound": bound,
             "tries_left": tries.left,
             "failures_left": tries.failures_left,
-            "not_before": (tries.not_before != 0).then_some(tries.not_before),
+            "not_before": (tries.wait != 0).then(|| in_seconds(tries.wait)),
         }),
-        Standing::Closed { until } => {
-            serde_json::json!({"state": "closed", "tries_left": 0, "until": until})
+        Standing::Closed { left } => {
+            serde_json::json!({"state": "closed", "tries_left": 0, "until": in_seconds(*left)})
         }
         Standing::Ended(_) => serde_json::json!({"state": "ended", "tries_left": 0}),
     }
@@ -601,21 +619,22 @@ fn standing(standing: &Standing) -> serde_json::Value {
 
 /// How a record stands, for its owner.
 fn stands(standing: &Standing) -> String {
-    let time = |seconds: u64| local_time(seconds.try_into().unwrap_or(i64::MAX));
+    let time = |seconds: u64| local_time(in_seconds(seconds).try_into().unwrap_or(i64::MAX));
     match standing {
         Standing::Registering => "not activated yet".into(),
-        Standing::Active(tries) => {
+        Standing::Active { tries, bound } => {
+            let only = if *bound { "; opens only for the account that registered it" } else { "" };
             let left = format!(
-                "active: {} tries left, {} failures left in its life",
+                "active: {} tries left, {} failures left in its life{only}",
                 tries.left, tries.failures_left
             );
-            match tries.not_before {
+            match tries.wait {
                 0 => left,
-                until => format!("{left}, no attempt before {}", time(until)),
+                wait => format!("{left}, no attempt before {}", time(wait)),
             }
         }
-        Standing::Closed { until } => {
-            format!("closed: all tries are used up; erased at {}", time(*until))
+        Standing::Closed { left } => {
+            format!("closed: all tries are used up; erased at {}", time(*left))
         }
         Standing::Ended(ended) => VaultError::Ended(*ended).to_string(),
     }

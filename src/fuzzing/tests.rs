@@ -14,10 +14,11 @@ use crate::io::Timestamp;
 use crate::vault::hsm::transfer::{RsaPublic, WrappedKeys};
 use crate::vault::ledger::{Lineage, Revision};
 use crate::vault::protocol::{
-    AkeKey, Argon2Cost, Ended, EventKind, Events, NOTE_TEXT, Note, Protection, Refusal, Reply,
-    Request, Retirement, Right, Roots, SiteKey, Standing, Tries, seal_payload, sign_manifest,
+    AkeKey, Argon2Cost, Bind, Ended, EventKind, Events, NOTE_TEXT, Note, Protection, Refusal,
+    Reply, Request, Retirement, Right, Roots, SiteKey, Standing, Tries, seal_payload,
+    sign_manifest,
 };
-use crate::vault::server::{Material, Pending, State as Stands};
+use crate::vault::server::{Material, Pending, Served, State as Stands};
 
 /// Set to any value, the test below writes the seeds instead of comparing them.
 const WRITE: &str = "AMBERFS_WRITE_SEEDS";
@@ -177,6 +178,8 @@ fn requests() -> Vec<Request> {
             registration,
             repo: REPO,
             right: Right::Open,
+            bind: Bind::Usual,
+            terms: [6; 32],
             request: [4; 33],
         },
         Request::RegisterStart {
@@ -184,6 +187,8 @@ fn requests() -> Vec<Request> {
             registration,
             repo: REPO,
             right: Right::Invite([3; 16]),
+            bind: Bind::Account,
+            terms: [6; 32],
             request: [4; 33],
         },
         Request::RegisterStart {
@@ -191,6 +196,8 @@ fn requests() -> Vec<Request> {
             registration,
             repo: REPO,
             right: Right::Successor { ticket: [5; 16], registration, signature: [6; 64] },
+            bind: Bind::Nobody,
+            terms: [6; 32],
             request: [4; 33],
         },
         Request::Note { ticket, registration, note: a_note(), signature: [2; 64] },
@@ -203,7 +210,7 @@ fn requests() -> Vec<Request> {
             payload: Box::new([7; PAYLOAD_SEALED]),
         },
         Request::Activate { ticket, registration, signature: [8; 64] },
-        Request::Attempt { ticket, attempt, ke1: Box::new([9; 98]) },
+        Request::Attempt { ticket, attempt, terms: [6; 32], ke1: Box::new([9; 98]) },
         Request::Redeem { ticket, attempt, ke3: [1; 32] },
         Request::Retire { ticket, registration, reason: Retirement::Deleted, signature: [2; 64] },
         Request::Status { ticket },
@@ -222,11 +229,11 @@ fn some_events() -> Events {
 }
 
 fn replies() -> Vec<Reply> {
-    let tries = Tries { left: 9, failures_left: 49, not_before: 77 };
+    let tries = Tries { left: 9, failures_left: 49, wait: 77 };
     let events = some_events();
     let mut all = vec![
         Reply::Manifest(a_manifest().1),
-        Reply::Registered { reply: Box::new([1; 66]), generation: 1 },
+        Reply::Registered { reply: Box::new([1; 66]), generation: 1, bound: true },
         Reply::Uploaded,
         Reply::Activated(tries),
         Reply::Challenge { ke2: Box::new([2; 259]), tries },
@@ -236,8 +243,8 @@ fn replies() -> Vec<Reply> {
     ];
     let stands = [
         Standing::Registering,
-        Standing::Active(tries),
-        Standing::Closed { until: 9 },
+        Standing::Active { tries, bound: true },
+        Standing::Closed { left: 9 },
         Standing::Ended(Ended::Exhausted),
     ];
     all.extend(stands.map(Reply::Standing));
@@ -251,6 +258,9 @@ fn replies() -> Vec<Reply> {
         Refusal::Invite,
         Refusal::Budget,
         Refusal::Held,
+        Refusal::Account,
+        Refusal::Terms,
+        Refusal::TooOften,
     ];
     all.extend(refusals.map(Reply::Refused));
     all
@@ -265,6 +275,7 @@ fn message(frame: &[u8]) -> Vec<u8> {
 fn records() -> Vec<Record> {
     let material = Material {
         credential: [1; 32],
+        terms: [8; 32],
         request: [2; 33],
         reply: [3; 66],
         upload: [4; 129],
@@ -273,18 +284,28 @@ fn records() -> Vec<Record> {
         payload: [6; PAYLOAD_SEALED],
         ke2: [7; 259],
     };
-    let pending =
-        Pending { attempt: [1; 16], ke1: [2; 32], login: [3; 64], expires: 4, redeemed: true };
+    let pending = Pending {
+        attempt: [1; 16],
+        ke1: [2; 32],
+        login: [3; 64],
+        made: 3,
+        expires: Served(4),
+        proofs: 2,
+        redeemed: true,
+    };
     let record = Record {
         generation: 1,
         repo: REPO,
         registration: [2; 16],
-        state: Stands::Closed { until: 99 },
+        state: Stands::Closed { until: Served(99) },
         tries_left: 0,
         failures: 10,
-        not_before: 5,
+        not_before: Served(5),
         created: 6,
-        touched: 7,
+        began: Served(6),
+        touched: Served(7),
+        bound: true,
+        daily: (Served(1), 2),
         lineage: Lineage::default(),
         material: Some(material),
         pending: vec![pending],
@@ -296,8 +317,10 @@ fn records() -> Vec<Record> {
     let tombstone = record.tombstone(Ended::Superseded);
     let lineage = Lineage { created: Revision(8), version: 9 };
     let in_place = Record { lineage, ..record.clone() };
-    let reserved = Record::reservation(1, REPO, [2; 16], Some("anna".into()), 6);
-    let beside = [Stands::Invite { until: 9 }, Stands::Used, Stands::Account];
+    let (owner, now) = ((Some("anna".into()), true), (6, Served(5)));
+    let reserved = Record::reservation(1, REPO, [2; 16], owner, now);
+    let until = Served(9);
+    let beside = [Stands::Invite { until }, Stands::Used, Stands::Account, Stands::Clock];
     let beside = beside.map(|state| Record { state, ..reserved.clone() });
     [vec![record, tombstone, in_place, reserved], beside.to_vec()].concat()
 }

@@ -126,6 +126,9 @@ pub struct Relays {
     pub only: bool,
     /// Whether whoever has an account there may register.
     pub register: bool,
+    /// Whether what such a one registers opens only for that account, where its owner
+    /// does not say it.
+    pub bind: bool,
 }
 
 /// Most relays of a site.
@@ -148,8 +151,8 @@ impl Relays {
         let keys: Vec<[u8; 32]> = keys
             .collect::<Option<_>>()
             .ok_or_else(|| value("must be 64 hexadecimal digits each, of a relay's key"))?;
-        if keys.is_empty() && (self.only || self.register) {
-            return Err(value("must name a relay if only or register is set"));
+        if keys.is_empty() && (self.only || self.register || self.bind) {
+            return Err(value("must name a relay if only, register or bind is set"));
         }
         Ok(keys)
     }
@@ -455,6 +458,7 @@ mod tests {
                     addresses: vec!["192.0.2.1".parse().unwrap()],
                     only: true,
                     register: true,
+                    bind: true,
                 },
                 serve: Serve {
                     listen: Some("[::]:7007".into()),
@@ -475,7 +479,7 @@ mod tests {
     #[test]
     fn relays_that_cannot_be_are_refused() {
         let relays = |text: &str| format!("[relays]\n{text}\n");
-        let bad = ["keys = [\"ab\"]", "only = true", "register = true"];
+        let bad = ["keys = [\"ab\"]", "only = true", "register = true", "bind = true"];
         let zeros = format!("keys = [\"{}\"]", "00".repeat(32));
         for text in bad.iter().chain([&&*zeros]) {
             assert!(refusal(&relays(text)).contains("relays.keys"), "{text}");

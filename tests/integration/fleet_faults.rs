@@ -22,8 +22,8 @@ use amberfs::vault::ledger::{
 };
 use amberfs::vault::net::{Greeting, Timeouts};
 use amberfs::vault::protocol::{
-    Address, Argon2Choice, Argon2Cost, AttemptId, KE2, Locator, Password, Refusal, Reply, Request,
-    Standing,
+    Address, Argon2Choice, Argon2Cost, AttemptId, Bind, KE2, Locator, Password, Refusal, Reply,
+    Request, Standing,
 };
 use amberfs::vault::server::{PENDING_LIMIT, Record, State};
 use rand::rngs::StdRng;
@@ -73,6 +73,7 @@ fn register(fleet: &Plan, first: usize) -> Result<Locator, VaultError> {
         password: &password(RIGHT),
         argon: Argon2Choice::Exactly(Argon2Cost::FLOOR),
         claim: Claim::Open,
+        bind: Bind::Usual,
     })?;
     Ok(registration.locator)
 }
@@ -136,7 +137,7 @@ fn guess_wrong(fleet: &mut Fleet, locator: &Locator) {
 
 fn tries_left(fleet: &mut Fleet, locator: &Locator) -> u8 {
     let status = decided(fleet, |fleet| client().status(locator, pin(fleet))).unwrap();
-    let Standing::Active(tries) = status.standing else { panic!("{:?}", status.standing) };
+    let Standing::Active { tries, .. } = status.standing else { panic!("{:?}", status.standing) };
     tries.left
 }
 
@@ -438,7 +439,7 @@ fn no_fault_of_two_machines_stretches_the_limit() {
     for locator in &*seen.registered.lock().unwrap() {
         let status = decided(&mut fleet, |fleet| client().status(locator, pin(fleet))).unwrap();
         match status.standing {
-            Standing::Active(_) => {
+            Standing::Active { .. } => {
                 decided(&mut fleet, |fleet| unlock(fleet, locator, RIGHT)).unwrap();
             }
             Standing::Closed { .. } => {}

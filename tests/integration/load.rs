@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use amberfs::vault::net::{Channel, Greeting, Timeouts};
 use amberfs::vault::protocol::{
-    Address, Argon2Cost, Binding, KE3, PAYLOAD_SEALED, REGISTER_REQUEST, REGISTER_UPLOAD, Reply,
-    Request, Right, Stretch, Suite, Ticket, activation_statement, record_hash,
+    Address, Argon2Cost, Bind, Binding, Enrolled, KE3, PAYLOAD_SEALED, REGISTER_REQUEST,
+    REGISTER_UPLOAD, Reply, Request, Right, Stretch, Suite, Ticket, activation_statement,
 };
 use ed25519_dalek::{Signer, SigningKey};
 use opaque_ke::{
@@ -25,6 +25,7 @@ use crate::world::factor;
 
 const PASSWORD: &[u8] = b"right";
 const REPO: [u8; 16] = [7; 16];
+const TERMS: [u8; 32] = [8; 32];
 /// Clients at once.
 const CLIENTS: [usize; 3] = [1, 10, 100];
 
@@ -53,9 +54,9 @@ fn register(address: &Address, which: usize) -> Owner {
     let (ticket, registration) = (owner.ticket, owner.registration);
     let started = ClientRegistration::<Suite>::start(&mut OsRng, PASSWORD).unwrap();
     let blinded: [u8; REGISTER_REQUEST] = started.message.serialize().into();
-    let (right, repo) = (Right::Open, REPO);
-    let start = Request::RegisterStart { ticket, registration, repo, right, request: blinded };
-    let Reply::Registered { reply, generation } = line.call(&start).unwrap() else {
+    let (right, bind, repo, terms, request) = (Right::Open, Bind::Usual, REPO, TERMS, blinded);
+    let start = Request::RegisterStart { ticket, registration, repo, right, bind, terms, request };
+    let Reply::Registered { reply, generation, bound } = line.call(&start).unwrap() else {
         panic!("not registered")
     };
     let binding = Binding { repo: REPO, registration, fleet };
@@ -71,9 +72,18 @@ fn register(address: &Address, which: usize) -> Owner {
     let (verifying, payload) = (signing.verifying_key().to_bytes(), [1; PAYLOAD_SEALED]);
     let noting = verifying;
     let (upload, kept) = (Box::new(upload), Box::new(payload));
-    let parts = (&blinded, &reply[..], &upload[..]);
-    let hash =
-        record_hash(&binding, generation, parts.0, parts.1, parts.2, &verifying, &noting, &payload);
+    let enrolled = Enrolled {
+        generation,
+        bound,
+        terms: &TERMS,
+        request: &blinded,
+        reply: &reply[..],
+        upload: &upload[..],
+        verifying: &verifying,
+        noting: &noting,
+        payload: &payload,
+    };
+    let hash = enrolled.hash(&binding);
     let finish =
         Request::RegisterFinish { ticket, registration, upload, verifying, noting, payload: kept };
     assert!(matches!(line.call(&finish), Ok(Reply::Uploaded)));
@@ -91,7 +101,7 @@ fn login(address: &Address, owner: &Owner, which: usize) {
     let started = ClientLogin::<Suite>::start(&mut OsRng, PASSWORD).unwrap();
     let ke1 = Box::new(started.message.serialize().as_slice().try_into().unwrap());
     let Reply::Challenge { ke2, .. } =
-        line.call(&Request::Attempt { ticket, attempt, ke1 }).unwrap()
+        line.call(&Request::Attempt { ticket, attempt, terms: TERMS, ke1 }).unwrap()
     else {
         panic!("no challenge")
     };

@@ -14,7 +14,7 @@ use amberfs::io::{SystemClock, SystemRandom};
 use amberfs::vault::client::{Claim, Client, NewRecord, Pin, VaultError};
 use amberfs::vault::net::{Greeting, Timeouts};
 use amberfs::vault::protocol::{
-    Address, Argon2Choice, Argon2Cost, Locator, Password, Standing, Tries,
+    Address, Argon2Choice, Argon2Cost, Bind, Locator, Password, Standing, Tries,
 };
 use amberfs::vault::relay::assertion::{ASSERTION, Assertion, VALID};
 use amberfs::vault::relay::greeting::{WELCOME, Welcome, decode_welcome, encode_greeting};
@@ -356,6 +356,7 @@ impl Wired {
             password: &password(RIGHT),
             argon: Argon2Choice::Exactly(Argon2Cost::FLOOR),
             claim: Claim::Open,
+            bind: Bind::Usual,
         };
         let locator = client(Timeouts::default()).register(&new).ok().unwrap().locator;
         line.taken();
@@ -377,7 +378,7 @@ impl Wired {
 
     fn left(&self) -> u8 {
         match self.standing() {
-            Standing::Active(Tries { left, .. }) => left,
+            Standing::Active { tries: Tries { left, .. }, .. } => left,
             _ => 0,
         }
     }

@@ -22,12 +22,12 @@ fn the_unit_does_not_repeat_what_costs_tries() {
         line.unwrap_or_else(|| panic!("{name} is missing")).to_string()
     };
     let prevented = value("RestartPreventExitStatus");
-    let tries = Tries { left: 9, failures_left: 49, not_before: 0 };
+    let tries = Tries { left: 9, failures_left: 49, wait: 0 };
     let unanswered =
         VaultError::Unanswered { host: String::new(), why: String::new(), right: false };
     for error in [
         VaultError::WrongPassword(tries),
-        VaultError::Closed { until: 0 },
+        VaultError::Closed { left: 0 },
         VaultError::Memory { counted: true },
         VaultError::ForeignKey,
         VaultError::Unexpected(""),

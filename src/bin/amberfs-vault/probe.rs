@@ -8,7 +8,7 @@ use amberfs::crypto::{Secret, key_check, random_id, unhex};
 use amberfs::io::{SystemClock, SystemRandom};
 use amberfs::vault::client::{Claim, Client, NewRecord, Pin, VaultError};
 use amberfs::vault::net::Timeouts;
-use amberfs::vault::protocol::{Address, Argon2Choice, Argon2Cost, Password};
+use amberfs::vault::protocol::{Address, Argon2Choice, Argon2Cost, Bind, Password};
 use clap::Args;
 use zeroize::Zeroizing;
 
@@ -90,6 +90,7 @@ fn probe(
         password: &password(RIGHT),
         argon: Argon2Choice::Exactly(Argon2Cost::FLOOR),
         claim,
+        bind: Bind::Nobody,
     };
     let locator = client.register(&new).map_err(|error| ("registering", error))?.locator;
     timed("register", started.elapsed());

@@ -128,14 +128,15 @@ async fn serve_here(
     let mut interrupted = signal(SignalKind::interrupt()).map_err(Failure::other)?;
     let fingerprint = opened.fingerprint();
     let acceptor = TlsAcceptor::from(server_config(opened.keys.tls()).map_err(Failure::other)?);
-    let site = Arc::new(Site::new(
+    let site = Site::new(
         opened.keys,
         opened.ledger,
         Arc::new(SystemRandom),
         Arc::new(SystemClock),
         opened.signed,
         settings.delays,
-    ));
+    );
+    let site = Arc::new(site.binding(config.relays.bind));
     let listener = TcpListener::bind(listen).await.map_err(|error| Failure {
         code: 1,
         text: format!("cannot listen on {listen}: {error}"),
@@ -209,6 +210,9 @@ async fn serve_here(
     let _ = stop.send(true);
     let _ = serving.await;
     beside.iter().for_each(tokio::task::JoinHandle::abort);
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || site.keep_time()).await {
+        log::warn!("how long the vault was served could not be noted: {error}");
+    }
     outcome
 }
 
@@ -231,7 +235,8 @@ async fn unusable(site: &Arc<Site>) {
     }
 }
 
-/// Other sites' writes must be in this site's high-water mark before long.
+/// Other sites' writes must be in this site's high-water mark before long, and how long
+/// the vault was served in the ledger.
 async fn tend(site: Arc<Site>) {
     loop {
         tokio::time::sleep(TEND_EVERY).await;

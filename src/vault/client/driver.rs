@@ -12,8 +12,8 @@ use crate::crypto::{KeyCheck, RepoId, Secret};
 use crate::io::{Clock, Random};
 use crate::vault::net::{Channel, ConnectError, Greeting, Timeouts, pause};
 use crate::vault::protocol::{
-    Address, Argon2Choice, Argon2Cost, Binding, Fingerprint, KE3, Locator, Manifest, Mark, Note,
-    NoteKeys, Password, Refusal, Reply, Request, Retirement, Standing, UNICODE_VERSION,
+    Address, Argon2Choice, Argon2Cost, Bind, Binding, Fingerprint, KE3, Locator, Manifest, Mark,
+    Note, NoteKeys, Password, Refusal, Reply, Request, Retirement, Standing, UNICODE_VERSION,
 };
 
 /// Times a request other than a proof is sent to each place before giving up.
@@ -58,6 +58,8 @@ pub struct NewRecord<'a> {
     pub argon: Argon2Choice,
     /// By what right.
     pub claim: Claim<'a>,
+    /// Whether the record is to open for one account only.
+    pub bind: Bind,
 }
 
 /// A registration that was proven by a login.
@@ -67,6 +69,8 @@ pub struct Registration {
     /// What the root says about the fleet: its key protection is to be shown,
     /// its epoch to be remembered.
     pub manifest: Manifest,
+    /// Whether the record opens only for the account that registered it.
+    pub bound: bool,
 }
 
 /// Talks to vaults.
@@ -113,7 +117,7 @@ impl<'a> Client<'a> {
 
     /// Registers, activates, does one real login, and only then returns.
     pub fn register(&self, new: &NewRecord<'_>) -> Result<Registration, VaultError> {
-        let NewRecord { address, epoch, repo, keys, password, argon, claim } = *new;
+        let NewRecord { address, epoch, repo, keys, password, argon, claim, bind } = *new;
         password.check_new()?;
         let cost = match argon {
             Argon2Choice::Calibrated => Argon2Cost::calibrate(self.clock),
@@ -123,7 +127,7 @@ impl<'a> Client<'a> {
         let mut session = self.session(address, pin)?;
         let manifest = session.manifest.clone();
         let (request, step) =
-            Registering::start(&manifest, repo, password, cost, claim, self.random)?;
+            Registering::start(&manifest, repo, password, cost, (claim, bind), self.random)?;
         let reply = session.call(&request)?;
         let (request, step) = step.evaluated(reply, &manifest, keys, self.random)?;
         let reply = session.call(&request)?;
@@ -147,7 +151,7 @@ impl<'a> Client<'a> {
                     ))
             });
         if same {
-            Ok(Registration { locator, manifest })
+            Ok(Registration { locator, manifest, bound: registered.bound })
         } else {
             Err(VaultError::Unexpected("other keys than registered"))
         }
@@ -402,18 +406,6 @@ impl Session<'_> {
         VaultError::Unanswered { host: self.host(), why, right }
     }
 
-    /// Fills in how long a wait is, by this machine's clock.
-    fn with_wait(&self, error: VaultError) -> VaultError {
-        match error {
-            VaultError::TryLater { not_before: Some(time), tries, .. } => {
-                let now = self.client.clock.now().secs.max(0) as u64;
-                let wait = Some(time.saturating_sub(now));
-                VaultError::TryLater { not_before: Some(time), wait, tries }
-            }
-            other => other,
-        }
-    }
-
     fn login(
         &mut self,
         locator: &Locator,
@@ -437,7 +429,7 @@ impl Session<'_> {
                     random.fill(&mut ke3);
                     let _ = self.once(&Request::Redeem { ticket: *ticket, attempt: *attempt, ke3 });
                 }
-                return Err(self.with_wait(error));
+                return Err(error);
             }
         };
         if !step.is_right() {

@@ -17,8 +17,8 @@ pub enum VaultError {
         "The vault has closed this record: all tries are used up. The password can no longer open it; the 64-digit key still can."
     )]
     Closed {
-        /// When the key material is erased.
-        until: Seconds,
+        /// Seconds until the key material is erased.
+        left: Seconds,
     },
     /// The registration is over.
     #[error("{}", over(*.0))]
@@ -39,10 +39,8 @@ pub enum VaultError {
     /// Delays are running, or the vault is busy.
     #[error("{}", later(*.wait))]
     TryLater {
-        /// Not before this time, if the vault said one.
-        not_before: Option<Seconds>,
-        /// The same in seconds from now, by this machine's clock.
-        wait: Option<u64>,
+        /// Seconds until the next attempt is taken, if the vault said it.
+        wait: Option<Seconds>,
         /// What is left, if the vault said it.
         tries: Option<Tries>,
     },
@@ -102,6 +100,21 @@ pub enum VaultError {
         "This account has registered as often as the vault allows in a day. Try again tomorrow."
     )]
     Budget,
+    /// The record is bound to another account.
+    #[error(
+        "The vault sees no account that this record may be opened from. Give the token of the account that registered it by --vault-token FILE, and come by the relay that knows it. No try was spent. The 64-digit key still opens the folder."
+    )]
+    Account,
+    /// The folder's entry is not what was registered.
+    #[error(
+        "The folder's entry for the vault was changed: with it the right password would count as a wrong one. No try was spent. Let the sync client finish, or put the folder's register files back; the 64-digit key still opens the folder."
+    )]
+    Terms,
+    /// The record was asked for too often.
+    #[error(
+        "This record was opened or noted too often within a day. Try again tomorrow. No try was spent. The 64-digit key still opens the folder."
+    )]
+    TooOften,
     /// The operator stopped the record.
     #[error(
         "The vault's operator has stopped this record. Ask them. The 64-digit key still opens the folder."
@@ -121,7 +134,7 @@ pub enum VaultError {
 const COUNTED: &str = "The attempt counts as a failure until one succeeds.";
 
 fn after(tries: &Tries) -> String {
-    let waiting = if tries.not_before == 0 {
+    let waiting = if tries.wait == 0 {
         " No waiting time.".to_owned()
     } else {
         " Wait before the next try.".to_owned()
@@ -185,10 +198,11 @@ impl VaultError {
             | Self::UnknownTicket
             | Self::NotActivated
             | Self::Frozen
+            | Self::Account
             | Self::Held => 13,
-            Self::TryLater { .. } | Self::Budget => 14,
+            Self::TryLater { .. } | Self::Budget | Self::TooOften => 14,
             Self::Unreachable { .. } => 15,
-            Self::NotPinned(_) | Self::ForeignKey => 16,
+            Self::NotPinned(_) | Self::ForeignKey | Self::Terms => 16,
             Self::Memory { .. } => 18,
             Self::Unanswered { .. } | Self::Unexpected(_) => 19,
             Self::Password(_)
@@ -235,8 +249,8 @@ impl From<Standing> for VaultError {
     fn from(standing: Standing) -> Self {
         match standing {
             Standing::Registering => Self::NotActivated,
-            Standing::Active(_) => Self::Unexpected("an active record was refused"),
-            Standing::Closed { until } => Self::Closed { until },
+            Standing::Active { .. } => Self::Unexpected("an active record was refused"),
+            Standing::Closed { left } => Self::Closed { left },
             Standing::Ended(ended) => Self::Ended(ended),
         }
     }
@@ -248,20 +262,21 @@ impl From<Refusal> for VaultError {
             Refusal::UnknownTicket => Self::UnknownTicket,
             Refusal::RegistrationClosed => Self::RegistrationClosed,
             Refusal::Taken => Self::Unexpected("the registration is taken"),
-            Refusal::TooEarly(tries) => Self::TryLater {
-                not_before: Some(tries.not_before),
-                wait: None,
-                tries: Some(tries),
-            },
+            Refusal::TooEarly(tries) => {
+                Self::TryLater { wait: Some(tries.wait), tries: Some(tries) }
+            }
             Refusal::Standing(standing) => standing.into(),
             Refusal::BadProof(_) => Self::BadSignature,
             Refusal::UnknownAttempt => Self::Unexpected("the attempt is no longer known"),
-            Refusal::TryLater => Self::TryLater { not_before: None, wait: None, tries: None },
+            Refusal::TryLater => Self::TryLater { wait: None, tries: None },
             Refusal::Malformed => Self::Unexpected("it calls our message malformed"),
             Refusal::Frozen => Self::Frozen,
             Refusal::Invite => Self::Invite,
             Refusal::Budget => Self::Budget,
             Refusal::Held => Self::Held,
+            Refusal::Account => Self::Account,
+            Refusal::Terms => Self::Terms,
+            Refusal::TooOften => Self::TooOften,
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::crypto::{KeyCheck, RepoId, Secret, random_id};
 use crate::io::Random;
 use crate::vault::protocol::{
     AttemptId, Binding, Events, KE1, KE3, Locator, Manifest, Mark, NoteKeys, Password, Refusal,
-    Reply, Request, Rng, Stretch, Suite, Ticket, Tries, open_payload,
+    Reply, Request, Rng, Stretch, Suite, Ticket, Tries, open_payload, terms_hash,
 };
 
 /// Waits for KE2. In memory only: on disk it would be a test for passwords
@@ -43,7 +43,9 @@ impl LoggingIn {
         let attempt = random_id(random);
         let ke1: [u8; KE1] =
             started.message.serialize().as_slice().try_into().expect("RFC 9807's size for P-256");
-        let message = Request::Attempt { ticket: locator.ticket, attempt, ke1: Box::new(ke1) };
+        let terms = terms_hash(repo, &locator.registration, cost);
+        let (ticket, ke1) = (locator.ticket, Box::new(ke1));
+        let message = Request::Attempt { ticket, attempt, terms, ke1 };
         let state =
             Self { state: started.state, input, binding, attempt, ticket: locator.ticket, stretch };
         Ok((message, state))

@@ -8,12 +8,12 @@ use opaque_ke::{
 use zeroize::Zeroizing;
 
 use super::error::VaultError;
-use crate::crypto::{KeyCheck, Purpose, RepoId, Secret, derive, random_id};
+use crate::crypto::{Hash, KeyCheck, Purpose, RepoId, Secret, derive, random_id};
 use crate::io::Random;
 use crate::vault::protocol::{
-    Argon2Cost, Binding, Invite, Locator, Manifest, NoteKeys, Password, REGISTER_REQUEST,
-    RegistrationId, Reply, Request, Retirement, Right, Rng, Stretch, Suite, Ticket,
-    activation_statement, record_hash, seal_payload, succession_statement,
+    Argon2Cost, Bind, Binding, Enrolled, Invite, Locator, Manifest, NoteKeys, Password,
+    REGISTER_REQUEST, RegistrationId, Reply, Request, Retirement, Right, Rng, Stretch, Suite,
+    Ticket, activation_statement, seal_payload, succession_statement, terms_hash,
 };
 
 /// The Ed25519 key that speaks for the owner about one registration.
@@ -85,6 +85,7 @@ pub struct Registering {
     binding: Binding,
     ticket: Ticket,
     cost: Argon2Cost,
+    terms: Hash,
     stretch: Stretch,
 }
 
@@ -96,7 +97,7 @@ impl Registering {
         repo: &RepoId,
         password: &Password,
         cost: Argon2Cost,
-        claim: Claim<'_>,
+        (claim, bind): (Claim<'_>, Bind),
         random: &dyn Random,
     ) -> Result<(Request, Self), VaultError> {
         password.check_new()?;
@@ -106,6 +107,7 @@ impl Registering {
         let ticket = random_id(random);
         let stretch = Stretch::claim(cost)?;
         let input = password.input(repo, cost)?;
+        let terms = terms_hash(repo, &binding.registration, cost);
         let started = ClientRegistration::<Suite>::start(&mut Rng(random), &input)
             .map_err(|_| VaultError::Unexpected("the password cannot be blinded"))?;
         let request: [u8; REGISTER_REQUEST] = started.message.serialize().into();
@@ -114,9 +116,12 @@ impl Registering {
             registration: binding.registration,
             repo: *repo,
             right: claim.right(&binding, &ticket),
+            bind,
+            terms,
             request,
         };
-        Ok((message, Self { state: started.state, request, input, binding, ticket, cost, stretch }))
+        let state = started.state;
+        Ok((message, Self { state, request, input, binding, ticket, cost, terms, stretch }))
     }
 
     /// Stretches the password and seals `keys` (the current one first) with
@@ -128,7 +133,9 @@ impl Registering {
         keys: &[(KeyCheck, &Secret)],
         random: &dyn Random,
     ) -> Result<(Request, Uploading), VaultError> {
-        let Reply::Registered { reply, generation } = reply else { return Err(unexpected(&reply)) };
+        let Reply::Registered { reply, generation, bound } = reply else {
+            return Err(unexpected(&reply));
+        };
         let response = RegistrationResponse::<Suite>::deserialize(&reply[..])
             .map_err(|_| VaultError::Unexpected("a malformed registration reply"))?;
         let (client, server) = (self.binding.client_id(), self.binding.server_id());
@@ -158,17 +165,19 @@ impl Registering {
             NoteKeys::derive(current, repo, registration).verifying()
         };
         let upload = finished.message.serialize();
-        let hash = record_hash(
-            &self.binding,
+        let enrolled = Enrolled {
             generation,
-            &self.request,
-            &reply[..],
-            &upload,
-            &verifying,
-            &noting,
-            &payload,
-        );
-        let signature = signing.sign(&activation_statement(&hash)).to_bytes();
+            bound,
+            terms: &self.terms,
+            request: &self.request,
+            reply: &reply[..],
+            upload: &upload,
+            verifying: &verifying,
+            noting: &noting,
+            payload: &payload,
+        };
+        let statement = activation_statement(&enrolled.hash(&self.binding));
+        let signature = signing.sign(&statement).to_bytes();
         let registration = self.binding.registration;
         let message = Request::RegisterFinish {
             ticket: self.ticket,
@@ -178,7 +187,7 @@ impl Registering {
             noting,
             payload: payload.into_boxed_slice().try_into().expect("sealed payloads have one size"),
         };
-        let registered = Registered { ticket: self.ticket, registration, cost: self.cost };
+        let registered = Registered { ticket: self.ticket, registration, cost: self.cost, bound };
         Ok((message, Uploading { registered, signature }))
     }
 }
@@ -215,6 +224,8 @@ pub struct Registered {
     pub registration: RegistrationId,
     /// The cost it was made at.
     pub cost: Argon2Cost,
+    /// Whether it opens only for the account that registered it.
+    pub bound: bool,
 }
 
 impl Activating {

@@ -34,7 +34,8 @@ impl Clock for Later {
         Timestamp { secs: now.secs + self.0.load(Ordering::SeqCst), ..now }
     }
     fn elapsed(&self) -> Duration {
-        SystemClock.elapsed()
+        let later = self.0.load(Ordering::SeqCst).max(0) as u64;
+        SystemClock.elapsed() + Duration::from_secs(later)
     }
 }
 
@@ -150,6 +151,7 @@ fn try_register(
         password: &password,
         argon,
         claim: Claim::Open,
+        bind: Bind::Usual,
     })
 }
 
@@ -160,7 +162,8 @@ fn a_password_opens_what_was_registered_until_ten_wrong_ones_close_it() {
     let locator = register(&vault, &keys, RIGHT);
     assert!(Locator::decode(&locator.encode()).is_ok_and(|read| read == locator));
     // Registering did one real login, so all tries are there.
-    let Standing::Active(tries) = client().status(&locator, vault.pin()).unwrap().standing else {
+    let Standing::Active { tries, .. } = client().status(&locator, vault.pin()).unwrap().standing
+    else {
         panic!("not active");
     };
     assert_eq!((tries.left, tries.failures_left), (10, 50));
@@ -173,13 +176,23 @@ fn a_password_opens_what_was_registered_until_ten_wrong_ones_close_it() {
         "Wrong password. 9 of 10 tries left; after the last the vault destroys the key. \
          No waiting time."
     );
-    // Another repository's id makes the right password wrong.
-    let other = client().unlock(&locator, &[8; 16], &password(RIGHT), vault.pin());
-    assert_eq!(other.err().unwrap().tries_left(), Some(8));
+    // Whoever writes to the folder can change what the password is computed with, and
+    // made the right one a counted failure by that.
+    let dearer = Argon2Cost { passes: 4, ..locator.cost };
+    let forged = [
+        (Locator { cost: dearer, ..locator.clone() }, REPO),
+        (Locator { registration: [8; 16], ..locator.clone() }, REPO),
+        (locator.clone(), [8; 16]),
+    ];
+    for (locator, repo) in forged {
+        let error = client().unlock(&locator, &repo, &password(RIGHT), vault.pin()).err().unwrap();
+        assert!(matches!(error, VaultError::Terms), "{error}");
+        assert_eq!((error.exit_code(), error.tries_left()), (16, None));
+    }
     let right = client().unlock(&locator, &REPO, &password(RIGHT), vault.pin()).unwrap();
     assert_eq!(right.keys.len(), 2);
     assert!(right.keys.iter().zip(&keys).all(|(a, b)| a.0 == b.0 && a.1.expose() == b.1.expose()));
-    assert_eq!((right.tries.left, right.tries.failures_left), (10, 48));
+    assert_eq!((right.tries.left, right.tries.failures_left), (10, 49));
 
     for left in (0..10).rev() {
         let error = client().unlock(&locator, &REPO, &wrong, vault.pin()).err().unwrap();
@@ -213,6 +226,7 @@ fn a_new_password_ends_the_old_registration_and_delete_ends_the_new_one() {
         password: &second,
         argon: CHEAP,
         claim: Claim::Open,
+        bind: Bind::Usual,
     };
     let (new, ended) = client().replace(&old, &keys[0].1, vault.pin(), &new).unwrap();
     let new = new.locator;
@@ -534,6 +548,7 @@ fn what_one_site_began_another_finishes() {
         password: &password(RIGHT),
         argon: CHEAP,
         claim: Claim::Open,
+        bind: Bind::Usual,
     };
     let locator = client().register(&new).unwrap().locator;
     // Cut off before the attempt, after it, and after the proof.

@@ -19,8 +19,8 @@ pub use embedded::{EmbeddedLedger, FILE as LEDGER};
 pub use etcd::EtcdLedger;
 pub use mark::{Guarded, MARK, MarkError, read_mark, reset_mark};
 pub use seal::{
-    RECORD_LIMIT, SealError, account_name, invite_name, open_value, record_name, seal_value,
-    sealed_under,
+    RECORD_LIMIT, SealError, account_name, clock_name, invite_name, open_value, record_name,
+    seal_value, sealed_under,
 };
 
 /// HMAC of a ticket under the lookup key.

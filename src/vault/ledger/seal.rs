@@ -55,6 +55,11 @@ pub fn account_name(keys: &dyn KeyProtection, account: &str) -> Result<Name, Key
     keys.lookup_mac(&message)
 }
 
+/// The name of how long the vault has been served.
+pub fn clock_name(keys: &dyn KeyProtection) -> Result<Name, KeyError> {
+    keys.lookup_mac(b"amberfs-vault clock 1")
+}
+
 fn cipher(
     keys: &dyn KeyProtection,
     generation: u32,

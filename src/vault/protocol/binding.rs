@@ -1,7 +1,7 @@
 //! What a registration and an attempt are bound to, and the statements that
 //! the owner signs. One function a statement, each with its own label.
 
-use super::{AttemptId, FleetId, RegistrationId, SUITE, Ticket};
+use super::{Argon2Cost, AttemptId, FleetId, RegistrationId, SUITE, Ticket};
 use crate::crypto::{Hash, RepoId, hash};
 use crate::format::wire::Encoder;
 
@@ -35,7 +35,7 @@ impl Binding {
     /// registration id, attempt id. No channel binding: a stored KE2 must stay
     /// valid on a second connection.
     pub fn context(&self, attempt: &AttemptId) -> Vec<u8> {
-        let mut context = b"amberfs-vault/1".to_vec();
+        let mut context = b"amberfs-vault/2".to_vec();
         context.extend_from_slice(&self.fleet);
         context.extend_from_slice(&self.registration);
         context.extend_from_slice(attempt);
@@ -96,6 +96,36 @@ pub enum Right {
         /// Over [`succession_statement`], by the key derived from K for the old one.
         signature: [u8; 64],
     },
+}
+
+/// Whether a record opens for one account only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Bind {
+    /// As the vault's operator has set it; a successor as the record before it.
+    #[default]
+    Usual = 0,
+    /// Only for the account that registers it.
+    Account = 1,
+    /// For everybody who has ticket and password.
+    Nobody = 2,
+}
+
+impl Bind {
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Usual, Self::Account, Self::Nobody].into_iter().find(|bind| *bind as u8 == byte)
+    }
+}
+
+/// Hash of what a client takes from the folder and computes with: repository id,
+/// registration id, Argon2id cost. The client sends it with each attempt, and the vault
+/// takes no try where it is not what was registered: whoever writes to the folder could
+/// make the right password a wrong one otherwise.
+pub fn terms_hash(repo: &RepoId, registration: &RegistrationId, cost: Argon2Cost) -> Hash {
+    let mut terms = Encoder::new();
+    terms.raw(b"amberfs-vault terms 1").raw(repo).raw(registration);
+    cost.encode(&mut terms);
+    hash(&terms.finish())
 }
 
 /// Longest name of an account.
@@ -161,24 +191,41 @@ impl Retirement {
     }
 }
 
-/// The hash of everything that was registered. Client and vault compute it
-/// each for itself; the activation signs it.
-#[expect(clippy::too_many_arguments, reason = "each is one part of a registration")]
-pub fn record_hash(
-    binding: &Binding,
-    generation: u32,
-    request: &[u8],
-    reply: &[u8],
-    upload: &[u8],
-    verifying: &[u8; 32],
-    noting: &[u8; 32],
-    payload: &[u8],
-) -> Hash {
-    let mut record = Encoder::new();
-    record.raw(b"amberfs-vault record 1").u8(SUITE).u32(generation);
-    record.raw(&binding.fleet).raw(&binding.client_id());
-    record.bytes(request).bytes(reply).bytes(upload).raw(verifying).raw(noting).bytes(payload);
-    hash(&record.finish())
+/// All that was registered under a [`Binding`].
+#[derive(Clone, Copy)]
+pub struct Enrolled<'a> {
+    /// Generation of the keys that evaluated the password.
+    pub generation: u32,
+    /// Whether the record opens only for the account that registered it.
+    pub bound: bool,
+    /// The client's [`terms_hash`].
+    pub terms: &'a Hash,
+    /// The blinded password.
+    pub request: &'a [u8],
+    /// Its evaluation.
+    pub reply: &'a [u8],
+    /// OPAQUE's registration upload.
+    pub upload: &'a [u8],
+    /// Public half of the key derived from K.
+    pub verifying: &'a [u8; 32],
+    /// Public half of the key for notes.
+    pub noting: &'a [u8; 32],
+    /// The sealed payload.
+    pub payload: &'a [u8],
+}
+
+impl Enrolled<'_> {
+    /// The hash of everything that was registered. Client and vault compute it each for
+    /// itself; the activation signs it.
+    pub fn hash(&self, binding: &Binding) -> Hash {
+        let mut record = Encoder::new();
+        record.raw(b"amberfs-vault record 2").u8(SUITE).u32(self.generation);
+        record.raw(&binding.fleet).raw(&binding.client_id());
+        record.u8(u8::from(self.bound)).raw(self.terms);
+        record.bytes(self.request).bytes(self.reply).bytes(self.upload);
+        record.raw(self.verifying).raw(self.noting).bytes(self.payload);
+        hash(&record.finish())
+    }
 }
 
 /// The statement that activates a record.

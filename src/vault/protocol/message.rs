@@ -1,20 +1,24 @@
 //! Messages and their frames. A frame is the length of its message (2 bytes,
 //! LE), the message, and zeros up to the one size of its direction: who watches
-//! the line sees the number of messages, never their kind.
+//! the line sees the number of messages, never their kind. A message begins with
+//! the version of the protocol.
 
 use zeroize::Zeroizing;
 
 use super::{
-    AttemptId, Ended, Events, KE1, KE2, KE3, MANIFEST_LIMIT, Note, PAYLOAD_SEALED, REGISTER_REPLY,
-    REGISTER_REQUEST, REGISTER_UPLOAD, RegistrationId, Retirement, Right, Seconds, Ticket,
+    AttemptId, Bind, Ended, Events, KE1, KE2, KE3, MANIFEST_LIMIT, Note, PAYLOAD_SEALED,
+    REGISTER_REPLY, REGISTER_REQUEST, REGISTER_UPLOAD, RegistrationId, Retirement, Right, Seconds,
+    Ticket,
 };
-use crate::crypto::RepoId;
+use crate::crypto::{Hash, RepoId};
 use crate::format::wire::{DecodeError, Decoder, Encoder, Result};
 
 /// Bytes of every frame from client to vault.
 pub const REQUEST_SIZE: usize = 1024;
 /// Bytes of every frame from vault to client.
 pub const REPLY_SIZE: usize = 2048;
+/// The version of the protocol, the first byte of every message.
+pub const PROTOCOL: u8 = 2;
 
 /// What a client asks.
 #[derive(Clone, PartialEq, Eq)]
@@ -31,6 +35,10 @@ pub enum Request {
         repo: RepoId,
         /// Why the vault should take it.
         right: Right,
+        /// Whether it is to open for one account only.
+        bind: Bind,
+        /// Hash of what the password is computed with.
+        terms: Hash,
         /// The blinded password.
         request: [u8; REGISTER_REQUEST],
     },
@@ -64,6 +72,8 @@ pub enum Request {
         ticket: Ticket,
         /// Chosen by the client; the same again is a retry.
         attempt: AttemptId,
+        /// Hash of what the password is computed with, as at the registration.
+        terms: Hash,
         /// OPAQUE's KE1.
         ke1: Box<[u8; KE1]>,
     },
@@ -113,8 +123,8 @@ pub struct Tries {
     pub left: u8,
     /// Failures left in the life of the registration.
     pub failures_left: u8,
-    /// No attempt before this time; 0 if at once.
-    pub not_before: Seconds,
+    /// Seconds from now until the next attempt is taken; 0 if at once.
+    pub wait: Seconds,
 }
 
 /// How a record stands, told to a holder of its ticket.
@@ -123,12 +133,17 @@ pub enum Standing {
     /// Not activated yet.
     Registering,
     /// Can be opened.
-    Active(Tries),
-    /// No tries left. Until the time given, a proof of an attempt already paid
+    Active {
+        /// What is left.
+        tries: Tries,
+        /// Whether it opens only for the account that registered it.
+        bound: bool,
+    },
+    /// No tries left. For the time given, a proof of an attempt already paid
     /// for reopens it.
     Closed {
-        /// When the key material is erased.
-        until: Seconds,
+        /// Seconds from now until the key material is erased.
+        left: Seconds,
     },
     /// Over; nothing is left but a tombstone.
     Ended(Ended),
@@ -163,6 +178,13 @@ pub enum Refusal {
     Budget,
     /// The operator has stopped this record: nothing is evaluated until it is let go.
     Held,
+    /// The record opens for another account only, or there is none to bind it to.
+    Account,
+    /// What the attempt would be computed with is not what was registered. No try was
+    /// taken.
+    Terms,
+    /// The record was asked for too often within a day.
+    TooOften,
 }
 
 /// What the vault answers.
@@ -176,6 +198,8 @@ pub enum Reply {
         reply: Box<[u8; REGISTER_REPLY]>,
         /// The key generation.
         generation: u32,
+        /// Whether the record opens only for the account that registers it.
+        bound: bool,
     },
     /// The record is stored, not yet active.
     Uploaded,
@@ -213,6 +237,13 @@ fn boxed<const N: usize>(input: &mut Decoder<'_>) -> Result<Box<[u8; N]>> {
     Ok(Box::new(input.array()?))
 }
 
+/// Room for the longest message, and the version that it begins with.
+fn begin(size: usize) -> Encoder {
+    let mut out = Encoder::with_capacity(size);
+    out.u8(PROTOCOL);
+    out
+}
+
 fn frame(message: &[u8], size: usize) -> Vec<u8> {
     assert!(message.len() + 2 <= size, "every message fits in its frame");
     let mut out = Vec::with_capacity(size);
@@ -232,19 +263,23 @@ fn unframe(bytes: &[u8], size: usize) -> Result<Decoder<'_>> {
     if input.raw(input.remaining())?.iter().any(|byte| *byte != 0) {
         return Err(DecodeError::Invalid("frame padding"));
     }
-    Ok(Decoder::new(message))
+    let mut message = Decoder::new(message);
+    if message.u8()? != PROTOCOL {
+        return Err(DecodeError::Invalid("protocol version"));
+    }
+    Ok(message)
 }
 
 /// A frame of [`REQUEST_SIZE`] bytes; wiped, as an upload is as secret as a
 /// password hash.
 pub fn encode_request(request: &Request) -> Zeroizing<Vec<u8>> {
-    let mut out = Encoder::with_capacity(REQUEST_SIZE);
+    let mut out = begin(REQUEST_SIZE);
     match request {
         Request::Manifest => out.u8(1),
-        Request::RegisterStart { ticket, registration, repo, right, request } => {
+        Request::RegisterStart { ticket, registration, repo, right, bind, terms, request } => {
             out.u8(2).raw(ticket).raw(registration).raw(repo);
             put_right(&mut out, right);
-            out.raw(request)
+            out.u8(*bind as u8).raw(terms).raw(request)
         }
         Request::RegisterFinish { ticket, registration, upload, verifying, noting, payload } => out
             .u8(3)
@@ -257,8 +292,8 @@ pub fn encode_request(request: &Request) -> Zeroizing<Vec<u8>> {
         Request::Activate { ticket, registration, signature } => {
             out.u8(4).raw(ticket).raw(registration).raw(signature)
         }
-        Request::Attempt { ticket, attempt, ke1 } => {
-            out.u8(5).raw(ticket).raw(attempt).raw(&ke1[..])
+        Request::Attempt { ticket, attempt, terms, ke1 } => {
+            out.u8(5).raw(ticket).raw(attempt).raw(terms).raw(&ke1[..])
         }
         Request::Redeem { ticket, attempt, ke3 } => out.u8(6).raw(ticket).raw(attempt).raw(ke3),
         Request::Retire { ticket, registration, reason, signature } => {
@@ -282,6 +317,8 @@ pub fn decode_request(bytes: &[u8]) -> Result<Request> {
             registration: input.array()?,
             repo: input.array()?,
             right: take_right(&mut input)?,
+            bind: Bind::from_byte(input.u8()?).ok_or(DecodeError::Invalid("bind"))?,
+            terms: input.array()?,
             request: input.array()?,
         },
         3 => Request::RegisterFinish {
@@ -300,6 +337,7 @@ pub fn decode_request(bytes: &[u8]) -> Result<Request> {
         5 => Request::Attempt {
             ticket: input.array()?,
             attempt: input.array()?,
+            terms: input.array()?,
             ke1: boxed(&mut input)?,
         },
         6 => {
@@ -352,11 +390,11 @@ fn take_right(input: &mut Decoder<'_>) -> Result<Right> {
 }
 
 fn put_tries(out: &mut Encoder, tries: &Tries) {
-    out.u8(tries.left).u8(tries.failures_left).u64(tries.not_before);
+    out.u8(tries.left).u8(tries.failures_left).u64(tries.wait);
 }
 
 fn take_tries(input: &mut Decoder<'_>) -> Result<Tries> {
-    Ok(Tries { left: input.u8()?, failures_left: input.u8()?, not_before: input.u64()? })
+    Ok(Tries { left: input.u8()?, failures_left: input.u8()?, wait: input.u64()? })
 }
 
 fn take_ended(input: &mut Decoder<'_>) -> Result<Ended> {
@@ -368,9 +406,12 @@ fn put_standing(out: &mut Encoder, standing: &Standing) {
         Standing::Registering => {
             out.u8(1);
         }
-        Standing::Active(tries) => put_tries(out.u8(2), tries),
-        Standing::Closed { until } => {
-            out.u8(3).u64(*until);
+        Standing::Active { tries, bound } => {
+            put_tries(out.u8(2), tries);
+            out.u8(u8::from(*bound));
+        }
+        Standing::Closed { left } => {
+            out.u8(3).u64(*left);
         }
         Standing::Ended(ended) => {
             out.u8(4).u8(*ended as u8);
@@ -381,8 +422,8 @@ fn put_standing(out: &mut Encoder, standing: &Standing) {
 fn take_standing(input: &mut Decoder<'_>) -> Result<Standing> {
     Ok(match input.u8()? {
         1 => Standing::Registering,
-        2 => Standing::Active(take_tries(input)?),
-        3 => Standing::Closed { until: input.u64()? },
+        2 => Standing::Active { tries: take_tries(input)?, bound: input.flag("bound")? },
+        3 => Standing::Closed { left: input.u64()? },
         4 => Standing::Ended(take_ended(input)?),
         _ => return Err(DecodeError::Invalid("standing")),
     })
@@ -423,6 +464,15 @@ fn put_refusal(out: &mut Encoder, refusal: &Refusal) {
         Refusal::Held => {
             out.u8(13);
         }
+        Refusal::Account => {
+            out.u8(14);
+        }
+        Refusal::Terms => {
+            out.u8(15);
+        }
+        Refusal::TooOften => {
+            out.u8(16);
+        }
     }
 }
 
@@ -441,19 +491,22 @@ fn take_refusal(input: &mut Decoder<'_>) -> Result<Refusal> {
         11 => Refusal::Invite,
         12 => Refusal::Budget,
         13 => Refusal::Held,
+        14 => Refusal::Account,
+        15 => Refusal::Terms,
+        16 => Refusal::TooOften,
         _ => return Err(DecodeError::Invalid("refusal")),
     })
 }
 
 /// A frame of [`REPLY_SIZE`] bytes.
 pub fn encode_reply(reply: &Reply) -> Vec<u8> {
-    let mut out = Encoder::with_capacity(REPLY_SIZE);
+    let mut out = begin(REPLY_SIZE);
     match reply {
         Reply::Manifest(bytes) => {
             out.u8(1).bytes(bytes);
         }
-        Reply::Registered { reply, generation } => {
-            out.u8(2).raw(&reply[..]).u32(*generation);
+        Reply::Registered { reply, generation, bound } => {
+            out.u8(2).raw(&reply[..]).u32(*generation).u8(u8::from(*bound));
         }
         Reply::Uploaded => {
             out.u8(3);
@@ -482,7 +535,11 @@ pub fn decode_reply(bytes: &[u8]) -> Result<Reply> {
     let mut input = unframe(bytes, REPLY_SIZE)?;
     let reply = match input.u8()? {
         1 => Reply::Manifest(input.bytes(MANIFEST_LIMIT, "manifest")?.to_vec()),
-        2 => Reply::Registered { reply: boxed(&mut input)?, generation: input.u32()? },
+        2 => Reply::Registered {
+            reply: boxed(&mut input)?,
+            generation: input.u32()?,
+            bound: input.flag("bound")?,
+        },
         3 => Reply::Uploaded,
         4 => Reply::Activated(take_tries(&mut input)?),
         5 => Reply::Challenge { ke2: boxed(&mut input)?, tries: take_tries(&mut input)? },

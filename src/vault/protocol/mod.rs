@@ -17,8 +17,8 @@ mod suite;
 
 pub use address::{Address, AddressError, Fingerprint, HOSTS_LIMIT, Place, Way};
 pub use binding::{
-    ACCOUNT_MAX, Binding, Ended, Invite, Retirement, Right, activation_statement, is_account,
-    record_hash,
+    ACCOUNT_MAX, Bind, Binding, Ended, Enrolled, Invite, Retirement, Right, activation_statement,
+    is_account, terms_hash,
 };
 pub(crate) use binding::{note_statement, succession_statement};
 pub use event::{EVENT, EVENTS, Event, EventKind, Events};
@@ -28,7 +28,7 @@ pub use manifest::{
     sign_more, signatures_of,
 };
 pub use message::{
-    REPLY_SIZE, REQUEST_SIZE, Refusal, Reply, Request, Standing, Tries, decode_reply,
+    PROTOCOL, REPLY_SIZE, REQUEST_SIZE, Refusal, Reply, Request, Standing, Tries, decode_reply,
     decode_request, encode_reply, encode_request,
 };
 pub use note::{MARKS_LIMIT, Mark, NOTE, NOTE_TEXT, Note, NoteError, NoteKeys};

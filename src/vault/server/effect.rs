@@ -2,11 +2,12 @@
 //! the [`Write`]; evaluations turn into writes and into nothing else.
 
 use super::record::{Label, Material, PENDING_LIMIT, Pending, Record, State};
+use super::served::Served;
 use super::step::{FAILURES, GRACE, TRIES};
-use crate::crypto::hash;
+use crate::crypto::{Hash, hash};
 use crate::vault::ledger::{Durable, Lineage};
 use crate::vault::protocol::{
-    AttemptId, EventKind, Events, KE1, KE2, LOGIN_STATE, Note, PAYLOAD_SEALED, REGISTER_REPLY,
+    AttemptId, Bind, EventKind, KE1, KE2, LOGIN_STATE, PAYLOAD_SEALED, REGISTER_REPLY,
     REGISTER_REQUEST, REGISTER_UPLOAD, RegistrationId, Reply, Right, Seconds, Standing, Tries,
 };
 
@@ -25,13 +26,15 @@ impl Write {
         &self.record
     }
 
-    /// The same, stating what the ledger will report of it: `found` is what it
-    /// reports of the value before, none if there is no such name yet.
+    /// The same, stating when it is written and what the ledger will report of it:
+    /// `found` is what it reports of the value before, none if there is no such name
+    /// yet.
     #[must_use]
-    pub fn of_lineage(mut self, found: Option<Lineage>) -> Self {
+    pub fn of_lineage(mut self, found: Option<Lineage>, now: Served) -> Self {
         let reserves = self.record.state == State::Reserved;
         assert!(found.is_none() == reserves, "a name is made by a value that is worth nothing");
         self.record.lineage = found.map_or(Lineage::FIRST, Lineage::next);
+        self.record.touched = now;
         self
     }
 
@@ -66,32 +69,33 @@ pub struct Reservation {
     pub(super) registration: RegistrationId,
     /// By what right.
     pub right: Right,
-    pub(super) now: Seconds,
+    /// Whether it is to open for one account only.
+    pub bind: Bind,
+    pub(super) now: (Seconds, Served),
 }
 
 impl Reservation {
     /// The record that takes it.
-    pub fn write(self, generation: u32, label: Label) -> Write {
+    pub fn write(self, generation: u32, owner: (Label, bool)) -> Write {
         let Self { repo, registration, now, .. } = self;
-        let record = Record::reservation(generation, repo, registration, label, now);
+        let record = Record::reservation(generation, repo, registration, owner, now);
         Write { record, then: Reply::Standing(Standing::Registering) }
     }
 }
 
 /// A registration that may be evaluated.
 pub struct Enrolment {
-    pub(super) repo: [u8; 16],
-    pub(super) registration: RegistrationId,
+    /// What holds the name.
+    pub(super) record: Record,
     /// The blinded password.
     pub request: [u8; REGISTER_REQUEST],
-    pub(super) label: Label,
-    pub(super) now: Seconds,
+    pub(super) terms: Hash,
 }
 
 impl Enrolment {
     /// Which registration.
     pub fn registration(&self) -> &RegistrationId {
-        &self.registration
+        &self.record.registration
     }
 
     /// The new record. Its evaluation counts as one of the tries.
@@ -101,19 +105,14 @@ impl Enrolment {
         credential: [u8; 32],
         reply: [u8; REGISTER_REPLY],
     ) -> Write {
+        let bound = self.record.bound;
         let record = Record {
             generation,
-            repo: self.repo,
-            registration: self.registration,
             state: State::Started,
             tries_left: TRIES - 1,
-            failures: 0,
-            not_before: 0,
-            created: self.now,
-            touched: self.now,
-            lineage: Lineage::default(),
             material: Some(Material {
                 credential,
+                terms: self.terms,
                 request: self.request,
                 reply,
                 upload: [0; REGISTER_UPLOAD],
@@ -122,13 +121,9 @@ impl Enrolment {
                 payload: [0; PAYLOAD_SEALED],
                 ke2: [0; KE2],
             }),
-            pending: Vec::new(),
-            events: Events::default(),
-            label: self.label,
-            held: false,
-            note: Note::default(),
+            ..self.record
         };
-        Write { then: Reply::Registered { reply: Box::new(reply), generation }, record }
+        Write { then: Reply::Registered { reply: Box::new(reply), generation, bound }, record }
     }
 }
 
@@ -139,7 +134,8 @@ pub struct Admission {
     pub attempt: AttemptId,
     /// Its KE1.
     pub ke1: Box<[u8; KE1]>,
-    pub(super) now: Seconds,
+    pub(super) wall: Seconds,
+    pub(super) now: Served,
     pub(super) delays: bool,
 }
 
@@ -155,9 +151,8 @@ impl Admission {
         assert!(record.state == State::Active && record.tries_left > 0, "admitted only then");
         record.tries_left -= 1;
         record.failures += 1;
-        record.touched = self.now;
-        let now = self.now;
-        record.events.note(EventKind::Failed, now);
+        let (wall, now) = (self.wall, self.now);
+        record.events.note(EventKind::Failed, wall);
         record.pending.retain(|pending| pending.expires > now);
         if record.pending.len() == PENDING_LIMIT {
             let oldest = record.pending.iter().position(|pending| pending.redeemed).unwrap_or(0);
@@ -167,29 +162,31 @@ impl Admission {
             attempt: self.attempt,
             ke1: hash(&self.ke1[..]),
             login: *login,
-            expires: now + GRACE,
+            made: wall,
+            expires: now.plus(GRACE),
+            proofs: 0,
             redeemed: false,
         });
         let material = record.material.as_mut().expect("an active record has its material");
         material.ke2 = *ke2;
         let in_a_row = usize::from(TRIES - record.tries_left);
         if self.delays && in_a_row >= 3 {
-            record.not_before = now + DELAYS[(in_a_row - 3).min(DELAYS.len() - 1)];
+            record.not_before = now.plus(DELAYS[(in_a_row - 3).min(DELAYS.len() - 1)]);
         }
         if record.tries_left == 0 || record.failures >= FAILURES {
-            record.state = State::Closed { until: now + GRACE };
-            record.events.note(EventKind::Closed, now);
+            record.state = State::Closed { until: now.plus(GRACE) };
+            record.events.note(EventKind::Closed, wall);
         }
-        Write { then: Reply::Challenge { ke2, tries: tries(&record) }, record }
+        Write { then: Reply::Challenge { ke2, tries: tries(&record, now) }, record }
     }
 }
 
-/// What is left.
-pub(super) fn tries(record: &Record) -> Tries {
+/// What is left, now.
+pub(super) fn tries(record: &Record, now: Served) -> Tries {
     let failures_left = FAILURES.saturating_sub(record.failures);
     let left = match record.state {
         State::Closed { .. } => 0,
         _ => record.tries_left.min(failures_left),
     };
-    Tries { left, failures_left, not_before: record.not_before }
+    Tries { left, failures_left, wait: record.not_before.from_now(now) }
 }

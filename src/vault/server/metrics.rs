@@ -82,7 +82,10 @@ fn reply_kind(reply: &Reply) -> usize {
             | Refusal::UnknownAttempt
             | Refusal::Invite
             | Refusal::Budget
-            | Refusal::Held => 1,
+            | Refusal::Held
+            | Refusal::Account
+            | Refusal::Terms
+            | Refusal::TooOften => 1,
             Refusal::BadProof(_) => WRONG,
             Refusal::Standing(_) => 3,
             Refusal::TooEarly(_) => 4,

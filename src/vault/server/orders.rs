@@ -93,8 +93,8 @@ impl Site {
                 if !(1..=DAYS_LIMIT).contains(days) {
                     return Err("an invite is good for 1 to 366 days".into());
                 }
-                let until = self.now() + u64::from(*days) * 24 * 3600;
-                let invite = self.invite(&account.as_deref().map(Into::into), until)?;
+                let seconds = u64::from(*days) * 24 * 3600;
+                let invite = self.invite(&account.as_deref().map(Into::into), seconds)?;
                 log::info!("staff: an invite for {days} days");
                 Ok(format!("amber-invite-{}", hex(&invite)))
             }

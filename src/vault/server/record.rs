@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use crate::crypto::RepoId;
+use super::served::Served;
+use crate::crypto::{Hash, RepoId};
 use crate::format::wire::{DecodeError, Decoder, Encoder, Result};
 use crate::vault::ledger::{Lineage, RECORD_LIMIT, Revision};
 use crate::vault::protocol::{
@@ -16,13 +17,25 @@ use crate::vault::protocol::{
 
 /// Most attempts whose proof is awaited.
 pub const PENDING_LIMIT: usize = 10;
+/// Attempts and notes of one record within [`DAY`]: each is a write of the ledger.
+pub const DAILY: u16 = 1000;
+/// A day, in seconds served.
+const DAY: Seconds = 24 * 3600;
 const LINEAGE: usize = 16;
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
-const HEAD: usize = 2 + 4 + 32 + 9 + 1 + 1 + 8 + 8 + 8;
-const MATERIAL: usize =
-    1 + 32 + REGISTER_REQUEST + REGISTER_REPLY + REGISTER_UPLOAD + 32 + 32 + PAYLOAD_SEALED + KE2;
-const PENDING: usize = 16 + 32 + LOGIN_STATE + 8 + 1;
+const HEAD: usize = 2 + 4 + 32 + 9 + 1 + 1 + 8 + 8 + 8 + 8 + 1 + 8 + 2;
+const MATERIAL: usize = 1
+    + 32
+    + 32
+    + REGISTER_REQUEST
+    + REGISTER_REPLY
+    + REGISTER_UPLOAD
+    + 32
+    + 32
+    + PAYLOAD_SEALED
+    + KE2;
+const PENDING: usize = 16 + 32 + LOGIN_STATE + 8 + 8 + 1 + 1;
 const LONGEST: usize = HEAD
     + MATERIAL
     + 1
@@ -51,21 +64,23 @@ pub enum State {
     /// proven right.
     Closed {
         /// End of the days of grace.
-        until: Seconds,
+        until: Served,
     },
     /// A tombstone.
     Ended(Ended),
     /// No record: an invite that can be used until then.
     Invite {
         /// End of its time.
-        until: Seconds,
+        until: Served,
     },
     /// No record: an invite that a registration used. `repo` is that one's ticket, and
     /// `tries_left` 1 once that one's name is taken.
     Used,
-    /// No record: how often an account may still register. `created` is when that was
+    /// No record: how often an account may still register. `began` is when that was
     /// counted anew, `registration` the last one.
     Account,
+    /// No record: how long the vault has been served, in `touched`.
+    Clock,
 }
 
 impl State {
@@ -73,13 +88,18 @@ impl State {
     fn is_bare(self) -> bool {
         matches!(
             self,
-            Self::Reserved | Self::Ended(_) | Self::Invite { .. } | Self::Used | Self::Account
+            Self::Reserved
+                | Self::Ended(_)
+                | Self::Invite { .. }
+                | Self::Used
+                | Self::Account
+                | Self::Clock
         )
     }
 
     /// Whether it is what the vault remembers besides records.
     pub fn is_beside(self) -> bool {
-        matches!(self, Self::Invite { .. } | Self::Used | Self::Account)
+        matches!(self, Self::Invite { .. } | Self::Used | Self::Account | Self::Clock)
     }
 }
 
@@ -91,6 +111,8 @@ pub type Label = Option<Arc<str>>;
 pub struct Material {
     /// Random; decides the OPRF key.
     pub credential: [u8; 32],
+    /// What an attempt must be computed with, as the client hashed it.
+    pub terms: Hash,
     /// The blinded password of the registration.
     pub request: [u8; REGISTER_REQUEST],
     /// Its evaluation, to be repeated to the same request.
@@ -116,8 +138,12 @@ pub struct Pending {
     pub ke1: [u8; 32],
     /// Holds the expected KE3.
     pub login: [u8; LOGIN_STATE],
+    /// When it was made, by the wall clock: it names its event.
+    pub made: Seconds,
     /// No proof is taken after it, unless the record is closed.
-    pub expires: Seconds,
+    pub expires: Served,
+    /// Proofs of it that were written down, right or wrong.
+    pub proofs: u8,
     /// Whether it was proven right.
     pub redeemed: bool,
 }
@@ -138,12 +164,17 @@ pub struct Record {
     /// Attempts not proven right, in its life.
     pub failures: u8,
     /// No attempt before this time.
-    pub not_before: Seconds,
-    /// When it was made.
+    pub not_before: Served,
+    /// When it was made, by the wall clock: for people.
     pub created: Seconds,
-    /// When an attempt was last admitted or proven right, by the clock of the
-    /// site that did it.
-    pub touched: Seconds,
+    /// When it was made.
+    pub began: Served,
+    /// When this very value was written.
+    pub touched: Served,
+    /// Whether attempts are taken only from the account in `label`.
+    pub bound: bool,
+    /// When attempts and notes were counted anew, and how many there were since.
+    pub daily: (Served, u16),
     /// What the ledger must report of this very value.
     pub lineage: Lineage,
     /// The secret part.
@@ -166,8 +197,8 @@ impl Record {
         generation: u32,
         repo: RepoId,
         registration: RegistrationId,
-        label: Label,
-        now: Seconds,
+        (label, bound): (Label, bool),
+        (wall, served): (Seconds, Served),
     ) -> Self {
         Self {
             generation,
@@ -176,9 +207,12 @@ impl Record {
             state: State::Reserved,
             tries_left: 0,
             failures: 0,
-            not_before: 0,
-            created: now,
-            touched: now,
+            not_before: Served(0),
+            created: wall,
+            began: served,
+            touched: served,
+            bound,
+            daily: (served, 0),
             lineage: Lineage::FIRST,
             material: None,
             pending: Vec::new(),
@@ -192,6 +226,16 @@ impl Record {
     /// Whether it holds a name for something beside records.
     pub fn is_placeholder(&self) -> bool {
         self.state == State::Reserved && self.registration == [0; 16]
+    }
+
+    /// Counts one more attempt or note; false if there were too many within a day.
+    pub fn charge(&mut self, now: Served) -> bool {
+        if now >= self.daily.0.plus(DAY) {
+            self.daily = (now, 0);
+        }
+        let may = self.daily.1 < DAILY;
+        self.daily.1 += u16::from(may);
+        may
     }
 
     /// What its evaluations are bound to.
@@ -221,6 +265,7 @@ impl Record {
             pending: Vec::new(),
             events: Events::default(),
             label: None,
+            bound: false,
             held: false,
             note: Note::default(),
             ..*self
@@ -236,18 +281,21 @@ impl Record {
             State::Started => (1, 0),
             State::Stored => (2, 0),
             State::Active => (3, 0),
-            State::Closed { until } => (4, until),
+            State::Closed { until } => (4, until.0),
             State::Ended(ended) => (5, ended as u64),
             State::Reserved => (6, 0),
-            State::Invite { until } => (7, until),
+            State::Invite { until } => (7, until.0),
             State::Used => (8, 0),
             State::Account => (9, 0),
+            State::Clock => (10, 0),
         };
         out.u8(kind).u64(value).u8(self.tries_left).u8(self.failures);
-        out.u64(self.not_before).u64(self.created).u64(self.touched);
+        out.u64(self.not_before.0).u64(self.created).u64(self.began.0).u64(self.touched.0);
+        out.u8(u8::from(self.bound)).u64(self.daily.0.0).u16(self.daily.1);
         out.u8(u8::from(self.material.is_some()));
         if let Some(material) = &self.material {
-            out.raw(&material.credential).raw(&material.request).raw(&material.reply);
+            out.raw(&material.credential).raw(&material.terms);
+            out.raw(&material.request).raw(&material.reply);
             out.raw(&material.upload).raw(&material.verifying).raw(&material.noting);
             out.raw(&material.payload);
             out.raw(&material.ke2);
@@ -255,7 +303,8 @@ impl Record {
         out.u8(self.pending.len() as u8);
         for pending in &self.pending {
             out.raw(&pending.attempt).raw(&pending.ke1).raw(&pending.login);
-            out.u64(pending.expires).u8(u8::from(pending.redeemed));
+            out.u64(pending.made).u64(pending.expires.0);
+            out.u8(pending.proofs).u8(u8::from(pending.redeemed));
         }
         self.events.encode(&mut out);
         let label = self.label.as_deref().unwrap_or_default();
@@ -275,23 +324,27 @@ impl Record {
             (1, 0) => State::Started,
             (2, 0) => State::Stored,
             (3, 0) => State::Active,
-            (4, until) => State::Closed { until },
+            (4, until) => State::Closed { until: Served(until) },
             (5, ended) => u8::try_from(ended)
                 .ok()
                 .and_then(Ended::from_byte)
                 .map(State::Ended)
                 .ok_or(DecodeError::Invalid("record state"))?,
             (6, 0) => State::Reserved,
-            (7, until) => State::Invite { until },
+            (7, until) => State::Invite { until: Served(until) },
             (8, 0) => State::Used,
             (9, 0) => State::Account,
+            (10, 0) => State::Clock,
             _ => return Err(DecodeError::Invalid("record state")),
         };
         let (tries_left, failures) = (input.u8()?, input.u8()?);
-        let (not_before, created, touched) = (input.u64()?, input.u64()?, input.u64()?);
+        let (not_before, created) = (Served(input.u64()?), input.u64()?);
+        let (began, touched) = (Served(input.u64()?), Served(input.u64()?));
+        let (bound, daily) = (input.flag("bound")?, (Served(input.u64()?), input.u16()?));
         let material = if input.flag("material")? {
             Some(Material {
                 credential: input.array()?,
+                terms: input.array()?,
                 request: input.array()?,
                 reply: input.array()?,
                 upload: input.array()?,
@@ -316,7 +369,9 @@ impl Record {
                 attempt: input.array()?,
                 ke1: input.array()?,
                 login: input.array()?,
-                expires: input.u64()?,
+                made: input.u64()?,
+                expires: Served(input.u64()?),
+                proofs: input.u8()?,
                 redeemed: input.flag("attempt")?,
             });
         }
@@ -337,7 +392,10 @@ impl Record {
             failures,
             not_before,
             created,
+            began,
             touched,
+            bound,
+            daily,
             lineage,
             material,
             pending,
@@ -367,21 +425,32 @@ mod tests {
     fn full() -> Record {
         let mut events = Events::default();
         (0..40).for_each(|time| events.note(EventKind::Failed, time));
-        let pending =
-            Pending { attempt: [1; 16], ke1: [2; 32], login: [3; 64], expires: 4, redeemed: true };
+        let pending = Pending {
+            attempt: [1; 16],
+            ke1: [2; 32],
+            login: [3; 64],
+            made: 3,
+            expires: Served(4),
+            proofs: 5,
+            redeemed: true,
+        };
         Record {
             generation: 1,
             repo: [1; 16],
             registration: [2; 16],
-            state: State::Closed { until: 99 },
+            state: State::Closed { until: Served(99) },
             tries_left: 0,
             failures: 10,
-            not_before: 5,
+            not_before: Served(5),
             created: 6,
-            touched: 7,
+            began: Served(6),
+            touched: Served(7),
+            bound: true,
+            daily: (Served(8), 9),
             lineage: Lineage { created: Revision(8), version: 9 },
             material: Some(Material {
                 credential: [1; 32],
+                terms: [9; 32],
                 request: [2; REGISTER_REQUEST],
                 reply: [3; REGISTER_REPLY],
                 upload: [4; REGISTER_UPLOAD],

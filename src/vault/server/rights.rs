@@ -9,7 +9,8 @@ use super::site::{Caller, Content, Found, Site, Undecided};
 use super::step::is_succeeded;
 use crate::vault::ledger::{Name, account_name, invite_name, record_name};
 use crate::vault::protocol::{
-    Ended, Invite, Refusal, RegistrationId, Reply, Right, Standing, Ticket, succession_statement,
+    Bind, Ended, Invite, Refusal, RegistrationId, Reply, Right, Seconds, Standing, Ticket,
+    succession_statement,
 };
 
 /// Registrations of one account within [`COUNTED`].
@@ -26,18 +27,30 @@ fn kept(record: Record) -> Write {
 }
 
 impl Site {
-    /// Whether `wanted` may take the name of `ticket`, and under which label.
+    /// Whether `wanted` may take the name of `ticket`; under which label, and whether it
+    /// opens for that account only.
     pub(super) fn entitle(
         &self,
         ticket: &Ticket,
         wanted: &Reservation,
         caller: &Caller,
-    ) -> Result<Result<Label, Refusal>, Undecided> {
+    ) -> Result<Result<(Label, bool), Refusal>, Undecided> {
         let registration = &wanted.registration;
+        // Bound to what a relay vouched for, and to nothing that somebody wrote down.
+        let bound = match wanted.bind {
+            Bind::Account if caller.account.is_none() => return Ok(Err(Refusal::Account)),
+            Bind::Account => true,
+            Bind::Nobody => false,
+            Bind::Usual => self.binds() && caller.account.is_some(),
+        };
+        let labelled = |label: Label| {
+            let label = if bound { None } else { label };
+            (label.or_else(|| caller.account.clone()), bound)
+        };
         match &wanted.right {
             Right::Invite(invite) => {
                 let taken = self.take_invite(invite, ticket, registration)?;
-                Ok(taken.ok_or(Refusal::Invite).map(|label| label.or(caller.account.clone())))
+                Ok(taken.ok_or(Refusal::Invite).map(labelled))
             }
             Right::Successor { ticket: old, registration: before, signature } => {
                 let found = self.read(&record_name(self.keys(), old)?)?;
@@ -48,12 +61,15 @@ impl Site {
                     let binding = record.binding(self.keys().fleet());
                     let statement = succession_statement(&binding, registration, ticket);
                     if is_succeeded(&record, &statement, signature) {
-                        return Ok(Ok(record.label.clone().or(caller.account.clone())));
+                        // Where nothing else is said, it stays as it was.
+                        let before = (record.label.clone(), record.bound);
+                        let stays = record.bound && wanted.bind == Bind::Usual;
+                        return Ok(Ok(if stays { before } else { labelled(before.0) }));
                     }
                 }
-                self.entitle_openly(registration, caller)
+                Ok(self.entitle_openly(registration, caller)?.map(labelled))
             }
-            Right::Open => self.entitle_openly(registration, caller),
+            Right::Open => Ok(self.entitle_openly(registration, caller)?.map(labelled)),
         }
     }
 
@@ -70,12 +86,14 @@ impl Site {
         Ok(if charged { Ok(Some(account.clone())) } else { Err(Refusal::Budget) })
     }
 
-    /// Makes an invite under `label` that can be used until `until`.
-    pub fn invite(&self, label: &Label, until: u64) -> Result<Invite, String> {
+    /// Makes an invite under `label` that can be used for so many seconds of the vault's
+    /// own time.
+    pub fn invite(&self, label: &Label, seconds: Seconds) -> Result<Invite, String> {
         let mut invite = [0; 16];
         self.random.fill(&mut invite);
         let make = || -> Result<(), Undecided> {
             let name = invite_name(self.keys(), &invite)?;
+            let until = self.served()?.plus(seconds);
             let change = |record: &Record| Record {
                 state: State::Invite { until },
                 label: label.clone(),
@@ -103,7 +121,7 @@ impl Site {
         let Some(found) = self.read(&name)? else { return Ok(None) };
         let Content::Record(record) = &found.content else { return Ok(None) };
         let usable = match record.state {
-            State::Invite { until } => self.now() < until,
+            State::Invite { until } => self.served()? < until,
             State::Used if record.registration == *registration => {
                 return Ok(Some(record.label.clone()));
             }
@@ -167,17 +185,16 @@ impl Site {
     /// Counts one registration of an account; false if it has none left.
     fn charge(&self, account: &str, registration: &RegistrationId) -> Result<bool, Undecided> {
         let name = account_name(self.keys(), account)?;
-        let now = self.now();
+        let now = self.served()?;
         let charged = self.change(&name, |record| {
-            let fresh =
-                record.state != State::Account || now >= record.created.saturating_add(COUNTED);
+            let fresh = record.state != State::Account || now >= record.began.plus(COUNTED);
             let left = if fresh { REGISTRATIONS } else { record.tries_left };
             let again = !fresh && record.registration == *registration;
             (left > 0 && !again).then(|| Record {
                 state: State::Account,
                 tries_left: left - 1,
                 registration: *registration,
-                created: if fresh { now } else { record.created },
+                began: if fresh { now } else { record.began },
                 label: Some(account.into()),
                 ..record.clone()
             })
@@ -189,7 +206,7 @@ impl Site {
     /// Changes what is under a name that stands for a right, and makes the name if it
     /// is not there: by a value that is worth nothing, as for every name. What is
     /// there if it was left as it is.
-    fn change(
+    pub(super) fn change(
         &self,
         name: &Name,
         change: impl Fn(&Record) -> Option<Record>,
@@ -197,7 +214,8 @@ impl Site {
         for _ in 0..RACES {
             let Some(found) = self.read(name)? else {
                 let generation = self.keys().generation();
-                let record = Record::reservation(generation, [0; 16], [0; 16], None, self.now());
+                let (owner, now) = ((None, false), (self.now(), self.stopwatch.now()));
+                let record = Record::reservation(generation, [0; 16], [0; 16], owner, now);
                 self.write(name, None, kept(record))?;
                 continue;
             };

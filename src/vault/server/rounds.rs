@@ -4,7 +4,7 @@
 use super::effect::Write;
 use super::record::State;
 use super::site::{Content, Found, RACES_LIMIT, Site, Undecided};
-use super::step::{spend_step, sweep_step};
+use super::step::{Asked, spend_step, sweep_step};
 use crate::vault::ledger::{LedgerError, Name};
 use crate::vault::protocol::{Ended, Refusal, Reply};
 
@@ -105,7 +105,7 @@ impl Site {
                     State::Closed { .. } => &mut census.closed,
                     State::Ended(_) => &mut census.ended,
                     State::Invite { .. } => &mut census.invites,
-                    State::Used | State::Account => return,
+                    State::Used | State::Account | State::Clock => return,
                 }
             }
             Ok(Some(Content::Displaced(_))) => &mut census.frozen,
@@ -141,7 +141,7 @@ impl Site {
             self.alarm(name);
             return Ok(false);
         };
-        match sweep_step(&record, self.now()) {
+        match sweep_step(&record, self.served()?) {
             Some(write) => Ok(self.write(name, Some(place), write)?.is_some()),
             None => Ok(false),
         }
@@ -234,7 +234,8 @@ impl Site {
             let Some(now) = found? else { return Ok(false) };
             let place = now.place();
             let Content::Record(record) = now.content else { return Ok(false) };
-            let Some(write) = spend_step(&record, self.now(), tries) else { return Ok(false) };
+            let asked = Asked { wall: self.now(), now: self.served()?, account: None };
+            let Some(write) = spend_step(&record, &asked, tries) else { return Ok(false) };
             if self.write(name, Some(place), write)?.is_some() {
                 return Ok(true);
             }

@@ -6,7 +6,8 @@ use super::effect::{Effect, Write};
 use super::evaluate;
 use super::metrics::Metrics;
 use super::record::Record;
-use super::step::{Policy, step};
+use super::served::Stopwatch;
+use super::step::{Asked, Policy, step};
 use crate::crypto::hex;
 use crate::io::{Clock, Random};
 use crate::vault::hsm::{KeyError, KeyProtection};
@@ -33,6 +34,16 @@ pub(super) enum Undecided {
     Record,
     #[error("too many writers at one record")]
     Races,
+}
+
+impl Undecided {
+    /// For callers that look at the ledger only.
+    pub fn into_ledger(self) -> LedgerError {
+        match self {
+            Self::Ledger(error) => error,
+            other => LedgerError::Unanswered(other.to_string()),
+        }
+    }
 }
 
 /// What is under a name.
@@ -83,8 +94,10 @@ pub struct Site {
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) random: Arc<dyn Random>,
     clock: Arc<dyn Clock>,
+    pub(super) stopwatch: Stopwatch,
     manifest: Vec<u8>,
     delays: bool,
+    binds: bool,
     metrics: Metrics,
 }
 
@@ -112,10 +125,23 @@ impl Site {
         manifest: Vec<u8>,
         delays: bool,
     ) -> Self {
-        Self { keys, ledger, random, clock, manifest, delays, metrics: Metrics::default() }
+        let (stopwatch, metrics) = (Stopwatch::new(Arc::clone(&clock)), Metrics::default());
+        Self { keys, ledger, random, clock, stopwatch, manifest, delays, binds: false, metrics }
     }
 
-    /// Seconds since 1970, by its clock.
+    /// The same site; `binds` says whether new records open only for the account that
+    /// registers them, where their owner does not say it.
+    #[must_use]
+    pub fn binding(self, binds: bool) -> Self {
+        Self { binds, ..self }
+    }
+
+    /// Whether it does so.
+    pub(super) fn binds(&self) -> bool {
+        self.binds
+    }
+
+    /// Seconds since 1970, by its wall clock: for people, and for what others sign.
     pub fn now(&self) -> Seconds {
         self.clock.now().secs.max(0) as Seconds
     }
@@ -139,11 +165,6 @@ impl Site {
     /// Whether the ledger answers now.
     pub fn reaches_ledger(&self) -> bool {
         self.ledger.head().is_ok()
-    }
-
-    /// Takes notice of the ledger; to be called now and then.
-    pub fn tend(&self) -> Result<(), LedgerError> {
-        self.ledger.tend()
     }
 
     /// What the ledger's operator should know.
@@ -189,6 +210,8 @@ impl Site {
         let policy = Policy { fleet: self.keys.fleet(), delays: self.delays };
         for _ in 0..RACES_LIMIT {
             let mut found = self.read(&name)?;
+            let account = caller.account.as_deref();
+            let asked = Asked { wall: self.now(), now: self.served()?, account };
             let before = found.as_ref().map(Found::place);
             let record = match found.take().map(|found| found.content) {
                 None => None,
@@ -202,14 +225,14 @@ impl Site {
                     return Ok(Reply::Refused(Refusal::Frozen));
                 }
             };
-            let write = match step(&policy, record, self.now(), request) {
+            let write = match step(&policy, record, &asked, request) {
                 Effect::Answer(reply) => return Ok(reply),
                 Effect::Persist(write) => write,
                 // Whoever takes it: the next round sees it.
                 Effect::Reserve(reservation) => {
                     match self.entitle(ticket, &reservation, caller)? {
-                        Ok(label) => {
-                            let write = reservation.write(self.keys.generation(), label);
+                        Ok(owner) => {
+                            let write = reservation.write(self.keys.generation(), owner);
                             self.write(&name, before, write)?;
                         }
                         Err(refusal) => return Ok(Reply::Refused(refusal)),
@@ -287,6 +310,7 @@ impl Site {
             Ok(plain) => {
                 let record = Record::decode(&plain).map_err(|_| Undecided::Record)?;
                 if record.is_in_place(entry.lineage) {
+                    self.stopwatch.adopt(record.touched);
                     Content::Record(record)
                 } else {
                     Content::Displaced(record)
@@ -308,7 +332,7 @@ impl Site {
         write: Write,
     ) -> Result<Option<Reply>, Undecided> {
         let (expected, lineage) = found.unzip();
-        let write = write.of_lineage(lineage);
+        let write = write.of_lineage(lineage, self.stopwatch.now());
         let value = seal_value(self.keys(), &*self.random, name, &write.record().encode())?;
         let started = self.clock.elapsed();
         let swapped = self.ledger.swap(name, expected, &value, write.is_last());

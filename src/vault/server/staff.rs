@@ -6,6 +6,7 @@ use std::fmt;
 
 use super::effect::Write;
 use super::record::{Record, State};
+use super::served::Served;
 use super::site::{Content, Site, Undecided};
 use super::step::{FAILURES, TRIES};
 use crate::crypto::hex;
@@ -30,16 +31,20 @@ pub struct Sight {
     pub generation: u32,
     /// Guesses left, and failures left in its life.
     pub left: (u8, u8),
-    /// When the next attempt may be made; 0 for at once.
-    pub not_before: Seconds,
+    /// When the next attempt may be made, by the vault's own time; 0 for at once.
+    pub not_before: Served,
     /// When it was made.
     pub created: Seconds,
+    /// Whether it opens only for the account that registered it.
+    pub bound: bool,
     /// The last events.
     pub events: Vec<Event>,
+    /// When it was looked at, by the vault's own time and by the wall clock.
+    pub seen: (Served, Seconds),
 }
 
 impl Sight {
-    fn of(name: Name, content: Content) -> Self {
+    fn of(name: Name, content: Content, seen: (Served, Seconds)) -> Self {
         let (record, state) = match content {
             Content::Record(record) => {
                 let state = record.state;
@@ -48,7 +53,8 @@ impl Sight {
             Content::Displaced(record) => (Some(record), None),
             Content::Forged => (None, None),
         };
-        let record = record.unwrap_or_else(|| Record::reservation(0, [0; 16], [0; 16], None, 0));
+        let nothing = || Record::reservation(0, [0; 16], [0; 16], (None, false), (0, Served(0)));
+        let record = record.unwrap_or_else(nothing);
         Self {
             name,
             state,
@@ -58,7 +64,9 @@ impl Sight {
             left: (record.tries_left.min(TRIES), FAILURES.saturating_sub(record.failures)),
             not_before: record.not_before,
             created: record.created,
+            bound: record.bound,
             events: record.events.all().to_vec(),
+            seen,
         }
     }
 
@@ -67,12 +75,20 @@ impl Sight {
             None => "frozen: it was changed behind the vault's back".into(),
             Some(State::Reserved | State::Started | State::Stored) => "registering".into(),
             Some(State::Active) => "active".into(),
-            Some(State::Closed { until }) => format!("closed; erased at {}", utc(until)),
+            Some(State::Closed { until }) => {
+                format!("closed; erased not before {}", self.at(until))
+            }
             Some(State::Ended(ended)) => format!("ended: {}", reason(ended)),
-            Some(State::Invite { until }) => format!("an invite; until {}", utc(until)),
+            Some(State::Invite { until }) => format!("an invite; until {}", self.at(until)),
             Some(State::Used) => "an invite that was used".into(),
             Some(State::Account) => "an account's count of registrations".into(),
+            Some(State::Clock) => format!("the vault was served for {} s", self.seen.0.0),
         }
+    }
+
+    /// When the vault's own time will be `then`, if it is served all the time.
+    fn at(&self, then: Served) -> String {
+        utc(self.seen.1.saturating_add(then.from_now(self.seen.0)))
     }
 }
 
@@ -101,12 +117,13 @@ impl fmt::Display for Sight {
             writeln!(out, "  stopped by staff")?;
         }
         if let Some(label) = &self.label {
-            writeln!(out, "  account {label}")?;
+            let only = if self.bound { ", and opens for no other" } else { "" };
+            writeln!(out, "  account {label}{only}")?;
         }
         let (left, failures) = self.left;
         write!(out, "  {left} tries left, {failures} failures left")?;
-        if self.not_before > 0 {
-            write!(out, ", none before {}", utc(self.not_before))?;
+        if self.not_before > self.seen.0 {
+            write!(out, ", none before {}", self.at(self.not_before))?;
         }
         write!(out, "\n  made {}, keys of generation {}", utc(self.created), self.generation)?;
         for Event { kind, time } in &self.events {
@@ -142,21 +159,30 @@ impl Site {
         record_name(self.keys(), ticket).map_err(|error| error.to_string())
     }
 
+    fn seen(&self) -> Result<(Served, Seconds), String> {
+        Ok((self.served().map_err(|error| error.to_string())?, self.now()))
+    }
+
     /// How a record stands; none if there is none.
     pub fn look(&self, name: &Name) -> Result<Option<Sight>, String> {
         let found = self.read(name).map_err(|error| error.to_string())?;
-        Ok(found.map(|found| Sight::of(*name, found.content)))
+        let seen = self.seen()?;
+        Ok(found.map(|found| Sight::of(*name, found.content, seen)))
     }
 
     /// All records and invites of an account. Reads the whole ledger.
     pub fn look_for(&self, label: &str) -> Result<Vec<Sight>, String> {
         let (mut sights, mut failed) = (Vec::new(), None);
+        let seen = self.seen()?;
         let all = self.each(|name, found| {
             match found {
                 Ok(found) => {
-                    let sight = found.map(|found| Sight::of(*name, found.content));
+                    let sight = found.map(|found| Sight::of(*name, found.content, seen));
                     sights.extend(sight.filter(|sight| {
-                        let is_record = !matches!(sight.state, Some(State::Used | State::Account));
+                        let is_record = !matches!(
+                            sight.state,
+                            Some(State::Used | State::Account | State::Clock)
+                        );
                         is_record && sight.label.as_deref() == Some(label)
                     }));
                 }
@@ -185,7 +211,9 @@ impl Site {
             };
             let next = match (deed, record.state) {
                 (_, State::Ended(_)) => return Err("it is over already".into()),
-                (_, State::Used | State::Account) => return Err("it is no record".into()),
+                (_, State::Used | State::Account | State::Clock) => {
+                    return Err("it is no record".into());
+                }
                 (Deed::Remove, _) => record.tombstone(Ended::Removed),
                 _ if record.state.is_beside() => return Err("it is no record".into()),
                 (Deed::Hold | Deed::Release, _) => {

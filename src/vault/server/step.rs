@@ -9,11 +9,12 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use super::effect::{Admission, Effect, Enrolment, Reservation, Write, tries};
 use super::evaluate;
 use super::record::{Record, State};
-use crate::crypto::hash;
+use super::served::Served;
+use crate::crypto::{Hash, hash};
 use crate::vault::protocol::{
-    AttemptId, Binding, Ended, EventKind, FleetId, KE1, KE3, Note, PAYLOAD_SEALED,
+    AttemptId, Binding, Ended, Enrolled, EventKind, FleetId, KE1, KE3, Note, PAYLOAD_SEALED,
     REGISTER_REQUEST, REGISTER_UPLOAD, Refusal, RegistrationId, Reply, Request, Seconds, Standing,
-    activation_statement, note_statement, record_hash,
+    activation_statement, note_statement,
 };
 
 /// Guesses between two successes.
@@ -24,9 +25,9 @@ pub const FAILURES: u8 = 50;
 pub const GRACE: Seconds = 7 * 24 * 3600;
 /// A registration that is not activated within this time is dropped.
 const ACTIVATION: Seconds = 24 * 3600;
-/// While a wait is running, a clock this far behind the record's is wrong; the
-/// site refuses.
-const CLOCK_SLACK: Seconds = 300;
+/// Proofs of one attempt that are written down, right or wrong. Each is a write of the
+/// ledger, and one try pays for all of them.
+pub const PROOFS: u8 = 16;
 
 /// What a site allows.
 #[derive(Clone, Copy, Debug)]
@@ -37,14 +38,27 @@ pub struct Policy {
     pub delays: bool,
 }
 
-fn standing(record: &Record) -> Standing {
+/// Who asks, and when.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked<'a> {
+    /// By the wall clock: for what people are told, and for nothing else.
+    pub wall: Seconds,
+    /// By the vault's own time.
+    pub now: Served,
+    /// The account that a relay vouched for.
+    pub account: Option<&'a str>,
+}
+
+fn standing(record: &Record, now: Served) -> Standing {
     match record.state {
         State::Reserved | State::Started | State::Stored => Standing::Registering,
-        State::Active => Standing::Active(tries(record)),
-        State::Closed { until } => Standing::Closed { until },
+        State::Active => Standing::Active { tries: tries(record, now), bound: record.bound },
+        State::Closed { until } => Standing::Closed { left: until.from_now(now) },
         State::Ended(ended) => Standing::Ended(ended),
         // Under no ticket's name.
-        State::Invite { .. } | State::Used | State::Account => Standing::Ended(Ended::Removed),
+        State::Invite { .. } | State::Used | State::Account | State::Clock => {
+            Standing::Ended(Ended::Removed)
+        }
     }
 }
 
@@ -52,15 +66,19 @@ fn refuse(refusal: Refusal) -> Effect {
     Effect::Answer(Reply::Refused(refusal))
 }
 
-fn refuse_standing(record: &Record) -> Effect {
-    refuse(Refusal::Standing(standing(record)))
+fn refuse_standing(record: &Record, now: Served) -> Effect {
+    refuse(Refusal::Standing(standing(record, now)))
+}
+
+fn refuse_proof(record: &Record, now: Served) -> Effect {
+    refuse(Refusal::BadProof(tries(record, now)))
 }
 
 /// Why a record is over although nobody has written it down yet.
-fn due(record: &Record, now: Seconds) -> Option<Ended> {
+fn due(record: &Record, now: Served) -> Option<Ended> {
     match record.state {
         State::Reserved | State::Started | State::Stored
-            if !record.is_placeholder() && now > record.created.saturating_add(ACTIVATION) =>
+            if !record.is_placeholder() && now > record.began.plus(ACTIVATION) =>
         {
             Some(Ended::Abandoned)
         }
@@ -71,7 +89,7 @@ fn due(record: &Record, now: Seconds) -> Option<Ended> {
 }
 
 /// The tombstone of a record whose time is up.
-pub fn sweep_step(record: &Record, now: Seconds) -> Option<Write> {
+pub fn sweep_step(record: &Record, now: Served) -> Option<Write> {
     let ended = due(record, now)?;
     let then = Reply::Standing(Standing::Ended(ended));
     Some(Write { record: record.tombstone(ended), then })
@@ -79,33 +97,44 @@ pub fn sweep_step(record: &Record, now: Seconds) -> Option<Write> {
 
 /// The record with so many tries less, if it has any: for a ledger that was put
 /// back, in which tries are back that were spent. `u8::MAX` takes all.
-pub fn spend_step(record: &Record, now: Seconds, tries: u8) -> Option<Write> {
+pub fn spend_step(record: &Record, asked: &Asked<'_>, tries: u8) -> Option<Write> {
     let mut record = record.clone();
     let had = record.tries_left;
     record.tries_left = had.saturating_sub(tries);
     record.failures = record.failures.saturating_add(had - record.tries_left).min(FAILURES);
     let over = record.tries_left == 0 || record.failures == FAILURES;
-    record.events.note(EventKind::Spent, now);
+    record.events.note(EventKind::Spent, asked.wall);
     record = match record.state {
         // What is activated later has what is left here.
         State::Started | State::Stored if over => record.tombstone(Ended::Abandoned),
-        State::Active if over => Record { state: State::Closed { until: now + GRACE }, ..record },
+        State::Active if over => {
+            Record { state: State::Closed { until: asked.now.plus(GRACE) }, ..record }
+        }
         State::Started | State::Stored | State::Active => record,
         // One that was used may be back.
         State::Invite { .. } => record.tombstone(Ended::Removed),
         // Evaluated under another key, or not at all.
-        State::Reserved | State::Closed { .. } | State::Ended(_) | State::Used | State::Account => {
-            return None;
-        }
+        State::Reserved
+        | State::Closed { .. }
+        | State::Ended(_)
+        | State::Used
+        | State::Account
+        | State::Clock => return None,
     };
-    let then = Reply::Standing(standing(&record));
+    let then = Reply::Standing(standing(&record, asked.now));
     (tries > 0).then_some(Write { record, then })
 }
 
 /// What to do about `request`, which concerns `record` (the one under the
 /// request's ticket).
-pub fn step(policy: &Policy, record: Option<Record>, now: Seconds, request: &Request) -> Effect {
-    let Some(record) = record else { return step_without_record(now, request) };
+pub fn step(
+    policy: &Policy,
+    record: Option<Record>,
+    asked: &Asked<'_>,
+    request: &Request,
+) -> Effect {
+    let now = asked.now;
+    let Some(record) = record else { return step_without_record(asked, request) };
     if record.state.is_beside() {
         return refuse(Refusal::UnknownTicket);
     }
@@ -123,61 +152,72 @@ pub fn step(policy: &Policy, record: Option<Record>, now: Seconds, request: &Req
     let binding = record.binding(policy.fleet);
     match request {
         Request::Manifest => refuse(Refusal::Malformed),
-        Request::RegisterStart { registration, repo, request, .. } => {
-            register_again(&record, now, registration, repo, request)
+        Request::RegisterStart { registration, repo, terms, request, .. } => {
+            register_again(record, now, (registration, repo), terms, request)
         }
         Request::RegisterFinish { registration, upload, verifying, noting, payload, .. } => {
             if *registration != record.registration {
                 return refuse(Refusal::Taken);
             }
-            store(record, upload, [verifying, noting], payload)
+            store(record, now, upload, [verifying, noting], payload)
         }
         Request::Activate { registration, signature, .. } => {
             if *registration != record.registration {
                 return refuse(Refusal::Taken);
             }
-            activate(record, &binding, now, signature)
+            activate(record, &binding, asked, signature)
         }
-        Request::Attempt { attempt, ke1, .. } => admit(policy, record, now, attempt, ke1),
-        Request::Redeem { attempt, ke3, .. } => redeem(record, &binding, now, attempt, ke3),
+        Request::Attempt { attempt, terms, ke1, .. } => {
+            admit(policy, record, asked, attempt, terms, ke1)
+        }
+        Request::Redeem { attempt, ke3, .. } => redeem(record, &binding, asked, attempt, ke3),
         Request::Retire { registration, reason, signature, .. } => {
             if *registration != record.registration {
-                return refuse(Refusal::BadProof(tries(&record)));
+                return refuse_proof(&record, now);
             }
             if record.state == State::Ended(reason.ended()) {
                 return Effect::Answer(Reply::Retired(reason.ended()));
             }
             if !signed(&record, &reason.statement(&binding), signature) {
                 return match record.state {
-                    State::Ended(_) => refuse_standing(&record),
-                    _ => refuse(Refusal::BadProof(tries(&record))),
+                    State::Ended(_) => refuse_standing(&record, now),
+                    _ => refuse_proof(&record, now),
                 };
             }
             let ended = reason.ended();
             Effect::Persist(Write { record: record.tombstone(ended), then: Reply::Retired(ended) })
         }
-        Request::Status { .. } => Effect::Answer(Reply::Standing(standing(&record))),
+        Request::Status { .. } => Effect::Answer(Reply::Standing(standing(&record, now))),
         Request::Note { registration, note, signature, .. } => {
             if *registration != record.registration {
-                return refuse(Refusal::BadProof(tries(&record)));
+                return refuse_proof(&record, now);
             }
-            keep_note(record, &binding, note, signature)
+            keep_note(record, &binding, now, note, signature)
         }
     }
 }
 
 /// A mount may write and read it; the number keeps one device from writing
 /// over what it has not read.
-fn keep_note(mut record: Record, binding: &Binding, note: &Note, signature: &[u8; 64]) -> Effect {
+fn keep_note(
+    mut record: Record,
+    binding: &Binding,
+    now: Served,
+    note: &Note,
+    signature: &[u8; 64],
+) -> Effect {
     let (State::Active | State::Closed { .. }, Some(material)) = (record.state, &record.material)
     else {
-        return refuse_standing(&record);
+        return refuse_standing(&record, now);
     };
     if !is_signed(&material.noting, &note_statement(binding, note.bytes()), signature) {
-        return refuse(Refusal::BadProof(tries(&record)));
+        return refuse_proof(&record, now);
     }
     if record.note.number().checked_add(1) != Some(note.number()) {
         return Effect::Answer(Reply::Noted(record.note.clone()));
+    }
+    if !record.charge(now) {
+        return refuse(Refusal::TooOften);
     }
     record.note = note.clone();
     Effect::Persist(Write { record, then: Reply::Noted(note.clone()) })
@@ -185,9 +225,9 @@ fn keep_note(mut record: Record, binding: &Binding, note: &Note, signature: &[u8
 
 /// Only a registration does anything where there is no record; everything else
 /// gets one constant answer and no write.
-fn step_without_record(now: Seconds, request: &Request) -> Effect {
+fn step_without_record(asked: &Asked<'_>, request: &Request) -> Effect {
     match request {
-        Request::RegisterStart { registration, repo, right, request, .. } => {
+        Request::RegisterStart { registration, repo, right, bind, request, .. } => {
             // Zeros stand for what is no registration.
             if *registration == [0; 16] || !evaluate::request_is_valid(request) {
                 return refuse(Refusal::Malformed);
@@ -196,7 +236,8 @@ fn step_without_record(now: Seconds, request: &Request) -> Effect {
                 repo: *repo,
                 registration: *registration,
                 right: *right,
-                now,
+                bind: *bind,
+                now: (asked.wall, asked.now),
             })
         }
         _ => refuse(Refusal::UnknownTicket),
@@ -207,10 +248,10 @@ fn step_without_record(now: Seconds, request: &Request) -> Effect {
 /// get the stored reply; other bytes, or any after activation, are refused: a
 /// credential id is evaluated once.
 fn register_again(
-    record: &Record,
-    now: Seconds,
-    registration: &RegistrationId,
-    repo: &[u8; 16],
+    record: Record,
+    now: Served,
+    (registration, repo): (&RegistrationId, &[u8; 16]),
+    terms: &Hash,
     request: &[u8; REGISTER_REQUEST],
 ) -> Effect {
     let same = record.registration == *registration && record.repo == *repo;
@@ -218,34 +259,32 @@ fn register_again(
         (State::Reserved, _) if same && !evaluate::request_is_valid(request) => {
             refuse(Refusal::Malformed)
         }
-        (State::Reserved, _) if same => Effect::Enrol(Enrolment {
-            repo: *repo,
-            registration: *registration,
-            request: *request,
-            label: record.label.clone(),
-            now,
-        }),
+        (State::Reserved, _) if same => {
+            Effect::Enrol(Enrolment { record, request: *request, terms: *terms })
+        }
         (State::Started | State::Stored, Some(material))
-            if same && material.request == *request =>
+            if same && material.request == *request && material.terms == *terms =>
         {
             Effect::Answer(Reply::Registered {
                 reply: Box::new(material.reply),
                 generation: record.generation,
+                bound: record.bound,
             })
         }
-        (State::Ended(_), _) => refuse_standing(record),
+        (State::Ended(_), _) => refuse_standing(&record, now),
         _ => refuse(Refusal::Taken),
     }
 }
 
 fn store(
     mut record: Record,
+    now: Served,
     upload: &[u8; REGISTER_UPLOAD],
     [verifying, noting]: [&[u8; 32]; 2],
     payload: &[u8; PAYLOAD_SEALED],
 ) -> Effect {
     let state = record.state;
-    let Some(material) = record.material.as_mut() else { return refuse_standing(&record) };
+    let Some(material) = record.material.as_mut() else { return refuse_standing(&record, now) };
     match state {
         State::Started => {
             let keys = [verifying, noting].map(VerifyingKey::from_bytes);
@@ -289,42 +328,62 @@ fn is_signed(verifying: &[u8; 32], statement: &[u8], signature: &[u8; 64]) -> bo
         .is_ok_and(|key| key.verify_strict(statement, &Signature::from_bytes(signature)).is_ok())
 }
 
-fn activate(mut record: Record, binding: &Binding, now: Seconds, signature: &[u8; 64]) -> Effect {
+fn activate(
+    mut record: Record,
+    binding: &Binding,
+    asked: &Asked<'_>,
+    signature: &[u8; 64],
+) -> Effect {
+    let now = asked.now;
     let (State::Stored | State::Active, Some(material)) = (record.state, &record.material) else {
-        return refuse_standing(&record);
+        return refuse_standing(&record, now);
     };
-    let hash = record_hash(
-        binding,
-        record.generation,
-        &material.request,
-        &material.reply,
-        &material.upload,
-        &material.verifying,
-        &material.noting,
-        &material.payload,
-    );
-    if !signed(&record, &activation_statement(&hash), signature) {
-        return refuse(Refusal::BadProof(tries(&record)));
+    let enrolled = Enrolled {
+        generation: record.generation,
+        bound: record.bound,
+        terms: &material.terms,
+        request: &material.request,
+        reply: &material.reply,
+        upload: &material.upload,
+        verifying: &material.verifying,
+        noting: &material.noting,
+        payload: &material.payload,
+    };
+    if !signed(&record, &activation_statement(&enrolled.hash(binding)), signature) {
+        return refuse_proof(&record, now);
     }
     if record.state == State::Active {
-        return Effect::Answer(Reply::Activated(tries(&record)));
+        return Effect::Answer(Reply::Activated(tries(&record, now)));
     }
     record.state = State::Active;
-    record.events.note(EventKind::Activated, now);
-    Effect::Persist(Write { then: Reply::Activated(tries(&record)), record })
+    record.events.note(EventKind::Activated, asked.wall);
+    Effect::Persist(Write { then: Reply::Activated(tries(&record, now)), record })
+}
+
+/// Whether whoever asks has the account that the record is bound to, if it is bound.
+fn may_guess(record: &Record, asked: &Asked<'_>) -> bool {
+    !record.bound || record.label.as_deref().is_some_and(|label| Some(label) == asked.account)
 }
 
 fn admit(
     policy: &Policy,
-    record: Record,
-    now: Seconds,
+    mut record: Record,
+    asked: &Asked<'_>,
     attempt: &AttemptId,
+    terms: &Hash,
     ke1: &[u8; KE1],
 ) -> Effect {
+    let now = asked.now;
     let (State::Active | State::Closed { .. }, Some(material)) = (record.state, &record.material)
     else {
-        return refuse_standing(&record);
+        return refuse_standing(&record, now);
     };
+    if !may_guess(&record, asked) {
+        return refuse(Refusal::Account);
+    }
+    if material.terms != *terms {
+        return refuse(Refusal::Terms);
+    }
     if let Some(at) = record.pending.iter().position(|pending| pending.attempt == *attempt) {
         // A retry of the newest attempt is free; its KE2 is stored. The same id
         // with another KE1 would be a second evaluation for one try.
@@ -333,47 +392,49 @@ fn admit(
             refuse(Refusal::Malformed)
         } else if newest {
             let ke2 = Box::new(material.ke2);
-            Effect::Answer(Reply::Challenge { ke2, tries: tries(&record) })
+            Effect::Answer(Reply::Challenge { ke2, tries: tries(&record, now) })
         } else {
             refuse(Refusal::UnknownAttempt)
         };
     }
     if record.state != State::Active {
-        return refuse_standing(&record);
+        return refuse_standing(&record, now);
     }
     if !evaluate::ke1_is_valid(ke1) {
         return refuse(Refusal::Malformed);
     }
-    // Only a wait can be cut short by a wrong clock. Without one, a clock that
-    // was once ahead must not lock the record until that time comes.
-    if record.not_before > 0 && now.saturating_add(CLOCK_SLACK) < record.touched {
-        return refuse(Refusal::TryLater);
-    }
     if now < record.not_before {
-        return refuse(Refusal::TooEarly(tries(&record)));
+        return refuse(Refusal::TooEarly(tries(&record, now)));
+    }
+    if !record.charge(now) {
+        return refuse(Refusal::TooOften);
     }
     Effect::Evaluate(Admission {
         record,
         attempt: *attempt,
         ke1: Box::new(*ke1),
+        wall: asked.wall,
         now,
         delays: policy.delays,
     })
 }
 
 /// A right proof refills once; a wrong one changes nothing. Both are written,
-/// so that the ledger's readers cannot tell them apart.
+/// so that the ledger's readers cannot tell them apart: [`PROOFS`] times. After that an
+/// attempt that was not proven right is over, and of one that was nothing is written any
+/// more.
 fn redeem(
     mut record: Record,
     binding: &Binding,
-    now: Seconds,
+    asked: &Asked<'_>,
     attempt: &AttemptId,
     ke3: &[u8; KE3],
 ) -> Effect {
+    let now = asked.now;
     let closed = match record.state {
         State::Active => false,
         State::Closed { .. } => true,
-        _ => return refuse_standing(&record),
+        _ => return refuse_standing(&record, now),
     };
     let Some(at) = record
         .pending
@@ -382,23 +443,28 @@ fn redeem(
     else {
         return refuse(Refusal::UnknownAttempt);
     };
-    if !evaluate::proof_is_right(&record.pending[at].login, binding, attempt, ke3) {
-        return Effect::Persist(Write {
-            then: Reply::Refused(Refusal::BadProof(tries(&record))),
-            record,
-        });
+    let pending = &mut record.pending[at];
+    let right = evaluate::proof_is_right(&pending.login, binding, attempt, ke3);
+    let is_written = pending.proofs < PROOFS;
+    pending.proofs += u8::from(is_written);
+    let is_over = !(is_written || right && pending.redeemed);
+    if is_over {
+        return refuse(Refusal::UnknownAttempt);
     }
-    if !record.pending[at].redeemed {
-        record.pending[at].redeemed = true;
-        record.events.proven(record.pending[at].expires.saturating_sub(GRACE), now);
+    if !right {
+        let then = Reply::Refused(Refusal::BadProof(tries(&record, now)));
+        return Effect::Persist(Write { record, then });
+    }
+    if !pending.redeemed {
+        pending.redeemed = true;
+        record.events.proven(pending.made, asked.wall);
         record.tries_left = TRIES;
         record.failures = record.failures.saturating_sub(1);
-        record.not_before = 0;
-        record.touched = now;
+        record.not_before = Served(0);
         record.state = State::Active;
     }
     let payload = Box::new(record.material.as_ref().expect("checked with the state above").payload);
-    let (tries, events, note) = (tries(&record), record.events.clone(), record.note.clone());
+    let (tries, events, note) = (tries(&record, now), record.events.clone(), record.note.clone());
     let then = Reply::Opened { payload, tries, events, note };
-    Effect::Persist(Write { record, then })
+    if is_written { Effect::Persist(Write { record, then }) } else { Effect::Answer(then) }
 }

@@ -3,7 +3,7 @@ use crate::vault::protocol::NOTE_TEXT;
 use proptest::prelude::*;
 
 fn tries() -> Tries {
-    Tries { left: 9, failures_left: 49, not_before: 7 }
+    Tries { left: 9, failures_left: 49, wait: 7 }
 }
 
 fn requests() -> Vec<Request> {
@@ -13,11 +13,13 @@ fn requests() -> Vec<Request> {
         registration,
         repo: [4; 16],
         right: Right::Open,
+        bind: Bind::Account,
+        terms: [5; 32],
         request: [5; REGISTER_REQUEST],
     };
     let by = |right| match start.clone() {
-        Request::RegisterStart { ticket, registration, repo, request, .. } => {
-            Request::RegisterStart { ticket, registration, repo, right, request }
+        Request::RegisterStart { ticket, registration, repo, bind, terms, request, .. } => {
+            Request::RegisterStart { ticket, registration, repo, right, bind, terms, request }
         }
         _ => unreachable!(),
     };
@@ -40,7 +42,7 @@ fn requests() -> Vec<Request> {
         follows,
         finish,
         Request::Activate { ticket, registration, signature: [9; 64] },
-        Request::Attempt { ticket, attempt, ke1: Box::new([1; KE1]) },
+        Request::Attempt { ticket, attempt, terms: [4; 32], ke1: Box::new([1; KE1]) },
         Request::Redeem { ticket, attempt, ke3: [2; KE3] },
         retire(Retirement::Deleted),
         retire(Retirement::Superseded),
@@ -54,7 +56,7 @@ fn replies() -> Vec<Reply> {
     (0..40).for_each(|time| events.note(crate::vault::protocol::EventKind::Failed, time));
     let mut replies = vec![
         Reply::Manifest(vec![1; MANIFEST_LIMIT]),
-        Reply::Registered { reply: Box::new([1; REGISTER_REPLY]), generation: 4 },
+        Reply::Registered { reply: Box::new([1; REGISTER_REPLY]), generation: 4, bound: true },
         Reply::Uploaded,
         Reply::Activated(tries()),
         Reply::Challenge { ke2: Box::new([1; KE2]), tries: tries() },
@@ -65,7 +67,7 @@ fn replies() -> Vec<Reply> {
             note: Note::new(3, &[2; NOTE_TEXT]),
         },
         Reply::Noted(Note::default()),
-        Reply::Standing(Standing::Active(tries())),
+        Reply::Standing(Standing::Active { tries: tries(), bound: true }),
         Reply::Retired(Ended::Deleted),
     ];
     let ended =
@@ -76,7 +78,7 @@ fn replies() -> Vec<Reply> {
         Refusal::RegistrationClosed,
         Refusal::Taken,
         Refusal::TooEarly(tries()),
-        Refusal::Standing(Standing::Closed { until: 8 }),
+        Refusal::Standing(Standing::Closed { left: 8 }),
         Refusal::Standing(Standing::Registering),
         Refusal::BadProof(tries()),
         Refusal::UnknownAttempt,
@@ -86,6 +88,9 @@ fn replies() -> Vec<Reply> {
         Refusal::Invite,
         Refusal::Budget,
         Refusal::Held,
+        Refusal::Account,
+        Refusal::Terms,
+        Refusal::TooOften,
     ];
     replies.extend(refusals.map(Reply::Refused));
     replies

@@ -187,7 +187,7 @@ impl Fleet {
         for name in ledger.list(None, 9).unwrap() {
             history.begin(&name, &ledger.read(&name).unwrap().unwrap());
         }
-        let clock = Arc::new(TestClock(AtomicI64::new(START)));
+        let clock = Arc::new(TestClock::new());
         let turns = Arc::new(Turns::default());
         let trouble = [0, 5, 15, 40][rng.gen_range(0..4)];
         let delays = rng.gen_range(0..4) == 0;
@@ -238,10 +238,10 @@ impl Fleet {
                     weather.cut_off[cut_off as usize % SITES] = cut_off & 0x100 != 0;
                     weather.cut_off[(cut_off >> 4) as usize % SITES] = cut_off & 0x200 != 0;
                 }
-                1 => drop(self.clock.0.fetch_add(rng.gen_range(0..90), Ordering::SeqCst)),
+                1 => self.clock.pass(rng.gen_range(0..90)),
                 2 if rng.gen_range(0..30) == 0 => {
                     let days = rng.gen_range(1..9) * 24 * 3600;
-                    self.clock.0.fetch_add(days, Ordering::SeqCst);
+                    self.clock.pass(days);
                 }
                 3..=6 => {
                     let under_way = self.ledger.under_way();
@@ -296,7 +296,7 @@ impl Actor<'_> {
         let started = ClientLogin::<Suite>::start(&mut Rng(&self.random), password).unwrap();
         let ke1 = Box::new(started.message.serialize().as_slice().try_into().unwrap());
         let id = crate::crypto::random_id(&self.random);
-        let request = Request::Attempt { ticket: self.ticket, attempt: id, ke1 };
+        let request = Request::Attempt { ticket: self.ticket, attempt: id, terms: TERMS, ke1 };
         self.seen.attempts.push(Attempt { id, request, state: started.state, right, ke2: None });
         self.seen.attempts.len() - 1
     }
@@ -336,7 +336,8 @@ impl Actor<'_> {
     fn register(&mut self, ticket: Ticket) -> Option<()> {
         self.ticket = ticket;
         let registering = Registering::start(ticket, &self.random);
-        let Reply::Registered { reply, generation } = self.insist(&registering.request, 20)? else {
+        let Reply::Registered { reply, generation, .. } = self.insist(&registering.request, 20)?
+        else {
             return None;
         };
         let (finish, active) = registering.finish(&start().keys, &reply, generation, &self.random);
@@ -416,9 +417,9 @@ fn run(seed: u64, count: &mut Count) -> Vec<u8> {
     let mut owner = fleet.actor(seed, 77);
     for (ticket, exists) in [(TICKET, true), ([4; 16], seen[4].registered)] {
         owner.ticket = ticket;
-        fleet.clock.0.fetch_add(2 * 24 * 3600, Ordering::SeqCst);
+        fleet.clock.pass(2 * 24 * 3600);
         match owner.ask(&Request::Status { ticket }).unwrap() {
-            Reply::Standing(Standing::Active(tries)) => {
+            Reply::Standing(Standing::Active { tries, .. }) => {
                 assert!(tries.left > 0 && owner.try_once(true), "the right password gets in");
                 count.opened += 1;
             }

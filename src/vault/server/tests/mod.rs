@@ -8,12 +8,14 @@ mod orders;
 mod rights;
 mod rollback;
 mod rules;
+mod served;
 mod sites;
+mod strangers;
 mod tampered;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::*;
@@ -41,14 +43,38 @@ fn stretch() -> Stretch {
     Stretch::claim(Argon2Cost { memory: 8, passes: 1, lanes: 1 }).unwrap()
 }
 
-struct TestClock(AtomicI64);
+/// What a site is computed with where nothing is computed.
+const TERMS: [u8; 32] = [6; 32];
+
+/// A wall clock, and the seconds that really passed.
+struct TestClock {
+    wall: AtomicI64,
+    passed: AtomicU64,
+}
+
+impl TestClock {
+    fn new() -> Self {
+        Self { wall: AtomicI64::new(START), passed: AtomicU64::new(0) }
+    }
+
+    /// Time passes.
+    fn pass(&self, seconds: u64) {
+        self.passed.fetch_add(seconds, Ordering::SeqCst);
+        self.set_by(seconds as i64);
+    }
+
+    /// Somebody sets the wall clock.
+    fn set_by(&self, seconds: i64) {
+        self.wall.fetch_add(seconds, Ordering::SeqCst);
+    }
+}
 
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
-        Timestamp { secs: self.0.load(Ordering::SeqCst), nanos: 0 }
+        Timestamp { secs: self.wall.load(Ordering::SeqCst), nanos: 0 }
     }
     fn elapsed(&self) -> Duration {
-        Duration::ZERO
+        Duration::from_secs(self.passed.load(Ordering::SeqCst))
     }
 }
 
@@ -77,19 +103,22 @@ impl World {
     fn new(delays: bool) -> Self {
         let keys = Arc::new(FileKeys::create(&SystemRandom).ok().unwrap());
         let ledger = Arc::new(SimLedger::default());
-        let clock = Arc::new(TestClock(AtomicI64::new(START)));
-        let site = || {
-            Arc::new(Site::new(
-                Arc::<FileKeys>::clone(&keys),
-                Arc::<SimLedger>::clone(&ledger),
-                Arc::new(SystemRandom),
-                Arc::<TestClock>::clone(&clock),
-                Vec::new(),
-                delays,
-            ))
-        };
-        let sites = vec![site(), site()];
-        Self { keys, ledger, clock, sites, attempts: Vec::new() }
+        let clock = Arc::new(TestClock::new());
+        let mut world = Self { keys, ledger, clock, sites: Vec::new(), attempts: Vec::new() };
+        world.sites = (0..2).map(|_| Arc::new(world.site(delays))).collect();
+        world
+    }
+
+    /// One more site, that starts now.
+    fn site(&self, delays: bool) -> Site {
+        Site::new(
+            Arc::<FileKeys>::clone(&self.keys),
+            Arc::<SimLedger>::clone(&self.ledger),
+            Arc::new(SystemRandom),
+            Arc::<TestClock>::clone(&self.clock),
+            Vec::new(),
+            delays,
+        )
     }
 
     fn ask(&self, request: &Request) -> Reply {
@@ -99,7 +128,7 @@ impl World {
     fn register(&self, activate: bool) -> Vec<Request> {
         let registering = Registering::start(TICKET, &SystemRandom);
         let start = registering.request.clone();
-        let Reply::Registered { reply, generation } = self.ask(&start) else { panic!() };
+        let Reply::Registered { reply, generation, .. } = self.ask(&start) else { panic!() };
         let (finish, active) = registering.finish(&self.keys, &reply, generation, &SystemRandom);
         assert!(matches!(self.ask(&finish), Reply::Uploaded));
         if activate {
@@ -114,7 +143,7 @@ impl World {
         let password: &[u8] = if right { b"right" } else { b"wrong" };
         let started = ClientLogin::<Suite>::start(&mut Rng(&SystemRandom), password).unwrap();
         let ke1 = Box::new(started.message.serialize().as_slice().try_into().unwrap());
-        let request = Request::Attempt { ticket: TICKET, attempt: id, ke1 };
+        let request = Request::Attempt { ticket: TICKET, attempt: id, terms: TERMS, ke1 };
         self.attempts.push(Attempt { id, request, state: started.state, right, ke2: None });
         self.attempts.len() - 1
     }
@@ -170,6 +199,8 @@ struct Registering {
     request: Request,
     blinded: [u8; REGISTER_REQUEST],
     state: ClientRegistration<Suite>,
+    /// What the vault said of it.
+    bound: bool,
 }
 
 impl Registering {
@@ -180,9 +211,10 @@ impl Registering {
     fn by(right: Right, registration: RegistrationId, ticket: Ticket, random: &dyn Random) -> Self {
         let started = ClientRegistration::<Suite>::start(&mut Rng(random), b"right").unwrap();
         let blinded: [u8; REGISTER_REQUEST] = started.message.serialize().into();
+        let (repo, bind, terms, request) = (REPO, Bind::Usual, TERMS, blinded);
         let request =
-            Request::RegisterStart { ticket, registration, repo: REPO, right, request: blinded };
-        Self { ticket, request, blinded, state: started.state }
+            Request::RegisterStart { ticket, registration, repo, right, bind, terms, request };
+        Self { ticket, request, blinded, state: started.state, bound: false }
     }
 
     /// What it asks next, and last.
@@ -219,17 +251,19 @@ impl Registering {
             noting: verifying,
             payload: Box::new(PAYLOAD),
         };
-        let hash = record_hash(
-            &binding,
+        let enrolled = Enrolled {
             generation,
-            &self.blinded,
-            &reply[..],
-            &upload,
-            &verifying,
-            &verifying,
-            &PAYLOAD,
-        );
-        let signature = signing.sign(&activation_statement(&hash)).to_bytes();
+            bound: self.bound,
+            terms: &TERMS,
+            request: &self.blinded,
+            reply: &reply[..],
+            upload: &upload,
+            verifying: &verifying,
+            noting: &verifying,
+            payload: &PAYLOAD,
+        };
+        let statement = activation_statement(&enrolled.hash(&binding));
+        let signature = signing.sign(&statement).to_bytes();
         let active =
             Request::Activate { ticket: self.ticket, registration: REGISTRATION, signature };
         (finish, active)

@@ -108,7 +108,7 @@ proptest! {
                     }
                 }
                 Op::Wait { seconds } => {
-                    world.clock.0.fetch_add(seconds, Ordering::SeqCst);
+                    world.clock.pass(seconds as u64);
                 }
                 Op::Sweep => {
                     world.sites[site].sweep().unwrap();

@@ -4,7 +4,7 @@ use super::*;
 
 fn left(world: &World) -> u8 {
     match world.status() {
-        Standing::Active(tries) => tries.left,
+        Standing::Active { tries, .. } => tries.left,
         other => panic!("{other:?}"),
     }
 }

@@ -35,7 +35,7 @@ impl World {
         assert!(refused(&self.send(1, owner), FROZEN), "not even a stored KE2");
         assert!(refused(&self.redeem(0, owner, proof), FROZEN));
         assert!(refused(&self.ask(&Request::Status { ticket: TICKET }), FROZEN));
-        self.clock.0.fetch_add(2 * GRACE as i64, Ordering::SeqCst);
+        self.clock.pass(2 * GRACE);
         let swept = Swept { names: 1, ended: 0, failed: 0 };
         assert_eq!(self.sites[0].sweep().unwrap(), swept);
         let census = Census { frozen: 1, ..Census::default() };
@@ -111,7 +111,7 @@ fn a_dead_record_stays_dead() {
         world.guess(7);
         let last = world.newest();
         world.guess(1);
-        world.clock.0.fetch_add(GRACE as i64, Ordering::SeqCst);
+        world.clock.pass(GRACE);
         assert_eq!(world.sites[0].sweep().unwrap().ended, 1);
         assert_eq!(world.status(), Standing::Ended(Ended::Exhausted));
         world.put_back(how, &last);
@@ -183,7 +183,7 @@ fn a_reservation_is_taken_up_by_any_site_and_ends_by_itself() {
     let world = World::new(false);
     world.ledger.next_write(Fault::CrashAfter);
     world.ask(&request);
-    world.clock.0.fetch_add(24 * 3600 + 1, Ordering::SeqCst);
+    world.clock.pass(24 * 3600 + 1);
     assert_eq!(world.sites[0].sweep().unwrap(), Swept { names: 1, ended: 1, failed: 0 });
     assert_eq!(world.status(), Standing::Ended(Ended::Abandoned));
 }

@@ -1,0 +1,221 @@
+//! What strangers can do to a record who know its ticket.
+
+use super::*;
+
+fn from(account: &str) -> Caller {
+    Caller { open: true, account: Some(account.into()) }
+}
+
+/// One paid attempt bought any number of durable writes: 113,599 in 20 seconds.
+#[test]
+fn an_attempt_pays_for_sixteen_proofs() {
+    let mut world = World::new(false);
+    world.register(true);
+    let guess = world.attempt(false);
+    world.send(0, guess);
+    let before = world.ledger.log().len();
+    for _ in 0..PROOFS {
+        let reply = world.redeem(1, guess, [9; KE3]);
+        assert!(matches!(reply, Reply::Refused(Refusal::BadProof(tries)) if tries.left == 8));
+    }
+    for _ in 0..100 {
+        let reply = world.redeem(0, guess, [9; KE3]);
+        assert!(matches!(reply, Reply::Refused(Refusal::UnknownAttempt)));
+    }
+    assert_eq!(world.ledger.log().len() - before, usize::from(PROOFS));
+    // It is no evaluation either.
+    assert!(matches!(world.status(), Standing::Active { tries, .. } if tries.left == 8));
+    world.audit();
+}
+
+/// The owner's answers got lost: the proof is answered however often it comes, and is
+/// written down no oftener than a wrong one.
+#[test]
+fn a_right_proof_is_answered_for_ever_and_written_sixteen_times() {
+    let mut world = World::new(false);
+    world.register(true);
+    let owner = world.attempt(true);
+    world.send(0, owner);
+    let proof = world.proof(owner).unwrap();
+    let before = world.ledger.log().len();
+    for _ in 0..300 {
+        let reply = world.redeem(0, owner, proof);
+        assert!(matches!(reply, Reply::Opened { tries, .. } if tries.left == 10));
+    }
+    assert_eq!(world.ledger.log().len() - before, usize::from(PROOFS));
+    // A wrong one of it is no right one.
+    let reply = world.redeem(0, owner, [9; KE3]);
+    assert!(matches!(reply, Reply::Refused(Refusal::UnknownAttempt)));
+    world.audit();
+}
+
+/// Whoever has a password can open and note as often as the network lets them, and each
+/// time is a write.
+#[test]
+fn a_record_is_written_so_many_times_a_day() {
+    let mut world = World::new(false);
+    world.register(true);
+    let keep = |world: &World, number: u64| {
+        let note = Note::new(number, &[1; NOTE_TEXT]);
+        let binding = Binding { repo: REPO, registration: REGISTRATION, fleet: world.keys.fleet() };
+        let statement = note_statement(&binding, note.bytes());
+        let signature = SigningKey::from_bytes(&SIGNING).sign(&statement).to_bytes();
+        world.ask(&Request::Note { ticket: TICKET, registration: REGISTRATION, note, signature })
+    };
+    for number in 1..=u64::from(DAILY) {
+        assert!(matches!(keep(&world, number), Reply::Noted(note) if note.number() == number));
+    }
+    let before = world.ledger.log().len();
+    let reply = keep(&world, u64::from(DAILY) + 1);
+    assert!(matches!(reply, Reply::Refused(Refusal::TooOften)));
+    let owner = world.attempt(true);
+    assert!(matches!(world.send(0, owner), Reply::Refused(Refusal::TooOften)));
+    assert_eq!(world.ledger.log().len(), before);
+    world.clock.pass(24 * 3600);
+    assert!(matches!(world.send(0, owner), Reply::Challenge { .. }));
+    assert!(matches!(keep(&world, u64::from(DAILY) + 1), Reply::Noted(_)));
+    world.audit();
+}
+
+/// Whoever writes to the folder changed the cost there: the right password was a counted
+/// failure.
+#[test]
+fn an_attempt_under_other_terms_takes_no_try() {
+    let mut world = World::new(false);
+    world.register(true);
+    let which = world.attempt(true);
+    let Request::Attempt { ticket, attempt, ke1, .. } = world.attempts[which].request.clone()
+    else {
+        panic!()
+    };
+    let before = world.ledger.log().len();
+    let cost = Argon2Cost { passes: 4, ..Argon2Cost::FLOOR };
+    let good = terms_hash(&REPO, &REGISTRATION, Argon2Cost::FLOOR);
+    let forged = [
+        terms_hash(&REPO, &REGISTRATION, cost),
+        terms_hash(&[9; 16], &REGISTRATION, Argon2Cost::FLOOR),
+        terms_hash(&REPO, &[9; 16], Argon2Cost::FLOOR),
+    ];
+    for terms in forged {
+        assert!(terms != good);
+        let reply = world.ask(&Request::Attempt { ticket, attempt, terms, ke1: ke1.clone() });
+        assert!(matches!(reply, Reply::Refused(Refusal::Terms)));
+    }
+    assert_eq!(world.ledger.log().len(), before);
+    assert!(matches!(world.send(0, which), Reply::Challenge { tries, .. } if tries.left == 8));
+    // As a repetition too: the stored answer belongs to the terms it was computed for.
+    let reply = world.ask(&Request::Attempt { ticket, attempt, terms: forged[0], ke1 });
+    assert!(matches!(reply, Reply::Refused(Refusal::Terms)));
+}
+
+impl World {
+    /// Registers as somebody, and says whether the record is bound.
+    fn registers(&self, bind: Bind, caller: &Caller) -> Result<bool, Refusal> {
+        let mut registering = Registering::start(TICKET, &SystemRandom);
+        if let Request::RegisterStart { bind: wanted, .. } = &mut registering.request {
+            *wanted = bind;
+        }
+        match self.sites[0].handle(&registering.request, caller) {
+            Reply::Registered { reply, generation, bound } => {
+                registering.bound = bound;
+                let (finish, active) =
+                    registering.finish(&self.keys, &reply, generation, &SystemRandom);
+                for request in [finish, active] {
+                    let reply = self.sites[1].handle(&request, caller);
+                    assert!(matches!(reply, Reply::Uploaded | Reply::Activated(_)));
+                }
+                Ok(bound)
+            }
+            Reply::Refused(refusal) => Err(refusal),
+            _ => panic!("another answer"),
+        }
+    }
+
+    fn guesses(&mut self, caller: &Caller) -> Option<Refusal> {
+        let which = self.attempt(true);
+        match self.sites[0].handle(&self.attempts[which].request, caller) {
+            Reply::Challenge { ke2, .. } => {
+                self.attempts[which].ke2 = Some(ke2);
+                None
+            }
+            Reply::Refused(refusal) => Some(refusal),
+            _ => panic!("another answer"),
+        }
+    }
+}
+
+/// With an account of her own and another's folder somebody could use up that record's
+/// tries.
+#[test]
+fn a_bound_record_is_guessed_at_by_its_account_only() {
+    let mut world = World::new(false);
+    let anna = from("anna");
+    assert_eq!(world.registers(Bind::Account, &Caller::unknown(true)), Err(Refusal::Account));
+    assert_eq!(world.registers(Bind::Account, &anna), Ok(true));
+    let before = world.ledger.log().len();
+    for stranger in [from("eve"), from("ann"), Caller::unknown(true), Caller::unknown(false)] {
+        for _ in 0..20 {
+            assert_eq!(world.guesses(&stranger), Some(Refusal::Account));
+        }
+    }
+    assert_eq!(world.ledger.log().len(), before, "no try was taken, and nothing written");
+    assert_eq!(world.guesses(&anna), None);
+    // Its proof may come by another way: the attempt is anna's.
+    let owner = world.attempts.len() - 1;
+    let proof = world.proof(owner).unwrap();
+    assert!(matches!(world.redeem(1, owner, proof), Reply::Opened { .. }));
+    let bound = |standing| matches!(standing, Standing::Active { bound: true, .. });
+    assert!(bound(world.status()));
+    world.audit();
+}
+
+#[test]
+fn who_says_whether_a_record_is_bound() {
+    let cases = [
+        (false, Bind::Usual, "anna", false),
+        (true, Bind::Usual, "anna", true),
+        (true, Bind::Nobody, "anna", false),
+        (false, Bind::Account, "anna", true),
+        // There is nothing to bind it to.
+        (true, Bind::Usual, "", false),
+    ];
+    for (operator, owner, account, bound) in cases {
+        let mut world = World::new(false);
+        world.sites = (0..2).map(|_| Arc::new(world.site(false).binding(operator))).collect();
+        let caller = if account.is_empty() { Caller::unknown(true) } else { from(account) };
+        assert_eq!(world.registers(owner, &caller), Ok(bound), "{operator} {owner:?} {account}");
+        let stranger = world.guesses(&from("eve"));
+        assert_eq!(stranger, bound.then_some(Refusal::Account));
+    }
+}
+
+/// The owner changes the password from a machine without an account, or with another:
+/// the record stays bound to the account it was bound to.
+#[test]
+fn a_successor_is_bound_as_the_record_before_it() {
+    for (bind, caller, stays) in [
+        (Bind::Usual, Caller::unknown(false), Some("anna")),
+        (Bind::Usual, from("bert"), Some("anna")),
+        (Bind::Account, from("bert"), Some("bert")),
+        (Bind::Nobody, from("bert"), None),
+    ] {
+        let world = World::new(false);
+        assert_eq!(world.registers(Bind::Account, &from("anna")), Ok(true));
+        let binding = Binding { repo: REPO, registration: REGISTRATION, fleet: world.keys.fleet() };
+        let statement = succession_statement(&binding, &[8; 16], &[8; 16]);
+        let signature = SigningKey::from_bytes(&SIGNING).sign(&statement).to_bytes();
+        let right = Right::Successor { ticket: TICKET, registration: REGISTRATION, signature };
+        let mut next = Registering::by(right, [8; 16], [8; 16], &SystemRandom);
+        if let Request::RegisterStart { bind: wanted, .. } = &mut next.request {
+            *wanted = bind;
+        }
+        let reply = world.sites[0].handle(&next.request, &caller);
+        assert!(matches!(reply, Reply::Registered { bound, .. } if bound == stays.is_some()));
+        let name = world.sites[0].name_of(&[8; 16]).unwrap();
+        let sight = world.sites[0].look(&name).unwrap().unwrap();
+        if stays.is_some() {
+            assert_eq!(sight.label.as_deref(), stays);
+        }
+        assert_eq!(sight.bound, stays.is_some());
+    }
+}
