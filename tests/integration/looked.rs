@@ -95,6 +95,40 @@ fn the_disk_with_the_repository_can_be_unmounted_and_come_back() {
     assert!(run("umount", &[usb.to_str().unwrap()]));
 }
 
+/// `umount` of a full REPO refused, and said neither where the changes are nor how to leave.
+#[test]
+fn a_full_repository_is_told_with_where_the_changes_are_and_how_to_leave() {
+    if !has_fuse("a full repository") || !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: a full repository: needs root");
+        return;
+    }
+    let world = World::new();
+    let (image, usb) = (world.path("image"), world.path("usb"));
+    let (image, usb) = (image.to_str().unwrap(), usb.to_str().unwrap());
+    fs::create_dir(usb).unwrap();
+    assert!(run("truncate", &["-s", "8M", image]) && run("mke2fs", &["-q", "-F", image]));
+    assert!(run("mount", &["-o", "loop", image, usb]));
+    world.ok(&["init", "usb/chats", "--key-out", "key"]);
+    let mount = world.mount("usb/chats", "mnt", &RARELY);
+    fs::write(world.path("mnt/one"), noise(1_000_000, 1)).unwrap();
+    let fill = world.path("usb/fill");
+    let mut filling = fs::File::create(&fill).unwrap();
+    while std::io::Write::write_all(&mut filling, &[7; 4096]).is_ok() {}
+    drop(filling);
+    for command in ["sync", "umount"] {
+        let said = world.fails(&[command, "mnt"], 28);
+        for part in ["no space left", "written to local state just now", "To leave"] {
+            let wanted = command == "umount" || part != "To leave";
+            assert!(!wanted || said.contains(part), "{command}: {part}: {said}");
+        }
+    }
+    assert!(fs::read(world.path("mnt/one")).unwrap() == noise(1_000_000, 1));
+    fs::remove_file(fill).unwrap();
+    mount.unmount(&world);
+    assert_eq!(world.ok(&["ls", "usb/chats"]), "one\n");
+    assert!(run("umount", &[usb]));
+}
+
 /// An object was removed by the sync client; the same file was copied in again.
 #[test]
 fn a_copy_of_a_file_whose_object_is_gone_is_stored_again() {
