@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::crypto::unhex;
 use crate::io::PrivateFolder;
+use crate::vault::server::OpenLimits;
 
 /// The file's name in a site's folder.
 pub const CONFIG: &str = "vault.toml";
@@ -49,6 +50,11 @@ pub struct Serve {
     pub advertise: Vec<String>,
     /// Whether anybody who can connect may register.
     pub open_registration: bool,
+    /// Registrations within an hour of people without an account or an invite, from one
+    /// address.
+    pub registrations_each: u32,
+    /// And from all together.
+    pub registrations: u32,
     /// Whether failures in a row make the next attempt wait.
     pub delays: bool,
     /// Where to answer metrics, health and readiness.
@@ -67,6 +73,8 @@ impl Default for Serve {
             listen: None,
             advertise: Vec::new(),
             open_registration: false,
+            registrations_each: OpenLimits::default().each,
+            registrations: OpenLimits::default().all,
             delays: true,
             admin: None,
             log_json: false,
@@ -464,6 +472,8 @@ mod tests {
                     listen: Some("[::]:7007".into()),
                     advertise: vec!["vault.example.org:7007".into()],
                     open_registration: true,
+                    registrations_each: 1,
+                    registrations: 2,
                     delays: false,
                     admin: Some("127.0.0.1:7008".parse().unwrap()),
                     log_json: true,

@@ -345,7 +345,14 @@ impl Fleet {
             .command(env!("CARGO_BIN_EXE_amberfs-vault"))
             .arg("serve")
             .arg(self.folder(at))
-            .args(["--listen", &listen, "--no-delays", "--open-registration"])
+            .args([
+                "--listen",
+                &listen,
+                "--no-delays",
+                "--open-registration",
+                "--registrations",
+                "1000000",
+            ])
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()

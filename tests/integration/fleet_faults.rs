@@ -652,6 +652,14 @@ fn etcd_counts_as_the_simulated_ledger_does() {
     assert!(ledger.read(&[1; 32]).unwrap().is_none());
     fleet.etcdctl(&["put", &key(1)], &[1; VALUE_SIZE]);
     assert_eq!(entry(1), (6, 6, 1));
+    // A name goes only as it was read.
+    assert!(written(ledger.swap(&[3; 32], None, &value(1), false)));
+    let revision = ledger.read(&[3; 32]).unwrap().unwrap().revision;
+    assert!(written(ledger.swap(&[3; 32], Some(revision), &value(2), false)));
+    assert!(matches!(ledger.remove(&[3; 32], revision), Ok(Swap::Lost)));
+    let revision = ledger.read(&[3; 32]).unwrap().unwrap().revision;
+    assert!(written(ledger.remove(&[3; 32], revision)));
+    assert!(ledger.read(&[3; 32]).unwrap().is_none());
     // Names that no vault wrote, and values of another size.
     fleet.etcdctl(&["put", &format!("amberfs-vault/{}/", hex(&[5; 16]))], b"x");
     fleet.etcdctl(&["put", &format!("amberfs-vault/{}/zz", hex(&[5; 16]))], b"x");

@@ -34,7 +34,7 @@ impl Vault {
         let mut child = Command::new(program)
             .arg("serve")
             .arg(&folder)
-            .args(["--listen", listen, "--no-delays"])
+            .args(["--listen", listen, "--no-delays", "--registrations", "1000000"])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()

@@ -154,7 +154,15 @@ mod with_softhsm {
                 .program(
                     env!("CARGO_BIN_EXE_amberfs-vault"),
                     site,
-                    &["serve", site, "--listen", "127.0.0.1:0", "--no-delays"],
+                    &[
+                        "serve",
+                        site,
+                        "--listen",
+                        "127.0.0.1:0",
+                        "--no-delays",
+                        "--registrations",
+                        "1000000",
+                    ],
                 )
                 .stdout(Stdio::piped())
                 .stderr(log)

@@ -12,7 +12,7 @@ use amberfs::io::{DirFolder, PrivateFolder, SystemClock, SystemRandom};
 use amberfs::vault::config::{Config, LedgerAt, Serve};
 use amberfs::vault::net::{Entrance, Limits, Relays, serve, server_config};
 use amberfs::vault::protocol::{Address, Protection};
-use amberfs::vault::server::{Opened, Site, open_site};
+use amberfs::vault::server::{OpenLimits, Opened, Site, open_site};
 use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -41,9 +41,13 @@ pub struct ServeArguments {
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     advertise: Vec<String>,
     /// Let anybody who can connect register; without it only a vault that
-    /// listens on loopback, and advertises nothing else, takes registrations
+    /// listens on loopback, advertises nothing else and has no relays takes registrations
     #[arg(long)]
     open_registration: bool,
+    /// Registrations within an hour of people without an account or an invite
+    /// (without it: 100)
+    #[arg(long, value_name = "N")]
+    registrations: Option<u32>,
     /// Let nobody wait after failures in a row (without it: after three,
     /// 1 min, 10 min, 1 h, 12 h, 24 h)
     #[arg(long)]
@@ -67,6 +71,7 @@ impl ServeArguments {
             settings.advertise.clone_from(&self.advertise);
         }
         settings.open_registration |= self.open_registration;
+        settings.registrations = self.registrations.unwrap_or(settings.registrations);
         settings.delays &= !self.no_delays;
         settings.admin = self.admin.or(settings.admin);
         settings.log_json |= self.log_json;
@@ -136,7 +141,8 @@ async fn serve_here(
         opened.signed,
         settings.delays,
     );
-    let site = Arc::new(site.binding(config.relays.bind));
+    let limits = OpenLimits { each: settings.registrations_each, all: settings.registrations };
+    let site = Arc::new(site.binding(config.relays.bind).opening(limits));
     let listener = TcpListener::bind(listen).await.map_err(|error| Failure {
         code: 1,
         text: format!("cannot listen on {listen}: {error}"),
@@ -154,8 +160,11 @@ async fn serve_here(
     let address = Address::new(hosts, fingerprint)
         .map_err(|error| Failure { code: 2, text: error.to_string() })?;
     DirFolder::new(dir).replace(ADDRESS, address.to_string().as_bytes()).map_err(Failure::other)?;
-    let open = settings.open_registration
-        || (place.ip().is_loopback() && address.hosts().iter().all(|host| is_here(host)));
+    // A relay on this machine brings people from everywhere.
+    let is_private = config.relays.keys.is_empty()
+        && place.ip().is_loopback()
+        && address.hosts().iter().all(|host| is_here(host));
+    let open = settings.open_registration || is_private;
     log::info!("registration is {}", if open { "open" } else { "closed" });
     let relays = Relays {
         keys: config.relays.decoded().map_err(Failure::other)?,
@@ -280,7 +289,11 @@ async fn sweep(site: Arc<Site>, notifier: Arc<Notifier>) {
             site.sweep()
         });
         match swept.await {
-            Ok(Ok(swept)) if swept.ended > 0 => log::info!("{} records ended", swept.ended),
+            Ok(Ok(swept)) if swept.ended + swept.removed > 0 => log::info!(
+                "{} records ended, {} names of registrations never activated went",
+                swept.ended,
+                swept.removed
+            ),
             Ok(Err(error)) => log::error!("sweeping failed: {error}"),
             _ => {}
         }

@@ -95,9 +95,9 @@ pub enum VaultError {
         "The vault does not take this invite: it is unknown, used, or too old. Ask its operator for another."
     )]
     Invite,
-    /// The account registered too often.
+    /// Too many registrations.
     #[error(
-        "This account has registered as often as the vault allows in a day. Try again tomorrow."
+        "The vault takes no more registrations for now: it counts those of an account by the day, and those of an address and of all strangers by the hour. Try again later."
     )]
     Budget,
     /// The record is bound to another account.

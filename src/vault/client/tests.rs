@@ -490,6 +490,10 @@ impl Ledger for CutOff {
         self.ledger.swap(name, expected, value, last)
     }
 
+    fn remove(&self, _name: &Name, _expected: Revision) -> Result<Swap, LedgerError> {
+        Ok(Swap::Lost)
+    }
+
     fn list(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Name>, LedgerError> {
         self.ledger.list(after, limit)
     }

@@ -325,6 +325,25 @@ impl Ledger for EmbeddedLedger {
         Ok(Swap::Written(Durable::after_write(revision)))
     }
 
+    fn remove(&self, name: &Name, expected: Revision) -> Result<Swap, LedgerError> {
+        let mut state = self.lock()?;
+        let Some(place) = state.names.get(name).copied() else { return Ok(Swap::Lost) };
+        // Revisions are counted by the pages there are: the newest one must stay, or the
+        // next opening would count it twice.
+        if place.revision != expected || place.revision.0 == state.highest {
+            return Ok(Swap::Lost);
+        }
+        state.poisoned = true;
+        // The older copy first: cut off in between, the newest is there as before.
+        for side in [1 - place.side, place.side] {
+            self.write(Place { side, ..place }, &[0; PAGE])?;
+        }
+        state.names.remove(name);
+        state.free.push(place.pair);
+        state.poisoned = false;
+        Ok(Swap::Written(Durable::after_write(Revision(state.highest))))
+    }
+
     fn list(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Name>, LedgerError> {
         use std::ops::Bound;
         let state = self.lock()?;

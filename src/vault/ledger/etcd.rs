@@ -160,6 +160,36 @@ impl EtcdLedger {
         })
     }
 
+    /// Does `change` if the name still has the revision `expected`, and asks once.
+    fn swap_by(&self, name: &Name, expected: Revision, change: TxnOp) -> Result<Swap, LedgerError> {
+        let floor = self.sight.floor()?;
+        let revision = expected.0 as i64;
+        let swap = Txn::new()
+            .when([Compare::mod_revision(self.key(name), CompareOp::Equal, revision)])
+            .and_then([change]);
+        // Of the member that answered the read.
+        let at = self.first.load(Ordering::Relaxed);
+        let mut kv = self.members[at].kv_client();
+        let outcome = self.wait(async { timeout(self.deadline, kv.txn(swap)).await });
+        let answer = match outcome {
+            Ok(Ok(answer)) => answer,
+            failed => {
+                self.first.store((at + 1) % self.members.len(), Ordering::Relaxed);
+                return Err(match failed {
+                    Ok(Err(error)) => unanswered(&error),
+                    _ => LedgerError::Unanswered("no answer in time".into()),
+                });
+            }
+        };
+        let head = head(answer.header());
+        self.sight.admit(floor, head)?;
+        Ok(if answer.succeeded() {
+            Swap::Written(Durable::after_write(head.revision))
+        } else {
+            Swap::Lost
+        })
+    }
+
     /// Up to `limit` names above `after` with what `options` ask for.
     fn range(
         &self,
@@ -234,34 +264,15 @@ impl Ledger for EtcdLedger {
         value: &Value,
         _last: bool,
     ) -> Result<Swap, LedgerError> {
-        let floor = self.sight.floor()?;
-        let key = self.key(name);
+        let put = TxnOp::put(self.key(name), value.to_vec(), None);
         // 0 is etcd's word for "no such key".
-        let revision = expected.map_or(0, |revision| revision.0 as i64);
-        let swap = Txn::new()
-            .when([Compare::mod_revision(key.as_str(), CompareOp::Equal, revision)])
-            .and_then([TxnOp::put(key, value.to_vec(), None)]);
-        // Of the member that answered the read.
-        let at = self.first.load(Ordering::Relaxed);
-        let mut kv = self.members[at].kv_client();
-        let outcome = self.wait(async { timeout(self.deadline, kv.txn(swap)).await });
-        let answer = match outcome {
-            Ok(Ok(answer)) => answer,
-            failed => {
-                self.first.store((at + 1) % self.members.len(), Ordering::Relaxed);
-                return Err(match failed {
-                    Ok(Err(error)) => unanswered(&error),
-                    _ => LedgerError::Unanswered("no answer in time".into()),
-                });
-            }
-        };
-        let head = head(answer.header());
-        self.sight.admit(floor, head)?;
-        Ok(if answer.succeeded() {
-            Swap::Written(Durable::after_write(head.revision))
-        } else {
-            Swap::Lost
-        })
+        self.swap_by(name, expected.unwrap_or_default(), put)
+    }
+
+    fn remove(&self, name: &Name, expected: Revision) -> Result<Swap, LedgerError> {
+        let key = self.key(name);
+        let delete = TxnOp::delete(key, None);
+        self.swap_by(name, expected, delete)
     }
 
     fn list(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Name>, LedgerError> {

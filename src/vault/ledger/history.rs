@@ -254,6 +254,11 @@ impl<L: Ledger> Ledger for Recorded<L> {
         outcome
     }
 
+    /// What is recorded here has no word for it: names stay.
+    fn remove(&self, _name: &Name, _expected: Revision) -> Result<Swap, LedgerError> {
+        Ok(Swap::Lost)
+    }
+
     fn list(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Name>, LedgerError> {
         self.inner.list(after, limit)
     }

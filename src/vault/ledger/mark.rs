@@ -213,6 +213,14 @@ impl Ledger for Guarded {
         Ok(outcome)
     }
 
+    fn remove(&self, name: &Name, expected: Revision) -> Result<Swap, LedgerError> {
+        let outcome = self.inner.remove(name, expected)?;
+        if let Swap::Written(durable) = &outcome {
+            self.raise(Head { cluster: self.cluster()?, revision: durable.revision() })?;
+        }
+        Ok(outcome)
+    }
+
     fn list(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Name>, LedgerError> {
         self.inner.list(after, limit)
     }

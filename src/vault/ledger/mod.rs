@@ -1,8 +1,9 @@
 //! Where records live: sealed values of one size under names that say nothing.
 //!
 //! Invariant: [`Durable`] can only be had from a ledger that has the value on
-//! stable storage, and names are never deleted. Whether somebody else deleted
-//! one or put an old value back, the [`Lineage`] tells.
+//! stable storage. Names go only by [`Ledger::remove`]: those under which nothing was
+//! ever guessed at. Whether somebody else deleted one or put an old value back, the
+//! [`Lineage`] tells.
 
 mod embedded;
 #[cfg(feature = "etcd")]
@@ -169,6 +170,10 @@ pub trait Ledger: Send + Sync {
         value: &Value,
         last: bool,
     ) -> Result<Swap, LedgerError>;
+    /// Takes a name away, if it still has the revision `expected`, and returns when that
+    /// is durable. Lost too where this ledger cannot do it now: the name stays, and may go
+    /// another time.
+    fn remove(&self, name: &Name, expected: Revision) -> Result<Swap, LedgerError>;
     /// Up to `limit` names above `after`, in order, for sweeping.
     fn list(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Name>, LedgerError>;
     /// The same with their values, each as [`Ledger::read`] gives it.
@@ -212,6 +217,9 @@ impl<L: Ledger + ?Sized> Ledger for std::sync::Arc<L> {
         last: bool,
     ) -> Result<Swap, LedgerError> {
         (**self).swap(name, expected, value, last)
+    }
+    fn remove(&self, name: &Name, expected: Revision) -> Result<Swap, LedgerError> {
+        (**self).remove(name, expected)
     }
     fn list(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Name>, LedgerError> {
         (**self).list(after, limit)

@@ -160,6 +160,15 @@ impl Ledger for SimLedger {
         }
     }
 
+    fn remove(&self, name: &Name, expected: Revision) -> Result<Swap, LedgerError> {
+        let found = self.lock().now.values.get(name).map(|(revision, ..)| *revision);
+        if found != Some(expected) {
+            return Ok(Swap::Lost);
+        }
+        self.delete(name);
+        Ok(Swap::Written(Durable::after_write(Revision(self.lock().now.revision))))
+    }
+
     fn list(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Name>, LedgerError> {
         let state = self.lock();
         let above = state.now.values.keys().filter(|name| after.is_none_or(|after| *name > after));

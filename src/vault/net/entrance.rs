@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 
+use super::guests::origin;
 use crate::vault::protocol::Seconds;
 use crate::vault::relay::assertion::{
     self, ASSERTION, Assertion, AssertionError, Seen, read_hello,
@@ -61,7 +62,8 @@ impl Entrance {
         } else if self.relays.only {
             return None;
         } else {
-            (Vec::new(), Caller::unknown(self.open))
+            let origin = Some(origin(stream.peer_addr().ok()?.ip()));
+            (Vec::new(), Caller { origin, ..Caller::unknown(self.open) })
         };
         let (read, write) = stream.into_split();
         Some((tokio::io::join(Cursor::new(hello).chain(read), write), caller))
@@ -80,6 +82,6 @@ impl Entrance {
         })?;
         let account: Option<Arc<str>> = assertion.account.map(Into::into);
         let open = self.open || self.relays.register && account.is_some();
-        Ok(Caller { open, account })
+        Ok(Caller { open, account, origin: None })
     }
 }

@@ -10,11 +10,12 @@ const KEPT: usize = 65_536;
 /// Time between two looks for full ones.
 const PURGE: Duration = Duration::from_secs(1);
 
-/// A bucket for each key. Each holds `burst` at most and gains `burst` a minute.
+/// A bucket for each key. Each holds `burst` at most and gains `burst` in each period.
 /// When there are too many keys to remember, all may pass: the budget protects the
 /// relay's peace, not anybody's tries.
 pub struct Budget<K> {
     burst: f64,
+    period: Duration,
     kept: Mutex<Kept<K>>,
 }
 
@@ -27,12 +28,18 @@ struct Kept<K> {
 impl<K: Hash + Eq> Budget<K> {
     /// `burst` at once, and as many each minute.
     pub fn new(burst: u32) -> Self {
+        Self::within(burst, Duration::from_secs(60))
+    }
+
+    /// `burst` at once, and as many in each `period`.
+    pub fn within(burst: u32, period: Duration) -> Self {
         let kept = Kept { buckets: HashMap::new(), purged: Duration::ZERO };
-        Self { burst: burst.into(), kept: Mutex::new(kept) }
+        Self { burst: burst.into(), period, kept: Mutex::new(kept) }
     }
 
     fn level(&self, (level, then): (f64, Duration), now: Duration) -> f64 {
-        let gained = now.saturating_sub(then).as_secs_f64() / 60.0 * self.burst;
+        let periods = now.saturating_sub(then).as_secs_f64() / self.period.as_secs_f64();
+        let gained = periods * self.burst;
         (level + gained).min(self.burst)
     }
 

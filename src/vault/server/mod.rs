@@ -10,6 +10,7 @@ mod effect;
 mod evaluate;
 mod folder;
 mod metrics;
+mod openly;
 mod orders;
 mod record;
 mod rights;
@@ -28,6 +29,7 @@ pub use folder::{
     install_manifest, join_site, open_rolled_back, open_site, view_site,
 };
 pub use metrics::Metrics;
+pub use openly::OpenLimits;
 pub use orders::{Answer, ORDER_LIMIT, Order, Which};
 pub use record::{DAILY, Label, Material, PENDING_LIMIT, Pending, Record, State};
 pub use rights::{COUNTED, REGISTRATIONS};

@@ -81,7 +81,9 @@ impl Site {
         if !caller.open {
             return Ok(Err(Refusal::RegistrationClosed));
         }
-        let Some(account) = &caller.account else { return Ok(Ok(None)) };
+        let Some(account) = &caller.account else {
+            return Ok(if self.may_open(caller) { Ok(None) } else { Err(Refusal::Budget) });
+        };
         let charged = self.charge(account, registration)?;
         Ok(if charged { Ok(Some(account.clone())) } else { Err(Refusal::Budget) })
     }

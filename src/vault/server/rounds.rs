@@ -4,8 +4,8 @@
 use super::effect::Write;
 use super::record::State;
 use super::site::{Content, Found, RACES_LIMIT, Site, Undecided};
-use super::step::{Asked, spend_step, sweep_step};
-use crate::vault::ledger::{LedgerError, Name};
+use super::step::{Asked, may_go, spend_step, sweep_step};
+use crate::vault::ledger::{LedgerError, Name, Swap};
 use crate::vault::protocol::{Ended, Refusal, Reply};
 
 /// Records read at once: a mebibyte of them.
@@ -18,8 +18,17 @@ pub struct Swept {
     pub names: usize,
     /// Records that became tombstones.
     pub ended: usize,
+    /// Names that went: of registrations never activated, and of accounts' counts.
+    pub removed: usize,
     /// Records that could not be read or written.
     pub failed: usize,
+}
+
+/// What a sweep did to one name.
+enum Done {
+    Nothing,
+    Ended,
+    Removed,
 }
 
 /// How many records stand how.
@@ -122,7 +131,9 @@ impl Site {
             swept.names += 1;
             self.count(&mut census, &found);
             match found.and_then(|found| self.sweep_one(name, found)) {
-                Ok(ended) => swept.ended += usize::from(ended),
+                Ok(Done::Nothing) => {}
+                Ok(Done::Ended) => swept.ended += 1,
+                Ok(Done::Removed) => swept.removed += 1,
                 Err(error) => {
                     swept.failed += 1;
                     log::error!("a record was not swept: {error}");
@@ -134,17 +145,21 @@ impl Site {
         Ok(swept)
     }
 
-    fn sweep_one(&self, name: &Name, found: Option<Found>) -> Result<bool, Undecided> {
-        let Some(found) = found else { return Ok(false) };
+    fn sweep_one(&self, name: &Name, found: Option<Found>) -> Result<Done, Undecided> {
+        let Some(found) = found else { return Ok(Done::Nothing) };
         let place = found.place();
         let Content::Record(record) = found.content else {
             self.alarm(name);
-            return Ok(false);
+            return Ok(Done::Nothing);
         };
-        match sweep_step(&record, self.served()?) {
-            Some(write) => Ok(self.write(name, Some(place), write)?.is_some()),
-            None => Ok(false),
+        let now = self.served()?;
+        if may_go(&record, now) {
+            let removed = matches!(self.ledger.remove(name, place.0)?, Swap::Written(_));
+            return Ok(if removed { Done::Removed } else { Done::Nothing });
         }
+        let Some(write) = sweep_step(&record, now) else { return Ok(Done::Nothing) };
+        let ended = self.write(name, Some(place), write)?.is_some();
+        Ok(if ended { Done::Ended } else { Done::Nothing })
     }
 
     /// Whether keys of an older generation are needed for it.

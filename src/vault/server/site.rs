@@ -1,10 +1,12 @@
 //! One site: reads, decides, evaluates, writes, and only then answers.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::effect::{Effect, Write};
 use super::evaluate;
 use super::metrics::Metrics;
+use super::openly::{OpenLimits, Openings};
 use super::record::Record;
 use super::served::Stopwatch;
 use super::step::{Asked, Policy, step};
@@ -79,12 +81,15 @@ pub struct Caller {
     pub open: bool,
     /// The account that a relay vouched for.
     pub account: Option<Arc<str>>,
+    /// Where its connection comes from: an IPv4 address or a /64 of IPv6. None for whoever
+    /// comes by a relay.
+    pub origin: Option<IpAddr>,
 }
 
 impl Caller {
     /// Somebody without an account.
     pub fn unknown(open: bool) -> Self {
-        Self { open, account: None }
+        Self { open, ..Self::default() }
     }
 }
 
@@ -98,6 +103,7 @@ pub struct Site {
     manifest: Vec<u8>,
     delays: bool,
     binds: bool,
+    pub(super) openings: Openings,
     metrics: Metrics,
 }
 
@@ -126,7 +132,8 @@ impl Site {
         delays: bool,
     ) -> Self {
         let (stopwatch, metrics) = (Stopwatch::new(Arc::clone(&clock)), Metrics::default());
-        Self { keys, ledger, random, clock, stopwatch, manifest, delays, binds: false, metrics }
+        let (binds, openings) = (false, Openings::new(OpenLimits::default()));
+        Self { keys, ledger, random, clock, stopwatch, manifest, delays, binds, openings, metrics }
     }
 
     /// The same site; `binds` says whether new records open only for the account that
@@ -134,6 +141,16 @@ impl Site {
     #[must_use]
     pub fn binding(self, binds: bool) -> Self {
         Self { binds, ..self }
+    }
+
+    /// The same site, which takes so many registrations of strangers.
+    #[must_use]
+    pub fn opening(self, limits: OpenLimits) -> Self {
+        Self { openings: Openings::new(limits), ..self }
+    }
+
+    pub(super) fn clock(&self) -> &dyn Clock {
+        &*self.clock
     }
 
     /// Whether it does so.

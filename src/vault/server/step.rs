@@ -88,6 +88,20 @@ fn due(record: &Record, now: Served) -> Option<Ended> {
     }
 }
 
+/// How long what says that a registration was never activated, or how often an account
+/// has registered, is kept: seconds.
+const KEPT: Seconds = 24 * 3600;
+
+/// Whether a name may go: nothing was ever guessed at under it, and whoever asks hears
+/// that there is no such record. Its ticket may be registered anew, as any other.
+pub fn may_go(record: &Record, now: Served) -> bool {
+    match record.state {
+        State::Ended(Ended::Abandoned) => now >= record.touched.plus(KEPT),
+        State::Account => now >= record.touched.plus(2 * KEPT),
+        _ => false,
+    }
+}
+
 /// The tombstone of a record whose time is up.
 pub fn sweep_step(record: &Record, now: Served) -> Option<Write> {
     let ended = due(record, now)?;

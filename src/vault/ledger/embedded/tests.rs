@@ -203,6 +203,67 @@ fn a_full_disk_stops_new_names_only() {
     assert_eq!(EmbeddedLedger::open(&*folder).unwrap().list(None, 9).unwrap().len(), 2);
 }
 
+/// Names that go leave no bytes, and their room is used again.
+#[test]
+fn a_name_that_goes_leaves_nothing_and_its_room() {
+    let (dir, folder) = fresh();
+    let ledger = EmbeddedLedger::open(&folder).unwrap();
+    for round in 0..5 {
+        assert!(swap(&ledger, 1, None, 0xa1) && swap(&ledger, 2 + round, None, 2));
+        let (revision, _) = read(&ledger, 1).unwrap();
+        let gone = |revision| matches!(ledger.remove(&[1; 32], revision), Ok(Swap::Written(_)));
+        assert!(!gone(Revision(revision.0 - 1)), "somebody else wrote it");
+        assert!(gone(revision) && !gone(revision));
+        assert_eq!(read(&ledger, 1), None);
+    }
+    let bytes = std::fs::read(dir.path().join(FILE)).unwrap();
+    assert!(!bytes.windows(64).any(|window| window.iter().all(|byte| *byte == 0xa1)));
+    assert_eq!(bytes.len(), (1 + 2 * 6) * PAGE, "five names, and the room of one");
+    let before = ledger.head().unwrap();
+    drop(ledger);
+    let ledger = EmbeddedLedger::open(&folder).unwrap();
+    assert_eq!(ledger.head().unwrap(), before);
+    assert_eq!(ledger.list(None, 99).unwrap().len(), 5);
+}
+
+/// Revisions are counted by the pages there are: one that went was counted again after
+/// opening, and a copy of what it was would have been taken for the newest.
+#[test]
+fn the_newest_write_does_not_go() {
+    let (_dir, folder) = fresh();
+    let ledger = EmbeddedLedger::open(&folder).unwrap();
+    assert!(swap(&ledger, 2, None, 2) && swap(&ledger, 1, None, 1));
+    let (revision, _) = read(&ledger, 1).unwrap();
+    assert!(matches!(ledger.remove(&[1; 32], revision), Ok(Swap::Lost)));
+    drop(ledger);
+    let ledger = EmbeddedLedger::open(&folder).unwrap();
+    assert_eq!(ledger.head().unwrap().revision, revision);
+}
+
+/// At each step of it: the name is there as it was, or it is gone.
+#[test]
+fn a_crash_while_a_name_goes_leaves_it_or_takes_it() {
+    for step in 0..8 {
+        let world = SimWorld::new();
+        let folder = world.folder("vault");
+        EmbeddedLedger::create(&*folder).unwrap();
+        let ledger = EmbeddedLedger::open(&*folder).unwrap();
+        assert!(swap(&ledger, 1, None, 1));
+        let (revision, _) = read(&ledger, 1).unwrap();
+        assert!(swap(&ledger, 1, Some(revision), 2) && swap(&ledger, 2, None, 9));
+        let (revision, _) = read(&ledger, 1).unwrap();
+        world.freeze_at(world.operations() + step);
+        let done = ledger.remove(&[1; 32], revision).is_ok();
+        let crash = Crash { data: Unsynced::Lost, names_kept: true };
+        let world = world.crash(crash);
+        let ledger = EmbeddedLedger::open(&*world.folder("vault")).unwrap();
+        let found = read(&ledger, 1);
+        assert!(found.is_none() || !done && found == Some((revision, 2)), "{step}: {found:?}");
+        assert_eq!(read(&ledger, 2).map(|(_, byte)| byte), Some(9));
+        assert!(swap(&ledger, 3, None, 3));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 

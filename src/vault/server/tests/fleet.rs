@@ -120,6 +120,10 @@ impl Ledger for Line {
         outcome
     }
 
+    fn remove(&self, _name: &Name, _expected: Revision) -> Result<Swap, LedgerError> {
+        Ok(Swap::Lost)
+    }
+
     fn list(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Name>, LedgerError> {
         self.turns.pause();
         self.ledger.list(after, limit)

@@ -10,7 +10,7 @@ fn is_refused(reply: &Reply, refusal: Refusal) -> bool {
 }
 
 fn account(name: &str) -> Caller {
-    Caller { open: true, account: Some(name.into()) }
+    Caller { open: true, account: Some(name.into()), origin: None }
 }
 
 impl World {

@@ -17,7 +17,7 @@ fn ten_guesses_in_all_count_the_registration_and_close_the_record() {
     assert_eq!(world.status(), Standing::Closed { left: GRACE });
     assert!(matches!(world.send(1, which), Reply::Refused(Refusal::Standing(_))));
     world.clock.pass(GRACE);
-    assert_eq!(world.sites[0].sweep().unwrap(), Swept { names: 1, ended: 1, failed: 0 });
+    assert_eq!(world.sites[0].sweep().unwrap(), Swept { names: 1, ended: 1, ..Swept::default() });
     assert_eq!(world.status(), Standing::Ended(Ended::Exhausted));
     let last = world.records().pop().unwrap();
     assert!(last.material.is_none() && last.pending.is_empty(), "nothing is left to guess");

@@ -1,0 +1,54 @@
+//! Registrations of people without an account or an invite: how many a site takes.
+//!
+//! Invariant: whatever strangers do, a site begins at most [`OpenLimits::all`] such
+//! registrations an hour, and the names of those that were never activated go again
+//! ([`sweep_step`](super::sweep_step), [`Site::sweep`]): the ledger does not grow by them
+//! without bound.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::site::{Caller, Site};
+use crate::vault::relay::budget::Budget;
+
+/// The time in which they are counted.
+const PERIOD: Duration = Duration::from_secs(3600);
+
+/// How many registrations a site takes from people without an account or an invite,
+/// within an hour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenLimits {
+    /// From one IPv4 address or one /64 of IPv6; loopback is not counted.
+    pub each: u32,
+    /// From all together.
+    pub all: u32,
+}
+
+impl Default for OpenLimits {
+    fn default() -> Self {
+        Self { each: 10, all: 100 }
+    }
+}
+
+/// What is left of them, in memory: a site that starts anew begins anew.
+pub(super) struct Openings {
+    each: Budget<IpAddr>,
+    all: Budget<()>,
+}
+
+impl Openings {
+    pub fn new(limits: OpenLimits) -> Self {
+        Self { each: Budget::within(limits.each, PERIOD), all: Budget::within(limits.all, PERIOD) }
+    }
+}
+
+impl Site {
+    /// Counts one; false if there were too many. Whoever had too many from one address
+    /// takes nothing from what is left for others.
+    pub(super) fn may_open(&self, caller: &Caller) -> bool {
+        let now = self.clock().elapsed();
+        let counted = caller.origin.filter(|origin| !origin.is_loopback());
+        counted.is_none_or(|origin| self.openings.each.take(origin, now))
+            && self.openings.all.take((), now)
+    }
+}
