@@ -6,7 +6,8 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::args::Global;
-use super::{Result, trust, vault};
+use super::trust::{Reach, Said, known, reached};
+use super::{Result, vault};
 use crate::crypto::{RepoId, Secret};
 use crate::format::register::Slot;
 use crate::vault::client::{Client, Pin};
@@ -44,10 +45,10 @@ impl NoteWriter {
             return Ok(None);
         };
         // Sealed with K: the address is the owner's own.
-        let pin = trust::known(global, sealed.address.fingerprint())?;
-        let locator = trust::reached(global, &sealed)?;
+        let pin = known(global, sealed.address.fingerprint())?;
+        let Reach { locator, places, .. } = reached(global, &sealed, Said::Sealed)?;
         let keys = NoteKeys::derive(key, repo, &locator.registration);
-        let client = vault::client(global, path, PATIENCE)?;
+        let client = vault::client(global, path, PATIENCE, &places)?;
         Ok(Some(Self { client, locator, keys, pin }))
     }
 

@@ -1,16 +1,24 @@
-//! Which vaults are trusted: typed, pinned before, listed by the administrator, or confirmed.
+//! Which vaults are trusted, and where they are: typed, pinned before, listed by the
+//! administrator, or confirmed.
+//!
+//! Invariant: before the key has opened a folder, nothing that only the folder says makes
+//! this machine connect anywhere, where it knows a place of the vault itself; and an
+//! account's token goes to places only that somebody other than the folder named.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::args::Global;
 use super::place;
 use super::{Code, Failure, Result};
-use crate::crypto::unhex;
-use crate::io::{DirFolder, PrivateFolder, Terminal, can_ask, read_regular_text};
-use crate::vault::client::Pin;
+use crate::crypto::{RepoId, hex, unhex};
+use crate::io::{
+    Clock, DirFolder, PrivateFolder, SystemClock, Terminal, can_ask, read_regular_text,
+};
+use crate::vault::client::{Pin, VaultError};
 use crate::vault::protocol::{
-    Address, Fingerprint, HOSTS_LIMIT, Locator, MANIFEST_LIMIT, Manifest,
+    Address, Fingerprint, HOSTS_LIMIT, LOCATOR_LIMIT, Locator, MANIFEST_LIMIT, MANIFEST_WARNS,
+    Manifest, Place,
 };
 
 /// Vaults that this user trusted before, in the folder of local state.
@@ -32,8 +40,54 @@ pub fn typed_address(global: &Global) -> Result<Option<Address>> {
         .map_err(|error| Failure::new(Code::Usage, format!("--vault: {error}")))
 }
 
-/// Fingerprint and epoch of each vault pinned by this user.
-fn pins(folder: &Path) -> Result<Vec<Pin>> {
+/// A vault that this user trusted before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Pinned {
+    pin: Pin,
+    /// Where it is: named by the user or the administrator, sealed with a key, or signed
+    /// by the vault's root.
+    places: Vec<String>,
+}
+
+impl Pinned {
+    /// One line: fingerprint, epoch, places between commas.
+    fn line(&self) -> String {
+        let places = self.places.join(",");
+        let text = format!("{} {} {places}", self.pin.fingerprint, self.pin.epoch);
+        text.trim_end().to_owned()
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let mut parts = line.split(' ');
+        let fingerprint = Fingerprint(unhex(parts.next()?)?);
+        let epoch = parts.next()?.parse().ok()?;
+        let places = parts.next().unwrap_or_default();
+        let places: Vec<String> =
+            places.split(',').filter(|place| !place.is_empty()).map(str::to_owned).collect();
+        let good = parts.next().is_none() && places.iter().all(|p| Place::parse(p).is_some());
+        good.then_some(Self { pin: Pin { fingerprint, epoch }, places })
+    }
+
+    /// Takes in what is newer; new places come first.
+    fn learn(&mut self, epoch: u64, places: &[String]) {
+        self.pin.epoch = self.pin.epoch.max(epoch);
+        self.places = in_order(places.iter().chain(&self.places));
+    }
+}
+
+/// Each place once, as many as an address has.
+fn in_order<'a>(places: impl IntoIterator<Item = &'a String>) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for place in places {
+        if !all.contains(place) && all.len() < HOSTS_LIMIT {
+            all.push(place.clone());
+        }
+    }
+    all
+}
+
+/// Each vault pinned by this user.
+fn pins(folder: &Path) -> Result<Vec<Pinned>> {
     let file = folder.join(PINS);
     let bad = |what: &dyn std::fmt::Display| {
         Failure::new(Code::Other, format!("{}: {what}", file.display()))
@@ -43,51 +97,73 @@ fn pins(folder: &Path) -> Result<Vec<Pin>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
         Err(error) => return Err(bad(&error)),
     };
-    let pin = |line: &str| {
-        let (fingerprint, epoch) = line.split_once(' ')?;
-        Some(Pin { fingerprint: Fingerprint(unhex(fingerprint)?), epoch: epoch.parse().ok()? })
-    };
     // A line left out would be an epoch forgotten.
-    text.lines().map(|line| pin(line).ok_or_else(|| bad(&"a line is not understood"))).collect()
+    let pinned = |line| Pinned::parse(line).ok_or_else(|| bad(&"a line is not understood"));
+    text.lines().map(pinned).collect()
 }
 
 /// A root that this user trusted before, with the highest epoch seen of it.
-fn pinned(global: &Global, fingerprint: Fingerprint) -> Result<Option<Pin>> {
-    let mut seen = Vec::new();
+fn pinned(global: &Global, fingerprint: Fingerprint) -> Result<Option<Pinned>> {
+    let mut all: Option<Pinned> = None;
     for folder in place::note_folders(global) {
-        seen.extend(pins(&folder)?);
+        for found in pins(&folder)?.into_iter().filter(|one| one.pin.fingerprint == fingerprint) {
+            match &mut all {
+                None => all = Some(found),
+                Some(all) => all.learn(found.pin.epoch, &found.places),
+            }
+        }
     }
-    let seen = seen.into_iter().filter(|pin| pin.fingerprint == fingerprint);
-    Ok(seen.max_by_key(|pin| pin.epoch))
+    Ok(all)
 }
 
 /// A trusted root with the highest epoch seen of it on this machine.
 pub fn known(global: &Global, fingerprint: Fingerprint) -> Result<Pin> {
-    Ok(pinned(global, fingerprint)?.unwrap_or(Pin { fingerprint, epoch: 0 }))
+    let pinned = pinned(global, fingerprint)?;
+    Ok(pinned.map_or(Pin { fingerprint, epoch: 0 }, |pinned| pinned.pin))
 }
 
-/// Remembers a vault, or a higher epoch of one.
-fn remember(folder: &Path, fingerprint: Fingerprint, epoch: u64) -> Result<()> {
+/// Remembers a vault, a higher epoch of one, or more places.
+fn remember(folder: &Path, fingerprint: Fingerprint, epoch: u64, places: &[String]) -> Result<()> {
     place::with_base(folder, || {
         let mut all = pins(folder)?;
-        match all.iter_mut().find(|pin| pin.fingerprint == fingerprint) {
-            Some(pin) if pin.epoch >= epoch => return Ok(()),
-            Some(pin) => pin.epoch = epoch,
-            None => all.push(Pin { fingerprint, epoch }),
+        let at = all.iter().position(|one| one.pin.fingerprint == fingerprint);
+        let before = at.map(|at| all[at].clone());
+        let at = at.unwrap_or_else(|| {
+            all.push(Pinned { pin: Pin { fingerprint, epoch }, places: Vec::new() });
+            all.len() - 1
+        });
+        all[at].learn(epoch, places);
+        if before.as_ref() == Some(&all[at]) {
+            return Ok(());
         }
         let mut text = String::new();
-        for pin in all {
-            let _ = writeln!(text, "{} {}", pin.fingerprint, pin.epoch);
+        for one in all {
+            let _ = writeln!(text, "{}", one.line());
         }
         Ok(DirFolder::new(folder).replace(PINS, text.as_bytes())?)
     })
 }
 
-/// Remembers a vault's manifest where everything else is done: a failure is worth a
-/// warning, and does not end the command.
-pub fn remember_or_warn(global: &Global, fingerprint: Fingerprint, manifest: &Manifest) {
+/// Remembers a vault's manifest and where it is, where everything else is done: a failure
+/// is worth a warning, and does not end the command. `places` are those that somebody other
+/// than the folder named; the manifest adds its own.
+pub fn remember_or_warn(
+    global: &Global,
+    fingerprint: Fingerprint,
+    manifest: &Manifest,
+    places: &[String],
+) {
+    let places = in_order(places.iter().chain(&manifest.places));
+    let left = manifest.ends.saturating_sub(SystemClock.now().secs.max(0) as u64);
+    if left < MANIFEST_WARNS {
+        note!(
+            "amberfs: the vault's manifest ends on {}: from then on new machines do not take it. \
+             Its operator renews it: amberfs-vault root renew",
+            manifest.end_date()
+        );
+    }
     let done = place::note_in_one(global, |folder| {
-        remember(folder, fingerprint, manifest.epoch)?;
+        remember(folder, fingerprint, manifest.epoch, &places)?;
         for line in what_changed(folder, fingerprint, manifest)? {
             note!("amberfs: {line}");
         }
@@ -139,19 +215,96 @@ pub fn moved(global: &Global, fingerprint: Fingerprint) -> Result<Option<Address
     Ok(known.into_iter().find(|address| address.fingerprint() == fingerprint))
 }
 
-/// `locator` with the places where to look for its vault: the told ones first.
-pub fn reached(global: &Global, locator: &Locator) -> Result<Locator> {
-    let fingerprint = locator.address.fingerprint();
-    let mut hosts = Vec::new();
+/// Who says where a vault is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Said {
+    /// The folder, in the clear: whoever can write to it.
+    Folder,
+    /// The folder, sealed with its key: its owner.
+    Sealed,
+}
+
+/// Where to look for a vault, and where its account's token may be sent.
+pub struct Reach {
+    /// The locator with these places.
+    pub locator: Locator,
+    /// Those that somebody other than the folder named.
+    pub places: Vec<String>,
+    /// Those that only the folder names, and that are not asked.
+    pub strange: Vec<String>,
+}
+
+/// Where this machine's user or administrator says that a vault is, or where it was pinned:
+/// what is typed comes first, for it may have moved.
+fn places_of(global: &Global, fingerprint: Fingerprint) -> Result<Vec<String>> {
     let told = moved(global, fingerprint)?;
-    for host in told.iter().chain([&locator.address]).flat_map(Address::hosts) {
-        if !hosts.contains(host) && hosts.len() < HOSTS_LIMIT {
-            hosts.push(host.clone());
-        }
+    let pinned = pinned(global, fingerprint)?.map_or(Vec::new(), |pinned| pinned.places);
+    Ok(in_order(told.iter().flat_map(Address::hosts).chain(&pinned)))
+}
+
+/// `locator` with the places where to look for its vault. Where this machine knows one, it
+/// goes to none that only the folder names.
+pub fn reached(global: &Global, locator: &Locator, said: Said) -> Result<Reach> {
+    let fingerprint = locator.address.fingerprint();
+    let mut places = places_of(global, fingerprint)?;
+    if said == Said::Sealed {
+        places = in_order(places.iter().chain(locator.address.hosts()));
     }
+    let named = locator.address.hosts();
+    let (asked, strange) = if places.is_empty() {
+        if !global.quiet {
+            note!(
+                "amberfs: only the folder says that the vault is at {}: no account's token is \
+                 sent there",
+                named.join(", ")
+            );
+        }
+        (named.to_vec(), Vec::new())
+    } else {
+        (places.clone(), named.iter().filter(|host| !places.contains(host)).cloned().collect())
+    };
     let address =
-        Address::new(hosts, fingerprint).map_err(|error| Failure::new(Code::Usage, error))?;
-    Ok(Locator { address, ..locator.clone() })
+        Address::new(asked, fingerprint).map_err(|error| Failure::new(Code::Usage, error))?;
+    Ok(Reach { locator: Locator { address, ..locator.clone() }, places, strange })
+}
+
+impl Reach {
+    /// Tells of places that were not asked, where none of the others answered.
+    pub fn explain(&self, error: VaultError) -> Failure {
+        let silent = matches!(error, VaultError::Unreachable { .. });
+        let failure = Failure::from(error);
+        if !silent || self.strange.is_empty() {
+            return failure;
+        }
+        failure.hint(format!(
+            "the folder also names {}, which whoever can write to it may have put there; if the \
+             vault has moved to it, give its address by --vault",
+            self.strange.join(", ")
+        ))
+    }
+}
+
+/// Beginning of the names of files with the vault entry that opened a repository last.
+const ENTRIES: &str = "entry-";
+
+/// The vault entry that opened a repository on this machine last: what the folder says may
+/// have been changed since.
+pub fn kept_entry(global: &Global, repo: &RepoId) -> Option<Locator> {
+    let name = format!("{ENTRIES}{}", hex(repo));
+    let read = |folder: PathBuf| DirFolder::new(&folder).read(&name, LOCATOR_LIMIT as u64).ok();
+    let found = place::note_folders(global).into_iter().find_map(read)?;
+    Locator::decode(&found).ok()
+}
+
+/// Keeps the entry that opened a repository.
+pub fn keep_entry(global: &Global, repo: &RepoId, locator: &Locator) {
+    let name = format!("{ENTRIES}{}", hex(repo));
+    let kept = place::note_in_one(global, |folder| {
+        Ok(DirFolder::new(folder).replace(&name, &locator.encode())?)
+    });
+    if let Err(failure) = kept {
+        note!("amberfs: the vault entry could not be remembered: {}", failure.message);
+    }
 }
 
 /// Whether the vault that the folder names may be asked: pinned on this
@@ -170,8 +323,8 @@ pub fn trust(global: &Global, locator: &Locator) -> Result<Pin> {
         }
         return known(global, fingerprint);
     }
-    if let Some(pin) = pinned(global, fingerprint)? {
-        return Ok(pin);
+    if let Some(pinned) = pinned(global, fingerprint)? {
+        return Ok(pinned.pin);
     }
     if listed()?.iter().any(|address| address.fingerprint() == fingerprint) {
         return Ok(Pin { fingerprint, epoch: 0 });
@@ -212,6 +365,8 @@ mod tests {
             cost: Argon2Cost::FLOOR,
             ake: vec![AkeKey { generation: 1, public: [3; 33] }],
             sites: vec![site("north", 4), site("south", 5)],
+            places: vec!["a.example:7007".into()],
+            ends: u64::MAX,
         };
         let told = |manifest: &Manifest| {
             what_changed(dir.path(), Fingerprint([7; 32]), manifest).ok().unwrap()
@@ -239,14 +394,29 @@ mod tests {
         std::thread::scope(|scope| {
             for byte in 0..16 {
                 let folder = dir.path();
-                scope.spawn(move || remember(folder, Fingerprint([byte; 32]), 1).unwrap());
+                scope.spawn(move || remember(folder, Fingerprint([byte; 32]), 1, &[]).unwrap());
             }
         });
         assert_eq!(pins(dir.path()).unwrap().len(), 16);
-        remember(dir.path(), Fingerprint([3; 32]), 7).unwrap();
-        remember(dir.path(), Fingerprint([3; 32]), 2).unwrap();
+        let places = |texts: &[&str]| -> Vec<String> { texts.iter().map(|&t| t.into()).collect() };
+        let (old, new) = (places(&["a:1", "b:2"]), places(&["relay+c:3", "a:1"]));
+        remember(dir.path(), Fingerprint([3; 32]), 7, &old).unwrap();
+        remember(dir.path(), Fingerprint([3; 32]), 2, &new).unwrap();
         let all = pins(dir.path()).unwrap();
-        assert!(all.contains(&Pin { fingerprint: Fingerprint([3; 32]), epoch: 7 }));
+        let pin = Pin { fingerprint: Fingerprint([3; 32]), epoch: 7 };
+        assert!(all.contains(&Pinned { pin, places: places(&["relay+c:3", "a:1", "b:2"]) }));
+        let many: Vec<String> = (1..20).map(|port| format!("d:{port}")).collect();
+        remember(dir.path(), Fingerprint([3; 32]), 7, &many).unwrap();
+        let all = pins(dir.path()).unwrap();
+        assert!(all.iter().any(|one| one.pin == pin && one.places == many[..HOSTS_LIMIT]));
+        for bad in [
+            "x",
+            "ab 1",
+            &format!("{} 1 a:1 b:1", "ab".repeat(32)),
+            &format!("{} 1 a", "ab".repeat(32)),
+        ] {
+            assert_eq!(Pinned::parse(bad), None, "{bad}");
+        }
         std::fs::write(dir.path().join(PINS), "rubbish\n").unwrap();
         assert!(pins(dir.path()).is_err(), "what cannot be read is not forgotten");
     }

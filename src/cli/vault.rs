@@ -8,11 +8,14 @@ use super::args::{Global, RemoveArgs, RepoArgs, ShowArgs, YesNo};
 use super::control::local_time;
 use super::opening::{Found, Keyed, Wanted, find};
 use super::secrets::Obtained;
-use super::trust::{known, moved, reached, remember_or_warn, trust, typed_address};
+use super::trust::{
+    Reach, Said, keep_entry, kept_entry, known, moved, reached, remember_or_warn, trust,
+    typed_address,
+};
 use super::{Code, Failure, Result, secrets};
 use crate::crypto::{RepoId, Secret, hex, key_check, resembles_key, unhex};
 use crate::io::{Clock, DirSynced, SystemClock, SystemRandom, Terminal, can_ask, output};
-use crate::vault::client::{Claim, Client, NewRecord, Unlocked, VaultError};
+use crate::vault::client::{Claim, Client, NewRecord, Token, Unlocked, VaultError};
 use crate::vault::net::Timeouts;
 use crate::vault::protocol::{
     Address, Argon2Choice, Argon2Cost, Bind, Event, EventKind, Fingerprint, Locator, Password,
@@ -23,11 +26,44 @@ use crate::volume::repository::{Repository, vault_slots};
 
 /// How an invite begins, as the operator gives it.
 const INVITE: &str = "amber-invite-";
-/// Who talks to vaults, with the account's token if there is one.
-pub fn client(global: &Global, repo: &Path, timeouts: Timeouts) -> Result<Client<'static>> {
+/// Who talks to vaults, with the account's token if there is one; it is sent to no place but
+/// `places`.
+pub fn client(
+    global: &Global,
+    repo: &Path,
+    timeouts: Timeouts,
+    places: &[String],
+) -> Result<Client<'static>> {
+    Ok(client_by(token(global, repo)?.as_ref(), timeouts, places))
+}
+
+/// The account's token, if there is one: it may come from standard input, once.
+fn token(global: &Global, repo: &Path) -> Result<Option<Zeroizing<String>>> {
     let token = secrets::text(global.vault_token.as_ref(), None, &secrets::TOKEN, repo)?;
-    let token = token.map(|(text, _)| Zeroizing::new(text.trim().to_owned()));
-    Ok(Client::with_timeouts(&SystemRandom, &SystemClock, timeouts).with_token(token))
+    Ok(token.map(|(text, _)| Zeroizing::new(text.trim().to_owned())))
+}
+
+fn client_by(
+    token: Option<&Zeroizing<String>>,
+    timeouts: Timeouts,
+    places: &[String],
+) -> Client<'static> {
+    let token = token.map(|text| Token { text: text.clone(), places: places.to_vec() });
+    Client::with_timeouts(&SystemRandom, &SystemClock, timeouts).with_token(token)
+}
+
+/// Vault entries to try, the likeliest first: the one that opened this folder on this machine
+/// last, then those that the folder shows.
+fn entries(global: &Global, folder: &DirSynced, repository: &Repository) -> Vec<Locator> {
+    let shown = repository.vault_slots(folder).into_iter();
+    let mut all: Vec<Locator> = Vec::new();
+    let shown = shown.filter_map(|slot| Locator::decode(slot).ok());
+    for locator in kept_entry(global, &repository.repo).into_iter().chain(shown) {
+        if !all.contains(&locator) {
+            all.push(locator);
+        }
+    }
+    all
 }
 
 /// K by password, from a vault that a register names: the newest first, and on
@@ -46,13 +82,11 @@ pub fn unlock(
         )
         .hint("give --key-file F, or type the key"));
     }
-    let client = client(global, repo, Timeouts::default())?;
+    let token = token(global, repo)?;
     let folder = DirSynced::new(repo, None);
     let mut first = None;
     let mut distrusted = Vec::new();
-    for locator in
-        repository.vault_slots(&folder).into_iter().filter_map(|slot| Locator::decode(slot).ok())
-    {
+    for locator in entries(global, &folder, repository) {
         let fingerprint = locator.address.fingerprint();
         if distrusted.contains(&fingerprint) {
             continue;
@@ -65,8 +99,9 @@ pub fn unlock(
                 continue;
             }
         };
-        let asked = reached(global, &locator)?;
-        match client.unlock(&asked, &repository.repo, &password, pin) {
+        let reach = reached(global, &locator, Said::Folder)?;
+        let client = client_by(token.as_ref(), Timeouts::default(), &reach.places);
+        match client.unlock(&reach.locator, &repository.repo, &password, pin) {
             Ok(unlocked) => {
                 let is_outdated = unlocked.generation < unlocked.manifest.generation();
                 let obtained = opened(global, &folder, repository, &locator, unlocked)?;
@@ -78,9 +113,10 @@ pub fn unlock(
                 error @ (VaultError::UnknownTicket
                 | VaultError::Ended(_)
                 | VaultError::NotActivated
+                | VaultError::Terms
                 | VaultError::Frozen),
             ) => drop(first.get_or_insert(error.into())),
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(reach.explain(error)),
         }
     }
     Err(first.unwrap_or_else(|| {
@@ -105,14 +141,22 @@ fn opened(
              damaged",
         ));
     };
-    if !repository.sealed_vault_slots(folder, &key).contains(&locator.encode()) {
-        return Err(Failure::new(
-            Code::NotThePinnedVault,
-            "the folder's vault entry is not one that was sealed with the key: somebody changed \
-             it",
-        ));
+    // That the folder shows another entry than the sealed one is told by whoever opens it.
+    let sealed = repository.sealed_vault_slots(folder, &key);
+    let sealed = sealed.iter().filter_map(|slot| Locator::decode(slot).ok());
+    let fingerprint = locator.address.fingerprint();
+    let sealed = sealed.into_iter().find(|sealed| sealed.address.fingerprint() == fingerprint);
+    let places = sealed.as_ref().map_or(&[][..], |sealed| sealed.address.hosts());
+    if sealed.as_ref().is_some_and(|sealed| sealed.epoch > unlocked.manifest.epoch) {
+        note!(
+            "amberfs: the vault showed an older manifest than its owner saw at the registration: \
+             something that stands in for it may have answered. Ask its operator"
+        );
     }
-    remember_or_warn(global, locator.address.fingerprint(), &unlocked.manifest);
+    remember_or_warn(global, fingerprint, &unlocked.manifest, places);
+    if let Some(sealed) = sealed {
+        keep_entry(global, &repository.repo, &sealed);
+    }
     for line in told(unlocked.events.since_opened()) {
         note!("amberfs: {line}");
     }
@@ -194,7 +238,8 @@ fn fit(text: &str) -> Result<Password> {
 /// Says what the owner should know of the vault before choosing a password for it.
 fn warn_before_the_choice(global: &Global, address: &Address, path: &Path) -> Result<()> {
     let pin = known(global, address.fingerprint())?;
-    let manifest = client(global, path, Timeouts::default())?.manifest(address, pin)?;
+    let client = client(global, path, Timeouts::default(), address.hosts())?;
+    let manifest = client.manifest(address, pin)?;
     if manifest.protection == Protection::File && !global.quiet {
         note!(
             "This vault keeps its keys in a file: whoever takes its disk can guess passwords \
@@ -225,7 +270,8 @@ pub fn withdraw(
     locator: &Locator,
 ) -> Result<()> {
     let pin = known(global, locator.address.fingerprint())?;
-    Ok(client(global, path, Timeouts::default())?.delete(locator, repo, key, pin)?)
+    let client = client(global, path, Timeouts::default(), locator.address.hosts())?;
+    Ok(client.delete(locator, repo, key, pin)?)
 }
 
 /// Registers K under a password; the registration has been tried once when
@@ -247,7 +293,7 @@ fn register(
         Some(YesNo::No) => Bind::Nobody,
     };
     let record = NewRecord { address, epoch, repo, keys: &keys, password, argon, claim, bind };
-    let client = client(global, path, Timeouts::default())?;
+    let client = client(global, path, Timeouts::default(), address.hosts())?;
     let registration = match client.register(&record) {
         Err(VaultError::RegistrationClosed) if matches!(claim, Claim::Open) && can_ask() => {
             let invite = Terminal::open()?
@@ -256,7 +302,13 @@ fn register(
         }
         outcome => outcome?,
     };
-    remember_or_warn(global, address.fingerprint(), &registration.manifest);
+    remember_or_warn(
+        global,
+        address.fingerprint(),
+        &registration.manifest,
+        registration.locator.address.hosts(),
+    );
+    keep_entry(global, repo, &registration.locator);
     if registration.bound && !global.quiet {
         note!(
             "The password opens this repository only together with the account that it was \
@@ -337,7 +389,7 @@ impl Opened {
         slots: &'a [Vec<u8>],
         reason: Retirement,
     ) -> Result<Vec<(&'a Vec<u8>, String)>> {
-        let client = client(global, &self.path, Timeouts::default())?;
+        let token = token(global, &self.path)?;
         let mut failed = Vec::new();
         // A vault that does not answer is waited for once.
         let mut silent: Vec<(Fingerprint, String)> = Vec::new();
@@ -349,7 +401,8 @@ impl Opened {
                 continue;
             }
             // Sealed with K: these addresses are the owner's own.
-            let asked = reached(global, &locator)?;
+            let Reach { locator: asked, places, .. } = reached(global, &locator, Said::Sealed)?;
+            let client = client_by(token.as_ref(), Timeouts::default(), &places);
             let pin = known(global, fingerprint)?;
             if let Err(error) = client.retire(&asked, &self.repo, &self.key, pin, reason) {
                 let why = format!("{}: {error}", locator.address);
@@ -568,8 +621,11 @@ pub fn show(global: &Global, args: &ShowArgs) -> Result<u8> {
         return Ok(0);
     }
     let pin = trust(global, &locator)?;
-    let status =
-        client(global, &path, Timeouts::default())?.status(&reached(global, &locator)?, pin)?;
+    let reach = reached(global, &locator, Said::Folder)?;
+    let client = client(global, &path, Timeouts::default(), &reach.places)?;
+    let status = client.status(&reach.locator, pin).map_err(|error| reach.explain(error))?;
+    // The root has signed it: whatever comes later must not be older.
+    remember_or_warn(global, locator.address.fingerprint(), &status.manifest, &[]);
     if global.json {
         let mut object = standing(&status.standing);
         object["message_type"] = "vault".into();

@@ -3,9 +3,12 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use amberfs::format::register::{Header, SLOT_VAULT};
 use amberfs::vault::protocol::{Address, Fingerprint, Locator};
@@ -95,6 +98,7 @@ fn a_password_goes_on_to_what_other_registers_name() {
     let (world, _vault) = registered();
     // Another vault, which nobody trusts; then no record at the trusted one.
     for forgery in [elsewhere as fn(&mut Locator), |locator| locator.ticket[0] ^= 1] {
+        forget_the_entry(&world);
         let before = fs::read(header(&world)).unwrap();
         forge(&world, forgery);
         let opened = world.run(&BY_PASSWORD);
@@ -129,6 +133,109 @@ fn a_damaged_head_costs_no_try() {
     let output = world.run(&[&wrong[..], &["--json"]].concat());
     let tries: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((output.status.code(), &tries["tries_left"]), (Some(12), &9.into()));
+}
+
+/// This machine has never opened the folder: nothing is known but the vaults it trusts.
+fn forget_the_entry(world: &World) {
+    for file in world.files("state") {
+        if file.to_str().unwrap().contains("entry-") {
+            fs::remove_file(world.path("state").join(file)).unwrap();
+        }
+    }
+}
+
+/// Who listens at a place, and how many came.
+struct Trap {
+    place: String,
+    came: Arc<AtomicUsize>,
+}
+
+impl Trap {
+    fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let place = format!("plainrelay+{}", listener.local_addr().unwrap());
+        let came = Arc::<AtomicUsize>::default();
+        let counted = Arc::clone(&came);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                counted.fetch_add(1, Ordering::SeqCst);
+                drop(stream);
+            }
+        });
+        Self { place, came }
+    }
+
+    fn first_in(&self, locator: &mut Locator) {
+        let hosts = std::iter::once(self.place.clone()).chain(locator.address.hosts().to_vec());
+        locator.address = Address::new(hosts.collect(), locator.address.fingerprint()).unwrap();
+    }
+}
+
+/// Whoever writes to the folder, and has no key, put a relay of his own first: the account's
+/// token went there, whole.
+#[test]
+fn no_command_goes_where_only_the_folder_says() {
+    let (world, vault) = registered();
+    let trap = Trap::new();
+    forge(&world, |locator| trap.first_in(locator));
+    secret(&world, "token", "eyJhbGciOiJFUzI1NiJ9.e30.c2ln\n");
+    let with_token = |arguments: &[&str]| {
+        let output = world.run(&[arguments, &["--vault-token", "token"]].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+        said(&output)
+    };
+    for known in [true, false] {
+        if !known {
+            forget_the_entry(&world);
+        }
+        with_token(&["vault", "show", "repo"]);
+        let told = with_token(&BY_PASSWORD);
+        assert!(told.contains("somebody changed"), "{told}");
+    }
+    // A new machine that was given the vault's address.
+    fs::remove_dir_all(world.path("state")).unwrap();
+    let typed = ["--vault", vault.address.as_str()];
+    with_token(&[&["vault", "show", "repo"], &typed[..]].concat());
+    with_token(&[&BY_PASSWORD[..], &typed].concat());
+    assert_eq!(trap.came.load(Ordering::SeqCst), 0, "nobody came to the forged place");
+    // It knows the vault and its place from now on.
+    let pins = fs::read_to_string(world.path("state/amberfs/vaults")).unwrap();
+    assert!(pins.contains(vault.place()) && !pins.contains("plainrelay"), "{pins}");
+    with_token(&BY_PASSWORD);
+    // Where the known place is silent, the other is told and not asked.
+    drop(vault);
+    let output = world.run(&[&BY_PASSWORD[..], &["--vault-token", "token"]].concat());
+    assert_eq!(output.status.code(), Some(15));
+    assert!(said(&output).contains(&trap.place), "{}", said(&output));
+    assert_eq!(trap.came.load(Ordering::SeqCst), 0);
+}
+
+/// Whoever writes to the folder changed the cost of Argon2id there: the right password was a
+/// counted failure, and its file was refused for good.
+#[test]
+fn a_forged_cost_takes_no_try_and_no_file_is_refused() {
+    for known in [true, false] {
+        let (world, _vault) = registered();
+        let tries = || {
+            let shown = world.run(&["vault", "show", "repo", "--json"]);
+            let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+            (shown["tries_left"].clone(), shown["failures_left"].clone())
+        };
+        let before = tries();
+        let good = fs::read(header(&world)).unwrap();
+        forge(&world, |locator| locator.cost.passes += 1);
+        if !known {
+            forget_the_entry(&world);
+        }
+        // By the entry that this machine kept, or by that of the next register.
+        let opened = world.run(&BY_PASSWORD);
+        assert!(opened.status.success(), "{known}: {}", said(&opened));
+        assert!(said(&opened).contains("somebody changed"), "{}", said(&opened));
+        assert_eq!(tries(), before, "{known}");
+        fs::write(header(&world), good).unwrap();
+        let opened = world.run(&BY_PASSWORD);
+        assert!(opened.status.success(), "{known}: {}", said(&opened));
+    }
 }
 
 /// The vault moved: it has another address and the same root.

@@ -170,6 +170,24 @@ pub enum RootCommand {
         #[arg(long, value_name = "FILE")]
         root_key: PathBuf,
     },
+    /// Make the manifest anew with a later end: two years from now
+    Renew {
+        /// The vault's folder
+        dir: PathBuf,
+        /// Keys of the fleet's root that are here, if they are not in DIR
+        #[arg(long, value_name = "FILE")]
+        root_key: Vec<PathBuf>,
+    },
+    /// Say in the manifest where the vault is reached
+    Places {
+        /// The vault's folder
+        dir: PathBuf,
+        /// HOST:PORT of a site or relay+HOST:PORT, as in an address, at most 5
+        places: Vec<String>,
+        /// Keys of the fleet's root that are here, if they are not in DIR
+        #[arg(long, value_name = "FILE")]
+        root_key: Vec<PathBuf>,
+    },
     /// Take a site out of the manifest
     RemoveSite {
         /// The vault's folder
@@ -333,14 +351,22 @@ pub fn root(command: &RootCommand) -> Result<(), Failure> {
             let (manifest, have) = signatures_of(&bytes).map_err(named)?;
             say(&format!("signatures: {have} of {}", manifest.roots.threshold))
         }
+        RootCommand::Renew { dir, root_key } => change(dir, Change::Renew, root_key),
+        RootCommand::Places { dir, places, root_key } => {
+            change(dir, Change::Places(places.clone()), root_key)
+        }
         RootCommand::RemoveSite { dir, name, root_key } => {
-            check_private(dir)?;
-            let roots = root_keys(dir, root_key)?;
-            let made = change_manifest(&DirFolder::new(dir), Change::Remove(name.clone()), &roots)
-                .map_err(|error| Failure::folder(dir, &error))?;
-            say_made(dir, made)
+            change(dir, Change::Remove(name.clone()), root_key)
         }
     }
+}
+
+fn change(dir: &Path, change: Change, root_key: &[PathBuf]) -> Result<(), Failure> {
+    check_private(dir)?;
+    let roots = root_keys(dir, root_key)?;
+    let made = change_manifest(&DirFolder::new(dir), change, &roots)
+        .map_err(|error| Failure::folder(dir, &error))?;
+    say_made(dir, made)
 }
 
 pub fn run(command: &LedgerCommand) -> Result<(), Failure> {

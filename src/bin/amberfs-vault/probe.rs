@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use amberfs::crypto::{Secret, key_check, random_id, unhex};
 use amberfs::io::{SystemClock, SystemRandom};
-use amberfs::vault::client::{Claim, Client, NewRecord, Pin, VaultError};
+use amberfs::vault::client::{Claim, Client, NewRecord, Pin, Token, VaultError};
 use amberfs::vault::net::Timeouts;
 use amberfs::vault::protocol::{Address, Argon2Choice, Argon2Cost, Bind, Password};
 use clap::Args;
@@ -76,7 +76,9 @@ fn probe(
 ) -> Result<(), (&'static str, VaultError)> {
     let timeouts = Timeouts { proof: Duration::from_secs(10), ..Timeouts::default() };
     let client = Client::with_timeouts(&SystemRandom, &SystemClock, timeouts);
-    let client = client.with_token(token.cloned());
+    let client = client.with_token(
+        token.map(|text| Token { text: text.clone(), places: address.hosts().to_vec() }),
+    );
     let (repo, key) = (random_id(&SystemRandom), Secret::random(&SystemRandom));
     let password = |text: &str| Password::new(text.as_bytes()).expect("it is plain ASCII");
     let pin = Pin { fingerprint: address.fingerprint(), epoch: 0 };

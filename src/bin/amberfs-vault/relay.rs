@@ -50,6 +50,9 @@ pub enum RelayCommand {
         /// Where to listen
         #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7443")]
         listen: String,
+        /// Where clients reach it, if it is not where it listens: tokens are for this place
+        #[arg(long, value_name = "HOST:PORT")]
+        advertise: Option<String>,
         /// Its certificate and those up to the root, PEM; without it the relay
         /// listens on this machine only
         #[arg(long, value_name = "FILE", requires = "private_key")]
@@ -81,6 +84,9 @@ pub enum RelayCommand {
 #[serde(deny_unknown_fields)]
 struct Settings {
     listen: SocketAddr,
+    /// Where clients reach it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    advertise: Option<String>,
     sites: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     certificate: Option<PathBuf>,
@@ -152,6 +158,9 @@ impl Settings {
         if self.certificate.is_none() && !self.listen.ip().is_loopback() {
             return bad("without a certificate it can listen on a loopback address only");
         }
+        if self.advertise.as_ref().is_some_and(|place| !direct(place)) {
+            return bad("advertise must be of the form HOST:PORT");
+        }
         match (self.accounts, &self.jwt) {
             (Accounting::Jwt, Some(jwt))
                 if jwt.keys.as_ref().is_some_and(|keys| !keys.is_absolute()) =>
@@ -175,6 +184,13 @@ impl Settings {
         Ok(())
     }
 
+    /// Where clients reach it, as tokens name it; empty if that is not known.
+    fn audience(&self) -> String {
+        let known = !self.listen.ip().is_unspecified() && self.listen.port() != 0;
+        let listens = || if known { self.listen.to_string() } else { String::new() };
+        self.advertise.clone().unwrap_or_else(listens)
+    }
+
     fn acceptor(&self) -> Result<Option<TlsAcceptor>, Failure> {
         let (Some(certificate), Some(key)) = (&self.certificate, &self.private_key) else {
             return Ok(None);
@@ -195,13 +211,22 @@ impl Settings {
 
 pub fn run(command: &RelayCommand) -> Result<(), Failure> {
     match command {
-        RelayCommand::Init { dir, sites, listen, certificate, private_key, accounts } => {
+        RelayCommand::Init {
+            dir,
+            sites,
+            listen,
+            advertise,
+            certificate,
+            private_key,
+            accounts,
+        } => {
             let listen = listen.parse().map_err(|_| Failure {
                 code: 2,
                 text: format!("--listen {listen}: it must be ADDRESS:PORT"),
             })?;
             let settings = Settings {
                 listen,
+                advertise: advertise.clone(),
                 sites: sites.clone(),
                 certificate: certificate.clone(),
                 private_key: private_key.clone(),
@@ -297,7 +322,14 @@ fn token(dir: &Path, account: &str) -> Result<(), Failure> {
     if settings.accounts != Accounting::Tokens {
         return Err(Failure::other(format!("{CONFIG} does not say accounts = \"tokens\"")));
     }
-    let (token, line) = new_token(account, &SystemRandom);
+    let audience = settings.audience();
+    if audience.is_empty() {
+        log::warn!(
+            "this token names no relay, so clients send it to every relay of the vault's address: \
+             set advertise = \"HOST:PORT\" in {CONFIG} first"
+        );
+    }
+    let (token, line) = new_token(account, &audience, &SystemRandom);
     let append = || -> std::io::Result<()> {
         let file = DirFolder::new(dir).open(TOKENS, OpenMode::Write)?;
         file.write_at(file.len()?, line.as_bytes())?;

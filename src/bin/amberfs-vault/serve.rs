@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use amberfs::io::{DirFolder, PrivateFolder, SystemClock, SystemRandom};
+use amberfs::io::{Clock, DirFolder, PrivateFolder, SystemClock, SystemRandom};
 use amberfs::vault::config::{Config, LedgerAt, Serve};
 use amberfs::vault::net::{Entrance, Limits, Relays, serve, server_config};
-use amberfs::vault::protocol::{Address, Protection};
+use amberfs::vault::protocol::{Address, MANIFEST_WARNS, Protection};
 use amberfs::vault::server::{OpenLimits, Opened, Site, open_site};
 use clap::Args;
 use tokio::net::TcpListener;
@@ -92,6 +92,14 @@ fn warn_of_keys(opened: &Opened, ledger: &LedgerAt) {
         log::warn!(
             "the keys of this vault can still leave its token: when all sites have them, \
              run amberfs-vault ceremony seal"
+        );
+    }
+    let left = opened.manifest.ends.saturating_sub(SystemClock.now().secs.max(0) as u64);
+    if left < MANIFEST_WARNS {
+        log::warn!(
+            "this vault's manifest ends on {}: from then on machines that have not seen it do not \
+             take it. Renew it: amberfs-vault root renew",
+            opened.manifest.end_date()
         );
     }
     if opened.manifest.sites.len() > 1 && matches!(ledger, LedgerAt::Embedded {}) {

@@ -10,11 +10,12 @@ use super::login::{LoggingIn, Unlocked};
 use super::register::{Claim, Registering, retirement};
 use crate::crypto::{KeyCheck, RepoId, Secret};
 use crate::io::{Clock, Random};
-use crate::vault::net::{Channel, ConnectError, Greeting, Timeouts, pause};
+use crate::vault::net::{Channel, ConnectError, Greeting, Timeouts, WANTS_ACCOUNT, pause};
 use crate::vault::protocol::{
     Address, Argon2Choice, Argon2Cost, Bind, Binding, Fingerprint, KE3, Locator, Manifest, Mark,
     Note, NoteKeys, Password, Refusal, Reply, Request, Retirement, Standing, UNICODE_VERSION,
 };
+use crate::vault::relay::accounts::audience;
 
 /// Times a request other than a proof is sent to each place before giving up.
 const SENDS: usize = 3;
@@ -78,7 +79,25 @@ pub struct Client<'a> {
     random: &'a dyn Random,
     clock: &'a dyn Clock,
     timeouts: Timeouts,
-    token: Option<Zeroizing<String>>,
+    token: Option<Token>,
+}
+
+/// An account's token, and who may see it.
+pub struct Token {
+    /// As the relay gave it.
+    pub text: Zeroizing<String>,
+    /// Places that it may be sent to, if they are relays.
+    pub places: Vec<String>,
+}
+
+impl Token {
+    /// The token, if it may be sent to `place`: one that this machine's owner named or
+    /// pinned, and not another relay than the one that the token is for.
+    pub(super) fn at(&self, place: &str) -> Option<&str> {
+        let host = place.rsplit_once('+').map_or(place, |(_, host)| host);
+        let is_for = audience(&self.text).is_none_or(|audience| audience == host);
+        (is_for && self.places.iter().any(|known| known == place)).then_some(self.text.as_str())
+    }
 }
 
 /// A fleet and, while it holds, a channel to one of its sites.
@@ -86,6 +105,8 @@ struct Session<'a> {
     client: &'a Client<'a>,
     address: Address,
     pin: Pin,
+    /// Least epoch of its manifest.
+    least: u64,
     channel: Channel,
     /// Which of the address's places the channel leads to.
     at: usize,
@@ -106,7 +127,7 @@ impl<'a> Client<'a> {
 
     /// The same with an account's token, for relays.
     #[must_use]
-    pub fn with_token(self, token: Option<Zeroizing<String>>) -> Self {
+    pub fn with_token(self, token: Option<Token>) -> Self {
         Self { token, ..self }
     }
 
@@ -140,6 +161,7 @@ impl<'a> Client<'a> {
             registration: registered.registration,
             cost: registered.cost,
             unicode: UNICODE_VERSION,
+            epoch: manifest.epoch,
         };
         let unlocked = session.login(&locator, repo, password)?;
         let same = unlocked.keys.len() == keys.len()
@@ -165,7 +187,7 @@ impl<'a> Client<'a> {
         password: &Password,
         pin: Pin,
     ) -> Result<Unlocked, VaultError> {
-        self.session(&locator.address, pin)?.login(locator, repo, password)
+        self.session_of(locator, pin)?.login(locator, repo, password)
     }
 
     /// Registers anew (a new password, new keys, or a new generation) and then
@@ -207,7 +229,7 @@ impl<'a> Client<'a> {
         pin: Pin,
         reason: Retirement,
     ) -> Result<(), VaultError> {
-        let mut session = self.session(&locator.address, pin)?;
+        let mut session = self.session_of(locator, pin)?;
         let fleet = session.manifest.fleet;
         let binding = Binding { repo: *repo, registration: locator.registration, fleet };
         match session.call(&retirement(key, &binding, locator.ticket, reason))? {
@@ -222,7 +244,7 @@ impl<'a> Client<'a> {
 
     /// How a record stands. Spends nothing.
     pub fn status(&self, locator: &Locator, pin: Pin) -> Result<Status, VaultError> {
-        let mut session = self.session(&locator.address, pin)?;
+        let mut session = self.session_of(locator, pin)?;
         match session.call(&Request::Status { ticket: locator.ticket })? {
             Reply::Standing(standing) => Ok(Status { standing, manifest: session.manifest }),
             Reply::Refused(refusal) => Err(refusal.into()),
@@ -239,7 +261,7 @@ impl<'a> Client<'a> {
         pin: Pin,
         marks: &[Mark],
     ) -> Result<Vec<Mark>, VaultError> {
-        let mut session = self.session(&locator.address, pin)?;
+        let mut session = self.session_of(locator, pin)?;
         let fleet = session.manifest.fleet;
         let mut send = |note: Note| {
             let (ticket, registration) = (locator.ticket, locator.registration);
@@ -270,6 +292,21 @@ impl<'a> Client<'a> {
     }
 
     fn session(&self, address: &Address, pin: Pin) -> Result<Session<'_>, VaultError> {
+        self.session_from(address, pin, pin.epoch)
+    }
+
+    /// With a manifest that is not older than the one which the owner saw at the
+    /// registration.
+    fn session_of(&self, locator: &Locator, pin: Pin) -> Result<Session<'_>, VaultError> {
+        self.session_from(&locator.address, pin, pin.epoch.max(locator.epoch))
+    }
+
+    fn session_from(
+        &self,
+        address: &Address,
+        pin: Pin,
+        least: u64,
+    ) -> Result<Session<'_>, VaultError> {
         if address.fingerprint() != pin.fingerprint {
             return Err(VaultError::NotPinned(format!(
                 "the folder names a vault with root {}, the pinned one has {}",
@@ -277,12 +314,13 @@ impl<'a> Client<'a> {
                 pin.fingerprint
             )));
         }
-        let (channel, at) = self.open(address, pin, 0)?;
+        let (channel, at) = self.open(address, pin, least, 0)?;
         let manifest = channel.manifest().clone();
         Ok(Session {
             client: self,
             address: address.clone(),
             pin,
+            least,
             channel,
             at,
             manifest,
@@ -297,18 +335,30 @@ impl<'a> Client<'a> {
         &self,
         address: &Address,
         pin: Pin,
+        least: u64,
         from: usize,
     ) -> Result<(Channel, usize), VaultError> {
         let mut worst: Option<VaultError> = None;
         let hosts = address.hosts();
         for at in (0..hosts.len()).map(|step| (from + step) % hosts.len()) {
             let host = &hosts[at];
-            let token = self.token.as_ref().map(|token| token.as_str());
+            let token = self.token.as_ref().and_then(|token| token.at(host));
+            let withheld = self.token.is_some() && token.is_none();
             let opened = Greeting::open_as(host, &self.timeouts, token)
-                .and_then(|greeting| greeting.verify(pin.fingerprint, pin.epoch));
+                .and_then(|greeting| greeting.verify(pin.fingerprint, least));
             match opened {
-                Ok(channel) => return Ok((channel, at)),
+                Ok(channel) => match self.check_end(channel.manifest(), pin) {
+                    Ok(()) => return Ok((channel, at)),
+                    Err(error) => worst = Some(error),
+                },
                 Err(error) => {
+                    let error = match error {
+                        ConnectError::Relay(WANTS_ACCOUNT) if withheld => ConnectError::Relay(
+                            "it wants an account; the token is for another relay, or only the \
+                             folder names this one: give the vault's address by --vault",
+                        ),
+                        other => other,
+                    };
                     let error = VaultError::connect(host, error);
                     if worst.is_none() || matches!(error, VaultError::NotPinned(_)) {
                         worst = Some(error);
@@ -317,6 +367,18 @@ impl<'a> Client<'a> {
             }
         }
         Err(worst.expect("an address has at least one host"))
+    }
+}
+
+impl Client<'_> {
+    /// Refuses a manifest that is over, unless this machine has seen this very one: an old
+    /// one may have been kept by somebody who was thrown out since.
+    fn check_end(&self, manifest: &Manifest, pin: Pin) -> Result<(), VaultError> {
+        let now = self.clock.now().secs.max(0) as u64;
+        if now <= manifest.ends || manifest.epoch == pin.epoch {
+            return Ok(());
+        }
+        Err(VaultError::Over(manifest.end_date()))
     }
 }
 
@@ -347,7 +409,8 @@ impl Session<'_> {
     /// with what another began. The fleet must not change in between.
     fn once(&mut self, request: &Request) -> Result<Reply, VaultError> {
         if self.broken {
-            let (channel, at) = self.client.open(&self.address, self.pin, self.at + 1)?;
+            let (channel, at) =
+                self.client.open(&self.address, self.pin, self.least, self.at + 1)?;
             if channel.manifest().fleet != self.manifest.fleet {
                 return Err(VaultError::NotPinned("the fleet changed in the middle".into()));
             }

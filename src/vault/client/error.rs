@@ -65,6 +65,11 @@ pub enum VaultError {
     /// Another vault than the trusted one.
     #[error("This is not the vault you trust: {0}. Nothing was sent to it.")]
     NotPinned(String),
+    /// The manifest is over.
+    #[error(
+        "The vault's manifest ended on {0}. It may be an old one that somebody kept, and this machine has not seen it before. Ask the operator to renew it (amberfs-vault root renew). The 64-digit key still opens the folder."
+    )]
+    Over(String),
     /// The password cannot be used; no try was spent.
     #[error("{0}")]
     Password(#[from] PasswordError),
@@ -202,7 +207,7 @@ impl VaultError {
             | Self::Held => 13,
             Self::TryLater { .. } | Self::Budget | Self::TooOften => 14,
             Self::Unreachable { .. } => 15,
-            Self::NotPinned(_) | Self::ForeignKey | Self::Terms => 16,
+            Self::NotPinned(_) | Self::ForeignKey | Self::Terms | Self::Over(_) => 16,
             Self::Memory { .. } => 18,
             Self::Unanswered { .. } | Self::Unexpected(_) => 19,
             Self::Password(_)

@@ -11,7 +11,7 @@ mod register;
 #[cfg(test)]
 mod tests;
 
-pub use driver::{Client, NewRecord, Pin, Registration, Status};
+pub use driver::{Client, NewRecord, Pin, Registration, Status, Token};
 pub use error::VaultError;
 pub use login::{LoggingIn, Proving, Unlocked};
 pub use register::{Activating, Claim, Registered, Registering, Uploading};

@@ -18,6 +18,7 @@ use crate::vault::ledger::{Entry, Head, Ledger, LedgerError, Name, Revision, Swa
 use crate::vault::net::{Entrance, Greeting, Limits, Relays, Timeouts, serve, server_config};
 use crate::vault::protocol::*;
 use crate::vault::server::{GRACE, Site, create_site, join_site, open_site};
+use ed25519_dalek::SigningKey;
 
 const REPO: RepoId = [7; 16];
 
@@ -292,6 +293,72 @@ fn another_root_an_older_epoch_and_a_site_outside_the_manifest_are_refused() {
     let stolen = Locator { address: stolen, ..locator };
     let error = client().unlock(&stolen, &REPO, &password(RIGHT), vault.pin()).err().unwrap();
     assert!(matches!(&error, VaultError::NotPinned(why) if why.contains("not one of")), "{error}");
+}
+
+impl Vault {
+    /// Its root makes a manifest that ends then, and the vault is served with it.
+    fn renewed(&mut self, ends: u64) -> u64 {
+        self.kill();
+        let read = |name| std::fs::read(self.dir.path().join(name)).unwrap();
+        let mut manifest = Manifest::own(&read("manifest")).unwrap();
+        manifest.epoch += 1;
+        manifest.ends = ends;
+        let root = SigningKey::from_bytes(&read("root.key").try_into().unwrap());
+        let signed = sign_manifest(&manifest, &[&root]);
+        std::fs::write(self.dir.path().join("manifest"), signed).unwrap();
+        self.start(true);
+        manifest.epoch
+    }
+}
+
+/// A new machine took a manifest that the root had replaced: whoever kept the key of a site
+/// that was thrown out could stand in for the vault.
+#[test]
+fn a_manifest_that_is_over_is_taken_by_whoever_has_seen_it() {
+    let mut vault = Vault::new();
+    let locator = register(&vault, &[key(1)], RIGHT);
+    assert_eq!(locator.epoch, 1);
+    let epoch = vault.renewed(1_000_000_000);
+    let unlock = |vault: &Vault, seen| {
+        let pin = Pin { epoch: seen, ..vault.pin() };
+        client().unlock(&locator, &REPO, &password(RIGHT), pin)
+    };
+    for seen in [0, epoch - 1] {
+        let error = unlock(&vault, seen).err().unwrap();
+        assert!(error.to_string().contains("ended on 2001-09-09"), "{error}");
+        assert_eq!((error.exit_code(), error.tries_left()), (16, None));
+    }
+    assert!(unlock(&vault, epoch).is_ok(), "this machine has seen this very one");
+    vault.renewed(u64::MAX);
+    assert!(unlock(&vault, 0).is_ok());
+}
+
+/// The epoch that the owner saw stands in the locator.
+#[test]
+fn a_manifest_older_than_the_locators_is_refused() {
+    let vault = Vault::new();
+    let locator = register(&vault, &[key(1)], RIGHT);
+    let newer = Locator { epoch: 2, ..locator };
+    let error = client().unlock(&newer, &REPO, &password(RIGHT), vault.pin()).err().unwrap();
+    assert!(matches!(error, VaultError::NotPinned(_)), "{error}");
+    assert!(client().status(&newer, vault.pin()).is_err());
+}
+
+/// The whole token went to whichever relay stood first in the folder.
+#[test]
+fn a_token_is_sent_to_its_relay_and_to_no_place_that_only_the_folder_names() {
+    let token = |text: &str| Token {
+        text: text.to_owned().into(),
+        places: vec!["relay+ours.example:443".into(), "plainrelay+127.0.0.1:7".into()],
+    };
+    let issued = token("eyJhbGciOiJFUzI1NiJ9.e30.c2ln");
+    assert!(issued.at("relay+ours.example:443").is_some());
+    for strange in ["relay+theirs.example:443", "plainrelay+127.0.0.1:8", "ours.example:443"] {
+        assert_eq!(issued.at(strange), None, "{strange}");
+    }
+    let bound = token(&format!("amber-ours.example:443-{}", "ab".repeat(32)));
+    assert!(bound.at("relay+ours.example:443").is_some());
+    assert_eq!(bound.at("plainrelay+127.0.0.1:7"), None, "it is for another relay");
 }
 
 fn serve_stolen_manifest(thief: &mut Vault, owner: &Vault) {

@@ -13,6 +13,9 @@ use super::tls::outer_client_config;
 use crate::vault::protocol::{Place, Way};
 use crate::vault::relay::greeting::{WELCOME, Welcome, decode_welcome, encode_greeting};
 
+/// What a relay says to somebody without a token.
+pub const WANTS_ACCOUNT: &str = "it wants an account: give its token by --vault-token FILE";
+
 /// A socket that is of no use after a point in time, however many bytes still
 /// dribble in: each call waits for what is left until then.
 pub struct Timed {
@@ -147,9 +150,7 @@ impl Carrier {
         carrier.read_exact(&mut answer).map_err(from_tls)?;
         match decode_welcome(&answer) {
             Some(Welcome::Open) => Ok(carrier),
-            Some(Welcome::Account) if token.is_none() => Err(ConnectError::Relay(
-                "it wants an account: give its token by --vault-token FILE",
-            )),
+            Some(Welcome::Account) if token.is_none() => Err(ConnectError::Relay(WANTS_ACCOUNT)),
             Some(Welcome::Account) => Err(ConnectError::Relay("it does not know this token")),
             Some(Welcome::Busy) => Err(ConnectError::Relay("too many connections; try later")),
             Some(Welcome::NoSite) => Err(ConnectError::Relay("it reaches no site of the vault")),

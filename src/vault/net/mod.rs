@@ -16,6 +16,7 @@ mod guests;
 mod serve;
 mod tls;
 
+pub use carrier::WANTS_ACCOUNT;
 pub use connect::{Channel, ConnectError, Greeting, Timeouts, pause};
 pub use entrance::{Entrance, Relays};
 pub(crate) use guests::{Guest, origin};

@@ -7,7 +7,7 @@ use crate::format::wire::{DecodeError, Decoder, Encoder, Result};
 
 /// Most bytes of an encoded locator.
 pub const LOCATOR_LIMIT: usize = 1024;
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Where the record is and what it takes to ask for it. Not secret, but with
 /// it tries can be spent.
@@ -23,6 +23,8 @@ pub struct Locator {
     pub cost: Argon2Cost,
     /// Unicode version (major, minor) the password was prepared under.
     pub unicode: (u8, u8),
+    /// Epoch of the fleet's manifest when the owner registered: an older one is refused.
+    pub epoch: u64,
 }
 
 impl Locator {
@@ -32,7 +34,7 @@ impl Locator {
         out.u8(VERSION).u8(SUITE);
         out.raw(&self.address.fingerprint().0).raw(&self.ticket).raw(&self.registration);
         self.cost.encode(&mut out);
-        out.u8(self.unicode.0).u8(self.unicode.1);
+        out.u8(self.unicode.0).u8(self.unicode.1).u64(self.epoch);
         out.u8(self.address.hosts().len() as u8);
         for host in self.address.hosts() {
             out.bytes(host.as_bytes());
@@ -57,6 +59,7 @@ impl Locator {
         let registration = input.array()?;
         let cost = Argon2Cost::decode(&mut input)?;
         let unicode = (input.u8()?, input.u8()?);
+        let epoch = input.u64()?;
         let count = input.u8()? as usize;
         if count > HOSTS_LIMIT {
             return Err(DecodeError::Limit("vault hosts"));
@@ -70,7 +73,7 @@ impl Locator {
         input.end()?;
         let address =
             Address::new(hosts, fingerprint).map_err(|_| DecodeError::Invalid("vault host"))?;
-        Ok(Self { address, ticket, registration, cost, unicode })
+        Ok(Self { address, ticket, registration, cost, unicode, epoch })
     }
 }
 
@@ -86,6 +89,7 @@ mod tests {
             registration: [2; 16],
             cost: Argon2Cost::USUAL,
             unicode: (6, 3),
+            epoch: 7,
         }
     }
 

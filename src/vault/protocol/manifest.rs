@@ -3,19 +3,24 @@
 
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 
-use super::address::Fingerprint;
-use super::{AKE_PUBLIC, Argon2Cost, FleetId};
+use super::address::{Fingerprint, HOSTS_LIMIT, Place};
+use super::{AKE_PUBLIC, Argon2Cost, FleetId, Seconds};
 use crate::crypto::{hash, hex};
 use crate::format::wire::{DecodeError, Decoder, Encoder, Result};
 
 /// Most bytes of an encoded manifest; fits in a reply.
-pub const MANIFEST_LIMIT: usize = 2000;
-const VERSION: u8 = 1;
+pub const MANIFEST_LIMIT: usize = 2500;
+/// For how long a manifest is good after it was made: two years.
+pub const MANIFEST_LASTS: Seconds = 731 * 24 * 3600;
+/// How long before its end its operator and owners are warned: 90 days.
+pub const MANIFEST_WARNS: Seconds = 90 * 24 * 3600;
+const VERSION: u8 = 2;
 const ROOTS_LIMIT: u8 = 7;
 const GENERATIONS_LIMIT: u8 = 8;
 const SITES_LIMIT: u8 = 7;
 const NAME_LIMIT: usize = 32;
 const SPKI_LIMIT: usize = 96;
+const PLACE_LIMIT: usize = 128;
 
 /// Root keys, sorted, and how many of them must sign.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,6 +125,11 @@ pub struct Manifest {
     pub ake: Vec<AkeKey>,
     /// The sites.
     pub sites: Vec<SiteKey>,
+    /// Where the fleet is reached, as an address names places; may be empty. Whoever
+    /// trusts the root trusts these.
+    pub places: Vec<String>,
+    /// Seconds since 1970 after which nobody who sees it for the first time believes it.
+    pub ends: Seconds,
 }
 
 /// Why a manifest is not believed.
@@ -167,6 +177,11 @@ impl Manifest {
         for site in &self.sites {
             out.bytes(site.name.as_bytes()).bytes(&site.spki);
         }
+        out.u8(self.places.len() as u8);
+        for place in &self.places {
+            out.bytes(place.as_bytes());
+        }
+        out.u64(self.ends);
         out.finish()
     }
 
@@ -208,8 +223,10 @@ impl Manifest {
                 .to_owned();
             sites.push(SiteKey { name, spki: input.bytes(SPKI_LIMIT, "site key")?.to_vec() });
         }
+        let places = take_places(&mut input)?;
+        let ends = input.u64()?;
         input.end()?;
-        Ok(Self { roots, fleet, epoch, protection, quorum, cost, ake, sites })
+        Ok(Self { roots, fleet, epoch, protection, quorum, cost, ake, sites, places, ends })
     }
 
     /// Reads a signed manifest and believes it only if the pinned root signed
@@ -258,7 +275,14 @@ impl Manifest {
         let ake = |key: &AkeKey| format!("key generation {}: {}", key.generation, hex(&key.public));
         lines.extend(self.ake.iter().map(ake));
         lines.extend(self.sites.iter().map(SiteKey::describe));
+        lines.extend(self.places.iter().map(|place| format!("place: {place}")));
+        lines.push(format!("ends: {}", date(self.ends)));
         lines
+    }
+
+    /// Its end, in UTC, for people.
+    pub fn end_date(&self) -> String {
+        date(self.ends)
     }
 
     /// What is not as it was before, for whoever trusts the fleet.
@@ -280,6 +304,9 @@ impl Manifest {
         for key in self.ake.iter().filter(|key| !before.ake.contains(key)) {
             lines.push(format!("new: keys of generation {}", key.generation));
         }
+        for place in self.places.iter().filter(|place| !before.places.contains(place)) {
+            lines.push(format!("new: place {place}"));
+        }
         if self.cost != before.cost {
             lines.push("the least cost of a password is another".to_owned());
         }
@@ -300,6 +327,25 @@ impl Manifest {
     pub fn generation(&self) -> u32 {
         self.ake.last().map_or(0, |key| key.generation)
     }
+}
+
+fn take_places(input: &mut Decoder<'_>) -> Result<Vec<String>> {
+    let count = input.u8()?;
+    if usize::from(count) > HOSTS_LIMIT {
+        return Err(DecodeError::Limit("places"));
+    }
+    let place = |_| {
+        let text = std::str::from_utf8(input.bytes(PLACE_LIMIT, "place")?).ok();
+        let text = text.filter(|text| Place::parse(text).is_some());
+        text.map(str::to_owned).ok_or(DecodeError::Invalid("place"))
+    };
+    (0..count).map(place).collect()
+}
+
+/// A day, as RFC 3339 writes it.
+fn date(seconds: Seconds) -> String {
+    let time = i64::try_from(seconds).ok().and_then(|secs| jiff::Timestamp::from_second(secs).ok());
+    time.map_or_else(|| "never".into(), |time| time.strftime("%Y-%m-%d").to_string())
 }
 
 /// A signature, and which of the root keys made it.
@@ -403,6 +449,8 @@ mod tests {
             cost: Argon2Cost::FLOOR,
             ake: vec![AkeKey { generation: 1, public: [2; 33] }],
             sites: vec![SiteKey { name: "here".into(), spki: vec![9; 91] }],
+            places: vec!["a.example:7007".into(), "relay+b.example:443".into()],
+            ends: 1_900_000_000,
         }
     }
 

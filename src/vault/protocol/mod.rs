@@ -24,8 +24,8 @@ pub(crate) use binding::{note_statement, succession_statement};
 pub use event::{EVENT, EVENTS, Event, EventKind, Events};
 pub use locator::{LOCATOR_LIMIT, Locator};
 pub use manifest::{
-    AkeKey, MANIFEST_LIMIT, Manifest, ManifestError, Protection, Roots, SiteKey, sign_manifest,
-    sign_more, signatures_of,
+    AkeKey, MANIFEST_LASTS, MANIFEST_LIMIT, MANIFEST_WARNS, Manifest, ManifestError, Protection,
+    Roots, SiteKey, sign_manifest, sign_more, signatures_of,
 };
 pub use message::{
     PROTOCOL, REPLY_SIZE, REQUEST_SIZE, Refusal, Reply, Request, Standing, Tries, decode_reply,

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use super::roots::{Change, Made, NEXT, changed, put, signed};
 use crate::crypto::Secret;
-use crate::io::{PrivateFolder, Random};
+use crate::io::{Clock, PrivateFolder, Random, SystemClock};
 use crate::vault::config::{Config, ConfigError, Etcd, Keys, LedgerAt};
 use crate::vault::hsm::{FileKeys, KeyError, KeyProtection, open_token};
 use crate::vault::ledger::{
@@ -25,8 +25,8 @@ use crate::vault::ledger::{
 };
 use crate::vault::net::spki;
 use crate::vault::protocol::{
-    AkeKey, Argon2Cost, Fingerprint, Manifest, ManifestError, Roots, SiteKey, sign_manifest,
-    signatures_of,
+    AkeKey, Argon2Cost, Fingerprint, MANIFEST_LASTS, Manifest, ManifestError, Roots, Seconds,
+    SiteKey, sign_manifest, signatures_of,
 };
 
 const KEYS: &str = "keys";
@@ -152,6 +152,8 @@ pub(super) fn found(
         cost,
         ake: vec![AkeKey { generation, public: keys.ake_public(generation)? }],
         sites: vec![SiteKey { name: name.into(), spki: tls }],
+        places: Vec::new(),
+        ends: end_from_now(),
     };
     folder.replace(ROOT, seed.expose()).map_err(io(ROOT))?;
     EmbeddedLedger::create(folder)?;
@@ -159,6 +161,12 @@ pub(super) fn found(
     // Last: a folder without it is not a site's yet.
     folder.replace(MANIFEST, &sign_manifest(&manifest, &[&root])).map_err(io(MANIFEST))?;
     Ok(manifest.roots.fingerprint())
+}
+
+/// When a manifest ends that is made now.
+pub(super) fn end_from_now() -> Seconds {
+    let now = SystemClock.now().secs.max(0) as Seconds;
+    now + MANIFEST_LASTS
 }
 
 /// How a site's folder is opened.

@@ -3,10 +3,12 @@
 
 use ed25519_dalek::SigningKey;
 
-use super::folder::{FolderError, MANIFEST, read};
+use super::folder::{FolderError, MANIFEST, end_from_now, read};
 use crate::crypto::Secret;
 use crate::io::PrivateFolder;
-use crate::vault::protocol::{AkeKey, Manifest, Roots, SiteKey, sign_more, signatures_of};
+use crate::vault::protocol::{
+    AkeKey, HOSTS_LIMIT, Manifest, Place, Roots, SiteKey, sign_more, signatures_of,
+};
 
 /// A manifest that has too few signatures, in a site's folder.
 pub const NEXT: &str = "manifest.next";
@@ -21,6 +23,10 @@ pub enum Change {
     AddGeneration(AkeKey),
     /// No record is left of this generation.
     DropGeneration(u32),
+    /// Where the fleet is reached.
+    Places(Vec<String>),
+    /// Nothing but its end.
+    Renew,
 }
 
 /// What became of a change.
@@ -70,7 +76,17 @@ pub(super) fn changed(manifest: &Manifest, change: Change) -> Result<Manifest, F
             }
             next.ake.retain(|key| key.generation != number);
         }
+        Change::Places(places) => {
+            let is_place = |place: &String| Place::parse(place).is_some();
+            if places.len() > HOSTS_LIMIT || !places.iter().all(is_place) {
+                return Err(FolderError::NotNext("would have more than 5 places, or a wrong one"));
+            }
+            next.places = places;
+        }
+        Change::Renew => {}
     }
+    // Whoever signs it now says that it is the newest.
+    next.ends = end_from_now();
     next.quorum = (next.sites.len() / 2 + 1) as u8;
     next.epoch += 1;
     Ok(next)
