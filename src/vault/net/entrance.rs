@@ -9,9 +9,8 @@ use tokio::net::TcpStream;
 
 use super::guests::origin;
 use crate::vault::protocol::Seconds;
-use crate::vault::relay::assertion::{
-    self, ASSERTION, Assertion, AssertionError, Seen, read_hello,
-};
+use crate::vault::relay::assertion::{self, ASSERTION, Assertion, AssertionError, read_hello};
+use crate::vault::relay::seen::{Fresh, Seen};
 use crate::vault::server::Caller;
 
 /// A site's relays.
@@ -25,6 +24,13 @@ pub struct Relays {
     pub only: bool,
     /// Whoever has an account there may register.
     pub register: bool,
+}
+
+/// Who a client says it is, before its handshake proves that it speaks itself.
+pub(super) struct Claim {
+    caller: Caller,
+    /// The assertion it comes under.
+    fresh: Option<Fresh>,
 }
 
 /// The way into a site.
@@ -45,28 +51,31 @@ impl Entrance {
         self.relays.addresses.contains(&address.to_canonical())
     }
 
-    /// Takes what a relay says, if one is at the other end, and returns the client's
-    /// own bytes and who it is.
+    /// Takes what a relay says, if one is at the other end. Nobody who comes without
+    /// one, where only relays may come.
     pub(super) async fn pass(
         &self,
         mut stream: TcpStream,
         now: Seconds,
-    ) -> Option<(impl AsyncRead + AsyncWrite + Unpin + use<>, Caller)> {
+    ) -> Option<(impl AsyncRead + AsyncWrite + Unpin + use<>, Claim)> {
         let mut first = [0];
         stream.peek(&mut first).await.ok()?;
-        let (hello, caller) = if first[0] == assertion::FIRST && !self.relays.keys.is_empty() {
+        let (hello, claim) = if first[0] == assertion::FIRST && !self.relays.keys.is_empty() {
             let mut bytes = [0; ASSERTION];
             stream.read_exact(&mut bytes).await.ok()?;
             let hello = read_hello(&mut stream).await.ok()?;
-            (hello.clone(), self.vouched(&bytes, &hello, now).ok()?)
+            let claim =
+                self.vouched(&bytes, &hello, now).inspect_err(|error| refused(*error)).ok()?;
+            (hello, claim)
         } else if self.relays.only {
             return None;
         } else {
             let origin = Some(origin(stream.peer_addr().ok()?.ip()));
-            (Vec::new(), Caller { origin, ..Caller::unknown(self.open) })
+            let caller = Caller { origin, ..Caller::unknown(self.open) };
+            (Vec::new(), Claim { caller, fresh: None })
         };
         let (read, write) = stream.into_split();
-        Some((tokio::io::join(Cursor::new(hello).chain(read), write), caller))
+        Some((tokio::io::join(Cursor::new(hello).chain(read), write), claim))
     }
 
     fn vouched(
@@ -74,14 +83,24 @@ impl Entrance {
         bytes: &[u8; ASSERTION],
         hello: &[u8],
         now: Seconds,
-    ) -> Result<Caller, AssertionError> {
-        let outcome = Assertion::verify(bytes, &self.relays.keys)
-            .and_then(|assertion| self.seen.take(&assertion, hello, now).map(|()| assertion));
-        let assertion = outcome.inspect_err(|error| {
-            log::warn!("a connection that a relay vouches for was refused: {error}");
-        })?;
+    ) -> Result<Claim, AssertionError> {
+        let assertion = Assertion::verify(bytes, &self.relays.keys)?;
+        let fresh = Some(self.seen.check(&assertion, hello, now)?);
         let account: Option<Arc<str>> = assertion.account.map(Into::into);
         let open = self.open || self.relays.register && account.is_some();
-        Ok(Caller { open, account, origin: None })
+        Ok(Claim { caller: Caller { open, account, origin: None }, fresh })
     }
+
+    /// Lets a client in whose handshake has succeeded; nobody a second time under one
+    /// assertion.
+    pub(super) fn admit(&self, claim: Claim, now: Seconds) -> Option<Caller> {
+        if let Some(fresh) = claim.fresh {
+            self.seen.record(fresh, now).inspect_err(|error| refused(*error)).ok()?;
+        }
+        Some(claim.caller)
+    }
+}
+
+fn refused(error: AssertionError) {
+    log::warn!("a connection that a relay vouches for was refused: {error}");
 }

@@ -106,8 +106,9 @@ async fn connection(
 ) -> Option<()> {
     stream.set_nodelay(true).ok()?;
     let came = async {
-        let (stream, caller) = entrance.pass(stream, site.now()).await?;
-        Some((acceptor.accept(stream).await.ok()?, caller))
+        let (stream, claim) = entrance.pass(stream, site.now()).await?;
+        let stream = acceptor.accept(stream).await.ok()?;
+        Some((stream, entrance.admit(claim, site.now())?))
     };
     let (mut stream, caller) = timeout(limits.handshake, came).await.ok()??;
     let mut frame = Zeroizing::new(vec![0; REQUEST_SIZE]);

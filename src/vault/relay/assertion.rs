@@ -7,16 +7,16 @@
 //!
 //! The first byte is no type of a TLS record, so a site tells it from a client that
 //! comes directly. The hash binds it to one handshake: whoever copies it cannot
-//! speak under it.
+//! speak under it. A site remembers the ids of those that were spoken under ([`seen`]).
+//!
+//! [`seen`]: super::seen
 
-use std::collections::HashMap;
 use std::io;
-use std::sync::Mutex;
 
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use crate::crypto::{Hash, hash};
+use crate::crypto::Hash;
 use crate::vault::protocol::Seconds;
 use crate::vault::protocol::{ACCOUNT_MAX, is_account};
 
@@ -33,11 +33,9 @@ const MAGIC: &[u8; 16] = b"amberfs-relay/1\0";
 const CONTEXT: &[u8] = b"amberfs-vault/1 relay assertion";
 const SIGNED: usize = 16 + 32 + 8 + 16 + 32 + 1 + ACCOUNT_MAX;
 /// Difference of clocks that is borne, seconds.
-const SLACK: Seconds = 300;
+pub(super) const SLACK: Seconds = 300;
 /// Longest first record; an X25519MLKEM768 hello has some 1500 bytes.
 const HELLO_MAX: usize = 4096;
-/// Ids remembered at once.
-const SEEN_MAX: usize = 65_536;
 
 /// Why an assertion does not count.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
@@ -57,7 +55,7 @@ pub enum AssertionError {
     /// Of another handshake.
     #[error("it belongs to another connection")]
     Hello,
-    /// Seen already, or too many to remember.
+    /// A connection went on under it already.
     #[error("it came before")]
     Repeated,
 }
@@ -128,46 +126,6 @@ impl Assertion {
     }
 }
 
-/// A site's memory of assertions, so that each counts once.
-#[derive(Default)]
-pub struct Seen(Mutex<Remembered>);
-
-#[derive(Default)]
-struct Remembered {
-    /// Ids, and when each may be forgotten.
-    ids: HashMap<[u8; 16], Seconds>,
-    /// When some were forgotten last: looking through all takes time.
-    purged: Seconds,
-}
-
-impl Seen {
-    /// Whether an assertion counts for a connection that begins with `hello`.
-    pub fn take(
-        &self,
-        assertion: &Assertion,
-        hello: &[u8],
-        now: Seconds,
-    ) -> Result<(), AssertionError> {
-        if hash(hello) != assertion.hello {
-            return Err(AssertionError::Hello);
-        }
-        let last = assertion.expires.saturating_add(SLACK);
-        if now > last || assertion.expires > now.saturating_add(VALID + SLACK) {
-            return Err(AssertionError::Time);
-        }
-        let mut seen = self.0.lock().expect("remembering does not panic");
-        let Remembered { ids, purged } = &mut *seen;
-        if ids.len() >= SEEN_MAX && now != *purged {
-            ids.retain(|_, last| *last >= now);
-            *purged = now;
-        }
-        if ids.len() >= SEEN_MAX || ids.insert(assertion.id, last).is_some() {
-            return Err(AssertionError::Repeated);
-        }
-        Ok(())
-    }
-}
-
 /// Reads the client's first record: a whole `ClientHello` (RFC 8446, sections 4.1.2
 /// and 5.1). A client of ours sends it in one record, and needs no second one, for
 /// there is one group only.
@@ -190,6 +148,7 @@ pub async fn read_hello(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::hash;
 
     fn signed(account: Option<&str>) -> (Assertion, [u8; ASSERTION]) {
         let key = SigningKey::from_bytes(&[7; 32]);
@@ -222,34 +181,6 @@ mod tests {
             assert!(Assertion::verify(&changed, &known).is_err(), "bit {bit}");
         }
         assert_eq!(Assertion::verify(&bytes, &[[1; 32]]), Err(AssertionError::Unknown));
-    }
-
-    #[test]
-    fn one_counts_once_in_its_time_for_its_connection() {
-        let (assertion, _) = signed(None);
-        let take = |seen: &Seen, hello: &[u8], now| seen.take(&assertion, hello, now);
-        let fresh = Seen::default;
-        assert_eq!(take(&fresh(), b"other", 1000), Err(AssertionError::Hello));
-        assert_eq!(take(&fresh(), b"hello", 1301), Err(AssertionError::Time));
-        assert_eq!(take(&fresh(), b"hello", 579), Err(AssertionError::Time));
-        let seen = fresh();
-        assert_eq!(take(&seen, b"hello", 1300), Ok(()));
-        assert_eq!(take(&seen, b"hello", 1300), Err(AssertionError::Repeated));
-        assert_eq!(take(&seen, b"hello", 900), Err(AssertionError::Repeated));
-    }
-
-    #[test]
-    fn what_is_remembered_has_a_limit_and_is_forgotten_in_time() {
-        let (mut assertion, _) = signed(None);
-        let seen = Seen::default();
-        for number in 0..SEEN_MAX as u64 {
-            assertion.id[..8].copy_from_slice(&number.to_le_bytes());
-            assert_eq!(seen.take(&assertion, b"hello", 1000), Ok(()));
-        }
-        assertion.id = [9; 16];
-        assert_eq!(seen.take(&assertion, b"hello", 1000), Err(AssertionError::Repeated));
-        assertion.expires = 1400;
-        assert_eq!(seen.take(&assertion, b"hello", 1301), Ok(()));
     }
 
     #[test]

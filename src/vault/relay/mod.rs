@@ -15,6 +15,7 @@ pub mod budget;
 pub mod greeting;
 pub mod issuer;
 pub mod jwt;
+pub mod seen;
 mod serve;
 mod sites;
 
