@@ -64,6 +64,8 @@ mod repair;
 mod semantics;
 #[path = "../benches/memfs/service.rs"]
 mod service;
+#[path = "integration/strangers.rs"]
+mod strangers;
 #[path = "integration/strays.rs"]
 mod strays;
 #[path = "integration/token.rs"]

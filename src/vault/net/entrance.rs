@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::guests::origin;
+use super::origin::Origin;
 use crate::vault::protocol::Seconds;
 use crate::vault::relay::assertion::{self, ASSERTION, Assertion, AssertionError, read_hello};
 use crate::vault::relay::seen::{Fresh, Seen};
@@ -47,6 +47,12 @@ impl Entrance {
         Self { open, relays, seen: Seen::default() }
     }
 
+    /// The same with a memory of `most` assertions.
+    #[cfg(test)]
+    pub(crate) fn remembering(self, most: usize) -> Self {
+        Self { seen: Seen::new(most), ..self }
+    }
+
     pub(super) fn is_relay(&self, address: IpAddr) -> bool {
         self.relays.addresses.contains(&address.to_canonical())
     }
@@ -70,7 +76,7 @@ impl Entrance {
         } else if self.relays.only {
             return None;
         } else {
-            let origin = Some(origin(stream.peer_addr().ok()?.ip()));
+            let origin = Origin::of(stream.peer_addr().ok()?.ip()).map(|from| from.network);
             let caller = Caller { origin, ..Caller::unknown(self.open) };
             (Vec::new(), Claim { caller, fresh: None })
         };

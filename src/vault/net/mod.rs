@@ -11,15 +11,24 @@
 
 mod carrier;
 mod connect;
+mod descriptors;
 mod entrance;
-mod guests;
+mod origin;
+mod places;
 mod serve;
+mod table;
+#[cfg(test)]
+pub(crate) mod tests;
 mod tls;
 
 pub use carrier::WANTS_ACCOUNT;
 pub use connect::{Channel, ConnectError, Greeting, Timeouts, pause};
+pub use descriptors::{TooFew, affordable, descriptors_for};
+pub(crate) use descriptors::{is_own_trouble, wants_room};
 pub use entrance::{Entrance, Relays};
-pub(crate) use guests::{Guest, origin};
+pub(crate) use origin::Origin;
+pub(crate) use places::{Place, Places};
+pub(crate) use serve::not_accepted;
 pub use serve::{Limits, serve};
 pub(crate) use tls::outer_client_config;
 pub use tls::{client_config, outer_server_config, server_config, spki};

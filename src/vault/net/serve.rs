@@ -1,19 +1,21 @@
 //! The site's end. Requests block on keys and ledger, so they run off the
 //! executor's threads.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
+use super::descriptors::{is_out_of_descriptors, wants_room};
 use super::entrance::Entrance;
-use super::guests::Guest;
+use super::origin::Origin;
+use super::places::{Place, Places, Shortage};
 use crate::vault::protocol::{REQUEST_SIZE, Refusal, Reply, decode_request, encode_reply};
 use crate::vault::server::Site;
 
@@ -22,12 +24,12 @@ use crate::vault::server::Site;
 pub struct Limits {
     /// Connections at once.
     pub connections: usize,
-    /// Connections at once from one IPv4 address or one /64 of IPv6 (loopback is
-    /// not counted).
+    /// Connections at once from one IPv4 address or one /64 of IPv6; four times as
+    /// many from one /48 (loopback is not counted).
     pub connections_each: usize,
     /// Requests on one connection.
     pub requests: usize,
-    /// For the handshake, and for writing a reply.
+    /// From the start until the first request is there, and for writing a reply.
     pub handshake: Duration,
     /// Between two requests; a client stretches its password meanwhile.
     pub idle: Duration,
@@ -51,6 +53,17 @@ impl Default for Limits {
     }
 }
 
+/// Goes on after a connection could not be accepted. Where one connection less helps,
+/// one is dropped.
+pub(crate) async fn not_accepted(error: &io::Error, places: &Places) {
+    places.warn("a connection was not accepted", error);
+    let dropped = wants_room(error) && places.shed().await;
+    // Others of this machine may take what was given back: wait rather than drop all.
+    if !(dropped && is_out_of_descriptors(error)) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 /// Serves `site` on `listener` until `stop` turns true, then lets running
 /// requests end. `entrance` says who may come, and register.
 pub async fn serve(
@@ -61,10 +74,14 @@ pub async fn serve(
     entrance: Arc<Entrance>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let places = Arc::new(Semaphore::new(limits.connections));
-    let counts = Arc::new(Mutex::new(HashMap::new()));
+    let counted = Arc::clone(&site);
+    let places =
+        Places::new(limits.connections, limits.connections_each, move |shortage| match shortage {
+            Shortage::Silent => counted.metrics().dropped_silent(),
+            Shortage::Resting => counted.metrics().dropped_idle(),
+            Shortage::Refused => counted.metrics().refused(),
+        });
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stop.wait_for(|stop| *stop) => break,
@@ -72,27 +89,23 @@ pub async fn serve(
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Out of descriptors, mostly: wait rather than spin.
-                log::warn!("a connection was not accepted: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                not_accepted(&error, &places).await;
                 continue;
             }
         };
         site.metrics().connected();
         // A relay comes for many.
-        let each = if entrance.is_relay(peer.ip()) { usize::MAX } else { limits.connections_each };
-        let Some(guest) = Guest::admit(&counts, peer.ip(), each) else { continue };
+        let origin = if entrance.is_relay(peer.ip()) { None } else { Origin::of(peer.ip()) };
+        let Some(place) = places.admit(origin).await else { continue };
         let (site, acceptor, stop) = (Arc::clone(&site), acceptor.clone(), stop.clone());
         let entrance = Arc::clone(&entrance);
         tokio::spawn(async move {
-            let _held = (place, guest);
-            let whole = connection(stream, site, acceptor, limits, entrance, stop);
-            let _ = timeout(limits.lifetime, whole).await;
+            let whole = connection(stream, site, acceptor, limits, entrance, stop, &place);
+            place.hold(timeout(limits.lifetime, whole)).await
         });
     }
     drop(listener);
-    let all = u32::try_from(limits.connections).unwrap_or(u32::MAX);
-    let _ = timeout(limits.drain, places.acquire_many(all)).await;
+    let _ = timeout(limits.drain, places.emptied()).await;
 }
 
 /// One connection. Errors end it; nobody needs to know which.
@@ -103,17 +116,20 @@ async fn connection(
     limits: Limits,
     entrance: Arc<Entrance>,
     mut stop: watch::Receiver<bool>,
+    place: &Place,
 ) -> Option<()> {
     stream.set_nodelay(true).ok()?;
+    // Whoever has not asked anything by then is a stranger.
+    let mut deadline = Instant::now() + limits.handshake;
     let came = async {
         let (stream, claim) = entrance.pass(stream, site.now()).await?;
         let stream = acceptor.accept(stream).await.ok()?;
         Some((stream, entrance.admit(claim, site.now())?))
     };
-    let (mut stream, caller) = timeout(limits.handshake, came).await.ok()??;
+    let (mut stream, caller) = timeout_at(deadline, came).await.ok()??;
     let mut frame = Zeroizing::new(vec![0; REQUEST_SIZE]);
+    let mut spoke = false;
     for _ in 0..limits.requests {
-        let deadline = Instant::now() + limits.idle;
         tokio::select! {
             // A request that comes after the call to stop is not taken.
             biased;
@@ -122,9 +138,17 @@ async fn connection(
         };
         let reply = match decode_request(&frame) {
             Ok(request) => {
+                if !place.works() {
+                    return None;
+                }
                 let (site, caller) = (Arc::clone(&site), caller.clone());
-                tokio::task::spawn_blocking(move || site.handle(&request, &caller)).await.ok()?
+                let handled = tokio::task::spawn_blocking(move || site.handle(&request, &caller));
+                let reply = handled.await.ok()?;
+                place.rests();
+                spoke = true;
+                reply
             }
+            // Nobody of ours says that: it counts as silence.
             Err(_) => Reply::Refused(Refusal::Malformed),
         };
         let bytes = encode_reply(&reply);
@@ -133,6 +157,9 @@ async fn connection(
             stream.flush().await
         };
         timeout(limits.handshake, write).await.ok()?.ok()?;
+        if spoke {
+            deadline = Instant::now() + limits.idle;
+        }
     }
     timeout(limits.handshake, stream.shutdown()).await.ok()?.ok()
 }

@@ -13,11 +13,14 @@ pub mod accounts;
 pub mod assertion;
 pub mod budget;
 pub mod greeting;
+mod holders;
 pub mod issuer;
 pub mod jwt;
 pub mod seen;
 mod serve;
 mod sites;
+#[cfg(test)]
+mod tests;
 
-pub use serve::{Relay, RelayLimits, serve_relay};
+pub use serve::{CONNECTIONS_MAX, DESCRIPTORS_EACH, Relay, RelayLimits, serve_relay};
 pub use sites::Sites;

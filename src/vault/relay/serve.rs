@@ -1,15 +1,15 @@
 //! The relay's own end.
 
-use std::collections::HashMap;
+use std::io;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, split};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::time::timeout;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
@@ -17,19 +17,29 @@ use super::accounts::{Accounts, Stranger};
 use super::assertion::{Assertion, VALID, read_hello};
 use super::budget::Budget;
 use super::greeting::{GREETING, Welcome, decode_greeting, encode_welcome};
+use super::holders::{Counts, Held};
 use super::sites::Sites;
 use crate::crypto::hash;
 use crate::io::{Clock, Random};
-use crate::vault::net::{Guest, origin};
+use crate::vault::net::{Origin, Place, Places, is_own_trouble, not_accepted, wants_room};
 use crate::vault::protocol::Seconds;
+
+/// Descriptors that a connection takes: the client's, and that to a site.
+pub const DESCRIPTORS_EACH: usize = 2;
+/// Most connections at once that a relay can be told to bear.
+pub const CONNECTIONS_MAX: usize = 100_000;
+/// Most connections that a relay out of descriptors drops to connect one to a site.
+const DROPPED_FOR_ONE: usize = 8;
+/// Bytes carried at once in one direction.
+const BUFFER: usize = 4096;
 
 /// What one relay bears.
 #[derive(Clone, Copy, Debug)]
 pub struct RelayLimits {
     /// Connections at once.
     pub connections: usize,
-    /// Connections at once from one IPv4 address or one /64 of IPv6 (loopback is not
-    /// counted), and of one account.
+    /// Connections at once from one IPv4 address or one /64 of IPv6, and of one
+    /// account; four times as many from one /48 (loopback is not counted).
     pub connections_each: usize,
     /// Connections from one address within a minute (loopback is not counted), and
     /// of one account.
@@ -112,19 +122,46 @@ impl Relay {
         self.accounts.read().expect("replacing does not panic").admit(token)
     }
 
-    /// Who comes, and the way to a site; or why not.
-    async fn welcome(&self, token: Option<&str>) -> Result<(Option<String>, TcpStream), Welcome> {
-        let account = self.admit(token).map_err(|Stranger| Welcome::Account)?;
-        if let Some(account) = &account
-            && !self.by_account.take(account.clone(), self.clock.elapsed())
-        {
+    /// Whose connection it is, held against the limits of that account; or why not.
+    fn account(
+        &self,
+        token: Option<&str>,
+        accounts: &Arc<Counts>,
+    ) -> Result<Option<(String, Held)>, Welcome> {
+        let Some(account) = self.admit(token).map_err(|Stranger| Welcome::Account)? else {
+            return Ok(None);
+        };
+        if !self.by_account.take(account.clone(), self.clock.elapsed()) {
             return Err(Welcome::Busy);
         }
-        let site = self.sites.connect().await.map_err(|error| {
-            log::warn!("no site takes a connection: {error}");
-            Welcome::NoSite
-        })?;
-        Ok((account, site))
+        let held = accounts.admit(&account, self.limits.connections_each).ok_or(Welcome::Busy)?;
+        Ok(Some((account, held)))
+    }
+
+    /// The way to a site, or why not. A relay that is out of descriptors drops other
+    /// connections for it.
+    async fn site(&self, place: &Place) -> Result<TcpStream, Welcome> {
+        let mut dropped = 0;
+        loop {
+            match self.sites.connect().await {
+                Ok(site) => return Ok(site),
+                Err(error) if wants_room(&error) => {
+                    place.warn("the relay cannot connect to a site", &error);
+                    if dropped == DROPPED_FOR_ONE || !place.shed_another().await {
+                        return Err(Welcome::Busy);
+                    }
+                    dropped += 1;
+                }
+                Err(error) if is_own_trouble(&error) => {
+                    place.warn("the relay cannot connect to a site", &error);
+                    return Err(Welcome::Busy);
+                }
+                Err(error) => {
+                    log::warn!("no site takes a connection: {error}");
+                    return Err(Welcome::NoSite);
+                }
+            }
+        }
     }
 
     fn assertion(
@@ -140,15 +177,21 @@ impl Relay {
     }
 
     /// A whole connection. Errors end it; nobody needs to know which.
-    async fn carry(self: Arc<Self>, stream: TcpStream, accounts: Arc<Counts>) -> Option<()> {
+    async fn carry(
+        self: Arc<Self>,
+        stream: TcpStream,
+        accounts: Arc<Counts>,
+        place: &Place,
+    ) -> Option<()> {
         stream.set_nodelay(true).ok()?;
+        let deadline = Instant::now() + self.limits.handshake;
         let acceptor = self.acceptor.read().expect("replacing does not panic").clone();
         match acceptor {
             Some(acceptor) => {
-                let stream = timeout(self.limits.handshake, acceptor.accept(stream));
-                self.speak(stream.await.ok()?.ok()?, accounts).await
+                let stream = timeout_at(deadline, acceptor.accept(stream)).await.ok()?.ok()?;
+                self.speak(stream, accounts, place, deadline).await
             }
-            None => self.speak(stream, accounts).await,
+            None => self.speak(stream, accounts, place, deadline).await,
         }
     }
 
@@ -156,39 +199,43 @@ impl Relay {
         &self,
         mut client: impl AsyncRead + AsyncWrite + Unpin,
         accounts: Arc<Counts>,
+        place: &Place,
+        deadline: Instant,
     ) -> Option<()> {
         let greeted = async {
             let mut greeting = Zeroizing::new([0; GREETING]);
             client.read_exact(&mut *greeting).await.ok()?;
             let token = decode_greeting(&greeting).ok()?;
-            let met = self.welcome(token).await.and_then(|(account, site)| {
-                let each = self.limits.connections_each;
-                let held = account.as_ref().map(|name| accounts.admit(name, each));
-                match held {
-                    Some(None) => Err(Welcome::Busy),
-                    held => Ok((account, site, held)),
+            let met = async {
+                let account = self.account(token, &accounts)?;
+                // Where accounts are asked for, whoever has one is no stranger.
+                if account.is_some() {
+                    place.rests();
                 }
-            });
+                Ok((account, self.site(place).await?))
+            };
+            let met = met.await;
             let answer = met.as_ref().err().copied().unwrap_or(Welcome::Open);
             client.write_all(&encode_welcome(answer)).await.ok()?;
             client.flush().await.ok()?;
-            let (account, mut site, held) = met.ok()?;
+            let (account, mut site) = met.ok()?;
+            let (account, held) = account.unzip();
             site.set_nodelay(true).ok()?;
             let hello = read_hello(&mut client).await.ok()?;
+            place.rests();
             site.write_all(&self.assertion(&hello, account)).await.ok()?;
             site.write_all(&hello).await.ok()?;
             Some((site, held))
         };
-        let (site, _held) = timeout(self.limits.handshake, greeted).await.ok()??;
+        let (site, _held) = timeout_at(deadline, greeted).await.ok()??;
         let (from_client, mut to_client) = split(client);
-        let (from_site, mut to_site) = site.into_split();
-        let (mut up, mut down) =
-            (from_client.take(self.limits.bytes), from_site.take(self.limits.bytes));
+        let (from_site, to_site) = site.into_split();
+        let most = self.limits.bytes;
         // When one side has ended, what the other still says goes nowhere.
         let carried = async {
             tokio::select! {
-                done = copy(&mut up, &mut to_site) => done.is_ok(),
-                done = copy(&mut down, &mut to_client) => done.is_ok(),
+                ended = pass_on(from_client.take(most), to_site, place) => ended,
+                ended = pass_on(from_site.take(most), &mut to_client, place) => ended,
             }
         };
         let _ = timeout(self.limits.lifetime, carried).await;
@@ -197,33 +244,21 @@ impl Relay {
     }
 }
 
-/// Connections of each account.
-#[derive(Default)]
-struct Counts(Mutex<HashMap<String, usize>>);
-
-struct Held(Arc<Counts>, String);
-
-impl Counts {
-    fn admit(self: &Arc<Self>, account: &str, limit: usize) -> Option<Held> {
-        let mut counts = self.0.lock().expect("counting does not panic");
-        let count = counts.entry(account.to_owned()).or_insert(0);
-        if *count >= limit {
-            return None;
+/// Carries bytes until one end has no more. Whoever says something is not idle.
+async fn pass_on(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    place: &Place,
+) -> io::Result<()> {
+    let mut bytes = vec![0; BUFFER];
+    loop {
+        let read = from.read(&mut bytes).await?;
+        if read == 0 {
+            return Ok(());
         }
-        *count += 1;
-        Some(Held(Arc::clone(self), account.to_owned()))
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let mut counts = self.0.0.lock().expect("counting does not panic");
-        if let Some(count) = counts.get_mut(&self.1) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.1);
-            }
-        }
+        place.rests();
+        to.write_all(&bytes[..read]).await?;
+        to.flush().await?;
     }
 }
 
@@ -235,10 +270,9 @@ pub async fn serve_relay(
     mut stop: watch::Receiver<bool>,
 ) {
     let limits = relay.limits;
-    let places = Arc::new(Semaphore::new(limits.connections));
-    let (counts, accounts) = (Arc::new(Mutex::new(HashMap::new())), Arc::new(Counts::default()));
+    let places = Places::new(limits.connections, limits.connections_each, |_| ());
+    let accounts = Arc::new(Counts::default());
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stop.wait_for(|stop| *stop) => break,
@@ -246,25 +280,19 @@ pub async fn serve_relay(
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Out of descriptors, mostly: wait rather than spin.
-                log::warn!("a connection was not accepted: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                not_accepted(&error, &places).await;
                 continue;
             }
         };
-        let address = origin(peer.ip());
-        let Some(guest) = Guest::admit(&counts, address, limits.connections_each) else { continue };
-        let may = address.is_loopback() || relay.addresses.take(address, relay.clock.elapsed());
-        if !may {
+        let origin = Origin::of(peer.ip());
+        let now = relay.clock.elapsed();
+        if origin.is_some_and(|origin| !relay.addresses.take(origin.subscriber, now)) {
             continue;
         }
+        let Some(place) = places.admit(origin).await else { continue };
         let (relay, accounts) = (Arc::clone(&relay), Arc::clone(&accounts));
-        tokio::spawn(async move {
-            let _held = (place, guest);
-            relay.carry(stream, accounts).await
-        });
+        tokio::spawn(async move { place.hold(relay.carry(stream, accounts, &place)).await });
     }
     drop(listener);
-    let all = u32::try_from(limits.connections).unwrap_or(u32::MAX);
-    let _ = timeout(limits.drain, places.acquire_many(all)).await;
+    let _ = timeout(limits.drain, places.emptied()).await;
 }

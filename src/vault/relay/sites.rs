@@ -1,11 +1,15 @@
 //! The sites behind a relay, and which of them answer.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use rustix::net::{AddressFamily, SocketType, socket};
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
+
+use crate::vault::net::is_own_trouble;
 
 /// For how long a site that did not answer is asked after all others.
 const SHUNNED: Duration = Duration::from_secs(10);
@@ -36,23 +40,47 @@ impl Sites {
         order
     }
 
-    /// A connection to the first site that takes one.
+    /// Remembers whether a site took a connection. What went wrong here already says
+    /// nothing of the site.
+    fn note<T>(&self, at: usize, connected: &io::Result<T>) {
+        let mark = match connected {
+            Ok(_) => None,
+            Err(error) if is_own_trouble(error) => return,
+            Err(_) => Some(Instant::now()),
+        };
+        self.failed.lock().expect("marking does not panic")[at] = mark;
+    }
+
+    /// A connection to the first site that takes one. The error is this machine's own
+    /// trouble, if there was any.
     pub async fn connect(&self) -> io::Result<TcpStream> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "there is no site");
         for at in self.order(Instant::now()) {
-            let connected = match timeout(CONNECT, TcpStream::connect(&self.places[at])).await {
+            let connected = match timeout(CONNECT, connect(&self.places[at])).await {
                 Ok(connected) => connected,
                 Err(_) => Err(io::ErrorKind::TimedOut.into()),
             };
-            let mark = connected.is_err().then(Instant::now);
-            self.failed.lock().expect("marking does not panic")[at] = mark;
+            self.note(at, &connected);
             match connected {
                 Ok(stream) => return Ok(stream),
+                Err(_) if is_own_trouble(&last) => {}
                 Err(error) => last = error,
             }
         }
         Err(last)
     }
+}
+
+async fn connect(place: &str) -> io::Result<TcpStream> {
+    let addresses: Vec<SocketAddr> = match lookup_host(place).await {
+        Ok(addresses) => addresses.collect(),
+        // A resolver that had no descriptor says that there is no such name.
+        Err(error) => {
+            socket(AddressFamily::INET, SocketType::STREAM, None)?;
+            return Err(error);
+        }
+    };
+    TcpStream::connect(&addresses[..]).await
 }
 
 #[cfg(test)]
@@ -69,5 +97,23 @@ mod tests {
         assert_eq!(sites.order(later), [1, 2, 0]);
         assert_eq!(sites.order(start + SHUNNED), [1, 2, 0]);
         assert_eq!(sites.order(later + SHUNNED), [0, 1, 2]);
+    }
+
+    /// A relay out of descriptors asked the nearest site last for ten seconds.
+    #[test]
+    fn a_site_is_not_shunned_for_the_relays_own_trouble() {
+        let sites = Sites::new(vec!["a:1".into(), "b:1".into()]);
+        let note = |code| sites.note::<()>(0, &Err(io::Error::from_raw_os_error(code)));
+        for own in [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EADDRNOTAVAIL] {
+            note(own);
+            assert_eq!(sites.order(Instant::now()), [0, 1], "{own}");
+        }
+        note(libc::ECONNREFUSED);
+        assert_eq!(sites.order(Instant::now()), [1, 0]);
+        // Nor does it clear the site.
+        note(libc::EMFILE);
+        assert_eq!(sites.order(Instant::now()), [1, 0]);
+        sites.note(0, &Ok(()));
+        assert_eq!(sites.order(Instant::now()), [0, 1]);
     }
 }

@@ -109,6 +109,9 @@ pub struct Metrics {
     races: AtomicU64,
     alarms: AtomicU64,
     connections: AtomicU64,
+    dropped_silent: AtomicU64,
+    dropped_idle: AtomicU64,
+    refused: AtomicU64,
     census: Mutex<Option<Census>>,
 }
 
@@ -139,6 +142,21 @@ impl Metrics {
     /// Somebody connected.
     pub fn connected(&self) {
         self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection was dropped to make room before it sent a request.
+    pub fn dropped_silent(&self) {
+        self.dropped_silent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection was dropped to make room while its client asked nothing.
+    pub fn dropped_idle(&self) {
+        self.dropped_idle.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection was refused: all others were being answered.
+    pub fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How all records stood at the last sweep.
@@ -183,7 +201,22 @@ impl Metrics {
             ("ledger_unknown", "Writes whose outcome nobody knows.", &self.unknown),
             ("races_lost", "Writes that came second, and were made again.", &self.races),
             ("alarms", "Records found changed behind the vault's back.", &self.alarms),
-            ("connections", "Connections taken.", &self.connections),
+            ("connections", "Connections accepted.", &self.connections),
+            (
+                "connections_dropped_silent",
+                "Connections dropped to make room before they sent a request.",
+                &self.dropped_silent,
+            ),
+            (
+                "connections_dropped_idle",
+                "Connections dropped to make room while they asked nothing.",
+                &self.dropped_idle,
+            ),
+            (
+                "connections_refused",
+                "Connections refused while all others were being answered.",
+                &self.refused,
+            ),
         ];
         for (name, help, count) in counts {
             let name = format!("amberfs_vault_{name}_total");
@@ -216,6 +249,7 @@ mod tests {
             metrics.handled(&status, &reply, Duration::from_millis(millis));
         }
         metrics.write_took(Duration::from_millis(20), true);
+        metrics.dropped_silent();
         metrics.counted(Census { active: 5, ..Census::default() });
         let text = metrics.print();
         let mut known = "";
@@ -236,6 +270,9 @@ mod tests {
             "amberfs_vault_request_seconds_count 4",
             "amberfs_vault_request_seconds_sum 70.006",
             "amberfs_vault_ledger_unknown_total 1",
+            "amberfs_vault_connections_dropped_silent_total 1",
+            "amberfs_vault_connections_dropped_idle_total 0",
+            "amberfs_vault_connections_refused_total 0",
             "amberfs_vault_records{state=\"active\"} 5",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in {text}");

@@ -18,7 +18,7 @@ const PERIOD: Duration = Duration::from_secs(3600);
 /// within an hour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenLimits {
-    /// From one IPv4 address or one /64 of IPv6; loopback is not counted.
+    /// From one IPv4 address or one /48 of IPv6; loopback is not counted.
     pub each: u32,
     /// From all together.
     pub all: u32,
@@ -47,8 +47,7 @@ impl Site {
     /// takes nothing from what is left for others.
     pub(super) fn may_open(&self, caller: &Caller) -> bool {
         let now = self.clock().elapsed();
-        let counted = caller.origin.filter(|origin| !origin.is_loopback());
-        counted.is_none_or(|origin| self.openings.each.take(origin, now))
+        caller.origin.is_none_or(|origin| self.openings.each.take(origin, now))
             && self.openings.all.take((), now)
     }
 }

@@ -81,8 +81,8 @@ pub struct Caller {
     pub open: bool,
     /// The account that a relay vouched for.
     pub account: Option<Arc<str>>,
-    /// Where its connection comes from: an IPv4 address or a /64 of IPv6. None for whoever
-    /// comes by a relay.
+    /// Where its connection comes from: an IPv4 address or a /48 of IPv6. None for loopback,
+    /// and for whoever comes by a relay.
     pub origin: Option<IpAddr>,
 }
 
