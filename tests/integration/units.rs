@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use amberfs::vault::client::VaultError;
+use amberfs::vault::net::descriptors_for;
 use amberfs::vault::protocol::Tries;
+use amberfs::vault::relay::{CONNECTIONS_MAX, DESCRIPTORS_EACH, RelayLimits};
 
 use crate::main_job::{COST, Vault, secret};
 use crate::mounted::has_fuse;
@@ -46,6 +48,21 @@ fn the_unit_does_not_repeat_what_costs_tries() {
 fn the_unit_leaves_a_killed_daemons_mount_closed() {
     let unit = include_str!("../../mount-helper/systemd/amberfs@.service");
     assert!(!unit.contains("fusermount3"), "{unit}");
+}
+
+/// The unit set no limit: a relay had 1024 descriptors, or what the system gives, for
+/// twice as many.
+#[test]
+fn the_units_of_servers_give_the_descriptors_that_their_connections_take() {
+    let unit = include_str!("../../mount-helper/systemd/amberfs-relay.service");
+    let limit = unit.lines().find_map(|line| line.strip_prefix("LimitNOFILE="));
+    let limit: usize = limit.expect("the relay's unit has a limit").parse().unwrap();
+    // As many as relay.toml may say, and so also what it says by itself.
+    assert!(RelayLimits::default().connections <= CONNECTIONS_MAX);
+    let needed = descriptors_for(CONNECTIONS_MAX, DESCRIPTORS_EACH);
+    assert!(limit >= needed, "{limit} < {needed}");
+    // Linux gives no process more (fs.nr_open).
+    assert!(limit <= 1 << 20);
 }
 
 /// A user manager of systemd's, of its own: with this world's home, and a /run where

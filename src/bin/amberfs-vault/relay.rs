@@ -10,13 +10,15 @@ use amberfs::io::{
     DirFolder, OpenMode, PrivateFolder, Random, SystemClock, SystemRandom, read_regular_text,
 };
 use amberfs::vault::config::in_one_line;
-use amberfs::vault::net::outer_server_config;
+use amberfs::vault::net::{affordable, outer_server_config};
 use amberfs::vault::protocol::Place;
 use amberfs::vault::protocol::is_account;
 use amberfs::vault::relay::accounts::{Accounts, new_token};
 use amberfs::vault::relay::issuer::fetch_keys;
 use amberfs::vault::relay::jwt::{Terms, Verifier};
-use amberfs::vault::relay::{Relay, RelayLimits, Sites, serve_relay};
+use amberfs::vault::relay::{
+    CONNECTIONS_MAX, DESCRIPTORS_EACH, Relay, RelayLimits, Sites, serve_relay,
+};
 use clap::{Subcommand, ValueEnum};
 use ed25519_dalek::SigningKey;
 use rustls::pki_types::pem::PemObject;
@@ -173,7 +175,7 @@ impl Settings {
             _ => {}
         }
         let LimitSettings { connections, connections_each, minute } = self.limits;
-        if !(1..=100_000).contains(&connections)
+        if !(1..=CONNECTIONS_MAX).contains(&connections)
             || !(1..=connections).contains(&connections_each)
             || !(1..=1_000_000).contains(&minute)
         {
@@ -356,6 +358,7 @@ async fn serve_here(dir: &Path, settings: Settings, key: SigningKey) -> Result<(
     let mut interrupted = signal(SignalKind::interrupt()).map_err(Failure::other)?;
     let mut hung_up = signal(SignalKind::hangup()).map_err(Failure::other)?;
     let LimitSettings { connections, connections_each, minute } = settings.limits;
+    let connections = affordable(connections, DESCRIPTORS_EACH).map_err(Failure::other)?;
     let public = key.verifying_key().to_bytes();
     let relay = Arc::new(Relay::new(
         accounts(dir, &settings).await?,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use amberfs::io::{Clock, DirFolder, PrivateFolder, SystemClock, SystemRandom};
 use amberfs::vault::config::{Config, LedgerAt, Serve};
-use amberfs::vault::net::{Entrance, Limits, Relays, serve, server_config};
+use amberfs::vault::net::{Entrance, Limits, Relays, affordable, serve, server_config};
 use amberfs::vault::protocol::{Address, MANIFEST_WARNS, Protection};
 use amberfs::vault::server::{OpenLimits, Opened, Site, open_site};
 use clap::Args;
@@ -180,6 +180,9 @@ async fn serve_here(
         only: config.relays.only,
         register: config.relays.register,
     };
+    let mut limits = Limits::default();
+    // A connection is one socket.
+    limits.connections = affordable(limits.connections, 1).map_err(Failure::other)?;
     let notifier = Arc::new(Notifier::new(config.notify.command));
     let watched = Arc::new(Watched { site: Arc::clone(&site), draining: false.into() });
     let (stop, stopped) = tokio::sync::watch::channel(false);
@@ -187,7 +190,7 @@ async fn serve_here(
         listener,
         Arc::clone(&site),
         acceptor,
-        Limits::default(),
+        limits,
         Arc::new(Entrance::new(open, relays)),
         stopped,
     ));
