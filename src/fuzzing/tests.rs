@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::vault::{ISSUER_KEYS, framed};
 use super::*;
 use crate::crypto::hex;
 use crate::format::container::ChunkPlace;
@@ -11,14 +12,16 @@ use crate::format::node::{self, Dotted, MapItem, NO_ID, Run};
 use crate::format::record::Change;
 use crate::format::register::{Features, Slot, key_check_slot};
 use crate::io::Timestamp;
-use crate::vault::hsm::transfer::{RsaPublic, WrappedKeys};
+use crate::vault::hsm::FileKeys;
+use crate::vault::hsm::transfer::{Aloud, Parcel, RsaPublic, SiteRequest, WrappedKeys};
 use crate::vault::ledger::{Lineage, Revision};
 use crate::vault::protocol::{
-    AkeKey, Argon2Cost, Bind, Ended, EventKind, Events, NOTE_TEXT, Note, Protection, Refusal,
-    Reply, Request, Retirement, Right, Roots, SiteKey, Standing, Tries, seal_payload,
-    sign_manifest,
+    Address, AkeKey, Argon2Cost, Bind, Binding, Ended, EventKind, Events, Fingerprint, Locator,
+    Manifest, NOTE_TEXT, Note, PAYLOAD_SEALED, Protection, REPLY_SIZE, REQUEST_SIZE, Refusal,
+    Reply, Request, Retirement, Right, Roots, SiteKey, Standing, Tries, decode_reply,
+    decode_request, encode_reply, encode_request, seal_payload, sign_manifest,
 };
-use crate::vault::server::{Material, Pending, Served, State as Stands};
+use crate::vault::server::{Material, Pending, Record, Served, State as Stands};
 
 /// Set to any value, the test below writes the seeds instead of comparing them.
 const WRITE: &str = "AMBERFS_WRITE_SEEDS";
