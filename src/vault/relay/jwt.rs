@@ -2,7 +2,8 @@
 //! whose public keys are a JWK set (RFC 7517).
 //!
 //! Invariant: only keys of the set verify, each with algorithms of its own kind, and
-//! none of them a shared secret; a token without end, issuer or audience is nobody's.
+//! none of them a shared secret; a token without end, issuer or audience is nobody's,
+//! and so is one that was made for another purpose.
 
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
@@ -81,6 +82,28 @@ fn algorithms(jwk: &Jwk) -> Vec<Algorithm> {
     }
 }
 
+/// Whether a token of this `typ` says who somebody is, or lets somebody in (RFC 8725,
+/// section 3.11). An issuer signs other statements with the same keys and about the same
+/// people: logout tokens, proofs of possession, security events; each says so in `typ`.
+/// `JWT` is the type of any token (RFC 7519, section 5.1), `at+jwt` that of access tokens
+/// (RFC 9068, section 2.1), and `application/` before it may be left out (RFC 7515,
+/// section 4.1.9). No type is taken too: `OpenID` Connect asks none of an ID token.
+fn is_for_us(typ: Option<&str>) -> bool {
+    let Some(typ) = typ else { return true };
+    let typ = typ.to_ascii_lowercase();
+    matches!(typ.strip_prefix("application/").unwrap_or(&typ), "jwt" | "at+jwt")
+}
+
+/// The claim that tells whether the issuer verified what `claim` says; none where that
+/// needs no proof (`OpenID` Connect Core 1.0, section 5.1).
+fn proof_of(claim: &str) -> Option<&'static str> {
+    match claim {
+        "email" => Some("email_verified"),
+        "phone_number" => Some("phone_number_verified"),
+        _ => None,
+    }
+}
+
 impl Verifier {
     /// Reads a JWK set. Keys for encryption and of unknown kinds are passed over.
     pub fn parse(text: &str, terms: Terms) -> Result<Self, KeysError> {
@@ -107,6 +130,10 @@ impl Verifier {
     /// Whose token this is.
     pub fn account(&self, token: &str) -> Option<String> {
         let header = decode_header(token).ok()?;
+        // Nothing that must be understood is understood here (RFC 7515, section 4.1.11).
+        if header.crit.is_some() || !is_for_us(header.typ.as_deref()) {
+            return None;
+        }
         self.keys
             .iter()
             // A token that names a key is that key's.
@@ -124,6 +151,13 @@ impl Verifier {
         validation.set_required_spec_claims(&["exp", "iss", "aud"]);
         let claims: serde_json::Map<String, serde_json::Value> =
             decode(token, &key.verifying, &validation).ok()?.claims;
+        if let Some(proof) = proof_of(&self.terms.claim) {
+            let said = claims.get(proof)?;
+            // Some issuers write a string.
+            if said.as_bool() != Some(true) && said.as_str() != Some("true") {
+                return None;
+            }
+        }
         let account = claims.get(&self.terms.claim)?.as_str()?;
         is_account(account).then(|| account.to_owned())
     }
@@ -205,9 +239,88 @@ mod tests {
         assert_eq!(verifier.account(&many).as_deref(), Some("anna"));
         let by_mail = Terms { claim: "email".into(), ..terms() };
         let by_mail = Verifier::parse(&keys().to_string(), by_mail).ok().unwrap();
-        let mail = token(|claims, _| claims["email"] = json!("anna@example.org"));
+        let mail = token(|claims, _| {
+            claims["email"] = json!("anna@example.org");
+            claims["email_verified"] = json!(true);
+        });
         assert_eq!(by_mail.account(&mail).as_deref(), Some("anna@example.org"));
         assert_eq!(by_mail.account(&token(|_, _| {})), None);
+    }
+
+    /// A logout token or a DPoP proof of the same issuer was taken for a right to come.
+    #[test]
+    fn tokens_for_another_purpose_are_nobodys() {
+        let verifier = Verifier::parse(&keys().to_string(), terms()).ok().unwrap();
+        let account = |typ: Option<&str>| {
+            verifier.account(&token(|_, header| header.typ = typ.map(str::to_owned)))
+        };
+        let taken = ["JWT", "jwt", "application/jwt", "at+jwt", "AT+JWT", "Application/at+jwt"];
+        for typ in taken.map(Some).into_iter().chain([None]) {
+            assert_eq!(account(typ).as_deref(), Some("anna"), "{typ:?}");
+        }
+        for other in [
+            "logout+jwt",
+            "dpop+jwt",
+            "secevent+jwt",
+            "application/logout+jwt",
+            "token-introspection+jwt",
+            "JOSE",
+            "",
+            " JWT",
+            "text/jwt",
+            "application/",
+            "application/application/jwt",
+            "JWT, at+jwt",
+        ] {
+            assert_eq!(account(Some(other)), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_header_that_must_be_understood_is_not_passed_over() {
+        let verifier = Verifier::parse(&keys().to_string(), terms()).ok().unwrap();
+        for crit in [vec!["exp".to_owned()], vec!["b64".to_owned()], Vec::new()] {
+            let crit = token(|_, header| header.crit = Some(crit));
+            assert_eq!(verifier.account(&crit), None);
+        }
+    }
+
+    /// At an issuer that lets people write any address into their profile, everybody
+    /// could be anybody.
+    #[test]
+    fn an_address_that_the_issuer_did_not_verify_names_nobody() {
+        let account = |claim: &str, value: &str, verified: Option<Value>| {
+            let terms = Terms { claim: claim.into(), ..terms() };
+            let verifier = Verifier::parse(&keys().to_string(), terms).ok().unwrap();
+            verifier.account(&token(|claims, _| {
+                claims[claim] = json!(value);
+                if let Some(verified) = verified {
+                    claims[format!("{claim}_verified")] = verified;
+                }
+            }))
+        };
+        for (claim, value) in [("email", "anna@example.org"), ("phone_number", "+43123456789")] {
+            for yes in [json!(true), json!("true")] {
+                assert_eq!(account(claim, value, Some(yes)).as_deref(), Some(value));
+            }
+            assert_eq!(account(claim, value, None), None, "{claim}: nothing is said");
+            for no in [
+                json!(false),
+                json!("false"),
+                json!("True"),
+                json!("yes"),
+                json!(""),
+                json!(1),
+                json!(null),
+                json!([true]),
+                json!({"verified": true}),
+            ] {
+                assert_eq!(account(claim, value, Some(no.clone())), None, "{claim}: {no}");
+            }
+        }
+        // Other claims have nothing of the kind.
+        assert_eq!(account("name", "anna", None).as_deref(), Some("anna"));
+        assert_eq!(account("name", "anna", Some(json!(false))).as_deref(), Some("anna"));
     }
 
     #[test]
