@@ -35,17 +35,17 @@ use crate::volume::{OpenOptions, Volume, World};
 mod mounting;
 mod vault;
 
-pub use mounting::{acl, helper_options, mountinfo};
+pub use mounting::{acl, helper_options, launch, mountinfo};
 pub use vault::{
-    ledger, locator, manifest, relay, transfer, vault_keys, vault_mark, vault_record, vault_reply,
-    vault_request,
+    ledger, locator, manifest, relay, transfer, vault_keys, vault_mark, vault_note, vault_payload,
+    vault_record, vault_reply, vault_request,
 };
 
 /// A target's name and function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets, by name.
-pub const TARGETS: [Target; 30] = [
+pub const TARGETS: [Target; 33] = [
     ("acl", acl),
     ("commit", commit),
     ("container", container),
@@ -56,6 +56,7 @@ pub const TARGETS: [Target; 30] = [
     ("journal", journal),
     ("key_text", key_text),
     ("keyring", keyring),
+    ("launch", launch),
     ("ledger", ledger),
     ("locator", locator),
     ("manifest", manifest),
@@ -73,6 +74,8 @@ pub const TARGETS: [Target; 30] = [
     ("transfer", transfer),
     ("vault_keys", vault_keys),
     ("vault_mark", vault_mark),
+    ("vault_note", vault_note),
+    ("vault_payload", vault_payload),
     ("vault_record", vault_record),
     ("vault_reply", vault_reply),
     ("vault_request", vault_request),

@@ -86,7 +86,8 @@ pub fn launch() -> io::Result<Launched> {
     }
 }
 
-fn send(mut pipe: &File, kind: u8, body: &[u8]) -> io::Result<()> {
+/// Writes a message: 1 kind, 4 length (little-endian), body.
+pub(crate) fn send(pipe: &mut impl Write, kind: u8, body: &[u8]) -> io::Result<()> {
     let length = u32::try_from(body.len()).ok().filter(|length| *length <= MAX_MESSAGE);
     let length = length.ok_or_else(|| io::Error::other("message is too long"))?;
     pipe.write_all(&[kind])?;
@@ -95,7 +96,8 @@ fn send(mut pipe: &File, kind: u8, body: &[u8]) -> io::Result<()> {
     pipe.write_all(body)
 }
 
-fn receive(mut pipe: &File) -> io::Result<(u8, LockedBytes)> {
+/// Reads a message that [`send`] wrote: its kind and body.
+pub(crate) fn receive(pipe: &mut impl Read) -> io::Result<(u8, LockedBytes)> {
     let mut head = [0; 5];
     pipe.read_exact(&mut head)?;
     let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]);
@@ -105,32 +107,39 @@ fn receive(mut pipe: &File) -> io::Result<(u8, LockedBytes)> {
     Ok((head[0], LockedBytes::filled(length as usize, |bytes| pipe.read_exact(bytes))?))
 }
 
+/// Whether the child that writes `reports` is ready, or why not; `note` gets what it has
+/// to say before.
+pub(crate) fn reported(reports: &mut impl Read, note: &mut dyn FnMut(&str)) -> Result<(), Failure> {
+    loop {
+        let Ok((kind, body)) = receive(reports) else {
+            let text = "the daemon ended before the mount was usable; see the log".into();
+            return Err(Failure { code: 1, text });
+        };
+        let body = body.expose();
+        match (kind, body.split_first()) {
+            (READY, _) => return Ok(()),
+            (NOTE, _) => note(&String::from_utf8_lossy(body)),
+            // Failing with the code of success would be taken for it.
+            (FAILED, Some((&code, text))) if code != 0 => {
+                return Err(Failure { code, text: String::from_utf8_lossy(text).into_owned() });
+            }
+            _ => return Err(Failure { code: 1, text: "the daemon makes no sense".into() }),
+        }
+    }
+}
+
 impl Parent {
     /// Sends a secret; the child takes them in the same order. If the child is
     /// gone, `wait` tells why.
     pub fn send(&mut self, secret: &[u8]) -> io::Result<()> {
-        send(&self.secrets, NOTE, secret)
+        send(&mut &self.secrets, NOTE, secret)
     }
 
     /// Waits until the mount is usable or failed; `note` gets what the child
     /// has to say meanwhile.
     pub fn wait(self, mut note: impl FnMut(&str)) -> Result<(), Failure> {
         drop(self.secrets);
-        loop {
-            let Ok((kind, body)) = receive(&self.reports) else {
-                let text = "the daemon ended before the mount was usable; see the log".into();
-                return Err(Failure { code: 1, text });
-            };
-            let body = body.expose();
-            match (kind, body.split_first()) {
-                (READY, _) => return Ok(()),
-                (NOTE, _) => note(&String::from_utf8_lossy(body)),
-                (FAILED, Some((&code, text))) => {
-                    return Err(Failure { code, text: String::from_utf8_lossy(text).into_owned() });
-                }
-                _ => return Err(Failure { code: 1, text: "the daemon makes no sense".into() }),
-            }
-        }
+        reported(&mut &self.reports, &mut note)
     }
 }
 
@@ -141,25 +150,25 @@ impl Child {
 
     /// The next secret; an error if the parent is gone.
     pub fn receive(&mut self) -> io::Result<LockedBytes> {
-        receive(&self.secrets).map(|(_, secret)| secret)
+        receive(&mut &self.secrets).map(|(_, secret)| secret)
     }
 
     /// Tells the user something while it goes on.
     pub fn note(&mut self, text: &str) {
         // Without a parent nobody waits for it.
-        let _ = send(&self.reports, NOTE, text.as_bytes());
+        let _ = send(&mut &self.reports, NOTE, text.as_bytes());
     }
 
     /// Lets the parent return success.
     pub fn ready(self) {
-        let _ = send(&self.reports, READY, &[]);
+        let _ = send(&mut &self.reports, READY, &[]);
     }
 
     /// Lets the parent return failure.
     pub fn failed(self, failure: &Failure) {
         let text = &failure.text[..char_boundary(&failure.text, MAX_MESSAGE as usize - 1)];
         let body = [&[failure.code], text.as_bytes()].concat();
-        let _ = send(&self.reports, FAILED, &body);
+        let _ = send(&mut &self.reports, FAILED, &body);
     }
 }
 
@@ -194,6 +203,9 @@ mod tests {
         let failure = Failure { code: 12, text: "Wrong password.".into() };
         child.failed(&failure);
         assert_eq!(parent.wait(|_| ()), Err(failure));
+        let (parent, child) = pair();
+        child.failed(&Failure { code: 0, text: "no".into() });
+        assert_eq!(parent.wait(|_| ()).expect_err("it failed").code, 1);
     }
 
     #[test]

@@ -20,6 +20,8 @@ mod synced;
 pub use clients::Settings;
 pub use guard::guard_if_asked;
 pub use launch::{Child, Launched, Parent, launch};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use launch::{receive, reported, send};
 pub use logging::{Destination, start_logging};
 pub use mountpoint::{Checks, Unfit, check_mountpoint, find_dead};
 pub use process::{LockedBytes, harden, lock_in_memory, note_inherited, share_one_arena};

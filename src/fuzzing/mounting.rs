@@ -1,10 +1,11 @@
-//! What the kernel and mount(8) hand over.
+//! What the kernel, mount(8), and the two processes of a mount that begins hand over.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use crate::control::{MountEntry, parse_mountinfo};
+use crate::daemon::{receive, reported, send};
 use crate::fuse::acl::Acl;
 
 /// Of a crate that is a program only.
@@ -95,4 +96,26 @@ fn line(mount: &MountEntry) -> String {
         escaped(mount.source.as_bytes()),
         escaped(mount.options.as_bytes()),
     )
+}
+
+/// What goes through a pipe between the command line's process and the daemon's, from
+/// either side, up to where it makes no sense.
+pub fn launch(data: &[u8]) {
+    let (mut rest, mut again) = (data, Vec::new());
+    let mut messages = Vec::new();
+    while let Ok((kind, body)) = receive(&mut rest) {
+        send(&mut again, kind, body.expose()).expect("it came through a pipe");
+        messages.push((kind, body));
+    }
+    assert!(data.starts_with(&again), "another encoding of the same messages was taken");
+    let (mut rest, mut notes) = (data, 0);
+    let outcome = reported(&mut rest, &mut |_| notes += 1);
+    assert!(messages.iter().take(notes).all(|(kind, _)| *kind == 3), "all of them are notes");
+    match outcome {
+        Ok(()) => assert!(messages.get(notes).is_some_and(|(kind, _)| *kind == 1)),
+        Err(failure) => {
+            assert!(failure.code != 0, "a failure that the shell takes for success");
+            assert!(messages.get(notes).is_none_or(|(kind, _)| *kind != 1), "it is ready");
+        }
+    }
 }

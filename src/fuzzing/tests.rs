@@ -6,20 +6,22 @@ use std::path::{Path, PathBuf};
 use super::vault::{ISSUER_KEYS, framed};
 use super::*;
 use crate::crypto::hex;
+use crate::daemon::{receive, send};
 use crate::format::container::ChunkPlace;
 use crate::format::namespace::{Content, ContentClass, Dot, Inode, Owner};
 use crate::format::node::{self, Dotted, MapItem, NO_ID, Run};
 use crate::format::record::Change;
 use crate::format::register::{Features, Slot, key_check_slot};
-use crate::io::Timestamp;
+use crate::io::{Random, Timestamp};
 use crate::vault::hsm::FileKeys;
 use crate::vault::hsm::transfer::{Aloud, Parcel, RsaPublic, SiteRequest, WrappedKeys};
 use crate::vault::ledger::{Lineage, Revision};
 use crate::vault::protocol::{
     Address, AkeKey, Argon2Cost, Bind, Binding, Ended, EventKind, Events, Fingerprint, Locator,
-    Manifest, NOTE_TEXT, Note, PAYLOAD_SEALED, Protection, REPLY_SIZE, REQUEST_SIZE, Refusal,
-    Reply, Request, Retirement, Right, Roots, SiteKey, Standing, Tries, decode_reply,
-    decode_request, encode_reply, encode_request, seal_payload, sign_manifest,
+    Manifest, NOTE, NOTE_TEXT, Note, NoteKeys, PAYLOAD_SEALED, Protection, REPLY_SIZE,
+    REQUEST_SIZE, Refusal, Reply, Request, Retirement, Right, Roots, SiteKey, Standing, Tries,
+    decode_marks, decode_reply, decode_request, encode_marks, encode_reply, encode_request,
+    seal_payload, sign_manifest,
 };
 use crate::vault::server::{Material, Pending, Record, Served, State as Stands};
 
@@ -418,8 +420,41 @@ fn relay_seeds() -> Vec<Vec<u8>> {
     ]
 }
 
+/// A sealed payload, and its plaintext.
+fn a_payload() -> (Vec<u8>, Vec<u8>) {
+    let binding = Binding { repo: REPO, registration: [2; 16], fleet: [3; 16] };
+    let sealed = seal_payload(&secret(1), &binding, &[([1; 16], &secret(2))]).unwrap();
+    let cipher =
+        ValueCipher::new(&derive(Purpose::VaultPayload, &secret(1), &[&binding.registration]));
+    let plain = cipher.open(0, &binding.payload_aad(), &sealed).unwrap();
+    (sealed, plain)
+}
+
+fn note_seeds() -> Vec<Vec<u8>> {
+    let marks = [([1; 16], 7), ([2; 16], 300)];
+    let note = NoteKeys::derive(&secret(9), &REPO, &[2; 16]).seal(5, &marks);
+    let marks = encode_marks(&marks);
+    let numbered = [&5_u64.to_le_bytes()[..], &marks].concat();
+    vec![chosen(0, note.bytes()), chosen(0, &[0; NOTE]), chosen(1, &numbered), chosen(2, &marks)]
+}
+
+/// What the two processes of a mount say to each other.
+fn launch_seeds() -> Vec<Vec<u8>> {
+    let said = |messages: &[(u8, &[u8])]| {
+        let mut pipe = Vec::new();
+        messages.iter().for_each(|(kind, body)| send(&mut pipe, *kind, body).unwrap());
+        pipe
+    };
+    vec![
+        said(&[(3, &[7; 32]), (3, &encode_marks(&[([1; 16], 7)]))]),
+        said(&[(3, b"swap is not encrypted"), (1, b"")]),
+        said(&[(2, b"\x0cWrong password.")]),
+        said(&[(2, b"\0no failure")]),
+    ]
+}
+
 fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
-    let marks = crate::vault::protocol::encode_marks(&[([1; 16], 7), ([2; 16], 300)]);
+    let (sealed, payload) = a_payload();
     let features = Features::default();
     let header = Header { features, repo: REPO, register: a_register() }.encode();
     let register = a_register();
@@ -469,11 +504,6 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
     let (manifest, signed) = a_manifest();
     let (asks, parcel) = a_transfer();
     let keys = FileKeys::create(&SimRandom::new(9)).ok().unwrap().encode();
-    let binding = Binding { repo: REPO, registration: [2; 16], fleet: [3; 16] };
-    let payload = seal_payload(&secret(1), &binding, &[([1; 16], &secret(2))]).unwrap();
-    let cipher =
-        ValueCipher::new(&derive(Purpose::VaultPayload, &secret(1), &[&binding.registration]));
-    let payload = cipher.open(0, &binding.payload_aad(), &payload).unwrap();
     let page = |name: u8, revision: u8, last: u8, whole: u8| {
         [&[name; 32][..], &[revision, 0, 0, 0, 0, 0, 0, 0], &[last, whole]].concat()
     };
@@ -521,6 +551,7 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         ("journal", vec![chosen(2, &[]), chosen(2, &[0x20, 0x10, 1, 0, 0x11, 0x80])]),
         ("key_text", texts(&[&key, &key.to_uppercase().replace([' ', '\n'], "-")])),
         ("keyring", vec![a_keyring()]),
+        ("launch", launch_seeds()),
         ("ledger", ledgers.iter().map(|pages| chosen(1, pages)).collect()),
         (
             "locator",
@@ -556,8 +587,10 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
                 chosen(2, parcel.keys.to_string().as_bytes()),
             ],
         ),
-        ("vault_keys", vec![chosen(0, &keys), chosen(1, &payload), chosen(2, &marks)]),
+        ("vault_keys", vec![keys.to_vec()]),
         ("vault_mark", vec![chosen(0, b"amberfs-vault mark 1\0\0\0\0"), chosen(1, &[7; 17])]),
+        ("vault_note", note_seeds()),
+        ("vault_payload", vec![chosen(0, &sealed), chosen(1, &payload)]),
         ("vault_record", records().iter().map(|record| without_zeros(&record.encode())).collect()),
         ("vault_reply", replies().iter().map(|reply| message(&encode_reply(reply))).collect()),
         (
@@ -604,6 +637,49 @@ fn the_corpus_passes() {
     }
 }
 
+/// What the corpus is not: a byte of it changed, one more, one less.
+#[test]
+fn the_corpus_passes_with_mistakes_in_it() {
+    const MISTAKES: u64 = 60;
+    let random = SimRandom::new(7);
+    let number = |below: usize| {
+        let mut bytes = [0; 8];
+        random.fill(&mut bytes);
+        (u64::from_le_bytes(bytes) % below.max(1) as u64) as usize
+    };
+    // Estimating a password takes its time.
+    let seeds = seeds();
+    for (name, target) in TARGETS.into_iter().filter(|(name, _)| *name != "password") {
+        for bytes in &seeds[name] {
+            for _ in 0..MISTAKES {
+                let mut bytes = bytes.clone();
+                for _ in 0..=number(3) {
+                    let at = number(bytes.len());
+                    match number(3) {
+                        0 if !bytes.is_empty() => bytes[at] = number(256) as u8,
+                        1 if !bytes.is_empty() => drop(bytes.remove(at)),
+                        _ => bytes.insert(at, number(256) as u8),
+                    }
+                }
+                target(&bytes);
+            }
+        }
+    }
+}
+
+/// cargo-fuzz runs what is written down for it, and nothing else.
+#[test]
+fn every_target_can_be_run_by_cargo_fuzz() {
+    let folder = corpus().join("..");
+    let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+    for (name, _) in TARGETS {
+        let target = std::fs::read_to_string(folder.join(format!("fuzz_targets/{name}.rs")));
+        assert!(target.unwrap().contains(&format!("amberfs::fuzzing::{name}(data)")), "{name}");
+        assert!(manifest.contains(&format!("path = \"fuzz_targets/{name}.rs\"")), "{name}");
+    }
+    assert_eq!(manifest.matches("[[bin]]").count(), TARGETS.len());
+}
+
 #[test]
 fn a_journal_that_nobody_touched_has_all_records() {
     let (path, file) = journal_file();
@@ -636,6 +712,9 @@ fn seeds_are_taken() {
     taken("state", &|bytes| State::decode(&summed(bytes)).is_ok());
     taken("vault_reply", &|bytes| decode_reply(&framed(bytes, REPLY_SIZE)).is_ok());
     taken("vault_request", &|bytes| decode_request(&framed(bytes, REQUEST_SIZE)).is_ok());
+    taken("vault_keys", &|bytes| FileKeys::decode(bytes).is_ok());
+    taken("vault_note", &|bytes| bytes[0] != 2 || decode_marks(&bytes[1..]).is_some());
+    taken("launch", &|bytes| receive(&mut &*bytes).is_ok());
     taken("key_text", &|bytes| parse_key(std::str::from_utf8(bytes).unwrap()).is_ok());
     taken("namespace", &|bytes| match bytes[0] {
         0 => Key::decode(&bytes[1..]).is_ok(),

@@ -9,9 +9,9 @@ use crate::vault::ledger::{
     EmbeddedLedger, Head, Ledger, RECORD_LIMIT, Revision, read_mark, reset_mark,
 };
 use crate::vault::protocol::{
-    Address, Binding, Fingerprint, Locator, Manifest, PAYLOAD_SEALED, REPLY_SIZE, REQUEST_SIZE,
-    decode_marks, decode_reply, decode_request, encode_marks, encode_reply, encode_request,
-    open_payload,
+    Address, Binding, Fingerprint, KEYS_LIMIT, Locator, MARKS_LIMIT, Manifest, NOTE, NOTE_TEXT,
+    Note, NoteKeys, PAYLOAD_SEALED, REPLY_SIZE, REQUEST_SIZE, decode_marks, decode_reply,
+    decode_request, encode_marks, encode_reply, encode_request, open_payload, seal_payload,
 };
 use crate::vault::relay::accounts::Accounts;
 use crate::vault::relay::assertion::{ASSERTION, Assertion, read_hello};
@@ -199,24 +199,70 @@ pub fn vault_record(data: &[u8]) {
     }
 }
 
-/// A vault's key file (0), and the plaintext of a payload (1).
+/// A vault's key file.
 pub fn vault_keys(data: &[u8]) {
+    canonical(data, FileKeys::decode, |keys| keys.encode().to_vec());
+}
+
+const BINDING: Binding = Binding { repo: REPO, registration: [2; 16], fleet: [3; 16] };
+
+/// Seals any bytes as a payload under the export key of [`BINDING`]'s registration.
+fn sealed_payload(plain: &[u8]) -> Vec<u8> {
+    let key = derive(Purpose::VaultPayload, &secret(1), &[&BINDING.registration]);
+    let mut sealed = plain.to_vec();
+    ValueCipher::new(&key).seal(0, &BINDING.payload_aad(), &mut sealed, 0);
+    sealed
+}
+
+/// What a vault hands out as a payload (0), and the plaintext of one that the owner
+/// sealed (1).
+pub fn vault_payload(data: &[u8]) {
     let (what, rest) = choose(data);
+    if what % 2 == 0 {
+        assert!(open_payload(&secret(1), &BINDING, rest).is_err(), "nobody knows the key");
+        return;
+    }
+    let sealed = sealed_payload(rest);
+    if let Ok(keys) = open_payload(&secret(1), &BINDING, &sealed) {
+        assert!((1..=KEYS_LIMIT).contains(&keys.len()) && sealed.len() == PAYLOAD_SEALED);
+        let keys: Vec<_> = keys.iter().map(|(check, key)| (*check, key)).collect();
+        assert!(seal_payload(&secret(1), &BINDING, &keys) == Some(sealed));
+    }
+}
+
+/// The note of a record as a vault hands it out (0), the marks in one that the owner
+/// sealed, after 8 bytes of its number (1), and marks as they are sealed (2).
+pub fn vault_note(data: &[u8]) {
+    let (what, rest) = choose(data);
+    let keys = NoteKeys::derive(&secret(1), &REPO, &BINDING.registration);
     match what % 3 {
-        0 => return canonical(rest, FileKeys::decode, |keys| keys.encode().to_vec()),
-        1 => {}
+        0 => {
+            let Ok(bytes) = <Box<[u8; NOTE]>>::try_from(rest.to_vec().into_boxed_slice()) else {
+                return;
+            };
+            let note = Note::from_bytes(bytes);
+            assert!(Note::new(note.number(), note.sealed()) == note && note.bytes()[..] == *rest);
+            // Where nobody wrote there are no marks, and nobody knows the key.
+            assert!(keys.open(&note).is_err() || note == Note::default());
+        }
+        1 => {
+            let Some((number, plain)) = rest.split_first_chunk() else { return };
+            let number = u64::from_le_bytes(*number);
+            let material = [&REPO[..], &BINDING.registration];
+            let cipher = ValueCipher::new(&derive(Purpose::VaultNote, &secret(1), &material));
+            let aad = Binding { fleet: [0; 16], ..BINDING }.client_id();
+            let mut sealed = plain.to_vec();
+            cipher.seal(number, &aad, &mut sealed, 0);
+            let Ok(sealed) = <[u8; NOTE_TEXT]>::try_from(sealed) else { return };
+            let note = Note::new(number, &sealed);
+            if let Ok(marks) = keys.open(&note) {
+                assert!(marks.len() <= MARKS_LIMIT && keys.seal(number, &marks) == note);
+            }
+        }
         _ => {
             let decode = |bytes: &[u8]| decode_marks(bytes).ok_or(());
-            return canonical(rest, decode, |marks| encode_marks(marks));
+            canonical(rest, decode, |marks| encode_marks(marks));
         }
-    }
-    let binding = Binding { repo: REPO, registration: [2; 16], fleet: [3; 16] };
-    let cipher =
-        ValueCipher::new(&derive(Purpose::VaultPayload, &secret(1), &[&binding.registration]));
-    let mut sealed = rest.to_vec();
-    cipher.seal(0, &binding.payload_aad(), &mut sealed, 0);
-    if let Ok(keys) = open_payload(&secret(1), &binding, &sealed) {
-        assert!(!keys.is_empty() && sealed.len() == PAYLOAD_SEALED);
     }
 }
 
