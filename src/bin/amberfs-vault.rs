@@ -278,6 +278,12 @@ fn say_where_the_root_is(dir: &Path) {
     );
 }
 
+/// A key of the fleet's root that lies in a site's folder, if one does.
+fn root_key_in(dir: &Path) -> Option<PathBuf> {
+    let file = dir.join("root.key");
+    std::fs::symlink_metadata(&file).is_ok().then_some(file)
+}
+
 fn warn_of_software_keys() {
     log::warn!(
         "the keys of this vault are in a file: whoever takes this disk can guess every \
@@ -332,6 +338,11 @@ fn status(dir: &Path) -> Result<(), Failure> {
     };
     say(&format!("keys: {place}"))?;
     say(&format!("keys fingerprint: {keys}"))?;
+    let root = match root_key_in(dir) {
+        Some(_) => "in root.key, in this folder; move it to another medium",
+        None => "not in this folder",
+    };
+    say(&format!("root key: {root}"))?;
     let counts: Vec<String> =
         census.by_state().iter().map(|(state, count)| format!("{count} {state}")).collect();
     say(&format!("records: {}", counts.join(", ")))

@@ -168,6 +168,37 @@ fn invites_let_people_in_and_staff_can_find_stop_and_delete_a_record() {
     drop(site);
 }
 
+/// Only the documents said that the root's key is to lie elsewhere; it stayed in DIR.
+#[test]
+fn a_root_key_beside_the_vault_is_warned_of_at_each_start() {
+    let world = World::new();
+    let of_root = |site: Site| {
+        let place = site.address.strip_prefix("amber-vault://").unwrap();
+        let place = place.split_once('/').unwrap().0.to_owned();
+        site.signal(Signal::KILL);
+        let mut site = site;
+        let mut log = String::new();
+        site.log.read_to_string(&mut log).unwrap();
+        let lines = log.lines().filter(|line| line.contains("root.key"));
+        (place, lines.map(str::to_owned).collect::<Vec<_>>())
+    };
+    let status = || done(staff(&world, &["status"], &[]));
+    let (place, first) = of_root(Site::closed(&world, ""));
+    let (_, second) = of_root(Site::start(&world, &place));
+    for lines in [first, second] {
+        let [line] = &lines[..] else { panic!("one line at each start: {lines:?}") };
+        let file = world.path("vault/root.key").display().to_string();
+        for part in ["WARN", &*file, "signs", "stand in for this vault", "another medium"] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+    }
+    assert!(status().contains("root key: in root.key"), "{}", status());
+    fs::rename(world.path("vault/root.key"), world.path("elsewhere")).unwrap();
+    let (_, without) = of_root(Site::start(&world, &place));
+    assert!(without.is_empty(), "{without:?}");
+    assert!(status().contains("root key: not in this folder"), "{}", status());
+}
+
 fn get(place: &str, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(place).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();

@@ -21,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use super::guard::{LOGGER, check_private};
 use super::monitor::{self, Watched};
 use super::notify::{Event, Notifier};
-use super::{ADDRESS, Failure, announce, lock, opened, staff, warn_of_software_keys};
+use super::{ADDRESS, Failure, announce, lock, opened, root_key_in, staff, warn_of_software_keys};
 
 /// Time between two sweeps.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
@@ -85,6 +85,19 @@ impl ServeArguments {
 
 /// What the operator should know about the keys that are served.
 fn warn_of_keys(opened: &Opened, ledger: &LedgerAt) {
+/// A key that no server needs lies where a server's intruder finds it.
+fn warn_of_root_key(dir: &Path) {
+    if let Some(file) = root_key_in(dir) {
+        log::warn!(
+            "{} signs the manifests of this vault, and serve never reads it. Whoever takes it can \
+             stand in for this vault, and try one password at each attempt that a client makes \
+             there. Move it to another medium; give it by --root-key when a manifest is to be \
+             signed",
+            file.display()
+        );
+    }
+}
+
     if opened.keys.protection() == Protection::File {
         warn_of_software_keys();
     }
@@ -121,6 +134,7 @@ pub fn run(dir: &Path, arguments: &ServeArguments) -> Result<(), Failure> {
     warn_of_keys(&opened, &config.ledger);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+    warn_of_root_key(dir);
         .max_blocking_threads(32)
         .build()
         .map_err(Failure::other)?;
