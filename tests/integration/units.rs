@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use amberfs::vault::client::VaultError;
-use amberfs::vault::net::descriptors_for;
-use amberfs::vault::protocol::Tries;
+use amberfs::vault::net::{Greeting, Limits, Timeouts, descriptors_for};
+use amberfs::vault::protocol::{Address, Request, Tries};
 use amberfs::vault::relay::{CONNECTIONS_MAX, DESCRIPTORS_EACH, RelayLimits};
 
 use crate::main_job::{COST, Vault, secret};
@@ -40,6 +40,125 @@ fn the_unit_does_not_repeat_what_costs_tries() {
     }
     assert_eq!(value("StartLimitIntervalSec"), "1d");
     assert!(value("StartLimitBurst").parse::<u32>().unwrap() < 10);
+}
+
+const SERVERS: [(&str, &str); 2] = [
+    ("amberfs-vault.service", include_str!("../../mount-helper/systemd/amberfs-vault.service")),
+    ("amberfs-relay.service", include_str!("../../mount-helper/systemd/amberfs-relay.service")),
+];
+
+/// Most bytes of memory that a unit gives its program.
+fn memory_max(unit: &str) -> u64 {
+    let line = unit.lines().find_map(|line| line.strip_prefix("MemoryMax="));
+    let mebibytes = line.expect("MemoryMax is set").strip_suffix('M').expect("in mebibytes");
+    mebibytes.parse::<u64>().unwrap() << 20
+}
+
+/// A leak, or strangers, took the machine's memory; and keys could be swapped out.
+#[test]
+fn the_units_of_servers_bound_memory_and_hide_the_machine() {
+    for (name, unit) in SERVERS {
+        for wanted in ["MemorySwapMax=0", "ProcSubset=pid", "ProtectProc=invisible"] {
+            assert!(unit.lines().any(|line| line == wanted), "{name}: {wanted}");
+        }
+        assert!(memory_max(unit) >= 128 << 20, "{name}");
+    }
+}
+
+/// What systemd thinks of them: a setting that it does not know would be passed over.
+#[test]
+fn systemd_understands_the_units_of_servers() {
+    let world = World::new();
+    let analyze = |arguments: &[&str]| world.program("systemd-analyze", arguments).output();
+    if analyze(&["--version"]).is_err() {
+        println!("SKIPPED: units of servers: systemd-analyze is missing");
+        return;
+    }
+    for (name, unit) in SERVERS {
+        let program = env!("CARGO_BIN_EXE_amberfs-vault");
+        fs::write(world.path(name), unit.replace("/usr/local/bin/amberfs-vault", program)).unwrap();
+        let verified = analyze(&["verify", &format!("./{name}")]).unwrap();
+        let told = String::from_utf8_lossy(&verified.stderr).into_owned();
+        let ours: Vec<_> = told.lines().filter(|line| line.contains(name)).collect();
+        assert!(ours.is_empty(), "{ours:?}");
+        let judged = analyze(&["security", "--offline=true", &format!("./{name}")]).unwrap();
+        let told = String::from_utf8_lossy(&judged.stdout).into_owned();
+        let level = told.lines().find_map(|line| {
+            let (_, level) = line.split_once("exposure level for")?;
+            level.split_whitespace().nth(1)?.parse::<f64>().ok()
+        });
+        println!("{name}: exposure level {level:?}");
+        assert!(level.is_some_and(|level| level < 2.0), "{told}");
+    }
+}
+
+/// `ProcSubset=pid` shows processes below /proc and nothing else.
+#[test]
+fn a_vault_serves_where_proc_has_only_processes() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: ProcSubset: needs root");
+        return;
+    }
+    let world = World::new();
+    secret(&world, "password", "seven small boats drift home\n");
+    let script = format!(
+        r#"
+        mount -t proc -o subset=pid,hidepid=invisible proc /proc
+        test ! -e /proc/meminfo
+        {vault} init vault
+        {vault} serve vault --listen 127.0.0.1:0 >served 2>log &
+        trap "kill $!" EXIT
+        n=0
+        until grep -q address served; do n=$((n+1)); test $n -lt 200; sleep 0.1; done
+        {vault} probe "$(sed 's/vault address: //' served)"
+        {vault} invite vault
+        {vault} relay init relay --listen 127.0.0.1:0 \
+            --site "$(sed 's,.*//\([^/]*\)/.*,\1,' served)"
+        "#,
+        vault = env!("CARGO_BIN_EXE_amberfs-vault"),
+    );
+    let output = world.program("unshare", &["-m", "/bin/sh", "-exc", &script]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(shown.contains("amber-invite-"), "{shown}{said}");
+}
+
+/// The unit's limit leaves room for as many clients as the program takes.
+#[test]
+fn a_full_vault_needs_a_part_of_what_its_unit_gives() {
+    let world = World::new();
+    let vault = Vault::start(&world);
+    let memory = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", vault.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
+    };
+    let address: Address = vault.address.parse().unwrap();
+    let before = memory();
+    let connections = Limits::default().connections;
+    let mut lines = Vec::new();
+    for _ in 0..connections {
+        let greeting = Greeting::open(vault.place(), &Timeouts::default()).expect("it has room");
+        lines.push(greeting.verify(address.fingerprint(), 0).expect("the vault"));
+    }
+    // All at once ask of the ledger: each has a thread of its own then.
+    std::thread::scope(|scope| {
+        for line in &mut lines {
+            scope.spawn(|| {
+                for _ in 0..4 {
+                    let _ = line.call(&Request::Status { ticket: [1; 16] });
+                }
+            });
+        }
+    });
+    let after = memory();
+    println!(
+        "a vault: {} MiB at first, {} MiB with {connections} clients",
+        before >> 20,
+        after >> 20
+    );
+    assert!(after < memory_max(SERVERS[0].1) / 4, "{after}");
 }
 
 /// It cleared a killed daemon's mount away, and programs wrote plain files into the
