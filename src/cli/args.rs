@@ -46,7 +46,8 @@ pub struct Global {
     /// Command that prints the password
     #[arg(long, global = true, env = "AMBERFS_PASSWORD_COMMAND", value_name = "C")]
     pub password_command: Option<String>,
-    /// Send the password of a file although a vault refused it before and the file has not changed
+    /// Send the password of a file or a command although a vault refused it before and it has not
+    /// changed
     #[arg(long, global = true)]
     pub retry: bool,
     /// Vault to trust: amber-vault://HOST:PORT/#FINGERPRINT

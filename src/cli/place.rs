@@ -41,7 +41,7 @@ pub fn followed(path: &Path) -> Result<PathBuf> {
 }
 
 /// The machine's id, which binds local state to it.
-fn machine() -> Vec<u8> {
+pub fn machine() -> Vec<u8> {
     read_regular(Path::new("/etc/machine-id"), 4096).unwrap_or_default()
 }
 
@@ -97,8 +97,8 @@ pub fn state_base() -> Result<PathBuf> {
         })
 }
 
-/// Where this user keeps what belongs to no repository (trusted vaults, refused password
-/// files, sockets): the folder of all local state, and that of `--state`, which is there
+/// Where this user keeps what belongs to no repository (trusted vaults, refused
+/// passwords, sockets): the folder of all local state, and that of `--state`, which is there
 /// where the first one is not, or cannot be written to. One that others can write to
 /// is not believed.
 pub fn note_folders(global: &Global) -> Vec<PathBuf> {

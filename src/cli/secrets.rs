@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::args::Global;
 use super::asked::{Answer, ask_key};
-use super::refused::PasswordFile;
+use super::refused::{PasswordFile, Unattended};
 use super::{Code, Failure, Result, vault};
 use crate::crypto::{Secret, correct_one_group, parse_key, resembles_key};
 use crate::io::{
@@ -85,16 +85,18 @@ pub fn obtain_all(global: &Global, repo: &Path, repository: &Repository) -> Resu
         return Ok(key.into());
     }
     let (file, command) = (global.password_file.as_ref(), global.password_command.as_ref());
-    if let Some((text, file)) = text(file, command, &PASSWORD, repo)? {
+    if let Some((text, origin)) = text(file, command, &PASSWORD, repo)? {
         // No password looks like that: a try would be spent for nothing.
         if resembles_key(&text) {
             return Err(Failure::new(Code::WrongSecret, "the password given looks like a key")
                 .hint("it was not sent; give a key by --key-file F"));
         }
-        return match file {
-            Some(file) => by_file(global, repo, repository, &text, &file),
-            None => vault::unlock(global, repo, repository, text.as_bytes()),
+        let known = match origin {
+            Origin::File(file) => Unattended::File(file),
+            Origin::Command => Unattended::printed(&text),
+            Origin::Input => return vault::unlock(global, repo, repository, text.as_bytes()),
         };
+        return by_itself(global, repo, repository, &text, &known);
     }
     if !can_ask() {
         return Err(Failure::new(Code::WrongSecret, "no password and no key was given").hint(
@@ -107,16 +109,16 @@ pub fn obtain_all(global: &Global, repo: &Path, repository: &Repository) -> Resu
     }
 }
 
-/// By a password that lies in a file: machines try that again and again.
-fn by_file(
+/// By a password of a file or a command: machines try that again and again.
+fn by_itself(
     global: &Global,
     repo: &Path,
     repository: &Repository,
     text: &str,
-    file: &PasswordFile,
+    known: &Unattended,
 ) -> Result<Obtained> {
     if !global.retry {
-        file.check(global, &repository.repo)?;
+        known.check(global, &repository.repo)?;
     }
     let outcome = vault::unlock(global, repo, repository, text.as_bytes());
     let refused = match &outcome {
@@ -128,9 +130,9 @@ fn by_file(
         Err(_) => None,
     };
     if let Some(refused) = refused
-        && let Err(failure) = file.note(global, &repository.repo, refused)
+        && let Err(failure) = known.note(global, &repository.repo, refused)
     {
-        note!("amberfs: this password file could not be remembered: {}", failure.message);
+        note!("amberfs: what became of this password could not be remembered: {}", failure.message);
     }
     outcome
 }
@@ -143,8 +145,18 @@ fn from_key(text: &str, repository: &Repository) -> Result<Secret> {
     Ok(key)
 }
 
-/// A secret and the file that it lies in.
-type Found = (Zeroizing<String>, Option<PasswordFile>);
+/// Where a secret was found.
+pub(super) enum Origin {
+    /// In this file.
+    File(PasswordFile),
+    /// A command printed it.
+    Command,
+    /// On standard input, or typed.
+    Input,
+}
+
+/// A secret and where it was found.
+type Found = (Zeroizing<String>, Origin);
 
 /// A secret from a file, a command or systemd's credentials.
 pub(super) fn text(
@@ -157,7 +169,7 @@ pub(super) fn text(
         return read(path, repo, SecretFrom::User, kind).map(Some);
     }
     if let Some(command) = command {
-        return run(command).map(|text| Some((text, None)));
+        return run(command).map(|text| Some((text, Origin::Command)));
     }
     let credential = std::env::var_os("CREDENTIALS_DIRECTORY")
         .filter(|_| !kind.credential.is_empty())
@@ -204,7 +216,7 @@ fn read(path: &Path, repo: &Path, from: SecretFrom, kind: &Kind) -> Result<Found
             },
             _ => read_secret_from_stdin(kind.question).map_err(refused)?,
         };
-        return Ok((text, None));
+        return Ok((text, Origin::Input));
     }
     let file = open_secret(path, from).map_err(refused)?;
     // Of the file that is open, whatever the path leads to by now.
@@ -213,7 +225,7 @@ fn read(path: &Path, repo: &Path, from: SecretFrom, kind: &Kind) -> Result<Found
         return Err(bad(&"lies inside the repository, which is uploaded"));
     }
     let known = PasswordFile::new(place, &file.metadata()?);
-    read_secret(file).map_err(refused).map(|text| (text, Some(known)))
+    read_secret(file).map_err(refused).map(|text| (text, Origin::File(known)))
 }
 
 fn run(command: &str) -> Result<Zeroizing<String>> {
