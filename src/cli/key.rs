@@ -4,7 +4,7 @@ use zeroize::Zeroizing;
 
 use super::args::{Global, RepoArgs};
 use super::opening::{Found, changed_entry, find, open_keyring};
-use super::{Code, Failure, Result, secrets};
+use super::{Code, Failure, Result, confirm, secrets};
 use crate::crypto::{SHEET_KEY, SHEET_TITLE, Secret, format_key, hex};
 use crate::format::register::Slot;
 use crate::io::output;
@@ -84,6 +84,9 @@ pub fn sheet(global: &Global, args: &RepoArgs) -> Result<u8> {
     for locator in &vaults {
         say!("")?;
         say!("vault       {}", locator.address)?;
+        let groups = confirm::groups(locator.address.fingerprint());
+        say!("groups 1-8  {}", groups[..8].join(" "))?;
+        say!("groups 9-16 {}", groups[8..].join(" "))?;
     }
     let (without, or) = if vaults.is_empty() {
         ("Without it", "")

@@ -20,6 +20,7 @@ macro_rules! note {
 mod args;
 mod asked;
 mod check;
+mod confirm;
 mod control;
 mod files;
 mod findings;

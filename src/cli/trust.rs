@@ -9,11 +9,13 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::args::Global;
+use super::confirm::Question;
 use super::place;
 use super::{Code, Failure, Result};
 use crate::crypto::{RepoId, hex, unhex};
 use crate::io::{
-    Clock, DirFolder, PrivateFolder, SystemClock, Terminal, can_ask, read_regular_text,
+    Clock, DirFolder, PrivateFolder, SystemClock, SystemRandom, Terminal, can_ask,
+    read_regular_text,
 };
 use crate::vault::client::{Pin, VaultError};
 use crate::vault::protocol::{
@@ -329,22 +331,38 @@ pub fn trust(global: &Global, locator: &Locator) -> Result<Pin> {
     if listed()?.iter().any(|address| address.fingerprint() == fingerprint) {
         return Ok(Pin { fingerprint, epoch: 0 });
     }
-    let unknown = Failure::new(
-        Code::NotThePinnedVault,
-        format!("the folder names the vault {}, which this machine does not know", locator.address),
-    )
-    .hint("whoever can write to the folder can write that; compare it with your key sheet")
-    .hint("then give it by --vault ADDRESS, or confirm it on a terminal");
+    let places = locator.address.hosts().join(", ");
+    let other = || {
+        Failure::new(
+            Code::NotThePinnedVault,
+            format!(
+                "the vault that the folder names, at {places}, is not the one on the key sheet"
+            ),
+        )
+        .hint("whoever can write to the folder can name another vault there")
+    };
     if !can_ask() {
-        return Err(unknown);
+        let folder_names = format!("the folder names the vault {}", locator.address);
+        return Err(Failure::new(
+            Code::NotThePinnedVault,
+            format!("{folder_names}, which this machine does not know"),
+        )
+        .hint("whoever can write to the folder can name another vault there")
+        .hint(
+            "give the address on your key sheet by --vault ADDRESS, or confirm it on a terminal",
+        ));
     }
     let terminal = Terminal::open()?;
-    terminal.show("The folder names this vault:")?;
-    terminal.show(&format!("  {}", locator.address))?;
-    let question =
-        "This machine does not know it. Is that the address on your key sheet? [yes/no] ";
-    let answer = terminal.ask(question)?;
-    if answer.trim() == "yes" { Ok(Pin { fingerprint, epoch: 0 }) } else { Err(unknown) }
+    terminal.show(&format!(
+        "The folder names a vault at {places}, which this machine does not know."
+    ))?;
+    terminal.show("Your key sheet shows the vault's fingerprint in 16 groups of 4 digits.")?;
+    let question = Question::new(fingerprint, &SystemRandom);
+    let answer = terminal.ask(&format!(
+        "Type these groups of the fingerprint as they stand there, {}: ",
+        question.numbers()
+    ))?;
+    if question.is_answered_by(&answer) { Ok(Pin { fingerprint, epoch: 0 }) } else { Err(other()) }
 }
 
 #[cfg(test)]

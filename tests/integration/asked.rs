@@ -225,3 +225,68 @@ fn a_mark_of_utf8_is_none_of_a_secret_and_a_key_is_no_password() {
     }
     assert_eq!(tries(), before, "no try was spent");
 }
+
+/// The groups of a fingerprint that a question asks for.
+fn asked_groups(shown: &str, fingerprint: &str) -> Vec<String> {
+    let (_, question) = shown.rsplit_once("these groups").expect("it asks for groups");
+    let numbers = question.split(|byte: char| !byte.is_ascii_digit());
+    let numbers = numbers.filter_map(|text| text.parse::<usize>().ok());
+    numbers.map(|number| fingerprint[4 * number - 4..4 * number].to_owned()).collect()
+}
+
+/// "yes" was enough: people compare the first and the last digits, and somebody who tries
+/// many keys has a vault whose fingerprint begins and ends the same.
+#[test]
+fn an_unknown_vault_is_confirmed_by_groups_out_of_the_middle() {
+    let world = World::new();
+    let vault = Vault::start(&world);
+    let password = "seven small boats drift home";
+    secret(&world, "password", password);
+    let mut arguments = vec!["init", "repo", "--vault", &vault.address, "--key-out", "key"];
+    arguments.extend(["--password-file", "password"]);
+    arguments.extend(COST);
+    world.ok(&arguments);
+    let fingerprint = vault.address.rsplit_once('#').unwrap().1;
+    let sheet = world.ok(&["key", "sheet", "repo"]);
+    let groups: Vec<&str> = sheet
+        .lines()
+        .filter(|line| line.trim_start().starts_with("groups "))
+        .flat_map(|line| line.split_whitespace().skip(2))
+        .collect();
+    assert_eq!(groups.concat(), fingerprint, "the page has its groups: {sheet}");
+    let line = "ls repo --password-file password";
+    let ask = |answer: &dyn Fn(&str) -> String| {
+        // Another machine: nothing is pinned.
+        let _ = fs::remove_dir_all(world.path("state"));
+        let mut shell = Shell::run(&world, line);
+        shell.wait_for("these groups of the fingerprint").wait_for(": ");
+        let shown = String::from_utf8(shell.shown.clone()).unwrap();
+        assert!(!shown.contains(&fingerprint[4..20]), "it is not there to be copied: {shown}");
+        shell.paste(&format!("{}\n", answer(&shown)));
+        let (code, left, shown) = shell.end();
+        assert_eq!(left, "", "{shown}");
+        (code, shown)
+    };
+    let right = |shown: &str| asked_groups(shown, fingerprint).join(" ");
+    let (code, shown) = ask(&right);
+    assert_eq!(code, "0", "{shown}");
+    for other in [
+        &(|_: &str| "yes".to_owned()) as &dyn Fn(&str) -> String,
+        &|_| String::new(),
+        &|shown| right(shown)[5..].to_owned(),
+        &|shown| right(shown).replace(|byte: char| byte.is_ascii_hexdigit(), "0"),
+        &|_| format!("{}{}", &fingerprint[..4], &fingerprint[60..]),
+    ] {
+        let (code, shown) = ask(other);
+        assert_eq!(code, "16", "{shown}");
+    }
+    // As it is read aloud, and all of it.
+    for all in [
+        &(|shown: &str| right(shown).to_uppercase().replace(' ', "-")) as &dyn Fn(&str) -> String,
+        &|_| fingerprint.to_owned(),
+        &|_| vault.address.clone(),
+    ] {
+        let (code, shown) = ask(all);
+        assert_eq!(code, "0", "{shown}");
+    }
+}

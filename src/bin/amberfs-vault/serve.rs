@@ -83,8 +83,6 @@ impl ServeArguments {
     }
 }
 
-/// What the operator should know about the keys that are served.
-fn warn_of_keys(opened: &Opened, ledger: &LedgerAt) {
 /// A key that no server needs lies where a server's intruder finds it.
 fn warn_of_root_key(dir: &Path) {
     if let Some(file) = root_key_in(dir) {
@@ -98,6 +96,8 @@ fn warn_of_root_key(dir: &Path) {
     }
 }
 
+/// What the operator should know about the keys that are served.
+fn warn_of_keys(opened: &Opened, ledger: &LedgerAt) {
     if opened.keys.protection() == Protection::File {
         warn_of_software_keys();
     }
@@ -132,9 +132,9 @@ pub fn run(dir: &Path, arguments: &ServeArguments) -> Result<(), Failure> {
     LOGGER.use_json(settings.log_json);
     let opened = opened(dir, open_site(&DirFolder::new(dir)))?;
     warn_of_keys(&opened, &config.ledger);
+    warn_of_root_key(dir);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-    warn_of_root_key(dir);
         .max_blocking_threads(32)
         .build()
         .map_err(Failure::other)?;

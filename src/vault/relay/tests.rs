@@ -158,7 +158,7 @@ fn strangers_behind_a_relay_do_not_fill_its_site() {
 
 #[test]
 fn an_account_keeps_its_place_before_strangers() {
-    let (token, line) = new_token("anna", &SystemRandom);
+    let (token, line) = new_token("anna", "", &SystemRandom);
     let Accounts::Tokens(tokens) = Accounts::parse(&line).ok().unwrap() else { panic!() };
     let accounts = Accounts::Tokens(HashMap::from_iter(tokens));
     let limits = RelayLimits { connections: 8, ..RelayLimits::default() };
