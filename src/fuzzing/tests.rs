@@ -442,7 +442,9 @@ fn note_seeds() -> Vec<Vec<u8>> {
 fn launch_seeds() -> Vec<Vec<u8>> {
     let said = |messages: &[(u8, &[u8])]| {
         let mut pipe = Vec::new();
-        messages.iter().for_each(|(kind, body)| send(&mut pipe, *kind, body).unwrap());
+        for (kind, body) in messages {
+            send(&mut pipe, *kind, body).unwrap();
+        }
         pipe
     };
     vec![

@@ -13,7 +13,7 @@ use amberfs::crypto::{Secret, key_check};
 use amberfs::io::{SystemClock, SystemRandom};
 use amberfs::vault::client::{Claim, Client, NewRecord, Pin};
 use amberfs::vault::net::{Greeting, Timeouts};
-use amberfs::vault::protocol::{Address, Argon2Choice, Argon2Cost, Locator, Password};
+use amberfs::vault::protocol::{Address, Argon2Choice, Argon2Cost, Bind, Locator, Password};
 use amberfs::vault::relay::greeting::{WELCOME, Welcome, decode_welcome, encode_greeting};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
@@ -53,6 +53,7 @@ impl Owner {
             password: &password(),
             argon: Argon2Choice::Exactly(Argon2Cost::FLOOR),
             claim: Claim::Open,
+            bind: Bind::Usual,
         });
         let fingerprint = address.fingerprint();
         let through = Address::new(vec![place.to_owned()], fingerprint).unwrap();

@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(by_mail.account(&token(|_, _| {})), None);
     }
 
-    /// A logout token or a DPoP proof of the same issuer was taken for a right to come.
+    /// A logout token or a `DPoP` proof of the same issuer was taken for a right to come.
     #[test]
     fn tokens_for_another_purpose_are_nobodys() {
         let verifier = Verifier::parse(&keys().to_string(), terms()).ok().unwrap();
