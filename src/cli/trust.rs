@@ -70,10 +70,11 @@ impl Pinned {
         good.then_some(Self { pin: Pin { fingerprint, epoch }, places })
     }
 
-    /// Takes in what is newer; new places come first.
-    fn learn(&mut self, epoch: u64, places: &[String]) {
+    /// Takes in what is newer; new places come first. With `only` the others are forgotten.
+    fn learn(&mut self, epoch: u64, places: &[String], only: bool) {
         self.pin.epoch = self.pin.epoch.max(epoch);
-        self.places = in_order(places.iter().chain(&self.places));
+        let before = if only { &[][..] } else { &self.places };
+        self.places = in_order(places.iter().chain(before));
     }
 }
 
@@ -111,7 +112,7 @@ fn pinned(global: &Global, fingerprint: Fingerprint) -> Result<Option<Pinned>> {
         for found in pins(&folder)?.into_iter().filter(|one| one.pin.fingerprint == fingerprint) {
             match &mut all {
                 None => all = Some(found),
-                Some(all) => all.learn(found.pin.epoch, &found.places),
+                Some(all) => all.learn(found.pin.epoch, &found.places, false),
             }
         }
     }
@@ -125,7 +126,12 @@ pub fn known(global: &Global, fingerprint: Fingerprint) -> Result<Pin> {
 }
 
 /// Remembers a vault, a higher epoch of one, or more places.
-fn remember(folder: &Path, fingerprint: Fingerprint, epoch: u64, places: &[String]) -> Result<()> {
+fn remember(
+    folder: &Path,
+    fingerprint: Fingerprint,
+    epoch: u64,
+    (places, only): (&[String], bool),
+) -> Result<()> {
     place::with_base(folder, || {
         let mut all = pins(folder)?;
         let at = all.iter().position(|one| one.pin.fingerprint == fingerprint);
@@ -134,7 +140,7 @@ fn remember(folder: &Path, fingerprint: Fingerprint, epoch: u64, places: &[Strin
             all.push(Pinned { pin: Pin { fingerprint, epoch }, places: Vec::new() });
             all.len() - 1
         });
-        all[at].learn(epoch, places);
+        all[at].learn(epoch, places, only);
         if before.as_ref() == Some(&all[at]) {
             return Ok(());
         }
@@ -148,14 +154,16 @@ fn remember(folder: &Path, fingerprint: Fingerprint, epoch: u64, places: &[Strin
 
 /// Remembers a vault's manifest and where it is, where everything else is done: a failure
 /// is worth a warning, and does not end the command. `places` are those that somebody other
-/// than the folder named; the manifest adds its own.
+/// than the folder named. Where the manifest says where the vault is, its places come first,
+/// and what was pinned before and is no more among them all is forgotten.
 pub fn remember_or_warn(
     global: &Global,
     fingerprint: Fingerprint,
     manifest: &Manifest,
     places: &[String],
 ) {
-    let places = in_order(places.iter().chain(&manifest.places));
+    let only = !manifest.places.is_empty();
+    let places = in_order(manifest.places.iter().chain(places));
     let left = manifest.ends.saturating_sub(SystemClock.now().secs.max(0) as u64);
     if left < MANIFEST_WARNS {
         note!(
@@ -165,7 +173,7 @@ pub fn remember_or_warn(
         );
     }
     let done = place::note_in_one(global, |folder| {
-        remember(folder, fingerprint, manifest.epoch, &places)?;
+        remember(folder, fingerprint, manifest.epoch, (&places, only))?;
         for line in what_changed(folder, fingerprint, manifest)? {
             note!("amberfs: {line}");
         }
@@ -412,19 +420,21 @@ mod tests {
         std::thread::scope(|scope| {
             for byte in 0..16 {
                 let folder = dir.path();
-                scope.spawn(move || remember(folder, Fingerprint([byte; 32]), 1, &[]).unwrap());
+                scope.spawn(move || {
+                    remember(folder, Fingerprint([byte; 32]), 1, (&[], false)).unwrap()
+                });
             }
         });
         assert_eq!(pins(dir.path()).unwrap().len(), 16);
         let places = |texts: &[&str]| -> Vec<String> { texts.iter().map(|&t| t.into()).collect() };
         let (old, new) = (places(&["a:1", "b:2"]), places(&["relay+c:3", "a:1"]));
-        remember(dir.path(), Fingerprint([3; 32]), 7, &old).unwrap();
-        remember(dir.path(), Fingerprint([3; 32]), 2, &new).unwrap();
+        remember(dir.path(), Fingerprint([3; 32]), 7, (&old, false)).unwrap();
+        remember(dir.path(), Fingerprint([3; 32]), 2, (&new, false)).unwrap();
         let all = pins(dir.path()).unwrap();
         let pin = Pin { fingerprint: Fingerprint([3; 32]), epoch: 7 };
         assert!(all.contains(&Pinned { pin, places: places(&["relay+c:3", "a:1", "b:2"]) }));
         let many: Vec<String> = (1..20).map(|port| format!("d:{port}")).collect();
-        remember(dir.path(), Fingerprint([3; 32]), 7, &many).unwrap();
+        remember(dir.path(), Fingerprint([3; 32]), 7, (&many, true)).unwrap();
         let all = pins(dir.path()).unwrap();
         assert!(all.iter().any(|one| one.pin == pin && one.places == many[..HOSTS_LIMIT]));
         for bad in [

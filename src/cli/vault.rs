@@ -54,11 +54,11 @@ fn client_by(
 
 /// Vault entries to try, the likeliest first: the one that opened this folder on this machine
 /// last, then those that the folder shows.
-fn entries(global: &Global, folder: &DirSynced, repository: &Repository) -> Vec<Locator> {
+fn entries(kept: Option<&Locator>, folder: &DirSynced, repository: &Repository) -> Vec<Locator> {
     let shown = repository.vault_slots(folder).into_iter();
     let mut all: Vec<Locator> = Vec::new();
     let shown = shown.filter_map(|slot| Locator::decode(slot).ok());
-    for locator in kept_entry(global, &repository.repo).into_iter().chain(shown) {
+    for locator in kept.cloned().into_iter().chain(shown) {
         if !all.contains(&locator) {
             all.push(locator);
         }
@@ -84,9 +84,11 @@ pub fn unlock(
     }
     let token = token(global, repo)?;
     let folder = DirSynced::new(repo, None);
+    let kept = kept_entry(global, &repository.repo);
     let mut first = None;
     let mut distrusted = Vec::new();
-    for locator in entries(global, &folder, repository) {
+    let mut entries = entries(kept.as_ref(), &folder, repository).into_iter().peekable();
+    while let Some(locator) = entries.next() {
         let fingerprint = locator.address.fingerprint();
         if distrusted.contains(&fingerprint) {
             continue;
@@ -116,6 +118,14 @@ pub fn unlock(
                 | VaultError::Terms
                 | VaultError::Frozen),
             ) => drop(first.get_or_insert(error.into())),
+            // The folder may have gone on to another record since this machine opened it.
+            Err(error) if kept.as_ref() == Some(&locator) && may_go_on(&error) => {
+                let failure = reach.explain(error);
+                if entries.peek().is_none() {
+                    return Err(failure);
+                }
+                first.get_or_insert(failure);
+            }
             Err(error) => return Err(reach.explain(error)),
         }
     }
@@ -123,6 +133,11 @@ pub fn unlock(
         Failure::new(Code::Damage, "what names the vault of this repository is damaged")
             .hint("amberfs check REPO --no-key names the files; the 64-digit key still opens it")
     }))
+}
+
+/// Whether another entry may be asked after this; not where nobody knows if a try was taken.
+fn may_go_on(error: &VaultError) -> bool {
+    !matches!(error, VaultError::Memory { .. } | VaultError::Unanswered { .. })
 }
 
 /// Judges what the record that `locator` names has given.
@@ -145,7 +160,10 @@ fn opened(
     let sealed = repository.sealed_vault_slots(folder, &key);
     let sealed = sealed.iter().filter_map(|slot| Locator::decode(slot).ok());
     let fingerprint = locator.address.fingerprint();
-    let sealed = sealed.into_iter().find(|sealed| sealed.address.fingerprint() == fingerprint);
+    // The very record that opened: an older one may stand in a folder that was put back.
+    let sealed = sealed.into_iter().find(|sealed| {
+        (sealed.ticket, sealed.registration) == (locator.ticket, locator.registration)
+    });
     let places = sealed.as_ref().map_or(&[][..], |sealed| sealed.address.hosts());
     if sealed.as_ref().is_some_and(|sealed| sealed.epoch > unlocked.manifest.epoch) {
         note!(
@@ -308,7 +326,6 @@ fn register(
         &registration.manifest,
         registration.locator.address.hosts(),
     );
-    keep_entry(global, repo, &registration.locator);
     if registration.bound && !global.quiet {
         note!(
             "The password opens this repository only together with the account that it was \
@@ -500,6 +517,7 @@ fn replace(
     let place = (&*opened.path, &opened.repo);
     let locator = register(global, address, place, &opened.key, password, claim)?;
     opened.publish(vec![locator.encode()])?;
+    keep_entry(global, &opened.repo, &locator);
     let replaced = [opened.slots.as_slice(), &opened.replaced].concat();
     opened.retire_replaced(global, &replaced)
 }

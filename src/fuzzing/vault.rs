@@ -219,7 +219,7 @@ fn sealed_payload(plain: &[u8]) -> Vec<u8> {
 pub fn vault_payload(data: &[u8]) {
     let (what, rest) = choose(data);
     if what % 2 == 0 {
-        assert!(open_payload(&secret(1), &BINDING, rest).is_err(), "nobody knows the key");
+        assert!(open_payload(&secret(8), &BINDING, rest).is_err(), "nobody knows the key");
         return;
     }
     let sealed = sealed_payload(rest);

@@ -514,13 +514,43 @@ fn a_line_that_changes_repeats_or_mixes_records_gets_nowhere() {
     assert_eq!(wired.left(), start, "a success refills");
 }
 
+/// A site on loopback took registrations from anybody, and so from everybody whom a relay
+/// before it let in.
+#[test]
+fn a_site_that_knows_a_relay_is_not_open_because_it_listens_on_loopback() {
+    let world = World::new();
+    did(Command::new(PROGRAM).arg("init").arg(world.path("vault")));
+    let key = SigningKey::from_bytes(&[1; 32]).verifying_key().to_bytes();
+    for (relays, open) in
+        [(format!("[relays]\nkeys = [\"{}\"]\n", hex(&key)), false), (String::new(), true)]
+    {
+        fs::write(world.path("vault/vault.toml"), relays).unwrap();
+        let vault = Vault::serve(&world, "vault", "127.0.0.1:0");
+        let address: Address = vault.address.parse().unwrap();
+        let secret = Secret::take(&mut [3; 32]);
+        let registered = client(timeouts()).register(&NewRecord {
+            address: &address,
+            epoch: 0,
+            repo: &REPO,
+            keys: &[(key_check(&secret, &REPO), &secret)],
+            password: &password(RIGHT),
+            argon: Argon2Choice::Exactly(Argon2Cost::FLOOR),
+            claim: Claim::Open,
+            bind: Bind::Usual,
+        });
+        assert_eq!(registered.is_ok(), open);
+        assert!(open || matches!(registered, Err(VaultError::RegistrationClosed)));
+    }
+}
+
 #[test]
 fn an_assertion_is_good_for_one_connection() {
     let world = World::new();
     did(Command::new(PROGRAM).arg("init").arg(world.path("vault")));
     let keys = [1, 2].map(|byte| SigningKey::from_bytes(&[byte; 32]));
     let known = keys[0].verifying_key().to_bytes();
-    let settings = format!("[relays]\nkeys = [\"{}\"]\nonly = true\n", hex(&known));
+    let relays = format!("[relays]\nkeys = [\"{}\"]\nonly = true\n", hex(&known));
+    let settings = format!("{relays}[serve]\nopen_registration = true\n");
     fs::write(world.path("vault/vault.toml"), settings).unwrap();
     let vault = Vault::serve(&world, "vault", "127.0.0.1:0");
     // What a client says first, as a relay sees it.

@@ -165,7 +165,7 @@ fn an_owner_gets_in_while_strangers_fill_a_relay() {
     let settings = settings.replace("connections = 1024", "connections = 64");
     fs::write(folder.join("relay.toml"), settings).unwrap();
     drop(Vault::start(&world));
-    let settings = format!("[relays]\nkeys = [\"{key}\"]\nregister = true\n");
+    let settings = format!("[relays]\nkeys = [\"{key}\"]\n[serve]\nopen_registration = true\n");
     fs::write(world.path("vault/vault.toml"), settings).unwrap();
     let vault = Vault::serve(&world, "vault", &port.to_string());
     let relay = Relay::serve(&folder);
@@ -203,7 +203,7 @@ fn a_relay_out_of_descriptors_goes_on() {
     // By name: a resolver needs descriptors too.
     let key = Relay::init(&folder, &[format!("localhost:{}", port.port())], &[]);
     drop(Vault::start(&world));
-    let settings = format!("[relays]\nkeys = [\"{key}\"]\n");
+    let settings = format!("[relays]\nkeys = [\"{key}\"]\n[serve]\nopen_registration = true\n");
     fs::write(world.path("vault/vault.toml"), settings).unwrap();
     let vault = Vault::serve(&world, "vault", &port.to_string());
     let relay = Relay::serve(&folder);

@@ -371,7 +371,7 @@ impl<'a> Client<'a> {
 }
 
 impl Client<'_> {
-    /// Refuses a manifest that is over, unless this machine has seen this very one: an old
+    /// Refuses a manifest that is over, unless this machine has seen one of its epoch: an old
     /// one may have been kept by somebody who was thrown out since.
     fn check_end(&self, manifest: &Manifest, pin: Pin) -> Result<(), VaultError> {
         let now = self.clock.now().secs.max(0) as u64;
@@ -422,7 +422,8 @@ impl Session<'_> {
             VaultError::connect(&self.host(), error)
         })?;
         // It may be cut off from the ledger, and another site not.
-        self.broken = matches!(reply, Reply::Refused(Refusal::TryLater));
+        // Another place may lead over the relay that knows the account.
+        self.broken = matches!(reply, Reply::Refused(Refusal::TryLater | Refusal::Account));
         Ok(reply)
     }
 
@@ -435,6 +436,7 @@ impl Session<'_> {
             match self.once(request) {
                 Err(VaultError::Unreachable { .. }) if sent < sends => {}
                 Ok(Reply::Refused(Refusal::TryLater)) if sent < sends => {}
+                Ok(Reply::Refused(Refusal::Account)) if sent < self.address.hosts().len() => {}
                 other => return other,
             }
             pause(PAUSE);

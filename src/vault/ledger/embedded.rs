@@ -29,7 +29,7 @@ use crate::io::{OpenMode, PrivateFile, PrivateFolder};
 const PAGE: usize = 4096;
 const MAGIC: &[u8; 24] = b"amberfs-vault ledger 1\0\0";
 /// Most names in one ledger; each takes 8 KiB of disk.
-const NAMES_LIMIT: usize = 1 << 20;
+pub const NAMES_LIMIT: usize = 1 << 20;
 /// The file's name in a site's folder.
 pub const FILE: &str = "ledger";
 const CHECKED: usize = PAGE - 32;

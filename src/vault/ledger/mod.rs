@@ -15,7 +15,7 @@ mod seal;
 #[cfg(test)]
 pub(crate) mod sim;
 
-pub use embedded::{EmbeddedLedger, FILE as LEDGER};
+pub use embedded::{EmbeddedLedger, FILE as LEDGER, NAMES_LIMIT};
 #[cfg(feature = "etcd")]
 pub use etcd::EtcdLedger;
 pub use mark::{Guarded, MARK, MarkError, read_mark, reset_mark};

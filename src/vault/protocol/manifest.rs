@@ -9,7 +9,7 @@ use crate::crypto::{hash, hex};
 use crate::format::wire::{DecodeError, Decoder, Encoder, Result};
 
 /// Most bytes of an encoded manifest; fits in a reply.
-pub const MANIFEST_LIMIT: usize = 2500;
+pub const MANIFEST_LIMIT: usize = 2700;
 /// For how long a manifest is good after it was made: two years.
 pub const MANIFEST_LASTS: Seconds = 731 * 24 * 3600;
 /// How long before its end its operator and owners are warned: 90 days.

@@ -16,7 +16,7 @@ use crate::format::wire::{DecodeError, Decoder, Encoder, Result};
 /// Bytes of every frame from client to vault.
 pub const REQUEST_SIZE: usize = 1024;
 /// Bytes of every frame from vault to client.
-pub const REPLY_SIZE: usize = 2560;
+pub const REPLY_SIZE: usize = 2816;
 /// The version of the protocol, the first byte of every message.
 pub const PROTOCOL: u8 = 2;
 

@@ -64,6 +64,10 @@ impl Site {
                         // Where nothing else is said, it stays as it was.
                         let before = (record.label.clone(), record.bound);
                         let stays = record.bound && wanted.bind == Bind::Usual;
+                        // Nobody else could open it, to prove that it was registered well.
+                        if stays && record.label != caller.account {
+                            return Ok(Err(Refusal::Account));
+                        }
                         return Ok(Ok(if stays { before } else { labelled(before.0) }));
                     }
                 }
@@ -160,9 +164,6 @@ impl Site {
         let Content::Record(record) = &found.content else { return Ok(false) };
         if record.state != State::Used || record.registration != *registration {
             return Ok(false);
-        }
-        if record.tries_left == 1 {
-            return Ok(true);
         }
         let confirmed = kept(Record { tries_left: 1, ..record.clone() });
         Ok(self.write(&name, Some(found.place()), confirmed)?.is_some())

@@ -142,6 +142,7 @@ impl Site {
             Ok(())
         })?;
         self.metrics().counted(census);
+        self.note_names(swept.names);
         Ok(swept)
     }
 

@@ -8,7 +8,7 @@
 //!
 //! Invariant: a count is never ahead of the seconds that passed, so a wait is never
 //! shorter than it should be. It is longer by the time in which no site runs, and by at
-//! most [`KEEP_EVERY`] for each crash of the only site.
+//! most [`KEEP_EVERY`] and some seconds for each crash of the only site.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -57,6 +57,12 @@ struct Count {
     kept: Option<Served>,
 }
 
+impl Count {
+    fn now(&self, clock: &dyn Clock) -> Served {
+        self.base.plus(clock.elapsed().saturating_sub(self.at).as_secs())
+    }
+}
+
 impl Stopwatch {
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         let at = clock.elapsed();
@@ -69,15 +75,13 @@ impl Stopwatch {
 
     /// The count now.
     pub fn now(&self) -> Served {
-        let count = self.count();
-        count.base.plus(self.clock.elapsed().saturating_sub(count.at).as_secs())
+        self.count().now(&*self.clock)
     }
 
     /// Goes on from `found`, which a site of this fleet counted, if that is higher.
     pub fn adopt(&self, found: Served) {
-        let now = self.now();
-        if found > now {
-            let mut count = self.count();
+        let mut count = self.count();
+        if found > count.now(&*self.clock) {
             (count.base, count.at) = (found, self.clock.elapsed());
         }
     }

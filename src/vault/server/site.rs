@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::effect::{Effect, Write};
 use super::evaluate;
@@ -104,6 +105,8 @@ pub struct Site {
     delays: bool,
     binds: bool,
     pub(super) openings: Openings,
+    /// Names in the ledger at the last sweep.
+    names: AtomicUsize,
     metrics: Metrics,
 }
 
@@ -133,7 +136,20 @@ impl Site {
     ) -> Self {
         let (stopwatch, metrics) = (Stopwatch::new(Arc::clone(&clock)), Metrics::default());
         let (binds, openings) = (false, Openings::new(OpenLimits::default()));
-        Self { keys, ledger, random, clock, stopwatch, manifest, delays, binds, openings, metrics }
+        let names = AtomicUsize::new(0);
+        Self {
+            keys,
+            ledger,
+            random,
+            clock,
+            stopwatch,
+            manifest,
+            delays,
+            binds,
+            openings,
+            names,
+            metrics,
+        }
     }
 
     /// The same site; `binds` says whether new records open only for the account that
@@ -147,6 +163,15 @@ impl Site {
     #[must_use]
     pub fn opening(self, limits: OpenLimits) -> Self {
         Self { openings: Openings::new(limits), ..self }
+    }
+
+    /// Names in the ledger, as far as a sweep has told.
+    pub(super) fn names(&self) -> usize {
+        self.names.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_names(&self, names: usize) {
+        self.names.store(names, Ordering::Relaxed);
     }
 
     pub(super) fn clock(&self) -> &dyn Clock {

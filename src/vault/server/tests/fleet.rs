@@ -25,6 +25,13 @@ fn factor() -> u64 {
     std::env::var("AMBERFS_TEST_FACTOR").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
+/// A record that opens for anna's account only.
+const BOUND: Ticket = [5; 16];
+
+fn from(account: &str) -> Caller {
+    Caller { account: Some(account.into()), ..Caller::unknown(true) }
+}
+
 /// Nobody but the scheduler.
 const SCHEDULER: usize = usize::MAX;
 
@@ -146,6 +153,17 @@ fn start() -> &'static Start {
     START.get_or_init(|| {
         let world = World::new(false);
         world.register(true);
+        // One more record, bound to its account.
+        let mut bound = Registering::start(BOUND, &SystemRandom);
+        if let Request::RegisterStart { bind, .. } = &mut bound.request {
+            *bind = Bind::Account;
+        }
+        let reply = world.sites[0].handle(&bound.request, &from("anna"));
+        let Reply::Registered { reply, generation, bound: true } = reply else { panic!() };
+        bound.bound = true;
+        let (finish, active) = bound.finish(&world.keys, &reply, generation, &SystemRandom);
+        assert!(matches!(world.ask(&finish), Reply::Uploaded));
+        assert!(matches!(world.ask(&active), Reply::Activated(_)));
         let (contents, log) = (world.ledger.contents(), world.ledger.log());
         Start { keys: world.keys, contents, log }
     })
@@ -263,6 +281,26 @@ impl Fleet {
         }
     }
 
+    /// What strangers began and left goes: the ledger holds what it held before them.
+    fn forgets_strangers(&self, registered: bool) {
+        let site = Site::new(
+            Arc::<FileKeys>::clone(&start().keys),
+            Arc::<SimLedger>::clone(&self.ledger),
+            Arc::new(SimRandom::new(1)),
+            Arc::<TestClock>::clone(&self.clock),
+            Vec::new(),
+            false,
+        );
+        // It goes on from what the records say. One sweep ends, the next one removes.
+        for _ in 0..3 {
+            assert_eq!(site.sweep().unwrap().failed, 0);
+            self.clock.pass(25 * 3600);
+        }
+        let names = self.ledger.list(None, 99).unwrap().len();
+        // One whose registration was not acknowledged may be there all the same.
+        assert!(names == 2 + usize::from(registered) || !registered && names == 3, "{names}");
+    }
+
     fn now_calm(&self) {
         self.weather.lock().unwrap().calm = true;
         while self.ledger.under_way() > 0 {
@@ -278,12 +316,16 @@ impl Actor<'_> {
 
     /// Asks any site; the line to it may break on the way there and back.
     fn ask(&mut self, request: &Request) -> Option<Reply> {
+        self.ask_as(&Caller::unknown(self.fleet.open), request)
+    }
+
+    fn ask_as(&mut self, caller: &Caller, request: &Request) -> Option<Reply> {
         let calm = self.fleet.weather.lock().unwrap().calm;
         if !calm && self.lucky(12) {
             return None;
         }
         let site = self.rng.gen_range(0..SITES);
-        let reply = self.fleet.sites[site].handle(request, &Caller::unknown(self.fleet.open));
+        let reply = self.fleet.sites[site].handle(request, caller);
         (calm || !self.lucky(12)).then_some(reply)
     }
 
@@ -352,8 +394,42 @@ impl Actor<'_> {
         Some(())
     }
 
+    /// Does what strangers can: proofs without end for one try, guesses under terms that
+    /// nobody registered and at a record of somebody else's account, registrations that it
+    /// leaves.
+    fn annoy(&mut self) {
+        let which = self.attempt(false);
+        let request = self.seen.attempts[which].request.clone();
+        if let Some(Reply::Challenge { ke2, .. }) = self.insist(&request, 6) {
+            self.seen.attempts[which].ke2 = Some(ke2);
+        }
+        let attempt = self.seen.attempts[which].id;
+        for _ in 0..2 * PROOFS {
+            self.ask(&Request::Redeem { ticket: TICKET, attempt, ke3: [8; KE3] });
+        }
+        for ticket in [TICKET, BOUND] {
+            let which = self.attempt(true);
+            let Request::Attempt { attempt, ke1, .. } = self.seen.attempts[which].request.clone()
+            else {
+                panic!()
+            };
+            let terms = if ticket == BOUND { TERMS } else { [9; 32] };
+            let request = Request::Attempt { ticket, attempt, terms, ke1 };
+            for _ in 0..4 {
+                let reply = self.ask_as(&from("eve"), &request);
+                assert!(!matches!(reply, Some(Reply::Challenge { .. })), "no try is taken");
+            }
+        }
+        for _ in 0..4 {
+            let id = crate::crypto::random_id(&self.random);
+            let begun = Registering::by(Right::Open, id, id, &self.random);
+            self.ask(&begun.request);
+        }
+    }
+
     fn run(&mut self, number: usize) {
         match number {
+            6 => self.annoy(),
             // In every third world the owner is away, and the tries run out.
             0..=3 => {
                 let right = number == 0 && !self.seed.is_multiple_of(3);
@@ -392,7 +468,7 @@ struct Count {
 fn run(seed: u64, count: &mut Count) -> Vec<u8> {
     let fleet = Fleet::new(seed);
     let mut rng = StdRng::seed_from_u64(!seed);
-    let actors: Vec<usize> = (0..6).collect();
+    let actors: Vec<usize> = (0..7).collect();
     let done = Mutex::new(Vec::new());
     let mut seen: Vec<Seen> = std::thread::scope(|scope| {
         let threads: Vec<_> = actors
@@ -434,6 +510,19 @@ fn run(seed: u64, count: &mut Count) -> Vec<u8> {
     }
     seen.push(std::mem::take(&mut owner.seen));
 
+    // Strangers left the bound record as it was.
+    owner.ticket = BOUND;
+    let status = owner.ask(&Request::Status { ticket: BOUND });
+    let whole = |tries: &Tries| (tries.left, tries.failures_left) == (9, 50);
+    let is_whole = |standing: &Standing| matches!(standing, Standing::Active { tries, bound: true } if whole(tries));
+    assert!(matches!(&status, Some(Reply::Standing(standing)) if is_whole(standing)));
+    let which = owner.attempt(true);
+    let request = owner.seen.attempts[which].request.clone();
+    let reply = owner.ask_as(&from("anna"), &request);
+    let Some(Reply::Challenge { ke2, .. }) = reply else { panic!("anna may try") };
+    owner.seen.attempts[which].ke2 = Some(ke2);
+    seen.push(std::mem::take(&mut owner.seen));
+
     let mut by_name: BTreeMap<Name, Vec<Record>> = BTreeMap::new();
     for (name, value) in start().log.iter().chain(&fleet.ledger.log()) {
         let record = Record::decode(&open_value(&*start().keys, name, value).ok().unwrap());
@@ -441,6 +530,8 @@ fn run(seed: u64, count: &mut Count) -> Vec<u8> {
     }
     let mut written = HashSet::new();
     for records in by_name.values() {
+        let proofs = records.iter().flat_map(|record| &record.pending).map(|one| one.proofs);
+        assert!(proofs.max().unwrap_or(0) <= PROOFS);
         let law = check_law(records);
         count.evaluated += law.evaluated;
         count.most_between_successes = count.most_between_successes.max(law.most);
@@ -455,6 +546,7 @@ fn run(seed: u64, count: &mut Count) -> Vec<u8> {
         }
     }
     assert!(fleet.history.is_linearizable(), "the ledger itself behaved");
+    fleet.forgets_strangers(seen[4].registered);
     count.registered += usize::from(seen[4].registered);
     count.operations += fleet.history.len();
     count.unanswered += fleet.history.unknown();

@@ -189,15 +189,16 @@ fn who_says_whether_a_record_is_bound() {
     }
 }
 
-/// The owner changes the password from a machine without an account, or with another:
-/// the record stays bound to the account it was bound to.
+/// A new password stays bound to the account, unless its owner says otherwise; from a machine
+/// without that account it is not made, for nobody could try it there.
 #[test]
 fn a_successor_is_bound_as_the_record_before_it() {
     for (bind, caller, stays) in [
-        (Bind::Usual, Caller::unknown(false), Some("anna")),
-        (Bind::Usual, from("bert"), Some("anna")),
-        (Bind::Account, from("bert"), Some("bert")),
-        (Bind::Nobody, from("bert"), None),
+        (Bind::Usual, from("anna"), Ok(Some("anna"))),
+        (Bind::Usual, Caller::unknown(false), Err(Refusal::Account)),
+        (Bind::Usual, from("bert"), Err(Refusal::Account)),
+        (Bind::Account, from("bert"), Ok(Some("bert"))),
+        (Bind::Nobody, from("bert"), Ok(None)),
     ] {
         let world = World::new(false);
         assert_eq!(world.registers(Bind::Account, &from("anna")), Ok(true));
@@ -210,7 +211,11 @@ fn a_successor_is_bound_as_the_record_before_it() {
             *wanted = bind;
         }
         let reply = world.sites[0].handle(&next.request, &caller);
-        assert!(matches!(reply, Reply::Registered { bound, .. } if bound == stays.is_some()));
+        let stays = match (stays, reply) {
+            (Err(why), Reply::Refused(refusal)) if why == refusal => continue,
+            (Ok(stays), Reply::Registered { bound, .. }) if bound == stays.is_some() => stays,
+            _ => panic!("{bind:?}"),
+        };
         let name = world.sites[0].name_of(&[8; 16]).unwrap();
         let sight = world.sites[0].look(&name).unwrap().unwrap();
         if stays.is_some() {
@@ -263,6 +268,19 @@ fn strangers_begin_so_many_registrations_an_hour() {
     let taken = begun.filter(|reply| matches!(reply, Reply::Registered { .. })).count();
     assert_eq!(taken, each as usize);
     assert!(matches!(world.begins(4000, &at("192.0.2.201")), Reply::Registered { .. }));
+}
+
+/// Strangers who activate what they register stay in the ledger; the last quarter of it is
+/// not for them.
+#[test]
+fn a_ledger_that_fills_takes_no_more_strangers() {
+    let world = World::new(false);
+    world.sites[0].note_names(crate::vault::ledger::NAMES_LIMIT / 4 * 3 + 1);
+    let stranger = world.begins(1, &Caller::unknown(true));
+    assert!(matches!(stranger, Reply::Refused(Refusal::Budget)));
+    assert!(matches!(world.begins(2, &from("anna")), Reply::Registered { .. }));
+    world.sites[0].sweep().unwrap();
+    assert!(matches!(world.begins(3, &Caller::unknown(true)), Reply::Registered { .. }));
 }
 
 #[test]
