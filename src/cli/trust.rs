@@ -421,7 +421,7 @@ mod tests {
             for byte in 0..16 {
                 let folder = dir.path();
                 scope.spawn(move || {
-                    remember(folder, Fingerprint([byte; 32]), 1, (&[], false)).unwrap()
+                    remember(folder, Fingerprint([byte; 32]), 1, (&[], false)).unwrap();
                 });
             }
         });
