@@ -12,8 +12,8 @@ use crate::vault::protocol::{Address, Fingerprint};
 const DIGITS: usize = 4;
 /// Groups of a fingerprint.
 const GROUPS: usize = 64 / DIGITS;
-/// Groups that are asked for. To have 8 digits at each of some places in common takes
-/// 2^32 keys a place; and nobody knows before which places are asked for.
+/// Groups that are asked for. Whoever tried 2^64 keys, and so has four groups of another
+/// fingerprint, is asked for just these once in 1001 times.
 const ASKED: usize = 4;
 
 /// The groups of a fingerprint, as a key sheet shows them.

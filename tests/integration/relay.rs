@@ -14,7 +14,8 @@ use amberfs::io::{SystemClock, SystemRandom};
 use amberfs::vault::client::{Claim, Client, NewRecord, Pin, VaultError};
 use amberfs::vault::net::{Greeting, Timeouts};
 use amberfs::vault::protocol::{
-    Address, Argon2Choice, Argon2Cost, Bind, Locator, Password, Standing, Tries,
+    Address, Argon2Choice, Argon2Cost, Bind, Locator, Password, REPLY_SIZE, REQUEST_SIZE, Standing,
+    Tries,
 };
 use amberfs::vault::relay::assertion::{ASSERTION, Assertion, VALID};
 use amberfs::vault::relay::greeting::{WELCOME, Welcome, decode_welcome, encode_greeting};
@@ -269,8 +270,8 @@ fn record(stream: &mut TcpStream) -> Option<Vec<u8>> {
 }
 
 /// Bytes of a record with one request or reply in it.
-const REQUEST: usize = 5 + 1024 + 1 + 16;
-const REPLY: usize = 5 + 2048 + 1 + 16;
+const REQUEST: usize = 5 + REQUEST_SIZE + 1 + 16;
+const REPLY: usize = 5 + REPLY_SIZE + 1 + 16;
 
 impl Line {
     fn to(site: &str) -> Self {
