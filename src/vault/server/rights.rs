@@ -160,18 +160,23 @@ impl Site {
         registration: &RegistrationId,
     ) -> Result<bool, Undecided> {
         let name = invite_name(self.keys(), invite)?;
-        let Some(found) = self.read(&name)? else { return Ok(false) };
-        let Content::Record(record) = &found.content else { return Ok(false) };
-        if record.state != State::Used || record.registration != *registration {
-            return Ok(false);
+        for _ in 0..RACES {
+            let Some(found) = self.read(&name)? else { return Ok(false) };
+            let Content::Record(record) = &found.content else { return Ok(false) };
+            if record.state != State::Used || record.registration != *registration {
+                return Ok(false);
+            }
+            let confirmed = kept(Record { tries_left: 1, ..record.clone() });
+            if self.write(&name, Some(found.place()), confirmed)?.is_some() {
+                return Ok(true);
+            }
         }
-        let confirmed = kept(Record { tries_left: 1, ..record.clone() });
-        Ok(self.write(&name, Some(found.place()), confirmed)?.is_some())
+        Err(Undecided::Races)
     }
 
     /// Whether the registration under `ticket` never became a record; then it never
     /// will.
-    fn end_unfinished(&self, ticket: &Ticket) -> Result<bool, Undecided> {
+    pub(super) fn end_unfinished(&self, ticket: &Ticket) -> Result<bool, Undecided> {
         let name = record_name(self.keys(), ticket)?;
         let Some(found) = self.read(&name)? else { return Ok(true) };
         let Content::Record(record) = &found.content else { return Ok(false) };

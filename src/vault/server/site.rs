@@ -285,6 +285,8 @@ impl Site {
                     if let Request::RegisterStart { right: Right::Invite(invite), .. } = request
                         && !self.confirm_invite(invite, enrolment.registration())?
                     {
+                        // Somebody else has it: the name that was taken for it goes.
+                        self.end_unfinished(ticket)?;
                         return Ok(Reply::Refused(Refusal::Invite));
                     }
                     let generation = self.keys.generation();
