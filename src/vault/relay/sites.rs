@@ -21,13 +21,16 @@ pub struct Sites {
     places: Vec<String>,
     /// When each did not answer last.
     failed: Mutex<Vec<Option<Instant>>>,
+    /// Where the name of each led last.
+    known: Mutex<Vec<Vec<SocketAddr>>>,
 }
 
 impl Sites {
     /// Sites at `HOST:PORT`.
     pub fn new(places: Vec<String>) -> Self {
         let failed = Mutex::new(vec![None; places.len()]);
-        Self { places, failed }
+        let known = Mutex::new(vec![Vec::new(); places.len()]);
+        Self { places, failed, known }
     }
 
     /// In which order to ask: those that answered, then those that failed longest
@@ -56,7 +59,7 @@ impl Sites {
     pub async fn connect(&self) -> io::Result<TcpStream> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "there is no site");
         for at in self.order(Instant::now()) {
-            let connected = match timeout(CONNECT, connect(&self.places[at])).await {
+            let connected = match timeout(CONNECT, self.connect_to(at)).await {
                 Ok(connected) => connected,
                 Err(_) => Err(io::ErrorKind::TimedOut.into()),
             };
@@ -71,16 +74,25 @@ impl Sites {
     }
 }
 
-async fn connect(place: &str) -> io::Result<TcpStream> {
-    let addresses: Vec<SocketAddr> = match lookup_host(place).await {
-        Ok(addresses) => addresses.collect(),
-        // A resolver that had no descriptor says that there is no such name.
-        Err(error) => {
-            socket(AddressFamily::INET, SocketType::STREAM, None)?;
-            return Err(error);
-        }
-    };
-    TcpStream::connect(&addresses[..]).await
+impl Sites {
+    /// A connection to one site. A resolver that has no descriptor says that there is no
+    /// such name: then the site is asked where it was before.
+    async fn connect_to(&self, at: usize) -> io::Result<TcpStream> {
+        let found = lookup_host(&self.places[at]).await.map(Iterator::collect::<Vec<_>>);
+        let addresses = {
+            let mut known = self.known.lock().expect("remembering does not panic");
+            match found {
+                Ok(addresses) => known[at] = addresses,
+                Err(error) if known[at].is_empty() => {
+                    socket(AddressFamily::INET, SocketType::STREAM, None)?;
+                    return Err(error);
+                }
+                Err(_) => {}
+            }
+            known[at].clone()
+        };
+        TcpStream::connect(&addresses[..]).await
+    }
 }
 
 #[cfg(test)]
