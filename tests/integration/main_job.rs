@@ -45,7 +45,7 @@ impl Vault {
         Self { child, address }
     }
 
-    /// Its process.
+    /// The id of the process that serves.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -76,7 +76,7 @@ impl Relay {
         Self { child, place, key }
     }
 
-    /// Its process.
+    /// The id of the process that serves the relay.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -47,7 +47,7 @@ impl Entrance {
         Self { open, relays, seen: Seen::default() }
     }
 
-    /// The same with a memory of `most` assertions.
+    /// This entrance with a memory of `most` assertions.
     #[cfg(test)]
     pub(crate) fn remembering(self, most: usize) -> Self {
         Self { seen: Seen::new(most), ..self }

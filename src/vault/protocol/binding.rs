@@ -202,7 +202,7 @@ pub struct Enrolled<'a> {
     pub terms: &'a Hash,
     /// The blinded password.
     pub request: &'a [u8],
-    /// Its evaluation.
+    /// The evaluation of the blinded password.
     pub reply: &'a [u8],
     /// OPAQUE's registration upload.
     pub upload: &'a [u8],

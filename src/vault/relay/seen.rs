@@ -30,7 +30,7 @@ pub struct Seen {
 #[derive(Default)]
 struct Remembered {
     known: HashSet<[u8; 16]>,
-    /// The same ids behind the last second in which each counts.
+    /// For each known id the last second in which it counts, and the id: the soonest first.
     by_end: BTreeSet<(Seconds, [u8; 16])>,
 }
 

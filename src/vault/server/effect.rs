@@ -26,9 +26,9 @@ impl Write {
         &self.record
     }
 
-    /// The same, stating when it is written and what the ledger will report of it:
-    /// `found` is what it reports of the value before, none if there is no such name
-    /// yet.
+    /// This write with a record that states when it is written and what the ledger will
+    /// report of it: `found` is what the ledger reports of the value before, none if there
+    /// is no such name yet.
     #[must_use]
     pub fn of_lineage(mut self, found: Option<Lineage>, now: Served) -> Self {
         let reserves = self.record.state == State::Reserved;

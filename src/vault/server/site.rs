@@ -152,14 +152,15 @@ impl Site {
         }
     }
 
-    /// The same site; `binds` says whether new records open only for the account that
-    /// registers them, where their owner does not say it.
+    /// This site with another default: `binds` says whether new records open only for the
+    /// account that registers them, where their owner does not say it.
     #[must_use]
     pub fn binding(self, binds: bool) -> Self {
         Self { binds, ..self }
     }
 
-    /// The same site, which takes so many registrations of strangers.
+    /// This site with other limits for registrations of people without an account or an
+    /// invite.
     #[must_use]
     pub fn opening(self, limits: OpenLimits) -> Self {
         Self { openings: Openings::new(limits), ..self }
@@ -178,7 +179,7 @@ impl Site {
         &*self.clock
     }
 
-    /// Whether it does so.
+    /// Whether new records are bound to their account where their owner does not say it.
     pub(super) fn binds(&self) -> bool {
         self.binds
     }
