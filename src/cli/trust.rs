@@ -125,7 +125,9 @@ pub fn known(global: &Global, fingerprint: Fingerprint) -> Result<Pin> {
     Ok(pinned.map_or(Pin { fingerprint, epoch: 0 }, |pinned| pinned.pin))
 }
 
-/// Remembers a vault, a higher epoch of one, or more places.
+/// Remembers a vault, a higher epoch of one, or more places. A vault of which no place is
+/// known but those that the folder names is not remembered: it would be asked there next
+/// time, without a question to anybody.
 fn remember(
     folder: &Path,
     fingerprint: Fingerprint,
@@ -135,6 +137,9 @@ fn remember(
     place::with_base(folder, || {
         let mut all = pins(folder)?;
         let at = all.iter().position(|one| one.pin.fingerprint == fingerprint);
+        if at.is_none() && places.is_empty() {
+            return Ok(());
+        }
         let before = at.map(|at| all[at].clone());
         let at = at.unwrap_or_else(|| {
             all.push(Pinned { pin: Pin { fingerprint, epoch }, places: Vec::new() });
@@ -421,11 +426,14 @@ mod tests {
             for byte in 0..16 {
                 let folder = dir.path();
                 scope.spawn(move || {
-                    remember(folder, Fingerprint([byte; 32]), 1, (&[], false)).unwrap();
+                    let place = ["a:1".to_owned()];
+                    remember(folder, Fingerprint([byte; 32]), 1, (&place, false)).unwrap();
                 });
             }
         });
         assert_eq!(pins(dir.path()).unwrap().len(), 16);
+        remember(dir.path(), Fingerprint([99; 32]), 1, (&[], false)).unwrap();
+        assert_eq!(pins(dir.path()).unwrap().len(), 16, "only the folder says where it is");
         let places = |texts: &[&str]| -> Vec<String> { texts.iter().map(|&t| t.into()).collect() };
         let (old, new) = (places(&["a:1", "b:2"]), places(&["relay+c:3", "a:1"]));
         remember(dir.path(), Fingerprint([3; 32]), 7, (&old, false)).unwrap();

@@ -85,10 +85,10 @@ pub fn unlock(
     let token = token(global, repo)?;
     let folder = DirSynced::new(repo, None);
     let kept = kept_entry(global, &repository.repo);
-    let mut first = None;
+    // What to say in the end: a try that was spent goes before what cost nothing.
+    let (mut spent, mut first) = (None, None);
     let mut distrusted = Vec::new();
-    let mut entries = entries(kept.as_ref(), &folder, repository).into_iter().peekable();
-    while let Some(locator) = entries.next() {
+    for locator in entries(kept.as_ref(), &folder, repository) {
         let fingerprint = locator.address.fingerprint();
         if distrusted.contains(&fingerprint) {
             continue;
@@ -106,46 +106,56 @@ pub fn unlock(
         match client.unlock(&reach.locator, &repository.repo, &password, pin) {
             Ok(unlocked) => {
                 let is_outdated = unlocked.generation < unlocked.manifest.generation();
-                let obtained = opened(global, &folder, repository, &locator, unlocked)?;
+                let found = (&locator, reach.places.as_slice());
+                let obtained = opened(global, &folder, repository, found, unlocked)?;
                 let outdated = is_outdated.then_some(password);
                 return Ok(Obtained { outdated, ..obtained });
             }
-            // These cost nothing.
-            Err(
-                error @ (VaultError::UnknownTicket
-                | VaultError::Ended(_)
-                | VaultError::NotActivated
-                | VaultError::Terms
-                | VaultError::Frozen),
-            ) => drop(first.get_or_insert(error.into())),
-            // The folder may have gone on to another record since this machine opened it.
-            Err(error) if kept.as_ref() == Some(&locator) && may_go_on(&error) => {
+            Err(error) => {
+                // The folder may have gone on to another record since this machine opened it.
+                let was_kept = kept.as_ref() == Some(&locator);
+                let goes_on = has_nothing_to_try(&error) || was_kept && is_decided(&error);
+                let is_wrong = matches!(error, VaultError::WrongPassword(_));
                 let failure = reach.explain(error);
-                if entries.peek().is_none() {
-                    return Err(failure);
+                match (goes_on, is_wrong) {
+                    (false, true) => return Err(failure),
+                    (false, false) => return Err(spent.unwrap_or(failure)),
+                    (true, true) => spent = Some(failure),
+                    (true, false) => drop(first.get_or_insert(failure)),
                 }
-                first.get_or_insert(failure);
             }
-            Err(error) => return Err(reach.explain(error)),
         }
     }
-    Err(first.unwrap_or_else(|| {
+    Err(spent.or(first).unwrap_or_else(|| {
         Failure::new(Code::Damage, "what names the vault of this repository is damaged")
             .hint("amberfs check REPO --no-key names the files; the 64-digit key still opens it")
     }))
 }
 
-/// Whether another entry may be asked after this; not where nobody knows if a try was taken.
-fn may_go_on(error: &VaultError) -> bool {
+/// Whether the record is none that a password could be tried at, which costs nothing.
+fn has_nothing_to_try(error: &VaultError) -> bool {
+    matches!(
+        error,
+        VaultError::UnknownTicket
+            | VaultError::Ended(_)
+            | VaultError::NotActivated
+            | VaultError::Terms
+            | VaultError::Frozen
+    )
+}
+
+/// Whether it is known what became of the attempt: if not, a try may be spent.
+fn is_decided(error: &VaultError) -> bool {
     !matches!(error, VaultError::Memory { .. } | VaultError::Unanswered { .. })
 }
 
-/// Judges what the record that `locator` names has given.
+/// Judges what the record that `locator` names has given; `known` are places of its vault
+/// that somebody other than the folder named.
 fn opened(
     global: &Global,
     folder: &DirSynced,
     repository: &Repository,
-    locator: &Locator,
+    (locator, known): (&Locator, &[String]),
     unlocked: Unlocked,
 ) -> Result<Obtained> {
     let key = unlocked.keys.into_iter().map(|(_, key)| key);
@@ -164,14 +174,15 @@ fn opened(
     let sealed = sealed.into_iter().find(|sealed| {
         (sealed.ticket, sealed.registration) == (locator.ticket, locator.registration)
     });
-    let places = sealed.as_ref().map_or(&[][..], |sealed| sealed.address.hosts());
+    let named = sealed.as_ref().map_or(&[][..], |sealed| sealed.address.hosts());
+    let places = [known, named].concat();
     if sealed.as_ref().is_some_and(|sealed| sealed.epoch > unlocked.manifest.epoch) {
         note!(
             "amberfs: the vault showed an older manifest than its owner saw at the registration: \
              something that stands in for it may have answered. Ask its operator"
         );
     }
-    remember_or_warn(global, fingerprint, &unlocked.manifest, places);
+    remember_or_warn(global, fingerprint, &unlocked.manifest, &places);
     if let Some(sealed) = sealed {
         keep_entry(global, &repository.repo, &sealed);
     }
@@ -643,7 +654,7 @@ pub fn show(global: &Global, args: &ShowArgs) -> Result<u8> {
     let client = client(global, &path, Timeouts::default(), &reach.places)?;
     let status = client.status(&reach.locator, pin).map_err(|error| reach.explain(error))?;
     // The root has signed it: whatever comes later must not be older.
-    remember_or_warn(global, locator.address.fingerprint(), &status.manifest, &[]);
+    remember_or_warn(global, locator.address.fingerprint(), &status.manifest, &reach.places);
     if global.json {
         let mut object = standing(&status.standing);
         object["message_type"] = "vault".into();
