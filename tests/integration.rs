@@ -78,5 +78,7 @@ mod units;
 mod vault;
 #[path = "integration/walks.rs"]
 mod walks;
+#[path = "integration/wire.rs"]
+mod wire;
 #[path = "integration/world.rs"]
 mod world;

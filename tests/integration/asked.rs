@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
-use crate::main_job::{COST, Vault, secret};
+use crate::main_job::{Vault, registered, secret};
 use crate::world::World;
 
 /// A shell on a terminal that runs a command, tells its exit code, and then shows what is left
@@ -122,14 +122,8 @@ fn what_is_wrong_is_dropped_and_not_left_for_the_shell() {
 
 #[test]
 fn at_a_vault_keys_of_several_lines_and_passwords_of_digits_both_open() {
-    let world = World::new();
-    let vault = Vault::start(&world);
     let password = "1f3a 9c2e 7b4d 08a6";
-    secret(&world, "password", password);
-    let mut arguments = vec!["init", "repo", "--vault", &vault.address, "--key-out", "key"];
-    arguments.extend(["--password-file", "password"]);
-    arguments.extend(COST);
-    world.ok(&arguments);
+    let (world, _vault) = registered(password);
     let key = fs::read_to_string(world.path("key")).unwrap();
     let tries = || world.ok(&["vault", "show", "repo", "--json"]);
     let before = tries();
@@ -184,14 +178,8 @@ fn a_weak_password_is_refused_before_it_is_typed_twice() {
 /// A try was spent for each of them.
 #[test]
 fn a_mark_of_utf8_is_none_of_a_secret_and_a_key_is_no_password() {
-    let world = World::new();
-    let vault = Vault::start(&world);
     let password = "seven small boats drift home";
-    secret(&world, "password", password);
-    let mut arguments = vec!["init", "repo", "--vault", &vault.address, "--key-out", "key"];
-    arguments.extend(["--password-file", "password"]);
-    arguments.extend(COST);
-    world.ok(&arguments);
+    let (world, _vault) = registered(password);
     let key = fs::read_to_string(world.path("key")).unwrap();
     let tries = || world.ok(&["vault", "show", "repo", "--json"]);
     let before = tries();
@@ -238,14 +226,7 @@ fn asked_groups(shown: &str, fingerprint: &str) -> Vec<String> {
 /// many keys has a vault whose fingerprint begins and ends the same.
 #[test]
 fn an_unknown_vault_is_confirmed_by_groups_out_of_the_middle() {
-    let world = World::new();
-    let vault = Vault::start(&world);
-    let password = "seven small boats drift home";
-    secret(&world, "password", password);
-    let mut arguments = vec!["init", "repo", "--vault", &vault.address, "--key-out", "key"];
-    arguments.extend(["--password-file", "password"]);
-    arguments.extend(COST);
-    world.ok(&arguments);
+    let (world, vault) = registered("seven small boats drift home");
     let fingerprint = vault.address.rsplit_once('#').unwrap().1;
     let sheet = world.ok(&["key", "sheet", "repo"]);
     let groups: Vec<&str> = sheet

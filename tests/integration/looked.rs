@@ -24,6 +24,40 @@ fn run(program: &str, arguments: &[&str]) -> bool {
     Command::new(program).args(arguments).status().is_ok_and(|status| status.success())
 }
 
+/// A disk of its own for REPO, in a file; unmounted when it is dropped.
+struct Disk {
+    image: String,
+    at: String,
+}
+
+impl Disk {
+    /// A disk of `size`, as truncate(1) takes it, mounted on the folder `usb` of a world.
+    fn new(world: &World, size: &str) -> Self {
+        let path = |name: &str| world.path(name).to_str().unwrap().to_owned();
+        let disk = Self { image: path("image"), at: path("usb") };
+        fs::create_dir(&disk.at).unwrap();
+        assert!(run("truncate", &["-s", size, &disk.image]));
+        assert!(run("mke2fs", &["-q", "-F", &disk.image]));
+        disk.plug();
+        disk
+    }
+
+    fn plug(&self) {
+        assert!(run("mount", &["-o", "loop", &self.image, &self.at]));
+    }
+
+    /// Whether it could be unmounted.
+    fn unplug(&self) -> bool {
+        run("umount", &["-q", &self.at])
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.unplug();
+    }
+}
+
 /// REPO was renamed under a mount. `sync` made a new folder at its old place, put the
 /// next head there and ended with 0.
 #[test]
@@ -70,29 +104,21 @@ fn the_disk_with_the_repository_can_be_unmounted_and_come_back() {
         return;
     }
     let world = World::new();
-    let (image, usb) = (world.path("image"), world.path("usb"));
-    fs::create_dir(&usb).unwrap();
-    assert!(run("truncate", &["-s", "64M", image.to_str().unwrap()]));
-    assert!(run("mke2fs", &["-q", "-F", image.to_str().unwrap()]));
-    let plug =
-        || assert!(run("mount", &["-o", "loop", image.to_str().unwrap(), usb.to_str().unwrap()]));
-    plug();
+    let disk = Disk::new(&world, "64M");
     world.ok(&["init", "usb/chats", "--key-out", "key"]);
     let mount = world.mount("usb/chats", "mnt", &RARELY);
     fs::write(world.path("mnt/one"), noise(3_000_000, 1)).unwrap();
     world.ok(&["sync", "mnt"]);
     fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
     assert!(fs::read(world.path("mnt/one")).unwrap() == noise(3_000_000, 1));
-    wait_for("the disk to be free", Duration::from_secs(30), || {
-        run("umount", &["-q", usb.to_str().unwrap()])
-    });
+    wait_for("the disk to be free", Duration::from_secs(30), || disk.unplug());
     fs::write(world.path("mnt/two"), noise(5000, 2)).unwrap();
     world.fails(&["sync", "mnt"], 17);
-    assert_eq!(fs::read_dir(&usb).unwrap().count(), 0, "nothing is written below");
-    plug();
+    assert_eq!(fs::read_dir(&disk.at).unwrap().count(), 0, "nothing is written below");
+    disk.plug();
     mount.unmount(&world);
     assert_eq!(world.ok(&["ls", "usb/chats"]), "one\ntwo\n");
-    assert!(run("umount", &[usb.to_str().unwrap()]));
+    assert!(disk.unplug());
 }
 
 /// `umount` of a full REPO refused, and said neither where the changes are nor how to leave.
@@ -103,11 +129,7 @@ fn a_full_repository_is_told_with_where_the_changes_are_and_how_to_leave() {
         return;
     }
     let world = World::new();
-    let (image, usb) = (world.path("image"), world.path("usb"));
-    let (image, usb) = (image.to_str().unwrap(), usb.to_str().unwrap());
-    fs::create_dir(usb).unwrap();
-    assert!(run("truncate", &["-s", "8M", image]) && run("mke2fs", &["-q", "-F", image]));
-    assert!(run("mount", &["-o", "loop", image, usb]));
+    let disk = Disk::new(&world, "8M");
     world.ok(&["init", "usb/chats", "--key-out", "key"]);
     let mount = world.mount("usb/chats", "mnt", &RARELY);
     fs::write(world.path("mnt/one"), noise(1_000_000, 1)).unwrap();
@@ -126,7 +148,7 @@ fn a_full_repository_is_told_with_where_the_changes_are_and_how_to_leave() {
     fs::remove_file(fill).unwrap();
     mount.unmount(&world);
     assert_eq!(world.ok(&["ls", "usb/chats"]), "one\n");
-    assert!(run("umount", &[usb]));
+    assert!(disk.unplug());
 }
 
 /// An object was removed by the sync client; the same file was copied in again.

@@ -13,6 +13,18 @@ use crate::world::{World, assert_same_tree, factor};
 /// Quick, and allowed: the floor.
 pub const COST: [&str; 2] = ["--argon2-cost", "65536,3"];
 
+/// A world with a vault, and a repository there whose password is in the file `password`.
+pub fn registered(password: &str) -> (World, Vault) {
+    let world = World::new();
+    let vault = Vault::start(&world);
+    secret(&world, "password", password);
+    let mut arguments = vec!["init", "repo", "--vault", &vault.address, "--key-out", "key"];
+    arguments.extend(["--password-file", "password"]);
+    arguments.extend(COST);
+    world.ok(&arguments);
+    (world, vault)
+}
+
 pub struct Vault {
     child: Child,
     pub address: String,

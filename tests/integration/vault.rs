@@ -11,24 +11,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use amberfs::format::register::{Header, SLOT_VAULT};
-use amberfs::vault::protocol::{Address, Fingerprint, Locator};
+use amberfs::vault::protocol::{Address, Fingerprint, Locator, Manifest, sign_manifest};
+use ed25519_dalek::SigningKey;
 
-use crate::main_job::{COST, Vault, secret};
+use crate::main_job::{self, COST, Vault, secret};
 use crate::world::World;
 
 const BY_PASSWORD: [&str; 4] = ["ls", "repo", "--password-file", "password"];
 
 /// A world with a vault and a repository whose password is in `password`.
 fn registered() -> (World, Vault) {
-    let world = World::new();
-    let vault = Vault::start(&world);
-    secret(&world, "password", "seven small boats drift home\n");
+    let (world, vault) = main_job::registered("seven small boats drift home\n");
     secret(&world, "wrong", "seven small boats drift away\n");
     secret(&world, "new", "eleven quiet lamps by the water\n");
-    let mut arguments = vec!["init", "repo", "--vault", &vault.address, "--key-out", "key"];
-    arguments.extend(["--password-file", "password"]);
-    arguments.extend(COST);
-    world.ok(&arguments);
     (world, vault)
 }
 
@@ -208,6 +203,85 @@ fn no_command_goes_where_only_the_folder_says() {
     assert_eq!(output.status.code(), Some(15));
     assert!(said(&output).contains(&trap.place), "{}", said(&output));
     assert_eq!(trap.came.load(Ordering::SeqCst), 0);
+}
+
+/// Pinned on this machine, one line for each vault.
+fn pins(world: &World) -> String {
+    fs::read_to_string(world.path("state/amberfs/vaults")).unwrap()
+}
+
+/// A place that was typed for `vault show` was forgotten: the next command went where only
+/// the folder said.
+#[test]
+fn a_place_that_was_typed_once_is_known() {
+    let (world, vault) = registered();
+    let trap = Trap::new();
+    fs::remove_dir_all(world.path("state")).unwrap();
+    world.ok(&["vault", "show", "repo", "--vault", &vault.address]);
+    assert!(pins(&world).contains(vault.place()), "{}", pins(&world));
+    forge(&world, |locator| trap.first_in(locator));
+    let opened = world.run(&BY_PASSWORD);
+    assert!(opened.status.success(), "{}", said(&opened));
+    assert_eq!(trap.came.load(Ordering::SeqCst), 0);
+}
+
+/// The password is refused at the entry that this machine kept, and the vault that the
+/// folder names now does not answer.
+#[test]
+fn a_refusal_is_remembered_whoever_else_is_silent() {
+    let (world, _vault) = registered();
+    assert!(world.run(&BY_PASSWORD).status.success());
+    forge(&world, |locator| {
+        let silent = vec!["127.0.0.1:1".to_owned()];
+        locator.address = Address::new(silent, Fingerprint([7; 32])).unwrap();
+        locator.ticket[0] ^= 1;
+    });
+    let pinned = format!("{}{} 1 127.0.0.1:1\n", pins(&world), "07".repeat(32));
+    fs::write(world.path("state/amberfs/vaults"), pinned).unwrap();
+    let mut wrong = BY_PASSWORD;
+    wrong[3] = "wrong";
+    let output = world.run(&wrong);
+    assert_eq!(output.status.code(), Some(12), "{}", said(&output));
+    assert!(said(&output).contains("9 of 10 tries left"), "{}", said(&output));
+    let again = world.run(&wrong);
+    assert!(said(&again).contains("it was not sent again"), "{}", said(&again));
+}
+
+/// The root says where the vault is, and when its manifest ends; what it does not name any
+/// more is forgotten.
+#[test]
+fn the_root_says_where_the_vault_is_and_until_when_its_manifest_is_good() {
+    let (world, vault) = registered();
+    let place = vault.place().to_owned();
+    let program = env!("CARGO_BIN_EXE_amberfs-vault");
+    let root = |arguments: &[&str]| {
+        let output = world.program(program, arguments).output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+    };
+    assert!(world.run(&BY_PASSWORD).status.success());
+    drop(vault);
+    // It ends in ten days: its owner is told, and goes on.
+    let file = world.path("vault/manifest");
+    let mut manifest = Manifest::own(&fs::read(&file).unwrap()).unwrap();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    (manifest.epoch, manifest.ends) = (2, now.as_secs() + 10 * 24 * 3600);
+    let key = fs::read(world.path("vault/root.key")).unwrap().try_into().unwrap();
+    let signed = sign_manifest(&manifest, &[&SigningKey::from_bytes(&key)]);
+    fs::write(&file, signed).unwrap();
+    let vault = Vault::serve(&world, "vault", &place);
+    let opened = world.run(&BY_PASSWORD);
+    assert!(opened.status.success() && said(&opened).contains("root renew"), "{}", said(&opened));
+    drop(vault);
+    root(&["root", "renew", "vault"]);
+    root(&["root", "places", "vault", "other.example:7007", &place]);
+    let vault = Vault::serve(&world, "vault", &place);
+    let opened = world.run(&BY_PASSWORD);
+    assert!(opened.status.success() && !said(&opened).contains("root renew"), "{}", said(&opened));
+    let known = {
+        let fingerprint = vault.address.rsplit_once('#').unwrap().1;
+        format!("{fingerprint} 4 other.example:7007,{place}\n")
+    };
+    assert_eq!(pins(&world), known);
 }
 
 /// Whoever writes to the folder changed the cost of Argon2id there: the right password was a

@@ -28,6 +28,15 @@ pub(crate) fn impatient() -> Timeouts {
     Timeouts { connect, reply, proof }
 }
 
+/// What a server of a test runs on, and a free port of this machine.
+pub(crate) fn listening() -> (tokio::runtime::Runtime, tokio::net::TcpListener) {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.unwrap();
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    (runtime, listener)
+}
+
 impl Here {
     pub(crate) fn serve(limits: Limits, entrance: Entrance) -> Self {
         let world = SimWorld::new();
@@ -43,10 +52,7 @@ impl Here {
             opened.signed,
             false,
         ));
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        let runtime = runtime.unwrap();
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let (runtime, listener) = listening();
         let place = listener.local_addr().unwrap();
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let entrance = Arc::new(entrance);

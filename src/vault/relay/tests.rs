@@ -12,7 +12,7 @@ use super::accounts::{Accounts, new_token};
 use super::greeting::{WELCOME, Welcome, decode_welcome, encode_greeting};
 use super::{Relay, RelayLimits, Sites, serve_relay};
 use crate::io::{SystemClock, SystemRandom};
-use crate::vault::net::tests::{Here, asks, impatient};
+use crate::vault::net::tests::{Here, asks, impatient, listening};
 use crate::vault::net::{Channel, ConnectError, Entrance, Greeting, Limits, Relays};
 
 /// A relay before a site that takes nobody without it.
@@ -42,10 +42,7 @@ impl Both {
             (Arc::new(SystemClock), Arc::new(SystemRandom)),
             None,
         );
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        let runtime = runtime.unwrap();
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let (runtime, listener) = listening();
         let place = listener.local_addr().unwrap();
         let (stop, stopped) = tokio::sync::watch::channel(false);
         runtime.spawn(serve_relay(listener, Arc::new(relay), stopped));
