@@ -50,10 +50,11 @@ pub struct Serve {
     pub advertise: Vec<String>,
     /// Whether anybody who can connect may register.
     pub open_registration: bool,
-    /// Registrations within an hour of people without an account or an invite, from one
-    /// address.
+    /// How many registrations of people without an account or an invite are taken within an
+    /// hour from one IPv4 address or one /48 of IPv6.
     pub registrations_each: u32,
-    /// And from all together.
+    /// How many registrations of people without an account or an invite are taken within an
+    /// hour in all.
     pub registrations: u32,
     /// Whether failures in a row make the next attempt wait.
     pub delays: bool,
@@ -134,8 +135,8 @@ pub struct Relays {
     pub only: bool,
     /// Whether whoever has an account there may register.
     pub register: bool,
-    /// Whether what such a one registers opens only for that account, where its owner
-    /// does not say it.
+    /// Whether a record that is registered from an account of a relay opens only for that
+    /// account, where its owner does not say it.
     pub bind: bool,
 }
 
