@@ -8,6 +8,9 @@ mod asked;
 mod chats;
 #[path = "integration/cli.rs"]
 mod cli;
+#[cfg(all(feature = "etcd", feature = "fuzzing"))]
+#[path = "integration/contended.rs"]
+mod contended;
 #[path = "integration/crowd.rs"]
 mod crowd;
 #[path = "integration/daemon.rs"]

@@ -37,9 +37,9 @@ use crate::world::factor;
 #[path = "../../src/vault/server/tests/law.rs"]
 mod law;
 
-const REPO: [u8; 16] = [7; 16];
-const RIGHT: &str = "correct horse battery staple";
-const WRONG: &str = "incorrect horse battery staple";
+pub const REPO: [u8; 16] = [7; 16];
+pub const RIGHT: &str = "correct horse battery staple";
+pub const WRONG: &str = "incorrect horse battery staple";
 
 fn timeouts() -> Timeouts {
     Timeouts {

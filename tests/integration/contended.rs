@@ -1,0 +1,143 @@
+//! Strangers who know a ticket prove paid attempts wrong at every site of a fleet on etcd, each
+//! proof a write to the owner's record: how long the owner's opening takes meanwhile.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use amberfs::io::{SystemClock, SystemRandom};
+use amberfs::vault::client::{Client, LoggingIn, Pin};
+use amberfs::vault::net::{Greeting, Timeouts};
+use amberfs::vault::protocol::{KE3, Locator, Password, Refusal, Reply, Request};
+use amberfs::vault::server::PROOFS;
+
+use crate::fleet::{Fleet, Plan, SITES, has_etcd};
+use crate::fleet_faults::{REPO, RIGHT, WRONG, registered};
+use crate::world::factor;
+
+/// Openings of the owner that are measured, times the factor up to two: a record bears 50
+/// failures in its life.
+const OPENINGS: usize = 3;
+/// Strangers at each site.
+const STRANGERS: usize = 8;
+/// Attempts that strangers pay for before each opening. Delays are off here and a record has
+/// ten tries: they leave the owner two.
+const PAID: usize = 8;
+/// The longest that an opening may take: a client asks so long.
+const LONGEST: Duration = Duration::from_secs(20);
+
+/// The proofs that strangers send at present.
+type Proofs = Mutex<Vec<Request>>;
+
+fn password(text: &str) -> Password {
+    Password::new(text.as_bytes()).unwrap()
+}
+
+/// Pays for an attempt at `site`, and returns a wrong proof of it.
+fn wrong_proof(fleet: &Plan, locator: &Locator, site: usize) -> Request {
+    let greeting = Greeting::open(&fleet.address(site).hosts()[0], &Timeouts::default()).unwrap();
+    let mut channel = greeting.verify(fleet.fingerprint, 0).unwrap();
+    let step =
+        LoggingIn::start(channel.manifest(), locator, &REPO, &password(WRONG), &SystemRandom);
+    let (request, _) = step.ok().unwrap();
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        match channel.call(&request).unwrap() {
+            Reply::Challenge { .. } => break,
+            // The proofs of the attempts before it are still being written.
+            Reply::Refused(Refusal::TryLater) => assert!(Instant::now() < end),
+            Reply::Refused(why) => panic!("the attempt is not paid for: {why:?}"),
+            _ => panic!("an answer to another question"),
+        }
+    }
+    let Request::Attempt { ticket, attempt, .. } = request else { panic!("an attempt") };
+    Request::Redeem { ticket, attempt, ke3: [8; KE3] }
+}
+
+/// Sends the proofs in turn to one site until `stop`, on connection after connection.
+fn disturb(host: &str, fleet: &Plan, proofs: &Proofs, stop: &AtomicBool, wrong: &AtomicUsize) {
+    let next = |number: usize| {
+        let proofs = proofs.lock().unwrap_or_else(PoisonError::into_inner);
+        proofs.get(number % proofs.len().max(1)).cloned()
+    };
+    let mut number = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let Ok(greeting) = Greeting::open(host, &Timeouts::default()) else { continue };
+        let Ok(mut channel) = greeting.verify(fleet.fingerprint, 0) else { continue };
+        while !stop.load(Ordering::Relaxed) {
+            number += 1;
+            let Some(proof) = next(number) else {
+                std::thread::sleep(Duration::from_millis(5));
+                continue;
+            };
+            match channel.call(&proof) {
+                Ok(Reply::Refused(Refusal::BadProof(_))) => {
+                    wrong.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(Reply::Refused(_)) => {}
+                // A connection bears so many requests; another one follows.
+                _ => break,
+            }
+        }
+    }
+}
+
+/// How long an opening by the right password takes.
+fn open(fleet: &Plan, locator: &Locator) -> Duration {
+    let pin = Pin { fingerprint: fleet.fingerprint, epoch: 0 };
+    let started = Instant::now();
+    let opened =
+        Client::new(&SystemRandom, &SystemClock).unlock(locator, &REPO, &password(RIGHT), pin);
+    let took = started.elapsed();
+    if let Err(error) = opened {
+        panic!("the owner was kept out for {took:.1?}: {error}");
+    }
+    took
+}
+
+/// The median and the longest.
+fn ends(mut times: Vec<Duration>) -> (Duration, Duration) {
+    times.sort_unstable();
+    (times[times.len() / 2], times[times.len() - 1])
+}
+
+#[test]
+fn strangers_at_every_site_do_not_keep_the_owner_out() {
+    if !has_etcd("contended") {
+        return;
+    }
+    let openings = OPENINGS * factor().clamp(1, 2);
+    let mut fleet = Fleet::new(false);
+    let locator = registered(&mut fleet);
+    let alone = ends((0..openings).map(|_| open(&fleet, &locator)).collect());
+    let proofs = Proofs::default();
+    let (stop, wrong) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let crowded = std::thread::scope(|scope| {
+        for number in 0..SITES * STRANGERS {
+            let host = fleet.address(number % SITES).hosts()[0].clone();
+            let (fleet, proofs, stop, wrong) = (&*fleet, &proofs, &stop, &wrong);
+            scope.spawn(move || disturb(&host, fleet, proofs, stop, wrong));
+        }
+        let times = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let opening = |_| {
+                let fresh = (0..PAID).map(|at| wrong_proof(&fleet, &locator, at % SITES)).collect();
+                *proofs.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+                let took = open(&fleet, &locator);
+                proofs.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                took
+            };
+            (0..openings).map(opening).collect()
+        }));
+        stop.store(true, Ordering::Relaxed);
+        ends(times.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    let wrong = wrong.load(Ordering::Relaxed);
+    println!(
+        "contended: an opening takes {:.2?} (median), {:.2?} at most; beside {STRANGERS} strangers \
+         at each of {SITES} sites, who proved {wrong} times, {:.2?} and {:.2?}",
+        alone.0, alone.1, crowded.0, crowded.1
+    );
+    assert!(wrong > openings * PAID, "the owner was not disturbed");
+    assert!(wrong <= openings * PAID * usize::from(PROOFS), "{wrong} wrong proofs were written");
+    assert!(crowded.1 < LONGEST, "an opening took {:.1?}", crowded.1);
+}
