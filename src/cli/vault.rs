@@ -337,13 +337,25 @@ fn register(
         &registration.manifest,
         registration.locator.address.hosts(),
     );
-    if registration.bound && !global.quiet {
+    if !global.quiet {
+        tell_binding(global, registration.bound);
+    }
+    Ok(registration.locator)
+}
+
+/// Says whether the new record is bound to the account whose token was given.
+fn tell_binding(global: &Global, bound: bool) {
+    if bound {
         note!(
             "The password opens this repository only together with the account that it was \
              registered from: a new machine needs that account's token too."
         );
+    } else if global.vault_token.is_some() && global.bind_account.is_none() {
+        note!(
+            "The password is not bound to your account: whoever has the folder may use up its \
+             tries. --bind-account yes binds it."
+        );
     }
-    Ok(registration.locator)
 }
 
 /// What a registration where there is none before rests on.

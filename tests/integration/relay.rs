@@ -200,6 +200,7 @@ fn a_vault_is_used_through_a_relay_with_accounts() {
     }
     let (code, said) = init(&address, &by_token);
     assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("not bound to your account"), "{said}");
     let ls = ["ls", "repo", "--password-file", "password"];
     let (code, said) = run(&[&ls[..], &by_token].concat());
     assert_eq!(code, Some(0), "{said}");

@@ -485,6 +485,14 @@ fn init_takes_the_key_files_place_first() {
     assert_eq!(records(&world, "vault"), ("0".into(), "0".into()));
     // Without a registration there is no key file either.
     fs::remove_file(world.path("key")).unwrap();
+    let mut unbindable = vec!["init", "repo", "--vault", &vault.address, "--key-out", "key"];
+    unbindable.extend(["--password-file", "password", "--bind-account", "yes"]);
+    unbindable.extend(COST);
+    let refused = world.run(&unbindable);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said(&refused).contains("no account to bind the password to"), "{}", said(&refused));
+    assert_eq!(records(&world, "vault"), ("0".into(), "0".into()));
+    assert!(!world.path("key").exists());
     let address = vault.address.clone();
     drop(vault);
     assert_eq!(init(&address).status.code(), Some(15));

@@ -150,6 +150,9 @@ impl<'a> Client<'a> {
         let (request, step) =
             Registering::start(&manifest, repo, password, cost, (claim, bind), self.random)?;
         let reply = session.call(&request)?;
+        if bind == Bind::Account && matches!(reply, Reply::Refused(Refusal::Account)) {
+            return Err(VaultError::Unbindable);
+        }
         let (request, step) = step.evaluated(reply, &manifest, keys, self.random)?;
         let reply = session.call(&request)?;
         let (request, step) = step.stored(&reply)?;

@@ -110,6 +110,11 @@ pub enum VaultError {
         "The vault sees no account that this record may be opened from. Give the token of the account that registered it by --vault-token FILE, and come by the relay that knows it. No try was spent. The 64-digit key still opens the folder."
     )]
     Account,
+    /// A record was to be bound to an account, and the vault sees none.
+    #[error(
+        "The vault sees no account to bind the password to. Give an account's token by --vault-token FILE, and come by the relay that knows it; or leave --bind-account out. Nothing was registered."
+    )]
+    Unbindable,
     /// The folder's entry is not what was registered.
     #[error(
         "The folder's entry for the vault was changed: with it the right password would count as a wrong one. No try was spent. Let the sync client finish, or put the folder's register files back; the 64-digit key still opens the folder."
@@ -213,6 +218,7 @@ impl VaultError {
             Self::Password(_)
             | Self::Cost(_)
             | Self::RegistrationClosed
+            | Self::Unbindable
             | Self::Invite
             | Self::BadSignature
             | Self::Keys => 1,
