@@ -6,7 +6,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use amberfs::crypto::{Domain, FileCipher, IdKeys, Secret};
-use amberfs::format::namespace::{Dot, Key};
+use amberfs::format::clock::{Dot, Writer};
+use amberfs::format::namespace::Key;
 use amberfs::format::node::{Dotted, Id, MapItem, NO_ID, Node};
 use amberfs::format::register::Keyring;
 use amberfs::io::sim::{SimRandom, SimWorld};
@@ -113,7 +114,9 @@ impl Source for Memory {
 
 fn item(number: u64, generation: u64) -> Edit {
     let key = Key::Inode(number).encode();
-    let value = Dotted { dot: Dot { device: [4; 16], generation }, bytes: noise(60, number) };
+    let writer = Writer::new(4).expect("above 0");
+    let dot = Dot { writer, record: generation + 1 };
+    let value = Dotted { dot, bytes: noise(60, number) };
     (key.clone(), Some(MapItem { key: key.into(), values: vec![value] }))
 }
 

@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use amberfs::format::clock::Writer;
 use amberfs::format::commit::{Commit, NewObject};
 use amberfs::format::container::Kind;
 use amberfs::format::node::Id;
@@ -94,7 +95,7 @@ fn measure(folder: &Path, bytes: u64) {
                     }
                 })
                 .collect(),
-            ..Commit::empty([2; 16])
+            ..Commit::empty([2; 16], Writer::new(1).expect("above 0"))
         };
         store.learn(&commit);
     }

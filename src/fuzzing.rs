@@ -14,6 +14,7 @@ use crate::control;
 use crate::crypto::{
     Domain, Purpose, Secret, ValueCipher, derive, format_key, hash, parse_key, resembles_key,
 };
+use crate::format::clock;
 use crate::format::commit::{self, Commit, Name};
 use crate::format::container::{
     Class, Codec, Directory, FRAME_MAX, Frame, Kind, PLACE_AT, PLACE_SEALED, PREFIX, Place, Prefix,
@@ -267,7 +268,7 @@ pub fn namespace(data: &[u8]) {
     let key = match what % 7 {
         0 => return canonical(rest, Key::decode, Key::encode),
         1 => Key::Inode(1),
-        2 => Key::Alias(1),
+        2 => Key::Writer(writer()),
         3 => Key::Xattr(1, b"user.a".to_vec()),
         4 => Key::Back(2, 1, b"a".to_vec()),
         5 => Key::Entry(1, 4, b"a".to_vec()),
@@ -294,10 +295,15 @@ pub fn node(data: &[u8]) {
 
 /// A record of changes, as the journal holds it once it is open.
 pub fn record(data: &[u8]) {
-    canonical(data, record::decode, |changes| {
-        let (start, data) = record::encode(changes);
+    canonical(data, record::decode, |(dot, changes)| {
+        let (start, data) = record::encode(*dot, changes);
         [&start, data].concat()
     });
+}
+
+/// The writer of all that is made here.
+fn writer() -> clock::Writer {
+    clock::Writer::new(5).expect("39 bits, and not 0")
 }
 
 fn journal_keys() -> JournalKeys {
@@ -424,15 +430,12 @@ fn walked(data: &[u8]) -> usize {
     head.add(Class::Pages, ids.chunk_id(&chunk), &chunk);
     let commit = Commit {
         generation: 1,
-        content_generation: 1,
-        instance: [3; 16],
+        news: 1,
         root: (ids.node_id(&root), start[0] % 3),
-        merged: [(DEVICE, 1)].into(),
-        held: [(DEVICE, 1)].into(),
         inodes: 3,
         bytes: 3,
         device_name: "other".into(),
-        ..Commit::empty(DEVICE)
+        ..Commit::empty(DEVICE, writer())
     };
     let built = head.finish(commit.encode(), false);
     let world = SimWorld::new();

@@ -28,11 +28,11 @@ PLACE, DIRECTORY, FRAME = 1, 2, 3
 RAW, ZSTD, PADDING = 0, 1, 255
 NODES = 4
 FRAME_MAX, CONTAINER_MAX, EXTENSION_MAX = 1 << 20, 512 << 20, 256 << 10
-ITEMS_MIN, ITEMS_MAX, LEVEL_MAX, NODE_MAX = 8, 192, 15, 900_096
+ITEMS_MIN, ITEMS_MAX, VALUES_MAX, LEVEL_MAX, NODE_MAX = 8, 192, 256, 15, 900_096
 KEY_MAX, VALUE_MAX, XATTR_MAX, SYMLINK_MAX, INLINE_MAX = 272, 4352, 4096, 4095, 256
 SIZE_MAX, LIST_MAX = (1 << 63) - 1, 1 << 22
 
-Commit = namedtuple("Commit", "device generation time previous root level objects")
+Commit = namedtuple("Commit", "device generation time previous root level processed news objects")
 Inode = namedtuple("Inode", "mode mtime size content inline holes")
 
 
@@ -245,12 +245,26 @@ class Container:
             need(keyed(key, self.chunk(chunk))[:16] == chunk, f"{self.path}: {chunk.hex()} is not the id of its bytes")
 
 
-def read_vector(data):
-    devices = []
+def read_writer(data):
+    writer = int.from_bytes(data.raw(5), "big")
+    need(0 < writer < 1 << 39, f"{data.what}: a writer is out of range")
+    return writer
+
+
+def read_processed(data):
+    heads = {}
     for _ in range(data.var(65536)):
-        devices.append(data.raw(16))
-        data.var()
-    need(devices == sorted(set(devices)), f"{data.what}: a vector is not in order")
+        device, generation, tag = data.raw(16), data.var(), data.raw(8)
+        need(not heads or device > max(heads), f"{data.what}: processed heads are not in order")
+        need(generation, f"{data.what}: a processed head has no generation")
+        heads[device] = generation, tag
+    return heads
+
+
+def read_set(data, size):
+    items = [data.raw(size) for _ in range(data.left() // size)]
+    need(items and not data.left() and items == sorted(set(items)), f"{data.what} is not a set")
+    return items
 
 
 def read_fields(data, limit):
@@ -278,25 +292,25 @@ class Object(namedtuple("Object", "hash kind size chunks")):
 def read_commit(raw, path):
     """Section 7."""
     data = Input(raw, f"{path}: the commit")
-    device, generation, _content_generation = data.raw(16), data.number(8), data.number(8)
-    time, _instance, previous = read_time(data), data.raw(16), data.raw(32)
+    device, generation = data.raw(16), data.number(8)
+    time, _writer, previous = read_time(data), read_writer(data), data.raw(32)
     root, level = data.raw(16), data.number(1)
-    need(level <= LEVEL_MAX, f"{path}: the root's level is above its limit")
-    read_vector(data)
-    read_vector(data)
-    _journal, _inodes, _bytes, _name, _label = data.number(8), data.var(), data.var(), data.bytes(255), data.bytes(255)
+    _ledger, ledger_level = data.raw(16), data.number(1)
+    need(max(level, ledger_level) <= LEVEL_MAX, f"{path}: the root's level is above its limit")
+    processed, flags, news = read_processed(data), data.number(1), data.var()
+    need(device not in processed and flags < 2 and news <= generation, f"{path}: the commit contradicts itself")
+    _journal, _inodes, _bytes, _name = data.number(8), data.var(), data.var(), data.bytes(255)
     objects = []
     for _ in range(data.var(LIST_MAX)):
         name, kind, size = data.raw(32), data.number(1), data.var()
         need(kind in (DATA, METADATA, INDEX_RUN), f"{path}: an object of unknown kind")
         objects.append(Object(name, kind, size, [data.raw(16) for _ in range(data.var(LIST_MAX))]))
-    for _ in range(data.var(LIST_MAX)):
-        data.raw(32)
     for _ in range(data.var(65536)):
-        data.raw(16), data.var(), data.raw(16)
-    for _ in read_fields(data, 1 << 20):
-        pass
-    return Commit(device, generation, time, previous, root, level, objects)
+        data.raw(16), data.var(), data.raw(8), data.raw(16)
+    for tag, field in read_fields(data, 1 << 20):
+        if tag in (2, 4):
+            read_set(field, {2: 32, 4: 16}[tag])
+    return Commit(device, generation, time, previous, root, level, processed, news, objects)
 
 
 class Repository:
@@ -388,8 +402,12 @@ class Repository:
                     self.where.setdefault(chunk, []).append(listed.hash)
             if head.epoch == self.newest:
                 newest.setdefault(device, commit)
-        if newest:
-            self.commit = max(newest.values(), key=lambda commit: (commit.time, commit.generation))
+        for commit in newest.values():
+            others = [other for other in newest.values() if other.device != commit.device]
+            if all(commit.processed.get(other.device, (0, b""))[0] >= other.news for other in others):
+                if not self.commit or (commit.time, commit.generation) > (self.commit.time, self.commit.generation):
+                    self.commit = commit
+        need(self.commit or not newest, "no head was made knowing all others; this reader does not merge")
 
     def object(self, name):
         if name not in self.opened:
@@ -470,18 +488,19 @@ class Map(Tree):
         return key
 
     def leaf(self, data):
-        devices = [data.raw(16) for _ in range(data.var(65536))]
+        writers = [read_writer(data) for _ in range(data.var(ITEMS_MAX * VALUES_MAX))]
         items, last, used = [], b"", set()
         for _ in range(data.var(ITEMS_MAX)):
             last, values = self.key(data, last), []
-            for _ in range(data.var(64)):
-                index, generation = data.var(len(devices) - 1), data.var()
-                used.add(devices[index])
-                values.append((devices[index], generation, data.bytes(VALUE_MAX)))
+            for _ in range(data.var(VALUES_MAX)):
+                index, record = data.var(len(writers) - 1), data.var()
+                used.add(writers[index])
+                values.append((writers[index], record, data.bytes(VALUE_MAX)))
             dots = [value[:2] for value in values]
-            need(values and dots == sorted(set(dots)), f"{data.what}: values are not in order")
+            fine = values and dots == sorted(set(dots)) and all(record for _, record in dots)
+            need(fine, f"{data.what}: values are not in order")
             items.append((last, values))
-        need(devices == sorted(used), f"{data.what}: its devices are not those of its values")
+        need(writers == sorted(used), f"{data.what}: its writers are not those of its values")
         return items
 
     def branch(self, data):
@@ -580,11 +599,22 @@ class Namespace:
 
     def __init__(self, repository):
         self.repository, self.inodes, self.entries, backs = repository, {}, {}, set()
+        seen = {}
         root, level = (repository.commit.root, repository.commit.level) if repository.commit else (NO_ID, 0)
         for key, values in Map(repository).items(root, level):
             need(len(values) == 1, "a key has concurrent values; this reader does not merge")
-            ino, kind, rest, value = int.from_bytes(key[:8], "big"), key[8], key[9:], values[0][2]
+            ino, kind, rest = int.from_bytes(key[:8], "big"), key[8], key[9:]
+            writer, record, value = values[0]
             data = Input(value, f"a value of inode {ino}")
+            if kind == 7:
+                row = Input(rest, "the row of a writer")
+                need(ino == 0 and read_writer(row) == writer, "the row of a writer is another's")
+                row.end()
+                data.raw(16), data.bytes(255).decode()
+                data.end()
+                seen[writer] = record
+            # Rows of writers come before all else.
+            need(record <= seen.get(writer, 0), f"inode {ino}: a value under a dot that was not seen")
             if kind == 1:
                 need(not rest, f"inode {ino}: its key is too long")
                 self.inodes[ino] = read_inode(value, ino)

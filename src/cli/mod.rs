@@ -180,7 +180,9 @@ impl From<StoreError> for Failure {
             StoreError::UnknownEpoch { .. } => Code::WrongSecret,
             StoreError::Newer { .. } => Code::NoRepository,
             StoreError::Full => Code::NoSpace,
-            StoreError::State { .. } | StoreError::Io { .. } => Code::Other,
+            StoreError::State { .. } | StoreError::Io { .. } | StoreError::Republished { .. } => {
+                Code::Other
+            }
         };
         Self::new(code, error)
     }

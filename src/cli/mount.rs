@@ -148,7 +148,7 @@ impl Service for Mounted {
         let others = || volume.devices.iter().filter(|head| head.device != state.device);
         let elsewhere: Vec<serde_json::Value> = others()
             .filter_map(|head| {
-                let generation = head.commit.held.get(&state.device)?;
+                let generation = head.commit.processed.held(&state.device)?;
                 let id = crate::crypto::hex(&head.device);
                 Some(serde_json::json!({"name": head.name, "id": id, "generation": generation}))
             })

@@ -15,7 +15,8 @@ use super::place::LocalState;
 use super::search::Search;
 use super::{Code, Failure, Result};
 use crate::crypto::{DeviceId, Hash, Secret};
-use crate::format::commit::{Name, Vector};
+use crate::format::clock::Generations;
+use crate::format::commit::Name;
 use crate::format::register::{HEADER_MAX, Header};
 use crate::io::{Clock as _, DirSynced, SyncedFolder, SystemClock, SystemRandom, output};
 use crate::store::{CacheSizes, Context, Listing, Store, StoreError, Stray, is_arriving};
@@ -215,7 +216,12 @@ fn go_on(global: &Global, looked: &Looked, report: &Report, closed: &[Stray]) ->
 }
 
 /// As a new device, from the newest heads that can be used.
-fn start_anew(global: &Global, looked: &Looked, report: &Report, seen: Vector) -> Result<Repaired> {
+fn start_anew(
+    global: &Global,
+    looked: &Looked,
+    report: &Report,
+    seen: Generations,
+) -> Result<Repaired> {
     let options = looked.options(global, &Wanted::default());
     let volume = looked.volume(&OpenOptions { repair: Some(seen), ..options })?;
     volume.settle(false)?;
@@ -224,16 +230,18 @@ fn start_anew(global: &Global, looked: &Looked, report: &Report, seen: Vector) -
 
 /// Generations that a state has seen, its own among them; none if its bytes are
 /// damaged.
-fn seen_by(state: &LocalState) -> Result<Vector> {
+fn seen_by(state: &LocalState) -> Result<Generations> {
     let state = match State::load(&*state.folder) {
         Ok(Some(state)) => state,
-        Ok(None) => return Ok(Vector::new()),
-        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => return Ok(Vector::new()),
+        Ok(None) => return Ok(Generations::default()),
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+            return Ok(Generations::default());
+        }
         Err(error) => return Err(error.into()),
     };
     let mut seen = state.seen;
     if state.generation > 0 {
-        seen.insert(state.device, state.generation);
+        seen.add(state.device, state.generation);
     }
     Ok(seen)
 }

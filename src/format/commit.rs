@@ -1,8 +1,7 @@
 //! The commit in a head, and the names of files in REPO (`docs/format.md`,
 //! "Commits" and "Names").
 
-use std::collections::BTreeMap;
-
+use super::clock::{Processed, Tag, Writer};
 use super::container::Kind;
 use super::node::{Id, LEVEL_MAX, NO_ID};
 use super::wire::{DecodeError, Decoder, Encoder, Result};
@@ -15,13 +14,15 @@ const LIST_MAX: u64 = 1 << 22;
 const LABEL_MAX: usize = 255;
 /// Longest of the fields with a tag.
 const FIELD_MAX: usize = 1 << 20;
-/// Tag of [`Commit::bad`].
-const BAD: u64 = 1;
+/// Tag of [`Commit::bad`]. Fields with even tags are sets that grow, and a merge inherits
+/// them; those with odd ones are of one head.
+const BAD: u64 = 2;
+/// Tag of [`Commit::lost`].
+const LOST: u64 = 4;
 /// Most hashes that [`Commit::bad`] may hold.
 pub const BAD_MAX: usize = FIELD_MAX / size_of::<Hash>();
-
-/// How far each device has been seen: device to generation.
-pub type Vector = BTreeMap<DeviceId, u64>;
+/// Bit of the flags: [`Commit::announcement`].
+const ANNOUNCEMENT: u8 = 1;
 
 /// An object that a checkpoint brought, with its index entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,8 @@ pub struct Retired {
     pub device: DeviceId,
     /// Its last generation.
     pub last: u64,
+    /// The tag of that head; zeros where there was none.
+    pub tag: Tag,
     /// Who owns its folder now.
     pub heir: DeviceId,
 }
@@ -54,21 +57,23 @@ pub struct Commit {
     pub device: DeviceId,
     /// Equal to the head's extension.
     pub generation: u64,
-    /// Counts the device's changes of content; dots carry it.
-    pub content_generation: u64,
     /// When it was made.
     pub time: Timestamp,
-    /// Drawn at each mount: two heads of one generation with different ones
-    /// mean a clone.
-    pub instance: [u8; 16],
+    /// The mount that made it: two heads of one generation with different ones mean a
+    /// clone.
+    pub writer: Writer,
     /// BLAKE3 of the device's head before, zeros for the first.
     pub previous: Hash,
     /// Root node of the namespace tree, and its level.
     pub root: (Id, u8),
-    /// Content generations of all devices that are merged into it.
-    pub merged: Vector,
-    /// Generations of which all objects were here at full size.
-    pub held: Vector,
+    /// Root node of the device's ledger, and its level.
+    pub ledger: (Id, u8),
+    /// The newest head of each other device that is merged into it.
+    pub processed: Processed,
+    /// Whether only [`Commit::processed`] counts, and the tree is empty.
+    pub announcement: bool,
+    /// The newest generation of the device, up to this one, that others must answer.
+    pub news: u64,
     /// Highest journal sequence number that it contains.
     pub journal: u64,
     /// Inodes in it.
@@ -77,38 +82,17 @@ pub struct Commit {
     pub bytes: u64,
     /// What the device calls itself.
     pub device_name: String,
-    /// Label of a kept commit, or empty.
-    pub label: String,
     /// Objects new in it.
     pub objects: Vec<NewObject>,
-    /// Own objects that will be deleted.
-    pub condemned: Vec<Hash>,
     /// Devices retired; only grows.
     pub retired: Vec<Retired>,
     /// Heads and objects that a repair found damaged, ascending: what they hold
     /// does not count as stored.
     pub bad: Vec<Hash>,
+    /// Chunks that nobody can bring any more, ascending.
+    pub lost: Vec<Id>,
     /// Fields of later versions.
     pub unknown: Vec<(u64, Vec<u8>)>,
-}
-
-fn put_vector(out: &mut Encoder, vector: &Vector) {
-    out.var(vector.len() as u64);
-    for (device, generation) in vector {
-        out.raw(device).var(*generation);
-    }
-}
-
-fn get_vector(input: &mut Decoder<'_>) -> Result<Vector> {
-    let mut vector = Vector::new();
-    for _ in 0..input.var_max(65536, "vector")? {
-        let device = input.array()?;
-        if vector.last_key_value().is_some_and(|(last, _)| *last >= device) {
-            return Err(DecodeError::Invalid("vector order"));
-        }
-        vector.insert(device, input.var()?);
-    }
-    Ok(vector)
 }
 
 fn get_text(input: &mut Decoder<'_>) -> Result<String> {
@@ -116,37 +100,46 @@ fn get_text(input: &mut Decoder<'_>) -> Result<String> {
     String::from_utf8(bytes.to_vec()).map_err(|_| DecodeError::Invalid("text"))
 }
 
-fn get_hashes(bytes: &[u8]) -> Result<Vec<Hash>> {
-    let (hashes, rest) = bytes.as_chunks();
-    let ascending = hashes.windows(2).all(|pair| pair[0] < pair[1]);
-    if hashes.is_empty() || !rest.is_empty() || !ascending {
-        return Err(DecodeError::Invalid("hashes"));
+/// Reads a set of hashes or ids: at least one, ascending.
+fn get_set<const N: usize>(bytes: &[u8]) -> Result<Vec<[u8; N]>> {
+    let (items, rest) = bytes.as_chunks();
+    let ascending = items.windows(2).all(|pair| pair[0] < pair[1]);
+    if items.is_empty() || !rest.is_empty() || !ascending {
+        return Err(DecodeError::Invalid("set"));
     }
-    Ok(hashes.to_vec())
+    Ok(items.to_vec())
+}
+
+fn get_root(input: &mut Decoder<'_>) -> Result<(Id, u8)> {
+    let (id, level) = (input.array()?, input.u8()?);
+    if level > LEVEL_MAX {
+        return Err(DecodeError::Limit("level"));
+    }
+    Ok((id, level))
 }
 
 impl Commit {
     /// Of a folder in which this device finds nothing yet.
-    pub fn empty(device: DeviceId) -> Self {
+    pub fn empty(device: DeviceId, writer: Writer) -> Self {
         Self {
             device,
             generation: 0,
-            content_generation: 0,
             time: Timestamp::default(),
-            instance: [0; 16],
+            writer,
             previous: [0; 32],
             root: (NO_ID, 0),
-            merged: Vector::new(),
-            held: Vector::new(),
+            ledger: (NO_ID, 0),
+            processed: Processed::default(),
+            announcement: false,
+            news: 0,
             journal: 0,
             inodes: 0,
             bytes: 0,
             device_name: String::new(),
-            label: String::new(),
             objects: Vec::new(),
-            condemned: Vec::new(),
             retired: Vec::new(),
             bad: Vec::new(),
+            lost: Vec::new(),
             unknown: Vec::new(),
         }
     }
@@ -156,20 +149,21 @@ impl Commit {
         let mut out = Encoder::new();
         out.raw(&self.device)
             .u64(self.generation)
-            .u64(self.content_generation)
             .signed(self.time.secs)
             .var(u64::from(self.time.nanos))
-            .raw(&self.instance)
+            .raw(&self.writer.to_bytes())
             .raw(&self.previous)
             .raw(&self.root.0)
-            .u8(self.root.1);
-        put_vector(&mut out, &self.merged);
-        put_vector(&mut out, &self.held);
-        out.u64(self.journal)
+            .u8(self.root.1)
+            .raw(&self.ledger.0)
+            .u8(self.ledger.1);
+        self.processed.encode(&mut out);
+        out.u8(if self.announcement { ANNOUNCEMENT } else { 0 })
+            .var(self.news)
+            .u64(self.journal)
             .var(self.inodes)
             .var(self.bytes)
-            .bytes(self.device_name.as_bytes())
-            .bytes(self.label.as_bytes());
+            .bytes(self.device_name.as_bytes());
         out.var(self.objects.len() as u64);
         for object in &self.objects {
             out.raw(&object.hash).u8(object.kind as u8).var(object.size);
@@ -178,16 +172,15 @@ impl Commit {
                 out.raw(id);
             }
         }
-        out.var(self.condemned.len() as u64);
-        for hash in &self.condemned {
-            out.raw(hash);
-        }
         out.var(self.retired.len() as u64);
         for retired in &self.retired {
-            out.raw(&retired.device).var(retired.last).raw(&retired.heir);
+            out.raw(&retired.device).var(retired.last).raw(&retired.tag.0).raw(&retired.heir);
         }
         if !self.bad.is_empty() {
             out.var(BAD).bytes(self.bad.as_flattened());
+        }
+        if !self.lost.is_empty() {
+            out.var(LOST).bytes(self.lost.as_flattened());
         }
         for (tag, bytes) in &self.unknown {
             out.var(*tag).bytes(bytes);
@@ -201,29 +194,36 @@ impl Commit {
         let mut commit = Self {
             device: input.array()?,
             generation: input.u64()?,
-            content_generation: input.u64()?,
             time: Timestamp {
                 secs: input.signed()?,
                 nanos: input.var_max(999_999_999, "nanoseconds")? as u32,
             },
-            instance: input.array()?,
+            writer: Writer::from_bytes(input.array()?)?,
             previous: input.array()?,
-            root: (input.array()?, input.u8()?),
-            merged: get_vector(&mut input)?,
-            held: get_vector(&mut input)?,
+            root: get_root(&mut input)?,
+            ledger: get_root(&mut input)?,
+            processed: Processed::decode(&mut input)?,
+            announcement: match input.u8()? {
+                0 => false,
+                ANNOUNCEMENT => true,
+                _ => return Err(DecodeError::Invalid("flags")),
+            },
+            news: input.var()?,
             journal: input.u64()?,
             inodes: input.var()?,
             bytes: input.var()?,
             device_name: get_text(&mut input)?,
-            label: get_text(&mut input)?,
             objects: Vec::new(),
-            condemned: Vec::new(),
             retired: Vec::new(),
             bad: Vec::new(),
+            lost: Vec::new(),
             unknown: Vec::new(),
         };
-        if commit.root.1 > LEVEL_MAX {
-            return Err(DecodeError::Limit("level"));
+        if commit.processed.get(&commit.device).is_some() {
+            return Err(DecodeError::Invalid("processed heads"));
+        }
+        if commit.news > commit.generation {
+            return Err(DecodeError::Invalid("news"));
         }
         for _ in 0..input.var_max(LIST_MAX, "object count")? {
             let mut object = NewObject {
@@ -244,13 +244,11 @@ impl Commit {
             }
             commit.objects.push(object);
         }
-        for _ in 0..input.var_max(LIST_MAX, "condemned count")? {
-            commit.condemned.push(input.array()?);
-        }
         for _ in 0..input.var_max(65536, "retired count")? {
             commit.retired.push(Retired {
                 device: input.array()?,
                 last: input.var()?,
+                tag: Tag(input.array()?),
                 heir: input.array()?,
             });
         }
@@ -262,10 +260,10 @@ impl Commit {
             }
             last = tag;
             let field = input.bytes(FIELD_MAX, "field")?;
-            if tag == BAD {
-                commit.bad = get_hashes(field)?;
-            } else {
-                commit.unknown.push((tag, field.to_vec()));
+            match tag {
+                BAD => commit.bad = get_set(field)?,
+                LOST => commit.lost = get_set(field)?,
+                _ => commit.unknown.push((tag, field.to_vec())),
             }
         }
         Ok(commit)
@@ -376,27 +374,32 @@ pub(crate) fn sample() -> Commit {
     Commit {
         device: [0x22; 16],
         generation: 7,
-        content_generation: 5,
         time: Timestamp { secs: -5, nanos: 999_999_999 },
-        instance: [2; 16],
+        writer: Writer::new(0x02_0304_0506).expect("39 bits, and not 0"),
         previous: [3; 32],
         root: ([4; 16], 2),
-        merged: [([1; 16], 5), ([9; 16], 1)].into(),
-        held: [([9; 16], 2)].into(),
+        ledger: ([5; 16], 1),
+        processed: {
+            let mut processed = Processed::default();
+            processed.add([1; 16], 5, Tag([1; 8]));
+            processed.add([9; 16], 1, Tag([9; 8]));
+            processed
+        },
+        announcement: true,
+        news: 5,
         journal: 99,
         inodes: 3,
         bytes: 400,
         device_name: "laptop".into(),
-        label: "before the trip".into(),
         objects: vec![NewObject {
             hash: [5; 32],
             kind: Kind::Data,
             size: 123,
             chunks: vec![[6; 16], [7; 16]],
         }],
-        condemned: vec![[7; 32]],
-        retired: vec![Retired { device: [8; 16], last: 3, heir: [1; 16] }],
+        retired: vec![Retired { device: [8; 16], last: 3, tag: Tag([8; 8]), heir: [1; 16] }],
         bad: vec![[5; 32], [9; 32]],
+        lost: vec![[6; 16], [7; 16]],
         unknown: vec![(9, vec![1, 2])],
     }
 }
@@ -417,12 +420,24 @@ mod tests {
         let mut bad = commit.clone();
         bad.objects[0].chunks.push([6; 16]);
         assert_eq!(Commit::decode(&bad.encode()), Err(DecodeError::Invalid("chunk order")));
-        let mut bad = commit;
+        let mut bad = commit.clone();
         bad.bad.push([9; 32]);
-        assert_eq!(Commit::decode(&bad.encode()), Err(DecodeError::Invalid("hashes")));
-        bad.bad = Vec::new();
-        bad.unknown = vec![(BAD, Vec::new())];
-        assert_eq!(Commit::decode(&bad.encode()), Err(DecodeError::Invalid("hashes")));
+        assert_eq!(Commit::decode(&bad.encode()), Err(DecodeError::Invalid("set")));
+        for tag in [BAD, LOST] {
+            let mut bad = commit.clone();
+            (bad.bad, bad.lost) = (Vec::new(), Vec::new());
+            bad.unknown = vec![(tag, Vec::new())];
+            assert_eq!(Commit::decode(&bad.encode()), Err(DecodeError::Invalid("set")));
+        }
+        let mut own = commit.clone();
+        own.processed.add(own.device, 1, Tag::default());
+        assert_eq!(Commit::decode(&own.encode()), Err(DecodeError::Invalid("processed heads")));
+        let mut ahead = commit.clone();
+        ahead.news = ahead.generation + 1;
+        assert_eq!(Commit::decode(&ahead.encode()), Err(DecodeError::Invalid("news")));
+        let mut high = commit;
+        high.ledger.1 = LEVEL_MAX + 1;
+        assert_eq!(Commit::decode(&high.encode()), Err(DecodeError::Limit("level")));
     }
 
     #[test]

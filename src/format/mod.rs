@@ -4,6 +4,7 @@
 //! Invariant: encodings are canonical (one value, one encoding) and every
 //! length that comes from outside has a limit.
 
+pub mod clock;
 pub mod commit;
 pub mod container;
 pub mod namespace;

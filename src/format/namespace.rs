@@ -1,12 +1,15 @@
 //! Keys and values of the namespace map (`docs/format.md`, "Namespace").
 
+use super::clock::{WRITER_BYTES, Writer};
 use super::wire::{DecodeError, Decoder, Encoder, Result};
 use crate::crypto::DeviceId;
 use crate::io::Timestamp;
 
-/// An inode number. Bit 63 is reserved for snapshots; then a 40-bit prefix
-/// drawn for each mount and a 23-bit counter.
+/// An inode number. Bit 63 is reserved for snapshots, bit 62 for a file that lost its number
+/// to another version of it; then the [`Writer`] that made it (39 bits) and a counter (23).
 pub type Ino = u64;
+/// The inode to which the rows of writers belong; no file has this number.
+const NO_INO: Ino = 0;
 /// The root directory.
 pub const ROOT: Ino = 1;
 /// Longest name, bytes.
@@ -30,34 +33,34 @@ pub const KEY_MAX: usize = 8 + 1 + 8 + NAME_MAX;
 pub enum Key {
     /// The inode itself.
     Inode(Ino),
-    /// Where a united directory went.
-    Alias(Ino),
     /// An extended attribute.
     Xattr(Ino, Vec<u8>),
     /// A name of the inode: parent and name.
     Back(Ino, Ino, Vec<u8>),
     /// An entry of the directory: keyed 63-bit hash of the name, and the name.
     Entry(Ino, u64, Vec<u8>),
+    /// The row of a writer: its dot is the last change of the writer that the tree contains.
+    Writer(Writer),
     /// A kind that this version does not know: inode, kind, rest.
     Opaque(Ino, u8, Vec<u8>),
 }
 
 const INODE: u8 = 1;
-const ALIAS: u8 = 2;
 const XATTR: u8 = 3;
 const BACK: u8 = 4;
 const ENTRY: u8 = 5;
+const WRITER: u8 = 7;
 
 impl Key {
     /// The inode (or directory) that the key belongs to.
     pub fn ino(&self) -> Ino {
         match self {
             Self::Inode(ino)
-            | Self::Alias(ino)
             | Self::Xattr(ino, _)
             | Self::Back(ino, ..)
             | Self::Entry(ino, ..)
             | Self::Opaque(ino, ..) => *ino,
+            Self::Writer(_) => NO_INO,
         }
     }
 
@@ -67,7 +70,6 @@ impl Key {
         bytes.extend_from_slice(&self.ino().to_be_bytes());
         match self {
             Self::Inode(_) => bytes.push(INODE),
-            Self::Alias(_) => bytes.push(ALIAS),
             Self::Xattr(_, name) => {
                 bytes.push(XATTR);
                 bytes.extend_from_slice(name);
@@ -81,6 +83,10 @@ impl Key {
                 bytes.push(ENTRY);
                 bytes.extend_from_slice(&hash.to_be_bytes());
                 bytes.extend_from_slice(name);
+            }
+            Self::Writer(writer) => {
+                bytes.push(WRITER);
+                bytes.extend_from_slice(&writer.to_bytes());
             }
             Self::Opaque(_, kind, rest) => {
                 bytes.push(*kind);
@@ -116,7 +122,6 @@ impl Key {
         };
         let key = match kind {
             INODE => Self::Inode(ino),
-            ALIAS => Self::Alias(ino),
             XATTR => Self::Xattr(ino, name(&mut input)?),
             BACK => Self::Back(ino, u64::from_be_bytes(input.array()?), file_name(&mut input)?),
             ENTRY => {
@@ -128,6 +133,10 @@ impl Key {
                 }
                 Self::Entry(ino, hash, file_name(&mut input)?)
             }
+            WRITER if ino == NO_INO => {
+                Self::Writer(Writer::from_bytes(input.array::<WRITER_BYTES>()?)?)
+            }
+            WRITER => return Err(DecodeError::Invalid("row of a writer")),
             _ => Self::Opaque(ino, kind, input.raw(input.remaining())?.to_vec()),
         };
         input.end()?;
@@ -161,15 +170,6 @@ impl Key {
     }
 }
 
-/// Which change made a value: device and content generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Dot {
-    /// The device.
-    pub device: DeviceId,
-    /// Its content generation.
-    pub generation: u64,
-}
-
 /// A value of the namespace map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
@@ -181,8 +181,8 @@ pub enum Value {
     Back,
     /// Of [`Key::Xattr`].
     Xattr(Vec<u8>),
-    /// Of [`Key::Alias`].
-    Alias(Ino),
+    /// Of [`Key::Writer`]: the device whose mount it was, and what that called itself.
+    Writer(DeviceId, String),
     /// Of [`Key::Opaque`].
     Opaque(Vec<u8>),
 }
@@ -200,8 +200,8 @@ impl Value {
             Self::Xattr(bytes) | Self::Opaque(bytes) => {
                 out.raw(bytes);
             }
-            Self::Alias(ino) => {
-                out.var(*ino);
+            Self::Writer(device, name) => {
+                out.raw(device).bytes(name.as_bytes());
             }
         }
         out.finish()
@@ -222,7 +222,12 @@ impl Value {
                 }
                 Self::Xattr(input.raw(bytes.len())?.to_vec())
             }
-            Key::Alias(_) => Self::Alias(input.var()?),
+            Key::Writer(_) => {
+                let device = input.array()?;
+                let name = input.bytes(NAME_MAX, "device name")?.to_vec();
+                let name = String::from_utf8(name);
+                Self::Writer(device, name.map_err(|_| DecodeError::Invalid("device name"))?)
+            }
             Key::Opaque(..) => Self::Opaque(input.raw(bytes.len())?.to_vec()),
         };
         input.end()?;
@@ -540,8 +545,10 @@ mod tests {
     #[test]
     fn key_bytes_sort_as_the_keys_mean() {
         let keys = [
+            Key::Writer(Writer::new(2).unwrap()),
+            Key::Writer(Writer::new(256).unwrap()),
             Key::Inode(1),
-            Key::Alias(1),
+            Key::Opaque(1, 2, b"?".to_vec()),
             Key::Xattr(1, b"user.a".to_vec()),
             Key::Back(1, 0, b"x".to_vec()),
             Key::Entry(1, 4, b"b".to_vec()),
@@ -627,6 +634,25 @@ mod tests {
         inode.holes = 1;
         let chunk = Value::Inode(Box::new(inode)).encode();
         assert_eq!(read(&chunk), Some(DecodeError::Invalid("holes")));
+    }
+
+    #[test]
+    fn rows_of_writers_survive_and_stand_at_inode_0() {
+        let key = Key::Writer(Writer::new(5).unwrap());
+        let value = Value::Writer([7; 16], "laptop".into());
+        assert_eq!(Value::decode(&key, &value.encode()), Ok(value.clone()));
+        for cut in 0..value.encode().len() {
+            assert!(Value::decode(&key, &value.encode()[..cut]).is_err());
+        }
+        let mut text = value.encode();
+        *text.last_mut().unwrap() = 0xff;
+        assert_eq!(Value::decode(&key, &text), Err(DecodeError::Invalid("device name")));
+        let mut elsewhere = key.encode();
+        elsewhere[7] = 1;
+        assert_eq!(Key::decode(&elsewhere), Err(DecodeError::Invalid("row of a writer")));
+        let zero = [&key.encode()[..9], &[0; 5]].concat();
+        assert_eq!(Key::decode(&zero), Err(DecodeError::Invalid("writer")));
+        assert!(Key::decode(&key.encode()[..13]).is_err());
     }
 
     /// The next place in a listing is the hash and one: of the highest number

@@ -4,9 +4,9 @@
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
-use super::namespace::{Dot, KEY_MAX, VALUE_MAX};
+use super::clock::{Dot, Writer};
+use super::namespace::{KEY_MAX, VALUE_MAX};
 use super::wire::{DecodeError, Decoder, Encoder, Result};
-use crate::crypto::DeviceId;
 
 /// Id of a node or chunk: 16 bytes of keyed BLAKE3.
 pub type Id = [u8; 16];
@@ -22,7 +22,9 @@ pub const ITEMS_MAX: usize = 192;
 pub const NODE_MAX: usize = ITEMS_MAX * (KEY_MAX + VALUE_MAX + 64);
 const _: () = assert!(NODE_MAX as u64 <= super::container::FRAME_MAX, "a node fits into a frame");
 /// Most values a key may hold at once (siblings of concurrent changes).
-const SIBLINGS_MAX: u64 = 64;
+const SIBLINGS_MAX: u64 = 256;
+/// Most writers that the values of a leaf may have.
+const WRITERS_MAX: u64 = ITEMS_MAX as u64 * SIBLINGS_MAX;
 /// Longest chunk.
 pub const CHUNK_MAX: u64 = super::container::FRAME_MAX;
 
@@ -221,13 +223,13 @@ impl Node {
         match self {
             Self::MapLeaf(items) => {
                 out.u8(MAP_LEAF);
-                let devices: BTreeSet<DeviceId> = items
+                let writers: BTreeSet<Writer> = items
                     .iter()
-                    .flat_map(|item| item.values.iter().map(|value| value.dot.device))
+                    .flat_map(|item| item.values.iter().map(|value| value.dot.writer))
                     .collect();
-                out.var(devices.len() as u64);
-                for device in &devices {
-                    out.raw(device);
+                out.var(writers.len() as u64);
+                for writer in &writers {
+                    out.raw(&writer.to_bytes());
                 }
                 out.var(items.len() as u64);
                 let mut last = Vec::new();
@@ -235,8 +237,8 @@ impl Node {
                     put_key(&mut out, &mut last, &item.key);
                     out.var(item.values.len() as u64);
                     for value in &item.values {
-                        let index = devices.range(..value.dot.device).count();
-                        out.var(index as u64).var(value.dot.generation).bytes(&value.bytes);
+                        let index = writers.range(..value.dot.writer).count();
+                        out.var(index as u64).var(value.dot.record).bytes(&value.bytes);
                     }
                 }
             }
@@ -278,18 +280,18 @@ impl Node {
         let items_max = ITEMS_MAX as u64;
         let node = match kind {
             MAP_LEAF => {
-                let mut devices: Vec<DeviceId> = Vec::new();
-                for _ in 0..input.var_max(65536, "device count")? {
-                    let device = input.array()?;
-                    if devices.last().is_some_and(|last| *last >= device) {
-                        return Err(DecodeError::Invalid("device order"));
+                let mut writers: Vec<Writer> = Vec::new();
+                for _ in 0..input.var_max(WRITERS_MAX, "writer count")? {
+                    let writer = Writer::from_bytes(input.array()?)?;
+                    if writers.last().is_some_and(|last| *last >= writer) {
+                        return Err(DecodeError::Invalid("writer order"));
                     }
-                    devices.push(device);
+                    writers.push(writer);
                 }
                 let count = input.var_max(items_max, "item count")?;
                 let mut items = Vec::with_capacity(count as usize);
                 let mut last = Vec::new();
-                let mut named = vec![false; devices.len()];
+                let mut named = vec![false; writers.len()];
                 for _ in 0..count {
                     let key = get_key(&mut input, &mut last)?;
                     let siblings = input.var_max(SIBLINGS_MAX, "sibling count")?;
@@ -297,10 +299,11 @@ impl Node {
                     let mut values: Vec<Dotted> = Vec::with_capacity(siblings as usize);
                     for _ in 0..siblings {
                         let index = input.var()? as usize;
-                        let device =
-                            *devices.get(index).ok_or(DecodeError::Invalid("device index"))?;
+                        let writer =
+                            *writers.get(index).ok_or(DecodeError::Invalid("writer index"))?;
                         named[index] = true;
-                        let dot = Dot { device, generation: input.var()? };
+                        let dot = Dot::new(writer, input.var()?);
+                        let dot = dot.ok_or(DecodeError::Invalid("dot"))?;
                         if values.last().is_some_and(|last| last.dot >= dot) {
                             return Err(DecodeError::Invalid("dot order"));
                         }
@@ -313,7 +316,7 @@ impl Node {
                     items.push(MapItem { key: key.into(), values });
                 }
                 if named.contains(&false) {
-                    return Err(DecodeError::Invalid("device that no value names"));
+                    return Err(DecodeError::Invalid("writer that no value names"));
                 }
                 Self::MapLeaf(items)
             }
@@ -371,9 +374,9 @@ impl Node {
 /// One or more of each kind.
 #[cfg(test)]
 pub(crate) fn samples() -> Vec<Node> {
-    let value = |device: u8, generation| Dotted {
-        dot: Dot { device: [device; 16], generation },
-        bytes: vec![device; 3],
+    let value = |writer: u8, record| Dotted {
+        dot: Dot { writer: Writer::new(writer.into()).expect("above 0"), record },
+        bytes: vec![writer; 3],
     };
     vec![
         Node::MapLeaf(vec![
@@ -420,18 +423,18 @@ mod tests {
         }
     }
 
-    /// Devices that no value names, and neighbours that should be one run, were
+    /// Writers that no value names, and neighbours that should be one run, were
     /// taken: the same content had many roots.
     #[test]
     fn a_node_has_one_encoding() {
-        let dot = Dot { device: [5; 16], generation: 1 };
+        let dot = Dot { writer: Writer::new(5).unwrap(), record: 1 };
         let values = vec![Dotted { dot, bytes: vec![7] }];
         let good = Node::MapLeaf(vec![MapItem { key: b"k".to_vec().into(), values }]).encode();
         let mut bad = vec![MAP_LEAF, 2];
-        bad.extend_from_slice(&[5; 16]);
-        bad.extend_from_slice(&[6; 16]);
-        bad.extend_from_slice(&good[18..]);
-        let refused = DecodeError::Invalid("device that no value names");
+        bad.extend_from_slice(&[0, 0, 0, 0, 5]);
+        bad.extend_from_slice(&[0, 0, 0, 0, 6]);
+        bad.extend_from_slice(&good[7..]);
+        let refused = DecodeError::Invalid("writer that no value names");
         assert_eq!(Node::decode(&bad), Err(refused));
         let run = |id, len, count| Run { id: [id; 16], len, count };
         for (first, second, joined) in [

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use super::clock::Dot;
 use super::namespace::{Ino, KEY_MAX, Key, VALUE_MAX, Value};
 use super::node::{CHUNK_MAX, Id, NO_ID};
 use super::wire::{DecodeError, Decoder, Encoder, Result};
@@ -110,10 +111,11 @@ fn get_time(input: &mut Decoder<'_>) -> Result<Timestamp> {
     })
 }
 
-/// Canonical bytes of a record, in two pieces: the second is the data of the
-/// last change, if it writes any, which is not copied.
-pub fn encode<'a>(changes: &'a [Change<'_>]) -> (Vec<u8>, &'a [u8]) {
+/// Canonical bytes of a record that made `dot`, in two pieces: the second is the data of
+/// the last change, if it writes any, which is not copied.
+pub fn encode<'a>(dot: Dot, changes: &'a [Change<'_>]) -> (Vec<u8>, &'a [u8]) {
     let mut out = Encoder::new();
+    dot.encode(&mut out);
     out.var(changes.len() as u64);
     for (nth, change) in changes.iter().enumerate() {
         match change {
@@ -153,10 +155,11 @@ pub fn encode<'a>(changes: &'a [Change<'_>]) -> (Vec<u8>, &'a [u8]) {
     (out.finish(), &[])
 }
 
-/// Reads a record.
-pub fn decode(bytes: &[u8]) -> Result<Vec<Change<'_>>> {
+/// Reads a record: its dot and its changes.
+pub fn decode(bytes: &[u8]) -> Result<(Dot, Vec<Change<'_>>)> {
     let size_max = i64::MAX as u64;
     let mut input = Decoder::new(bytes);
+    let dot = Dot::decode(&mut input)?;
     let mut changes = Vec::new();
     for _ in 0..input.var_max(CHANGES_MAX, "change count")? {
         changes.push(match input.u8()? {
@@ -213,13 +216,18 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<Change<'_>>> {
         });
     }
     input.end()?;
-    Ok(changes)
+    Ok((dot, changes))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::clock::Writer;
     use crate::format::namespace::{Inode, Owner};
+
+    fn dot() -> Dot {
+        Dot { writer: Writer::new(3).unwrap(), record: 9 }
+    }
 
     #[test]
     fn a_record_survives_and_every_cut_is_refused() {
@@ -243,11 +251,11 @@ mod tests {
         ];
         // Whichever change is the last.
         for len in 0..=changes.len() {
-            let (start, data) = encode(&changes[..len]);
+            let (start, data) = encode(dot(), &changes[..len]);
             let bytes = [&start, data].concat();
-            assert_eq!(decode(&bytes).as_deref(), Ok(&changes[..len]));
+            assert_eq!(decode(&bytes), Ok((dot(), changes[..len].to_vec())));
         }
-        let (bytes, _) = encode(&changes);
+        let (bytes, _) = encode(dot(), &changes);
         for cut in 0..bytes.len() {
             assert!(decode(&bytes[..cut]).is_err());
         }
@@ -258,7 +266,7 @@ mod tests {
         let time = Timestamp { secs: 0, nanos: 0 };
         let piece = |from, len| Piece { id: [1; 16], from, len };
         let decoded = |offset, pieces| {
-            let (bytes, _) = encode(&[Change::Stored { ino: 1, offset, pieces, time }]);
+            let (bytes, _) = encode(dot(), &[Change::Stored { ino: 1, offset, pieces, time }]);
             decode(&bytes).map(drop)
         };
         assert_eq!(decoded(0, vec![piece(0, 1)]), Ok(()));

@@ -1,13 +1,14 @@
 //! Applying changes to memory: the same for an operation and for its replay.
 
 use super::{File, Fs, FsError, Result, State, stored_of};
+use crate::format::clock::Dot;
 use crate::format::namespace::{Ino, Inode, Key, Value};
 use crate::format::record::Change;
 use crate::io::Timestamp;
 
 impl Fs {
-    /// Applies one change to the overlay.
-    pub(super) fn apply(&self, state: &mut State, change: &Change<'_>) -> Result<()> {
+    /// Applies one change of the record that made `dot` to the overlay.
+    pub(super) fn apply(&self, state: &mut State, dot: Dot, change: &Change<'_>) -> Result<()> {
         match change {
             Change::Set(key, value) => {
                 let mut value = value.clone();
@@ -36,7 +37,7 @@ impl Fs {
                 if let Key::Back(ino, ..) = key {
                     self.count_name(state, *ino, key, true)?;
                 }
-                state.current.insert(key.encode(), Some(value));
+                state.current.set(key.encode(), dot, value);
                 Ok(())
             }
             Change::Remove(key) => {
@@ -56,12 +57,12 @@ impl Fs {
                     Key::Entry(dir, ..) => self.count_subdir(state, *dir, key, false)?,
                     _ => {}
                 }
-                state.current.insert(key.encode(), None);
+                state.current.remove(key.encode());
                 Ok(())
             }
             Change::Write { ino, offset, bytes, time } => {
                 let end = offset + bytes.len() as u64;
-                self.change_content(state, *ino, *time, |file| {
+                self.change_content(state, *ino, (dot, *time), |file| {
                     file.layer.write(*offset, bytes);
                     file.size.max(end)
                 })
@@ -69,7 +70,7 @@ impl Fs {
             // Replay fetches the bytes before.
             Change::Stored { .. } => Err(FsError::Invalid),
             Change::Resize { ino, size, time } => {
-                self.change_content(state, *ino, *time, |file| {
+                self.change_content(state, *ino, (dot, *time), |file| {
                     if *size < file.size {
                         file.layer.truncate(*size);
                     } else if file.layer.is_clean() {
@@ -80,7 +81,7 @@ impl Fs {
                 })
             }
             Change::Zero { ino, from, to, time } => {
-                self.change_content(state, *ino, *time, |file| {
+                self.change_content(state, *ino, (dot, *time), |file| {
                     file.layer.zero(*from, (*to).min(file.size));
                     file.size
                 })
@@ -141,7 +142,7 @@ impl Fs {
         &self,
         state: &mut State,
         ino: Ino,
-        time: Timestamp,
+        (dot, time): (Dot, Timestamp),
         change: impl FnOnce(&mut File) -> u64,
     ) -> Result<()> {
         let file = self.file(state, ino)?;
@@ -154,7 +155,7 @@ impl Fs {
             // Two sparse files of the largest size are 2^64 - 2 bytes.
             state.bytes = state.bytes.wrapping_add(size).wrapping_sub(old);
         }
-        self.change_inode(state, ino, |inode| {
+        self.change_inode(state, ino, dot, |inode| {
             inode.size = size;
             inode.mtime = time;
             inode.ctime = time;
@@ -166,6 +167,7 @@ impl Fs {
         &self,
         state: &mut State,
         ino: Ino,
+        dot: Dot,
         change: impl FnOnce(&mut Inode),
     ) -> Result<()> {
         if let Some(inode) = state.orphans.get_mut(&ino) {
@@ -173,13 +175,14 @@ impl Fs {
             return Ok(());
         }
         let key = Key::Inode(ino).encode();
-        if let Some(Some(Value::Inode(inode))) = state.current.get_mut(&key) {
+        if let Some((made, inode)) = state.current.inode_mut(&key) {
+            *made = dot;
             change(inode);
             return Ok(());
         }
         let mut inode = self.inode(state, ino)?;
         change(&mut inode);
-        state.current.insert(key, Some(Value::Inode(Box::new(inode))));
+        state.current.set(key, dot, Value::Inode(Box::new(inode)));
         Ok(())
     }
 }

@@ -96,8 +96,8 @@ impl Fs {
                     .map(|l| l.bytes)
                     .sum::<u64>()
                 + state.apart.unwrap_or_else(|| self.volume.store.new_bytes()),
-            waiting_changes: state.current.len() as u64
-                + state.frozen.as_ref().map_or(0, |frozen| frozen.len() as u64),
+            waiting_changes: state.current.edits.len() as u64
+                + state.frozen.as_ref().map_or(0, |frozen| frozen.edits.len() as u64),
             inodes: state.inodes,
             bytes: state.bytes,
             trouble: self.trouble.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone(),
@@ -116,7 +116,7 @@ impl Fs {
         now.saturating_sub(last) >= when.quiet
             || now.saturating_sub(first) >= when.latest
             || self.volume.store.new_bytes() >= when.bytes
-            || state.current.len() >= CHANGES_MAX
+            || state.current.edits.len() >= CHANGES_MAX
             || self.log.bytes() >= LOG_MAX / 2
             || self.passed() >= PASSED_MAX
     }
@@ -271,7 +271,7 @@ impl Fs {
         logged: bool,
     ) -> Result<Option<(Arc<Overlay>, Vec<Frozen>, (u64, u64), u64)>> {
         let (_draining, mut state) = if logged { self.drained()? } else { self.undrained() };
-        if state.current.is_empty() && !always {
+        if state.current.edits.is_empty() && !always {
             // At most files without a name changed.
             state.changed = None;
             return Ok(None);
@@ -318,7 +318,7 @@ impl Fs {
     ) -> std::result::Result<Made, StoreError> {
         let mut contents = Vec::with_capacity(files.len());
         let mut withheld = None;
-        let mut edits = overlay.clone();
+        let mut overlay = overlay.clone();
         for file in files {
             let flushed = flush(&self.volume.store, &file.stored, &file.layer, file.size, false);
             let flushed = match flushed {
@@ -332,7 +332,7 @@ impl Fs {
                 }
             };
             let stored = flushed.as_ref().unwrap_or(&file.stored);
-            if let Some(Some(Value::Inode(inode))) = edits.get_mut(&Key::Inode(file.ino).encode()) {
+            if let Some((_, inode)) = overlay.inode_mut(&Key::Inode(file.ino).encode()) {
                 set_stored(inode, stored);
                 inode.size = stored.size;
                 bytes = bytes.wrapping_add(stored.size).wrapping_sub(file.size);
@@ -346,8 +346,10 @@ impl Fs {
             let unnamed = state.orphans.values().map(|inode| inode.content);
             state.files.values().map(|file| file.stored.content).chain(unnamed).collect()
         };
+        let Overlay { edits, seen } = overlay;
         let edits = edits.into_iter().collect();
-        let published = self.volume.checkpoint(edits, (inodes, bytes), sequence, &open)?;
+        let counts = (inodes, bytes);
+        let published = self.volume.checkpoint(edits, &seen, counts, sequence, &open)?;
         if let Some(path) = published.gone.first() {
             withheld.get_or_insert(StoreError::Vanished { path: path.clone() });
         }
@@ -363,7 +365,7 @@ impl Fs {
             return Ok(());
         }
         let stopped = |_| failed(std::io::Error::other("it has stopped"));
-        let (_draining, state) = self.drained().map_err(stopped)?;
+        let (_draining, mut state) = self.drained().map_err(stopped)?;
         for &ino in files {
             let Some(file) = state.files.get(&ino) else { continue };
             let Ok(inode) = self.inode(&state, ino) else { continue };
@@ -373,7 +375,8 @@ impl Fs {
             let mut layer = file.frozen.as_deref().cloned().unwrap_or_default();
             layer.absorb(file.layer.clone());
             for record in rewrite(&layer, file.size, ino, inode) {
-                let (record, data) = encode(&record);
+                let dot = self.take_dot(&mut state);
+                let (record, data) = encode(dot, &record);
                 let sequence = self.log.append(&[&record, data], true).map_err(failed)?;
                 self.note_logged(sequence);
             }
@@ -387,8 +390,10 @@ impl Fs {
     pub(super) fn thaw(&self, files: Vec<Frozen>, contents: Vec<Option<Stored>>) -> Result<()> {
         let mut state = self.lock();
         for (frozen, _) in files.iter().zip(&contents).filter(|(_, stored)| stored.is_none()) {
-            // Its record in the commit is behind: the one in memory stays.
-            let changed = self.change_inode(&mut state, frozen.ino, |_| ());
+            // Its record in the commit is behind: the one in memory stays, under a dot that
+            // the commit does not cover.
+            let dot = self.take_dot(&mut state);
+            let changed = self.change_inode(&mut state, frozen.ino, dot, |_| ());
             changed.or_else(|error| if error == FsError::Stale { Ok(()) } else { Err(error) })?;
         }
         state.frozen = None;
@@ -403,9 +408,7 @@ impl Fs {
             file.frozen = None;
             file.pages.forget();
             file.stored = stored.clone();
-            if let Some(Some(Value::Inode(inode))) =
-                state.current.get_mut(&Key::Inode(ino).encode())
-            {
+            if let Some((_, inode)) = state.current.inode_mut(&Key::Inode(ino).encode()) {
                 set_stored(inode, &stored);
             }
             super::dir::drop_unused(&mut state, ino);
@@ -418,13 +421,27 @@ impl Fs {
         Ok(())
     }
 
+    /// Notes in a file's record what is stored of it; its content is as it was.
+    pub(super) fn note_stored(&self, state: &mut State, ino: Ino, stored: &Stored) -> Result<()> {
+        if let Some((_, inode)) = state.current.inode_mut(&Key::Inode(ino).encode()) {
+            set_stored(inode, stored);
+            return Ok(());
+        }
+        let dot = self.next_dot(state);
+        self.change_inode(state, ino, dot, |inode| set_stored(inode, stored))?;
+        if !state.orphans.contains_key(&ino) {
+            self.take_dot(state);
+        }
+        Ok(())
+    }
+
     /// Nothing was published: what was frozen goes back below what came since.
     fn refreeze(&self, files: Vec<Frozen>) {
         let mut state = self.lock();
         if let Some(frozen) = state.frozen.take() {
             let newer = std::mem::take(&mut state.current);
             let mut all = Arc::try_unwrap(frozen).unwrap_or_else(|shared| (*shared).clone());
-            all.extend(newer);
+            all.absorb(newer);
             state.current = all;
         }
         let now = self.volume.world().clock.elapsed();

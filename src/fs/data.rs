@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::attr::kill_privileges;
 use super::dir::drop_unused;
 use super::queue::{LARGE, QUEUE_MAX};
-use super::{Fs, FsError, Result, Seek, State, set_stored};
+use super::{Fs, FsError, Result, Seek, State};
 use crate::format::namespace::{Ino, Key, Value};
 use crate::format::record::Change;
 use crate::io::Timestamp;
@@ -220,11 +220,12 @@ impl Fs {
             return Ok(false);
         }
         let bytes = Bytes::copy_from_slice(bytes);
-        if !self.enqueue_write((ino, offset), &bytes, time) {
+        if !self.enqueue_write(self.next_dot(state), (ino, offset), &bytes, time) {
             return Ok(false);
         }
+        let dot = self.take_dot(state);
         let end = offset + bytes.len() as u64;
-        let applied = self.change_content(state, ino, time, |file| {
+        let applied = self.change_content(state, ino, (dot, time), |file| {
             file.layer.share(offset, bytes);
             file.size.max(end)
         });
@@ -339,7 +340,7 @@ impl Fs {
         if file.is_clean() {
             // The record must not be behind when the file leaves memory.
             let stored = file.stored.clone();
-            self.change_inode(&mut state, ino, |inode| set_stored(inode, &stored))?;
+            self.note_stored(&mut state, ino, &stored)?;
             drop_unused(&mut state, ino);
         }
         result

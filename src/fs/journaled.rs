@@ -71,7 +71,7 @@ pub enum RecoverError {
 
 /// Whether a record needs chunks that are in REPO.
 fn rests_on_chunks(record: &[u8]) -> bool {
-    let rests = |changes: Vec<Change<'_>>| {
+    let rests = |(_, changes): (_, Vec<Change<'_>>)| {
         changes.iter().any(|change| matches!(change, Change::Stored { .. }))
     };
     // One that does not decode may.

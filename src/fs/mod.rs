@@ -34,6 +34,7 @@ pub use operations::{
     TimeSet, has_namespace,
 };
 
+use crate::format::clock::{Dot, Seen, Writer};
 use crate::format::namespace::{Content, Ino, Inode, Key, Owner, ROOT, Value};
 use crate::format::node::MapItem;
 use crate::format::record::{Change, encode};
@@ -159,7 +160,41 @@ impl File {
     }
 }
 
-type Overlay = BTreeMap<Vec<u8>, Option<Value>>;
+/// A value of the namespace with the change that made it, or that there is none.
+type Edit = Option<(Dot, Value)>;
+
+/// Changes of the namespace above the tree.
+#[derive(Clone, Default)]
+struct Overlay {
+    /// By encoded key.
+    edits: BTreeMap<Vec<u8>, Edit>,
+    /// The changes that made them.
+    seen: Seen,
+}
+
+impl Overlay {
+    fn set(&mut self, key: Vec<u8>, dot: Dot, value: Value) {
+        self.edits.insert(key, Some((dot, value)));
+    }
+
+    fn remove(&mut self, key: Vec<u8>) {
+        self.edits.insert(key, None);
+    }
+
+    /// The inode record under the key, if it is set here, with its dot.
+    fn inode_mut(&mut self, key: &[u8]) -> Option<(&mut Dot, &mut Inode)> {
+        match self.edits.get_mut(key) {
+            Some(Some((dot, Value::Inode(inode)))) => Some((dot, inode)),
+            _ => None,
+        }
+    }
+
+    /// Lays `newer` above it.
+    fn absorb(&mut self, newer: Self) {
+        self.edits.extend(newer.edits);
+        self.seen.join(&newer.seen);
+    }
+}
 
 /// Everything in memory.
 #[derive(Default)]
@@ -188,6 +223,8 @@ struct State {
     /// while layers are cut, and once a cut or a checkpoint failed.
     apart: Option<u64>,
     next_ino: Ino,
+    /// Changes that this mount made.
+    made: u64,
     /// Time of the first and the last change since the last freeze.
     changed: Option<(std::time::Duration, std::time::Duration)>,
     /// A checkpoint failed; before this time none is made unasked.
@@ -265,14 +302,16 @@ impl Fs {
             trouble: Mutex::default(),
             cause: Mutex::default(),
         };
-        fs.draw_prefix()?;
+        fs.lock().next_ino = fs.volume.draw_writer()?.first_ino();
         if fresh {
             let now = fs.now();
             let owner = fs.owner(options.ownership.uid, options.ownership.gid);
             let inode = Inode::new(0o040_755, owner.0, owner.1, now);
             let mut state = fs.lock();
             // Not journaled: replay starts from the same empty repository.
-            fs.apply(&mut state, &Change::Set(Key::Inode(ROOT), Value::Inode(Box::new(inode))))
+            let set = Change::Set(Key::Inode(ROOT), Value::Inode(Box::new(inode)));
+            let dot = fs.take_dot(&mut state);
+            fs.apply(&mut state, dot, &set)
                 .map_err(|_| StoreError::Missing { what: "the empty root".into() })?;
         }
         Ok(fs)
@@ -286,18 +325,20 @@ impl Fs {
     /// Applies a record that the log replayed.
     pub fn replay(&self, sequence: u64, record: &[u8]) -> std::result::Result<(), RecoverError> {
         let failed = |error: &dyn std::fmt::Display| RecoverError::Replay(error.to_string());
-        let changes = crate::format::record::decode(record).map_err(|error| failed(&error))?;
+        let decoded = crate::format::record::decode(record);
+        let (dot, changes) = decoded.map_err(|error| failed(&error))?;
         let mut written = None;
         for change in changes {
             let change = self.fetched(change)?;
             if let Change::Write { ino, .. } = &change {
                 written = Some(*ino);
             }
-            self.apply(&mut self.lock(), &change).map_err(|error| failed(&error))?;
+            self.apply(&mut self.lock(), dot, &change).map_err(|error| failed(&error))?;
         }
         {
             self.note_logged(sequence);
             let mut state = self.lock();
+            state.current.seen.add(dot);
             let now = self.volume.world().clock.elapsed();
             state.changed.get_or_insert((now, now));
         }
@@ -357,26 +398,17 @@ impl Fs {
         self.volume.world().clock.now()
     }
 
-    /// Draws the prefix of this mount's inode numbers: one that no inode of
-    /// the tree has.
-    fn draw_prefix(&self) -> std::result::Result<(), StoreError> {
-        loop {
-            let mut bytes = [0; 8];
-            self.volume.world().random.fill(&mut bytes);
-            let first = (u64::from_le_bytes(bytes) & 0xff_ffff_ffff) << 23;
-            if first == 0 {
-                continue;
-            }
-            let mut used = false;
-            self.volume.scan(&first.to_be_bytes(), &mut |key, _| {
-                used = key.ino() >> 23 == first >> 23;
-                ControlFlow::Break(())
-            })?;
-            if !used {
-                self.lock().next_ino = first;
-                return Ok(());
-            }
-        }
+    /// The dot of the next change.
+    fn next_dot(&self, state: &State) -> Dot {
+        Dot { writer: self.volume.writer(), record: state.made + 1 }
+    }
+
+    /// A change is made: its dot.
+    fn take_dot(&self, state: &mut State) -> Dot {
+        let dot = self.next_dot(state);
+        state.made = dot.record;
+        state.current.seen.add(dot);
+        dot
     }
 
     fn new_ino(&self, state: &mut State) -> Result<Ino> {
@@ -384,10 +416,11 @@ impl Fs {
         state.next_ino += 1;
         if state.next_ino.trailing_zeros() >= 23 {
             // The prefix is used up; the chance that a random one is taken is
-            // below 2^-20 even with a million prefixes in the tree.
+            // below 2^-19 even with a million prefixes in the tree.
             let mut bytes = [0; 8];
             self.volume.world().random.fill(&mut bytes);
-            state.next_ino = ((u64::from_le_bytes(bytes) & 0xff_ffff_ffff) | 1) << 23;
+            bytes[0] |= 1;
+            state.next_ino = Writer::draw(bytes).map_or(0, Writer::first_ino);
         }
         if ino == 0 { Err(FsError::Io) } else { Ok(ino) }
     }
@@ -495,13 +528,15 @@ impl Fs {
             changes.iter().filter(stays).cloned().collect()
         };
         let is_logged = !logged.is_empty();
+        let mut dot = self.next_dot(state);
         if is_logged {
-            let (record, data) = encode(&logged);
+            let (record, data) = encode(dot, &logged);
             self.log_in_turn((&record, data), reserve)?;
+            dot = self.take_dot(state);
         }
         for change in changes {
             // It is in the log, and what is not in memory cannot be taken back.
-            self.apply(state, change).inspect_err(|error| {
+            self.apply(state, dot, change).inspect_err(|error| {
                 self.stop(&format!("a logged change could not be made in memory: {error}"));
             })?;
         }
@@ -519,11 +554,9 @@ impl Fs {
     /// A value of the namespace with all changes.
     fn get(&self, state: &State, key: &Key) -> Result<Option<Value>> {
         let bytes = key.encode();
-        if let Some(value) = state.current.get(&bytes) {
-            return Ok(value.clone());
-        }
-        if let Some(value) = state.frozen.as_ref().and_then(|frozen| frozen.get(&bytes)) {
-            return Ok(value.clone());
+        let frozen = || state.frozen.as_ref().and_then(|frozen| frozen.edits.get(&bytes));
+        if let Some(edit) = state.current.edits.get(&bytes).or_else(frozen) {
+            return Ok(edit.as_ref().map(|(_, value)| value.clone()));
         }
         self.volume.get_encoded(key, &bytes).map_err(|error| self.store_failed(&error))
     }
@@ -550,9 +583,9 @@ impl Fs {
         state: &State,
         from: &[u8],
         prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], Seen<'_>) -> Step,
+        visit: &mut dyn FnMut(&[u8], Item<'_>) -> Step,
     ) -> Result<()> {
-        let none = Overlay::new();
+        let none = Overlay::default();
         let frozen = state.frozen.as_deref().unwrap_or(&none);
         let mut upper = Upper {
             current: overlay_range(&state.current, from, prefix).peekable(),
@@ -568,12 +601,12 @@ impl Fs {
                 && let Some((key, above)) = upper.next_up_to(&item.key)
             {
                 hidden = **key == *item.key;
-                if let Some(value) = above {
-                    ended = visit(key, Seen::Above(value));
+                if let Some((_, value)) = above {
+                    ended = visit(key, Item::Above(value));
                 }
             }
             if !hidden && ended.is_continue() {
-                ended = visit(&item.key, Seen::Stored(item));
+                ended = visit(&item.key, Item::Stored(item));
             }
             if ended.is_break() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
@@ -581,8 +614,8 @@ impl Fs {
             && ended.is_continue()
             && let Some((key, above)) = upper.next()
         {
-            if let Some(value) = above {
-                ended = visit(key, Seen::Above(value));
+            if let Some((_, value)) = above {
+                ended = visit(key, Item::Above(value));
             }
         }
         stored.and(ended.break_value().unwrap_or(Ok(()))).map_err(|error| self.store_failed(&error))
@@ -652,12 +685,12 @@ impl Fs {
 type Step = ControlFlow<std::result::Result<(), StoreError>>;
 
 /// An item on a way through overlays and tree.
-enum Seen<'a> {
+enum Item<'a> {
     Above(&'a Value),
     Stored(&'a MapItem),
 }
 
-impl Seen<'_> {
+impl Item<'_> {
     /// Its value; `key` is its own.
     fn value(&self, key: &Key) -> std::result::Result<Value, StoreError> {
         match self {
@@ -668,12 +701,12 @@ impl Seen<'_> {
 }
 
 /// The two overlays as one ordered list; the current one hides the frozen.
-struct Upper<'a, I: Iterator<Item = (&'a Vec<u8>, &'a Option<Value>)>> {
+struct Upper<'a, I: Iterator<Item = (&'a Vec<u8>, &'a Edit)>> {
     current: Peekable<I>,
     frozen: Peekable<I>,
 }
 
-impl<'a, I: Iterator<Item = (&'a Vec<u8>, &'a Option<Value>)>> Upper<'a, I> {
+impl<'a, I: Iterator<Item = (&'a Vec<u8>, &'a Edit)>> Upper<'a, I> {
     fn next_up_to(&mut self, limit: &[u8]) -> Option<I::Item> {
         let first = [self.current.peek(), self.frozen.peek()].into_iter().flatten();
         let first = first.map(|(key, _)| *key).min()?;
@@ -698,8 +731,9 @@ fn overlay_range<'a>(
     overlay: &'a Overlay,
     from: &[u8],
     prefix: &'a [u8],
-) -> impl Iterator<Item = (&'a Vec<u8>, &'a Option<Value>)> {
+) -> impl Iterator<Item = (&'a Vec<u8>, &'a Edit)> {
     overlay
+        .edits
         .range::<[u8], _>((Bound::Included(from), Bound::Unbounded))
         .take_while(move |(key, _)| key.starts_with(prefix))
 }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{Fs, FsError, Result, State};
+use crate::format::clock::Dot;
 use crate::format::namespace::Ino;
 use crate::format::record::{Change, PIECES_MAX, Piece, encode};
 use crate::io::Timestamp;
@@ -36,6 +37,7 @@ const BATCH: u64 = 1 << 20;
 
 /// A write that waits.
 pub(super) struct Waiting {
+    dot: Dot,
     ino: Ino,
     offset: u64,
     time: Timestamp,
@@ -128,7 +130,7 @@ impl Waiting {
     /// Splits off what is at and above `at`, which lies within.
     fn split(&mut self, at: u64) -> Self {
         let bytes = self.bytes.split_off((at - self.offset) as usize);
-        Self { ino: self.ino, offset: at, time: self.time, bytes, known: None }
+        Self { dot: self.dot, ino: self.ino, offset: at, time: self.time, bytes, known: None }
     }
 }
 
@@ -178,18 +180,19 @@ impl Fs {
         self.queue().sequence = sequence;
     }
 
-    /// Queues a large write, whoever calls holding the state. `false` if the log
-    /// could not promise room for it: then nothing was done.
+    /// Queues a large write that makes `dot`, whoever calls holding the state. `false` if
+    /// the log could not promise room for it: then nothing was done.
     pub(super) fn enqueue_write(
         &self,
+        dot: Dot,
         (ino, offset): (Ino, u64),
         bytes: &Bytes,
         time: Timestamp,
     ) -> bool {
         let change = [Change::Write { ino, offset, bytes: bytes[..].into(), time }];
-        let len = encode(&change).0.len() + bytes.len() + SPARE;
+        let len = encode(dot, &change).0.len() + bytes.len() + SPARE;
         let Ok(promised) = self.log.promise(len, false) else { return false };
-        let write = Waiting { ino, offset, time, bytes: bytes.clone(), known: None };
+        let write = Waiting { dot, ino, offset, time, bytes: bytes.clone(), known: None };
         self.queue().push(self.queued_now(promised, Record::Write(write)));
         true
     }
@@ -332,15 +335,15 @@ impl Fs {
             Record::Encoded(record) => return log(&[&record]),
             Record::Write(write) => write,
         };
-        let (len, Waiting { ino, offset, time, bytes, known }) = (write.len(), write);
+        let (len, Waiting { dot, ino, offset, time, bytes, known }) = (write.len(), write);
         let known = known.filter(|known| bytes.is_empty() || self.are_durable(known));
         if let Some(pieces) = known {
             *passed += len;
-            let (record, _) = encode(&[Change::Stored { ino, offset, pieces, time }]);
+            let (record, _) = encode(dot, &[Change::Stored { ino, offset, pieces, time }]);
             return log(&[&record]);
         }
         let change = [Change::Write { ino, offset, bytes: bytes[..].into(), time }];
-        let (record, data) = encode(&change);
+        let (record, data) = encode(dot, &change);
         log(&[&record, data])
     }
 

@@ -249,6 +249,7 @@ fn a_crash_does_not_bring_back_an_unlinked_inode() {
             ControlFlow::Continue(())
         })
         .unwrap();
+    keys.retain(|key| !matches!(key, Key::Writer(_)));
     assert_eq!(keys, [Key::Inode(ROOT)]);
 }
 

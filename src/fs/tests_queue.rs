@@ -176,8 +176,9 @@ fn a_full_queue_waits_for_whoever_cuts() {
     let bytes = Bytes::from(noise(1, MIB));
     let fill = || {
         for piece in 0..QUEUE_MAX >> 20 {
-            let _state = fs.lock();
-            assert!(fs.enqueue_write((ino, piece << 20), &bytes, fs.now()));
+            let mut state = fs.lock();
+            let dot = fs.take_dot(&mut state);
+            assert!(fs.enqueue_write(dot, (ino, piece << 20), &bytes, fs.now()));
         }
         assert!(fs.is_congested());
     };

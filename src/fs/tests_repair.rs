@@ -9,7 +9,8 @@ use super::tests_crash::machine::{boot, fresh, open, sound};
 use super::tests_crash::model::{ME, find};
 use super::*;
 use crate::crypto::Hash;
-use crate::format::commit::{Vector, parse_head_name, parse_object_name};
+use crate::format::clock::Generations;
+use crate::format::commit::{parse_head_name, parse_object_name};
 use crate::io::SyncedFolder as _;
 use crate::io::sim::SimWorld;
 use crate::volume::{Repaired, VolumeError};
@@ -116,7 +117,7 @@ fn bad(world: &SimWorld) -> HashSet<Hash> {
 fn repair(
     world: &SimWorld,
     state: &str,
-    anew: Option<Vector>,
+    anew: Option<Generations>,
     life: u64,
 ) -> std::result::Result<Repaired, VolumeError> {
     let (volume, repository) = open(world, state, life, anew)?;
@@ -182,7 +183,7 @@ fn whatever_is_lost_the_tree_is_whole_and_the_rest_can_be_read() {
         }
         world.clock().advance(Duration::from_secs(3600));
         let files = kept(&world);
-        let repaired = match repair(&world, "new", Some(Vector::new()), 100) {
+        let repaired = match repair(&world, "new", Some(Generations::default()), 100) {
             Ok(repaired) => repaired,
             Err(error) => panic!("seed {seed}: {error}"),
         };
@@ -232,7 +233,7 @@ fn what_a_lost_head_changed_in_the_tree_is_as_before() {
     let (world, commits) = repository();
     let heads: Vec<String> = kept(&world).into_iter().filter(|p| p.contains("/head/")).collect();
     harm(&world, &heads[3], 0);
-    let repaired = repair(&world, "new", Some(Vector::new()), 100).unwrap();
+    let repaired = repair(&world, "new", Some(Generations::default()), 100).unwrap();
     assert!(repaired.changes.iter().any(|text| text.contains("older commits")), "{repaired:?}");
     let fs = boot(&world, "new", 101).unwrap();
     sound(&fs);
@@ -255,7 +256,7 @@ fn devices_that_saw_what_was_lost_go_on_or_are_told() {
     for state in ["state", "watcher"] {
         assert!(boot(&world, state, 51).is_err(), "{state}");
     }
-    let repaired = repair(&world, "new", Some(Vector::new()), 100).unwrap();
+    let repaired = repair(&world, "new", Some(Generations::default()), 100).unwrap();
     assert!(lost(&repaired).is_empty(), "{repaired:?}");
     let expected: Seen =
         commits[3].iter().map(|(path, bytes)| (path.clone(), Some(bytes.clone()))).collect();
@@ -280,7 +281,7 @@ fn without_any_head_nothing_is_made_up() {
     world.clock().advance(Duration::from_secs(3600));
     let before = kept(&world);
     assert!(matches!(
-        repair(&world, "new", Some(Vector::new()), 100),
+        repair(&world, "new", Some(Generations::default()), 100),
         Err(VolumeError::Waiting(_) | VolumeError::Open(_))
     ));
     assert_eq!(kept(&world), before);

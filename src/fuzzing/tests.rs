@@ -7,8 +7,9 @@ use super::vault::{ISSUER_KEYS, framed};
 use super::*;
 use crate::crypto::{hash, hex};
 use crate::daemon::{receive, send};
+use crate::format::clock::Dot;
 use crate::format::container::ChunkPlace;
-use crate::format::namespace::{Content, ContentClass, Dot, Inode, Owner};
+use crate::format::namespace::{Content, ContentClass, Inode, Owner};
 use crate::format::node::{self, Dotted, MapItem, NO_ID, Run};
 use crate::format::record::Change;
 use crate::format::register::{Features, Slot, key_check_slot};
@@ -341,7 +342,7 @@ fn without_zeros(bytes: &[u8]) -> Vec<u8> {
 /// A root folder with a file of a content tree, one of a chunk, a small one and
 /// a folder, and the content tree.
 fn a_repository() -> Vec<u8> {
-    let dot = Dot { device: DEVICE, generation: 1 };
+    let dot = Dot { writer: super::writer(), record: 1 };
     let mut items = BTreeMap::new();
     let mut set = |key: Key, value: Value| {
         items.insert(key.encode(), vec![Dotted { dot, bytes: value.encode() }]);
@@ -476,12 +477,12 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
     .map(|name| name.path().rsplit('/').next().unwrap().to_string());
     let mut namespace = vec![
         chosen(0, &Key::Inode(5).encode()),
-        chosen(0, &Key::Alias(5).encode()),
+        chosen(0, &Key::Writer(super::writer()).encode()),
         chosen(0, &Key::Xattr(5, b"user.a".to_vec()).encode()),
         chosen(0, &Key::Back(5, 1, b"name".to_vec()).encode()),
         chosen(0, &Key::Entry(1, 77, b"name".to_vec()).encode()),
         chosen(0, &Key::Opaque(1, 77, b"later".to_vec()).encode()),
-        chosen(2, &Value::Alias(6).encode()),
+        chosen(2, &Value::Writer(DEVICE, "laptop".into()).encode()),
         chosen(3, &Value::Xattr(b"value".to_vec()).encode()),
         chosen(5, &Value::Entry(5, 0o100_000).encode()),
     ];
@@ -494,11 +495,11 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         name: "laptop".into(),
         place: [3; 32],
         generation: 4,
-        content_generation: 3,
+        news: 3,
         head: [5; 32],
         journal: 6,
         base: [7; 32],
-        seen: [(DEVICE, 4), ([0x23; 16], 9)].into(),
+        seen: [(DEVICE, 4), ([0x23; 16], 9)].into_iter().collect(),
     }
     .encode();
     state.truncate(state.len() - 32);
@@ -577,7 +578,10 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         ("namespace", namespace),
         ("node", node::samples().iter().map(Node::encode).collect()),
         ("password", texts(&["correct horse battery staple\n", "caf\u{e9}\u{a0}x\u{378}"])),
-        ("record", vec![record::encode(&changes()).0]),
+        (
+            "record",
+            vec![record::encode(Dot { writer: super::writer(), record: 300 }, &changes()).0],
+        ),
         ("register", vec![a_register().encode()]),
         ("repository", vec![a_repository()]),
         ("state", vec![state]),

@@ -438,6 +438,9 @@ pub fn check_name(file: &dyn SyncedFile, expected: &Hash) -> io::Result<bool> {
 }
 
 #[cfg(test)]
+mod tests_example;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -14,6 +14,7 @@ mod strays;
 mod weighted;
 
 use crate::crypto::{FileCipher, IdKeys, Purpose, RepoId, derive};
+use crate::format::clock::Dot;
 use crate::format::container::Prefix;
 use crate::format::register::Keyring;
 
@@ -76,6 +77,16 @@ pub enum StoreError {
     Vanished {
         /// Path within REPO.
         path: String,
+    },
+    /// This program is wrong: it would publish a second value under the dot of one that is
+    /// published. Nothing was published.
+    #[error(
+        "the change {} of writer {:010x} was published before with another value: this is a fault of the program",
+        dot.record, dot.writer.number()
+    )]
+    Republished {
+        /// The dot.
+        dot: Dot,
     },
     /// No room in REPO: free some, then it goes on.
     #[error("no space left in the repository folder or for local state")]

@@ -253,13 +253,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::format::namespace::Dot;
+    use crate::format::clock::{Dot, Writer};
     use crate::format::node::Dotted;
     use crate::tree::testing::{Memory, keys};
 
     fn item(key: u32, value: u8) -> (Vec<u8>, MapItem) {
         let key = key.to_be_bytes().to_vec();
-        let dot = Dot { device: [1; 16], generation: u64::from(value) };
+        let dot = Dot { writer: Writer::new(1).unwrap(), record: u64::from(value) + 1 };
         let values = vec![Dotted { dot, bytes: vec![value; 10] }];
         (key.clone(), MapItem { key: key.into(), values })
     }

@@ -3,14 +3,15 @@
 //! Invariant: nobody writes on while a newer head of any device is here and
 //! cannot be used, nor while local state and own heads disagree.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::repository::{HeadFile, open_head};
 use super::state::State;
 use super::{Base, Behind, DeviceHead, Notice, OpenOptions, Unusable, VolumeError};
 use crate::crypto::{DeviceId, Hash, hex};
-use crate::format::commit::{Commit, Vector};
+use crate::format::clock::{Generations, Tag, Writer};
+use crate::format::commit::{Commit, Retired};
 use crate::format::register::Features;
 use crate::io::SyncedFolder;
 use crate::store::{Result, Store, StoreError};
@@ -55,7 +56,7 @@ pub(super) struct Loaded {
     pub unusable: Vec<(HeadFile, StoreError)>,
     /// Devices that a repair went on without, and the last generation of each
     /// that it found.
-    pub retired: Vector,
+    pub retired: BTreeMap<DeviceId, u64>,
     /// Second heads of a device's newest generation: its state was copied.
     pub clones: Vec<String>,
     /// Feature sets that the heads name, authentic.
@@ -95,6 +96,7 @@ pub(super) fn load_heads(
                             device: *device,
                             name: commit.device_name.clone(),
                             generation: commit.generation,
+                            hash: file.hash,
                             commit,
                             complete: true,
                         };
@@ -177,16 +179,21 @@ pub(super) fn refuse(unusable: Vec<StoreError>) -> std::result::Result<(), Volum
     if waiting.is_empty() { Ok(()) } else { Err(VolumeError::Waiting(waiting.join(" and "))) }
 }
 
-/// What a repair goes on without: devices with a newest head that cannot be
+/// What a repair by `heir` goes on without: devices with a newest head that cannot be
 /// used or that was `seen` and is not here, and the last one that can.
-pub(super) fn given_up(loaded: &Loaded, seen: &Vector) -> Vector {
-    let last = |device: &DeviceId| {
-        let here = loaded.newest.iter().find(|(head, _)| head.device == *device);
-        here.map_or(0, |(head, _)| head.generation)
-    };
-    let lost = seen.iter().filter(|(device, seen)| last(device) < **seen);
-    let unusable = loaded.unusable.iter().map(|(file, _)| file.device);
-    unusable.chain(lost.map(|(device, _)| *device)).map(|d| (d, last(&d))).collect()
+pub(super) fn given_up(loaded: &Loaded, seen: &Generations, heir: DeviceId) -> Vec<Retired> {
+    let here = |device: &DeviceId| loaded.newest.iter().find(|(head, _)| head.device == *device);
+    let last = |device: &DeviceId| here(device).map_or(0, |(head, _)| head.generation);
+    let lost = seen.iter().filter(|(device, seen)| last(device) < *seen);
+    let unusable = loaded.unusable.iter().map(|(file, _)| &file.device);
+    let devices: BTreeSet<&DeviceId> = unusable.chain(lost.map(|(device, _)| device)).collect();
+    let retired = devices.into_iter().map(|device| Retired {
+        device: *device,
+        last: last(device),
+        tag: here(device).map_or(Tag::default(), |(_, file)| Tag::of(&file.hash)),
+        heir,
+    });
+    retired.collect()
 }
 
 /// Sets local state right where a crash came between a head and its record,
@@ -241,7 +248,7 @@ pub(super) fn adopt_own(
         let text = "finished a checkpoint that a crash had interrupted";
         notices.push(Notice::Note(text.into()));
         state.generation = head.generation;
-        state.content_generation = head.commit.content_generation;
+        state.news = head.commit.news;
         state.head = file.hash;
         state.base = file.hash;
         state.journal = head.commit.journal;
@@ -260,15 +267,14 @@ pub(super) fn find_behind(
     Loaded { newest, retired, .. }: &Loaded,
     unusable: &[Unusable],
     state: &State,
-    told: &Vector,
+    told: &Generations,
 ) -> Vec<Behind> {
     let mut known = told.clone();
-    for (device, seen) in state.seen.iter().chain([(&state.device, &state.generation)]) {
-        let generation = known.entry(*device).or_insert(*seen);
-        *generation = (*generation).max(*seen);
+    for (device, seen) in state.seen.iter().chain([(&state.device, state.generation)]) {
+        known.add(*device, seen);
     }
     let mut behind = Vec::new();
-    for (device, known) in known {
+    for (&device, known) in known.iter() {
         let head = newest.iter().map(|(head, _)| head).find(|head| head.device == device);
         let here = head.map_or(0, |head| head.generation);
         let excused = retired.get(&device).is_some_and(|last| here >= *last);
@@ -315,24 +321,28 @@ fn only(newest: &[(DeviceHead, HeadFile)], wanted: &str) -> std::result::Result<
     }
 }
 
-/// The head to stand on: the one whose vector covers all others.
+/// The head to stand on: the one that was made knowing all others.
 pub(super) fn choose(
     Loaded { newest, clones, .. }: &Loaded,
     state: &State,
     heads: &Heads,
     options: &OpenOptions,
+    writer: Writer,
 ) -> std::result::Result<Base, VolumeError> {
     if let Some(wanted) = &options.only_device {
         return only(newest, wanted);
     }
-    let covers = |a: &DeviceHead, b: &DeviceHead| {
-        a.commit.merged.get(&b.device).copied().unwrap_or(0) >= b.commit.content_generation
-    };
+    let covers =
+        |a: &DeviceHead, b: &DeviceHead| a.commit.processed.generation(&b.device) >= b.commit.news;
+    let when = |head: &DeviceHead| (head.commit.time, head.generation, head.device);
     let top: Vec<_> = newest
         .iter()
         .filter(|(head, _)| {
             !newest.iter().any(|(other, _)| {
-                other.device != head.device && covers(other, head) && !covers(head, other)
+                // Of two that each were made knowing the other's changes, the later one.
+                other.device != head.device
+                    && covers(other, head)
+                    && (!covers(head, other) || when(other) > when(head))
             })
         })
         .collect();
@@ -350,7 +360,10 @@ pub(super) fn choose(
                 ));
             }
             Ok(Base {
-                commit: Commit { device_name: state.name.clone(), ..Commit::empty(state.device) },
+                commit: Commit {
+                    device_name: state.name.clone(),
+                    ..Commit::empty(state.device, writer)
+                },
                 hash: [0; 32],
             })
         }

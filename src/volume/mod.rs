@@ -26,15 +26,17 @@ mod tests_strays;
 mod trust;
 mod unfit;
 
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::crypto::{DeviceId, Hash, Secret, hex};
-use crate::format::commit::{Commit, Name, NewObject, Retired, Vector};
-use crate::format::namespace::{Dot, Key, Value};
-use crate::format::node::{Dotted, MapItem};
+use crate::format::clock::{Dot, Generations, Processed, Seen, Tag, Writer};
+use crate::format::commit::{Commit, Name, NewObject, Retired};
+use crate::format::namespace::{Key, Value};
+use crate::format::node::{Dotted, MapItem, NO_ID};
 use crate::format::register::{
     Features, HEADER_MAX, HeadExtension, Header, Register, SLOT_VAULT, Slot, Stamp,
 };
@@ -148,12 +150,12 @@ pub struct OpenOptions {
     pub read_only: bool,
     /// Repairs: goes on from the newest heads that can be used, as a new device.
     /// Holds the generations that an older state saw.
-    pub repair: Option<Vector>,
+    pub repair: Option<Generations>,
     /// Read-only: the local state of this machine for the repository, if there is
     /// one.
     pub beside: Option<Beside>,
     /// Generations that devices told the vault.
-    pub told: Vector,
+    pub told: Generations,
     /// Goes on from what is here although newer heads of other devices are known:
     /// they are not missed again.
     pub accept_older: bool,
@@ -267,16 +269,17 @@ pub struct Volume {
     features: Features,
     state: Mutex<State>,
     base: RwLock<Arc<Base>>,
-    instance: [u8; 16],
+    /// The number of this mount's [`Writer`].
+    writer: AtomicU64,
     /// Generations used up by heads that failed to enter REPO, whole or torn,
     /// since the last that did: no two heads of a device share one.
     spent: AtomicU64,
     /// An own head cannot be read: nothing is swept.
     own_unread: bool,
-    /// What a repair goes on without: devices, and the last generation of each.
-    without: Vector,
-    /// Heads that this device's heads say it has seen whole.
-    held: Mutex<Vector>,
+    /// What a repair goes on without.
+    without: Vec<Retired>,
+    /// What this device's newest head has processed.
+    processed: Mutex<Processed>,
     /// Things that the owner should be told.
     pub notices: Vec<Notice>,
     /// Devices whose newest heads are known and not here.
@@ -297,6 +300,8 @@ pub struct DeviceHead {
     pub name: String,
     /// Newest generation.
     pub generation: u64,
+    /// The hash of that head.
+    pub hash: Hash,
     /// Its commit.
     pub commit: Commit,
     /// Whether all objects that its heads name are here at full size.
@@ -327,8 +332,32 @@ fn check_writable(
     Ok(())
 }
 
-/// An edit of the namespace map: key, and value or removal.
-pub type MapEdit = (Key, Option<Value>);
+/// An edit of the namespace map: the encoded key, and the value with the change that made
+/// it, or removal.
+pub type Edit = (Vec<u8>, Option<(Dot, Value)>);
+
+/// An item of the namespace tree with one value, beside its key.
+fn item(key: Vec<u8>, dot: Dot, bytes: Vec<u8>) -> (Vec<u8>, MapItem) {
+    let values = vec![Dotted { dot, bytes }];
+    (key.clone(), MapItem { key: key.into(), values })
+}
+
+/// A writer that was perhaps drawn before.
+fn draw_writer(random: &dyn Random) -> Writer {
+    loop {
+        let mut bytes = [0; 8];
+        random.fill(&mut bytes);
+        if let Some(writer) = Writer::draw(bytes) {
+            return writer;
+        }
+    }
+}
+
+/// The fields of later versions that a head takes over from the one it stands on: those
+/// with even tags.
+fn inherited(fields: &[(u64, Vec<u8>)]) -> Vec<(u64, Vec<u8>)> {
+    fields.iter().filter(|(tag, _)| tag % 2 == 0).cloned().collect()
+}
 
 /// What only the commit of a repair says.
 #[derive(Default)]
@@ -386,11 +415,11 @@ impl Volume {
             name: options.device_name.clone(),
             place: options.place,
             generation: 0,
-            content_generation: 0,
+            news: 0,
             head: [0; 32],
             journal: 0,
             base: [0; 32],
-            seen: Vector::new(),
+            seen: Generations::default(),
         });
         let own = repository.heads.get(&state.device).map_or(&[][..], Vec::as_slice);
         if state.place != options.place {
@@ -442,17 +471,17 @@ impl Volume {
         }
         let mut unusable = Vec::new();
         let without = match &options.repair {
-            Some(seen) => given_up(&loaded, seen),
+            Some(seen) => given_up(&loaded, seen, state.device),
             None if options.read_only => {
                 for (file, error) in std::mem::take(&mut loaded.unusable) {
                     let (path, own) = (file.name().path(), file.device == own.0);
                     unusable.push(Unusable { path, own, error });
                 }
-                Vector::new()
+                Vec::new()
             }
             None => {
                 refuse(loaded.unusable.drain(..).map(|(_, error)| error).collect())?;
-                Vector::new()
+                Vec::new()
             }
         };
         if loaded.newest.is_empty() && options.repair.is_none() {
@@ -469,15 +498,19 @@ impl Volume {
                 error => error,
             },
         )?;
-        let base = choose(&loaded, &state, &heads, options)?;
+        let writer = draw_writer(&*world.random);
+        let base = choose(&loaded, &state, &heads, options, writer)?;
         let known = options.beside.as_ref().map_or(&state, |beside| &beside.state);
         let behind = find_behind(&loaded, &unusable, known, &options.told);
         for (head, _) in &loaded.newest {
-            let seen = state.seen.entry(head.device).or_insert(0);
-            *seen = head.generation.max(if options.accept_older { 0 } else { *seen });
+            if options.accept_older {
+                state.seen.set(head.device, head.generation);
+            } else {
+                state.seen.add(head.device, head.generation);
+            }
         }
         if options.accept_older {
-            state.seen.retain(|device, _| loaded.newest.iter().any(|(h, _)| h.device == *device));
+            state.seen.retain(|device| loaded.newest.iter().any(|(h, _)| h.device == *device));
         }
         let header = Name::Header(repository.repo).path();
         let has_header = world
@@ -491,24 +524,22 @@ impl Volume {
         });
         store.recognise_by(Landmarks { header: has_header.then_some(header), head: stands_on });
         let own_head = loaded.newest.iter().find(|(head, _)| head.device == state.device);
-        let held = own_head.map_or_else(Vector::new, |(head, _)| head.commit.held.clone());
+        let processed = own_head.map(|(head, _)| head.commit.processed.clone());
         store.distrust(&base.commit.bad);
         let own_unread = heads
             .get(&state.device)
             .is_some_and(|files| files.iter().any(|file| !store.is_known(&file.name())));
-        let mut instance = [0; 16];
-        world.random.fill(&mut instance);
         let volume = Self {
             store: Arc::new(store),
             register: RwLock::new(register),
             features: loaded.features,
             state: Mutex::new(state),
             base: RwLock::new(Arc::new(base)),
-            instance,
+            writer: AtomicU64::new(writer.number()),
             spent: AtomicU64::new(0),
             own_unread,
             without,
-            held: Mutex::new(held),
+            processed: Mutex::new(processed.unwrap_or_default()),
             notices,
             behind,
             unusable,
@@ -630,11 +661,26 @@ impl Volume {
         self.base().commit.root
     }
 
-    /// The dot of changes that are not published yet.
-    pub fn dot(&self) -> Dot {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let spent = self.spent.load(Ordering::Relaxed);
-        Dot { device: state.device, generation: state.content_generation + 1 + spent }
+    /// The writer of this mount's changes.
+    pub fn writer(&self) -> Writer {
+        Writer::new(self.writer.load(Ordering::Relaxed)).expect("only a writer is stored")
+    }
+
+    /// Draws the writer anew until neither a row of the tree nor the number of an inode
+    /// has it. To be called before the first change.
+    pub fn draw_writer(&self) -> Result<Writer> {
+        loop {
+            let writer = draw_writer(&*self.world.random);
+            let mut used = self.get(&Key::Writer(writer))?.is_some();
+            self.scan(&writer.first_ino().to_be_bytes(), &mut |key, _| {
+                used |= key.ino() <= writer.last_ino();
+                ControlFlow::Break(())
+            })?;
+            if !used {
+                self.writer.store(writer.number(), Ordering::Relaxed);
+                return Ok(writer);
+            }
+        }
     }
 
     /// A value of the namespace map, below any overlay.
@@ -692,28 +738,29 @@ impl Volume {
     }
 
     /// Publishes a checkpoint: `edits`, strictly ascending by encoded key,
-    /// become the next commit. `counts` are inodes and bytes in it, `journal`
-    /// the last sequence it contains, `open` content roots that are in use and
-    /// not part of it.
+    /// become the next commit, which contains the changes that `seen` names. `counts` are
+    /// inodes and bytes in it, `journal` the last sequence it contains, `open` content
+    /// roots that are in use and not part of it.
     pub fn checkpoint(
         &self,
-        edits: Vec<(Vec<u8>, Option<Value>)>,
+        edits: Vec<Edit>,
+        seen: &Seen,
         counts: (u64, u64),
         journal: u64,
         open: &[crate::format::namespace::Content],
     ) -> Result<Published> {
         let base = self.base();
-        let dot = self.dot();
-        let edits: Vec<map::Edit> = edits
-            .into_iter()
-            .map(|(key, value)| {
-                let item = value.map(|value| MapItem {
-                    key: key.clone().into(),
-                    values: vec![Dotted { dot, bytes: value.encode() }],
-                });
-                (key, item)
-            })
-            .collect();
+        self.check_law(&edits)?;
+        let news = !edits.is_empty();
+        let rows = self.rows(seen).into_iter().map(|(key, row)| (key, Some(row)));
+        let edits = edits.into_iter().map(|(key, edit)| match edit {
+            None => (key, None),
+            Some((dot, value)) => {
+                let (key, item) = item(key, dot, value.encode());
+                (key, Some(item))
+            }
+        });
+        let edits: Vec<map::Edit> = rows.chain(edits).collect();
         let mut new = NewNodes::new();
         let keys = Keys(&self.store.context().ids);
         let root = map::edit(keys, &*self.store, base.commit.root, &edits, &mut new)?;
@@ -722,48 +769,104 @@ impl Volume {
         if self.store.staged_bytes() > HEAD_DATA_MAX {
             self.store.publish_objects(0)?;
         }
-        self.commit(root, counts, journal, Mended::default())
+        self.commit(root, counts, journal, news, Mended::default())
     }
 
-    /// Publishes what is staged with a head whose commit has this root.
+    /// The rows that say how far each writer of this head's changes has come, in the order
+    /// of their keys, which come before all others.
+    fn rows(&self, seen: &Seen) -> Vec<(Vec<u8>, MapItem)> {
+        let State { device, name, .. } = self.state();
+        let row = |dot: Dot| {
+            let bytes = Value::Writer(device, name.clone()).encode();
+            item(Key::Writer(dot.writer).encode(), dot, bytes)
+        };
+        seen.dots().map(row).collect()
+    }
+
+    /// The law of heads: a head that covers a dot holds its value. So no value may be
+    /// published under a dot that the commit below covers, unless it is there already.
+    fn check_law(&self, edits: &[Edit]) -> Result<()> {
+        let mut last: HashMap<Writer, u64> = HashMap::new();
+        for (encoded, edit) in edits {
+            let Some((dot, value)) = edit else { continue };
+            let last = match last.entry(dot.writer) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(unknown) => *unknown.insert(self.last_of(dot.writer)?),
+            };
+            if dot.record > last {
+                continue;
+            }
+            let held = map::get(&*self.store, self.root(), encoded, |item| {
+                let bytes = value.encode();
+                item.values.iter().any(|held| held.dot == *dot && held.bytes == bytes)
+            })?;
+            if held != Some(true) {
+                return Err(StoreError::Republished { dot: *dot });
+            }
+        }
+        Ok(())
+    }
+
+    /// The writer's last change that the commit below contains, 0 for none.
+    fn last_of(&self, writer: Writer) -> Result<u64> {
+        let row = Key::Writer(writer).encode();
+        let last = |item: &MapItem| item.values.iter().map(|value| value.dot.record).max();
+        Ok(map::get(&*self.store, self.root(), &row, last)?.flatten().unwrap_or(0))
+    }
+
+    /// What the next head has processed: what the device's last one had, the head that
+    /// everything stands on, and what that had. Only what this device found here whole has
+    /// its tag.
+    fn processed(&self, base: &Base, own: DeviceId) -> Processed {
+        let mut processed = self.processed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        processed.join(&base.commit.processed.by_hearsay());
+        if base.commit.generation > 0 {
+            processed.add(base.commit.device, base.commit.generation, Tag::default());
+        }
+        for head in self.devices.iter().filter(|head| head.complete) {
+            if processed.generation(&head.device) >= head.commit.news {
+                processed.add(head.device, head.generation, Tag::of(&head.hash));
+            }
+        }
+        processed.remove(&own);
+        processed
+    }
+
+    /// Publishes what is staged with a head whose commit has this root. It has `news` if
+    /// other devices must answer it.
     fn commit(
         &self,
         root: Root,
         counts: (u64, u64),
         journal: u64,
+        news: bool,
         mended: Mended,
     ) -> Result<Published> {
         let base = self.base();
-        let dot = self.dot();
         let state = self.state();
-        let mut merged = base.commit.merged.clone();
-        merged.insert(state.device, dot.generation);
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for head in self.devices.iter().filter(|head| head.complete) {
-            held.insert(head.device, head.generation);
-        }
+        let processed = self.processed(&base, state.device);
         let generation = state.generation + 1 + self.spent.load(Ordering::Relaxed);
-        held.insert(state.device, generation);
+        let news = news || state.generation == 0 || !mended.retired.is_empty();
         let mut commit = Commit {
             device: state.device,
             generation,
-            content_generation: dot.generation,
             time: self.world.clock.now(),
-            instance: self.instance,
+            writer: self.writer(),
             previous: state.head,
             root,
-            merged,
-            held: held.clone(),
+            ledger: (NO_ID, 0),
+            processed: processed.clone(),
+            announcement: false,
+            news: if news { generation } else { state.news },
             journal,
             inodes: counts.0,
             bytes: counts.1,
             device_name: state.name.clone(),
-            label: String::new(),
             objects: mended.objects,
-            condemned: Vec::new(),
             retired: [&base.commit.retired[..], &mended.retired].concat(),
             bad: mended.bad.unwrap_or_else(|| base.commit.bad.clone()),
-            unknown: base.commit.unknown.clone(),
+            lost: base.commit.lost.clone(),
+            unknown: inherited(&base.commit.unknown),
         };
         let extension = HeadExtension {
             features: self.features,
@@ -779,18 +882,18 @@ impl Volume {
                 self.spent.fetch_add(1, Ordering::Relaxed);
             })?;
         self.spent.store(0, Ordering::Relaxed);
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
+        *self.processed.lock().unwrap_or_else(PoisonError::into_inner) = processed;
         let Name::Head { hash, .. } = &name else { unreachable!("publish_head returns a head") };
         let objects = (commit.objects.len(), commit.objects.iter().map(|object| object.size).sum());
         {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.generation = commit.generation;
-            state.content_generation = commit.content_generation;
+            state.news = commit.news;
             state.head = *hash;
             state.base = *hash;
             state.journal = journal;
             let device = state.device;
-            state.seen.insert(device, commit.generation);
+            state.seen.set(device, commit.generation);
         }
         *self.base.write().unwrap_or_else(PoisonError::into_inner) =
             Arc::new(Base { hash: *hash, commit });

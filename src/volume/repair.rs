@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use super::repository::{Repository, open_head};
 use super::{Mended, Published, Volume};
 use crate::crypto::Hash;
-use crate::format::commit::{BAD_MAX, Name, NewObject, Retired};
+use crate::format::clock::{Dot, Seen};
+use crate::format::commit::{BAD_MAX, Name, NewObject};
 use crate::format::container::Class;
 use crate::format::namespace::{Content, Inode};
 use crate::format::node::{Id, MapItem, NO_ID, Node};
@@ -185,12 +186,8 @@ impl Volume {
             .into_iter()
             .filter(|object| !bad.contains(&object.hash) && needed(object))
             .collect();
-        let (base, me) = (self.base(), self.state().device);
-        let retired: Vec<Retired> = self
-            .without
-            .iter()
-            .map(|(device, last)| Retired { device: *device, last: *last, heir: me })
-            .collect();
+        let base = self.base();
+        let retired = self.without.clone();
         let mut changes = tree.changes;
         if holes > 0 {
             changes.insert(0, format!("{holes} parts of the tree were taken from older commits"));
@@ -207,6 +204,9 @@ impl Volume {
         let bytes = tree.inodes.values().filter(|inode| inode.is_file());
         let bytes = bytes.fold(0u64, |sum, inode| sum.wrapping_add(inode.size));
         let counts = (tree.inodes.len() as u64, bytes);
+        let mut seen = Seen::default();
+        seen.add(self.repair_dot());
+        tree.items.extend(self.rows(&seen));
         let edits: Vec<map::Edit> =
             tree.items.into_iter().map(|(key, item)| (key, Some(item))).collect();
         let mut new = NewNodes::new();
@@ -217,8 +217,13 @@ impl Volume {
             self.store.publish_objects(0)?;
         }
         let mended = Mended { objects, retired, bad: Some(bad_list) };
-        let published = self.commit(root, counts, self.state().journal, mended)?;
+        let published = self.commit(root, counts, self.state().journal, true, mended)?;
         Ok(Repaired { published: Some(published), changes, healed, lost })
+    }
+
+    /// The dot of all that a repair changes: it is one change.
+    fn repair_dot(&self) -> Dot {
+        Dot { writer: self.writer(), record: 1 }
     }
 
     /// Roots of all commits that can be read, the newest first.

@@ -6,7 +6,7 @@
 use std::io;
 
 use crate::crypto::{DeviceId, Hash, RepoId, hash};
-use crate::format::commit::Vector;
+use crate::format::clock::Generations;
 use crate::format::wire::{DecodeError, Decoder, Encoder, Result};
 use crate::io::PrivateFolder;
 
@@ -28,8 +28,8 @@ pub struct State {
     pub place: Hash,
     /// Generation of its newest head, 0 before the first.
     pub generation: u64,
-    /// Content generation of its newest head.
-    pub content_generation: u64,
+    /// The newest generation of its heads that others must answer.
+    pub news: u64,
     /// Hash of its newest head, zeros before the first.
     pub head: Hash,
     /// Highest journal sequence number in that head.
@@ -37,7 +37,7 @@ pub struct State {
     /// Hash of the head that records of the journal stand on, zeros for none.
     pub base: Hash,
     /// Highest generation seen of each device.
-    pub seen: Vector,
+    pub seen: Generations,
 }
 
 impl State {
@@ -50,14 +50,11 @@ impl State {
             .bytes(self.name.as_bytes())
             .raw(&self.place)
             .u64(self.generation)
-            .u64(self.content_generation)
+            .u64(self.news)
             .raw(&self.head)
             .u64(self.journal)
-            .raw(&self.base)
-            .var(self.seen.len() as u64);
-        for (device, generation) in &self.seen {
-            out.raw(device).var(*generation);
-        }
+            .raw(&self.base);
+        self.seen.encode(&mut out);
         let mut bytes = out.finish();
         let check = hash(&bytes);
         bytes.extend_from_slice(&check);
@@ -74,26 +71,19 @@ impl State {
         if input.array::<8>()? != MAGIC || input.u16()? != 1 {
             return Err(DecodeError::Invalid("version"));
         }
-        let mut state = Self {
+        let state = Self {
             repo: input.array()?,
             device: input.array()?,
             name: String::from_utf8(input.bytes(255, "name")?.to_vec())
                 .map_err(|_| DecodeError::Invalid("name"))?,
             place: input.array()?,
             generation: input.u64()?,
-            content_generation: input.u64()?,
+            news: input.u64()?,
             head: input.array()?,
             journal: input.u64()?,
             base: input.array()?,
-            seen: Vector::new(),
+            seen: Generations::decode(&mut input)?,
         };
-        for _ in 0..input.var_max(65536, "device count")? {
-            let device = input.array()?;
-            if state.seen.last_key_value().is_some_and(|(last, _)| *last >= device) {
-                return Err(DecodeError::Invalid("device order"));
-            }
-            state.seen.insert(device, input.var()?);
-        }
         input.end()?;
         Ok(state)
     }
@@ -127,11 +117,11 @@ mod tests {
             name: "laptop".into(),
             place: [3; 32],
             generation: 4,
-            content_generation: 3,
+            news: 3,
             head: [5; 32],
             journal: 6,
             base: [7; 32],
-            seen: [([2; 16], 4)].into(),
+            seen: [([2; 16], 4)].into_iter().collect(),
         };
         let bytes = state.encode();
         assert_eq!(State::decode(&bytes), Ok(state));

@@ -47,7 +47,22 @@ pub(super) fn publish(volume: &Volume, ino: u64) {
     inode.size = bytes.len() as u64;
     inode.content = Content::Chunk(id);
     let edit = (Key::Inode(ino).encode(), Some(Value::Inode(Box::new(inode))));
-    volume.checkpoint(vec![edit], (ino, 0), 0, &[]).unwrap();
+    checkpoint(volume, vec![edit], (ino, 0)).unwrap();
+}
+
+/// Publishes values and removals as the next change of this mount.
+pub(super) fn checkpoint(
+    volume: &Volume,
+    values: Vec<(Vec<u8>, Option<Value>)>,
+    counts: (u64, u64),
+) -> Result<Published> {
+    let writer = volume.writer();
+    let dot = Dot { writer, record: volume.last_of(writer).unwrap() + 1 };
+    let mut seen = Seen::default();
+    seen.add(dot);
+    let edits =
+        values.into_iter().map(|(key, value)| (key, value.map(|value| (dot, value)))).collect();
+    volume.checkpoint(edits, &seen, counts, 0, &[])
 }
 
 pub(super) fn open(

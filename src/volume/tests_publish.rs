@@ -39,7 +39,7 @@ fn attributes() -> Vec<(Vec<u8>, Option<Value>)> {
 }
 
 fn checkpoint(volume: &Volume, edits: Vec<(Vec<u8>, Option<Value>)>) -> Result<Published> {
-    volume.checkpoint(edits, (1, 0), 0, &[])
+    super::tests_damage::checkpoint(volume, edits, (1, 0))
 }
 
 /// A world in which a head was to follow its metadata objects, and the change

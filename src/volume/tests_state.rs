@@ -128,7 +128,7 @@ fn an_older_repo_is_named_with_device_and_generation() {
         assert_eq!((one.known, one.here, one.own), (4, 3, own));
     }
     // So does what the vault was told, the highest of all that is known.
-    let told = [(one.device, 9)].into();
+    let told = [(one.device, 9)].into_iter().collect();
     let read = open(&world, None, &OpenOptions { told, ..plain() }, 14).unwrap();
     assert_eq!(read.behind[0].known, 9);
     let accepted = OpenOptions { accept_older: true, ..plain() };
@@ -142,27 +142,58 @@ fn an_older_repo_is_named_with_device_and_generation() {
     assert!(refused(&world, "watcher", &plain()).starts_with("rolled back: "));
 }
 
-/// `held` was taken over from the head that this one stands on, which may be
-/// another device's: status then said that a third device holds what it never saw.
+/// What another device held was taken over from its head: status then said that a third
+/// device holds what it never saw.
 #[test]
-fn a_head_says_held_only_of_what_its_own_device_saw() {
+fn a_head_has_tags_only_of_heads_that_its_own_device_saw() {
     let world = repository();
-    let third = [9; 16];
+    let (third, tag) = ([9; 16], Tag([7; 8]));
     {
         let volume = open(&world, Some("state"), &plain(), 10).unwrap();
-        volume.held.lock().unwrap().insert(third, 7);
+        volume.processed.lock().unwrap().add(third, 7, tag);
         publish(&volume, 4);
-        assert_eq!(volume.base().commit.held.get(&third), Some(&7));
+        assert_eq!(volume.base().commit.processed.get(&third), Some((7, tag)));
     }
     let other = open(&world, Some("other"), &plain(), 11).unwrap();
+    let first = other.base();
     publish(&other, 5);
-    let held = other.base().commit.held.clone();
-    assert_eq!(held.get(&third), None, "it never saw a head of that device");
-    assert_eq!(held.len(), 2, "its own, and the one that it saw: {held:?}");
+    let processed = other.base().commit.processed.clone();
+    assert_eq!(processed.get(&third), Some((7, Tag::default())), "its changes are in it");
+    assert_eq!(processed.held(&third), None, "it never saw a head of that device");
+    let seen = Some((first.commit.generation, Tag::of(&first.hash)));
+    assert_eq!(processed.get(&first.commit.device), seen);
+    assert_eq!(processed.get(&other.state().device), None, "its own it does not name");
     drop(other);
     let first = open(&world, Some("state"), &plain(), 12).unwrap();
     publish(&first, 6);
-    assert_eq!(first.base().commit.held.get(&third), Some(&7), "its own stays");
+    assert_eq!(first.base().commit.processed.get(&third), Some((7, tag)), "its own stays");
+}
+
+/// A value under a dot that a head covers stands in that head: a second one would be taken
+/// for the first.
+#[test]
+fn nothing_is_published_twice_under_one_dot() {
+    let world = repository();
+    let volume = open(&world, Some("state"), &plain(), 10).unwrap();
+    publish(&volume, 4);
+    let dot = Dot { writer: volume.writer(), record: 1 };
+    let mut seen = Seen::default();
+    seen.add(dot);
+    let name = |name: &[u8]| Key::Xattr(4, name.to_vec()).encode();
+    let edit = |key, value: &[u8]| vec![(key, Some((dot, Value::Xattr(value.to_vec()))))];
+    let again = volume.checkpoint(edit(name(b"a"), b"1"), &seen, (4, 0), 0, &[]);
+    assert!(matches!(again, Err(StoreError::Republished { dot: found }) if found == dot));
+    // The same value is no second one, and a later change may come.
+    let stored = volume.get(&Key::Inode(4)).unwrap().unwrap();
+    let same = vec![(Key::Inode(4).encode(), Some((dot, stored)))];
+    volume.checkpoint(same, &seen, (4, 0), 0, &[]).unwrap();
+    let later = Dot { record: 2, ..dot };
+    seen.add(later);
+    let later = vec![(name(b"a"), Some((later, Value::Xattr(b"1".to_vec()))))];
+    volume.checkpoint(later, &seen, (4, 0), 0, &[]).unwrap();
+    let row = volume.get(&Key::Writer(dot.writer)).unwrap();
+    assert_eq!(row, Some(Value::Writer(volume.state().device, volume.state().name)));
+    assert_eq!(volume.last_of(dot.writer).unwrap(), 2);
 }
 
 #[test]

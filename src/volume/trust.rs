@@ -4,7 +4,7 @@ use super::heads::Loaded;
 use super::repository::{OpenFailure, Repository};
 use super::{Notice, VolumeError};
 use crate::crypto::{DeviceId, unhex};
-use crate::format::commit::Vector;
+use crate::format::clock::Generations;
 use crate::format::register::Features;
 use crate::store::{Oddity, Store, StoreError, Stray};
 
@@ -56,7 +56,7 @@ pub(super) fn tell_strays(
     store: &Store,
     repository: &Repository,
     loaded: &Loaded,
-    seen: &Vector,
+    seen: &Generations,
     notices: &mut Vec<Notice>,
 ) -> std::result::Result<(), VolumeError> {
     let alone = loaded.newest.is_empty();
@@ -112,12 +112,10 @@ fn device_of(stray: &Stray) -> Option<DeviceId> {
 }
 
 /// Whether somebody saw a head of this device.
-fn is_seen(device: &DeviceId, loaded: &Loaded, seen: &Vector) -> bool {
-    seen.contains_key(device)
-        || loaded.newest.iter().any(|(head, _)| {
-            let commit = &head.commit;
-            head.device == *device
-                || commit.merged.contains_key(device)
-                || commit.held.contains_key(device)
-        })
+fn is_seen(device: &DeviceId, loaded: &Loaded, seen: &Generations) -> bool {
+    seen.knows(device)
+        || loaded
+            .newest
+            .iter()
+            .any(|(head, _)| head.device == *device || head.commit.processed.get(device).is_some())
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use amberfs::crypto::parse_key;
+use amberfs::format::clock::Dot;
 use amberfs::format::namespace::{Key, ROOT, Value};
 use amberfs::format::record::{Change, encode};
 use amberfs::fs::{Caller, Fs, NoLog, Operations, Options, Ownership};
@@ -554,7 +555,8 @@ fn a_folder_within_itself_is_walked_once() {
         fs.mknod(who, folder.ino, b"file", 0o100_644, 0).unwrap();
         let entry = Key::Entry(folder.ino, context.ids.name_hash(b"loop"), b"loop".to_vec());
         let change = Change::Set(entry, Value::Entry(folder.ino, 0o040_000));
-        fs.replay(1, &encode(&[change]).0).unwrap();
+        let dot = Dot { writer: fs.volume().writer(), record: 77 };
+        fs.replay(1, &encode(dot, &[change]).0).unwrap();
     });
     let told = world.fails(&["ls", "repo", "-R"], 26);
     assert!(told.contains("folder/loop"), "{told}");

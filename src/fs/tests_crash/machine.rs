@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::super::*;
 use super::model::{Model, Op, Tree, perform, visible};
 use crate::crypto::Secret;
-use crate::format::commit::Vector;
+use crate::format::clock::{Generations, Seen};
 use crate::io::sim::{Crash, SimRandom, SimWorld, Unsynced};
 use crate::journal::Options as JournalOptions;
 use crate::store::Context;
@@ -34,7 +34,7 @@ pub fn open(
     world: &SimWorld,
     state: &str,
     life: u64,
-    repair: Option<Vector>,
+    repair: Option<Generations>,
 ) -> std::result::Result<(Volume, Repository), VolumeError> {
     let repo = world.synced("repo");
     let repository = Repository::find(&*repo)?;
@@ -132,8 +132,26 @@ pub fn crashes(world: &SimWorld, tears: usize) -> Vec<Crash> {
     data.into_iter().flat_map(both).collect()
 }
 
-/// The namespace agrees with itself: entries, back references and inodes.
+/// Every value stands under a dot that the tree says to have seen.
+fn dots_are_seen(fs: &Fs) {
+    let mut seen = Seen::default();
+    fs.volume()
+        .scan_items(&[], &mut |item| {
+            let [value] = &item.values[..] else { panic!("one device has one value of a key") };
+            // Rows of writers come before all else.
+            if let Ok(Key::Writer(writer)) = Key::decode(&item.key) {
+                assert_eq!(writer, value.dot.writer);
+                seen.add(value.dot);
+            }
+            assert!(seen.covers(value.dot), "{:?} of {:?} was not seen", value.dot, &*item.key);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+}
+
+/// The namespace agrees with itself: entries, back references and inodes, dots and writers.
 pub fn sound(fs: &Fs) {
+    dots_are_seen(fs);
     let mut inodes: BTreeMap<Ino, (u32, usize)> = BTreeMap::new();
     let (mut entries, mut backs) = (BTreeSet::new(), BTreeSet::new());
     let mut bytes = 0u64;
@@ -150,7 +168,7 @@ pub fn sound(fs: &Fs) {
                 (Key::Back(ino, dir, name), Value::Back) => {
                     backs.insert((dir, name, ino));
                 }
-                (Key::Xattr(..), _) => {}
+                (Key::Xattr(..), _) | (Key::Writer(_), Value::Writer(..)) => {}
                 other => panic!("unexpected item {other:?}"),
             }
             ControlFlow::Continue(())

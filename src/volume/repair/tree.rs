@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::super::Volume;
 use crate::format::namespace::{Ino, Inode, Key, Owner, ROOT, Value};
-use crate::format::node::{Dotted, MapItem};
+use crate::format::node::MapItem;
 
 const DIRECTORY: u32 = 0o040_000;
 /// Where inodes without a name go.
@@ -197,9 +197,8 @@ impl Volume {
     }
 
     fn put(&self, tree: &mut Tree, key: &Key, value: &Value) {
-        let bytes = key.encode();
-        let values = vec![Dotted { dot: self.dot(), bytes: value.encode() }];
-        tree.items.insert(bytes.clone(), MapItem { key: bytes.into(), values });
+        let (key, item) = super::super::item(key.encode(), self.repair_dot(), value.encode());
+        tree.items.insert(key, item);
     }
 
     fn directory(&self) -> Inode {
