@@ -302,7 +302,10 @@ impl Fs {
             trouble: Mutex::default(),
             cause: Mutex::default(),
         };
-        fs.lock().next_ino = fs.volume.draw_writer()?.first_ino();
+        // Who only reads needs no number, and may lack the nodes that would show it free.
+        if !options.read_only {
+            fs.lock().next_ino = fs.volume.draw_writer()?.first_ino();
+        }
         if fresh {
             let now = fs.now();
             let owner = fs.owner(options.ownership.uid, options.ownership.gid);
