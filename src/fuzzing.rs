@@ -14,6 +14,7 @@ use crate::control;
 use crate::crypto::{
     Domain, Purpose, Secret, ValueCipher, derive, format_key, hash, parse_key, resembles_key,
 };
+use crate::format;
 use crate::format::clock;
 use crate::format::commit::{self, Commit, Name};
 use crate::format::container::{
@@ -46,11 +47,12 @@ pub use vault::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets, by name.
-pub const TARGETS: [Target; 33] = [
+pub const TARGETS: [Target; 34] = [
     ("acl", acl),
     ("commit", commit),
     ("container", container),
     ("control", control),
+    ("device_ledger", device_ledger),
     ("frame", frame),
     ("header", header),
     ("helper_options", helper_options),
@@ -277,7 +279,17 @@ pub fn namespace(data: &[u8]) {
     canonical(rest, |bytes| Value::decode(&key, bytes), Value::encode);
 }
 
-/// A node of either tree.
+/// A key of a device's ledger (0), or the row of a container (1) or of a kept commit.
+pub fn device_ledger(data: &[u8]) {
+    let (what, rest) = choose(data);
+    match what % 3 {
+        0 => canonical(rest, format::ledger::Key::decode, format::ledger::Key::encode),
+        1 => canonical(rest, format::ledger::Container::decode, format::ledger::Container::encode),
+        _ => canonical(rest, format::ledger::Kept::decode, format::ledger::Kept::encode),
+    }
+}
+
+/// A node of any tree.
 pub fn node(data: &[u8]) {
     canonical(data, Node::decode, Node::encode);
     match Node::decode(data) {

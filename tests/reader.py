@@ -32,7 +32,7 @@ ITEMS_MIN, ITEMS_MAX, VALUES_MAX, LEVEL_MAX, NODE_MAX = 8, 192, 256, 15, 900_096
 KEY_MAX, VALUE_MAX, XATTR_MAX, SYMLINK_MAX, INLINE_MAX = 272, 4352, 4096, 4095, 256
 SIZE_MAX, LIST_MAX = (1 << 63) - 1, 1 << 22
 
-Commit = namedtuple("Commit", "device generation time previous root level processed news objects")
+Commit = namedtuple("Commit", "device generation time previous root level ledger processed news objects")
 Inode = namedtuple("Inode", "mode mtime size content inline holes")
 
 
@@ -295,8 +295,8 @@ def read_commit(raw, path):
     device, generation = data.raw(16), data.number(8)
     time, _writer, previous = read_time(data), read_writer(data), data.raw(32)
     root, level = data.raw(16), data.number(1)
-    _ledger, ledger_level = data.raw(16), data.number(1)
-    need(max(level, ledger_level) <= LEVEL_MAX, f"{path}: the root's level is above its limit")
+    ledger = data.raw(16), data.number(1)
+    need(max(level, ledger[1]) <= LEVEL_MAX, f"{path}: the root's level is above its limit")
     processed, flags, news = read_processed(data), data.number(1), data.var()
     need(device not in processed and flags < 2 and news <= generation, f"{path}: the commit contradicts itself")
     _journal, _inodes, _bytes, _name = data.number(8), data.var(), data.var(), data.bytes(255)
@@ -310,7 +310,7 @@ def read_commit(raw, path):
     for tag, field in read_fields(data, 1 << 20):
         if tag in (2, 4):
             read_set(field, {2: 32, 4: 16}[tag])
-    return Commit(device, generation, time, previous, root, level, processed, news, objects)
+    return Commit(device, generation, time, previous, root, level, ledger, processed, news, objects)
 
 
 class Repository:
@@ -378,7 +378,7 @@ class Repository:
             derive(purpose, id_key, self.id) for purpose in ("chunk id", "node id", "name hash", "node boundary"))
 
     def _open_heads(self, heads):
-        self.where, newest, self.commit, names = {}, {}, None, {}
+        self.where, newest, self.commit, names, self.commits = {}, {}, None, {}, {}
         for device, generation, name_hash, _path in heads:
             names.setdefault((device, generation), set()).add(name_hash)
         for device, generation, name_hash, path in sorted(heads, reverse=True):
@@ -393,7 +393,7 @@ class Repository:
             except Bad as error:
                 self.damage.append(str(error))
                 continue
-            self.opened[name_hash] = head
+            self.opened[name_hash], self.commits[name_hash] = head, commit
             for chunk in head.chunks:
                 self.where.setdefault(chunk, []).append(name_hash)
             for listed in commit.objects:
@@ -438,8 +438,32 @@ class Repository:
         need(len(data) <= NODE_MAX, f"node {node.hex()} is above its limit")
         return Input(data, f"node {node.hex()}")
 
+    def check_ledgers(self):
+        """Each device's newest ledger has all its containers but for the newest head."""
+        newest = {}
+        for name, commit in self.commits.items():
+            if commit.generation > newest.get(commit.device, (0, b""))[0]:
+                newest[commit.device] = commit.generation, name
+        for device, (_, name) in newest.items():
+            rows = Ledger(self).containers(*self.commits[name].ledger)
+            need(all(owner == device for owner, _ in rows), f"the ledger of {device.hex()} has folders of others")
+            own = [found for found in self.commits.items() if found[1].device == device]
+            for head, commit in own:
+                size, row = self.opened[head].size, rows.get((device, head))
+                fine = head == name or row == (HEAD, commit.generation, size, 0)
+                need(fine, f"{self.opened[head].path} is not in the ledger of its device")
+                for listed in commit.objects:
+                    path = self.objects.get(listed.hash, "")
+                    row = rows.get((device, listed.hash), (0, 0, 0, 0))
+                    fine = not path.startswith(device.hex()) or (row[0], row[2:]) == (listed.kind, (listed.size, 0))
+                    need(fine, f"{path} is not in the ledger of its device")
+
     def check_all(self):
         """Every frame and chunk of every file, also what nothing refers to."""
+        try:
+            self.check_ledgers()
+        except Bad as error:
+            self.damage.append(str(error))
         for name in [*self.opened, *(name for name in self.objects if name not in self.opened)]:
             try:
                 self.object(name).check(self)
@@ -484,7 +508,7 @@ class Map(Tree):
         common = data.var(len(last))
         key = last[:common] + data.bytes(KEY_MAX)
         shortest = key[common : common + 1] != last[common : common + 1] or common == len(last)
-        need(last < key and shortest and 9 <= len(key) <= KEY_MAX, f"{data.what}: keys are not in order")
+        need(last < key and shortest and len(key) <= KEY_MAX, f"{data.what}: keys are not in order")
         return key
 
     def leaf(self, data):
@@ -522,6 +546,32 @@ class Map(Tree):
         for index, found in enumerate(self.items(item[1], level - 1, is_last, False)):
             need(index or found[0] == item[0], f"{what}: a child does not begin with its key")
             yield found
+
+
+class Ledger(Map):
+    KIND = 5
+
+    def leaf(self, data):
+        items, last = [], b""
+        for _ in range(data.var(ITEMS_MAX)):
+            last = self.key(data, last)
+            items.append((last, data.bytes(VALUE_MAX)))
+        return items
+
+    def containers(self, root, level):
+        """Section 9: (device, hash) to (kind, generation, size, condemned)."""
+        found = {}
+        for key, value in self.items(root, level):
+            data = Input(value, "a row of a ledger")
+            if key[0] == 1:
+                need(len(key) == 49, "a row of a ledger has another key")
+                found[key[1:17], key[17:]] = data.number(1), data.var(), data.var(), data.var()
+                data.end()
+            elif key[0] == 2:
+                need(len(key) == 9, "a row of a ledger has another key")
+                read_time(data), data.raw(16), data.number(1), data.var(), data.var(), data.bytes(255).decode()
+                data.end()
+        return found
 
 
 class Content(Tree):
@@ -602,6 +652,7 @@ class Namespace:
         seen = {}
         root, level = (repository.commit.root, repository.commit.level) if repository.commit else (NO_ID, 0)
         for key, values in Map(repository).items(root, level):
+            need(len(key) >= 9, "a key of the namespace is too short")
             need(len(values) == 1, "a key has concurrent values; this reader does not merge")
             ino, kind, rest = int.from_bytes(key[:8], "big"), key[8], key[9:]
             writer, record, value = values[0]

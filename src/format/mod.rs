@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod commit;
 pub mod container;
+pub mod ledger;
 pub mod namespace;
 pub mod node;
 pub mod record;

@@ -1,5 +1,4 @@
-//! Nodes of the namespace tree and of content trees (`docs/format.md`,
-//! "Trees").
+//! Nodes of the namespace tree, of content trees and of ledgers (`docs/format.md`, "Trees").
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -98,7 +97,17 @@ pub struct MapItem {
     pub values: Vec<Dotted>,
 }
 
-/// An item of a namespace branch.
+/// An item of a ledger's leaf: an encoded key and what stands under it
+/// ([`super::ledger`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LedgerItem {
+    /// Encoded key.
+    pub key: ItemKey,
+    /// Encoded value.
+    pub bytes: Vec<u8>,
+}
+
+/// An item of a branch of the namespace, or of a ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapChild {
     /// The lowest key below.
@@ -144,7 +153,7 @@ pub struct ContentChild {
     pub len: u64,
 }
 
-/// A node of either tree.
+/// A node of any tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Node {
     /// Namespace, level 0.
@@ -155,6 +164,10 @@ pub enum Node {
     ContentLeaf(Vec<Run>),
     /// Content, above.
     ContentBranch(u8, Vec<ContentChild>),
+    /// Ledger, level 0.
+    LedgerLeaf(Vec<LedgerItem>),
+    /// Ledger, above.
+    LedgerBranch(u8, Vec<MapChild>),
 }
 
 impl Node {
@@ -172,8 +185,11 @@ impl Node {
             Self::MapLeaf(items) => {
                 items.iter().map(|item| key(&item.key) + held(values(item))).sum()
             }
-            Self::MapBranch(_, items) => {
+            Self::MapBranch(_, items) | Self::LedgerBranch(_, items) => {
                 items.iter().map(|item| key(&item.first) + size_of::<Id>()).sum()
+            }
+            Self::LedgerLeaf(items) => {
+                items.iter().map(|item| key(&item.key) + held(item.bytes.len())).sum()
             }
             Self::ContentLeaf(items) => size_of_val(items.as_slice()),
             Self::ContentBranch(_, items) => size_of_val(items.as_slice()),
@@ -185,6 +201,8 @@ const MAP_LEAF: u8 = 1;
 const MAP_BRANCH: u8 = 2;
 const CONTENT_LEAF: u8 = 3;
 const CONTENT_BRANCH: u8 = 4;
+const LEDGER_LEAF: u8 = 5;
+const LEDGER_BRANCH: u8 = 6;
 
 fn shared(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
@@ -207,6 +225,25 @@ fn get_key(input: &mut Decoder<'_>, last: &mut Vec<u8>) -> Result<Vec<u8>> {
     }
     last.clone_from(&key);
     Ok(key)
+}
+
+fn put_children(out: &mut Encoder, kind: u8, level: u8, items: &[MapChild]) {
+    out.u8(kind).u8(level).var(items.len() as u64);
+    let mut last = Vec::new();
+    for item in items {
+        put_key(out, &mut last, &item.first);
+        out.raw(&item.id);
+    }
+}
+
+fn get_children(input: &mut Decoder<'_>) -> Result<Vec<MapChild>> {
+    let mut items = Vec::new();
+    let mut last = Vec::new();
+    for _ in 0..input.var_max(ITEMS_MAX as u64, "item count")? {
+        let first = get_key(input, &mut last)?.into();
+        items.push(MapChild { first, id: input.array()? });
+    }
+    Ok(items)
 }
 
 /// Bytes of content below a node so far: never more than a file may have, so
@@ -242,12 +279,16 @@ impl Node {
                     }
                 }
             }
-            Self::MapBranch(level, items) => {
-                out.u8(MAP_BRANCH).u8(*level).var(items.len() as u64);
+            Self::MapBranch(level, items) => put_children(&mut out, MAP_BRANCH, *level, items),
+            Self::LedgerBranch(level, items) => {
+                put_children(&mut out, LEDGER_BRANCH, *level, items);
+            }
+            Self::LedgerLeaf(items) => {
+                out.u8(LEDGER_LEAF).var(items.len() as u64);
                 let mut last = Vec::new();
                 for item in items {
-                    put_key(&mut out, &mut last, &item.first);
-                    out.raw(&item.id);
+                    put_key(&mut out, &mut last, &item.key);
+                    out.bytes(&item.bytes);
                 }
             }
             Self::ContentLeaf(items) => {
@@ -320,15 +361,17 @@ impl Node {
                 }
                 Self::MapLeaf(items)
             }
-            MAP_BRANCH => {
-                let level = level(&mut input)?;
+            MAP_BRANCH => Self::MapBranch(level(&mut input)?, get_children(&mut input)?),
+            LEDGER_BRANCH => Self::LedgerBranch(level(&mut input)?, get_children(&mut input)?),
+            LEDGER_LEAF => {
                 let mut items = Vec::new();
                 let mut last = Vec::new();
                 for _ in 0..input.var_max(items_max, "item count")? {
-                    let first = get_key(&mut input, &mut last)?;
-                    items.push(MapChild { first: first.into(), id: input.array()? });
+                    let key = get_key(&mut input, &mut last)?.into();
+                    let bytes = input.bytes(VALUE_MAX, "row")?.to_vec();
+                    items.push(LedgerItem { key, bytes });
                 }
-                Self::MapBranch(level, items)
+                Self::LedgerLeaf(items)
             }
             CONTENT_LEAF => {
                 let mut items: Vec<Run> = Vec::new();
@@ -389,6 +432,11 @@ pub(crate) fn samples() -> Vec<Node> {
             Run { id: NO_ID, len: 1 << 40, count: 1 },
         ]),
         Node::ContentBranch(1, vec![ContentChild { id: [1; 16], len: 77 }]),
+        Node::LedgerLeaf(vec![
+            LedgerItem { key: b"aab".to_vec().into(), bytes: vec![7; 3] },
+            LedgerItem { key: b"aac".to_vec().into(), bytes: Vec::new() },
+        ]),
+        Node::LedgerBranch(1, vec![MapChild { first: b"k".to_vec().into(), id: [4; 16] }]),
     ]
 }
 

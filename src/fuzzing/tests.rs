@@ -475,6 +475,9 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         Name::Object { device: DEVICE, hash: [3; 32] },
     ]
     .map(|name| name.path().rsplit('/').next().unwrap().to_string());
+    let rows = format::ledger::samples();
+    let mut device_ledger: Vec<Vec<u8>> = rows.iter().map(|(key, _)| chosen(0, key)).collect();
+    device_ledger.extend([chosen(1, &rows[0].1), chosen(2, &rows[1].1)]);
     let mut namespace = vec![
         chosen(0, &Key::Inode(5).encode()),
         chosen(0, &Key::Writer(super::writer()).encode()),
@@ -575,6 +578,7 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
             ]),
         ),
         ("name", texts(&[&names[0], &names[1], &names[2], &names[1].replace(".amb", " (1).amb")])),
+        ("device_ledger", device_ledger),
         ("namespace", namespace),
         ("node", node::samples().iter().map(Node::encode).collect()),
         ("password", texts(&["correct horse battery staple\n", "caf\u{e9}\u{a0}x\u{378}"])),
@@ -745,6 +749,11 @@ fn seeds_are_taken() {
     taken("vault_note", &|bytes| bytes[0] != 2 || decode_marks(&bytes[1..]).is_some());
     taken("launch", &|bytes| receive(&mut &*bytes).is_ok());
     taken("key_text", &|bytes| parse_key(std::str::from_utf8(bytes).unwrap()).is_ok());
+    taken("device_ledger", &|bytes| match bytes[0] {
+        0 => format::ledger::Key::decode(&bytes[1..]).is_ok(),
+        1 => format::ledger::Container::decode(&bytes[1..]).is_ok(),
+        _ => format::ledger::Kept::decode(&bytes[1..]).is_ok(),
+    });
     taken("namespace", &|bytes| match bytes[0] {
         0 => Key::decode(&bytes[1..]).is_ok(),
         1 => Value::decode(&Key::Inode(1), &bytes[1..]).is_ok(),

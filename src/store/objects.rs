@@ -25,7 +25,7 @@ use crate::format::commit::{Commit, Name, NewObject};
 use crate::format::container::{Class, Codec, FRAME_MAX, Kind};
 use crate::format::node::{Id, Node};
 use crate::io::{Clock, OpenMode, PrivateFolder, Random, SyncedFolder, Timestamp};
-use crate::tree::{NewNodes, Source};
+use crate::tree::{NewNodes, Root, Source};
 
 /// Where names stand before they enter REPO.
 const INTENT: &str = "intent";
@@ -236,6 +236,11 @@ impl Store {
     pub fn objects(&self) -> Vec<(Hash, DeviceId, u64)> {
         let known = locked!(self.known.read());
         known.objects.iter().map(|(hash, (device, size))| (*hash, *device, *size)).collect()
+    }
+
+    /// The device in whose folder an object lies, if it is listed.
+    pub fn owner(&self, object: &Hash) -> Option<DeviceId> {
+        locked!(self.known.read()).objects.get(object).map(|(owner, _)| *owner)
     }
 
     /// Takes index entries from a commit. Returns whether all its objects are
@@ -820,12 +825,15 @@ impl Store {
 
     /// Publishes a head: what is still staged goes into it (or, nodes above
     /// `nodes_max` bytes, into a metadata object before it). `commit` is
-    /// completed with the objects published since the last head.
+    /// completed with the objects published since the last head, then with the root that
+    /// `ledger` makes of it, whose new nodes the head holds itself: an object that held them
+    /// would be missing in them.
     pub fn publish_head(
         &self,
         commit: &mut Commit,
         extension: Vec<u8>,
         nodes_max: usize,
+        ledger: &dyn Fn(&Commit) -> (Root, NewNodes),
     ) -> Result<Entered> {
         let gone = self.look_again()?;
         let mut new = locked!(self.publishing.lock());
@@ -852,6 +860,11 @@ impl Store {
             writer.add(chunk.class, *id, &chunk.bytes);
         }
         commit.objects.extend(new.iter().chain(&metadata).cloned());
+        let (root, rows) = ledger(commit);
+        commit.ledger = root;
+        for (id, bytes) in &rows {
+            writer.add(Class::Nodes, *id, bytes);
+        }
         let built = writer.finish(commit.encode(), true);
         let name =
             Name::Head { device: commit.device, generation: commit.generation, hash: built.hash };

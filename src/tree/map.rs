@@ -1,13 +1,16 @@
-//! The ordered map from encoded keys to values.
+//! The namespace tree: an ordered map from encoded keys to values with dots.
 
 use std::ops::ControlFlow;
 
-use super::build::{Builder, Shape};
+use super::build::Shape;
+use super::keyed::{self, Keyed};
 use super::{Keys, NewNodes, Root, Source};
-use crate::format::node::{Id, MapChild, MapItem, NO_ID, Node, Sought};
+use crate::format::node::{Id, ItemKey, MapChild, MapItem, Node};
 
-/// One key in this many ends a node.
-const ENDS_EVERY: u32 = 48;
+pub use super::keyed::KeyRange;
+
+/// One change: the key, and its new item or `None` to remove it.
+pub type Edit = keyed::Edit<MapItem>;
 
 struct Map;
 
@@ -44,13 +47,19 @@ impl Shape for Map {
         MapChild { first: items[0].first.clone(), id }
     }
     fn leaf_ends(keys: Keys<'_>, item: &MapItem) -> bool {
-        keys.0.boundary(0, &item.key).is_multiple_of(ENDS_EVERY)
+        keyed::ends(keys, 0, &item.key)
     }
     fn child_ends(keys: Keys<'_>, level: u8, item: &MapChild) -> bool {
-        keys.0.boundary(level, &item.first).is_multiple_of(ENDS_EVERY)
+        keyed::ends(keys, level, &item.first)
     }
     fn join(_: &mut MapItem, _: &MapItem) -> bool {
         false
+    }
+}
+
+impl Keyed for Map {
+    fn key(item: &MapItem) -> &ItemKey {
+        &item.key
     }
 }
 
@@ -61,26 +70,7 @@ pub fn get<N: Source, T>(
     key: &[u8],
     found: impl FnOnce(&MapItem) -> T,
 ) -> Result<Option<T>, N::Error> {
-    let (mut id, mut level) = root;
-    if id == NO_ID {
-        return Ok(None);
-    }
-    let sought = Sought::new(key);
-    loop {
-        let node = source.node(&id)?;
-        if level == 0 {
-            let items = Map::leaf_items(&node).ok_or_else(|| source.misfit(&id))?;
-            let at = items.binary_search_by(|item| sought.order(&item.key));
-            return Ok(at.ok().map(|at| found(&items[at])));
-        }
-        let children = Map::children(&node, level).ok_or_else(|| source.misfit(&id))?;
-        let after = children.partition_point(|child| sought.order(&child.first).is_le());
-        if after == 0 {
-            return Ok(None);
-        }
-        id = children[after - 1].id;
-        level -= 1;
-    }
+    keyed::get::<Map, N, T>(source, root, key, found)
 }
 
 /// Calls `visit` for the items from `from` on, in order, until it breaks.
@@ -90,85 +80,20 @@ pub fn scan<N: Source>(
     from: &[u8],
     visit: &mut dyn FnMut(&MapItem) -> ControlFlow<()>,
 ) -> Result<(), N::Error> {
-    if root.0 == NO_ID {
-        return Ok(());
-    }
-    scan_node(source, root, Sought::new(from), visit).map(|_| ())
+    keyed::scan::<Map, N>(source, root, from, visit)
 }
-
-fn scan_node<N: Source>(
-    source: &N,
-    (id, level): Root,
-    from: Sought<'_>,
-    visit: &mut dyn FnMut(&MapItem) -> ControlFlow<()>,
-) -> Result<ControlFlow<()>, N::Error> {
-    let node = source.node(&id)?;
-    if level == 0 {
-        let items = Map::leaf_items(&node).ok_or_else(|| source.misfit(&id))?;
-        let start = items.partition_point(|item| from.order(&item.key).is_lt());
-        for item in &items[start..] {
-            if visit(item).is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
-        }
-        return Ok(ControlFlow::Continue(()));
-    }
-    let children = Map::children(&node, level).ok_or_else(|| source.misfit(&id))?;
-    let start = children.partition_point(|child| from.order(&child.first).is_le()).max(1) - 1;
-    for child in &children[start..] {
-        if scan_node(source, (child.id, level - 1), from, visit)?.is_break() {
-            return Ok(ControlFlow::Break(()));
-        }
-    }
-    Ok(ControlFlow::Continue(()))
-}
-
-/// Keys `[from, to)`; no `to`: up to the end.
-pub type KeyRange = (Vec<u8>, Option<Vec<u8>>);
 
 /// Like [`scan`] over a range, but goes on where a node cannot be read: `lost`
 /// is called with the keys that are, or would be, below it.
 pub fn salvage<N: Source>(
     source: &N,
-    (id, level): Root,
+    root: Root,
     range: KeyRange,
     visit: &mut dyn FnMut(&MapItem),
     lost: &mut dyn FnMut(KeyRange, N::Error),
 ) {
-    if id == NO_ID {
-        return;
-    }
-    let node = match source.node(&id) {
-        Ok(node) => node,
-        Err(error) => return lost(range, error),
-    };
-    let (from, to) = &range;
-    let ends = |key: &[u8]| to.as_ref().is_some_and(|to| key >= to.as_slice());
-    if level == 0 {
-        let Some(items) = Map::leaf_items(&node) else { return lost(range, source.misfit(&id)) };
-        items.iter().filter(|item| *item.key >= **from && !ends(&item.key)).for_each(visit);
-        return;
-    }
-    let Some(children) = Map::children(&node, level) else {
-        return lost(range, source.misfit(&id));
-    };
-    let start = children.partition_point(|child| *child.first <= **from).max(1) - 1;
-    for (at, child) in children.iter().enumerate().skip(start) {
-        if ends(&child.first) {
-            break;
-        }
-        let next = children.get(at + 1).map(|next| next.first.to_vec());
-        let below = match (next, to) {
-            (Some(next), Some(to)) => Some(next.min(to.clone())),
-            (next, to) => next.or_else(|| to.clone()),
-        };
-        let first = if at == start { from.clone() } else { child.first.to_vec() };
-        salvage(source, (child.id, level - 1), (first, below), visit, lost);
-    }
+    keyed::salvage::<Map, N>(source, root, range, visit, lost);
 }
-
-/// One change: the key, and its new item or `None` to remove it.
-pub type Edit = (Vec<u8>, Option<MapItem>);
 
 /// Applies edits, which must be strictly ascending by key; new nodes go into
 /// `new`. Returns the new root.
@@ -179,71 +104,7 @@ pub fn edit<N: Source>(
     edits: &[Edit],
     new: &mut NewNodes,
 ) -> Result<Root, N::Error> {
-    assert!(edits.windows(2).all(|pair| pair[0].0 < pair[1].0), "edits ascend by key");
-    let mut builder = Builder::<Map, N>::new(keys, source, new);
-    let mut after: Option<&[u8]> = None;
-    for (key, item) in edits {
-        copy(&mut builder, source, root, after, Some(key))?;
-        if let Some(item) = item {
-            builder.push(item.clone());
-        }
-        after = Some(key);
-    }
-    copy(&mut builder, source, root, after, None)?;
-    Ok(builder.finish())
-}
-
-/// Copies the old items strictly between the two keys.
-fn copy<N: Source>(
-    builder: &mut Builder<'_, Map, N>,
-    source: &N,
-    root: Root,
-    after: Option<&[u8]>,
-    before: Option<&[u8]>,
-) -> Result<(), N::Error> {
-    if root.0 == NO_ID {
-        return Ok(());
-    }
-    copy_node(builder, source, root, None, after, before)
-}
-
-/// `next`: the first key after this node, `None` if it is the last of its level.
-fn copy_node<N: Source>(
-    builder: &mut Builder<'_, Map, N>,
-    source: &N,
-    (id, level): Root,
-    next: Option<&[u8]>,
-    after: Option<&[u8]>,
-    before: Option<&[u8]>,
-) -> Result<(), N::Error> {
-    let node = source.node(&id)?;
-    if level == 0 {
-        let items = Map::leaf_items(&node).ok_or_else(|| source.misfit(&id))?;
-        let start = after.map_or(0, |key| items.partition_point(|i| *i.key <= *key));
-        let end = before.map_or(items.len(), |key| items.partition_point(|i| *i.key < *key));
-        for item in items.get(start..end).unwrap_or_default() {
-            builder.push(item.clone());
-        }
-        return Ok(());
-    }
-    let children = Map::children(&node, level).ok_or_else(|| source.misfit(&id))?;
-    let start =
-        after.map_or(0, |key| children.partition_point(|child| *child.first <= *key).max(1) - 1);
-    for index in start..children.len() {
-        let child = &children[index];
-        let next = children.get(index + 1).map_or(next, |child| Some(&*child.first));
-        if before.is_some_and(|key| *child.first >= *key) {
-            break;
-        }
-        let from_start = after.is_none_or(|key| *child.first > *key);
-        let to_end = next.is_some_and(|next| before.is_none_or(|key| next <= key));
-        if from_start && to_end {
-            builder.push_subtree(child, level - 1, true)?;
-        } else {
-            copy_node(builder, source, (child.id, level - 1), next, after, before)?;
-        }
-    }
-    Ok(())
+    keyed::edit::<Map, N>(keys, source, root, edits, new)
 }
 
 #[cfg(test)]
@@ -254,7 +115,7 @@ mod tests {
 
     use super::*;
     use crate::format::clock::{Dot, Writer};
-    use crate::format::node::Dotted;
+    use crate::format::node::{Dotted, NO_ID};
     use crate::tree::testing::{Memory, keys};
 
     fn item(key: u32, value: u8) -> (Vec<u8>, MapItem) {

@@ -1,12 +1,14 @@
-//! The Merkle trees: the namespace map and the content of files.
+//! The Merkle trees: the namespace map, the content of files, and the ledger of a device.
 //!
-//! Both are prolly trees: where a node ends is decided by its items alone, so
+//! All are prolly trees: where a node ends is decided by its items alone, so
 //! equal content has an equal root whatever the history, and a change makes
 //! new nodes only on its paths (`docs/format.md`, "Trees"). No I/O here: nodes
 //! come from a [`Source`], new ones are handed back.
 
 mod build;
 pub mod content;
+mod keyed;
+pub mod ledger;
 pub mod map;
 
 use std::collections::HashMap;

@@ -57,6 +57,8 @@ impl Live {
                     self.node(store, &child.id)?;
                 }
             }
+            // Nodes of ledgers are not staged: the head that brings them holds them.
+            Node::LedgerLeaf(_) | Node::LedgerBranch(..) => {}
         }
         Ok(())
     }

@@ -27,7 +27,7 @@ mod trust;
 mod unfit;
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -35,8 +35,10 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use crate::crypto::{DeviceId, Hash, Secret, hex};
 use crate::format::clock::{Dot, Generations, Processed, Seen, Tag, Writer};
 use crate::format::commit::{Commit, Name, NewObject, Retired};
+use crate::format::container::Kind;
+use crate::format::ledger::{Container, Key as LedgerKey};
 use crate::format::namespace::{Key, Value};
-use crate::format::node::{Dotted, MapItem, NO_ID};
+use crate::format::node::{Dotted, LedgerItem, MapItem, NO_ID};
 use crate::format::register::{
     Features, HEADER_MAX, HeadExtension, Header, Register, SLOT_VAULT, Slot, Stamp,
 };
@@ -44,7 +46,7 @@ use crate::io::{Clock, PrivateFolder, Random, SyncedFolder, Timestamp};
 use crate::store::{
     CacheSizes, Context, Entered, HEAD_DATA_MAX, Landmarks, Result, Store, StoreError,
 };
-use crate::tree::{Keys, NewNodes, Root, map};
+use crate::tree::{Keys, NewNodes, Root, ledger, map};
 use heads::{adopt_own, choose, drop_torn, find_behind, given_up, load_heads, refuse};
 pub use repair::{Lost, Repaired};
 use repository::{OpenFailure, Repository};
@@ -260,6 +262,17 @@ pub struct Base {
     pub hash: Hash,
 }
 
+/// What a head says of its device, and no head of another device takes over.
+#[derive(Clone, Debug)]
+struct Own {
+    /// The newest heads of others that it has processed.
+    processed: Processed,
+    /// Its ledger.
+    ledger: Root,
+    /// Bytes of the head.
+    bytes: u64,
+}
+
 /// An open repository.
 pub struct Volume {
     /// Chunks and nodes.
@@ -278,8 +291,8 @@ pub struct Volume {
     own_unread: bool,
     /// What a repair goes on without.
     without: Vec<Retired>,
-    /// What this device's newest head has processed.
-    processed: Mutex<Processed>,
+    /// What this device's newest head says of the device alone.
+    own: Mutex<Own>,
     /// Things that the owner should be told.
     pub notices: Vec<Notice>,
     /// Devices whose newest heads are known and not here.
@@ -524,7 +537,14 @@ impl Volume {
         });
         store.recognise_by(Landmarks { header: has_header.then_some(header), head: stands_on });
         let own_head = loaded.newest.iter().find(|(head, _)| head.device == state.device);
-        let processed = own_head.map(|(head, _)| head.commit.processed.clone());
+        let own = own_head.map_or(
+            Own { processed: Processed::default(), ledger: (NO_ID, 0), bytes: 0 },
+            |(head, file)| Own {
+                processed: head.commit.processed.clone(),
+                ledger: head.commit.ledger,
+                bytes: file.size,
+            },
+        );
         store.distrust(&base.commit.bad);
         let own_unread = heads
             .get(&state.device)
@@ -539,7 +559,7 @@ impl Volume {
             spent: AtomicU64::new(0),
             own_unread,
             without,
-            processed: Mutex::new(processed.unwrap_or_default()),
+            own: Mutex::new(own),
             notices,
             behind,
             unusable,
@@ -817,8 +837,8 @@ impl Volume {
     /// What the next head has processed: what the device's last one had, the head that
     /// everything stands on, and what that had. Only what this device found here whole has
     /// its tag.
-    fn processed(&self, base: &Base, own: DeviceId) -> Processed {
-        let mut processed = self.processed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    fn processed(&self, base: &Base, device: DeviceId) -> Processed {
+        let mut processed = self.own().processed;
         processed.join(&base.commit.processed.by_hearsay());
         if base.commit.generation > 0 {
             processed.add(base.commit.device, base.commit.generation, Tag::default());
@@ -828,8 +848,45 @@ impl Volume {
                 processed.add(head.device, head.generation, Tag::of(&head.hash));
             }
         }
-        processed.remove(&own);
+        processed.remove(&device);
         processed
+    }
+
+    fn own(&self) -> Own {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The device's ledger with what this commit brings: its objects, and the head before.
+    /// Rows that cannot be read are left out: a file in no ledger is never deleted.
+    fn ledger(&self, commit: &Commit, state: &State) -> (Root, NewNodes) {
+        let mut rows: BTreeMap<Vec<u8>, Container> = BTreeMap::new();
+        let mut keep = |hash: &Hash, kind, generation, size| {
+            let key = LedgerKey::Container(state.device, *hash).encode();
+            rows.insert(key, Container { kind, generation, size, condemned: 0 });
+        };
+        // A repair may name objects in folders of others.
+        let is_own = |hash: &Hash| self.store.owner(hash).is_none_or(|owner| owner == state.device);
+        for object in commit.objects.iter().filter(|object| is_own(&object.hash)) {
+            keep(&object.hash, object.kind, commit.generation, object.size);
+        }
+        let own = self.own();
+        if state.generation > 0 {
+            keep(&state.head, Kind::Head, state.generation, own.bytes);
+        }
+        let edits = rows.into_iter().map(|(key, row)| {
+            let item = LedgerItem { key: key.clone().into(), bytes: row.encode() };
+            (key, Some(item))
+        });
+        let edits: Vec<ledger::Edit> = edits.collect();
+        let keys = Keys(&self.store.context().ids);
+        let edit = |root, new: &mut NewNodes| ledger::edit(keys, &*self.store, root, &edits, new);
+        let mut new = NewNodes::new();
+        let root = edit(own.ledger, &mut new).or_else(|error| {
+            log::warn!("the ledger of this device cannot be read and begins anew: {error}");
+            new.clear();
+            edit((NO_ID, 0), &mut new)
+        });
+        (root.expect("an empty tree has no node that cannot be read"), new)
     }
 
     /// Publishes what is staged with a head whose commit has this root. It has `news` if
@@ -877,12 +934,15 @@ impl Volume {
         };
         let Entered { name, bytes: head_bytes, gone } = self
             .store
-            .publish_head(&mut commit, extension.encode(), HEAD_NODES_MAX)
+            .publish_head(&mut commit, extension.encode(), HEAD_NODES_MAX, &|commit| {
+                self.ledger(commit, &state)
+            })
             .inspect_err(|_| {
                 self.spent.fetch_add(1, Ordering::Relaxed);
             })?;
         self.spent.store(0, Ordering::Relaxed);
-        *self.processed.lock().unwrap_or_else(PoisonError::into_inner) = processed;
+        *self.own.lock().unwrap_or_else(PoisonError::into_inner) =
+            Own { processed, ledger: commit.ledger, bytes: head_bytes };
         let Name::Head { hash, .. } = &name else { unreachable!("publish_head returns a head") };
         let objects = (commit.objects.len(), commit.objects.iter().map(|object| object.size).sum());
         {

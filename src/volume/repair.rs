@@ -121,7 +121,10 @@ impl Walk<'_> {
                     lost += self.node(&child.id, child.len, class)?;
                 }
             }
-            Node::MapLeaf(_) | Node::MapBranch(..) => lost = len,
+            Node::MapLeaf(_)
+            | Node::MapBranch(..)
+            | Node::LedgerLeaf(_)
+            | Node::LedgerBranch(..) => lost = len,
         }
         Ok(lost)
     }

@@ -150,7 +150,7 @@ fn a_head_has_tags_only_of_heads_that_its_own_device_saw() {
     let (third, tag) = ([9; 16], Tag([7; 8]));
     {
         let volume = open(&world, Some("state"), &plain(), 10).unwrap();
-        volume.processed.lock().unwrap().add(third, 7, tag);
+        volume.own.lock().unwrap().processed.add(third, 7, tag);
         publish(&volume, 4);
         assert_eq!(volume.base().commit.processed.get(&third), Some((7, tag)));
     }
@@ -167,6 +167,64 @@ fn a_head_has_tags_only_of_heads_that_its_own_device_saw() {
     let first = open(&world, Some("state"), &plain(), 12).unwrap();
     publish(&first, 6);
     assert_eq!(first.base().commit.processed.get(&third), Some((7, tag)), "its own stays");
+}
+
+/// The rows of the ledger of the head that a volume stands on.
+fn rows(volume: &Volume) -> Vec<(LedgerKey, Container)> {
+    let mut rows = Vec::new();
+    ledger::scan(&*volume.store, volume.base().commit.ledger, &[], &mut |item| {
+        let key = LedgerKey::decode(&item.key).unwrap();
+        rows.push((key, Container::decode(&item.bytes).unwrap()));
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    rows
+}
+
+/// All that a device has in its folder stands in its ledger, but for its newest head; what
+/// others have does not.
+#[test]
+fn a_ledger_has_the_own_containers() {
+    let world = repository();
+    let volume = open(&world, Some("state"), &plain(), 10).unwrap();
+    for ino in 4..60 {
+        publish(&volume, ino);
+    }
+    drop(volume);
+    let check = |volume: &Volume, heads: u64| {
+        let (base, rows) = (volume.base(), rows(volume));
+        let own = format!("repo/{}/", hex(&base.commit.device));
+        let files = files(&world, "repo").into_iter();
+        let mut files: BTreeMap<String, usize> =
+            files.filter(|(path, _)| path.starts_with(&own)).map(|(p, b)| (p, b.len())).collect();
+        for (key, row) in &rows {
+            let LedgerKey::Container(device, hash) = key else { panic!("{key:?}") };
+            assert_eq!((*device, row.condemned), (base.commit.device, 0));
+            let generation = row.generation;
+            let (device, hash) = (*device, *hash);
+            let name = match row.kind {
+                Kind::Head => Name::Head { device, generation, hash },
+                _ => Name::Object { device, hash },
+            };
+            let size = files.remove(&format!("repo/{}", name.path()));
+            assert_eq!(size, Some(row.size as usize), "{}", name.path());
+        }
+        let left: Vec<_> = files.into_keys().collect();
+        assert!(left.len() == 1 && left[0].contains(&hex(&base.hash)), "{left:?}");
+        let kinds = rows.iter().filter(|(_, row)| row.kind == Kind::Head).count();
+        assert_eq!(kinds as u64, heads - 1);
+    };
+    let again = open(&world, Some("state"), &plain(), 11).unwrap();
+    publish(&again, 60);
+    assert!(again.base().commit.ledger.1 > 0, "the ledger has branches");
+    check(&again, 60);
+    drop(again);
+    // Another device has a ledger of its own.
+    let other = open(&world, Some("other"), &plain(), 12).unwrap();
+    publish(&other, 61);
+    check(&other, 1);
+    publish(&other, 62);
+    check(&other, 2);
 }
 
 /// A value under a dot that a head covers stands in that head: a second one would be taken

@@ -7,10 +7,13 @@ use std::sync::Arc;
 use super::super::*;
 use super::model::{Model, Op, Tree, perform, visible};
 use crate::crypto::Secret;
+use crate::crypto::{Hash, hex};
 use crate::format::clock::{Generations, Seen};
+use crate::format::ledger::Key as LedgerKey;
 use crate::io::sim::{Crash, SimRandom, SimWorld, Unsynced};
 use crate::journal::Options as JournalOptions;
 use crate::store::Context;
+use crate::tree::ledger;
 use crate::volume::repository::{Repository, init};
 use crate::volume::{OpenOptions, VolumeError, World};
 
@@ -149,9 +152,30 @@ fn dots_are_seen(fs: &Fs) {
         .unwrap();
 }
 
-/// The namespace agrees with itself: entries, back references and inodes, dots and writers.
+/// The ledger of the newest head has the objects that the head lists, and the head before.
+fn is_in_ledger(fs: &Fs) {
+    let (volume, base) = (fs.volume(), fs.volume().base());
+    let mut hashes = BTreeSet::new();
+    ledger::scan(&*volume.store, base.commit.ledger, &[], &mut |item| {
+        match LedgerKey::decode(&item.key) {
+            Ok(LedgerKey::Container(_, hash)) => drop(hashes.insert(hash)),
+            other => panic!("unexpected row {other:?}"),
+        }
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    let is_own = |hash: &Hash| volume.store.owner(hash).is_none_or(|d| d == base.commit.device);
+    let objects = base.commit.objects.iter().map(|object| object.hash).filter(is_own);
+    for hash in objects.chain((base.commit.generation > 1).then_some(base.commit.previous)) {
+        assert!(hashes.contains(&hash), "{} is in no ledger", hex(&hash));
+    }
+}
+
+/// The namespace agrees with itself: entries, back references and inodes, dots and writers;
+/// so does the ledger.
 pub fn sound(fs: &Fs) {
     dots_are_seen(fs);
+    is_in_ledger(fs);
     let mut inodes: BTreeMap<Ino, (u32, usize)> = BTreeMap::new();
     let (mut entries, mut backs) = (BTreeSet::new(), BTreeSet::new());
     let mut bytes = 0u64;

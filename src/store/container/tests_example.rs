@@ -1,4 +1,4 @@
-//! The examples of `docs/format.md`, sections 8 and 11, made byte by byte: each value that the
+//! The examples of `docs/format.md`, sections 8 and 12, made byte by byte: each value that the
 //! page shows is the one that this program has.
 
 use super::*;
