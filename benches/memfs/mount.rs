@@ -60,7 +60,7 @@ fn setup(mountpoint: &str, repo: &str, runtime: &str) -> Setup {
         Ok(mountpoint) => mountpoint,
         Err(unfit) => {
             eprintln!("{unfit}");
-            std::process::exit(unfit.exit_code().into());
+            std::process::exit(unfit.exit_code().number().into());
         }
     };
     Setup {
@@ -79,7 +79,7 @@ fn daemon(setup: &Setup) {
             parent.send(b"a secret").expect("the child listens");
             if let Err(failure) = parent.wait(|note| eprintln!("{note}")) {
                 eprintln!("{}", failure.text);
-                std::process::exit(failure.code.into());
+                std::process::exit(failure.code.number().into());
             }
         }
         Launched::Child(child) => serve(child, setup),

@@ -7,6 +7,8 @@
 //! starts: it runs as `setuid=USER`, else as REPO's owner. Only a REPO of
 //! root's is mounted by root.
 
+#[path = "../../src/io/exit.rs"]
+mod exit;
 mod options;
 #[path = "../../src/io/shown.rs"]
 mod shown;
@@ -20,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus};
 use std::sync::Arc;
 
+use exit::Exit;
 use options::{Call, parse};
 use user::User;
 
@@ -131,15 +134,15 @@ fn owner(repo: &Path) -> Result<User, Failure> {
 fn answer(status: ExitStatus) -> u8 {
     const SIGINT: i32 = 2;
     const SIGTERM: i32 = 15;
-    match (status.code(), status.signal()) {
-        (Some(0), _) => 0,
-        // Usage.
-        (Some(2), _) => WRONG_USE,
-        // No memory, no space.
-        (Some(18 | 28), _) => SYSTEM,
-        (Some(130), _) | (None, Some(SIGINT | SIGTERM)) => INTERRUPTED,
+    let exit = status.code().and_then(|code| Exit::from_number(code.try_into().ok()?));
+    match (exit, status.signal()) {
+        (Some(Exit::Done), _) => 0,
+        (Some(Exit::Usage), _) => WRONG_USE,
+        (Some(Exit::NoMemory | Exit::NoSpace), _) => SYSTEM,
+        (Some(Exit::Interrupted), _) | (None, Some(SIGINT | SIGTERM)) => INTERRUPTED,
         // A panic, or a crash.
-        (Some(101) | None, _) => INTERNAL,
+        (Some(Exit::Internal), _) => INTERNAL,
+        (None, _) if status.code().is_none() => INTERNAL,
         _ => FAILED,
     }
 }

@@ -30,7 +30,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use amberfs::io::output::{self, OutputError};
-use amberfs::io::{DirFolder, PrivateFolder, SystemClock, SystemRandom, widen_limits};
+use amberfs::io::{DirFolder, Exit, PrivateFolder, SystemClock, SystemRandom, widen_limits};
 use amberfs::vault::hsm::KeyError;
 use amberfs::vault::hsm::transfer::keys_fingerprint;
 use amberfs::vault::protocol::{Address, Argon2Cost, Protection};
@@ -42,9 +42,9 @@ use guard::{LOGGER, check_owner, check_private, harden};
 const ADDRESS: &str = "address";
 const ADDRESS_LIMIT: u64 = 1024;
 /// Exit code for a PIN that the token refused: starting again could lock it.
-const PIN_REFUSED: u8 = 12;
+const PIN_REFUSED: Exit = Exit::WrongSecret;
 /// Exit code for a folder that another process serves.
-const SERVED: u8 = 11;
+const SERVED: Exit = Exit::InUse;
 
 /// Keep backup keys for passwords, with a limited number of guesses
 #[derive(Parser)]
@@ -144,13 +144,13 @@ enum Command {
 
 /// What ends the program, with its exit code.
 struct Failure {
-    code: u8,
+    code: Exit,
     text: String,
 }
 
 impl Failure {
     fn other(text: impl std::fmt::Display) -> Self {
-        Self { code: 1, text: text.to_string() }
+        Self { code: Exit::Other, text: text.to_string() }
     }
 
     fn folder(dir: &Path, error: &FolderError) -> Self {
@@ -158,8 +158,8 @@ impl Failure {
             if source.kind() == std::io::ErrorKind::NotFound);
         let code = match error {
             FolderError::Keys(KeyError::Token(why)) if why.is_about_the_pin() => PIN_REFUSED,
-            _ if missing => 10,
-            _ => 1,
+            _ if missing => Exit::NoRepository,
+            _ => Exit::Other,
         };
         let text = if missing {
             format!("{} is not a vault (make one with: amberfs-vault init)", dir.display())
@@ -187,24 +187,21 @@ impl From<OutputError> for Failure {
     }
 }
 
-/// Exit code for output that nobody reads: nothing is said of it.
-const NO_READER: u8 = 141;
-
 fn main() -> ExitCode {
     let outcome = match amberfs::cli::parse() {
         Ok(arguments) => run(&arguments).and_then(|()| Ok(output::finish()?)),
         Err(said) => match said.show() {
-            Ok(()) if said.is_wrong => return ExitCode::from(2),
+            Ok(()) if said.is_wrong => return Exit::Usage.into(),
             shown => shown.map_err(Failure::from),
         },
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            if failure.code != NO_READER {
+            if failure.code != Exit::NoReader {
                 output::note(format_args!("amberfs-vault: {}", failure.text));
             }
-            ExitCode::from(failure.code)
+            failure.code.into()
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use zeroize::Zeroizing;
 
-use super::{Code, Failure, Result};
+use super::{Exit, Failure, Result};
 use crate::crypto::{digits_of_key, groups_of_key, parse_key, resembles_key};
 use crate::io::{AnswerError, Terminal};
 
@@ -23,8 +23,8 @@ pub enum Answer {
 impl From<AnswerError> for Failure {
     fn from(error: AnswerError) -> Self {
         let code = match error {
-            AnswerError::Interrupted => Code::Interrupted,
-            _ => Code::Other,
+            AnswerError::Interrupted => Exit::Interrupted,
+            _ => Exit::Other,
         };
         Self::new(code, error)
     }

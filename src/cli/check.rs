@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use super::args::{CheckArgs, Global};
 use super::findings::Report;
 use super::opening::{Access, Found, find, open};
-use super::{Result, repair};
+use super::{Exit, Result, repair};
 use crate::crypto::{Hash, hex};
 use crate::format::commit::Name;
 use crate::format::container::Codec;
@@ -17,7 +17,7 @@ use crate::volume::repository::{HeadFile, Repository};
 use crate::volume::{Notice, Presence, Volume};
 
 /// Runs the check; damage is exit code 26, missing files 20.
-pub fn run(global: &Global, args: &CheckArgs) -> Result<u8> {
+pub fn run(global: &Global, args: &CheckArgs) -> Result<Exit> {
     if args.repair {
         return repair::run(global, &args.repo);
     }

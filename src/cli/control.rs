@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 
 use super::args::{Global, StatusArgs, TargetArgs};
-use super::{Code, Failure, Result, opening, place, tell};
+use super::{Exit, Failure, Result, opening, place, tell};
 use crate::control::{
     Client, ControlError, Found, MountEntry, Registry, Request, daemon_of, mount_at, mount_over,
     read_mounts, take_end,
@@ -42,12 +42,12 @@ fn told(found: &Found, asked: std::result::Result<Vec<u8>, ControlError>) -> Res
     match asked {
         Ok(answer) => Ok(answer),
         Err(ControlError::Busy(text)) => {
-            Err(Failure::new(Code::InUse, text).hint("try again when that has ended"))
+            Err(Failure::new(Exit::InUse, text).hint("try again when that has ended"))
         }
         Err(error) => {
             let mut failure = match error {
                 ControlError::Failed(failure) => Failure::from(failure),
-                other => Failure::new(Code::Other, other),
+                other => Failure::new(Exit::Other, other),
             };
             failure.message = format!("{}: {}", mountpoint.display(), failure.message);
             Err(failure)
@@ -65,7 +65,7 @@ fn find(global: &Global, path: &Path) -> Result<Found> {
     let over = mount_over(&mounts, &real).filter(|mount| mount.kind == MOUNT_TYPE);
     let Some(mount) = over else {
         let text = format!("{} is not mounted by amberfs", path.display());
-        let mut failure = Failure::new(Code::Unusable, text);
+        let mut failure = Failure::new(Exit::Unusable, text);
         failure.hints = registry
             .look()
             .iter()
@@ -91,12 +91,12 @@ fn unanswered(mount: &MountEntry) -> Failure {
     let owner = mount.owner().unwrap_or(own);
     if owner != own && own != 0 {
         let text = format!("{shown} is mounted by amberfs, for user {owner}");
-        return Failure::new(Code::Unusable, text).hint("ask as that user, or as root");
+        return Failure::new(Exit::Unusable, text).hint("ask as that user, or as root");
     }
     let unmounts = "makes it put everything into the repository and unmount";
     let text =
         format!("{shown} is mounted by amberfs, and no socket that its daemon answers was found");
-    let failure = Failure::new(Code::Unusable, text);
+    let failure = Failure::new(Exit::Unusable, text);
     if let Some(pid) = daemon_of(mount, owner) {
         return failure.hint(format!("its daemon is process {pid}: kill {pid} {unmounts}"));
     }
@@ -104,7 +104,7 @@ fn unanswered(mount: &MountEntry) -> Failure {
     let asked = rustix::fs::statvfs(&mount.mountpoint);
     if matches!(asked, Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::CONNABORTED)) {
         let text = format!("{shown} was mounted by amberfs, and its daemon has ended");
-        return Failure::new(Code::Unusable, text)
+        return Failure::new(Exit::Unusable, text)
             .hint("amberfs mount clears it away, and brings back what local state holds");
     }
     failure.hint(format!("its daemon's process was not found either; SIGTERM {unmounts}"))
@@ -137,13 +137,13 @@ fn targets(global: &Global, path: Option<&Path>) -> Result<Vec<Result<Found>>> {
     let unanswered = others.filter(names).map(|mount| Err(unanswered(mount)));
     let answers = answers
         .into_iter()
-        .map(|daemon| daemon.map_err(|socket| Failure::new(Code::Other, silent(&socket))));
+        .map(|daemon| daemon.map_err(|socket| Failure::new(Exit::Other, silent(&socket))));
     Ok(answers.chain(unanswered).collect())
 }
 
 /// Does something with each, whatever becomes of the others. The first failure
 /// is the command's own; the others are told here.
-fn each(all: Vec<Result<Found>>, mut one: impl FnMut(&Found) -> Result<()>) -> Result<u8> {
+fn each(all: Vec<Result<Found>>, mut one: impl FnMut(&Found) -> Result<()>) -> Result<Exit> {
     let mut first = None;
     for failure in all.into_iter().filter_map(|found| found.and_then(|found| one(&found)).err()) {
         match first {
@@ -151,16 +151,16 @@ fn each(all: Vec<Result<Found>>, mut one: impl FnMut(&Found) -> Result<()>) -> R
             Some(_) => tell(&failure),
         }
     }
-    first.map_or(Ok(0), Err)
+    first.map_or(Ok(Exit::Done), Err)
 }
 
 /// `umount`.
-pub fn umount(global: &Global, args: &TargetArgs) -> Result<u8> {
+pub fn umount(global: &Global, args: &TargetArgs) -> Result<Exit> {
     let targets = match (targets(global, args.mountpoint.as_deref()), &args.mountpoint) {
         (Err(failure), Some(path)) => {
             return match find_dead(path) {
                 Some(dead) => clear(global, &dead),
-                None if has_ended_well(global, path) => Ok(0),
+                None if has_ended_well(global, path) => Ok(Exit::Done),
                 None => Err(failure),
             };
         }
@@ -192,10 +192,10 @@ fn has_ended_well(global: &Global, mountpoint: &Path) -> bool {
 
 /// Clears away a mount whose daemon has died, and says what became of what was
 /// written there. Not everything is in REPO then, as far as anybody knows.
-fn clear(global: &Global, dead: &DeadMount) -> Result<u8> {
+fn clear(global: &Global, dead: &DeadMount) -> Result<Exit> {
     let (mountpoint, repo) = (dead.mountpoint.display(), Path::new(&dead.source));
     dead.clear().map_err(|error| {
-        Failure::new(Code::Unusable, format!("the dead mount on {mountpoint} stays: {error}"))
+        Failure::new(Exit::Unusable, format!("the dead mount on {mountpoint} stays: {error}"))
     })?;
     let what = format!(
         "{mountpoint} was a dead mount of {}, whose connection to its daemon had ended without \
@@ -206,9 +206,9 @@ fn clear(global: &Global, dead: &DeadMount) -> Result<u8> {
         if !global.quiet {
             note!("amberfs: {what}");
         }
-        return Ok(0);
+        return Ok(Exit::Done);
     }
-    let failure = Failure::new(Code::Partial, what);
+    let failure = Failure::new(Exit::Partial, what);
     let state = opening::find(repo)
         .and_then(|found| place::state_folder(global, &found.path, &found.early));
     let state = match state {
@@ -261,7 +261,7 @@ fn holds_changes(state: &Path) -> std::io::Result<Held> {
 
 /// Adds to the failure of a command that found `repo` in use who has it.
 pub fn tell_who_has(global: &Global, mut failure: Failure, repo: &Path) -> Failure {
-    let registry = (failure.code == Code::InUse).then(|| registry(global));
+    let registry = (failure.code == Exit::InUse).then(|| registry(global));
     let repo = place::canonical(repo).ok();
     let daemons = registry.iter().flat_map(Registry::all);
     for found in daemons.filter(|found| Some(&found.described.repo) == repo.as_ref()) {
@@ -275,7 +275,7 @@ pub fn tell_who_has(global: &Global, mut failure: Failure, repo: &Path) -> Failu
 }
 
 /// `sync`.
-pub fn sync(global: &Global, args: &TargetArgs) -> Result<u8> {
+pub fn sync(global: &Global, args: &TargetArgs) -> Result<Exit> {
     each(targets(global, args.mountpoint.as_deref())?, |found| {
         ask(found, &Request::Sync)?;
         if global.json {
@@ -295,7 +295,7 @@ pub fn done(what: &str, repo: &Path, mountpoint: &Path) -> std::result::Result<(
 }
 
 /// `status`.
-pub fn status(global: &Global, args: &StatusArgs) -> Result<u8> {
+pub fn status(global: &Global, args: &StatusArgs) -> Result<Exit> {
     let mounts = targets(global, args.path.as_deref())?;
     if mounts.is_empty() && !global.json {
         say!("nothing is mounted")?;
@@ -303,7 +303,7 @@ pub fn status(global: &Global, args: &StatusArgs) -> Result<u8> {
     each(mounts, |found| {
         let answer = ask(found, &Request::Status)?;
         let mut value: serde_json::Value = serde_json::from_slice(&answer)
-            .map_err(|_| Failure::new(Code::Other, "the daemon's answer is not understood"))?;
+            .map_err(|_| Failure::new(Exit::Other, "the daemon's answer is not understood"))?;
         value["message_type"] = "status".into();
         value["mountpoint"] = found.described.mountpoint.display().to_string().into();
         value["repo"] = found.described.repo.display().to_string().into();

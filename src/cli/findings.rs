@@ -6,7 +6,7 @@ use std::path::Path;
 use super::args::Global;
 use super::files::shown;
 use super::opening::refuse_behind;
-use super::{Code, Failure, Result};
+use super::{Exit, Failure, Result};
 use crate::crypto::Hash;
 use crate::io::output;
 use crate::store::StoreError;
@@ -68,7 +68,7 @@ impl Report {
     }
 
     /// Tells everything; the exit code says the worst of it.
-    pub fn conclude(mut self, global: &Global, repo: &Path, behind: &[Behind]) -> Result<u8> {
+    pub fn conclude(mut self, global: &Global, repo: &Path, behind: &[Behind]) -> Result<Exit> {
         let lists = [
             &mut self.damage,
             &mut self.misplaced,
@@ -88,18 +88,18 @@ impl Report {
         self.verdict(global, repo, behind)
     }
 
-    fn verdict(&self, global: &Global, repo: &Path, behind: &[Behind]) -> Result<u8> {
+    fn verdict(&self, global: &Global, repo: &Path, behind: &[Behind]) -> Result<Exit> {
         let repo = shown(repo.as_os_str().as_encoded_bytes());
         let failed = |code, what: &str| Failure::new(code, format!("{repo}: {what}"));
         let files = |test: fn(&Shortfall) -> bool| self.files.iter().any(test);
         if !self.damage.is_empty() || files(|file| file.gap.damaged > 0) {
-            return Err(failed(Code::Damage, "something in it is damaged").hint(
+            return Err(failed(Exit::Damage, "something in it is damaged").hint(
                 "put files that are damaged or not here back from the cloud's older versions and \
                  check again; what cannot be had, check --repair mends or lists",
             ));
         }
         if !self.misplaced.is_empty() {
-            return Err(failed(Code::Damage, "something in it is not in its place")
+            return Err(failed(Exit::Damage, "something in it is not in its place")
                 .hint("check --repair writes it there"));
         }
         if !global.accept_older {
@@ -107,15 +107,15 @@ impl Report {
         }
         if !self.unread.is_empty() || files(|file| file.gap.unread > 0) {
             return Err(failed(
-                Code::Partial,
+                Exit::Partial,
                 "not everything in it could be read, and so checked",
             ));
         }
         if !self.missing.is_empty() || !self.files.is_empty() {
-            return Err(failed(Code::NotAllHere, "not everything is here (yet)")
+            return Err(failed(Exit::NotAllHere, "not everything is here (yet)")
                 .hint("let the sync client finish, then check again"));
         }
-        Ok(0)
+        Ok(Exit::Done)
     }
 
     fn tell(&self, global: &Global) -> Result<()> {

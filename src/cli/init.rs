@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::args::{Global, InitArgs};
 use super::opening::{Wanted, find};
-use super::{Code, Failure, Result, files, place, trust, vault};
+use super::{Exit, Failure, Result, files, place, trust, vault};
 use crate::crypto::{DeviceId, RepoId, Secret, format_key, hex, random_id, unhex};
 use crate::format::commit::Name;
 use crate::format::register::{SLOT_VAULT, Slot};
@@ -20,12 +20,12 @@ use crate::vault::protocol::{Address, Locator};
 use crate::volume::repository::init;
 
 /// Makes a repository.
-pub fn run(global: &Global, args: &InitArgs) -> Result<u8> {
+pub fn run(global: &Global, args: &InitArgs) -> Result<Exit> {
     let address = trust::typed_address(global)?;
     check_options(global, args, address.is_some())?;
     let mut made = Made::folder(&args.repo)?;
     match made.repository(global, args, address.as_ref()) {
-        Ok(()) => Ok(0),
+        Ok(()) => Ok(Exit::Done),
         Err(failure) => Err(made.undo(global, failure)),
     }
 }
@@ -35,17 +35,17 @@ fn check_options(global: &Global, args: &InitArgs, has_vault: bool) -> Result<()
     let key_is_kept = args.key_out.is_some() || args.decline_key;
     if has_vault && !key_is_kept && !output::is_terminal() {
         return Err(Failure::new(
-            Code::Usage,
+            Exit::Usage,
             "with a vault, say what becomes of the 64-digit key",
         )
         .hint("--key-out F keeps it in a file; --decline-key goes without it"));
     }
     if global.json && !key_is_kept {
-        return Err(Failure::new(Code::Usage, "with --json the key is not shown")
+        return Err(Failure::new(Exit::Usage, "with --json the key is not shown")
             .hint("--key-out F keeps it in a file"));
     }
     if !has_vault && args.decline_key {
-        return Err(Failure::new(Code::Usage, "without a vault the 64-digit key is all there is"));
+        return Err(Failure::new(Exit::Usage, "without a vault the 64-digit key is all there is"));
     }
     Ok(())
 }
@@ -78,7 +78,7 @@ impl Made {
                     if !is_of_a_client(&name.to_string_lossy()) {
                         let name = files::shown(name.as_encoded_bytes());
                         let what = format!("{} is not empty: {name} is in it", repo.display());
-                        return Err(Failure::new(Code::Unusable, what)
+                        return Err(Failure::new(Exit::Unusable, what)
                             .hint("a repository needs a folder of its own"));
                     }
                 }
@@ -90,7 +90,7 @@ impl Made {
                 fs::create_dir_all(repo)?;
             }
             Err(error) => {
-                return Err(Failure::new(Code::Unusable, format!("{}: {error}", repo.display())));
+                return Err(Failure::new(Exit::Unusable, format!("{}: {error}", repo.display())));
             }
         }
         Ok(Self {
@@ -179,16 +179,16 @@ impl Made {
             Some(parent) if parent != Path::new("") => parent,
             _ => Path::new("."),
         };
-        let real = fs::canonicalize(folder).map_err(|error| bad(Code::Usage, error))?;
+        let real = fs::canonicalize(folder).map_err(|error| bad(Exit::Usage, error))?;
         if real.starts_with(&self.path) {
             return Err(Failure::new(
-                Code::Usage,
+                Exit::Usage,
                 "the key must not lie inside the repository, which is uploaded",
             ));
         }
         let mut options = fs::OpenOptions::new();
         options.write(true).create_new(true).mode(0o600);
-        let mut file = options.open(path).map_err(|error| bad(Code::Usage, error))?;
+        let mut file = options.open(path).map_err(|error| bad(Exit::Usage, error))?;
         self.key_file = Some(path.to_path_buf());
         file.write_all(format_key(key).as_bytes())
             .and_then(|()| file.write_all(b"\n"))

@@ -4,7 +4,7 @@ use zeroize::Zeroizing;
 
 use super::args::{Global, RepoArgs};
 use super::opening::{Found, changed_entry, find, open_keyring};
-use super::{Code, Failure, Result, confirm, secrets};
+use super::{Exit, Failure, Result, confirm, secrets};
 use crate::crypto::{SHEET_KEY, SHEET_TITLE, Secret, format_key, hex};
 use crate::format::register::Slot;
 use crate::io::output;
@@ -28,7 +28,7 @@ fn sealed_slots(repository: &Repository, key: &Secret) -> Result<Vec<Slot>> {
 }
 
 /// `key show`.
-pub fn show(global: &Global, args: &RepoArgs) -> Result<u8> {
+pub fn show(global: &Global, args: &RepoArgs) -> Result<Exit> {
     let (_, key, _) = opened(global, args)?;
     if global.json {
         // Written by hand: the key is in no copy that is not wiped.
@@ -40,16 +40,16 @@ pub fn show(global: &Global, args: &RepoArgs) -> Result<u8> {
         object.truncate(end);
         object.push_str(r#""}"#);
         output::secret(&object)?;
-        return Ok(0);
+        return Ok(Exit::Done);
     }
     output::secret(&format_key(&key))?;
-    Ok(0)
+    Ok(Exit::Done)
 }
 
 /// `key verify`: whether the key given opens the repository.
-pub fn verify(global: &Global, args: &RepoArgs) -> Result<u8> {
+pub fn verify(global: &Global, args: &RepoArgs) -> Result<Exit> {
     if global.password_file.is_some() || global.password_command.is_some() {
-        return Err(Failure::new(Code::Usage, "key verify takes the key, not the password"));
+        return Err(Failure::new(Exit::Usage, "key verify takes the key, not the password"));
     }
     let Found { path, early: repository } = find(&args.repo)?;
     let key = secrets::obtain_by_key(global, &path, &repository)?;
@@ -62,11 +62,11 @@ pub fn verify(global: &Global, args: &RepoArgs) -> Result<u8> {
     } else if !global.quiet {
         note!("this key opens the repository");
     }
-    Ok(0)
+    Ok(Exit::Done)
 }
 
 /// `key sheet`: what to print and put away.
-pub fn sheet(global: &Global, args: &RepoArgs) -> Result<u8> {
+pub fn sheet(global: &Global, args: &RepoArgs) -> Result<Exit> {
     let (repository, key, slots) = opened(global, args)?;
     say!("{SHEET_TITLE}")?;
     say!("")?;
@@ -101,5 +101,5 @@ pub fn sheet(global: &Global, args: &RepoArgs) -> Result<u8> {
     say!("1. Install amberfs and let your cloud client bring the folder.")?;
     say!("2. amberfs mount FOLDER MOUNTPOINT")?;
     say!("3. Type the key above{or} when asked.")?;
-    Ok(0)
+    Ok(Exit::Done)
 }

@@ -49,61 +49,18 @@ use args::{Command, Global, KeyCommand, PutArgs, RepoArgs, VaultCommand};
 pub use parsed::{Said, parse};
 
 use crate::fs::FsError;
+use crate::io::Exit;
 use crate::io::output::{self, OutputError};
 use crate::store::StoreError;
 use crate::vault::client::VaultError;
 use crate::volume::repository::OpenFailure;
 use crate::volume::{Unfit, VolumeError};
 
-/// Exit codes, promised in `docs/cli.md`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Code {
-    /// Anything else.
-    Other = 1,
-    /// The command line is wrong.
-    Usage = 2,
-    /// Done, but something could not be read.
-    Partial = 3,
-    /// No repository, or a newer one.
-    NoRepository = 10,
-    /// In use by another process.
-    InUse = 11,
-    /// Wrong password or key.
-    WrongSecret = 12,
-    /// The vault's record is closed or dead.
-    RecordDead = 13,
-    /// The vault says to wait.
-    TryLater = 14,
-    /// The vault cannot be reached.
-    VaultUnreachable = 15,
-    /// Not the pinned vault.
-    NotThePinnedVault = 16,
-    /// Mountpoint or REPO cannot be used.
-    Unusable = 17,
-    /// Too little memory to stretch the password.
-    NoMemory = 18,
-    /// An attempt was sent and its outcome is not known.
-    Unanswered = 19,
-    /// Not everything is here yet.
-    NotAllHere = 20,
-    /// Damage.
-    Damage = 26,
-    /// An older state was put back.
-    Rollback = 27,
-    /// No space.
-    NoSpace = 28,
-    /// Interrupted.
-    Interrupted = 130,
-    /// Whoever read the output has gone.
-    NoReader = 141,
-}
-
 /// Why a command failed: one exit for all errors.
 #[derive(Debug)]
 pub struct Failure {
     /// The exit code.
-    pub code: Code,
+    pub code: Exit,
     /// What happened, to what.
     pub message: String,
     /// What to do, a line each.
@@ -114,7 +71,7 @@ pub struct Failure {
 
 impl Failure {
     /// A failure without hints.
-    pub fn new(code: Code, message: impl std::fmt::Display) -> Self {
+    pub fn new(code: Exit, message: impl std::fmt::Display) -> Self {
         Self { code, message: message.to_string(), hints: Vec::new(), tries_left: None }
     }
 
@@ -126,36 +83,9 @@ impl Failure {
     }
 }
 
-impl Code {
-    /// The code with this number, as a daemon or the vault's client gives it.
-    fn from_number(number: u8) -> Self {
-        match number {
-            2 => Self::Usage,
-            3 => Self::Partial,
-            10 => Self::NoRepository,
-            11 => Self::InUse,
-            12 => Self::WrongSecret,
-            13 => Self::RecordDead,
-            14 => Self::TryLater,
-            15 => Self::VaultUnreachable,
-            16 => Self::NotThePinnedVault,
-            17 => Self::Unusable,
-            18 => Self::NoMemory,
-            19 => Self::Unanswered,
-            20 => Self::NotAllHere,
-            26 => Self::Damage,
-            27 => Self::Rollback,
-            28 => Self::NoSpace,
-            130 => Self::Interrupted,
-            141 => Self::NoReader,
-            _ => Self::Other,
-        }
-    }
-}
-
 impl From<VaultError> for Failure {
     fn from(error: VaultError) -> Self {
-        let mut failure = Self::new(Code::from_number(error.exit_code()), &error);
+        let mut failure = Self::new(error.exit_code(), &error);
         failure.tries_left = error.tries_left();
         failure
     }
@@ -167,21 +97,21 @@ impl From<crate::control::Failure> for Failure {
         let mut lines = failure.text.lines();
         let message = lines.next().unwrap_or_default();
         let hints = lines.map(|line| line.trim_start().to_owned()).collect();
-        Self { hints, ..Self::new(Code::from_number(failure.code), message) }
+        Self { hints, ..Self::new(failure.code, message) }
     }
 }
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let code = match &error {
-            StoreError::Damaged { .. } => Code::Damage,
-            StoreError::Missing { .. } | StoreError::Vanished { .. } => Code::NotAllHere,
-            StoreError::Away { .. } => Code::Unusable,
-            StoreError::UnknownEpoch { .. } => Code::WrongSecret,
-            StoreError::Newer { .. } => Code::NoRepository,
-            StoreError::Full => Code::NoSpace,
+            StoreError::Damaged { .. } => Exit::Damage,
+            StoreError::Missing { .. } | StoreError::Vanished { .. } => Exit::NotAllHere,
+            StoreError::Away { .. } => Exit::Unusable,
+            StoreError::UnknownEpoch { .. } => Exit::WrongSecret,
+            StoreError::Newer { .. } => Exit::NoRepository,
+            StoreError::Full => Exit::NoSpace,
             StoreError::State { .. } | StoreError::Io { .. } | StoreError::Republished { .. } => {
-                Code::Other
+                Exit::Other
             }
         };
         Self::new(code, error)
@@ -192,9 +122,9 @@ impl From<OpenFailure> for Failure {
     fn from(error: OpenFailure) -> Self {
         match error {
             OpenFailure::Store(error) => error.into(),
-            OpenFailure::HeaderDamaged(_) => Self::new(Code::Damage, error)
+            OpenFailure::HeaderDamaged(_) => Self::new(Exit::Damage, error)
                 .hint("restore the file amberfs-*.amb from the cloud's older versions"),
-            other => Self::new(Code::NoRepository, other),
+            other => Self::new(Exit::NoRepository, other),
         }
     }
 }
@@ -208,10 +138,10 @@ impl From<VolumeError> for Failure {
                  was before it. Moved out of the repository, it is given up",
             ),
             VolumeError::Store(error) => error.into(),
-            VolumeError::WrongKey => Self::new(Code::WrongSecret, error),
-            VolumeError::State(_) => Self::new(Code::Other, error),
+            VolumeError::WrongKey => Self::new(Exit::WrongSecret, error),
+            VolumeError::State(_) => Self::new(Exit::Other, error),
             VolumeError::Unfit { why, ref held, .. } => {
-                let failure = Self::new(Code::Unusable, &error);
+                let failure = Self::new(Exit::Unusable, &error);
                 let failure = match why {
                     Unfit::Elsewhere => failure.hint(
                         "if the machine was set up anew, or the folder moved, and nobody else uses \
@@ -227,17 +157,17 @@ impl From<VolumeError> for Failure {
                      holds is not brought back there"
                 })
             }
-            VolumeError::NoDevice { .. } => Self::new(Code::Usage, error),
-            VolumeError::SeveralDevices { .. } => Self::new(Code::Usage, error)
+            VolumeError::NoDevice { .. } => Self::new(Exit::Usage, error),
+            VolumeError::SeveralDevices { .. } => Self::new(Exit::Usage, error)
                 .hint("device= takes the first digits of an id too, four or more"),
-            VolumeError::Diverged(_) => Self::new(Code::Unusable, error),
-            VolumeError::Waiting(_) => Self::new(Code::NotAllHere, error).hint(
+            VolumeError::Diverged(_) => Self::new(Exit::Unusable, error),
+            VolumeError::Waiting(_) => Self::new(Exit::NotAllHere, error).hint(
                 "reading (-o ro) shows what was before it. A file that its device will never \
                  finish can be moved out of the repository: it is given up then",
             ),
-            VolumeError::Unwritable { .. } => Self::new(Code::Unusable, error)
+            VolumeError::Unwritable { .. } => Self::new(Exit::Unusable, error)
                 .hint("amberfs mount -o ro, ls, cat and extract read it without writing"),
-            VolumeError::RolledBack(_) => Self::new(Code::Rollback, error).hint(
+            VolumeError::RolledBack(_) => Self::new(Exit::Rollback, error).hint(
                 "let the sync client finish; if the folder really was put back, mount with \
                        a new --state folder to go on from what is there",
             ),
@@ -248,11 +178,11 @@ impl From<VolumeError> for Failure {
 impl From<FsError> for Failure {
     fn from(error: FsError) -> Self {
         let code = match error {
-            FsError::NoSpace => Code::NoSpace,
-            FsError::NotHere => Code::NotAllHere,
-            FsError::Damaged => Code::Damage,
-            FsError::Away => Code::Unusable,
-            _ => Code::Other,
+            FsError::NoSpace => Exit::NoSpace,
+            FsError::NotHere => Exit::NotAllHere,
+            FsError::Damaged => Exit::Damage,
+            FsError::Away => Exit::Unusable,
+            _ => Exit::Other,
         };
         let failure = Self::new(code, error);
         match error {
@@ -267,8 +197,8 @@ impl From<FsError> for Failure {
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         let code = match error.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT) => Code::NoSpace,
-            _ => Code::Other,
+            Some(libc::ENOSPC | libc::EDQUOT) => Exit::NoSpace,
+            _ => Exit::Other,
         };
         Self::new(code, error)
     }
@@ -276,7 +206,7 @@ impl From<std::io::Error> for Failure {
 
 impl From<OutputError> for Failure {
     fn from(error: OutputError) -> Self {
-        Self::new(Code::from_number(error.exit_code()), error)
+        Self::new(error.exit_code(), error)
     }
 }
 
@@ -287,16 +217,16 @@ pub type Result<T> = std::result::Result<T, Failure>;
 pub fn main() -> ExitCode {
     if let Err(error) = crate::io::widen_limits() {
         note!("amberfs: the limits of this process could not be widened: {error}");
-        return ExitCode::from(Code::Other as u8);
+        return Exit::Other.into();
     }
     if crate::daemon::guard_if_asked() {
-        return ExitCode::SUCCESS;
+        return Exit::Done.into();
     }
     crate::daemon::note_inherited();
     // Every command may hold K: no core dumps, and a panic tells its place only.
     if let Err(error) = crate::daemon::harden() {
         note!("amberfs: core dumps could not be turned off: {error}");
-        return ExitCode::from(Code::Other as u8);
+        return Exit::Other.into();
     }
     std::panic::set_hook(Box::new(|info| {
         let place = info.location().map_or_else(String::new, ToString::to_string);
@@ -310,41 +240,42 @@ pub fn main() -> ExitCode {
             (json, refuse(&said, json))
         }
     };
-    match result {
+    let exit = match result {
         // Some file systems tell only at the end that they have no room.
-        Ok(code) => match output::finish() {
-            Ok(()) => ExitCode::from(code),
-            Err(error) => ExitCode::from(report(json, &Failure::from(error)) as u8),
+        Ok(exit) => match output::finish() {
+            Ok(()) => exit,
+            Err(error) => report(json, &Failure::from(error)),
         },
-        Err(failure) => ExitCode::from(report(json, &failure) as u8),
-    }
+        Err(failure) => report(json, &failure),
+    };
+    exit.into()
 }
 
 /// What the parser has to say: help, or what is wrong.
-fn refuse(said: &Said, json: bool) -> Result<u8> {
+fn refuse(said: &Said, json: bool) -> Result<Exit> {
     if json && said.is_wrong {
         let (message, hints) = said.told();
-        return Err(Failure { hints, ..Failure::new(Code::Usage, message) });
+        return Err(Failure { hints, ..Failure::new(Exit::Usage, message) });
     }
     said.show()?;
-    Ok(if said.is_wrong { Code::Usage as u8 } else { 0 })
+    Ok(if said.is_wrong { Exit::Usage } else { Exit::Done })
 }
 
 /// Tells a failure; returns the exit code.
-fn report(json: bool, failure: &Failure) -> Code {
+fn report(json: bool, failure: &Failure) -> Exit {
     if !json {
         tell(failure);
         return failure.code;
     }
     let object = serde_json::json!({
         "message_type": "exit_error",
-        "code": failure.code as u8,
+        "code": failure.code.number(),
         "message": failure.message,
         "hints": failure.hints,
         "tries_left": failure.tries_left,
     });
     match output::object(&object).map_err(Failure::from) {
-        Err(unheard) if unheard.code == Code::NoReader => Code::NoReader,
+        Err(unheard) if unheard.code == Exit::NoReader => Exit::NoReader,
         // Where standard output takes nothing, standard error may.
         Err(_) => {
             tell(failure);
@@ -356,7 +287,7 @@ fn report(json: bool, failure: &Failure) -> Code {
 
 /// Says it on standard error.
 fn tell(failure: &Failure) {
-    if failure.code == Code::NoReader {
+    if failure.code == Exit::NoReader {
         // Nobody reads this either.
         return;
     }
@@ -396,7 +327,7 @@ fn one_from_stdin(cli: &Cli) -> Result<()> {
         } else {
             "only one secret can come from standard input"
         };
-        return Err(Failure::new(Code::Usage, text));
+        return Err(Failure::new(Exit::Usage, text));
     }
     Ok(())
 }
@@ -414,12 +345,12 @@ fn written(command: &Command) -> Option<&std::path::Path> {
     }
 }
 
-/// Runs a command; 0 or [`Code::Partial`].
-fn run(cli: &Cli) -> Result<u8> {
+/// Runs a command; [`Exit::Done`] or [`Exit::Partial`].
+fn run(cli: &Cli) -> Result<Exit> {
     if cli.global.json
         && let Some(what) = without_json(&cli.command)
     {
-        return Err(Failure::new(Code::Usage, format!("{what} has no --json")));
+        return Err(Failure::new(Exit::Usage, format!("{what} has no --json")));
     }
     one_from_stdin(cli)?;
     if let Some(repo) = written(&cli.command) {
@@ -449,7 +380,7 @@ fn run(cli: &Cli) -> Result<u8> {
             let mut command = <Cli as clap::CommandFactory>::command();
             clap_complete::generate(*shell, &mut command, "amberfs", &mut script);
             output::bytes(&script)?;
-            Ok(0)
+            Ok(Exit::Done)
         }
         Command::Check(args) => check::run(&cli.global, args),
     }
@@ -463,8 +394,8 @@ mod tests {
     #[test]
     fn a_daemons_lines_are_told_one_by_one() {
         let text = "what happened\n  what to do\n  and more".into();
-        let failure = Failure::from(crate::control::Failure { code: 28, text });
-        assert_eq!((failure.code, &*failure.message), (Code::NoSpace, "what happened"));
+        let failure = Failure::from(crate::control::Failure { code: Exit::NoSpace, text });
+        assert_eq!((failure.code, &*failure.message), (Exit::NoSpace, "what happened"));
         assert_eq!(failure.hints, ["what to do", "and more"]);
     }
 }

@@ -13,7 +13,7 @@ use super::opening::{Found, Opened, Wanted, describe, find, refuse_behind};
 use super::options::MountSettings;
 use super::place::{LocalState, followed, state_folder};
 use super::secrets::Obtained;
-use super::{Code, Failure, Result, secrets, vault};
+use super::{Exit, Failure, Result, secrets, vault};
 use crate::control::{self, Registry};
 use crate::crypto::Secret;
 use crate::daemon::{
@@ -202,10 +202,10 @@ impl Mounted {
     fn explain(&self, error: FsError) -> control::Failure {
         let fs = &self.ready.fs;
         let code = match error {
-            FsError::NoSpace => Code::NoSpace,
-            FsError::Away => Code::Unusable,
-            FsError::NotHere => Code::NotAllHere,
-            _ => Code::Other,
+            FsError::NoSpace => Exit::NoSpace,
+            FsError::Away => Exit::Unusable,
+            FsError::NotHere => Exit::NotAllHere,
+            _ => Exit::Other,
         };
         let kept = fs.flush_log().is_ok();
         let progress = fs.progress();
@@ -233,14 +233,14 @@ impl Mounted {
             )
         };
         control::Failure {
-            code: code as u8,
+            code,
             text: format!("not everything is in the repository: {trouble}. {rest}"),
         }
     }
 }
 
 /// `mount`: returns when the mount is usable.
-pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
+pub fn run(global: &Global, args: &MountArgs) -> Result<Exit> {
     let mut settings = MountSettings::parse(&args.options)?;
     settings.adopt = args.adopt;
     let Found { path: repo, early: repository } = find(&args.repo)?;
@@ -250,7 +250,7 @@ pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
         foreground: args.foreground,
     };
     let mountpoint = check_mountpoint(&args.mountpoint, &repo, checks)
-        .map_err(|unfit| Failure::new(Code::from_number(unfit.exit_code()), unfit))?;
+        .map_err(|unfit| Failure::new(unfit.exit_code(), unfit))?;
     let swap = unencrypted_swap();
     if !swap.is_empty() && !global.quiet {
         note!("amberfs: swap on {} is not encrypted: plain text could reach it", swap.join(", "));
@@ -271,13 +271,13 @@ pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
     if !settings.mount.read_only {
         let state = state_folder(&global, &repo, &repository)?;
         if followed(&state)?.starts_with(&mountpoint) {
-            return Err(inside(Code::Unusable, "local state", &state, &mountpoint));
+            return Err(inside(Exit::Unusable, "local state", &state, &mountpoint));
         }
     }
     let registry = super::control::registry(&global);
     for folder in registry.folders() {
         if followed(folder)?.starts_with(&mountpoint) {
-            return Err(inside(Code::Unusable, "the folder for sockets", folder, &mountpoint));
+            return Err(inside(Exit::Unusable, "the folder for sockets", folder, &mountpoint));
         }
     }
     // Before the fork: who mounts is told what is wrong with it.
@@ -306,7 +306,7 @@ pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
             notify_ready();
         };
         mounting.serve(obtained, |notice| note!("amberfs: {notice}"), ready)?;
-        return Ok(0);
+        return Ok(Exit::Done);
     }
     match launch()? {
         Launched::Parent(mut parent) => {
@@ -319,20 +319,20 @@ pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
             if mounting.global.json {
                 done("mounted", &mounting.repo, &mounting.mountpoint)?;
             }
-            Ok(0)
+            Ok(Exit::Done)
         }
         Launched::Child(mut child) => {
             start_logging(level, log_file.unwrap_or_else(Destination::system));
             let (Ok(mut bytes), Ok(marks)) = (child.receive(), child.receive()) else {
                 // The parent said why.
-                std::process::exit(1);
+                std::process::exit(Exit::Other.number().into());
             };
             let marks = decode_marks(marks.expose()).unwrap_or_default();
             // Taken where it lies: an array by value would stay on the stack.
             let arrived: &mut [u8; 32] = bytes
                 .expose_mut()
                 .try_into()
-                .map_err(|_| Failure::new(Code::Other, "the key did not arrive"))?;
+                .map_err(|_| Failure::new(Exit::Other, "the key did not arrive"))?;
             let key = Secret::take(arrived);
             drop(bytes);
             let child = std::cell::RefCell::new(Some(child));
@@ -350,27 +350,27 @@ pub fn run(global: &Global, args: &MountArgs) -> Result<u8> {
                 },
             );
             match (result, child.into_inner()) {
-                (Ok(()), _) => Ok(0),
+                (Ok(()), _) => Ok(Exit::Done),
                 (Err(failure), Some(child)) => {
                     let text = std::iter::once(&failure.message)
                         .chain(&failure.hints)
                         .map(|line| shown(line).into_owned())
                         .collect::<Vec<_>>()
                         .join("\n  ");
-                    child.failed(&control::Failure { code: failure.code as u8, text });
-                    std::process::exit(i32::from(failure.code as u8));
+                    child.failed(&control::Failure { code: failure.code, text });
+                    std::process::exit(failure.code.number().into());
                 }
                 (Err(failure), None) => {
                     // Messages may name paths; the log does not.
-                    log::error!("the mount failed with exit code {}", failure.code as u8);
-                    std::process::exit(i32::from(failure.code as u8));
+                    log::error!("the mount failed with exit code {}", failure.code.number());
+                    std::process::exit(failure.code.number().into());
                 }
             }
         }
     }
 }
 
-fn inside(code: Code, what: &str, path: &Path, folder: &Path) -> Failure {
+fn inside(code: Exit, what: &str, path: &Path, folder: &Path) -> Failure {
     Failure::new(
         code,
         format!("{what} {} must not lie inside {}", path.display(), folder.display()),
@@ -380,9 +380,9 @@ fn inside(code: Code, what: &str, path: &Path, folder: &Path) -> Failure {
 fn open_log(path: &Path, outside: &[&Path]) -> Result<Destination> {
     let real = followed(path)?;
     match outside.iter().find(|folder| real.starts_with(folder)) {
-        Some(folder) => Err(inside(Code::Usage, "the log file", path, folder)),
+        Some(folder) => Err(inside(Exit::Usage, "the log file", path, folder)),
         None => Destination::file(&std::path::absolute(path)?).map_err(|error| {
-            Failure::new(Code::Usage, format!("the log file {}: {error}", path.display()))
+            Failure::new(Exit::Usage, format!("the log file {}: {error}", path.display()))
         }),
     }
 }

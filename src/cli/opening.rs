@@ -19,7 +19,7 @@ use super::place::{
     LocalState, canonical, machine_name, place_of, state_folder, state_folder_if_there,
 };
 use super::secrets::{self, Obtained};
-use super::{Code, Failure, Result};
+use super::{Exit, Failure, Result};
 use crate::crypto::{Secret, hex};
 use crate::format::register::{Keyring, Register, Slot};
 use crate::fs::{Fs, NoLog, Options, Ownership, RecoverError};
@@ -318,11 +318,11 @@ impl Opened {
                 continue;
             }
             let code = match &head.error {
-                StoreError::Damaged { .. } => Code::Damage,
-                StoreError::Missing { .. } => Code::NotAllHere,
-                StoreError::UnknownEpoch { .. } => Code::WrongSecret,
-                StoreError::Newer { .. } => Code::NoRepository,
-                _ => Code::Other,
+                StoreError::Damaged { .. } => Exit::Damage,
+                StoreError::Missing { .. } => Exit::NotAllHere,
+                StoreError::UnknownEpoch { .. } => Exit::WrongSecret,
+                StoreError::Newer { .. } => Exit::NoRepository,
+                _ => Exit::Other,
             };
             let text = format!("a newer state is here and cannot be used: {}", head.error);
             return Err(Failure::new(code, text).hint(hint));
@@ -330,9 +330,9 @@ impl Opened {
         refuse_behind(&volume.behind).map_err(|failure| failure.hint(hint))
     }
 
-    /// The exit code of a command that would end with `code`.
-    pub fn code(&self, code: u8) -> u8 {
-        if code == 0 && self.is_partial { Code::Partial as u8 } else { code }
+    /// How a command ends that would end with `exit`.
+    pub fn exit(&self, exit: Exit) -> Exit {
+        if exit == Exit::Done && self.is_partial { Exit::Partial } else { exit }
     }
 }
 
@@ -341,7 +341,7 @@ pub fn refuse_behind(behind: &[Behind]) -> Result<()> {
     let Some(first) = behind.iter().find(|behind| behind.own).or(behind.first()) else {
         return Ok(());
     };
-    let code = if first.own { Code::Rollback } else { Code::NotAllHere };
+    let code = if first.own { Exit::Rollback } else { Exit::NotAllHere };
     Err(Failure::new(code, describe(first)).hint("let the sync client finish"))
 }
 
@@ -415,15 +415,15 @@ pub fn file_system(
 fn not_recovered(error: RecoverError) -> Failure {
     match error {
         RecoverError::Store(error) => error.into(),
-        RecoverError::Journal(error) => Failure::new(Code::Other, format!("local state: {error}"))
+        RecoverError::Journal(error) => Failure::new(Exit::Other, format!("local state: {error}"))
             .hint(
                 "what was acknowledged and not yet in the repository is in this journal; keep a \
                  copy of the state folder before you change anything",
             ),
-        error @ RecoverError::Diverged(_) => Failure::new(Code::Unusable, error).hint(
+        error @ RecoverError::Diverged(_) => Failure::new(Exit::Unusable, error).hint(
             "nothing is lost: they stay in local state. To look at what the others wrote, mount \
              with -o ro; to go on here without them, mount as a new device with --state DIR",
         ),
-        error @ RecoverError::Replay(_) => Failure::new(Code::Damage, error),
+        error @ RecoverError::Replay(_) => Failure::new(Exit::Damage, error),
     }
 }

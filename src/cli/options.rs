@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Code, Failure, Result};
+use super::{Exit, Failure, Result};
 use crate::fs::When;
 use crate::fuse::{Access, MountOptions};
 
@@ -28,7 +28,7 @@ pub struct MountSettings {
 }
 
 fn bad(option: &str) -> Failure {
-    Failure::new(Code::Usage, format!("mount option {option} is not understood"))
+    Failure::new(Exit::Usage, format!("mount option {option} is not understood"))
         .hint("amberfs mount --help lists them")
 }
 
@@ -110,7 +110,7 @@ impl MountSettings {
         }
         if settings.device.is_some() && !settings.mount.read_only {
             return Err(Failure::new(
-                Code::Usage,
+                Exit::Usage,
                 "device= shows one device's files and is read-only: add ro",
             ));
         }
@@ -144,7 +144,7 @@ mod tests {
         for wrong in
             ["surprise", "uid=x", "cache=1T", "checkpoint=5", "device=a", "ro,device=", "10m"]
         {
-            assert_eq!(parse(wrong).unwrap_err().code, Code::Usage, "{wrong}");
+            assert_eq!(parse(wrong).unwrap_err().code, Exit::Usage, "{wrong}");
         }
     }
 }

@@ -14,7 +14,7 @@ use std::process::Command;
 
 use super::args::Global;
 use super::user::User;
-use super::{Code, Failure, Result};
+use super::{Exit, Failure, Result};
 
 /// Variables that name folders of whoever ran this.
 const ANOTHERS: [&str; 6] = [
@@ -33,9 +33,9 @@ pub fn act(global: &Global, repo: &Path) -> Result<()> {
     let user = match &global.as_user {
         Some(name) => {
             let user = known(name)
-                .map_err(|text| Failure::new(Code::Usage, format!("--as {name}: {text}")))?;
+                .map_err(|text| Failure::new(Exit::Usage, format!("--as {name}: {text}")))?;
             if user.uid != own.as_raw() && !own.is_root() {
-                return Err(Failure::new(Code::Usage, "only root can act as another user"));
+                return Err(Failure::new(Exit::Usage, "only root can act as another user"));
             }
             user
         }
@@ -55,7 +55,7 @@ pub fn act(global: &Global, repo: &Path) -> Result<()> {
         note!("amberfs: acting as user {name}{why}, with {name}'s rights and local state");
     }
     let error = run_as(&user);
-    Err(Failure::new(Code::Other, format!("user {} could not be become: {error}", user.name))
+    Err(Failure::new(Exit::Other, format!("user {} could not be become: {error}", user.name))
         .hint("--as root goes on as root; its files in the repository will be root's"))
 }
 

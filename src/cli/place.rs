@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::FlockOperation;
 
 use super::args::Global;
-use super::{Code, Failure, Result};
+use super::{Exit, Failure, Result};
 use crate::crypto::{Hash, hash, hex};
 use crate::io::{DirFolder, PrivateFolder, read_regular};
 use crate::volume::repository::Repository;
@@ -17,11 +17,11 @@ use crate::volume::repository::Repository;
 /// The folder, as it really is.
 pub fn canonical(repo: &Path) -> Result<PathBuf> {
     let path = fs::canonicalize(repo).map_err(|error| {
-        Failure::new(Code::NoRepository, format!("{}: {error}", repo.display()))
+        Failure::new(Exit::NoRepository, format!("{}: {error}", repo.display()))
     })?;
     if !path.is_dir() {
         return Err(Failure::new(
-            Code::NoRepository,
+            Exit::NoRepository,
             format!("{} is not a folder", repo.display()),
         ));
     }
@@ -90,7 +90,7 @@ pub fn state_base() -> Result<PathBuf> {
         .map(|base| base.join("amberfs"))
         .ok_or_else(|| {
             Failure::new(
-                Code::Usage,
+                Exit::Usage,
                 "neither HOME nor XDG_STATE_HOME is set, and this user has no home folder; give \
                  --state DIR",
             )
@@ -116,7 +116,7 @@ fn belongs_to_us_alone(data: &fs::Metadata) -> bool {
 
 /// Notes something in the first of the folders that takes it.
 pub fn note_in_one(global: &Global, note: impl Fn(&Path) -> Result<()>) -> Result<()> {
-    let mut outcome = Err(state_base().err().unwrap_or_else(|| Failure::new(Code::Other, "")));
+    let mut outcome = Err(state_base().err().unwrap_or_else(|| Failure::new(Exit::Other, "")));
     for folder in note_folders(global) {
         outcome = note(&folder);
         if outcome.is_ok() {
@@ -164,7 +164,7 @@ impl LocalState {
         };
         if followed(&path)?.starts_with(repo) {
             return Err(Failure::new(
-                Code::Unusable,
+                Exit::Unusable,
                 format!("local state {} must not lie inside the repository", path.display()),
             ));
         }
@@ -172,7 +172,7 @@ impl LocalState {
         let data = fs::metadata(&path).map_err(trouble)?;
         if !belongs_to_us_alone(&data) {
             return Err(Failure::new(
-                Code::Unusable,
+                Exit::Unusable,
                 format!("local state {} must belong to you alone (mode 0700)", path.display()),
             ));
         }
@@ -192,7 +192,7 @@ impl LocalState {
             Ok(true) => lock.set_len(0).map_err(trouble)?,
             Ok(false) => {
                 return Err(Failure::new(
-                    Code::InUse,
+                    Exit::InUse,
                     format!("{} is in use by another amberfs (mounted?)", repo.display()),
                 )
                 .hint("unmount it first, or use the mountpoint"));

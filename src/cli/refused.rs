@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::args::Global;
-use super::{Code, Failure, Result, place};
+use super::{Exit, Failure, Result, place};
 use crate::crypto::{RepoId, hash, hex};
 use crate::io::{DirFolder, PrivateFolder};
 
@@ -96,7 +96,7 @@ impl Unattended {
         }
         Err(match self {
             Self::File(file) => Failure::new(
-                Code::WrongSecret,
+                Exit::WrongSecret,
                 format!(
                     "the vault refused the password in {} before, and the file has not changed: \
                      it was not sent again",
@@ -105,7 +105,7 @@ impl Unattended {
             )
             .hint("put the right password there, or send it all the same with --retry"),
             Self::Printed(_) => Failure::new(
-                Code::WrongSecret,
+                Exit::WrongSecret,
                 "the vault refused the password that a command printed before, and this is the \
                  same: it was not sent again",
             )
@@ -137,7 +137,7 @@ fn lines(folder: &Path) -> Result<Vec<String>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => {
             let file = folder.join(REFUSED);
-            Err(Failure::new(Code::Other, format!("{}: {error}", file.display())))
+            Err(Failure::new(Exit::Other, format!("{}: {error}", file.display())))
         }
     }
 }

@@ -13,7 +13,7 @@ use super::findings::Report;
 use super::opening::{Looked, Wanted, file_system, find, open_keyring, refuse_behind};
 use super::place::LocalState;
 use super::search::Search;
-use super::{Code, Failure, Result};
+use super::{Exit, Failure, Result};
 use crate::crypto::{DeviceId, Hash, Secret};
 use crate::format::clock::Generations;
 use crate::format::commit::Name;
@@ -25,7 +25,7 @@ use crate::volume::state::State;
 use crate::volume::{OpenOptions, Repaired};
 
 /// Runs the repair.
-pub fn run(global: &Global, repo: &Path) -> Result<u8> {
+pub fn run(global: &Global, repo: &Path) -> Result<Exit> {
     let looked = find(repo)?.key(global)?.lock(global)?.look()?;
     let folder = DirSynced::new(&looked.path, Some(&state(&looked).path.join("pending")));
 
@@ -34,12 +34,12 @@ pub fn run(global: &Global, repo: &Path) -> Result<u8> {
     names(&folder, &looked.repository, &listing, &mut report);
     if !report.arriving.is_empty() {
         let what = report.arriving.join(", ");
-        return Err(Failure::new(Code::NotAllHere, format!("still arriving: {what}")).hint(
+        return Err(Failure::new(Exit::NotAllHere, format!("still arriving: {what}")).hint(
             "let the sync client finish; ten minutes after their last change, repair again",
         ));
     }
     if !report.unread.is_empty() {
-        return Err(Failure::new(Code::Other, report.unread.join("; ")).hint(
+        return Err(Failure::new(Exit::Other, report.unread.join("; ")).hint(
             "nothing was changed: what cannot be read is not lost. See to it that it can be; moved \
              out of the repository, it is given up",
         ));
@@ -58,7 +58,7 @@ pub fn run(global: &Global, repo: &Path) -> Result<u8> {
     let mut looked = looked.look_again()?;
     let repaired = match go_on(global, &looked, &report, &closed) {
         Err(failure)
-            if matches!(failure.code, Code::Damage | Code::NotAllHere | Code::Rollback) =>
+            if matches!(failure.code, Exit::Damage | Exit::NotAllHere | Exit::Rollback) =>
         {
             refuse_closed(&closed)?;
             done.push(format!("went on without what cannot be had: {}", failure.message));
@@ -84,7 +84,7 @@ fn state(looked: &Looked) -> &LocalState {
     looked.state().expect("a repair locks local state")
 }
 
-fn conclude(global: &Global, mut done: Vec<String>, repaired: &Repaired) -> Result<u8> {
+fn conclude(global: &Global, mut done: Vec<String>, repaired: &Repaired) -> Result<Exit> {
     done.extend(repaired.changes.iter().cloned());
     if repaired.healed > 0 {
         done.push(format!(
@@ -118,7 +118,7 @@ fn conclude(global: &Global, mut done: Vec<String>, repaired: &Repaired) -> Resu
     }
     if !repaired.lost.is_empty() {
         return Err(Failure::new(
-            Code::Damage,
+            Exit::Damage,
             format!("{} files lost content; all others can be read", repaired.lost.len()),
         )
         .hint(
@@ -129,7 +129,7 @@ fn conclude(global: &Global, mut done: Vec<String>, repaired: &Repaired) -> Resu
     if done.is_empty() && !global.quiet && !global.json {
         say!("nothing to repair")?;
     }
-    Ok(0)
+    Ok(Exit::Done)
 }
 
 /// Writes a lost or damaged header anew.
@@ -157,7 +157,7 @@ fn restore_header(
         },
     }
     if is_arriving(folder, SystemClock.now(), &path) {
-        return Err(Failure::new(Code::NotAllHere, format!("still arriving: {path}")));
+        return Err(Failure::new(Exit::NotAllHere, format!("still arriving: {path}")));
     }
     let header = Header { features: keyring.features, repo: repository.repo, register };
     folder.publish(&path, &header.encode()).map_err(|error| StoreError::writing(&path, error))?;
@@ -191,7 +191,7 @@ fn refuse_closed(closed: &[Stray]) -> Result<()> {
         return Ok(());
     }
     let errno = closed.iter().any(|stray| stray.error().is_some());
-    let code = if errno { Code::Other } else { Code::NotAllHere };
+    let code = if errno { Exit::Other } else { Exit::NotAllHere };
     let named: Vec<String> = closed.iter().map(Stray::to_string).collect();
     Err(Failure::new(code, named.join("; ")).hint(
         "something is not here and may lie there, so nothing was given up. Put it right, or move \

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::args::Global;
 use super::asked::{Answer, ask_key};
 use super::refused::{PasswordFile, Unattended};
-use super::{Code, Failure, Result, vault};
+use super::{Exit, Failure, Result, vault};
 use crate::crypto::{Secret, correct_one_group, parse_key, resembles_key};
 use crate::io::{
     SecretFileError, SecretFrom, can_ask, open_secret, read_secret, read_secret_from_stdin,
@@ -65,7 +65,7 @@ pub fn obtain_by_key(global: &Global, repo: &Path, repository: &Repository) -> R
         return Ok(key);
     }
     if !can_ask() {
-        return Err(Failure::new(Code::WrongSecret, "no key was given")
+        return Err(Failure::new(Exit::WrongSecret, "no key was given")
             .hint("give --key-file F (or a command), or run this on a terminal"));
     }
     match ask_key(false)? {
@@ -88,7 +88,7 @@ pub fn obtain_all(global: &Global, repo: &Path, repository: &Repository) -> Resu
     if let Some((text, origin)) = text(file, command, &PASSWORD, repo)? {
         // No password looks like that: a try would be spent for nothing.
         if resembles_key(&text) {
-            return Err(Failure::new(Code::WrongSecret, "the password given looks like a key")
+            return Err(Failure::new(Exit::WrongSecret, "the password given looks like a key")
                 .hint("it was not sent; give a key by --key-file F"));
         }
         let known = match origin {
@@ -99,7 +99,7 @@ pub fn obtain_all(global: &Global, repo: &Path, repository: &Repository) -> Resu
         return by_itself(global, repo, repository, &text, &known);
     }
     if !can_ask() {
-        return Err(Failure::new(Code::WrongSecret, "no password and no key was given").hint(
+        return Err(Failure::new(Exit::WrongSecret, "no password and no key was given").hint(
             "give --password-file F or --key-file F (or a command), or run this on a terminal",
         ));
     }
@@ -124,7 +124,7 @@ fn by_itself(
     let refused = match &outcome {
         Ok(_) => Some(false),
         // A try was spent: the vault said how many are left.
-        Err(failure) if failure.code == Code::WrongSecret && failure.tries_left.is_some() => {
+        Err(failure) if failure.code == Exit::WrongSecret && failure.tries_left.is_some() => {
             Some(true)
         }
         Err(_) => None,
@@ -138,7 +138,7 @@ fn by_itself(
 }
 
 fn from_key(text: &str, repository: &Repository) -> Result<Secret> {
-    let key = parse_key(text).map_err(|error| Failure::new(Code::WrongSecret, error))?;
+    let key = parse_key(text).map_err(|error| Failure::new(Exit::WrongSecret, error))?;
     if !repository.names_key(&key) && repository.unlock(&key).is_none() {
         return Err(wrong_key(repository, &key));
     }
@@ -184,12 +184,12 @@ pub fn wrong_key(repository: &Repository, key: &Secret) -> Failure {
     for check in repository.key_checks() {
         if let Some(group) = correct_one_group(key, &repository.repo, &check) {
             return Failure::new(
-                Code::WrongSecret,
+                Exit::WrongSecret,
                 format!("the key is mistyped in group {group} of 16; the other groups are right"),
             );
         }
     }
-    Failure::new(Code::WrongSecret, "this key does not open this repository")
+    Failure::new(Exit::WrongSecret, "this key does not open this repository")
         .hint("it is the key of another repository, or has mistakes in more than one group")
 }
 
@@ -201,7 +201,7 @@ pub fn read_file(path: &Path, repo: &Path) -> Result<Zeroizing<String>> {
 
 fn read(path: &Path, repo: &Path, from: SecretFrom, kind: &Kind) -> Result<Found> {
     let bad = |what: &dyn std::fmt::Display| {
-        Failure::new(Code::Usage, format!("the secrets file {} {what}", path.display()))
+        Failure::new(Exit::Usage, format!("the secrets file {} {what}", path.display()))
     };
     let refused = |error: SecretFileError| match error {
         SecretFileError::Answer(error) => error.into(),
@@ -229,7 +229,7 @@ fn read(path: &Path, repo: &Path, from: SecretFrom, kind: &Kind) -> Result<Found
 }
 
 fn run(command: &str) -> Result<Zeroizing<String>> {
-    let bad = |what: &str| Failure::new(Code::Usage, format!("the command for the secret {what}"));
+    let bad = |what: &str| Failure::new(Exit::Usage, format!("the command for the secret {what}"));
     let mut child = with_first_limits(&mut Command::new("/bin/sh"))
         .arg("-c")
         .arg(command)

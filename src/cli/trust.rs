@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::args::Global;
 use super::confirm::Question;
 use super::place;
-use super::{Code, Failure, Result};
+use super::{Exit, Failure, Result};
 use crate::crypto::{RepoId, hex, unhex};
 use crate::io::{
     Clock, DirFolder, PrivateFolder, SystemClock, SystemRandom, Terminal, can_ask,
@@ -39,7 +39,7 @@ pub fn typed_address(global: &Global) -> Result<Option<Address>> {
         .as_ref()
         .map(|text| text.parse())
         .transpose()
-        .map_err(|error| Failure::new(Code::Usage, format!("--vault: {error}")))
+        .map_err(|error| Failure::new(Exit::Usage, format!("--vault: {error}")))
 }
 
 /// A vault that this user trusted before.
@@ -93,7 +93,7 @@ fn in_order<'a>(places: impl IntoIterator<Item = &'a String>) -> Vec<String> {
 fn pins(folder: &Path) -> Result<Vec<Pinned>> {
     let file = folder.join(PINS);
     let bad = |what: &dyn std::fmt::Display| {
-        Failure::new(Code::Other, format!("{}: {what}", file.display()))
+        Failure::new(Exit::Other, format!("{}: {what}", file.display()))
     };
     let text = match read_regular_text(&file, LIST_MAX) {
         Ok(text) => text,
@@ -217,7 +217,7 @@ fn listed() -> Result<Vec<Address>> {
     let text = match read_regular_text(Path::new(SYSTEM_LIST), LIST_MAX) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(Failure::new(Code::Other, format!("{SYSTEM_LIST}: {error}"))),
+        Err(error) => return Err(Failure::new(Exit::Other, format!("{SYSTEM_LIST}: {error}"))),
     };
     let text = text.trim_start_matches('\u{feff}');
     Ok(text.lines().filter_map(|line| line.trim().parse().ok()).collect())
@@ -279,7 +279,7 @@ pub fn reached(global: &Global, locator: &Locator, said: Said) -> Result<Reach> 
         (places.clone(), named.iter().filter(|host| !places.contains(host)).cloned().collect())
     };
     let address =
-        Address::new(asked, fingerprint).map_err(|error| Failure::new(Code::Usage, error))?;
+        Address::new(asked, fingerprint).map_err(|error| Failure::new(Exit::Usage, error))?;
     Ok(Reach { locator: Locator { address, ..locator.clone() }, places, strange })
 }
 
@@ -329,7 +329,7 @@ pub fn trust(global: &Global, locator: &Locator) -> Result<Pin> {
     if let Some(address) = typed_address(global)? {
         if address.fingerprint() != fingerprint {
             return Err(Failure::new(
-                Code::NotThePinnedVault,
+                Exit::NotThePinnedVault,
                 format!(
                     "the folder names the vault {}, not the one given by --vault",
                     locator.address
@@ -347,7 +347,7 @@ pub fn trust(global: &Global, locator: &Locator) -> Result<Pin> {
     let places = locator.address.hosts().join(", ");
     let other = || {
         Failure::new(
-            Code::NotThePinnedVault,
+            Exit::NotThePinnedVault,
             format!(
                 "the vault that the folder names, at {places}, is not the one on the key sheet"
             ),
@@ -357,7 +357,7 @@ pub fn trust(global: &Global, locator: &Locator) -> Result<Pin> {
     if !can_ask() {
         let folder_names = format!("the folder names the vault {}", locator.address);
         return Err(Failure::new(
-            Code::NotThePinnedVault,
+            Exit::NotThePinnedVault,
             format!("{folder_names}, which this machine does not know"),
         )
         .hint("whoever can write to the folder can name another vault there")

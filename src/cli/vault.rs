@@ -12,7 +12,7 @@ use super::trust::{
     Reach, Said, keep_entry, kept_entry, known, moved, reached, remember_or_warn, trust,
     typed_address,
 };
-use super::{Code, Failure, Result, secrets};
+use super::{Exit, Failure, Result, secrets};
 use crate::crypto::{RepoId, Secret, hex, key_check, resembles_key, unhex};
 use crate::io::{Clock, DirSynced, SystemClock, SystemRandom, Terminal, can_ask, output};
 use crate::vault::client::{Claim, Client, NewRecord, Token, Unlocked, VaultError};
@@ -74,10 +74,10 @@ pub fn unlock(
     repository: &Repository,
     password: &[u8],
 ) -> Result<Obtained> {
-    let password = Password::new(password).map_err(|error| Failure::new(Code::Usage, error))?;
+    let password = Password::new(password).map_err(|error| Failure::new(Exit::Usage, error))?;
     if !repository.has_vault() {
         return Err(Failure::new(
-            Code::WrongSecret,
+            Exit::WrongSecret,
             "this repository has no password, only its 64-digit key",
         )
         .hint("give --key-file F, or type the key"));
@@ -127,7 +127,7 @@ pub fn unlock(
         }
     }
     Err(spent.or(first).unwrap_or_else(|| {
-        Failure::new(Code::Damage, "what names the vault of this repository is damaged")
+        Failure::new(Exit::Damage, "what names the vault of this repository is damaged")
             .hint("amberfs check REPO --no-key names the files; the 64-digit key still opens it")
     }))
 }
@@ -161,7 +161,7 @@ fn opened(
     let key = unlocked.keys.into_iter().map(|(_, key)| key);
     let Some(key) = key.into_iter().find(|key| repository.unlock(key).is_some()) else {
         return Err(Failure::new(
-            Code::NotAllHere,
+            Exit::NotAllHere,
             "the vault's key does not open this folder: the folder is behind, or its header is \
              damaged",
         ));
@@ -230,7 +230,7 @@ fn cost(global: &Global) -> Result<Argon2Choice> {
     });
     parsed
         .map(Argon2Choice::Exactly)
-        .ok_or_else(|| Failure::new(Code::Usage, "--argon2-cost takes MEMORY_KIB,PASSES"))
+        .ok_or_else(|| Failure::new(Exit::Usage, "--argon2-cost takes MEMORY_KIB,PASSES"))
 }
 
 /// A new password: from a file, or asked for twice.
@@ -239,7 +239,7 @@ fn new_password(file: Option<&Path>, repo: &Path) -> Result<Password> {
         return fit(&secrets::read_file(path, repo)?);
     }
     if !can_ask() {
-        return Err(Failure::new(Code::Usage, "no new password was given")
+        return Err(Failure::new(Exit::Usage, "no new password was given")
             .hint("give it in a file, or run this on a terminal"));
     }
     let terminal = Terminal::open()?;
@@ -247,7 +247,7 @@ fn new_password(file: Option<&Path>, repo: &Path) -> Result<Password> {
     // One that is refused need not be typed twice.
     let password = fit(&first)?;
     if *first != *terminal.ask_secret("Again: ")? {
-        return Err(Failure::new(Code::Usage, "the two passwords differ"));
+        return Err(Failure::new(Exit::Usage, "the two passwords differ"));
     }
     Ok(password)
 }
@@ -255,12 +255,12 @@ fn new_password(file: Option<&Path>, repo: &Path) -> Result<Password> {
 /// A password that may be registered.
 fn fit(text: &str) -> Result<Password> {
     if resembles_key(text) {
-        return Err(Failure::new(Code::Usage, "a password must not look like a 64-digit key")
+        return Err(Failure::new(Exit::Usage, "a password must not look like a 64-digit key")
             .hint("typed with a mistake it would be taken for one"));
     }
     let password =
-        Password::new(text.as_bytes()).map_err(|error| Failure::new(Code::Usage, error))?;
-    password.check_new().map_err(|error| Failure::new(Code::Usage, error))?;
+        Password::new(text.as_bytes()).map_err(|error| Failure::new(Exit::Usage, error))?;
+    password.check_new().map_err(|error| Failure::new(Exit::Usage, error))?;
     Ok(password)
 }
 
@@ -370,7 +370,7 @@ fn invited(text: &str) -> Result<Claim<'static>> {
     let digits = text.trim();
     let digits = digits.strip_prefix(INVITE).unwrap_or(digits);
     unhex(digits).map(Claim::Invite).ok_or_else(|| {
-        Failure::new(Code::Usage, "an invite is what the vault's operator gave: amber-invite-...")
+        Failure::new(Exit::Usage, "an invite is what the vault's operator gave: amber-invite-...")
     })
 }
 
@@ -461,7 +461,7 @@ impl Opened {
         address: &Address,
         left: usize,
         what: &str,
-    ) -> Result<u8> {
+    ) -> Result<Exit> {
         if global.json {
             output::object(&serde_json::json!({
                 "message_type": "registered",
@@ -472,7 +472,7 @@ impl Opened {
         } else if !global.quiet {
             note!("{what} opens this repository; it was tried once.");
         }
-        Ok(0)
+        Ok(Exit::Done)
     }
 
     fn tell_removed(&self, (ended, given_up, left): (usize, usize, usize)) -> Result<()> {
@@ -501,7 +501,7 @@ impl Opened {
 }
 
 /// `passwd`: a new registration, and the end of the old one.
-pub fn passwd(global: &Global, args: &RepoArgs) -> Result<u8> {
+pub fn passwd(global: &Global, args: &RepoArgs) -> Result<Exit> {
     let opened = open(global, &args.repo)?;
     let sealed = opened.slots.iter().find_map(|bytes| Locator::decode(bytes).ok());
     let address = match (typed_address(global)?, sealed) {
@@ -510,7 +510,7 @@ pub fn passwd(global: &Global, args: &RepoArgs) -> Result<u8> {
             moved(global, address.fingerprint())?.unwrap_or(address)
         }
         (None, None) => {
-            return Err(Failure::new(Code::Usage, "this repository has no vault yet")
+            return Err(Failure::new(Exit::Usage, "this repository has no vault yet")
                 .hint("amberfs vault add REPO --vault ADDRESS"));
         }
     };
@@ -556,9 +556,9 @@ pub fn renew(global: &Global, repo: &Path, key: Secret, password: &Password) -> 
 }
 
 /// `vault add`.
-pub fn add(global: &Global, args: &RepoArgs) -> Result<u8> {
+pub fn add(global: &Global, args: &RepoArgs) -> Result<Exit> {
     let address = typed_address(global)?
-        .ok_or_else(|| Failure::new(Code::Usage, "give the vault: --vault ADDRESS"))?;
+        .ok_or_else(|| Failure::new(Exit::Usage, "give the vault: --vault ADDRESS"))?;
     let opened = open(global, &args.repo)?;
     warn_before_the_choice(global, &address, &opened.path)?;
     let password = new_password(args.new_password_file.as_deref(), &opened.path)?;
@@ -567,23 +567,23 @@ pub fn add(global: &Global, args: &RepoArgs) -> Result<u8> {
 }
 
 /// `vault remove`.
-pub fn remove(global: &Global, args: &RemoveArgs) -> Result<u8> {
+pub fn remove(global: &Global, args: &RemoveArgs) -> Result<Exit> {
     if args.replaced {
         return remove_replaced(global, args);
     }
     if global.key_file.is_none() && global.key_command.is_none() {
-        return Err(Failure::new(Code::Usage, "vault remove takes the 64-digit key")
+        return Err(Failure::new(Exit::Usage, "vault remove takes the 64-digit key")
             .hint("it will be the only way in: show that you have it with --key-file F")
             .hint("amberfs key show REPO prints it"));
     }
     let opened = open(global, &args.repo)?;
     if opened.slots.is_empty() && opened.replaced.is_empty() {
-        return Err(Failure::new(Code::Other, "this repository has no vault"));
+        return Err(Failure::new(Exit::Other, "this repository has no vault"));
     }
     let failed = opened.retire(global, &opened.slots, Retirement::Deleted)?;
     if !failed.is_empty() && !args.give_up {
         let mut failure = Failure::new(
-            Code::VaultUnreachable,
+            Exit::VaultUnreachable,
             format!("the record could not be deleted: {}", failed[0].1),
         );
         if failed.len() < opened.slots.len() {
@@ -615,17 +615,17 @@ pub fn remove(global: &Global, args: &RemoveArgs) -> Result<u8> {
         let done = if failed.is_empty() { "The vault's record is deleted. " } else { "" };
         note!("{done}Only the 64-digit key opens this repository now.");
     }
-    Ok(0)
+    Ok(Exit::Done)
 }
 
 /// `vault remove --replaced`: finishes what an earlier change of the password
 /// could not.
-fn remove_replaced(global: &Global, args: &RemoveArgs) -> Result<u8> {
+fn remove_replaced(global: &Global, args: &RemoveArgs) -> Result<Exit> {
     let opened = open(global, &args.repo)?;
     let left = opened.retire_replaced(global, &opened.replaced)?;
     if left > 0 {
         return Err(Failure::new(
-            Code::VaultUnreachable,
+            Exit::VaultUnreachable,
             format!("{left} of {} older records are left", opened.replaced.len()),
         ));
     }
@@ -634,11 +634,11 @@ fn remove_replaced(global: &Global, args: &RemoveArgs) -> Result<u8> {
     } else if !global.quiet {
         note!("{} older records are over.", opened.replaced.len());
     }
-    Ok(0)
+    Ok(Exit::Done)
 }
 
 /// `vault show`: spends no try.
-pub fn show(global: &Global, args: &ShowArgs) -> Result<u8> {
+pub fn show(global: &Global, args: &ShowArgs) -> Result<Exit> {
     let Found { path, early: repository } = find(&args.repo)?;
     let folder = DirSynced::new(&path, None);
     // Older registers only name what this one replaced.
@@ -650,7 +650,7 @@ pub fn show(global: &Global, args: &ShowArgs) -> Result<u8> {
         } else {
             say!("no vault: only the 64-digit key opens this repository")?;
         }
-        return Ok(0);
+        return Ok(Exit::Done);
     };
     if args.ticket {
         let ticket = hex(&locator.ticket);
@@ -659,7 +659,7 @@ pub fn show(global: &Global, args: &ShowArgs) -> Result<u8> {
         } else {
             output::secret(&ticket)?;
         }
-        return Ok(0);
+        return Ok(Exit::Done);
     }
     let pin = trust(global, &locator)?;
     let reach = reached(global, &locator, Said::Folder)?;
@@ -678,7 +678,7 @@ pub fn show(global: &Global, args: &ShowArgs) -> Result<u8> {
         };
         object["epoch"] = status.manifest.epoch.into();
         output::object(&object)?;
-        return Ok(0);
+        return Ok(Exit::Done);
     }
     say!("{}", locator.address)?;
     say!("  {}", stands(&status.standing))?;
@@ -687,7 +687,7 @@ pub fn show(global: &Global, args: &ShowArgs) -> Result<u8> {
         Protection::Hsm => "an HSM",
     };
     say!("  its keys are in {place}; manifest of epoch {}", status.manifest.epoch)?;
-    Ok(0)
+    Ok(Exit::Done)
 }
 
 /// So many seconds from now, in seconds since 1970 by this machine's clock.

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use crate::format::wire::{DecodeError, Decoder, Encoder, Result};
+use crate::io::Exit;
 
 /// Largest frame in bytes; longer answers come in several.
 pub const MAX_FRAME: usize = 1 << 20;
@@ -54,8 +55,8 @@ pub struct Described {
 /// Why something failed: an exit code and what to tell the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// One of the exit codes in docs/cli.md.
-    pub code: u8,
+    /// How the command that asked is to end.
+    pub code: Exit,
     /// For people.
     pub text: String,
 }
@@ -163,7 +164,7 @@ impl Reply {
             }
             Self::Failed(failure) => {
                 let mut encoder = head(5);
-                encoder.u8(failure.code).bytes(cut(&failure.text));
+                encoder.u8(failure.code.number()).bytes(cut(&failure.text));
                 encoder.finish()
             }
             // Kind 4 was a list of processes.
@@ -186,13 +187,17 @@ impl Reply {
                 repo: path(&mut decoder)?,
             }),
             3 => Self::Data(decoder.bytes(MAX_FRAME, "data")?.to_vec()),
-            5 => Self::Failed(Failure { code: decoder.u8()?, text: text(&mut decoder)? }),
+            5 => Self::Failed(Failure { code: exit(&mut decoder)?, text: text(&mut decoder)? }),
             6 => Self::Busy(text(&mut decoder)?),
             _ => return Err(DecodeError::Invalid("kind of reply")),
         };
         decoder.end()?;
         Ok(reply)
     }
+}
+
+fn exit(decoder: &mut Decoder<'_>) -> Result<Exit> {
+    Exit::from_number(decoder.u8()?).ok_or(DecodeError::Invalid("exit code"))
 }
 
 /// A text's bytes, as far as they fit into a message.
@@ -228,7 +233,7 @@ mod tests {
             Reply::Described(Described { pid: 7, mountpoint: "/m".into(), repo: "/r".into() }),
             Reply::Data(vec![1, 2, 3]),
             Reply::Busy("in use".into()),
-            Reply::Failed(Failure { code: 17, text: "no".into() }),
+            Reply::Failed(Failure { code: Exit::Unusable, text: "no".into() }),
         ]
     }
 
@@ -275,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_long_text_is_cut_at_a_character() {
-        let failure = Failure { code: 1, text: "é".repeat(MAX_TEXT) };
+        let failure = Failure { code: Exit::Other, text: "é".repeat(MAX_TEXT) };
         let Ok(Reply::Failed(back)) = Reply::decode(&Reply::Failed(failure).encode()) else {
             panic!("must decode");
         };

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::message::{Described, Failure, MAX_DATA, Reply, Request};
 use super::socket;
+use crate::io::Exit;
 
 const MAX_CONNECTIONS: usize = 32;
 /// Somebody who connects and says nothing is cut off after this.
@@ -246,7 +247,7 @@ fn serve<H: Handler>(stream: &UnixStream, handler: &H) -> io::Result<()> {
             }
             Err(error) => {
                 let text = format!("the request is not understood: it {error}");
-                Reply::Failed(Failure { code: 1, text })
+                Reply::Failed(Failure { code: Exit::Other, text })
             }
         };
         socket::send(stream, &reply.encode())?;
@@ -280,7 +281,7 @@ mod tests {
                     Answer::Done
                 }
                 Request::Unmount => Answer::Busy("in use".into()),
-                _ => Answer::Failed(Failure { code: 3, text: "no".into() }),
+                _ => Answer::Failed(Failure { code: Exit::Partial, text: "no".into() }),
             }
         }
     }

@@ -14,6 +14,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::process::{LockedBytes, close_inherited, harden};
 use crate::control::{Failure, char_boundary};
+use crate::io::Exit;
 
 /// Longest secret or message through the pipes, in bytes.
 const MAX_MESSAGE: u32 = 64 << 10;
@@ -77,8 +78,8 @@ pub fn launch() -> io::Result<Launched> {
             close_inherited();
             if let Err(error) = harden() {
                 let text = format!("the daemon could not be started: {error}");
-                child.failed(&Failure { code: 1, text });
-                std::process::exit(1);
+                child.failed(&Failure { code: Exit::Other, text });
+                std::process::exit(Exit::Other.number().into());
             }
             Ok(Launched::Child(child))
         }
@@ -110,20 +111,25 @@ pub(crate) fn receive(pipe: &mut impl Read) -> io::Result<(u8, LockedBytes)> {
 /// Whether the child that writes `reports` is ready, or why not; `note` gets what it has
 /// to say before.
 pub(crate) fn reported(reports: &mut impl Read, note: &mut dyn FnMut(&str)) -> Result<(), Failure> {
+    let senseless = || Failure { code: Exit::Other, text: "the daemon makes no sense".into() };
     loop {
         let Ok((kind, body)) = receive(reports) else {
             let text = "the daemon ended before the mount was usable; see the log".into();
-            return Err(Failure { code: 1, text });
+            return Err(Failure { code: Exit::Other, text });
         };
         let body = body.expose();
         match (kind, body.split_first()) {
             (READY, _) => return Ok(()),
             (NOTE, _) => note(&String::from_utf8_lossy(body)),
             // Failing with the code of success would be taken for it.
-            (FAILED, Some((&code, text))) if code != 0 => {
-                return Err(Failure { code, text: String::from_utf8_lossy(text).into_owned() });
-            }
-            _ => return Err(Failure { code: 1, text: "the daemon makes no sense".into() }),
+            (FAILED, Some((&number, text))) => match Exit::from_number(number) {
+                None | Some(Exit::Done) => return Err(senseless()),
+                Some(code) => {
+                    let text = String::from_utf8_lossy(text).into_owned();
+                    return Err(Failure { code, text });
+                }
+            },
+            _ => return Err(senseless()),
         }
     }
 }
@@ -167,7 +173,7 @@ impl Child {
     /// Lets the parent return failure.
     pub fn failed(self, failure: &Failure) {
         let text = &failure.text[..char_boundary(&failure.text, MAX_MESSAGE as usize - 1)];
-        let body = [&[failure.code], text.as_bytes()].concat();
+        let body = [&[failure.code.number()], text.as_bytes()].concat();
         let _ = send(&mut &self.reports, FAILED, &body);
     }
 }
@@ -200,19 +206,19 @@ mod tests {
     #[test]
     fn failure_passes_with_its_code() {
         let (parent, child) = pair();
-        let failure = Failure { code: 12, text: "Wrong password.".into() };
+        let failure = Failure { code: Exit::WrongSecret, text: "Wrong password.".into() };
         child.failed(&failure);
         assert_eq!(parent.wait(|_| ()), Err(failure));
         let (parent, child) = pair();
-        child.failed(&Failure { code: 0, text: "no".into() });
-        assert_eq!(parent.wait(|_| ()).expect_err("it failed").code, 1);
+        child.failed(&Failure { code: Exit::Done, text: "no".into() });
+        assert_eq!(parent.wait(|_| ()).expect_err("it failed").code, Exit::Other);
     }
 
     #[test]
     fn a_child_that_dies_is_a_failure() {
         let (parent, child) = pair();
         drop(child);
-        assert_eq!(parent.wait(|_| ()).expect_err("died").code, 1);
+        assert_eq!(parent.wait(|_| ()).expect_err("died").code, Exit::Other);
         let (parent, mut child) = pair();
         drop(parent);
         assert!(child.receive().is_err(), "a parent that was interrupted ends the child");

@@ -10,6 +10,7 @@ use super::clients::Settings;
 use super::synced::{Evidence, holder_of_both, synced_by};
 use crate::control::{mount_at, read_mounts};
 use crate::fuse::{DeadMount, dead_mount_at};
+use crate::io::Exit;
 
 /// The kernel follows no more symlinks than this in one path.
 const MAX_LINKS: u32 = 40;
@@ -113,10 +114,10 @@ pub enum Unfit {
 
 impl Unfit {
     /// The exit code: in use, or unusable.
-    pub fn exit_code(&self) -> u8 {
+    pub fn exit_code(&self) -> Exit {
         match self {
-            Self::Mounted { .. } => 11,
-            _ => 17,
+            Self::Mounted { .. } => Exit::InUse,
+            _ => Exit::Unusable,
         }
     }
 }
@@ -268,7 +269,7 @@ mod tests {
         assert!(matches!(error, Unfit::NotAFolder(_)));
         let error = place.check("none", Checks::default()).expect_err("is missing");
         assert!(matches!(error, Unfit::Missing(_)));
-        assert_eq!(error.exit_code(), 17);
+        assert_eq!(error.exit_code(), Exit::Unusable);
     }
 
     #[test]
@@ -322,7 +323,7 @@ mod tests {
         };
         let error = check(Checks::default()).expect_err("is beside it");
         assert!(matches!(error, Unfit::BesideRepo { .. }), "{error}");
-        assert_eq!(error.exit_code(), 17);
+        assert_eq!(error.exit_code(), Exit::Unusable);
         check(Checks { allow_synced: true, ..Checks::default() }).expect("was allowed");
     }
 
@@ -332,6 +333,6 @@ mod tests {
         let error = check_mountpoint(Path::new("/proc"), repo.path(), Checks::default())
             .expect_err("is mounted");
         assert!(matches!(error, Unfit::Mounted { .. }));
-        assert_eq!(error.exit_code(), 11);
+        assert_eq!(error.exit_code(), Exit::InUse);
     }
 }

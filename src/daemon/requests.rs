@@ -11,6 +11,7 @@ use crate::control::{
     Answer, Described, Exchange, Failure, Handler, Place, Registry, Request, take_end,
 };
 use crate::fuse::Session;
+use crate::io::Exit;
 
 /// How long somebody waits for a mount that is being made.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -38,7 +39,7 @@ impl Coming {
             .unwrap_or_else(PoisonError::into_inner);
         session.clone().unwrap_or_else(|| {
             let text = "the mount is still being made; try again".into();
-            Err(Failure { code: 17, text })
+            Err(Failure { code: Exit::Unusable, text })
         })
     }
 }
@@ -57,7 +58,7 @@ pub(super) struct Requests<S> {
 
 impl<S: Service> Requests<S> {
     fn sync(&self, session: &Weak<Session>) -> Result<(), Failure> {
-        let gone = || Failure { code: 1, text: "the mount is going away".into() };
+        let gone = || Failure { code: Exit::Other, text: "the mount is going away".into() };
         let session = session.upgrade().ok_or_else(gone)?;
         let _one = self.one_checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
         pull_and_checkpoint(&*self.service, &session, Why::Asked)
@@ -95,7 +96,7 @@ impl<S: Service> Requests<S> {
             }
             Some(Err(failure)) => Answer::Failed(failure.clone()),
             None => Answer::Failed(Failure {
-                code: 1,
+                code: Exit::Other,
                 text: "the daemon ended without an answer".into(),
             }),
         })
@@ -119,7 +120,9 @@ impl<S: Service> Handler for Requests<S> {
         match request {
             Request::Status => match exchange.send(&self.service.status()) {
                 Ok(()) => Answer::Done,
-                Err(error) => Answer::Failed(Failure { code: 1, text: error.to_string() }),
+                Err(error) => {
+                    Answer::Failed(Failure { code: Exit::Other, text: error.to_string() })
+                }
             },
             Request::Sync => match self.sync(&session) {
                 Ok(()) => Answer::Done,
@@ -128,12 +131,14 @@ impl<S: Service> Handler for Requests<S> {
             Request::Unmount => self.unmount(),
             Request::Users => match exchange.send(self.users(&session).as_bytes()) {
                 Ok(()) => Answer::Done,
-                Err(error) => Answer::Failed(Failure { code: 1, text: error.to_string() }),
+                Err(error) => {
+                    Answer::Failed(Failure { code: Exit::Other, text: error.to_string() })
+                }
             },
             Request::Call(body) => self.service.call(&body, exchange),
             Request::Describe | Request::Input(_) | Request::EndOfInput => {
                 Answer::Failed(Failure {
-                    code: 1,
+                    code: Exit::Other,
                     text: "there is no command that this belongs to".into(),
                 })
             }

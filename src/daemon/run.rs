@@ -22,6 +22,7 @@ use super::requests::{Coming, Requests};
 use super::service::{Handle, Service, Why};
 use crate::control::{Answer, Failure, Place, Registry, Server, note_end, take_end};
 use crate::fuse::{MountOptions, Session, Unmount};
+use crate::io::Exit;
 
 /// How long a signalled daemon waits for those who still use the mount; the
 /// service manager's own limit is 90 seconds.
@@ -80,7 +81,8 @@ pub fn run<S: Service>(
     setup: &Setup,
     ready: impl FnOnce(),
 ) -> Result<(), Failure> {
-    let unusable = |error: &dyn std::fmt::Display| Failure { code: 17, text: error.to_string() };
+    let unusable =
+        |error: &dyn std::fmt::Display| Failure { code: Exit::Unusable, text: error.to_string() };
     let (events, received) = mpsc::channel();
     // Before the mount: a signal from here on must not end the process.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|error| unusable(&error))?;
@@ -186,7 +188,7 @@ pub(super) fn pull_and_checkpoint<S: Service>(
     session: &Session,
     why: Why,
 ) -> Result<(), Failure> {
-    let failed = |text: String| Err(Failure { code: 1, text });
+    let failed = |text: String| Err(Failure { code: Exit::Other, text });
     for _ in 0..PULL_TRIES {
         let pulled = session.pull(PULL_LIMIT);
         catch_unwind(AssertUnwindSafe(|| service.checkpoint(why)))
@@ -207,11 +209,10 @@ pub(super) fn pull_and_checkpoint<S: Service>(
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
-    thread::Builder::new()
-        .name(name.into())
-        .spawn(work)
-        .map(drop)
-        .map_err(|error| Failure { code: 1, text: format!("no thread could be started: {error}") })
+    thread::Builder::new().name(name.into()).spawn(work).map(drop).map_err(|error| Failure {
+        code: Exit::Other,
+        text: format!("no thread could be started: {error}"),
+    })
 }
 
 struct Life<S> {
@@ -318,7 +319,7 @@ impl<S: Service> Life<S> {
                 }
                 Err(error) => {
                     let text = format!("the kernel would not unmount: {error}");
-                    return Err(Answer::Failed(Failure { code: 17, text }));
+                    return Err(Answer::Failed(Failure { code: Exit::Unusable, text }));
                 }
             }
         }
@@ -384,7 +385,10 @@ impl<S: Service> Life<S> {
         let one = self.one_checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
         let closed = catch_unwind(AssertUnwindSafe(|| self.service.close()));
         let result = closed.unwrap_or_else(|_| {
-            Err(Failure { code: 1, text: "internal error while closing; see the log".into() })
+            Err(Failure {
+                code: Exit::Other,
+                text: "internal error while closing; see the log".into(),
+            })
         });
         drop(one);
         let late = events.try_iter().filter_map(|event| match event {

@@ -9,6 +9,7 @@ use super::run::Event;
 use crate::control::{Answer, Exchange, Failure};
 use crate::fs::Operations;
 use crate::fuse::{Invalidator, Session};
+use crate::io::Exit;
 
 /// Why a checkpoint is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +48,10 @@ pub trait Service: Send + Sync + 'static {
     /// A command of a later layer, as bytes.
     fn call(&self, request: &[u8], exchange: &mut Exchange<'_>) -> Answer {
         let _ = (request, exchange);
-        Answer::Failed(Failure { code: 1, text: "this daemon does not know that command".into() })
+        Answer::Failed(Failure {
+            code: Exit::Other,
+            text: "this daemon does not know that command".into(),
+        })
     }
 
     /// The last checkpoint, after the kernel has let go; nothing is called

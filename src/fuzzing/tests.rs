@@ -13,7 +13,7 @@ use crate::format::namespace::{Content, ContentClass, Inode, Owner};
 use crate::format::node::{self, Dotted, MapItem, NO_ID, Run};
 use crate::format::record::Change;
 use crate::format::register::{Features, Slot, key_check_slot};
-use crate::io::{Random, Timestamp};
+use crate::io::{Exit, Random, Timestamp};
 use crate::vault::hsm::FileKeys;
 use crate::vault::hsm::transfer::{Aloud, Parcel, RsaPublic, SiteRequest, WrappedKeys};
 use crate::vault::ledger::{Lineage, Revision};
@@ -517,7 +517,7 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         [page(1, 1, 0, 0), page(1, 2, 0, 0), page(2, 3, 1, 0), page(2, 3, 1, 0)].concat(),
         [page(1, 1, 0, 0), page(1, 2, 1, 1), page(2, 3, 0, 0), page(0, 0, 0, 2)].concat(),
     ];
-    let failure = control::Failure { code: 17, text: "no".into() };
+    let failure = control::Failure { code: Exit::Unusable, text: "no".into() };
     let described =
         control::Described { pid: 7, mountpoint: "/m".into(), repo: "/home/a/r".into() };
     let control = [

@@ -3,6 +3,7 @@
 //! Invariant: outside this module, `fuse`, `daemon`, `cli` and `vault::net`,
 //! nothing reads the clock, random numbers or the file system.
 
+mod exit;
 mod limits;
 pub mod output;
 mod real;
@@ -16,6 +17,7 @@ mod terminal;
 use std::io;
 use std::time::Duration;
 
+pub use exit::Exit;
 pub use limits::{widen_limits, with_first_limits};
 pub use real::{DirFolder, SystemClock, SystemRandom};
 pub use regular::{read_regular, read_regular_text};

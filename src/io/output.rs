@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
+use super::exit::Exit;
 use super::shown::{shown, steers};
 
 /// Bytes that [`Data`] gathers.
@@ -52,11 +53,11 @@ pub struct OutputError(#[from] io::Error);
 
 impl OutputError {
     /// The promised exit code.
-    pub fn exit_code(&self) -> u8 {
+    pub fn exit_code(&self) -> Exit {
         match self.0.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT) => 28,
-            Some(libc::EPIPE) => 141,
-            _ => 1,
+            Some(libc::ENOSPC | libc::EDQUOT) => Exit::NoSpace,
+            Some(libc::EPIPE) => Exit::NoReader,
+            _ => Exit::Other,
         }
     }
 }
@@ -267,7 +268,12 @@ mod tests {
 
     #[test]
     fn errors_have_their_exit_codes() {
-        for (errno, code) in [(libc::ENOSPC, 28), (libc::EDQUOT, 28), (libc::EPIPE, 141), (5, 1)] {
+        for (errno, code) in [
+            (libc::ENOSPC, Exit::NoSpace),
+            (libc::EDQUOT, Exit::NoSpace),
+            (libc::EPIPE, Exit::NoReader),
+            (libc::EIO, Exit::Other),
+        ] {
             assert_eq!(OutputError(io::Error::from_raw_os_error(errno)).exit_code(), code);
         }
     }

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use amberfs::control::{Answer, Described, Exchange, Failure, Handler, Request, Server};
+use amberfs::io::Exit;
 
 use crate::chats;
 use crate::world::{World, assert_same_tree, settle};
@@ -323,8 +324,8 @@ impl Handler for Failing {
                 Answer::Done
             }
             ("/b", _) => Answer::Done,
-            ("/c", _) => Answer::Failed(Failure { code: 28, text: "no room".into() }),
-            _ => Answer::Failed(Failure { code: 26, text: "no sense".into() }),
+            ("/c", _) => Answer::Failed(Failure { code: Exit::NoSpace, text: "no room".into() }),
+            _ => Answer::Failed(Failure { code: Exit::Damage, text: "no sense".into() }),
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use amberfs::control::{Client, ControlError, Failure, Registry, Reply, Request};
 use amberfs::daemon::{Setup, run};
 use amberfs::fuse::MountOptions;
+use amberfs::io::Exit;
 
 use crate::mounted::has_fuse;
 use crate::service::MemService;
@@ -194,7 +195,7 @@ fn a_mount_that_fails_leaves_no_socket() {
     };
     let service = Arc::new(MemService::new());
     let failure = run(Arc::clone(&service), &setup, || ()).expect_err("there is no such folder");
-    assert_eq!(failure.code, 17);
+    assert_eq!(failure.code, Exit::Unusable);
     assert_eq!(service.closed.load(Ordering::SeqCst), 1);
     assert_eq!(registry.all(), []);
     assert_eq!(std::fs::read_dir(folder.path().join("run")).expect("is there").count(), 0);

@@ -35,7 +35,7 @@ fn the_unit_does_not_repeat_what_costs_tries() {
         VaultError::Unexpected(""),
         unanswered,
     ] {
-        let code = error.exit_code().to_string();
+        let code = error.exit_code().number().to_string();
         assert!(prevented.split(' ').any(|listed| listed == code), "{code}: {error}");
     }
     assert_eq!(value("StartLimitIntervalSec"), "1d");

@@ -14,7 +14,7 @@ use amberfs::vault::server::ceremony::{self, CeremonyError, REQUEST};
 
 use super::fleet::{root_keys, say_made};
 use super::guard::check_private;
-use super::{Done, Failure, MADE, make_folder, say, say_where_the_root_is};
+use super::{Done, Exit, Failure, MADE, make_folder, say, say_where_the_root_is};
 
 /// A token and the way into it
 #[derive(clap::Args)]
@@ -35,7 +35,7 @@ impl TokenOptions {
     fn token(&self) -> Result<Token, Failure> {
         let (Some(module), Some(label)) = (&self.pkcs11_module, &self.token_label) else {
             let text = "--pkcs11-module and --token-label are needed".to_owned();
-            return Err(Failure { code: 2, text });
+            return Err(Failure { code: Exit::Usage, text });
         };
         // `serve` may be started elsewhere.
         let absolute = |path: &PathBuf| std::path::absolute(path).map_err(Failure::other);
@@ -204,7 +204,7 @@ pub fn run(step: &Ceremony) -> Result<(), Failure> {
     match step {
         Ceremony::Request { dir, token, manifest, vault, site_name } => {
             let pinned = unhex(vault).map(Fingerprint).ok_or_else(|| Failure {
-                code: 2,
+                code: Exit::Usage,
                 text: "a vault's fingerprint has 64 hexadecimal digits".to_owned(),
             })?;
             let (token, manifest) = (token.token()?, read(manifest)?);

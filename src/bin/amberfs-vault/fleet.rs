@@ -18,7 +18,7 @@ use ed25519_dalek::SigningKey;
 use zeroize::Zeroizing;
 
 use super::staff::give;
-use super::{Failure, check_private, lock, make_folder, say};
+use super::{Exit, Failure, check_private, lock, make_folder, say};
 
 const MANIFEST_FILE_LIMIT: u64 = 8192;
 
@@ -311,7 +311,8 @@ pub fn root(command: &RootCommand) -> Result<(), Failure> {
         RootCommand::Replace { dir, roots, threshold, root_key } => {
             check_private(dir)?;
             let _locked = lock(dir)?;
-            let bad = || Failure { code: 2, text: "a root is 64 hexadecimal digits".into() };
+            let bad =
+                || Failure { code: Exit::Usage, text: "a root is 64 hexadecimal digits".into() };
             let keys = roots.iter().map(|text| unhex(text).ok_or_else(bad));
             let keys = keys.collect::<Result<Vec<[u8; 32]>, _>>()?;
             if !is_unused(dir)? {

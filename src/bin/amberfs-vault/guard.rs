@@ -12,7 +12,7 @@ use amberfs::io::{
 use amberfs::vault::config::CONFIG;
 use zeroize::Zeroizing;
 
-use super::Failure;
+use super::{Exit, Failure};
 
 /// To standard error, a line each.
 pub struct Stderr {
@@ -97,7 +97,7 @@ pub fn read_secret_file(path: &Path, question: &str) -> Result<Zeroizing<String>
     } else {
         open_secret(path, SecretFrom::User).and_then(read_secret)
     };
-    text.map_err(|error| Failure { code: 2, text: format!("{} {error}", path.display()) })
+    text.map_err(|error| Failure { code: Exit::Usage, text: format!("{} {error}", path.display()) })
 }
 
 /// A secret file, if it is there, must be closed to others.

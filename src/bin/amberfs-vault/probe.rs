@@ -13,7 +13,7 @@ use clap::Args;
 use zeroize::Zeroizing;
 
 use super::guard::read_secret_file;
-use super::{Failure, say};
+use super::{Exit, Failure, say};
 
 const RIGHT: &str = "a canary sings before the gas";
 const WRONG: &str = "a canary sleeps after the gas";
@@ -43,7 +43,7 @@ pub fn run(arguments: &ProbeArguments) -> Result<(), Failure> {
         Some(path) => {
             let text = read_secret_file(path, "Invite: ")?;
             let digits = text.trim().trim_start_matches("amber-invite-");
-            let usage = || Failure { code: 2, text: "this is no invite".into() };
+            let usage = || Failure { code: Exit::Usage, text: "this is no invite".into() };
             Claim::Invite(unhex(digits).ok_or_else(usage)?)
         }
         None => Claim::Open,

@@ -30,7 +30,7 @@ use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
 use super::guard::{check_owner, check_secret};
-use super::{Failure, announce, make_folder, say};
+use super::{Exit, Failure, announce, make_folder, say};
 
 const CONFIG: &str = "relay.toml";
 const KEY: &str = "relay.key";
@@ -149,7 +149,8 @@ impl Default for LimitSettings {
 
 impl Settings {
     fn check(&self) -> Result<(), Failure> {
-        let bad = |what: &str| Err(Failure { code: 2, text: format!("{CONFIG}: {what}") });
+        let bad =
+            |what: &str| Err(Failure { code: Exit::Usage, text: format!("{CONFIG}: {what}") });
         let direct = |site: &String| !site.contains('+') && Place::parse(site).is_some();
         if !(1..=9).contains(&self.sites.len()) || !self.sites.iter().all(direct) {
             return bad("sites must be 1 to 9 of the form HOST:PORT");
@@ -223,7 +224,7 @@ pub fn run(command: &RelayCommand) -> Result<(), Failure> {
             accounts,
         } => {
             let listen = listen.parse().map_err(|_| Failure {
-                code: 2,
+                code: Exit::Usage,
                 text: format!("--listen {listen}: it must be ADDRESS:PORT"),
             })?;
             let settings = Settings {
@@ -268,7 +269,7 @@ fn load(dir: &Path) -> Result<(Settings, SigningKey), Failure> {
     check_secret(&dir.join(KEY))?;
     let folder = DirFolder::new(dir);
     let bytes = folder.read(CONFIG, FILE_LIMIT).map_err(|_| Failure {
-        code: 10,
+        code: Exit::NoRepository,
         text: format!("{} is not a relay (make one with: amberfs-vault relay init)", dir.display()),
     })?;
     let text = String::from_utf8_lossy(&bytes);
@@ -319,7 +320,7 @@ fn token(dir: &Path, account: &str) -> Result<(), Failure> {
     let (settings, _) = load(dir)?;
     if !is_account(account) {
         let text = "an account has 1 to 64 printable ASCII characters and no space".to_owned();
-        return Err(Failure { code: 2, text });
+        return Err(Failure { code: Exit::Usage, text });
     }
     if settings.accounts != Accounting::Tokens {
         return Err(Failure::other(format!("{CONFIG} does not say accounts = \"tokens\"")));

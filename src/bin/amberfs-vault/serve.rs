@@ -21,7 +21,9 @@ use tokio_rustls::TlsAcceptor;
 use super::guard::{LOGGER, check_private};
 use super::monitor::{self, Watched};
 use super::notify::{Event, Notifier};
-use super::{ADDRESS, Failure, announce, lock, opened, root_key_in, staff, warn_of_software_keys};
+use super::{
+    ADDRESS, Exit, Failure, announce, lock, opened, root_key_in, staff, warn_of_software_keys,
+};
 
 /// Time between two sweeps.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
@@ -76,7 +78,7 @@ impl ServeArguments {
         settings.admin = self.admin.or(settings.admin);
         settings.log_json |= self.log_json;
         let listen = settings.listen.clone().ok_or_else(|| Failure {
-            code: 2,
+            code: Exit::Usage,
             text: "where to listen? --listen HOST:PORT, or listen in [serve] of vault.toml".into(),
         })?;
         Ok((listen, settings))
@@ -166,21 +168,21 @@ async fn serve_here(
     let limits = OpenLimits { each: settings.registrations_each, all: settings.registrations };
     let site = Arc::new(site.binding(config.relays.bind).opening(limits));
     let listener = TcpListener::bind(listen).await.map_err(|error| Failure {
-        code: 1,
+        code: Exit::Other,
         text: format!("cannot listen on {listen}: {error}"),
     })?;
     let place: SocketAddr = listener.local_addr().map_err(Failure::other)?;
     let hosts = if settings.advertise.is_empty() {
         if place.ip().is_unspecified() {
             let text = "listening everywhere needs --advertise HOST:PORT".to_owned();
-            return Err(Failure { code: 2, text });
+            return Err(Failure { code: Exit::Usage, text });
         }
         vec![place.to_string()]
     } else {
         settings.advertise.clone()
     };
     let address = Address::new(hosts, fingerprint)
-        .map_err(|error| Failure { code: 2, text: error.to_string() })?;
+        .map_err(|error| Failure { code: Exit::Usage, text: error.to_string() })?;
     DirFolder::new(dir).replace(ADDRESS, address.to_string().as_bytes()).map_err(Failure::other)?;
     // A relay on this machine brings people from everywhere.
     let is_private = config.relays.keys.is_empty()

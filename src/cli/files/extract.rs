@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use super::super::args::{ExtractArgs, Global};
 use super::super::opening::{Access, open};
 use super::super::place::canonical;
-use super::super::{Code, Failure, Result};
+use super::super::{Exit, Failure, Result};
 use super::beneath::{Folder, Fresh, Identity, held};
 use super::chain::Chain;
 use super::{
@@ -28,7 +28,7 @@ use crate::fs::{Attr, Fs, FsError, Operations, Seek};
 use crate::io::{Timestamp, output};
 
 /// `extract`.
-pub fn extract(global: &Global, args: &ExtractArgs) -> Result<u8> {
+pub fn extract(global: &Global, args: &ExtractArgs) -> Result<Exit> {
     let parsed = args.paths.iter().map(|path| names(path)).collect::<Result<Vec<_>>>()?;
     let repo = canonical(&args.repo)?;
     check_outside(&repo, &args.dest)?;
@@ -72,7 +72,7 @@ pub fn extract(global: &Global, args: &ExtractArgs) -> Result<u8> {
     } else if count > 0 {
         note!("amberfs: {count} files or attributes of files were left out");
     }
-    Ok(opened.code(extractor.left_out.code()))
+    Ok(opened.exit(extractor.left_out.exit()))
 }
 
 /// What the PATHs lead to, looked up before anything is written. One that is not
@@ -113,7 +113,7 @@ fn open_dest(path: &Path, repo: Identity) -> Result<Folder> {
 }
 
 fn inside() -> Failure {
-    Failure::new(Code::Unusable, "this lies inside the repository: what is there is uploaded")
+    Failure::new(Exit::Unusable, "this lies inside the repository: what is there is uploaded")
 }
 
 /// Plain files in REPO would be uploaded.
@@ -175,7 +175,7 @@ impl Extractor<'_> {
     fn leave_out(&mut self, path: &Path, failure: Failure) -> Result<()> {
         let shown = self.shown(path);
         let failure = with_cause(self.fs, failure);
-        if failure.code == Code::NoSpace {
+        if failure.code == Exit::NoSpace {
             return Err(of(&shown, failure));
         }
         self.left_out.name(&self.bar, &shown, failure.message);
@@ -217,7 +217,7 @@ impl Extractor<'_> {
             if let (Err(error), Some(above)) = (came_back, levels.last_mut()) {
                 above.entries = Vec::new().into_iter();
                 let why = format!("it was moved, and the rest is left out: {error}");
-                self.leave_out(&path, Failure::new(Code::Other, why))?;
+                self.leave_out(&path, Failure::new(Exit::Other, why))?;
             }
         }
         Ok(())
@@ -247,12 +247,12 @@ impl Extractor<'_> {
                 folder.symlink(&self.fs.readlink(attr.ino)?, name)?;
                 self.dress(&Written::Held(folder.hold(name, attr.mode)?), attr, path)
             }
-            SOCKET => Err(Failure::new(Code::Other, "sockets are not extracted")),
+            SOCKET => Err(Failure::new(Exit::Other, "sockets are not extracted")),
             kind if kind == FIFO || self.is_root => {
                 folder.node(name, attr.mode, u64::from(attr.rdev))?;
                 self.dress(&Written::Held(folder.hold(name, attr.mode)?), attr, path)
             }
-            _ => Err(Failure::new(Code::Other, "only root can make a device node")),
+            _ => Err(Failure::new(Exit::Other, "only root can make a device node")),
         }
     }
 
@@ -298,7 +298,7 @@ impl Extractor<'_> {
                 let want = (end - at).min(PIECE as u64) as u32;
                 let piece = self.fs.read(attr.ino, at, want)?;
                 if piece.is_empty() {
-                    return Err(Failure::new(Code::Damage, "it is shorter than its record says"));
+                    return Err(Failure::new(Exit::Damage, "it is shorter than its record says"));
                 }
                 out.write_all_at(&piece, at)?;
                 at += piece.len() as u64;
@@ -315,7 +315,7 @@ impl Extractor<'_> {
             let dressed = self.dest.descend(&path).map_err(Failure::from).and_then(|folder| {
                 if folder.identity() != identity {
                     let text = "another folder is in its place by now";
-                    return Err(Failure::new(Code::Other, text));
+                    return Err(Failure::new(Exit::Other, text));
                 }
                 let fd = folder.as_fd().try_clone_to_owned()?;
                 self.dress(&Written::Open(fd), &attr, &path)

@@ -3,7 +3,7 @@
 use super::super::args::{CatArgs, Global, LsArgs};
 use super::super::control::local_time;
 use super::super::opening::{Access, open};
-use super::super::{Code, Failure, Result};
+use super::super::{Exit, Failure, Result};
 use super::{
     DIR, FIFO, FILE, LINK, PIECE, SOCKET, Seen, TYPE, entries, names, of, shown, walk, with_cause,
 };
@@ -11,7 +11,7 @@ use crate::fs::{Attr, Fs, Operations};
 use crate::io::output::{self, Data};
 
 /// `ls`.
-pub fn ls(global: &Global, args: &LsArgs) -> Result<u8> {
+pub fn ls(global: &Global, args: &LsArgs) -> Result<Exit> {
     let all = vec!["/".to_string()];
     let paths = if args.paths.is_empty() { &all } else { &args.paths };
     let parsed = paths.iter().map(|path| names(path)).collect::<Result<Vec<_>>>()?;
@@ -28,7 +28,7 @@ pub fn ls(global: &Global, args: &LsArgs) -> Result<u8> {
     let written = list.out.flush();
     listed?;
     written?;
-    Ok(opened.code(0))
+    Ok(opened.exit(Exit::Done))
 }
 
 struct List<'a> {
@@ -157,22 +157,22 @@ fn letters(mode: u32) -> String {
 }
 
 /// `cat`.
-pub fn cat(global: &Global, args: &CatArgs) -> Result<u8> {
+pub fn cat(global: &Global, args: &CatArgs) -> Result<Exit> {
     let parsed = args.paths.iter().map(|path| names(path)).collect::<Result<Vec<_>>>()?;
     let opened = open(global, &args.repo, Access::Read)?;
     for (path, names) in args.paths.iter().zip(parsed) {
         let attr = walk(&opened.fs, path, &names)?;
         let named = |failure| of(&shown(path.as_bytes()), failure);
         if attr.mode & TYPE != FILE {
-            return Err(named(Failure::new(Code::Other, "not a regular file")));
+            return Err(named(Failure::new(Exit::Other, "not a regular file")));
         }
         copy(&opened.fs, &attr).map_err(|failure| match failure.code {
             // Of standard output, not of the file.
-            Code::NoReader => failure,
+            Exit::NoReader => failure,
             _ => named(with_cause(&opened.fs, failure)),
         })?;
     }
-    Ok(opened.code(0))
+    Ok(opened.exit(Exit::Done))
 }
 
 fn copy(fs: &Fs, attr: &Attr) -> Result<()> {
@@ -180,7 +180,7 @@ fn copy(fs: &Fs, attr: &Attr) -> Result<()> {
     while at < attr.size {
         let piece = fs.read(attr.ino, at, PIECE as u32)?;
         if piece.is_empty() {
-            return Err(Failure::new(Code::Damage, "it is shorter than its record says"));
+            return Err(Failure::new(Exit::Damage, "it is shorter than its record says"));
         }
         output::bytes(&piece)?;
         at += piece.len() as u64;

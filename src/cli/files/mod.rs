@@ -1,7 +1,7 @@
 //! `put`, `ls`, `cat` and `extract`: without FUSE.
 //!
 //! Invariant: a file that could not be copied as it is was named, and the
-//! command ends with an error or with [`Code::Partial`].
+//! command ends with an error or with [`Exit::Partial`].
 
 mod beneath;
 mod chain;
@@ -16,7 +16,7 @@ use std::path::Path;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::Global;
-use super::{Code, Failure, Result};
+use super::{Exit, Failure, Result};
 use crate::format::namespace::ROOT;
 use crate::fs::{Attr, Fs, FsError, Operations};
 use crate::io::output;
@@ -49,7 +49,7 @@ fn names(path: &str) -> Result<Vec<&str>> {
     let names: Vec<&str> = inner.split('/').collect();
     if names.iter().any(|name| matches!(*name, "" | "." | "..") || name.contains('\0')) {
         let text = format!("{}: not a path in a repository", shown(path.as_bytes()));
-        return Err(Failure::new(Code::Usage, text)
+        return Err(Failure::new(Exit::Usage, text)
             .hint("it is written from the repository's root, without . and .. and empty names"));
     }
     Ok(names)
@@ -102,7 +102,7 @@ fn walk(fs: &Fs, path: &str, names: &[&str]) -> Result<Attr> {
 fn link_in_the_way(names: &[&str]) -> Failure {
     let path = shown(names.join("/").as_bytes());
     Failure::new(
-        Code::Other,
+        Exit::Other,
         format!("/{path} is a symlink in the repository, and those are not followed"),
     )
 }
@@ -133,7 +133,7 @@ impl Seen {
         if self.0.insert(dir) {
             return Ok(());
         }
-        Err(Failure::new(Code::Damage, "this folder has a second name: the repository is damaged"))
+        Err(Failure::new(Exit::Damage, "this folder has a second name: the repository is damaged"))
     }
 }
 
@@ -169,9 +169,9 @@ impl LeftOut {
         }
     }
 
-    /// The exit code.
-    fn code(&self) -> u8 {
-        if self.count == 0 { 0 } else { Code::Partial as u8 }
+    /// How the command ends.
+    fn exit(&self) -> Exit {
+        if self.count == 0 { Exit::Done } else { Exit::Partial }
     }
 }
 
@@ -201,7 +201,7 @@ mod tests {
         }
         assert_eq!(names("...").unwrap(), ["..."]);
         for path in ["", ".", "..", "//", "a//b", "/a/..", "./a", "a/./b", "a//", "a\0b"] {
-            assert_eq!(names(path).unwrap_err().code, Code::Usage, "{path:?}");
+            assert_eq!(names(path).unwrap_err().code, Exit::Usage, "{path:?}");
         }
     }
 
@@ -209,6 +209,6 @@ mod tests {
     fn a_folder_is_entered_once() {
         let mut seen = Seen::default();
         assert!(seen.enter(1).is_ok() && seen.enter(2).is_ok());
-        assert_eq!(seen.enter(1).unwrap_err().code, Code::Damage);
+        assert_eq!(seen.enter(1).unwrap_err().code, Exit::Damage);
     }
 }

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use super::super::args::{Global, PutArgs};
 use super::super::opening::{Access, open};
 use super::super::place::canonical;
-use super::super::{Code, Failure, Result};
+use super::super::{Exit, Failure, Result};
 use super::beneath::{self, Folder, Identity, held, is_no_folder};
 use super::chain::Chain;
 use super::source::{Level, Source};
@@ -45,7 +45,7 @@ const XATTR_ROOM: usize = 64 << 10;
 const UNTOLD_MOST: u64 = 64 << 20;
 
 /// `put`.
-pub fn put(global: &Global, args: &PutArgs) -> Result<u8> {
+pub fn put(global: &Global, args: &PutArgs) -> Result<Exit> {
     let names = names(&args.path)?;
     let repo = std::fs::metadata(canonical(&args.repo)?)?;
     let opened = open(global, &args.repo, Access::Write)?;
@@ -86,7 +86,7 @@ pub fn put(global: &Global, args: &PutArgs) -> Result<u8> {
         let (files, bytes) = (putter.files, putter.bytes);
         note!("{files} files, {bytes} bytes, all in the repository folder{rest}");
     }
-    Ok(opened.code(putter.left_out.code()))
+    Ok(opened.exit(putter.left_out.exit()))
 }
 
 /// Why something was not put.
@@ -116,7 +116,7 @@ impl From<FsError> for Trouble {
 impl From<io::Error> for Trouble {
     fn from(error: io::Error) -> Self {
         // A source has no room that could be used up: this is no code 28.
-        Self::Left(Failure::new(Code::Other, error))
+        Self::Left(Failure::new(Exit::Other, error))
     }
 }
 
@@ -132,7 +132,7 @@ impl Trouble {
 type Put<T> = std::result::Result<T, Trouble>;
 
 fn left(text: impl Into<String>) -> Trouble {
-    Trouble::Left(Failure::new(Code::Other, text.into()))
+    Trouble::Left(Failure::new(Exit::Other, text.into()))
 }
 
 struct Putter<'a> {
@@ -188,7 +188,7 @@ impl Putter<'_> {
                 self.leaf(source, &file, || beneath::read(source), dir, name)
                     .map_err(|error| error.of(&shown_path(source)))
             }
-            _ => Err(Trouble::Over(Failure::new(Code::Usage, "no name to put it under"))),
+            _ => Err(Trouble::Over(Failure::new(Exit::Usage, "no name to put it under"))),
         }
     }
 

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::super::{Code, Failure, Result};
+use super::super::{Exit, Failure, Result};
 use super::beneath::{Folder, Identity, look};
 use super::{of, shown_path};
 
@@ -28,17 +28,17 @@ impl<'a> Source<'a> {
             |code, error: &dyn std::fmt::Display| of(&shown_path(path), Failure::new(code, error));
         let (data, file) = look(path)
             .and_then(|file| Ok((file.metadata()?, file)))
-            .map_err(|error| failed(Code::Usage, &error))?;
+            .map_err(|error| failed(Exit::Usage, &error))?;
         if data.is_file() {
             return Ok(Self::File(path, file));
         }
         if !data.is_dir() {
-            return Err(failed(Code::Usage, &"neither a file nor a folder")
+            return Err(failed(Exit::Usage, &"neither a file nor a folder")
                 .hint("what comes out of it can be put from standard input"));
         }
-        let folder = Folder::at(path).map_err(|error| failed(Code::Other, &error))?;
+        let folder = Folder::at(path).map_err(|error| failed(Exit::Other, &error))?;
         if folder.identity() == repo {
-            return Err(failed(Code::Unusable, &"this is the repository itself"));
+            return Err(failed(Exit::Unusable, &"this is the repository itself"));
         }
         Ok(Self::Folder(path, folder))
     }

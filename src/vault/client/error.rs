@@ -1,6 +1,7 @@
 //! What can go wrong between an owner and the vault, sorted by what the owner
 //! can do.
 
+use crate::io::Exit;
 use crate::vault::net::ConnectError;
 use crate::vault::protocol::{
     CostError, Ended, NoMemory, PasswordError, Refusal, Seconds, Standing, Tries,
@@ -200,28 +201,30 @@ fn later(wait: Option<u64>) -> String {
 
 impl VaultError {
     /// The promised exit code.
-    pub fn exit_code(&self) -> u8 {
+    pub fn exit_code(&self) -> Exit {
         match self {
-            Self::WrongPassword(_) => 12,
+            Self::WrongPassword(_) => Exit::WrongSecret,
             Self::Closed { .. }
             | Self::Ended(_)
             | Self::UnknownTicket
             | Self::NotActivated
             | Self::Frozen
             | Self::Account
-            | Self::Held => 13,
-            Self::TryLater { .. } | Self::Budget | Self::TooOften => 14,
-            Self::Unreachable { .. } => 15,
-            Self::NotPinned(_) | Self::ForeignKey | Self::Terms | Self::Over(_) => 16,
-            Self::Memory { .. } => 18,
-            Self::Unanswered { .. } | Self::Unexpected(_) => 19,
+            | Self::Held => Exit::RecordDead,
+            Self::TryLater { .. } | Self::Budget | Self::TooOften => Exit::TryLater,
+            Self::Unreachable { .. } => Exit::VaultUnreachable,
+            Self::NotPinned(_) | Self::ForeignKey | Self::Terms | Self::Over(_) => {
+                Exit::NotThePinnedVault
+            }
+            Self::Memory { .. } => Exit::NoMemory,
+            Self::Unanswered { .. } | Self::Unexpected(_) => Exit::Unanswered,
             Self::Password(_)
             | Self::Cost(_)
             | Self::RegistrationClosed
             | Self::Unbindable
             | Self::Invite
             | Self::BadSignature
-            | Self::Keys => 1,
+            | Self::Keys => Exit::Other,
         }
     }
 

@@ -11,7 +11,7 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::crypto::{KeyCheck, RepoId, Secret, key_check};
 use crate::io::sim::SimWorld;
-use crate::io::{Clock, DirFolder, SystemClock, SystemRandom, Timestamp};
+use crate::io::{Clock, DirFolder, Exit, SystemClock, SystemRandom, Timestamp};
 use crate::vault::hsm::{FileKeys, KeyProtection};
 use crate::vault::ledger::sim::SimLedger;
 use crate::vault::ledger::{Entry, Head, Ledger, LedgerError, Name, Revision, Swap, Value};
@@ -171,7 +171,7 @@ fn a_password_opens_what_was_registered_until_ten_wrong_ones_close_it() {
 
     let wrong = password("incorrect horse battery staple");
     let error = client().unlock(&locator, &REPO, &wrong, vault.pin()).err().unwrap();
-    assert_eq!((error.exit_code(), error.tries_left()), (12, Some(9)));
+    assert_eq!((error.exit_code(), error.tries_left()), (Exit::WrongSecret, Some(9)));
     assert_eq!(
         error.to_string(),
         "Wrong password. 9 of 10 tries left; after the last the vault destroys the key. \
@@ -188,7 +188,7 @@ fn a_password_opens_what_was_registered_until_ten_wrong_ones_close_it() {
     for (locator, repo) in forged {
         let error = client().unlock(&locator, &repo, &password(RIGHT), vault.pin()).err().unwrap();
         assert!(matches!(error, VaultError::Terms), "{error}");
-        assert_eq!((error.exit_code(), error.tries_left()), (16, None));
+        assert_eq!((error.exit_code(), error.tries_left()), (Exit::NotThePinnedVault, None));
     }
     let right = client().unlock(&locator, &REPO, &password(RIGHT), vault.pin()).unwrap();
     assert_eq!(right.keys.len(), 2);
@@ -197,18 +197,18 @@ fn a_password_opens_what_was_registered_until_ten_wrong_ones_close_it() {
 
     for left in (0..10).rev() {
         let error = client().unlock(&locator, &REPO, &wrong, vault.pin()).err().unwrap();
-        assert_eq!((error.exit_code(), error.tries_left()), (12, Some(left)));
+        assert_eq!((error.exit_code(), error.tries_left()), (Exit::WrongSecret, Some(left)));
     }
     for _ in 0..2 {
         let error = client().unlock(&locator, &REPO, &password(RIGHT), vault.pin()).err().unwrap();
         assert!(matches!(error, VaultError::Closed { .. }));
-        assert_eq!((error.exit_code(), error.tries_left()), (13, Some(0)));
+        assert_eq!((error.exit_code(), error.tries_left()), (Exit::RecordDead, Some(0)));
     }
     vault.clock.0.fetch_add(GRACE as i64 + 1, Ordering::SeqCst);
     vault.sweep();
     let error = client().unlock(&locator, &REPO, &password(RIGHT), vault.pin()).err().unwrap();
     assert!(matches!(error, VaultError::Ended(Ended::Exhausted)));
-    assert_eq!(error.exit_code(), 13);
+    assert_eq!(error.exit_code(), Exit::RecordDead);
 }
 
 #[test]
@@ -274,7 +274,9 @@ fn another_root_an_older_epoch_and_a_site_outside_the_manifest_are_refused() {
     let other = Vault::new();
     // The folder names another vault than the pinned one: nothing is sent.
     let error = client().unlock(&locator, &REPO, &password(RIGHT), other.pin()).err().unwrap();
-    assert!(matches!(error, VaultError::NotPinned(_)) && error.exit_code() == 16);
+    assert!(
+        matches!(error, VaultError::NotPinned(_)) && error.exit_code() == Exit::NotThePinnedVault
+    );
     // The right fingerprint at another vault's door.
     let moved = Address::new(other.address().hosts().to_vec(), vault.fingerprint).unwrap();
     let moved = Locator { address: moved, ..locator.clone() };
@@ -326,7 +328,7 @@ fn a_manifest_that_is_over_is_taken_by_whoever_has_seen_it() {
     for seen in [0, epoch - 1] {
         let error = unlock(&vault, seen).err().unwrap();
         assert!(error.to_string().contains("ended on 2001-09-09"), "{error}");
-        assert_eq!((error.exit_code(), error.tries_left()), (16, None));
+        assert_eq!((error.exit_code(), error.tries_left()), (Exit::NotThePinnedVault, None));
     }
     assert!(unlock(&vault, epoch).is_ok(), "this machine has seen this very one");
     vault.renewed(u64::MAX);
@@ -410,7 +412,7 @@ fn garbage_and_silence_are_an_unreachable_vault() {
     for _ in 0..3 {
         let error = client().manifest(&address, pin).err().unwrap();
         assert!(matches!(error, VaultError::Unreachable { .. }), "{error}");
-        assert_eq!(error.exit_code(), 15);
+        assert_eq!(error.exit_code(), Exit::VaultUnreachable);
     }
     talker.join().unwrap();
 }
@@ -493,7 +495,7 @@ fn the_driver_finds_a_site_that_comes_back() {
     let locator = register(&vault, &[key(1)], RIGHT);
     vault.kill();
     let down = client().unlock(&locator, &REPO, &password(RIGHT), vault.pin()).err().unwrap();
-    assert_eq!(down.exit_code(), 15);
+    assert_eq!(down.exit_code(), Exit::VaultUnreachable);
     let pin = vault.pin();
     let opening = std::thread::spawn({
         let locator = locator.clone();
