@@ -13,6 +13,7 @@ use crate::control::{
 use crate::daemon::find_dead;
 use crate::fuse::DeadMount;
 use crate::io::output::{self, OutputError};
+use crate::io::{byte_count, local_time};
 
 /// The type of our mounts, as the kernel shows it.
 const MOUNT_TYPE: &str = "fuse.amberfs";
@@ -326,8 +327,8 @@ fn show(value: &serde_json::Value) -> std::result::Result<(), OutputError> {
     say!(
         "  on this disk   {} files and folders, {}; {} and {} changes wait for the next checkpoint",
         number("inodes"),
-        bytes(number("bytes")),
-        bytes(number("waiting_bytes")),
+        byte_count(number("bytes")),
+        byte_count(number("waiting_bytes")),
         number("waiting_changes"),
     )?;
     say!("  in REPO        {}", in_repo(value))?;
@@ -391,28 +392,4 @@ fn nowhere(others: u64) -> String {
             format!("none of {others} other devices has shown yet that it has anything of this one")
         }
     }
-}
-
-/// Seconds since 1970 as people read them, in the zone of this machine.
-pub fn local_time(secs: i64) -> String {
-    jiff::Timestamp::from_second(secs).map_or_else(
-        |_| format!("{secs} s"),
-        |time| {
-            time.to_zoned_datetime(jiff::tz::TimeZone::system())
-                .strftime("%Y-%m-%d %H:%M:%S")
-                .to_string()
-        },
-    )
-}
-
-/// A size as people read it.
-pub fn bytes(count: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = count as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::args::{Global, MountArgs};
-use super::control::{bytes, done};
+use super::control::done;
 use super::findings::not_here;
 use super::noting::NoteWriter;
 use super::opening::{Found, Opened, Wanted, describe, find, refuse_behind};
@@ -21,7 +21,7 @@ use crate::daemon::{
     launch, lock_in_memory, notify_ready, share_one_arena, start_logging, unencrypted_swap,
 };
 use crate::fs::{Fs, FsError};
-use crate::io::shown;
+use crate::io::{byte_count, shown};
 use crate::vault::protocol::{decode_marks, encode_marks};
 use crate::volume::Behind;
 
@@ -214,7 +214,7 @@ impl Mounted {
         let trouble = shown(&trouble);
         let waiting = format!(
             "{} of data and {} changed names and attributes",
-            bytes(progress.waiting_bytes),
+            byte_count(progress.waiting_bytes),
             progress.waiting_changes
         );
         let place = self.ready.state.as_ref().map(|state| state.path.display().to_string());

@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::args::Global;
-use super::control::local_time;
 use super::place::{
     LocalState, canonical, machine_name, place_of, state_folder, state_folder_if_there,
 };
@@ -23,7 +22,7 @@ use super::{Exit, Failure, Result};
 use crate::crypto::{Secret, hex};
 use crate::format::register::{Keyring, Register, Slot};
 use crate::fs::{Fs, NoLog, Options, Ownership, RecoverError};
-use crate::io::{DirFolder, DirSynced, SystemClock, SystemRandom};
+use crate::io::{DirFolder, DirSynced, SystemClock, SystemRandom, local_time};
 use crate::journal::Options as JournalOptions;
 use crate::store::{CacheSizes, Context, StoreError};
 use crate::vault::protocol::{Locator, Mark};

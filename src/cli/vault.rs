@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::args::{Global, RemoveArgs, RepoArgs, ShowArgs, YesNo};
-use super::control::local_time;
 use super::opening::{Found, Keyed, Wanted, find};
 use super::secrets::Obtained;
 use super::trust::{
@@ -14,7 +13,9 @@ use super::trust::{
 };
 use super::{Exit, Failure, Result, secrets};
 use crate::crypto::{RepoId, Secret, hex, key_check, resembles_key, unhex};
-use crate::io::{Clock, DirSynced, SystemClock, SystemRandom, Terminal, can_ask, output};
+use crate::io::{
+    Clock, DirSynced, SystemClock, SystemRandom, Terminal, can_ask, local_time, output,
+};
 use crate::vault::client::{Claim, Client, NewRecord, Token, Unlocked, VaultError};
 use crate::vault::net::Timeouts;
 use crate::vault::protocol::{

@@ -4,6 +4,7 @@
 //! nothing reads the clock, random numbers or the file system.
 
 mod exit;
+mod figures;
 mod limits;
 pub mod output;
 mod real;
@@ -18,6 +19,7 @@ use std::io;
 use std::time::Duration;
 
 pub use exit::Exit;
+pub use figures::{byte_count, local_time};
 pub use limits::{widen_limits, with_first_limits};
 pub use real::{DirFolder, SystemClock, SystemRandom};
 pub use regular::{read_regular, read_regular_text};

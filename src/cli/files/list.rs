@@ -1,13 +1,13 @@
 //! `ls` and `cat`.
 
 use super::super::args::{CatArgs, Global, LsArgs};
-use super::super::control::local_time;
 use super::super::opening::{Access, open};
 use super::super::{Exit, Failure, Result};
 use super::{
     DIR, FIFO, FILE, LINK, PIECE, SOCKET, Seen, TYPE, entries, names, of, shown, walk, with_cause,
 };
 use crate::fs::{Attr, Fs, Operations};
+use crate::io::local_time;
 use crate::io::output::{self, Data};
 
 /// `ls`.
