@@ -9,7 +9,7 @@ use super::args::{Global, MountArgs};
 use super::control::done;
 use super::findings::not_here;
 use super::noting::NoteWriter;
-use super::opening::{Found, Opened, Wanted, describe, find, refuse_behind};
+use super::opening::{Found, Opened, Wanted, find, refuse_behind};
 use super::options::MountSettings;
 use super::place::{LocalState, followed, state_folder};
 use super::secrets::Obtained;
@@ -175,7 +175,7 @@ impl Service for Mounted {
             })),
             "others": others().count(),
             "elsewhere": elsewhere,
-            "behind": volume.behind.iter().map(describe).collect::<Vec<_>>(),
+            "behind": volume.behind.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "unusable": volume.unusable.iter().map(|head| head.error.to_string()).collect::<Vec<_>>(),
             "trouble": progress.trouble,
             "failed": progress.failed,

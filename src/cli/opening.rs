@@ -19,10 +19,10 @@ use super::place::{
 };
 use super::secrets::{self, Obtained};
 use super::{Exit, Failure, Result};
-use crate::crypto::{Secret, hex};
+use crate::crypto::Secret;
 use crate::format::register::{Keyring, Register, Slot};
 use crate::fs::{Fs, NoLog, Options, Ownership, RecoverError};
-use crate::io::{DirFolder, DirSynced, SystemClock, SystemRandom, local_time};
+use crate::io::{DirFolder, DirSynced, SystemClock, SystemRandom};
 use crate::journal::Options as JournalOptions;
 use crate::store::{CacheSizes, Context, StoreError};
 use crate::vault::protocol::{Locator, Mark};
@@ -247,7 +247,7 @@ impl Looked {
         let volume = self.volume_with(keyring, register, &self.options(global, wanted))?;
         let Self { state, mut notices, .. } = self;
         notices.extend(volume.notices.iter().map(ToString::to_string));
-        notices.extend(volume.behind.iter().map(describe));
+        notices.extend(volume.behind.iter().map(ToString::to_string));
         let is_partial = !volume.behind.is_empty() || !volume.unusable.is_empty();
         let (fs, replayed) = file_system(volume, state.is_some(), wanted.owner)?;
         if replayed > 0 {
@@ -341,28 +341,7 @@ pub fn refuse_behind(behind: &[Behind]) -> Result<()> {
         return Ok(());
     };
     let code = if first.own { Exit::Rollback } else { Exit::NotAllHere };
-    Err(Failure::new(code, describe(first)).hint("let the sync client finish"))
-}
-
-/// What is known of a device and not here, in words.
-pub fn describe(behind: &Behind) -> String {
-    let id = hex(&behind.device[..4]);
-    let who = match (&behind.name, behind.own) {
-        (_, true) => format!("this machine ({id})"),
-        (Some(name), false) => format!("{name} ({id})"),
-        (None, false) => format!("the device {id}"),
-    };
-    let here = match behind.time {
-        Some(time) => {
-            format!("the newest here is state {} of {}", behind.here, local_time(time.secs))
-        }
-        None => "none of its states is here".into(),
-    };
-    format!(
-        "the folder is behind: {who} wrote state {}, and {here}. It is not here yet, or the \
-         folder was put back",
-        behind.known
-    )
+    Err(Failure::new(code, first).hint("let the sync client finish"))
 }
 
 /// Opens the keyring with K, or says what is wrong with K.

@@ -42,7 +42,7 @@ use crate::format::node::{Dotted, LedgerItem, MapItem, NO_ID};
 use crate::format::register::{
     Features, HEADER_MAX, HeadExtension, Header, Register, SLOT_VAULT, Slot, Stamp,
 };
-use crate::io::{Clock, PrivateFolder, Random, SyncedFolder, Timestamp};
+use crate::io::{Clock, PrivateFolder, Random, SyncedFolder, Timestamp, local_time};
 use crate::store::{
     CacheSizes, Context, Entered, HEAD_DATA_MAX, Landmarks, Result, Store, StoreError,
 };
@@ -204,6 +204,29 @@ pub struct Behind {
     pub here: u64,
     /// When that was written.
     pub time: Option<Timestamp>,
+}
+
+impl std::fmt::Display for Behind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let id = hex(&self.device[..4]);
+        let who = match (&self.name, self.own) {
+            (_, true) => format!("this machine ({id})"),
+            (Some(name), false) => format!("{name} ({id})"),
+            (None, false) => format!("the device {id}"),
+        };
+        let here = match self.time {
+            Some(time) => {
+                format!("the newest here is state {} of {}", self.here, local_time(time.secs))
+            }
+            None => "none of its states is here".into(),
+        };
+        write!(
+            f,
+            "the folder is behind: {who} wrote state {}, and {here}. It is not here yet, or the \
+             folder was put back",
+            self.known
+        )
+    }
 }
 
 /// A newer head that is here and cannot be used.
