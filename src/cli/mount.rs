@@ -11,7 +11,7 @@ use super::findings::not_here;
 use super::noting::NoteWriter;
 use super::opening::{Found, Opened, Wanted, find, refuse_behind};
 use super::options::MountSettings;
-use super::place::{LocalState, followed, state_folder};
+use super::place::{followed, state_folder};
 use super::secrets::Obtained;
 use super::{Exit, Failure, Result, secrets, vault};
 use crate::control::{self, Registry};
@@ -21,7 +21,7 @@ use crate::daemon::{
     launch, lock_in_memory, notify_ready, share_one_arena, start_logging, unencrypted_swap,
 };
 use crate::fs::{Fs, FsError};
-use crate::io::{byte_count, shown};
+use crate::io::{LocalState, byte_count, shown};
 use crate::vault::protocol::{decode_marks, encode_marks};
 use crate::volume::Behind;
 

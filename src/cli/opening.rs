@@ -14,15 +14,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::args::Global;
-use super::place::{
-    LocalState, canonical, machine_name, place_of, state_folder, state_folder_if_there,
-};
+use super::place::{self, canonical, machine_name, place_of, state_folder, state_folder_if_there};
 use super::secrets::{self, Obtained};
 use super::{Exit, Failure, Result};
 use crate::crypto::Secret;
 use crate::format::register::{Keyring, Register, Slot};
 use crate::fs::{Fs, NoLog, Options, Ownership, RecoverError};
-use crate::io::{DirFolder, DirSynced, SystemClock, SystemRandom};
+use crate::io::{DirFolder, DirSynced, LocalState, SystemClock, SystemRandom};
 use crate::journal::Options as JournalOptions;
 use crate::store::{CacheSizes, Context, StoreError};
 use crate::vault::protocol::{Locator, Mark};
@@ -117,7 +115,7 @@ impl Keyed {
     /// Locks local state, for writing. Waits for a process that is ending.
     pub fn lock(self, global: &Global) -> Result<Ready> {
         let folder = state_folder(global, &self.path, &self.early)?;
-        let state = LocalState::lock(folder, &self.path)?;
+        let state = place::lock(folder, &self.path)?;
         Ok(Ready { keyed: self, state: Some(state), beside: None, notices: Vec::new() })
     }
 

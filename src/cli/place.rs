@@ -1,17 +1,13 @@
-//! Where REPO and local state are, and the lock of local state.
+//! Where REPO and local state are.
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use rustix::fs::FlockOperation;
 
 use super::args::Global;
 use super::{Exit, Failure, Result};
 use crate::crypto::{Hash, hash, hex};
-use crate::io::{DirFolder, PrivateFolder, read_regular};
+use crate::io::{LocalState, LockError, belongs_to_us_alone, read_regular};
 use crate::volume::repository::Repository;
 
 /// The folder, as it really is.
@@ -109,11 +105,6 @@ pub fn note_folders(global: &Global) -> Vec<PathBuf> {
     state_base().ok().into_iter().chain(given).collect()
 }
 
-fn belongs_to_us_alone(data: &fs::Metadata) -> bool {
-    let open_to_others = data.mode() & 0o077;
-    open_to_others == 0 && data.uid() == rustix::process::geteuid().as_raw()
-}
-
 /// Notes something in the first of the folders that takes it.
 pub fn note_in_one(global: &Global, note: impl Fn(&Path) -> Result<()>) -> Result<()> {
     let mut outcome = Err(state_base().err().unwrap_or_else(|| Failure::new(Exit::Other, "")));
@@ -129,7 +120,6 @@ pub fn note_in_one(global: &Global, note: impl Fn(&Path) -> Result<()>) -> Resul
 /// Does `work` on files in the folder of all local state, one process at a time, and
 /// makes the folder if it is not there.
 pub fn with_base<T>(folder: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    use std::os::unix::fs::DirBuilderExt;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let held = fs::File::open(folder)?;
     rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive)
@@ -137,106 +127,35 @@ pub fn with_base<T>(folder: &Path, work: impl FnOnce() -> Result<T>) -> Result<T
     work()
 }
 
-/// How long another process may hold the lock that does not say that it is ending.
-const BRIEFLY: Duration = Duration::from_secs(5);
-/// How long one that is ending may: it publishes what is not in REPO yet.
-const ENDING: Duration = Duration::from_secs(600);
-/// What the lock's file holds while its owner is ending.
-const IS_ENDING: &[u8] = b"ending\n";
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
-
-/// Local state, locked for this process.
-pub struct LocalState {
-    /// Where it is.
-    pub path: PathBuf,
-    /// The folder.
-    pub folder: Arc<dyn PrivateFolder>,
-    lock: fs::File,
-}
-
-impl LocalState {
-    /// Makes the folder if it is not there, and locks it.
-    pub fn lock(path: PathBuf, repo: &Path) -> Result<Self> {
-        let trouble = |error: std::io::Error| {
+/// Makes the folder of local state if it is not there, and locks it.
+pub fn lock(path: PathBuf, repo: &Path) -> Result<LocalState> {
+    let shown = path.display().to_string();
+    if followed(&path)?.starts_with(repo) {
+        return Err(Failure::new(
+            Exit::Unusable,
+            format!("local state {shown} must not lie inside the repository"),
+        ));
+    }
+    let waiting = |path: &Path| {
+        note!(
+            "amberfs: waiting for the mount that is ending: it still puts changes into the \
+             repository (local state {})",
+            path.display()
+        );
+    };
+    LocalState::lock(path, waiting).map_err(|error| match error {
+        LockError::OpenToOthers => {
+            Failure::new(Exit::Unusable, format!("local state {shown} {error}"))
+        }
+        LockError::InUse => Failure::new(
+            Exit::InUse,
+            format!("{} is in use by another amberfs (mounted?)", repo.display()),
+        )
+        .hint("unmount it first, or use the mountpoint"),
+        LockError::Io(error) => {
             let mut failure = Failure::from(error);
-            failure.message = format!("local state {}: {}", path.display(), failure.message);
+            failure.message = format!("local state {shown}: {}", failure.message);
             failure
-        };
-        if followed(&path)?.starts_with(repo) {
-            return Err(Failure::new(
-                Exit::Unusable,
-                format!("local state {} must not lie inside the repository", path.display()),
-            ));
         }
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(trouble)?;
-        let data = fs::metadata(&path).map_err(trouble)?;
-        if !belongs_to_us_alone(&data) {
-            return Err(Failure::new(
-                Exit::Unusable,
-                format!("local state {} must belong to you alone (mode 0700)", path.display()),
-            ));
-        }
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path.join("pending"))
-            .map_err(trouble)?;
-        let lock = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path.join("lock"))
-            .map_err(trouble)?;
-        match wait_for(&lock, &path) {
-            Ok(true) => lock.set_len(0).map_err(trouble)?,
-            Ok(false) => {
-                return Err(Failure::new(
-                    Exit::InUse,
-                    format!("{} is in use by another amberfs (mounted?)", repo.display()),
-                )
-                .hint("unmount it first, or use the mountpoint"));
-            }
-            Err(error) => return Err(trouble(error)),
-        }
-        let folder = Arc::new(DirFolder::new(&path));
-        Ok(Self { path, folder, lock })
-    }
-
-    /// Tells whoever waits for the lock that this process is ending, and only
-    /// publishes what is not in REPO yet.
-    pub fn is_ending(&self) {
-        // Without it, they wait for a shorter time.
-        let _ = self.lock.write_all_at(IS_ENDING, 0);
-    }
-}
-
-/// Waits for the lock as long as its owner may be ending; `false` if it does not
-/// come. A daemon tells that it has unmounted a moment before it ends, and umount(8)
-/// long before.
-fn wait_for(lock: &fs::File, path: &Path) -> std::io::Result<bool> {
-    let started = Instant::now();
-    let mut told = false;
-    loop {
-        match rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(true),
-            Err(rustix::io::Errno::WOULDBLOCK) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let mut said = [0; IS_ENDING.len()];
-        let ending = lock.read_at(&mut said, 0)? == said.len() && said == IS_ENDING;
-        let waited = started.elapsed();
-        if waited >= if ending { ENDING } else { BRIEFLY } {
-            return Ok(false);
-        }
-        if ending && waited >= BRIEFLY && !told {
-            told = true;
-            note!(
-                "amberfs: waiting for the mount that is ending: it still puts changes into the \
-                 repository (local state {})",
-                path.display()
-            );
-        }
-        std::thread::sleep(LOCK_PAUSE);
-    }
+    })
 }

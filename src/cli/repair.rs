@@ -11,14 +11,15 @@ use super::args::Global;
 use super::check::{devices, names};
 use super::findings::Report;
 use super::opening::{Looked, Wanted, file_system, find, open_keyring, refuse_behind};
-use super::place::LocalState;
 use super::search::Search;
-use super::{Exit, Failure, Result};
+use super::{Exit, Failure, Result, place};
 use crate::crypto::{DeviceId, Hash, Secret};
 use crate::format::clock::Generations;
 use crate::format::commit::Name;
 use crate::format::register::{HEADER_MAX, Header};
-use crate::io::{Clock as _, DirSynced, SyncedFolder, SystemClock, SystemRandom, output};
+use crate::io::{
+    Clock as _, DirSynced, LocalState, SyncedFolder, SystemClock, SystemRandom, output,
+};
 use crate::store::{CacheSizes, Context, Listing, Store, StoreError, Stray, is_arriving};
 use crate::volume::repository::{Repository, open_head};
 use crate::volume::state::State;
@@ -72,7 +73,7 @@ pub fn run(global: &Global, repo: &Path) -> Result<Exit> {
             }
             let path = state(&looked).path.clone();
             looked.replace_state(None);
-            looked.replace_state(Some(LocalState::lock(path, &looked.path)?));
+            looked.replace_state(Some(place::lock(path, &looked.path)?));
             start_anew(global, &looked, &report, seen)?
         }
         other => other?,

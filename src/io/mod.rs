@@ -6,6 +6,7 @@
 mod exit;
 mod figures;
 mod limits;
+mod local_state;
 pub mod output;
 mod real;
 mod regular;
@@ -21,6 +22,7 @@ use std::time::Duration;
 pub use exit::Exit;
 pub use figures::{byte_count, local_time};
 pub use limits::{widen_limits, with_first_limits};
+pub use local_state::{LocalState, LockError, belongs_to_us_alone};
 pub use real::{DirFolder, SystemClock, SystemRandom};
 pub use regular::{read_regular, read_regular_text};
 pub use secret::{
