@@ -27,7 +27,6 @@ mod findings;
 mod init;
 mod key;
 mod mount;
-mod noting;
 mod opening;
 pub(crate) mod options;
 mod owner;

@@ -1,14 +1,11 @@
-//! `amberfs mount`: the volume, its journal and the kernel put together.
+//! `amberfs mount`: what is asked before the fork, and the opening in the daemon.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::Arc;
 
 use super::args::{Global, MountArgs};
 use super::control::done;
 use super::findings::not_here;
-use super::noting::NoteWriter;
 use super::opening::{Found, Opened, Wanted, find, refuse_behind};
 use super::options::MountSettings;
 use super::place::{followed, state_folder};
@@ -17,58 +14,31 @@ use super::{Exit, Failure, Result, secrets, vault};
 use crate::control::{self, Registry};
 use crate::crypto::Secret;
 use crate::daemon::{
-    self, Checks, Destination, Handle, Launched, Service, Setup, Why, check_mountpoint, harden,
-    launch, lock_in_memory, notify_ready, share_one_arena, start_logging, unencrypted_swap,
+    self, Checks, Destination, Launched, Mounted, Setup, check_mountpoint, harden, launch,
+    lock_in_memory, notify_ready, share_one_arena, start_logging, unencrypted_swap,
 };
-use crate::fs::{Fs, FsError};
-use crate::io::{LocalState, byte_count, shown};
+use crate::io::shown;
 use crate::vault::protocol::{decode_marks, encode_marks};
 use crate::volume::Behind;
 
-/// With less room than this for local state, files opened for writing bypass the kernel's
-/// cache, so that write(2) itself is told that there is no more.
-const LOW_WATER: u64 = 256 << 20;
-/// What is that old goes into the log at each tick, so that nothing acknowledged is
-/// only in memory for more than a second, the work of a tick included.
-const LOG_AGE: Duration = Duration::from_millis(400);
-/// Ticks from one flush of the log to the next: less than five seconds.
-const FLUSH_TICKS: u64 = 9;
-/// Ticks after which files of REPO that nobody read meanwhile are closed.
-const IDLE_TICKS: u64 = 4;
-
-/// A file system ready to be mounted, with what must live as long as it.
-pub struct Ready {
-    /// The file system.
-    pub fs: Arc<Fs>,
-    /// Local state, locked.
-    state: Option<LocalState>,
-    /// What the owner should be told.
-    pub notices: Vec<String>,
-    /// Tells the vault at the end how far this device came.
-    note: Option<Arc<NoteWriter>>,
-}
-
 /// Opens volume and journal and replays what a crash left. K is wiped as soon
-/// as the keyring is open.
-pub fn prepare(
+/// as the keyring is open. Also returns what the owner should be told.
+fn prepare(
     global: &Global,
     repo: &Path,
     settings: &MountSettings,
     obtained: Obtained,
-) -> Result<Ready> {
+) -> Result<(Mounted, Vec<String>)> {
     let keyed = find(repo)?.keyed(obtained);
     let writes = !settings.mount.read_only;
     let ready = if writes { keyed.lock(global)? } else { keyed.read_beside(global) };
     let looked = ready.look()?;
     let note = if writes {
-        let place = (&*looked.path, &looked.repository.repo);
-        let note = NoteWriter::new(global, place, &looked.slots, looked.key());
         // What is wrong there keeps nobody from their files.
-        note.unwrap_or_else(|failure| {
+        vault::note_writer(global, &looked).unwrap_or_else(|failure| {
             log::info!("the vault will not be told how far this device comes: {}", failure.message);
             None
         })
-        .map(Arc::new)
     } else {
         None
     };
@@ -89,154 +59,8 @@ pub fn prepare(
     }
     let Opened { fs, mut notices, state, .. } = opened;
     notices.extend(not_here(fs.volume()));
-    Ok(Ready { fs: Arc::new(fs), state, notices, note })
-}
-
-/// The file system as the daemon's service.
-struct Mounted {
-    ready: Ready,
-    settings: MountSettings,
-    ticks: AtomicU64,
-    handle: OnceLock<Handle>,
-}
-
-impl Service for Mounted {
-    type Operations = Fs;
-
-    fn operations(&self) -> Arc<Fs> {
-        self.ready.fs.clone()
-    }
-
-    fn started(&self, handle: Handle) {
-        let _ = self.handle.set(handle);
-    }
-
-    fn tick(&self) -> bool {
-        let ticks = self.ticks.fetch_add(1, Ordering::Relaxed);
-        let fs = &self.ready.fs;
-        let flush = ticks.is_multiple_of(FLUSH_TICKS);
-        // A failure is logged where it happens, and answered to every writer.
-        let _ = if flush { fs.flush_log() } else { fs.write_log(LOG_AGE) };
-        if !ticks.is_multiple_of(2) {
-            return false;
-        }
-        if ticks.is_multiple_of(IDLE_TICKS) {
-            fs.volume().store.close_idle();
-        }
-        // Of local state only: this thread writes the journal, and must not wait
-        // for a REPO that hangs.
-        let local = self.ready.fs.volume().world().state.as_ref().map(|state| state.space());
-        if let (Some(handle), Some(Ok(space))) = (self.handle.get(), local) {
-            handle.set_direct_writes(space.free < LOW_WATER);
-        }
-        self.ready.fs.is_due(&self.settings.when)
-    }
-
-    fn checkpoint(&self, why: Why) -> std::result::Result<(), control::Failure> {
-        if self.settings.mount.read_only {
-            return Ok(());
-        }
-        log::debug!("checkpoint: {why:?}");
-        self.ready.fs.checkpoint().map(drop).map_err(|error| self.explain(error))
-    }
-
-    fn status(&self) -> Vec<u8> {
-        let fs = &self.ready.fs;
-        let progress = fs.progress();
-        let volume = fs.volume();
-        let (base, state) = (volume.base(), volume.state());
-        let others = || volume.devices.iter().filter(|head| head.device != state.device);
-        let elsewhere: Vec<serde_json::Value> = others()
-            .filter_map(|head| {
-                let generation = head.commit.processed.held(&state.device)?;
-                let id = crate::crypto::hex(&head.device);
-                Some(serde_json::json!({"name": head.name, "id": id, "generation": generation}))
-            })
-            .collect();
-        // The newest state may be another device's, and no head this one's own.
-        let own = if base.commit.device == state.device {
-            Some(&base.commit)
-        } else {
-            volume.devices.iter().find(|head| head.device == state.device).map(|head| &head.commit)
-        };
-        let own = own.filter(|commit| commit.generation > 0);
-        let newest = Some(&base.commit).filter(|commit| commit.generation > 0);
-        serde_json::json!({
-            "waiting_bytes": progress.waiting_bytes,
-            "waiting_changes": progress.waiting_changes,
-            "inodes": progress.inodes,
-            "bytes": progress.bytes,
-            "generation": state.generation,
-            "time": own.map(|commit| commit.time.secs),
-            "newest": newest.map(|commit| serde_json::json!({
-                "name": commit.device_name,
-                "generation": commit.generation,
-                "time": commit.time.secs,
-            })),
-            "others": others().count(),
-            "elsewhere": elsewhere,
-            "behind": volume.behind.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "unusable": volume.unusable.iter().map(|head| head.error.to_string()).collect::<Vec<_>>(),
-            "trouble": progress.trouble,
-            "failed": progress.failed,
-        })
-        .to_string()
-        .into_bytes()
-    }
-
-    fn close(&self) -> std::result::Result<(), control::Failure> {
-        if let Some(state) = &self.ready.state {
-            state.is_ending();
-        }
-        let outcome = self.checkpoint(Why::Unmount);
-        if let Some(note) = &self.ready.note {
-            Arc::clone(note).write(self.ready.fs.volume());
-        }
-        outcome
-    }
-}
-
-impl Mounted {
-    /// Why not everything is in REPO, where what is not is, and what to do. What it
-    /// says of local state was looked at just now.
-    fn explain(&self, error: FsError) -> control::Failure {
-        let fs = &self.ready.fs;
-        let code = match error {
-            FsError::NoSpace => Exit::NoSpace,
-            FsError::Away => Exit::Unusable,
-            FsError::NotHere => Exit::NotAllHere,
-            _ => Exit::Other,
-        };
-        let kept = fs.flush_log().is_ok();
-        let progress = fs.progress();
-        let trouble = progress.trouble.unwrap_or_else(|| error.to_string());
-        // The only line ends of this text are those below.
-        let trouble = shown(&trouble);
-        let waiting = format!(
-            "{} of data and {} changed names and attributes",
-            byte_count(progress.waiting_bytes),
-            progress.waiting_changes
-        );
-        let place = self.ready.state.as_ref().map(|state| state.path.display().to_string());
-        let place = shown(&place.unwrap_or_default()).into_owned();
-        let rest = if kept {
-            format!(
-                "What is not ({waiting}) was written to local state just now ({place}) and is \
-                 still shown at the mountpoint. It enters the repository by itself once that can \
-                 be written, or after the next mount.\n  To leave the mount now all the same: \
-                 umount(8) or fusermount3 -u, which leaves those changes in local state only"
-            )
-        } else {
-            format!(
-                "LOCAL STATE FAILED TOO ({place}): what is not in the repository ({waiting}) is in \
-                 the memory of this mount only. Copy out what you need before you unmount"
-            )
-        };
-        control::Failure {
-            code,
-            text: format!("not everything is in the repository: {trouble}. {rest}"),
-        }
-    }
+    let mounted = Mounted::new(Arc::new(fs), state, note.map(Arc::new), settings.when);
+    Ok((mounted, notices))
 }
 
 /// `mount`: returns when the mount is usable.
@@ -424,8 +248,8 @@ impl Mounting {
         if let Err(error) = lock_in_memory(obtained.key.expose()) {
             log::warn!("a secret could not be locked in memory: {error}");
         }
-        let prepared = prepare(&self.global, &self.repo, &self.settings, obtained)?;
-        for text in &prepared.notices {
+        let (mounted, notices) = prepare(&self.global, &self.repo, &self.settings, obtained)?;
+        for text in &notices {
             notice(text);
         }
         let mut options = self.settings.mount.clone();
@@ -437,12 +261,6 @@ impl Mounting {
             registry: self.registry.clone(),
             nonempty: self.settings.nonempty,
             guarded: true,
-        };
-        let mounted = Mounted {
-            ready: prepared,
-            settings: self.settings.clone(),
-            ticks: AtomicU64::new(0),
-            handle: OnceLock::new(),
         };
         Ok(daemon::run(Arc::new(mounted), &setup, ready)?)
     }

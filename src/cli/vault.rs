@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::args::{Global, RemoveArgs, RepoArgs, ShowArgs, YesNo};
-use super::opening::{Found, Keyed, Wanted, find};
+use super::opening::{Found, Keyed, Looked, Wanted, find};
 use super::secrets::Obtained;
 use super::trust::{
     Reach, Said, keep_entry, kept_entry, known, moved, reached, remember_or_warn, trust,
@@ -13,14 +13,15 @@ use super::trust::{
 };
 use super::{Exit, Failure, Result, secrets};
 use crate::crypto::{RepoId, Secret, hex, key_check, resembles_key, unhex};
+use crate::daemon::NoteWriter;
 use crate::io::{
     Clock, DirSynced, SystemClock, SystemRandom, Terminal, can_ask, local_time, output,
 };
 use crate::vault::client::{Claim, Client, NewRecord, Token, Unlocked, VaultError};
 use crate::vault::net::Timeouts;
 use crate::vault::protocol::{
-    Address, Argon2Choice, Argon2Cost, Bind, Event, EventKind, Fingerprint, Locator, Password,
-    Protection, Retirement, Standing,
+    Address, Argon2Choice, Argon2Cost, Bind, Event, EventKind, Fingerprint, Locator, NoteKeys,
+    Password, Protection, Retirement, Standing,
 };
 use crate::vault::server::FAILURES;
 use crate::volume::repository::{Repository, vault_slots};
@@ -51,6 +52,21 @@ fn client_by(
 ) -> Client<'static> {
     let token = token.map(|text| Token { text: text.clone(), places: places.to_vec() });
     Client::with_timeouts(&SystemRandom, &SystemClock, timeouts).with_token(token)
+}
+
+/// What tells the vault how far this device came, for the record that the sealed entry of
+/// a repository names; none without a vault.
+pub fn note_writer(global: &Global, looked: &Looked) -> Result<Option<NoteWriter>> {
+    let Some(sealed) = vault_slots(&looked.slots).find_map(|slot| Locator::decode(slot).ok())
+    else {
+        return Ok(None);
+    };
+    // Sealed with K: the address is the owner's own.
+    let pin = known(global, sealed.address.fingerprint())?;
+    let Reach { locator, places, .. } = reached(global, &sealed, Said::Sealed)?;
+    let keys = NoteKeys::derive(looked.key(), &looked.repository.repo, &locator.registration);
+    let client = client(global, &looked.path, NoteWriter::PATIENCE, &places)?;
+    Ok(Some(NoteWriter { client, locator, keys, pin }))
 }
 
 /// Vault entries to try, the likeliest first: the one that opened this folder on this machine

@@ -41,7 +41,8 @@ const PULL_TRIES: u32 = 60;
 /// How often unmounting is tried while it is busy and nobody is seen.
 const BUSY_TRIES: u32 = 10;
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
-const TICK: Duration = Duration::from_millis(500);
+/// From one tick of the service to the next.
+pub(super) const TICK: Duration = Duration::from_millis(500);
 /// How long answers may take to reach the command line at the end.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 

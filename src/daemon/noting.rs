@@ -1,56 +1,36 @@
 //! The owner's note in the vault: how far each device had come. Written when a mount
 //! ends; compared at the next opening by password, on whatever machine.
 
-use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use super::args::Global;
-use super::trust::{Reach, Said, known, reached};
-use super::{Result, vault};
-use crate::crypto::{RepoId, Secret};
-use crate::format::register::Slot;
 use crate::vault::client::{Client, Pin};
 use crate::vault::net::Timeouts;
 use crate::vault::protocol::{Locator, Mark, NoteKeys};
 use crate::volume::Volume;
-use crate::volume::repository::vault_slots;
 
 /// Unmounting waits no longer for a vault.
 const IN_ALL: Duration = Duration::from_secs(5);
-const PATIENCE: Timeouts = Timeouts {
-    connect: Duration::from_secs(2),
-    reply: Duration::from_secs(3),
-    proof: Duration::from_secs(3),
-};
 
 /// Writes the note of one mount, without K.
-pub struct NoteWriter {
-    client: Client<'static>,
-    locator: Locator,
-    keys: NoteKeys,
-    pin: Pin,
+pub(crate) struct NoteWriter {
+    /// Talks to the vault, with [`NoteWriter::PATIENCE`].
+    pub client: Client<'static>,
+    /// The record, and where to look for its vault.
+    pub locator: Locator,
+    /// The keys of its note.
+    pub keys: NoteKeys,
+    /// The vault that is trusted.
+    pub pin: Pin,
 }
 
 impl NoteWriter {
-    /// For the record that the sealed entry of a repository names; none without a
-    /// vault.
-    pub fn new(
-        global: &Global,
-        (path, repo): (&Path, &RepoId),
-        sealed: &[Slot],
-        key: &Secret,
-    ) -> Result<Option<Self>> {
-        let Some(sealed) = vault_slots(sealed).find_map(|slot| Locator::decode(slot).ok()) else {
-            return Ok(None);
-        };
-        // Sealed with K: the address is the owner's own.
-        let pin = known(global, sealed.address.fingerprint())?;
-        let Reach { locator, places, .. } = reached(global, &sealed, Said::Sealed)?;
-        let keys = NoteKeys::derive(key, repo, &locator.registration);
-        let client = vault::client(global, path, PATIENCE, &places)?;
-        Ok(Some(Self { client, locator, keys, pin }))
-    }
+    /// How long each step with the vault may take.
+    pub const PATIENCE: Timeouts = Timeouts {
+        connect: Duration::from_secs(2),
+        reply: Duration::from_secs(3),
+        proof: Duration::from_secs(3),
+    };
 
     /// Writes it, if the vault answers in time: if not, a later mount does.
     pub fn write(self: Arc<Self>, volume: &Volume) {

@@ -1,0 +1,193 @@
+//! A volume's file system as the daemon's service: what it does by itself while it is
+//! mounted, what it says of itself, and how it ends.
+//!
+//! Invariant: nothing acknowledged is only in memory for more than one second, or not on
+//! stable storage for more than five.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use super::noting::NoteWriter;
+use super::run::TICK;
+use super::service::{Handle, Service, Why};
+use crate::control::Failure;
+use crate::fs::{Fs, FsError, When};
+use crate::io::{Exit, LocalState, byte_count, shown};
+
+/// With less room than this for local state, files opened for writing bypass the kernel's
+/// cache, so that write(2) itself is told that there is no more.
+const LOW_WATER: u64 = 256 << 20;
+/// What is that old goes into the log at each tick.
+const LOG_AGE: Duration = Duration::from_millis(400);
+/// Ticks from one flush of the log to the next.
+const FLUSH_TICKS: u64 = 9;
+/// Ticks after which files of REPO that nobody read meanwhile are closed.
+const IDLE_TICKS: u64 = 4;
+
+// The rest of each second and of each five is for the work of a tick.
+const _: () = assert!(LOG_AGE.as_millis() + TICK.as_millis() < 1000);
+const _: () = assert!(FLUSH_TICKS as u128 * TICK.as_millis() < 5000);
+
+/// A mounted file system, with what must live as long as it.
+pub(crate) struct Mounted {
+    fs: Arc<Fs>,
+    /// Local state, locked; none of a mount that is only read.
+    state: Option<LocalState>,
+    /// Tells the vault at the end how far this device came.
+    note: Option<Arc<NoteWriter>>,
+    /// When checkpoints are made.
+    when: When,
+    read_only: bool,
+    ticks: AtomicU64,
+    handle: OnceLock<Handle>,
+}
+
+impl Mounted {
+    /// A file system that is ready to be mounted; without local state it is only read.
+    pub fn new(
+        fs: Arc<Fs>,
+        state: Option<LocalState>,
+        note: Option<Arc<NoteWriter>>,
+        when: When,
+    ) -> Self {
+        let read_only = state.is_none();
+        let (ticks, handle) = (AtomicU64::new(0), OnceLock::new());
+        Self { fs, state, note, when, read_only, ticks, handle }
+    }
+
+    /// Why not everything is in REPO, where what is not is, and what to do. What it
+    /// says of local state was looked at just now.
+    fn explain(&self, error: FsError) -> Failure {
+        let fs = &self.fs;
+        let code = match error {
+            FsError::NoSpace => Exit::NoSpace,
+            FsError::Away => Exit::Unusable,
+            FsError::NotHere => Exit::NotAllHere,
+            _ => Exit::Other,
+        };
+        let kept = fs.flush_log().is_ok();
+        let progress = fs.progress();
+        let trouble = progress.trouble.unwrap_or_else(|| error.to_string());
+        // The only line ends of this text are those below.
+        let trouble = shown(&trouble);
+        let waiting = format!(
+            "{} of data and {} changed names and attributes",
+            byte_count(progress.waiting_bytes),
+            progress.waiting_changes
+        );
+        let place = self.state.as_ref().map(|state| state.path.display().to_string());
+        let place = shown(&place.unwrap_or_default()).into_owned();
+        let rest = if kept {
+            format!(
+                "What is not ({waiting}) was written to local state just now ({place}) and is \
+                 still shown at the mountpoint. It enters the repository by itself once that can \
+                 be written, or after the next mount.\n  To leave the mount now all the same: \
+                 umount(8) or fusermount3 -u, which leaves those changes in local state only"
+            )
+        } else {
+            format!(
+                "LOCAL STATE FAILED TOO ({place}): what is not in the repository ({waiting}) is in \
+                 the memory of this mount only. Copy out what you need before you unmount"
+            )
+        };
+        let text = format!("not everything is in the repository: {trouble}. {rest}");
+        Failure { code, text }
+    }
+}
+
+impl Service for Mounted {
+    type Operations = Fs;
+
+    fn operations(&self) -> Arc<Fs> {
+        self.fs.clone()
+    }
+
+    fn started(&self, handle: Handle) {
+        let _ = self.handle.set(handle);
+    }
+
+    fn tick(&self) -> bool {
+        let ticks = self.ticks.fetch_add(1, Ordering::Relaxed);
+        let fs = &self.fs;
+        let flush = ticks.is_multiple_of(FLUSH_TICKS);
+        // A failure is logged where it happens, and answered to every writer.
+        let _ = if flush { fs.flush_log() } else { fs.write_log(LOG_AGE) };
+        if !ticks.is_multiple_of(2) {
+            return false;
+        }
+        if ticks.is_multiple_of(IDLE_TICKS) {
+            fs.volume().store.close_idle();
+        }
+        // Of local state only: this thread writes the journal, and must not wait
+        // for a REPO that hangs.
+        let local = fs.volume().world().state.as_ref().map(|state| state.space());
+        if let (Some(handle), Some(Ok(space))) = (self.handle.get(), local) {
+            handle.set_direct_writes(space.free < LOW_WATER);
+        }
+        fs.is_due(&self.when)
+    }
+
+    fn checkpoint(&self, why: Why) -> Result<(), Failure> {
+        if self.read_only {
+            return Ok(());
+        }
+        log::debug!("checkpoint: {why:?}");
+        self.fs.checkpoint().map(drop).map_err(|error| self.explain(error))
+    }
+
+    fn status(&self) -> Vec<u8> {
+        let fs = &self.fs;
+        let progress = fs.progress();
+        let volume = fs.volume();
+        let (base, state) = (volume.base(), volume.state());
+        let others = || volume.devices.iter().filter(|head| head.device != state.device);
+        let elsewhere: Vec<serde_json::Value> = others()
+            .filter_map(|head| {
+                let generation = head.commit.processed.held(&state.device)?;
+                let id = crate::crypto::hex(&head.device);
+                Some(serde_json::json!({"name": head.name, "id": id, "generation": generation}))
+            })
+            .collect();
+        // The newest state may be another device's, and no head this one's own.
+        let own = if base.commit.device == state.device {
+            Some(&base.commit)
+        } else {
+            volume.devices.iter().find(|head| head.device == state.device).map(|head| &head.commit)
+        };
+        let own = own.filter(|commit| commit.generation > 0);
+        let newest = Some(&base.commit).filter(|commit| commit.generation > 0);
+        serde_json::json!({
+            "waiting_bytes": progress.waiting_bytes,
+            "waiting_changes": progress.waiting_changes,
+            "inodes": progress.inodes,
+            "bytes": progress.bytes,
+            "generation": state.generation,
+            "time": own.map(|commit| commit.time.secs),
+            "newest": newest.map(|commit| serde_json::json!({
+                "name": commit.device_name,
+                "generation": commit.generation,
+                "time": commit.time.secs,
+            })),
+            "others": others().count(),
+            "elsewhere": elsewhere,
+            "behind": volume.behind.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "unusable": volume.unusable.iter().map(|head| head.error.to_string()).collect::<Vec<_>>(),
+            "trouble": progress.trouble,
+            "failed": progress.failed,
+        })
+        .to_string()
+        .into_bytes()
+    }
+
+    fn close(&self) -> Result<(), Failure> {
+        if let Some(state) = &self.state {
+            state.is_ending();
+        }
+        let outcome = self.checkpoint(Why::Unmount);
+        if let Some(note) = &self.note {
+            Arc::clone(note).write(self.fs.volume());
+        }
+        outcome
+    }
+}
