@@ -1,0 +1,70 @@
+//! Passwords: the vault seen from the command line.
+
+mod opened;
+mod passwd;
+mod register;
+mod remove;
+mod show;
+mod unlock;
+
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use super::args::Global;
+use super::opening::Looked;
+use super::trust::{Reach, Said, known, reached};
+use super::{Result, secrets};
+use crate::daemon::NoteWriter;
+use crate::io::{SystemClock, SystemRandom};
+use crate::vault::client::{Client, Token};
+use crate::vault::net::Timeouts;
+use crate::vault::protocol::{Locator, NoteKeys};
+use crate::volume::repository::vault_slots;
+
+pub use passwd::{add, passwd, renew};
+pub use register::{register_first, withdraw};
+pub use remove::remove;
+pub use show::show;
+pub use unlock::unlock;
+
+/// Who talks to vaults, with the account's token if there is one; it is sent to no place but
+/// `places`.
+fn client(
+    global: &Global,
+    repo: &Path,
+    timeouts: Timeouts,
+    places: &[String],
+) -> Result<Client<'static>> {
+    Ok(client_by(token(global, repo)?.as_ref(), timeouts, places))
+}
+
+/// The account's token, if there is one: it may come from standard input, once.
+fn token(global: &Global, repo: &Path) -> Result<Option<Zeroizing<String>>> {
+    let token = secrets::text(global.vault_token.as_ref(), None, &secrets::TOKEN, repo)?;
+    Ok(token.map(|(text, _)| Zeroizing::new(text.trim().to_owned())))
+}
+
+fn client_by(
+    token: Option<&Zeroizing<String>>,
+    timeouts: Timeouts,
+    places: &[String],
+) -> Client<'static> {
+    let token = token.map(|text| Token { text: text.clone(), places: places.to_vec() });
+    Client::with_timeouts(&SystemRandom, &SystemClock, timeouts).with_token(token)
+}
+
+/// What tells the vault how far this device came, for the record that the sealed entry of
+/// a repository names; none without a vault.
+pub fn note_writer(global: &Global, looked: &Looked) -> Result<Option<NoteWriter>> {
+    let Some(sealed) = vault_slots(&looked.slots).find_map(|slot| Locator::decode(slot).ok())
+    else {
+        return Ok(None);
+    };
+    // Sealed with K: the address is the owner's own.
+    let pin = known(global, sealed.address.fingerprint())?;
+    let Reach { locator, places, .. } = reached(global, &sealed, Said::Sealed)?;
+    let keys = NoteKeys::derive(looked.key(), &looked.repository.repo, &locator.registration);
+    let client = client(global, &looked.path, NoteWriter::PATIENCE, &places)?;
+    Ok(Some(NoteWriter { client, locator, keys, pin }))
+}
