@@ -34,7 +34,6 @@ mod parsed;
 mod place;
 mod refused;
 mod repair;
-mod search;
 mod secrets;
 mod trust;
 mod user;

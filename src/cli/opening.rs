@@ -188,15 +188,19 @@ impl Looked {
         register: Register,
         options: &OpenOptions,
     ) -> Result<Volume> {
+        let context = Arc::new(Context::new(self.repository.repo, keyring));
+        Ok(Volume::open(self.world(), &self.repository, context, register, options)?)
+    }
+
+    /// The world that its volume lives in.
+    pub fn world(&self) -> World {
         let staging = self.state.as_ref().map(|state| state.path.join("pending"));
-        let world = World {
+        World {
             repo: Arc::new(DirSynced::new(&self.path, staging.as_deref())),
             state: self.state.as_ref().map(|state| state.folder.clone()),
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),
-        };
-        let context = Arc::new(Context::new(self.repository.repo, keyring));
-        Ok(Volume::open(world, &self.repository, context, register, options)?)
+        }
     }
 
     /// How this machine opens it.

@@ -3,67 +3,61 @@
 //! Nothing is deleted: a file in REPO is only ever replaced by the bytes that
 //! its name says, and local state that cannot go on is set aside.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::args::Global;
-use super::check::{devices, names};
-use super::findings::Report;
-use super::opening::{Looked, Wanted, file_system, find, open_keyring, refuse_behind};
-use super::search::Search;
-use super::{Exit, Failure, Result, place};
-use crate::crypto::{DeviceId, Hash, Secret};
+use super::opening::{Looked, Wanted, file_system, find, refuse_behind};
+use super::{Exit, Failure, Result, place, secrets};
+use crate::crypto::Hash;
 use crate::format::clock::Generations;
-use crate::format::commit::Name;
-use crate::format::register::{HEADER_MAX, Header};
-use crate::io::{
-    Clock as _, DirSynced, LocalState, SyncedFolder, SystemClock, SystemRandom, output,
-};
-use crate::store::{CacheSizes, Context, Listing, Store, StoreError, Stray, is_arriving};
-use crate::volume::repository::{Repository, open_head};
+use crate::io::{LocalState, output};
+use crate::store::{Listing, Stray};
 use crate::volume::state::State;
-use crate::volume::{OpenOptions, Repaired};
+use crate::volume::{
+    Findings, OpenOptions, Repaired, RestoreError, Restored, check_names, restore,
+};
 
 /// Runs the repair.
 pub fn run(global: &Global, repo: &Path) -> Result<Exit> {
     let looked = find(repo)?.key(global)?.lock(global)?.look()?;
-    let folder = DirSynced::new(&looked.path, Some(&state(&looked).path.join("pending")));
-
-    let mut report = Report::default();
-    let listing = Listing::of(&folder, &devices(&looked.repository))?;
-    names(&folder, &looked.repository, &listing, &mut report);
-    if !report.arriving.is_empty() {
-        let what = report.arriving.join(", ");
+    let world = looked.world();
+    let folder = &*world.repo;
+    let mut found = Findings::default();
+    let listing = Listing::of(folder, &looked.repository.devices())?;
+    check_names(folder, &*world.clock, &looked.repository, &listing, &mut found);
+    if !found.arriving.is_empty() {
+        let what = found.arriving.join(", ");
         return Err(Failure::new(Exit::NotAllHere, format!("still arriving: {what}")).hint(
             "let the sync client finish; ten minutes after their last change, repair again",
         ));
     }
-    if !report.unread.is_empty() {
-        return Err(Failure::new(Exit::Other, report.unread.join("; ")).hint(
+    if !found.unread.is_empty() {
+        return Err(Failure::new(Exit::Other, found.unread.join("; ")).hint(
             "nothing was changed: what cannot be read is not lost. See to it that it can be; moved \
              out of the repository, it is given up",
         ));
     }
-    let mut done = restore_header(&folder, &looked.repository, looked.key())?;
-    let search = Search::new(&folder, &looked.repository, &listing)?;
-    done.extend(search.restore_heads(&mut report)?);
-    // Only now: heads that were put back name objects too.
-    let heads = Repository::find(&folder)?;
-    let wanted = wanted(&looked.path, &heads, looked.key())?;
-    done.extend(search.restore_objects(&wanted, &mut report)?);
-    let mut closed = search.closed;
-    closed.extend(heads.strays.iter().chain(&listing.strays).filter(|s| s.hides()).cloned());
+    let bad = &mut found.bad;
+    let Restored { mut done, closed } =
+        restore(&world, &looked.repository, looked.key(), &listing, bad).map_err(|error| {
+            match error {
+                RestoreError::Arriving(_) => Failure::new(Exit::NotAllHere, error),
+                RestoreError::WrongKey => secrets::wrong_key(&looked.repository, looked.key()),
+                RestoreError::Open(error) => error.into(),
+                RestoreError::Store(error) => error.into(),
+            }
+        })?;
 
     // Only now: what stood in before is in its place.
     let mut looked = looked.look_again()?;
-    let repaired = match go_on(global, &looked, &report, &closed) {
+    let repaired = match go_on(global, &looked, &found.bad, &closed) {
         Err(failure)
             if matches!(failure.code, Exit::Damage | Exit::NotAllHere | Exit::Rollback) =>
         {
             refuse_closed(&closed)?;
             done.push(format!("went on without what cannot be had: {}", failure.message));
-            let seen = seen_by(state(&looked))?;
+            let seen = State::seen_in(&*state(&looked).folder)?;
             if let Some(aside) = set_aside(state(&looked))? {
                 done.push(format!(
                     "local state is set aside in {}; changes in it that are not in the repository \
@@ -74,7 +68,7 @@ pub fn run(global: &Global, repo: &Path) -> Result<Exit> {
             let path = state(&looked).path.clone();
             looked.replace_state(None);
             looked.replace_state(Some(place::lock(path, &looked.path)?));
-            start_anew(global, &looked, &report, seen)?
+            start_anew(global, &looked, &found.bad, seen)?
         }
         other => other?,
     };
@@ -133,59 +127,6 @@ fn conclude(global: &Global, mut done: Vec<String>, repaired: &Repaired) -> Resu
     Ok(Exit::Done)
 }
 
-/// Writes a lost or damaged header anew.
-fn restore_header(
-    folder: &dyn SyncedFolder,
-    repository: &Repository,
-    key: &Secret,
-) -> Result<Vec<String>> {
-    let path = Name::Header(repository.repo).path();
-    let (keyring, register, _) = open_keyring(repository, key)?;
-    match folder.read(&path, HEADER_MAX) {
-        Ok(bytes) => {
-            let good = |header: Header| {
-                header.repo == repository.repo && header.features == keyring.features
-            };
-            if Header::decode(&bytes).is_ok_and(good) {
-                return Ok(Vec::new());
-            }
-        }
-        // It is too long for a header.
-        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {}
-        Err(error) => match StoreError::io(&path, error) {
-            StoreError::Missing { .. } => {}
-            error => return Err(error.into()),
-        },
-    }
-    if is_arriving(folder, SystemClock.now(), &path) {
-        return Err(Failure::new(Exit::NotAllHere, format!("still arriving: {path}")));
-    }
-    let header = Header { features: keyring.features, repo: repository.repo, register };
-    folder.publish(&path, &header.encode()).map_err(|error| StoreError::writing(&path, error))?;
-    Ok(vec![format!("{path} is written anew")])
-}
-
-/// Objects that heads name, each with the device of a head that does.
-fn wanted(path: &Path, repository: &Repository, key: &Secret) -> Result<HashMap<Hash, DeviceId>> {
-    let (keyring, ..) = open_keyring(repository, key)?;
-    let store = Store::new(
-        Arc::new(Context::new(repository.repo, keyring)),
-        Arc::new(DirSynced::new(path, None)),
-        None,
-        (Arc::new(SystemClock), Arc::new(SystemRandom)),
-        [0; 16],
-        CacheSizes::default(),
-    );
-    let commits = repository.heads.values().flatten().filter_map(|head| {
-        open_head(&store, head).inspect_err(|error| log::info!("a head: {error}")).ok()
-    });
-    Ok(commits
-        .flat_map(|(commit, ..)| {
-            commit.objects.into_iter().map(move |object| (object.hash, commit.device))
-        })
-        .collect())
-}
-
 /// Nothing is given up that may lie where nobody could look.
 fn refuse_closed(closed: &[Stray]) -> Result<()> {
     if closed.is_empty() {
@@ -201,7 +142,12 @@ fn refuse_closed(closed: &[Stray]) -> Result<()> {
 }
 
 /// With the local state as it is: nothing newer is lost.
-fn go_on(global: &Global, looked: &Looked, report: &Report, closed: &[Stray]) -> Result<Repaired> {
+fn go_on(
+    global: &Global,
+    looked: &Looked,
+    bad: &HashSet<Hash>,
+    closed: &[Stray],
+) -> Result<Repaired> {
     let volume = looked.volume(&looked.options(global, &Wanted::default()))?;
     if !global.accept_older {
         refuse_behind(&volume.behind)?;
@@ -213,38 +159,20 @@ fn go_on(global: &Global, looked: &Looked, report: &Report, closed: &[Stray]) ->
     if replayed > 0 {
         fs.checkpoint()?;
     }
-    Ok(fs.volume().repair(&looked.repository, &report.bad)?)
+    Ok(fs.volume().repair(&looked.repository, bad)?)
 }
 
 /// As a new device, from the newest heads that can be used.
 fn start_anew(
     global: &Global,
     looked: &Looked,
-    report: &Report,
+    bad: &HashSet<Hash>,
     seen: Generations,
 ) -> Result<Repaired> {
     let options = looked.options(global, &Wanted::default());
     let volume = looked.volume(&OpenOptions { repair: Some(seen), ..options })?;
     volume.settle(false)?;
-    Ok(volume.repair(&looked.repository, &report.bad)?)
-}
-
-/// Generations that a state has seen, its own among them; none if its bytes are
-/// damaged.
-fn seen_by(state: &LocalState) -> Result<Generations> {
-    let state = match State::load(&*state.folder) {
-        Ok(Some(state)) => state,
-        Ok(None) => return Ok(Generations::default()),
-        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-            return Ok(Generations::default());
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let mut seen = state.seen;
-    if state.generation > 0 {
-        seen.add(state.device, state.generation);
-    }
-    Ok(seen)
+    Ok(volume.repair(&looked.repository, bad)?)
 }
 
 /// Moves local state to a name beside it, if there is any. The lock goes with it.

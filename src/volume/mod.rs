@@ -3,8 +3,10 @@
 //! Invariant: a commit refers only to objects that are durable in REPO; local
 //! state never claims a head that is not.
 
+mod check;
 pub mod content;
 mod cut;
+mod findings;
 pub mod flush;
 mod heads;
 mod live;
@@ -12,6 +14,8 @@ mod look;
 mod parts;
 mod repair;
 pub mod repository;
+mod restore;
+mod search;
 pub mod shape;
 mod shortfall;
 pub mod state;
@@ -44,12 +48,16 @@ use crate::format::register::{
 };
 use crate::io::{Clock, PrivateFolder, Random, SyncedFolder, Timestamp, local_time};
 use crate::store::{
-    CacheSizes, Context, Entered, HEAD_DATA_MAX, Landmarks, Result, Store, StoreError,
+    CacheSizes, Context, Entered, HEAD_DATA_MAX, Landmarks, Oddity, Result, Store, StoreError,
+    Stray,
 };
 use crate::tree::{Keys, NewNodes, Root, ledger, map};
+pub(crate) use check::{check, check_names};
+pub(crate) use findings::{Findings, Worst};
 use heads::{adopt_own, choose, drop_torn, find_behind, given_up, load_heads, refuse};
 pub use repair::{Lost, Repaired};
 use repository::{OpenFailure, Repository};
+pub(crate) use restore::{RestoreError, Restored, restore};
 pub use shortfall::{Gap, Inspection, Presence, Shortfall};
 use state::State;
 use trust::{refuse_newer, tell_changed_features, tell_none, tell_strays};
@@ -261,6 +269,15 @@ impl Notice {
             StoreError::Missing { .. } => Self::Missing(error.to_string()),
             StoreError::Io { .. } => Self::Unread(error.to_string()),
             _ => Self::Damage(error.to_string()),
+        }
+    }
+
+    fn of_stray(stray: &Stray) -> Self {
+        let text = stray.to_string();
+        match stray.what {
+            Oddity::Link if stray.in_place => Self::Missing(text),
+            Oddity::Unreadable(_) => Self::Unread(text),
+            _ => Self::Note(text),
         }
     }
 }

@@ -132,6 +132,11 @@ impl Repository {
         Ok(Self { repo, header, features, heads, registers, strays, copies, header_trouble })
     }
 
+    /// Devices that have a folder here.
+    pub(crate) fn devices(&self) -> Vec<DeviceId> {
+        self.heads.keys().copied().collect()
+    }
+
     /// Opens the keyring with K: of the registers that authenticate, the one
     /// with the highest *sealed* stamp. The clear stamp and slots are hints that
     /// anybody could have written.

@@ -99,6 +99,24 @@ impl State {
         }
     }
 
+    /// Generations that the record in local state has seen, its own among them; none if
+    /// there is no record, or its bytes are damaged.
+    pub(crate) fn seen_in(folder: &dyn PrivateFolder) -> io::Result<Generations> {
+        let state = match Self::load(folder) {
+            Ok(Some(state)) => state,
+            Ok(None) => return Ok(Generations::default()),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Ok(Generations::default());
+            }
+            Err(error) => return Err(error),
+        };
+        let mut seen = state.seen;
+        if state.generation > 0 {
+            seen.add(state.device, state.generation);
+        }
+        Ok(seen)
+    }
+
     /// Stores it; either the old or the new record survives a crash.
     pub fn store(&self, folder: &dyn PrivateFolder) -> io::Result<()> {
         folder.replace(FILE, &self.encode())

@@ -81,7 +81,7 @@ pub(super) fn tell_strays(
         };
         stray.in_place && stray.what != Oddity::Copy && !repository.strays.iter().any(|o| above(&o))
     });
-    notices.extend(told.map(notice));
+    notices.extend(told.map(Notice::of_stray));
     Ok(())
 }
 
@@ -92,16 +92,6 @@ pub(super) fn tell_none(repository: &Repository, notices: &mut Vec<Notice>) {
             "a head of any device is not here: nothing was written since init, or it has not come"
                 .into(),
         ));
-    }
-}
-
-/// What to say of a stray.
-fn notice(stray: &Stray) -> Notice {
-    let text = stray.to_string();
-    match stray.what {
-        Oddity::Link => Notice::Missing(text),
-        Oddity::Unreadable(_) => Notice::Unread(text),
-        _ => Notice::Note(text),
     }
 }
 

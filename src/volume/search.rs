@@ -6,16 +6,15 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::Result;
-use super::findings::Report;
+use super::repository::{Repository, read_copy};
 use crate::crypto::{DeviceId, Hash};
 use crate::format::commit::Name;
 use crate::format::container::{Kind, MAGIC, PREFIX};
 use crate::io::SyncedFolder;
 use crate::store::{
-    Candidate, Likeness, Listing, StoreError, Stray, check_name, files_below, hash_of, like_device,
+    Candidate, Likeness, Listing, Result, StoreError, Stray, check_name, files_below, hash_of,
+    like_device,
 };
-use crate::volume::repository::{Repository, read_copy};
 
 /// Largest file that is put back.
 const FILE_MAX: u64 = 1 << 30;
@@ -64,7 +63,7 @@ impl<'a> Search<'a> {
 
     /// Writes heads of this repository in their places, where those are empty or
     /// hold other bytes.
-    pub fn restore_heads(&self, report: &mut Report) -> Result<Vec<String>> {
+    pub fn restore_heads(&self, bad: &mut HashSet<Hash>) -> Result<Vec<String>> {
         let mut done = Vec::new();
         for file in &self.candidates {
             let Some(hash) = file.hash else { continue };
@@ -77,7 +76,7 @@ impl<'a> Search<'a> {
             }
             let (device, generation) = (extension.device, extension.generation);
             let place = Name::Head { device, generation, hash };
-            done.extend(self.put(&place, file, report)?);
+            done.extend(self.put(&place, file, bad)?);
         }
         Ok(done)
     }
@@ -87,7 +86,7 @@ impl<'a> Search<'a> {
     pub fn restore_objects(
         &self,
         wanted: &HashMap<Hash, DeviceId>,
-        report: &mut Report,
+        bad: &mut HashSet<Hash>,
     ) -> Result<Vec<String>> {
         let mut done = Vec::new();
         for file in &self.candidates {
@@ -97,7 +96,7 @@ impl<'a> Search<'a> {
                 continue;
             }
             let device = match self.listing.objects.get(&hash) {
-                Some((device, _)) if report.bad.contains(&hash) => Some(*device),
+                Some((device, _)) if bad.contains(&hash) => Some(*device),
                 // It is whole where it is.
                 Some(_) => continue,
                 None => device_in(&file.path).filter(|d| self.repository.heads.contains_key(d)),
@@ -106,12 +105,17 @@ impl<'a> Search<'a> {
             if matches!(kind_of(self.folder, &file.path), Some(Kind::Head | Kind::Header) | None) {
                 continue;
             }
-            done.extend(self.put(&Name::Object { device, hash }, file, report)?);
+            done.extend(self.put(&Name::Object { device, hash }, file, bad)?);
         }
         Ok(done)
     }
 
-    fn put(&self, place: &Name, from: &Candidate, report: &mut Report) -> Result<Option<String>> {
+    fn put(
+        &self,
+        place: &Name,
+        from: &Candidate,
+        bad: &mut HashSet<Hash>,
+    ) -> Result<Option<String>> {
         let (path, hash) = (place.path(), place.hash().expect("heads and objects have one"));
         let is_good = |path: &str| {
             self.folder.open(path).and_then(|file| check_name(&*file, &hash)).unwrap_or(false)
@@ -123,7 +127,7 @@ impl<'a> Search<'a> {
         let bytes = bytes.map_err(|error| StoreError::io(&from.path, error))?;
         let written = self.folder.publish(&path, &bytes);
         written.map_err(|error| StoreError::writing(&path, error))?;
-        report.bad.remove(&hash);
+        bad.remove(&hash);
         Ok(Some(format!("{path} is put back from {}", from.path)))
     }
 }
