@@ -24,7 +24,7 @@ use super::{
     progress, shown_path, walk, with_cause,
 };
 use crate::format::namespace::ROOT;
-use crate::fs::{Attr, Fs, FsError, Operations, Seek};
+use crate::fs::{Attr, FsError, Operations, Seek};
 use crate::io::{Timestamp, output};
 
 /// `extract`.
@@ -44,6 +44,7 @@ pub fn extract(global: &Global, args: &ExtractArgs) -> Result<Exit> {
     let bar = progress(global, all.then(|| fs.progress().bytes));
     let mut extractor = Extractor {
         fs,
+        cause: &|| fs.take_cause(),
         dest: &dest,
         repo,
         shown: &args.dest,
@@ -78,7 +79,7 @@ pub fn extract(global: &Global, args: &ExtractArgs) -> Result<Exit> {
 /// What the PATHs lead to, looked up before anything is written. One that is not
 /// there is named and left out; an error if nothing is left.
 fn tops(
-    fs: &Fs,
+    fs: &dyn Operations,
     args: &ExtractArgs,
     parsed: Vec<Vec<&str>>,
     left_out: &mut LeftOut,
@@ -148,7 +149,9 @@ enum Written {
 }
 
 struct Extractor<'a> {
-    fs: &'a Fs,
+    fs: &'a dyn Operations,
+    /// What the system answered last, where that is why something failed.
+    cause: &'a dyn Fn() -> Option<String>,
     dest: &'a Folder,
     repo: Identity,
     /// DEST, as it was given.
@@ -174,7 +177,7 @@ impl Extractor<'_> {
     /// Names what was left out; without space nothing goes on.
     fn leave_out(&mut self, path: &Path, failure: Failure) -> Result<()> {
         let shown = self.shown(path);
-        let failure = with_cause(self.fs, failure);
+        let failure = with_cause((self.cause)(), failure);
         if failure.code == Exit::NoSpace {
             return Err(of(&shown, failure));
         }

@@ -6,7 +6,7 @@ use super::super::{Exit, Failure, Result};
 use super::{
     DIR, FIFO, FILE, LINK, PIECE, SOCKET, Seen, TYPE, entries, names, of, shown, walk, with_cause,
 };
-use crate::fs::{Attr, Fs, Operations};
+use crate::fs::{Attr, Operations};
 use crate::io::local_time;
 use crate::io::output::{self, Data};
 
@@ -32,7 +32,7 @@ pub fn ls(global: &Global, args: &LsArgs) -> Result<Exit> {
 }
 
 struct List<'a> {
-    fs: &'a Fs,
+    fs: &'a dyn Operations,
     global: &'a Global,
     args: &'a LsArgs,
     /// Whether people see it: then names must not steer their terminal.
@@ -169,13 +169,13 @@ pub fn cat(global: &Global, args: &CatArgs) -> Result<Exit> {
         copy(&opened.fs, &attr).map_err(|failure| match failure.code {
             // Of standard output, not of the file.
             Exit::NoReader => failure,
-            _ => named(with_cause(&opened.fs, failure)),
+            _ => named(with_cause(opened.fs.take_cause(), failure)),
         })?;
     }
     Ok(opened.exit(Exit::Done))
 }
 
-fn copy(fs: &Fs, attr: &Attr) -> Result<()> {
+fn copy(fs: &dyn Operations, attr: &Attr) -> Result<()> {
     let mut at = 0;
     while at < attr.size {
         let piece = fs.read(attr.ino, at, PIECE as u32)?;

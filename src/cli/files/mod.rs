@@ -18,7 +18,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::args::Global;
 use super::{Exit, Failure, Result};
 use crate::format::namespace::ROOT;
-use crate::fs::{Attr, Fs, FsError, Operations};
+use crate::fs::{Attr, FsError, Operations};
 use crate::io::output;
 
 pub use extract::extract;
@@ -72,22 +72,22 @@ fn of(what: &str, failure: impl Into<Failure>) -> Failure {
 }
 
 /// A failure with what the system answered, where that is why.
-fn with_cause(fs: &Fs, mut failure: Failure) -> Failure {
-    if let Some(cause) = fs.take_cause() {
+fn with_cause(cause: Option<String>, mut failure: Failure) -> Failure {
+    if let Some(cause) = cause {
         failure.message = format!("{}: {cause}", failure.message);
     }
     failure
 }
 
 /// Looks a name up, and leaves no trace in memory.
-fn find(fs: &Fs, dir: u64, name: &[u8]) -> std::result::Result<Attr, FsError> {
+fn find(fs: &dyn Operations, dir: u64, name: &[u8]) -> std::result::Result<Attr, FsError> {
     let attr = fs.lookup(dir, name)?;
     fs.forget(attr.ino, 1);
     Ok(attr)
 }
 
 /// Walks from the root; symlinks are not followed.
-fn walk(fs: &Fs, path: &str, names: &[&str]) -> Result<Attr> {
+fn walk(fs: &dyn Operations, path: &str, names: &[&str]) -> Result<Attr> {
     let named = |error: FsError| of(&shown(path.as_bytes()), error);
     let mut attr = fs.getattr(ROOT).map_err(named)?;
     for (depth, name) in names.iter().enumerate() {
@@ -111,7 +111,7 @@ fn link_in_the_way(names: &[&str]) -> Failure {
 type Entries = Vec<(Vec<u8>, Attr)>;
 
 /// What a folder holds, by name.
-fn entries(fs: &Fs, dir: u64) -> std::result::Result<Entries, FsError> {
+fn entries(fs: &dyn Operations, dir: u64) -> std::result::Result<Entries, FsError> {
     let mut found = Vec::new();
     fs.readdir(dir, 0, true, &mut |entry| {
         if entry.name != b"." && entry.name != b".." {

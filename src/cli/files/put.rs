@@ -32,9 +32,7 @@ use super::{
 };
 use crate::crypto::{hex, unhex};
 use crate::format::namespace::{NAME_MAX, ROOT, XATTR_MAX};
-use crate::fs::{
-    Attr, Caller, Fs, FsError, Operations, RenameMode, SetAttr, TimeSet, has_namespace,
-};
+use crate::fs::{Attr, Caller, FsError, Operations, RenameMode, SetAttr, TimeSet, has_namespace};
 use crate::io::{Random, SystemRandom, Timestamp, output};
 
 /// Most bytes of names of extended attributes, and of a value (xattr(7)).
@@ -66,9 +64,9 @@ pub fn put(global: &Global, args: &PutArgs) -> Result<Exit> {
     let put = putter.all(args, &names);
     putter.bar.finish_and_clear();
     put.map_err(|trouble| match trouble {
-        Trouble::Left(failure) | Trouble::Over(failure) => with_cause(fs, failure),
+        Trouble::Left(failure) | Trouble::Over(failure) => with_cause(fs.take_cause(), failure),
     })?;
-    let published = fs.checkpoint().map_err(|error| with_cause(fs, error.into()))?;
+    let published = fs.checkpoint().map_err(|error| with_cause(fs.take_cause(), error.into()))?;
     let left_out = putter.left_out.count;
     if global.json {
         output::object(&serde_json::json!({
@@ -136,7 +134,7 @@ fn left(text: impl Into<String>) -> Trouble {
 }
 
 struct Putter<'a> {
-    fs: &'a Fs,
+    fs: &'a dyn Operations,
     caller: Caller,
     repo: Identity,
     /// Files with several names that were put under one.
