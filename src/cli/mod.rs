@@ -42,8 +42,7 @@ mod vault;
 use std::path::Path;
 use std::process::ExitCode;
 
-pub use args::Cli;
-use args::{Command, Global, KeyCommand, PutArgs, RepoArgs, VaultCommand};
+use args::{Cli, Command, Global, KeyCommand, PutArgs, RepoArgs, VaultCommand};
 pub use parsed::{Said, parse};
 
 use crate::fs::FsError;
@@ -56,7 +55,7 @@ use crate::volume::{Unfit, VolumeError};
 
 /// Why a command failed: one exit for all errors.
 #[derive(Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// The exit code.
     pub code: Exit,
     /// What happened, to what.
@@ -209,7 +208,7 @@ impl From<OutputError> for Failure {
 }
 
 /// Result of a command.
-pub type Result<T> = std::result::Result<T, Failure>;
+pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {

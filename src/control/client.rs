@@ -44,7 +44,7 @@ impl Client {
     }
 
     /// Connects to the socket of a daemon of the user `uid`.
-    pub fn connect_to(path: &Path, uid: u32) -> Result<Self, ControlError> {
+    pub(crate) fn connect_to(path: &Path, uid: u32) -> Result<Self, ControlError> {
         let stream = socket::connect(path).map_err(|error| match error.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => ControlError::Gone,
             _ => ControlError::Io(error),
@@ -54,7 +54,7 @@ impl Client {
     }
 
     /// Asks the daemon who it is.
-    pub fn describe(&mut self) -> Result<Described, ControlError> {
+    pub(crate) fn describe(&mut self) -> Result<Described, ControlError> {
         self.stream.set_read_timeout(Some(DESCRIBE_LIMIT))?;
         self.send(&Request::Describe)?;
         let reply = self.receive()?;
@@ -75,7 +75,7 @@ impl Client {
     }
 
     /// Sends input of a running call, cut into frames.
-    pub fn send_input(&mut self, bytes: &[u8]) -> Result<(), ControlError> {
+    pub(crate) fn send_input(&mut self, bytes: &[u8]) -> Result<(), ControlError> {
         bytes.chunks(MAX_DATA).try_for_each(|piece| self.send(&Request::Input(piece.to_vec())))
     }
 

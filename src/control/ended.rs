@@ -17,12 +17,12 @@ fn name(mountpoint: &Path) -> String {
 }
 
 /// Leaves a note beside a daemon's socket.
-pub fn note_end(socket: &Path, mountpoint: &Path) -> io::Result<()> {
+pub(crate) fn note_end(socket: &Path, mountpoint: &Path) -> io::Result<()> {
     std::fs::write(socket.with_file_name(name(mountpoint)), b"")
 }
 
 /// Takes the notes of a mountpoint away; tells whether there was one.
-pub fn take_end(registry: &Registry, mountpoint: &Path) -> bool {
+pub(crate) fn take_end(registry: &Registry, mountpoint: &Path) -> bool {
     let notes = registry.folders().map(|folder| folder.join(name(mountpoint)));
     let taken: Vec<PathBuf> = notes.filter(|note| std::fs::remove_file(note).is_ok()).collect();
     !taken.is_empty()

@@ -9,9 +9,9 @@ use crate::format::wire::{DecodeError, Decoder, Encoder, Result};
 use crate::io::Exit;
 
 /// Largest frame in bytes; longer answers come in several.
-pub const MAX_FRAME: usize = 1 << 20;
+pub(crate) const MAX_FRAME: usize = 1 << 20;
 /// Data and input are cut to this, which leaves room for the frame's head.
-pub const MAX_DATA: usize = MAX_FRAME - 64;
+pub(crate) const MAX_DATA: usize = MAX_FRAME - 64;
 /// Version of this protocol; both ends are installed together.
 const VERSION: u8 = 1;
 const MAX_PATH: usize = 4096;
@@ -79,7 +79,7 @@ pub enum Reply {
 
 /// The longest part of `text` of at most `limit` bytes that ends with a whole
 /// character (`str::floor_char_boundary` is newer than our compiler).
-pub fn char_boundary(text: &str, limit: usize) -> usize {
+pub(crate) fn char_boundary(text: &str, limit: usize) -> usize {
     (0..=limit.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
 }
 
@@ -109,7 +109,7 @@ fn path_bytes(path: &std::path::Path) -> &[u8] {
 
 impl Request {
     /// The frame's bytes, without the length.
-    pub fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut encoder = head(match self {
             Self::Describe => 1,
             Self::Status => 2,
@@ -127,7 +127,7 @@ impl Request {
     }
 
     /// Reads a frame's bytes.
-    pub fn decode(bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
         let mut decoder = Decoder::new(bytes);
         let request = match kind(&mut decoder)? {
             1 => Self::Describe,
@@ -147,7 +147,7 @@ impl Request {
 
 impl Reply {
     /// The frame's bytes, without the length.
-    pub fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
             Self::Done => head(1).finish(),
             Self::Described(described) => {
@@ -177,7 +177,7 @@ impl Reply {
     }
 
     /// Reads a frame's bytes.
-    pub fn decode(bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
         let mut decoder = Decoder::new(bytes);
         let reply = match kind(&mut decoder)? {
             1 => Self::Done,

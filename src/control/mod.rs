@@ -16,13 +16,13 @@ mod socket;
 mod users;
 
 pub use client::{Client, ControlError};
-pub use ended::{note_end, take_end};
-pub use holders::Holder;
-pub use message::{Described, Failure, Reply, Request, char_boundary};
-pub use mounts::{
-    MountEntry, MountId, Place, look_at, mount_at, mount_over, parse_mountinfo, read_mounts,
-};
-pub use process::{GUARD_ARGUMENT, daemon_of};
+pub(crate) use ended::{note_end, take_end};
+pub(crate) use message::char_boundary;
+pub use message::{Described, Failure, Reply, Request};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use mounts::parse_mountinfo;
+pub(crate) use mounts::{MountEntry, MountId, Place, look_at, mount_at, mount_over, read_mounts};
+pub(crate) use process::{GUARD_ARGUMENT, daemon_of};
 pub use registry::{Found, Registry};
 pub use server::{Answer, Exchange, Handler, Server};
-pub use users::{Elsewhere, How, Users};
+pub(crate) use users::{How, Users};

@@ -66,13 +66,13 @@ pub enum Place {
 
 impl MountId {
     /// The mount that is on top at `path`.
-    pub fn at(path: &Path) -> io::Result<Self> {
+    pub(crate) fn at(path: &Path) -> io::Result<Self> {
         Self::of(&look_at(path)?)
     }
 
     /// The mount that an open file, which may be an `O_PATH` one, lies in. Asks
     /// the kernel only: a file system that does not answer keeps nobody waiting.
-    pub fn of(file: &OwnedFd) -> io::Result<Self> {
+    pub(crate) fn of(file: &OwnedFd) -> io::Result<Self> {
         let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
         let number =
             info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
@@ -88,23 +88,23 @@ impl MountId {
     }
 
     /// The device number of the mounted file system.
-    pub fn device(&self) -> u64 {
+    pub(crate) fn device(&self) -> u64 {
         self.device
     }
 
     /// Whether no other mount ever had, or will have, the same.
-    pub fn is_unique(&self) -> bool {
+    pub(crate) fn is_unique(&self) -> bool {
         self.unique.is_some()
     }
 
     /// Whether this line of a table of mounts may be of this mount: of a live
     /// mount it is.
-    pub fn is_entry(&self, entry: &MountEntry) -> bool {
+    pub(crate) fn is_entry(&self, entry: &MountEntry) -> bool {
         entry.id == self.number && entry.device == self.device
     }
 
     /// Finds the mount, wherever it was moved to.
-    pub fn find(&self) -> io::Result<Place> {
+    pub(crate) fn find(&self) -> io::Result<Place> {
         let mounts = read_mounts()?;
         let Some(entry) = mounts.iter().find(|entry| self.is_entry(entry)) else {
             return Ok(Place::Gone);
@@ -155,7 +155,7 @@ impl FromStr for MountId {
 }
 
 /// Opens what is on top at `path` for looking at, without asking its file system.
-pub fn look_at(path: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn look_at(path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
 }
 
@@ -172,12 +172,12 @@ fn device_of(folder: impl AsFd, path: impl rustix::path::Arg, flags: AtFlags) ->
 
 /// Reads /proc/self/mountinfo. A line's place says nothing about what lies over
 /// what: [`MountId::at`] does.
-pub fn read_mounts() -> io::Result<Vec<MountEntry>> {
+pub(crate) fn read_mounts() -> io::Result<Vec<MountEntry>> {
     Ok(parse_mountinfo(&std::fs::read("/proc/self/mountinfo")?))
 }
 
 /// Parses mountinfo; lines that do not parse are left out.
-pub fn parse_mountinfo(bytes: &[u8]) -> Vec<MountEntry> {
+pub(crate) fn parse_mountinfo(bytes: &[u8]) -> Vec<MountEntry> {
     bytes.split(|&byte| byte == b'\n').filter_map(parse_line).collect()
 }
 
@@ -206,7 +206,7 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
 
 impl MountEntry {
     /// The user that a FUSE mount belongs to.
-    pub fn owner(&self) -> Option<u32> {
+    pub(crate) fn owner(&self) -> Option<u32> {
         let mut options = self.options.as_bytes().split(|&byte| byte == b',');
         let number = options.find_map(|option| option.strip_prefix(b"user_id="))?;
         std::str::from_utf8(number).ok()?.parse().ok()
@@ -231,7 +231,10 @@ fn unescape(field: &[u8]) -> OsString {
 }
 
 /// The line of the mount on top at exactly this path, if one is mounted there.
-pub fn mount_at<'a>(mounts: &'a [MountEntry], path: &Path) -> io::Result<Option<&'a MountEntry>> {
+pub(crate) fn mount_at<'a>(
+    mounts: &'a [MountEntry],
+    path: &Path,
+) -> io::Result<Option<&'a MountEntry>> {
     let here = |mount: &&MountEntry| {
         // By bytes: a path with a slash at its end is another.
         mount.mountpoint.as_os_str().as_bytes() == path.as_os_str().as_bytes()
@@ -245,7 +248,7 @@ pub fn mount_at<'a>(mounts: &'a [MountEntry], path: &Path) -> io::Result<Option<
 
 /// The line of a mount that `path` lies in: the last of those at the nearest place. To
 /// be used where the mount itself may not be asked.
-pub fn mount_over<'a>(mounts: &'a [MountEntry], path: &Path) -> Option<&'a MountEntry> {
+pub(crate) fn mount_over<'a>(mounts: &'a [MountEntry], path: &Path) -> Option<&'a MountEntry> {
     let above = mounts.iter().filter(|mount| path.starts_with(&mount.mountpoint));
     above.max_by_key(|mount| mount.mountpoint.as_os_str().len())
 }

@@ -7,10 +7,10 @@
 use super::mounts::{MountEntry, MountId};
 
 /// The argument of a guard that the number of its daemon follows.
-pub const GUARD_ARGUMENT: &str = "--guard-of";
+pub(crate) const GUARD_ARGUMENT: &str = "--guard-of";
 
 /// The daemon of a mount, if it is `owner`'s and has a guard.
-pub fn daemon_of(mount: &MountEntry, owner: u32) -> Option<u32> {
+pub(crate) fn daemon_of(mount: &MountEntry, owner: u32) -> Option<u32> {
     let processes = std::fs::read_dir("/proc").ok()?;
     processes
         .flatten()

@@ -50,12 +50,12 @@ pub struct Found {
 impl Registry {
     /// For this user: `$XDG_RUNTIME_DIR/amberfs`, the user's usual runtime folder (a
     /// mount made at boot has no `XDG_RUNTIME_DIR`), and `run` in each of `states`.
-    pub fn new(runtime: Option<&Path>, states: &[PathBuf]) -> Self {
+    pub(crate) fn new(runtime: Option<&Path>, states: &[PathBuf]) -> Self {
         Self::of(rustix::process::geteuid().as_raw(), runtime, states)
     }
 
     /// The registry of the user with the id `owner`, otherwise as [`Registry::new`].
-    pub fn of(owner: u32, runtime: Option<&Path>, states: &[PathBuf]) -> Self {
+    pub(crate) fn of(owner: u32, runtime: Option<&Path>, states: &[PathBuf]) -> Self {
         let usual = match owner {
             0 => PathBuf::from("/run"),
             _ => PathBuf::from(format!("/run/user/{owner}")),
@@ -78,13 +78,13 @@ impl Registry {
     }
 
     /// The folders, as they are looked into.
-    pub fn folders(&self) -> impl Iterator<Item = &PathBuf> {
+    pub(crate) fn folders(&self) -> impl Iterator<Item = &PathBuf> {
         self.runtime.iter().chain(&self.kept)
     }
 
     /// The paths for the sockets of a new daemon, in folders that are ours alone;
     /// fails where there is none.
-    pub fn new_sockets(&self) -> io::Result<Vec<PathBuf>> {
+    pub(crate) fn new_sockets(&self) -> io::Result<Vec<PathBuf>> {
         let id = random_id(&SystemRandom);
         let name = format!("{}-{}.{SUFFIX}", std::process::id(), hex(&id[..4]));
         let mut last = io::Error::other("no folder for sockets");
@@ -108,7 +108,7 @@ impl Registry {
 
     /// Asks all daemons of this user who they are; by mountpoint, then those
     /// that live and do not say, by the path of their socket.
-    pub fn look(&self) -> Vec<Result<Found, PathBuf>> {
+    pub(crate) fn look(&self) -> Vec<Result<Found, PathBuf>> {
         self.look_into(self.folders())
     }
 
@@ -147,7 +147,7 @@ impl Registry {
 
     /// Finds the daemon of a path wherever its sockets are: looked for by what the kernel
     /// lists, not by the variables of this process.
-    pub fn find_anywhere(&self, path: &Path) -> Option<Found> {
+    pub(crate) fn find_anywhere(&self, path: &Path) -> Option<Found> {
         let listed = std::fs::read("/proc/net/unix").unwrap_or_default();
         let folders = socket_folders(&listed);
         Self::choose(self.look_into(folders.iter()).into_iter().flatten().collect(), path)

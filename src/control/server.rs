@@ -142,7 +142,7 @@ impl Server {
 
     /// Stops listening, and waits until whoever had connected has the answers to
     /// what was asked, at most `limit`: the process may end right after.
-    pub fn finish(self, limit: Duration) {
+    pub(crate) fn finish(self, limit: Duration) {
         let end = Instant::now() + limit;
         self.stop();
         self.open.wait(end, |open| open.taking == 0);
@@ -156,7 +156,7 @@ impl Server {
     }
 
     /// Where it listens.
-    pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
         self.listening.iter().map(|(path, _)| path)
     }
 

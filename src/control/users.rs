@@ -86,7 +86,7 @@ struct Table {
 impl Users {
     /// Looks for all that keeps the file system of a mount alive, beside the mount
     /// itself and what goes with it. `place` is where it is, or was.
-    pub fn of(mount: &MountId, place: &Path) -> Self {
+    pub(crate) fn of(mount: &MountId, place: &Path) -> Self {
         let (mount, place) = (*mount, place.to_path_buf());
         in_time(move || Self::look(&mount, &place))
     }
@@ -102,7 +102,7 @@ impl Users {
     }
 
     /// Looks for the mounts alone.
-    pub fn mounts_of(mount: &MountId, place: &Path) -> Self {
+    pub(crate) fn mounts_of(mount: &MountId, place: &Path) -> Self {
         let (mount, place) = (*mount, place.to_path_buf());
         in_time(move || {
             let mounts = elsewhere(&tables(), &mount, &place);
@@ -112,12 +112,12 @@ impl Users {
     }
 
     /// Whether nobody was found.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.processes.is_empty() && self.mounts.is_empty() && self.loops.is_empty()
     }
 
     /// Paths by which this process may reach the file system without its mount.
-    pub fn ways_in(&self) -> impl Iterator<Item = PathBuf> {
+    pub(crate) fn ways_in(&self) -> impl Iterator<Item = PathBuf> {
         self.mounts.iter().filter(|at| at.how == How::Same).map(|at| match &at.process {
             None => at.place.clone(),
             Some(who) => {

@@ -15,7 +15,7 @@ const ACCOUNTS: usize = 64;
 
 /// Where this user's programs keep their settings.
 #[derive(Clone, Debug, Default)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The home folder.
     pub home: PathBuf,
     /// `$XDG_CONFIG_HOME`, usually `~/.config`.
@@ -48,7 +48,7 @@ enum Format {
 
 impl Settings {
     /// Those of this process's user, as far as there is a home folder.
-    pub fn own() -> Option<Self> {
+    pub(crate) fn own() -> Option<Self> {
         let set = |name: &str| {
             std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
         };

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 const LINKS: usize = 40;
 
 /// Opens or makes the log file at an absolute path, to append to it.
-pub fn open_log_file(path: &Path) -> io::Result<File> {
+pub(crate) fn open_log_file(path: &Path) -> io::Result<File> {
     let root =
         || openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let mut folder = root()?;

@@ -37,7 +37,7 @@ impl Destination {
     }
 
     /// The system log.
-    pub fn system() -> Self {
+    pub(crate) fn system() -> Self {
         let socket = UnixDatagram::unbound().ok().filter(|socket| socket.connect(SYSLOG).is_ok());
         Self::System(socket)
     }

@@ -19,17 +19,17 @@ mod service;
 mod swap;
 mod synced;
 
-pub use clients::Settings;
 pub use guard::guard_if_asked;
 pub use launch::{Child, Launched, Parent, launch};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use launch::{receive, reported, send};
 pub use logging::{Destination, start_logging};
 pub(crate) use mounted::Mounted;
-pub use mountpoint::{Checks, Unfit, check_mountpoint, find_dead};
+pub(crate) use mountpoint::find_dead;
+pub use mountpoint::{Checks, Unfit, check_mountpoint};
 pub(crate) use noting::NoteWriter;
-pub use process::{LockedBytes, harden, lock_in_memory, note_inherited, share_one_arena};
-pub use run::{Setup, notify_ready, run};
+pub(crate) use process::{harden, lock_in_memory, note_inherited, share_one_arena};
+pub(crate) use run::notify_ready;
+pub use run::{Setup, run};
 pub use service::{Handle, Service, Why};
-pub use swap::unencrypted_swap;
-pub use synced::{Evidence, Synced, holder_of_both, synced_by};
+pub(crate) use swap::unencrypted_swap;

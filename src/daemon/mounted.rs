@@ -45,7 +45,7 @@ pub(crate) struct Mounted {
 
 impl Mounted {
     /// A file system that is ready to be mounted; without local state it is only read.
-    pub fn new(
+    pub(crate) fn new(
         fs: Arc<Fs>,
         state: Option<LocalState>,
         note: Option<Arc<NoteWriter>>,

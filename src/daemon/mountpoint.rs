@@ -207,7 +207,7 @@ fn check_empty(path: &Path) -> Result<(), Unfit> {
 }
 
 /// The mount at `mountpoint` whose daemon has died, if there is one.
-pub fn find_dead(mountpoint: &Path) -> Option<DeadMount> {
+pub(crate) fn find_dead(mountpoint: &Path) -> Option<DeadMount> {
     dead_mount_at(&follow(mountpoint).ok()?).ok()?
 }
 

@@ -26,14 +26,14 @@ pub(crate) struct NoteWriter {
 
 impl NoteWriter {
     /// How long each step with the vault may take.
-    pub const PATIENCE: Timeouts = Timeouts {
+    pub(crate) const PATIENCE: Timeouts = Timeouts {
         connect: Duration::from_secs(2),
         reply: Duration::from_secs(3),
         proof: Duration::from_secs(3),
     };
 
     /// Writes it, if the vault answers in time: if not, a later mount does.
-    pub fn write(self: Arc<Self>, volume: &Volume) {
+    pub(crate) fn write(self: Arc<Self>, volume: &Volume) {
         let mut marks: Vec<Mark> =
             volume.devices.iter().map(|head| (head.device, head.generation)).collect();
         let state = volume.state();

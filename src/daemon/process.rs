@@ -13,7 +13,7 @@ use zeroize::Zeroize as _;
 /// Turns core dumps off, closes the process to debuggers of the same user, and
 /// makes panics log their place and nothing else: a message could hold names
 /// or content. To be called before any secret is there.
-pub fn harden() -> io::Result<()> {
+pub(crate) fn harden() -> io::Result<()> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     std::panic::set_hook(Box::new(|info| {
@@ -29,7 +29,7 @@ static INHERITED: OnceLock<Vec<RawFd>> = OnceLock::new();
 /// Notes which descriptors this process was started with, and keeps them from every
 /// program that it starts: `fusermount3`, the guard and commands for secrets get the
 /// three standard ones and what is made for them. To be called before anything is opened.
-pub fn note_inherited() {
+pub(crate) fn note_inherited() {
     let entries = std::fs::read_dir("/proc/self/fd");
     let numbers: Vec<RawFd> = entries
         .into_iter()
@@ -62,7 +62,7 @@ pub(super) fn close_inherited() {
 /// Keeps the pages of `bytes` out of swap until the process ends (they are
 /// not unlocked: other secrets may share them). Fails where the limit of
 /// locked memory is too low.
-pub fn lock_in_memory(bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn lock_in_memory(bytes: &[u8]) -> io::Result<()> {
     if bytes.is_empty() {
         return Ok(());
     }
@@ -80,7 +80,7 @@ pub fn lock_in_memory(bytes: &[u8]) -> io::Result<()> {
 /// others. Else what one thread frees no other uses: while 16 GB were written the arenas
 /// had 340 MiB, of which 80 to 210 were in use. Where it is refused, memory is all that
 /// is lost.
-pub fn share_one_arena() {
+pub(crate) fn share_one_arena() {
     #[cfg(target_env = "gnu")]
     #[expect(unsafe_code, reason = "mallopt has no safe form; see SAFETY")]
     // SAFETY: it takes no pointer, and decides only where threads to come allocate.
@@ -106,7 +106,10 @@ pub struct LockedBytes(Box<[u8]>);
 impl LockedBytes {
     /// Room for `len` bytes; `fill` writes them in place, so that no copy is
     /// left elsewhere. Where locking is refused this is logged and goes on.
-    pub fn filled(len: usize, fill: impl FnOnce(&mut [u8]) -> io::Result<()>) -> io::Result<Self> {
+    pub(crate) fn filled(
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> io::Result<()>,
+    ) -> io::Result<Self> {
         let mut bytes = Self(vec![0; len].into_boxed_slice());
         if let Err(error) = lock_in_memory(&bytes.0) {
             log::warn!("a secret could not be locked in memory: {error}");
@@ -121,7 +124,7 @@ impl LockedBytes {
     }
 
     /// The bytes, for a primitive that takes them over and wipes them.
-    pub fn expose_mut(&mut self) -> &mut [u8] {
+    pub(crate) fn expose_mut(&mut self) -> &mut [u8] {
         &mut self.0
     }
 }

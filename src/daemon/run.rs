@@ -176,7 +176,7 @@ pub fn run<S: Service>(
 }
 
 /// In the foreground: tells the service manager that the mount is usable.
-pub fn notify_ready() {
+pub(crate) fn notify_ready() {
     // Without a service manager there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 }

@@ -71,7 +71,7 @@ pub struct Handle {
 
 impl Handle {
     /// For telling the kernel what a merge changed; its methods return at once.
-    pub fn invalidator(&self) -> &Invalidator {
+    pub(crate) fn invalidator(&self) -> &Invalidator {
         &self.invalidator
     }
 
@@ -82,20 +82,20 @@ impl Handle {
 
     /// Pulls the kernel's dirty pages: not from an operation, and with no lock
     /// held that an operation takes. `TimedOut` after `limit`.
-    pub fn pull(&self, limit: Duration) -> io::Result<()> {
+    pub(crate) fn pull(&self, limit: Duration) -> io::Result<()> {
         self.session.upgrade().map_or(Ok(()), |session| session.pull(limit))
     }
 
     /// Files opened for writing from now on bypass the kernel's cache, so that
     /// write(2) itself sees ENOSPC.
-    pub fn set_direct_writes(&self, direct: bool) {
+    pub(crate) fn set_direct_writes(&self, direct: bool) {
         if let Some(session) = self.session.upgrade() {
             session.set_direct_writes(direct);
         }
     }
 
     /// Unmounts if nobody uses the mount (`-o idle=`).
-    pub fn request_unmount(&self) {
+    pub(crate) fn request_unmount(&self) {
         let _ = self.events.send(Event::Idle);
     }
 }

@@ -7,7 +7,7 @@ use rustix::fs::{major, minor};
 
 /// Swap areas that are not known to be encrypted. zram stays in memory;
 /// device mapper says by its uuid that it encrypts.
-pub fn unencrypted_swap() -> Vec<String> {
+pub(crate) fn unencrypted_swap() -> Vec<String> {
     let table = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
     areas(&table).filter(|area| !is_safe(area, Path::new("/sys"))).collect()
 }

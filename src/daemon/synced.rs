@@ -14,7 +14,7 @@ use crate::control::{MountEntry, mount_over};
 
 /// Who uploads a folder, and what shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Synced {
+pub(crate) struct Synced {
     /// The client's name.
     pub client: &'static str,
     /// What shows it.
@@ -47,7 +47,7 @@ impl fmt::Display for Evidence {
 
 /// Looks for what shows that `path`, absolute and without links, is uploaded: marks in
 /// it and all folders above it, settings, mounts, names.
-pub fn synced_by(
+pub(crate) fn synced_by(
     path: &Path,
     mounts: &[MountEntry],
     settings: Option<&Settings>,
@@ -73,7 +73,11 @@ pub fn synced_by(
 }
 
 /// The folder around REPO, if `path` lies in it too and it is no folder for everything.
-pub fn holder_of_both(path: &Path, repo: &Path, settings: Option<&Settings>) -> Option<PathBuf> {
+pub(crate) fn holder_of_both(
+    path: &Path,
+    repo: &Path,
+    settings: Option<&Settings>,
+) -> Option<PathBuf> {
     let holder = repo.parent()?;
     (path.starts_with(holder) && !holds_everything(holder, settings)).then(|| holder.to_owned())
 }
