@@ -6,11 +6,14 @@
 mod check;
 pub mod content;
 mod cut;
+mod error;
 mod findings;
 pub mod flush;
 mod heads;
+mod known;
 mod live;
 mod look;
+mod open;
 mod parts;
 mod repair;
 pub mod repository;
@@ -29,6 +32,7 @@ mod tests_state;
 mod tests_strays;
 mod trust;
 mod unfit;
+mod world;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -36,262 +40,30 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use crate::crypto::{DeviceId, Hash, Secret, hex};
-use crate::format::clock::{Dot, Generations, Processed, Seen, Tag, Writer};
+use crate::crypto::{DeviceId, Hash, Secret};
+use crate::format::clock::{Dot, Processed, Seen, Tag, Writer};
 use crate::format::commit::{Commit, Name, NewObject, Retired};
 use crate::format::container::Kind;
 use crate::format::ledger::{Container, Key as LedgerKey};
 use crate::format::namespace::{Key, Value};
 use crate::format::node::{Dotted, LedgerItem, MapItem, NO_ID};
-use crate::format::register::{
-    Features, HEADER_MAX, HeadExtension, Header, Register, SLOT_VAULT, Slot, Stamp,
-};
-use crate::io::{Clock, PrivateFolder, Random, SyncedFolder, Timestamp, local_time};
-use crate::store::{
-    CacheSizes, Context, Entered, HEAD_DATA_MAX, Landmarks, Oddity, Result, Store, StoreError,
-    Stray,
-};
+use crate::format::register::{Features, HeadExtension, Register, SLOT_VAULT, Slot, Stamp};
+use crate::io::Random;
+use crate::store::{Entered, HEAD_DATA_MAX, Result, Store, StoreError};
 use crate::tree::{Keys, NewNodes, Root, ledger, map};
 pub(crate) use check::{check, check_names};
+pub use error::VolumeError;
 pub(crate) use findings::{Findings, Worst};
-use heads::{adopt_own, choose, drop_torn, find_behind, given_up, load_heads, refuse};
+pub use known::{Behind, Notice, Unusable};
 pub use repair::{Lost, Repaired};
-use repository::{OpenFailure, Repository};
 pub(crate) use restore::{RestoreError, Restored, restore};
 pub use shortfall::{Gap, Inspection, Presence, Shortfall};
 use state::State;
-use trust::{refuse_newer, tell_changed_features, tell_none, tell_strays};
-use unfit::unfit;
 pub use unfit::{Held, Unfit, journal_keys};
+pub use world::{Beside, OpenOptions, World};
 
 /// Bytes of tree nodes that a head carries; more go into metadata objects.
 const HEAD_NODES_MAX: usize = 4 << 20;
-
-/// Why a volume cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum VolumeError {
-    /// The folder or its header.
-    #[error(transparent)]
-    Open(#[from] OpenFailure),
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// K does not open it.
-    #[error("wrong key")]
-    WrongKey,
-    /// Local state cannot be used.
-    #[error("local state: {0}")]
-    State(String),
-    /// Local state is sound, and not to be gone on with here.
-    #[error("local state: {what}; {held}")]
-    Unfit {
-        /// Why, for the program.
-        why: Unfit,
-        /// Why, in words.
-        what: String,
-        /// What only it holds.
-        held: Held,
-    },
-    /// No device of that name has a head here; those that have.
-    #[error("no device {wanted} in this repository; there are: {}", .here.join(", "))]
-    NoDevice {
-        /// What was asked for.
-        wanted: String,
-        /// Names, each with the first digits of its id.
-        here: Vec<String>,
-    },
-    /// Several devices have that name, or ids that begin so.
-    #[error("{wanted} is not one device: there are {}", .here.join("; "))]
-    SeveralDevices {
-        /// What was asked for.
-        wanted: String,
-        /// Each with its name, id and generation.
-        here: Vec<String>,
-    },
-    /// Two devices wrote without knowing of each other.
-    #[error("{}", diverged(.0))]
-    Diverged(Vec<String>),
-    /// Newer heads are named by others but not here.
-    #[error("waiting for {0} (sync not finished), not damage")]
-    Waiting(String),
-    /// This device published newer heads than the folder has.
-    #[error("{0}")]
-    RolledBack(String),
-    /// No file can enter the folder.
-    #[error("the repository cannot be written: {place}: {source}")]
-    Unwritable {
-        /// Which folder.
-        place: String,
-        /// The system's answer.
-        source: std::io::Error,
-    },
-}
-
-fn diverged(heads: &[String]) -> String {
-    format!(
-        "{} devices wrote without seeing each other's changes: {}. Merging is not there yet; \
-         mount one read-only with -o ro,device=ID",
-        heads.len(),
-        heads.join(" and ")
-    )
-}
-
-/// The outside world that a volume lives in.
-#[derive(Clone)]
-pub struct World {
-    /// REPO.
-    pub repo: Arc<dyn SyncedFolder>,
-    /// Local state; `None` opens read-only without any.
-    pub state: Option<Arc<dyn PrivateFolder>>,
-    /// The clock.
-    pub clock: Arc<dyn Clock>,
-    /// Random numbers.
-    pub random: Arc<dyn Random>,
-}
-
-/// How to open.
-#[derive(Clone, Debug, Default)]
-pub struct OpenOptions {
-    /// Name given to this device if it is new.
-    pub device_name: String,
-    /// Use this device's newest head and no other (read-only).
-    pub only_device: Option<String>,
-    /// Will not write.
-    pub read_only: bool,
-    /// Repairs: goes on from the newest heads that can be used, as a new device.
-    /// Holds the generations that an older state saw.
-    pub repair: Option<Generations>,
-    /// Read-only: the local state of this machine for the repository, if there is
-    /// one.
-    pub beside: Option<Beside>,
-    /// Generations that devices told the vault.
-    pub told: Generations,
-    /// Goes on from what is here although newer heads of other devices are known:
-    /// they are not missed again.
-    pub accept_older: bool,
-    /// Machine and folder, hashed.
-    pub place: Hash,
-    /// Goes on with local state that was bound to another machine or folder.
-    pub adopt: bool,
-    /// The repository was made just now: it has no head, and that is right.
-    pub first: bool,
-    /// Cache sizes.
-    pub caches: CacheSizes,
-}
-
-/// Local state that lies beside a repository that is only read: what it knows of
-/// newer heads. It was read before the repository was looked at.
-#[derive(Clone, Debug)]
-pub struct Beside {
-    /// The record.
-    pub state: State,
-    /// Names in its intent log.
-    pub intents: Vec<String>,
-}
-
-impl Beside {
-    /// Reads local state; none if there is none yet.
-    pub fn load(folder: &dyn PrivateFolder) -> std::io::Result<Option<Self>> {
-        let intents = Store::intents(folder)?;
-        Ok(State::load(folder)?.map(|state| Self { state, intents }))
-    }
-}
-
-/// A device that is known to have written more than can be used here.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Behind {
-    /// The device.
-    pub device: DeviceId,
-    /// What it calls itself, if a head of it is here.
-    pub name: Option<String>,
-    /// Whether it is this machine's own use of the repository.
-    pub own: bool,
-    /// The generation that is known.
-    pub known: u64,
-    /// The newest generation that is here, 0 for none.
-    pub here: u64,
-    /// When that was written.
-    pub time: Option<Timestamp>,
-}
-
-impl std::fmt::Display for Behind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let id = hex(&self.device[..4]);
-        let who = match (&self.name, self.own) {
-            (_, true) => format!("this machine ({id})"),
-            (Some(name), false) => format!("{name} ({id})"),
-            (None, false) => format!("the device {id}"),
-        };
-        let here = match self.time {
-            Some(time) => {
-                format!("the newest here is state {} of {}", self.here, local_time(time.secs))
-            }
-            None => "none of its states is here".into(),
-        };
-        write!(
-            f,
-            "the folder is behind: {who} wrote state {}, and {here}. It is not here yet, or the \
-             folder was put back",
-            self.known
-        )
-    }
-}
-
-/// A newer head that is here and cannot be used.
-#[derive(Debug)]
-pub struct Unusable {
-    /// Its path within REPO.
-    pub path: String,
-    /// Whether this machine wrote it.
-    pub own: bool,
-    /// Why.
-    pub error: StoreError,
-}
-
-/// Something that the owner should be told of an opening.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// All is well.
-    Note(String),
-    /// Something is not here (yet).
-    Missing(String),
-    /// Something is damaged.
-    Damage(String),
-    /// Something is whole, and not in its place.
-    Misplaced(String),
-    /// The system would not let something be read: that says nothing of it.
-    Unread(String),
-}
-
-impl Notice {
-    fn of(error: &StoreError) -> Self {
-        match error {
-            StoreError::Missing { .. } => Self::Missing(error.to_string()),
-            StoreError::Io { .. } => Self::Unread(error.to_string()),
-            _ => Self::Damage(error.to_string()),
-        }
-    }
-
-    fn of_stray(stray: &Stray) -> Self {
-        let text = stray.to_string();
-        match stray.what {
-            Oddity::Link if stray.in_place => Self::Missing(text),
-            Oddity::Unreadable(_) => Self::Unread(text),
-            _ => Self::Note(text),
-        }
-    }
-}
-
-impl std::fmt::Display for Notice {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (Self::Note(text)
-        | Self::Missing(text)
-        | Self::Damage(text)
-        | Self::Misplaced(text)
-        | Self::Unread(text)) = self;
-        f.write_str(text)
-    }
-}
 
 /// A commit with where it came from.
 #[derive(Clone, Debug)]
@@ -361,30 +133,6 @@ pub struct DeviceHead {
     pub complete: bool,
 }
 
-/// Whether heads and objects of a device can enter the folder, as far as that can be
-/// known without making a file.
-fn check_writable(
-    repo: &dyn SyncedFolder,
-    device: &DeviceId,
-) -> std::result::Result<(), VolumeError> {
-    let folder = hex(device);
-    for name in ["head", "obj"] {
-        let path = format!("{folder}/{name}");
-        let checked = [path.as_str(), folder.as_str(), ""].into_iter().find_map(|path| match repo
-            .check_writable(path)
-        {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            checked => Some((path, checked)),
-        });
-        if let Some((path, Err(source))) = checked {
-            let place = format!("{}/{path}", repo.place());
-            let place = place.trim_end_matches('/').to_owned();
-            return Err(VolumeError::Unwritable { place, source });
-        }
-    }
-    Ok(())
-}
-
 /// An edit of the namespace map: the encoded key, and the value with the change that made
 /// it, or removal.
 pub type Edit = (Vec<u8>, Option<(Dot, Value)>);
@@ -438,180 +186,6 @@ pub struct Published {
 }
 
 impl Volume {
-    /// Opens a repository whose keyring was opened by `register`.
-    pub fn open(
-        world: World,
-        repository: &Repository,
-        context: Arc<Context>,
-        register: Register,
-        options: &OpenOptions,
-    ) -> std::result::Result<Self, VolumeError> {
-        let mut notices = Vec::new();
-        if let Some(trouble) = &repository.header_trouble {
-            let text = format!("the header could not be used ({trouble}); a head stands in");
-            notices.push(match trouble {
-                OpenFailure::Store(StoreError::Io { .. }) => Notice::Unread(text),
-                _ => Notice::Damage(text),
-            });
-        }
-        let stored = match &world.state {
-            Some(folder) => State::load(&**folder)
-                .map_err(|error| VolumeError::State(format!("it cannot be read: {error}")))?,
-            None => None,
-        };
-        if stored.as_ref().is_some_and(|state| state.repo != repository.repo) {
-            return Err(VolumeError::State("it belongs to another repository".into()));
-        }
-        let mut state = stored.unwrap_or_else(|| State {
-            repo: repository.repo,
-            device: crate::crypto::random_id(&*world.random),
-            name: options.device_name.clone(),
-            place: options.place,
-            generation: 0,
-            news: 0,
-            head: [0; 32],
-            journal: 0,
-            base: [0; 32],
-            seen: Generations::default(),
-        });
-        let own = repository.heads.get(&state.device).map_or(&[][..], Vec::as_slice);
-        if state.place != options.place {
-            if !options.adopt || options.read_only {
-                let what = "it belongs to another machine or folder".to_string();
-                return Err(unfit((Unfit::Elsewhere, what), &world, &context, &state, own));
-            }
-            notices.push(Notice::Note(
-                "local state belongs to this machine and folder from now on".to_string(),
-            ));
-            state.place = options.place;
-        }
-        let store = Store::new(
-            context,
-            world.repo.clone(),
-            world.state.clone(),
-            (world.clock.clone(), world.random.clone()),
-            state.device,
-            options.caches,
-        );
-        let folders: Vec<DeviceId> = repository.heads.keys().copied().collect();
-        if !options.read_only {
-            check_writable(&*world.repo, &state.device)?;
-        }
-        store.list_objects(&folders)?;
-        store.learn_copies(&repository.copies);
-        let intents = match &world.state {
-            Some(folder) => Store::intents(&**folder)
-                .map_err(|error| VolumeError::State(format!("intent log: {error}")))?,
-            None => options.beside.as_ref().map_or(Vec::new(), |beside| beside.intents.clone()),
-        };
-        let mut heads = repository.heads.clone();
-        // Of a repository that is only read, this machine is the device of the state
-        // that lies beside it.
-        let own = options.beside.as_ref().map_or(&state, |beside| &beside.state);
-        let own = (own.device, own.generation);
-        if let Some(files) = heads.get_mut(&own.0) {
-            drop_torn(&store, files, &intents, own.1, options.read_only)?;
-        }
-        let with_nodes = options.read_only && options.repair.is_none();
-        let mut loaded = load_heads(&store, &heads, with_nodes, &mut notices);
-        loaded.features.merge(store.context().keyring.features);
-        refuse_newer(&loaded, options.read_only)?;
-        tell_changed_features(repository, loaded.features, &mut notices);
-        let seen = options.beside.as_ref().map_or(&state.seen, |beside| &beside.state.seen);
-        tell_strays(&store, repository, &loaded, seen, &mut notices)?;
-        if !options.first {
-            tell_none(repository, &mut notices);
-        }
-        let mut unusable = Vec::new();
-        let without = match &options.repair {
-            Some(seen) => given_up(&loaded, seen, state.device),
-            None if options.read_only => {
-                for (file, error) in std::mem::take(&mut loaded.unusable) {
-                    let (path, own) = (file.name().path(), file.device == own.0);
-                    unusable.push(Unusable { path, own, error });
-                }
-                Vec::new()
-            }
-            None => {
-                refuse(loaded.unusable.drain(..).map(|(_, error)| error).collect())?;
-                Vec::new()
-            }
-        };
-        if loaded.newest.is_empty() && options.repair.is_none() {
-            let errors = unusable.extract_if(.., |_| true).map(|unusable| unusable.error);
-            refuse(errors.collect())?;
-        }
-        let own_heads = heads.get(&state.device).map_or(&[][..], Vec::as_slice);
-        adopt_own(&mut state, own_heads, &loaded, &*world.repo, &intents, &mut notices).map_err(
-            |error| match error {
-                VolumeError::State(what) => {
-                    let why = (Unfit::Overtaken, what);
-                    unfit(why, &world, store.context(), &state, own_heads)
-                }
-                error => error,
-            },
-        )?;
-        let writer = draw_writer(&*world.random);
-        let base = choose(&loaded, &state, &heads, options, writer)?;
-        let known = options.beside.as_ref().map_or(&state, |beside| &beside.state);
-        let behind = find_behind(&loaded, &unusable, known, &options.told);
-        for (head, _) in &loaded.newest {
-            if options.accept_older {
-                state.seen.set(head.device, head.generation);
-            } else {
-                state.seen.add(head.device, head.generation);
-            }
-        }
-        if options.accept_older {
-            state.seen.retain(|device| loaded.newest.iter().any(|(h, _)| h.device == *device));
-        }
-        let header = Name::Header(repository.repo).path();
-        let has_header = world
-            .repo
-            .read(&header, HEADER_MAX)
-            .is_ok_and(|bytes| Header::decode(&bytes).is_ok_and(|h| h.repo == repository.repo));
-        let stands_on = [state.head, base.hash];
-        let stands_on = stands_on.iter().find_map(|hash| {
-            let file = heads.values().flatten().find(|file| file.hash == *hash)?;
-            Some((store.place(&file.name()), file.size))
-        });
-        store.recognise_by(Landmarks { header: has_header.then_some(header), head: stands_on });
-        let own_head = loaded.newest.iter().find(|(head, _)| head.device == state.device);
-        let own = own_head.map_or(
-            Own { processed: Processed::default(), ledger: (NO_ID, 0), bytes: 0 },
-            |(head, file)| Own {
-                processed: head.commit.processed.clone(),
-                ledger: head.commit.ledger,
-                bytes: file.size,
-            },
-        );
-        store.distrust(&base.commit.bad);
-        let own_unread = heads
-            .get(&state.device)
-            .is_some_and(|files| files.iter().any(|file| !store.is_known(&file.name())));
-        let volume = Self {
-            store: Arc::new(store),
-            register: RwLock::new(register),
-            features: loaded.features,
-            state: Mutex::new(state),
-            base: RwLock::new(Arc::new(base)),
-            writer: AtomicU64::new(writer.number()),
-            spent: AtomicU64::new(0),
-            own_unread,
-            without,
-            own: Mutex::new(own),
-            notices,
-            behind,
-            unusable,
-            devices: loaded.newest.into_iter().map(|(head, _)| head).collect(),
-            world,
-        };
-        if !options.read_only {
-            volume.store_state().map_err(|error| VolumeError::State(error.to_string()))?;
-        }
-        Ok(volume)
-    }
-
     /// The outside world.
     pub fn world(&self) -> &World {
         &self.world

@@ -1,0 +1,74 @@
+//! Why a volume cannot be opened.
+
+use super::repository::OpenFailure;
+use super::unfit::{Held, Unfit};
+use crate::store::StoreError;
+
+/// Why a volume cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// The folder or its header.
+    #[error(transparent)]
+    Open(#[from] OpenFailure),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// K does not open it.
+    #[error("wrong key")]
+    WrongKey,
+    /// Local state cannot be used.
+    #[error("local state: {0}")]
+    State(String),
+    /// Local state is sound, and not to be gone on with here.
+    #[error("local state: {what}; {held}")]
+    Unfit {
+        /// Why, for the program.
+        why: Unfit,
+        /// Why, in words.
+        what: String,
+        /// What only it holds.
+        held: Held,
+    },
+    /// No device of that name has a head here; those that have.
+    #[error("no device {wanted} in this repository; there are: {}", .here.join(", "))]
+    NoDevice {
+        /// What was asked for.
+        wanted: String,
+        /// Names, each with the first digits of its id.
+        here: Vec<String>,
+    },
+    /// Several devices have that name, or ids that begin so.
+    #[error("{wanted} is not one device: there are {}", .here.join("; "))]
+    SeveralDevices {
+        /// What was asked for.
+        wanted: String,
+        /// Each with its name, id and generation.
+        here: Vec<String>,
+    },
+    /// Two devices wrote without knowing of each other.
+    #[error("{}", diverged(.0))]
+    Diverged(Vec<String>),
+    /// Newer heads are named by others but not here.
+    #[error("waiting for {0} (sync not finished), not damage")]
+    Waiting(String),
+    /// This device published newer heads than the folder has.
+    #[error("{0}")]
+    RolledBack(String),
+    /// No file can enter the folder.
+    #[error("the repository cannot be written: {place}: {source}")]
+    Unwritable {
+        /// Which folder.
+        place: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+}
+
+fn diverged(heads: &[String]) -> String {
+    format!(
+        "{} devices wrote without seeing each other's changes: {}. Merging is not there yet; \
+         mount one read-only with -o ro,device=ID",
+        heads.len(),
+        heads.join(" and ")
+    )
+}
