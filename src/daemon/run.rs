@@ -69,8 +69,6 @@ pub(super) enum Event {
     Ended,
     /// SIGTERM, SIGINT.
     Stop,
-    /// The service found that nobody uses the mount.
-    Idle,
     /// `amberfs umount`; answered at the very end.
     Unmount(Sender<Answer>),
 }
@@ -153,7 +151,7 @@ pub fn run<S: Service>(
     };
     take_end(&setup.registry, &setup.mountpoint);
     let (checkpoints, wanted) = mpsc::channel();
-    let result = match life.start_threads(&events, checkpoints, wanted) {
+    let result = match life.start_threads(checkpoints, wanted) {
         Ok(()) => {
             coming.tell(Ok(mounted));
             ready();
@@ -229,18 +227,9 @@ struct Life<S> {
 }
 
 impl<S: Service> Life<S> {
-    fn start_threads(
-        &self,
-        events: &Sender<Event>,
-        checkpoints: Sender<()>,
-        wanted: Receiver<()>,
-    ) -> Result<(), Failure> {
-        let handle = Handle {
-            session: Arc::downgrade(&self.session),
-            invalidator: self.session.invalidator(),
-            checkpoints: checkpoints.clone(),
-            events: events.clone(),
-        };
+    fn start_threads(&self, checkpoints: Sender<()>, wanted: Receiver<()>) -> Result<(), Failure> {
+        let handle =
+            Handle { session: Arc::downgrade(&self.session), checkpoints: checkpoints.clone() };
         self.service.started(handle);
         let (service, session) = (Arc::clone(&self.service), Arc::downgrade(&self.session));
         spawn("ticker", move || {
@@ -275,11 +264,6 @@ impl<S: Service> Life<S> {
             match event {
                 Event::Ended => return,
                 Event::Stop => return self.stop(),
-                Event::Idle => {
-                    if self.unmount().is_ok() {
-                        return;
-                    }
-                }
                 Event::Unmount(reply) => match self.unmount() {
                     Ok(()) => return self.waiting.push(reply),
                     Err(answer) => drop(reply.send(answer)),

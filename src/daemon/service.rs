@@ -1,14 +1,11 @@
 //! What a daemon serves: the seam to the real volume.
 
-use std::io;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
-use super::run::Event;
 use crate::control::{Answer, Exchange, Failure};
 use crate::fs::Operations;
-use crate::fuse::{Invalidator, Session};
+use crate::fuse::Session;
 use crate::io::Exit;
 
 /// Why a checkpoint is made.
@@ -64,26 +61,13 @@ pub trait Service: Send + Sync + 'static {
 #[derive(Clone)]
 pub struct Handle {
     pub(super) session: Weak<Session>,
-    pub(super) invalidator: Invalidator,
     pub(super) checkpoints: Sender<()>,
-    pub(super) events: Sender<Event>,
 }
 
 impl Handle {
-    /// For telling the kernel what a merge changed; its methods return at once.
-    pub(crate) fn invalidator(&self) -> &Invalidator {
-        &self.invalidator
-    }
-
     /// Has a checkpoint made soon, in the checkpoint thread.
     pub fn request_checkpoint(&self) {
         let _ = self.checkpoints.send(());
-    }
-
-    /// Pulls the kernel's dirty pages: not from an operation, and with no lock
-    /// held that an operation takes. `TimedOut` after `limit`.
-    pub(crate) fn pull(&self, limit: Duration) -> io::Result<()> {
-        self.session.upgrade().map_or(Ok(()), |session| session.pull(limit))
     }
 
     /// Files opened for writing from now on bypass the kernel's cache, so that
@@ -92,10 +76,5 @@ impl Handle {
         if let Some(session) = self.session.upgrade() {
             session.set_direct_writes(direct);
         }
-    }
-
-    /// Unmounts if nobody uses the mount (`-o idle=`).
-    pub(crate) fn request_unmount(&self) {
-        let _ = self.events.send(Event::Idle);
     }
 }
