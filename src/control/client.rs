@@ -5,7 +5,6 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use super::message::MAX_DATA;
 use super::message::{Described, Failure, Reply, Request};
 use super::socket;
 
@@ -72,11 +71,6 @@ impl Client {
             io::ErrorKind::BrokenPipe => ControlError::Gone,
             _ => ControlError::Io(error),
         })
-    }
-
-    /// Sends input of a running call, cut into frames.
-    pub(crate) fn send_input(&mut self, bytes: &[u8]) -> Result<(), ControlError> {
-        bytes.chunks(MAX_DATA).try_for_each(|piece| self.send(&Request::Input(piece.to_vec())))
     }
 
     /// Receives one reply; a refusal is an error.

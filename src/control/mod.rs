@@ -25,4 +25,4 @@ pub(crate) use mounts::{MountEntry, MountId, Place, look_at, mount_at, mount_ove
 pub(crate) use process::{GUARD_ARGUMENT, daemon_of};
 pub use registry::{Found, Registry};
 pub use server::{Answer, Exchange, Handler, Server};
-pub(crate) use users::{How, Users};
+pub(crate) use users::Users;

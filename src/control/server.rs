@@ -300,7 +300,9 @@ mod tests {
 
         let mut client = Client::connect(&found.socket).expect("connects");
         client.send(&Request::Call(b"a".to_vec())).expect("sends");
-        client.send_input(&vec![b'b'; MAX_DATA + 10]).expect("sends");
+        for piece in vec![b'b'; MAX_DATA + 10].chunks(MAX_DATA) {
+            client.send(&Request::Input(piece.to_vec())).expect("sends");
+        }
         let mut got = Vec::new();
         client
             .ask(&Request::EndOfInput, |bytes| {

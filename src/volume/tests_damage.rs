@@ -9,9 +9,10 @@ use super::*;
 use crate::crypto::{Secret, hex, unhex};
 use crate::format::container::Class;
 use crate::format::namespace::{Content, Inode, Owner};
-use crate::io::Timestamp;
 use crate::io::sim::{SimRandom, SimWorld};
-use crate::volume::repository::init;
+use crate::io::{PrivateFolder, SyncedFolder, Timestamp};
+use crate::store::Context;
+use crate::volume::repository::{OpenFailure, Repository, init};
 
 const NEWEST: u64 = 3;
 

@@ -7,8 +7,8 @@ use super::parts::{Part, Stretch, align_holes, parts};
 use super::tests_damage::{open, repository};
 use super::*;
 use crate::format::namespace::{Content, Ino, Inode, Owner};
-use crate::io::Timestamp;
 use crate::io::sim::{Fault, SimWorld};
+use crate::io::{SyncedFolder, Timestamp};
 use crate::tree::content::range;
 
 const FILE: Ino = 77;

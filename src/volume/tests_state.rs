@@ -3,6 +3,8 @@
 
 use super::tests_damage::{open, outcome, publish, repository};
 use super::*;
+use crate::crypto::hex;
+use crate::io::SyncedFolder;
 use crate::io::sim::SimWorld;
 
 /// Files under `root`, with their bytes.

@@ -3,14 +3,14 @@
 
 use std::io;
 
-use super::repository::init;
+use super::repository::{OpenFailure, Repository, init};
 use super::tests_damage::{key, open, open_in, outcome, path, repository};
 use super::*;
 use crate::crypto::hash;
 use crate::format::container::PREFIX;
 use crate::format::register::{HeadExtension, Header};
 use crate::io::sim::{SimRandom, SimWorld};
-use crate::io::{Listed, Space, SyncedFile};
+use crate::io::{Listed, Space, SyncedFile, SyncedFolder};
 
 fn plain() -> OpenOptions {
     OpenOptions::default()
