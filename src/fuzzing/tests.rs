@@ -394,7 +394,7 @@ fn access_lists() -> Vec<Vec<u8>> {
 
 /// Bytes of one or more values, by target.
 fn relay_seeds() -> Vec<Vec<u8>> {
-    use crate::vault::relay::{assertion::Assertion, greeting};
+    use crate::vault::protocol::{assertion::Assertion, greeting};
     let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
     let assertion = Assertion {
         relay: key.verifying_key().to_bytes(),

@@ -8,16 +8,17 @@ use crate::vault::hsm::transfer::{Aloud, Parcel, SiteRequest};
 use crate::vault::ledger::{
     EmbeddedLedger, Head, Ledger, RECORD_LIMIT, Revision, read_mark, reset_mark,
 };
+use crate::vault::protocol::assertion::{ASSERTION, Assertion};
+use crate::vault::protocol::greeting::{
+    decode_greeting, decode_welcome, encode_greeting, encode_welcome,
+};
 use crate::vault::protocol::{
     Address, Binding, Fingerprint, KEYS_LIMIT, Locator, MARKS_LIMIT, Manifest, NOTE, NOTE_TEXT,
     Note, NoteKeys, PAYLOAD_SEALED, REPLY_SIZE, REQUEST_SIZE, decode_marks, decode_reply,
     decode_request, encode_marks, encode_reply, encode_request, open_payload, seal_payload,
 };
 use crate::vault::relay::accounts::Accounts;
-use crate::vault::relay::assertion::{ASSERTION, Assertion, read_hello};
-use crate::vault::relay::greeting::{
-    decode_greeting, decode_welcome, encode_greeting, encode_welcome,
-};
+use crate::vault::relay::hello::read_hello;
 use crate::vault::relay::jwt::{Terms, Verifier};
 use crate::vault::server::Record;
 

@@ -13,9 +13,9 @@ use amberfs::crypto::{Hash, KeyCheck, Secret, hash, hex, key_check};
 use amberfs::io::{SystemClock, SystemRandom};
 use amberfs::vault::client::{Claim, Client, NewRecord, Pin, VaultError};
 use amberfs::vault::net::{Greeting, Timeouts};
+use amberfs::vault::protocol::assertion::{ASSERTION, Assertion, VALID};
+use amberfs::vault::protocol::greeting::{WELCOME, Welcome, decode_welcome, encode_greeting};
 use amberfs::vault::protocol::{Address, Argon2Choice, Argon2Cost, Bind, Password};
-use amberfs::vault::relay::assertion::{ASSERTION, Assertion, VALID};
-use amberfs::vault::relay::greeting::{WELCOME, Welcome, decode_welcome, encode_greeting};
 use ed25519_dalek::SigningKey;
 
 use crate::main_job::{COST, Vault, secret};

@@ -13,8 +13,8 @@ use amberfs::crypto::{Secret, key_check};
 use amberfs::io::{SystemClock, SystemRandom};
 use amberfs::vault::client::{Claim, Client, NewRecord, Pin};
 use amberfs::vault::net::{Greeting, Timeouts};
+use amberfs::vault::protocol::greeting::{WELCOME, Welcome, decode_welcome, encode_greeting};
 use amberfs::vault::protocol::{Address, Argon2Choice, Argon2Cost, Bind, Locator, Password};
-use amberfs::vault::relay::greeting::{WELCOME, Welcome, decode_welcome, encode_greeting};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::main_job::Vault;

@@ -14,8 +14,8 @@ use crate::vault::net::{Channel, ConnectError, Greeting, Timeouts, WANTS_ACCOUNT
 use crate::vault::protocol::{
     Address, Argon2Choice, Argon2Cost, Bind, Binding, Fingerprint, KE3, Locator, Manifest, Mark,
     Note, NoteKeys, Password, Refusal, Reply, Request, Retirement, Standing, UNICODE_VERSION,
+    audience,
 };
-use crate::vault::relay::accounts::audience;
 
 /// Times a request other than a proof is sent to each place before giving up.
 const SENDS: usize = 3;

@@ -10,8 +10,8 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::connect::{ConnectError, Timeouts, from_tls, protocol};
 use super::tls::outer_client_config;
+use crate::vault::protocol::greeting::{WELCOME, Welcome, decode_welcome, encode_greeting};
 use crate::vault::protocol::{Place, Way};
-use crate::vault::relay::greeting::{WELCOME, Welcome, decode_welcome, encode_greeting};
 
 /// What a relay says to somebody without a token.
 pub const WANTS_ACCOUNT: &str = "it wants an account: give its token by --vault-token FILE";

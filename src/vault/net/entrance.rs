@@ -9,7 +9,8 @@ use tokio::net::TcpStream;
 
 use super::origin::Origin;
 use crate::vault::protocol::Seconds;
-use crate::vault::relay::assertion::{self, ASSERTION, Assertion, AssertionError, read_hello};
+use crate::vault::protocol::assertion::{self, ASSERTION, Assertion, AssertionError};
+use crate::vault::relay::hello::read_hello;
 use crate::vault::relay::seen::{Fresh, Seen};
 use crate::vault::server::Caller;
 

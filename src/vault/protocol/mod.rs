@@ -5,8 +5,10 @@
 //! that is not wiped.
 
 mod address;
+pub mod assertion;
 mod binding;
 mod event;
+pub mod greeting;
 mod locator;
 mod manifest;
 mod message;
@@ -14,6 +16,7 @@ mod note;
 mod password;
 mod payload;
 mod suite;
+mod token;
 
 pub use address::{Address, AddressError, Fingerprint, HOSTS_LIMIT, Place, Way};
 pub use binding::{
@@ -40,6 +43,7 @@ pub use suite::{
     AKE_PUBLIC, Argon2Choice, Argon2Cost, CostError, KE1, KE2, KE3, LOGIN_STATE, NoMemory,
     REGISTER_REPLY, REGISTER_REQUEST, REGISTER_UPLOAD, SUITE, Stretch, Suite,
 };
+pub use token::{audience, new_token};
 
 /// Names a fleet; random, 16 bytes.
 pub type FleetId = [u8; 16];

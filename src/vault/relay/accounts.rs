@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use super::jwt::Verifier;
 use crate::crypto::{hash, hex, unhex};
 use crate::io::Random;
-use crate::vault::protocol::is_account;
+use crate::vault::protocol::{self, is_account};
 
 /// How a relay knows its clients.
 pub enum Accounts {
@@ -28,16 +28,6 @@ pub struct Stranger;
 #[error("line {0} is not an account and 64 hexadecimal digits")]
 pub struct TokensError(usize);
 
-/// How our own tokens begin.
-const TOKEN: &str = "amber-";
-
-/// The relay (`HOST:PORT`) that a token of ours is for; none if it does not say it, as an
-/// issuer's token does not.
-pub fn audience(token: &str) -> Option<&str> {
-    let (audience, digits) = token.strip_prefix(TOKEN)?.rsplit_once('-')?;
-    unhex::<32>(digits).map(|_| audience)
-}
-
 /// A new token for `account` at the relay `audience` (`HOST:PORT`; empty if it is not
 /// known), and the line that makes it count. Clients send it to that relay only.
 pub fn new_token(
@@ -45,10 +35,7 @@ pub fn new_token(
     audience: &str,
     random: &dyn Random,
 ) -> (Zeroizing<String>, String) {
-    let mut bytes = Zeroizing::new([0; 32]);
-    random.fill(&mut *bytes);
-    let dash = if audience.is_empty() { "" } else { "-" };
-    let token = Zeroizing::new(format!("{TOKEN}{audience}{dash}{}", hex(&*bytes)));
+    let token = protocol::new_token(audience, random);
     let line = format!("{account} {}\n", hex(&hash(token.as_bytes())));
     (token, line)
 }
@@ -97,8 +84,6 @@ mod tests {
     fn a_token_is_its_account_and_nothing_else_is() {
         let (token, line) = new_token("anna", "", &SystemRandom);
         let (other, _) = new_token("anna", "relay-1.example:443", &SystemRandom);
-        assert_eq!((audience(&token), audience(&other)), (None, Some("relay-1.example:443")));
-        assert_eq!((audience("amber-x-y"), audience("eyJh.e30.x-1")), (None, None));
         let accounts = Accounts::parse(&format!("# people\n\n{line}")).ok().unwrap();
         assert_eq!(accounts.admit(Some(&token)), Ok(Some("anna".to_owned())));
         for wrong in [None, Some(""), Some("anna"), Some(&**other), Some(line.trim())] {

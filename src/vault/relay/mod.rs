@@ -5,14 +5,16 @@
 //! that connection, in the TLS of its own that ends at the site. The relay carries
 //! those bytes, and tells the site who it lets in ([`assertion`]).
 //!
+//! [`greeting`]: super::protocol::greeting
+//! [`assertion`]: super::protocol::assertion
+//!
 //! Invariant: nothing that a relay does, or lets be done, gives a password a try
 //! more: tries are counted at the site. A relay can keep clients away, and see who
 //! comes, when, and how much passes.
 
 pub mod accounts;
-pub mod assertion;
 pub mod budget;
-pub mod greeting;
+pub mod hello;
 mod holders;
 pub mod issuer;
 pub mod jwt;

@@ -13,9 +13,9 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Mutex;
 
-use super::assertion::{Assertion, AssertionError, SLACK, VALID};
 use crate::crypto::hash;
 use crate::vault::protocol::Seconds;
+use crate::vault::protocol::assertion::{Assertion, AssertionError, SLACK, VALID};
 
 /// Ids remembered at once.
 const SEEN_MAX: usize = 65_536;

@@ -14,15 +14,16 @@ use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
 use super::accounts::{Accounts, Stranger};
-use super::assertion::{Assertion, VALID, read_hello};
 use super::budget::Budget;
-use super::greeting::{GREETING, Welcome, decode_greeting, encode_welcome};
+use super::hello::read_hello;
 use super::holders::{Counts, Held};
 use super::sites::Sites;
 use crate::crypto::hash;
 use crate::io::{Clock, Random};
 use crate::vault::net::{Origin, Place, Places, is_own_trouble, not_accepted, wants_room};
 use crate::vault::protocol::Seconds;
+use crate::vault::protocol::assertion::{ASSERTION, Assertion, VALID};
+use crate::vault::protocol::greeting::{GREETING, Welcome, decode_greeting, encode_welcome};
 
 /// Descriptors that a connection takes: the client's, and that to a site.
 pub const DESCRIPTORS_EACH: usize = 2;
@@ -164,11 +165,7 @@ impl Relay {
         }
     }
 
-    fn assertion(
-        &self,
-        hello: &[u8],
-        account: Option<String>,
-    ) -> [u8; super::assertion::ASSERTION] {
+    fn assertion(&self, hello: &[u8], account: Option<String>) -> [u8; ASSERTION] {
         let mut id = [0; 16];
         self.random.fill(&mut id);
         let now = self.clock.now().secs.max(0) as Seconds;

@@ -9,11 +9,11 @@ use std::time::Duration;
 use ed25519_dalek::SigningKey;
 
 use super::accounts::{Accounts, new_token};
-use super::greeting::{WELCOME, Welcome, decode_welcome, encode_greeting};
 use super::{Relay, RelayLimits, Sites, serve_relay};
 use crate::io::{SystemClock, SystemRandom};
 use crate::vault::net::tests::{Here, asks, impatient, listening};
 use crate::vault::net::{Channel, ConnectError, Entrance, Greeting, Limits, Relays};
+use crate::vault::protocol::greeting::{WELCOME, Welcome, decode_welcome, encode_greeting};
 
 /// A relay before a site that takes nobody without it.
 struct Both {

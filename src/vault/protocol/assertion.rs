@@ -7,18 +7,13 @@
 //!
 //! The first byte is no type of a TLS record, so a site tells it from a client that
 //! comes directly. The hash binds it to one handshake: whoever copies it cannot
-//! speak under it. A site remembers the ids of those that were spoken under ([`seen`]).
-//!
-//! [`seen`]: super::seen
-
-use std::io;
+//! speak under it. A site remembers the ids of those that were spoken under.
 
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
-use tokio::io::{AsyncRead, AsyncReadExt};
 
+use super::Seconds;
+use super::binding::{ACCOUNT_MAX, is_account};
 use crate::crypto::Hash;
-use crate::vault::protocol::Seconds;
-use crate::vault::protocol::{ACCOUNT_MAX, is_account};
 
 /// Bytes of an assertion.
 pub const ASSERTION: usize = 256;
@@ -26,16 +21,12 @@ pub const ASSERTION: usize = 256;
 pub const VALID: Seconds = 120;
 /// The first byte of an assertion.
 pub const FIRST: u8 = MAGIC[0];
-/// The first byte of a handshake record (RFC 8446, section 5.1).
-pub const HANDSHAKE: u8 = 22;
 
 const MAGIC: &[u8; 16] = b"amberfs-relay/1\0";
 const CONTEXT: &[u8] = b"amberfs-vault/1 relay assertion";
 const SIGNED: usize = 16 + 32 + 8 + 16 + 32 + 1 + ACCOUNT_MAX;
 /// Difference of clocks that is borne, seconds.
-pub(super) const SLACK: Seconds = 300;
-/// Longest first record; an X25519MLKEM768 hello has some 1500 bytes.
-const HELLO_MAX: usize = 4096;
+pub const SLACK: Seconds = 300;
 
 /// Why an assertion does not count.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
@@ -126,25 +117,6 @@ impl Assertion {
     }
 }
 
-/// Reads the client's first record: a whole `ClientHello` (RFC 8446, sections 4.1.2
-/// and 5.1). A client of ours sends it in one record, and needs no second one, for
-/// there is one group only.
-pub async fn read_hello(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
-    const CLIENT_HELLO: u8 = 1;
-    let bad = || io::Error::new(io::ErrorKind::InvalidData, "it does not begin with a hello");
-    let mut head = [0; 5];
-    stream.read_exact(&mut head).await?;
-    let len = usize::from(u16::from_be_bytes([head[3], head[4]]));
-    if head[0] != HANDSHAKE || head[1] != 3 || !(4..=HELLO_MAX).contains(&len) {
-        return Err(bad());
-    }
-    let mut hello = head.to_vec();
-    hello.resize(5 + len, 0);
-    stream.read_exact(&mut hello[5..]).await?;
-    let body = u32::from_be_bytes([0, hello[6], hello[7], hello[8]]) as usize;
-    if hello[5] == CLIENT_HELLO && body == len - 4 { Ok(hello) } else { Err(bad()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,23 +153,5 @@ mod tests {
             assert!(Assertion::verify(&changed, &known).is_err(), "bit {bit}");
         }
         assert_eq!(Assertion::verify(&bytes, &[[1; 32]]), Err(AssertionError::Unknown));
-    }
-
-    #[test]
-    fn only_a_whole_hello_is_carried() {
-        let read = |bytes: &[u8]| {
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            runtime.block_on(read_hello(&mut &bytes[..])).ok()
-        };
-        let hello = [22, 3, 1, 0, 6, 1, 0, 0, 2, 3, 3];
-        assert_eq!(read(&[&hello[..], b"rest"].concat()), Some(hello.to_vec()));
-        for (at, byte) in [(0, 23), (1, 2), (3, 255), (4, 3), (5, 2), (8, 3)] {
-            let mut bad = hello;
-            bad[at] = byte;
-            assert_eq!(read(&bad), None, "{at}");
-        }
-        for cut in 0..hello.len() {
-            assert_eq!(read(&hello[..cut]), None);
-        }
     }
 }
