@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::crypto::unhex;
 use crate::io::PrivateFolder;
-use crate::vault::server::OpenLimits;
 
 /// The file's name in a site's folder.
 pub const CONFIG: &str = "vault.toml";
@@ -66,6 +65,22 @@ pub struct Serve {
     /// Seconds between SIGTERM and the end of taking connections, at most 300: for a
     /// balancer to notice.
     pub linger_seconds: u16,
+}
+
+/// How many registrations a site takes from people without an account or an invite,
+/// within an hour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenLimits {
+    /// From one IPv4 address or one /48 of IPv6; loopback is not counted.
+    pub each: u32,
+    /// From all together.
+    pub all: u32,
+}
+
+impl Default for OpenLimits {
+    fn default() -> Self {
+        Self { each: 10, all: 100 }
+    }
 }
 
 impl Default for Serve {

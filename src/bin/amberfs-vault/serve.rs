@@ -9,10 +9,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use amberfs::io::{Clock, DirFolder, PrivateFolder, SystemClock, SystemRandom};
-use amberfs::vault::config::{Config, LedgerAt, Serve};
+use amberfs::vault::config::{Config, LedgerAt, OpenLimits, Serve};
 use amberfs::vault::net::{Entrance, Limits, Relays, affordable, serve, server_config};
 use amberfs::vault::protocol::{Address, MANIFEST_WARNS, Protection};
-use amberfs::vault::server::{OpenLimits, Opened, Site, open_site};
+use amberfs::vault::server::{Opened, Site, open_site};
 use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};

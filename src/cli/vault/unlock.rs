@@ -10,8 +10,8 @@ use super::{client_by, token};
 use crate::io::{DirSynced, local_time};
 use crate::vault::client::{Unlocked, VaultError};
 use crate::vault::net::Timeouts;
+use crate::vault::protocol::FAILURES;
 use crate::vault::protocol::{Event, EventKind, Locator, Password};
-use crate::vault::server::FAILURES;
 use crate::volume::repository::Repository;
 
 /// Vault entries to try, the likeliest first: the one that opened this folder on this machine

@@ -17,7 +17,7 @@ use crate::vault::ledger::sim::SimLedger;
 use crate::vault::ledger::{Entry, Head, Ledger, LedgerError, Name, Revision, Swap, Value};
 use crate::vault::net::{Entrance, Greeting, Limits, Relays, Timeouts, serve, server_config};
 use crate::vault::protocol::*;
-use crate::vault::server::{GRACE, Site, create_site, join_site, open_site};
+use crate::vault::server::{Site, create_site, join_site, open_site};
 use ed25519_dalek::SigningKey;
 
 const REPO: RepoId = [7; 16];

@@ -9,6 +9,7 @@ pub mod assertion;
 mod binding;
 mod event;
 pub mod greeting;
+mod limits;
 mod locator;
 mod manifest;
 mod message;
@@ -25,6 +26,7 @@ pub use binding::{
 };
 pub(crate) use binding::{note_statement, succession_statement};
 pub use event::{EVENT, EVENTS, Event, EventKind, Events};
+pub use limits::{FAILURES, GRACE, PROOFS, TRIES};
 pub use locator::{LOCATOR_LIMIT, Locator};
 pub use manifest::{
     AkeKey, MANIFEST_LASTS, MANIFEST_LIMIT, MANIFEST_WARNS, Manifest, ManifestError, Protection,

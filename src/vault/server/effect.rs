@@ -3,12 +3,12 @@
 
 use super::record::{Label, Material, PENDING_LIMIT, Pending, Record, State};
 use super::served::Served;
-use super::step::{FAILURES, GRACE, TRIES};
 use crate::crypto::{Hash, hash};
 use crate::vault::ledger::{Durable, Lineage};
 use crate::vault::protocol::{
-    AttemptId, Bind, EventKind, KE1, KE2, LOGIN_STATE, PAYLOAD_SEALED, REGISTER_REPLY,
-    REGISTER_REQUEST, REGISTER_UPLOAD, RegistrationId, Reply, Right, Seconds, Standing, Tries,
+    AttemptId, Bind, EventKind, FAILURES, GRACE, KE1, KE2, LOGIN_STATE, PAYLOAD_SEALED,
+    REGISTER_REPLY, REGISTER_REQUEST, REGISTER_UPLOAD, RegistrationId, Reply, Right, Seconds,
+    Standing, TRIES, Tries,
 };
 
 /// Waiting times after the third, fourth, ... failure in a row.

@@ -29,7 +29,6 @@ pub use folder::{
     install_manifest, join_site, open_rolled_back, open_site, view_site,
 };
 pub use metrics::Metrics;
-pub use openly::OpenLimits;
 pub use orders::{Answer, ORDER_LIMIT, Order, Which};
 pub use record::{DAILY, Label, Material, PENDING_LIMIT, Pending, Record, State};
 pub use rights::{COUNTED, REGISTRATIONS};
@@ -38,4 +37,4 @@ pub use rounds::{Census, Swept};
 pub use served::{KEEP_EVERY, Served};
 pub use site::{Caller, Site};
 pub use staff::{Deed, Sight};
-pub use step::{Asked, FAILURES, GRACE, PROOFS, Policy, TRIES, spend_step, step, sweep_step};
+pub use step::{Asked, Policy, spend_step, step, sweep_step};

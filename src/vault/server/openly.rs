@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::site::{Caller, Site};
+use crate::vault::config::OpenLimits;
 use crate::vault::ledger::NAMES_LIMIT;
 use crate::vault::relay::budget::Budget;
 
@@ -17,23 +18,7 @@ const NAMES: usize = NAMES_LIMIT / 4 * 3;
 /// The time in which they are counted.
 const PERIOD: Duration = Duration::from_secs(3600);
 
-/// How many registrations a site takes from people without an account or an invite,
-/// within an hour.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OpenLimits {
-    /// From one IPv4 address or one /48 of IPv6; loopback is not counted.
-    pub each: u32,
-    /// From all together.
-    pub all: u32,
-}
-
-impl Default for OpenLimits {
-    fn default() -> Self {
-        Self { each: 10, all: 100 }
-    }
-}
-
-/// What is left of them, in memory: a site that starts anew begins anew.
+/// What is left of [`OpenLimits`], in memory: a site that starts anew begins anew.
 pub(super) struct Openings {
     each: Budget<IpAddr>,
     all: Budget<()>,

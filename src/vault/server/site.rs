@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::effect::{Effect, Write};
 use super::evaluate;
 use super::metrics::Metrics;
-use super::openly::{OpenLimits, Openings};
+use super::openly::Openings;
 use super::record::Record;
 use super::served::Stopwatch;
 use super::step::{Asked, Policy, step};
 use crate::crypto::hex;
 use crate::io::{Clock, Random};
+use crate::vault::config::OpenLimits;
 use crate::vault::hsm::{KeyError, KeyProtection};
 use crate::vault::ledger::{
     Entry, Ledger, LedgerError, Lineage, Name, Revision, SealError, Swap, open_value, record_name,

@@ -8,10 +8,11 @@ use super::effect::Write;
 use super::record::{Record, State};
 use super::served::Served;
 use super::site::{Content, Site, Undecided};
-use super::step::{FAILURES, TRIES};
 use crate::crypto::hex;
 use crate::vault::ledger::{Name, record_name};
-use crate::vault::protocol::{Ended, Event, EventKind, Reply, Seconds, Standing, Ticket};
+use crate::vault::protocol::{
+    Ended, Event, EventKind, FAILURES, Reply, Seconds, Standing, TRIES, Ticket,
+};
 
 /// Lost races before it is put off.
 const RACES: usize = 16;

@@ -12,22 +12,13 @@ use super::record::{Record, State};
 use super::served::Served;
 use crate::crypto::{Hash, hash};
 use crate::vault::protocol::{
-    AttemptId, Binding, Ended, Enrolled, EventKind, FleetId, KE1, KE3, Note, PAYLOAD_SEALED,
-    REGISTER_REQUEST, REGISTER_UPLOAD, Refusal, RegistrationId, Reply, Request, Seconds, Standing,
-    activation_statement, note_statement,
+    AttemptId, Binding, Ended, Enrolled, EventKind, FAILURES, FleetId, GRACE, KE1, KE3, Note,
+    PAYLOAD_SEALED, PROOFS, REGISTER_REQUEST, REGISTER_UPLOAD, Refusal, RegistrationId, Reply,
+    Request, Seconds, Standing, TRIES, activation_statement, note_statement,
 };
 
-/// Guesses between two successes.
-pub const TRIES: u8 = 10;
-/// Failures in the life of a registration; never refilled.
-pub const FAILURES: u8 = 50;
-/// Days of grace in which a paid attempt still counts, in seconds.
-pub const GRACE: Seconds = 7 * 24 * 3600;
 /// A registration that is not activated within this time is dropped.
 const ACTIVATION: Seconds = 24 * 3600;
-/// Proofs of one attempt that are written down, right or wrong. Each is a write of the
-/// ledger, and one try pays for all of them.
-pub const PROOFS: u8 = 16;
 
 /// What a site allows.
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,7 @@
 //! What strangers can do to a record who know its ticket.
 
 use super::*;
+use crate::vault::config::OpenLimits;
 
 fn from(account: &str) -> Caller {
     Caller { open: true, account: Some(account.into()), origin: None }
