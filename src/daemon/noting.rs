@@ -5,7 +5,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use crate::vault::client::{Client, Pin};
-use crate::vault::net::Timeouts;
+use crate::vault::line::Timeouts;
 use crate::vault::protocol::{Locator, Mark, NoteKeys};
 use crate::volume::Volume;
 

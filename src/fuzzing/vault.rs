@@ -8,6 +8,7 @@ use crate::vault::hsm::transfer::{Aloud, Parcel, SiteRequest};
 use crate::vault::ledger::{
     EmbeddedLedger, Head, Ledger, RECORD_LIMIT, Revision, read_mark, reset_mark,
 };
+use crate::vault::listen::read_hello;
 use crate::vault::protocol::assertion::{ASSERTION, Assertion};
 use crate::vault::protocol::greeting::{
     decode_greeting, decode_welcome, encode_greeting, encode_welcome,
@@ -18,7 +19,6 @@ use crate::vault::protocol::{
     decode_request, encode_marks, encode_reply, encode_request, open_payload, seal_payload,
 };
 use crate::vault::relay::accounts::Accounts;
-use crate::vault::relay::hello::read_hello;
 use crate::vault::relay::jwt::{Terms, Verifier};
 use crate::vault::server::Record;
 

@@ -1,6 +1,6 @@
 //! The outside world in small traits, with a real and a simulated one of each.
 //!
-//! Invariant: outside this module, `fuse`, `daemon`, `cli` and `vault::net`,
+//! Invariant: outside this module, `fuse`, `daemon`, `cli` and `vault`'s ends of a line,
 //! nothing reads the clock, random numbers or the file system.
 
 mod exit;

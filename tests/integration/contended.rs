@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use amberfs::io::{SystemClock, SystemRandom};
 use amberfs::vault::client::{Client, LoggingIn, Pin};
-use amberfs::vault::net::{Greeting, Timeouts};
+use amberfs::vault::line::{Greeting, Timeouts};
 use amberfs::vault::protocol::{KE3, Locator, PROOFS, Password, Refusal, Reply, Request};
 
 use crate::fleet::{Fleet, Plan, SITES, has_etcd};

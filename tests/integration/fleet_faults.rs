@@ -20,7 +20,7 @@ use amberfs::vault::ledger::history::{History, Recorded};
 use amberfs::vault::ledger::{
     EtcdLedger, Ledger, LedgerError, Lineage, Name, Swap, VALUE_SIZE, Value, open_value, read_mark,
 };
-use amberfs::vault::net::{Greeting, Timeouts};
+use amberfs::vault::line::{Greeting, Timeouts};
 use amberfs::vault::protocol::{
     Address, Argon2Choice, Argon2Cost, AttemptId, Bind, KE2, Locator, Password, Refusal, Reply,
     Request, Standing,

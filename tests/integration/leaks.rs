@@ -7,7 +7,7 @@ use std::process::Command;
 
 use amberfs::io::{DirSynced, SystemRandom};
 use amberfs::vault::client::LoggingIn;
-use amberfs::vault::net::{Greeting, Timeouts};
+use amberfs::vault::line::{Greeting, Timeouts};
 use amberfs::vault::protocol::{Locator, Password};
 use amberfs::volume::repository::Repository;
 

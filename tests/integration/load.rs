@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use amberfs::vault::net::{Channel, Greeting, Timeouts};
+use amberfs::vault::line::{Channel, Greeting, Timeouts};
 use amberfs::vault::protocol::{
     Address, Argon2Cost, Bind, Binding, Enrolled, KE3, PAYLOAD_SEALED, REGISTER_REQUEST,
     REGISTER_UPLOAD, Reply, Request, Right, Stretch, Suite, Ticket, activation_statement,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use amberfs::crypto::{Hash, KeyCheck, Secret, hash, hex, key_check};
 use amberfs::io::{SystemClock, SystemRandom};
 use amberfs::vault::client::{Claim, Client, NewRecord, Pin, VaultError};
-use amberfs::vault::net::{Greeting, Timeouts};
+use amberfs::vault::line::{Greeting, Timeouts};
 use amberfs::vault::protocol::assertion::{ASSERTION, Assertion, VALID};
 use amberfs::vault::protocol::greeting::{WELCOME, Welcome, decode_welcome, encode_greeting};
 use amberfs::vault::protocol::{Address, Argon2Choice, Argon2Cost, Bind, Password};
@@ -405,7 +405,7 @@ fn garbage_at_a_relay_harms_nobody() {
 /// An issuer that says where its keys are, and signs for an account.
 #[test]
 fn a_relay_asks_the_issuer_for_its_keys() {
-    use amberfs::vault::net::outer_server_config;
+    use amberfs::vault::relay::outer_server_config;
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     if !has_openssl("keys of an issuer") {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use amberfs::crypto::{Secret, key_check};
 use amberfs::io::{SystemClock, SystemRandom};
 use amberfs::vault::client::{Claim, Client, NewRecord, Pin};
-use amberfs::vault::net::{Greeting, Timeouts};
+use amberfs::vault::line::{Greeting, Timeouts};
 use amberfs::vault::protocol::greeting::{WELCOME, Welcome, decode_welcome, encode_greeting};
 use amberfs::vault::protocol::{Address, Argon2Choice, Argon2Cost, Bind, Locator, Password};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};

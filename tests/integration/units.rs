@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use amberfs::vault::client::VaultError;
-use amberfs::vault::net::{Greeting, Limits, Timeouts, descriptors_for};
+use amberfs::vault::line::{Greeting, Timeouts};
+use amberfs::vault::listen::descriptors_for;
 use amberfs::vault::protocol::{Address, Request, Tries};
 use amberfs::vault::relay::{CONNECTIONS_MAX, DESCRIPTORS_EACH, RelayLimits};
+use amberfs::vault::serve::Limits;
 
 use crate::main_job::{COST, Vault, secret};
 use crate::mounted::has_fuse;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use amberfs::vault::client::{Claim, NewRecord, Pin, VaultError};
-use amberfs::vault::net::Timeouts;
+use amberfs::vault::line::Timeouts;
 use amberfs::vault::protocol::{
     Address, Argon2Choice, Argon2Cost, Bind, Locator, REPLY_SIZE, REQUEST_SIZE, Standing, Tries,
 };

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use amberfs::crypto::{Secret, key_check, random_id, unhex};
 use amberfs::io::{SystemClock, SystemRandom};
 use amberfs::vault::client::{Claim, Client, NewRecord, Pin, Token, VaultError};
-use amberfs::vault::net::Timeouts;
+use amberfs::vault::line::Timeouts;
 use amberfs::vault::protocol::{Address, Argon2Choice, Argon2Cost, Bind, Password};
 use clap::Args;
 use zeroize::Zeroizing;

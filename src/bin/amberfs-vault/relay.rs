@@ -10,14 +10,14 @@ use amberfs::io::{
     DirFolder, OpenMode, PrivateFolder, Random, SystemClock, SystemRandom, read_regular_text,
 };
 use amberfs::vault::config::in_one_line;
-use amberfs::vault::net::{affordable, outer_server_config};
+use amberfs::vault::listen::affordable;
 use amberfs::vault::protocol::Place;
 use amberfs::vault::protocol::is_account;
 use amberfs::vault::relay::accounts::{Accounts, new_token};
 use amberfs::vault::relay::issuer::fetch_keys;
 use amberfs::vault::relay::jwt::{Terms, Verifier};
 use amberfs::vault::relay::{
-    CONNECTIONS_MAX, DESCRIPTORS_EACH, Relay, RelayLimits, Sites, serve_relay,
+    CONNECTIONS_MAX, DESCRIPTORS_EACH, Relay, RelayLimits, Sites, outer_server_config, serve_relay,
 };
 use clap::{Subcommand, ValueEnum};
 use ed25519_dalek::SigningKey;

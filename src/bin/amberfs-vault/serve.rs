@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use amberfs::io::{Clock, DirFolder, PrivateFolder, SystemClock, SystemRandom};
 use amberfs::vault::config::{Config, LedgerAt, OpenLimits, Serve};
-use amberfs::vault::net::{Entrance, Limits, Relays, affordable, serve, server_config};
+use amberfs::vault::listen::affordable;
 use amberfs::vault::protocol::{Address, MANIFEST_WARNS, Protection};
+use amberfs::vault::serve::{Entrance, Limits, Relays, serve, server_config};
 use amberfs::vault::server::{Opened, Site, open_site};
 use clap::Args;
 use tokio::net::TcpListener;

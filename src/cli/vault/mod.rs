@@ -18,7 +18,7 @@ use super::{Result, secrets};
 use crate::daemon::NoteWriter;
 use crate::io::{SystemClock, SystemRandom};
 use crate::vault::client::{Client, Token};
-use crate::vault::net::Timeouts;
+use crate::vault::line::Timeouts;
 use crate::vault::protocol::{Locator, NoteKeys};
 use crate::volume::repository::vault_slots;
 

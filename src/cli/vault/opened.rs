@@ -10,7 +10,7 @@ use super::{client_by, token};
 use crate::crypto::{RepoId, Secret};
 use crate::io::DirSynced;
 use crate::vault::client::VaultError;
-use crate::vault::net::Timeouts;
+use crate::vault::line::Timeouts;
 use crate::vault::protocol::{Fingerprint, Locator, Retirement};
 use crate::volume::repository::vault_slots;
 

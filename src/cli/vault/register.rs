@@ -9,7 +9,7 @@ use super::client;
 use crate::crypto::{RepoId, Secret, key_check, resembles_key, unhex};
 use crate::io::{Terminal, can_ask};
 use crate::vault::client::{Claim, NewRecord, VaultError};
-use crate::vault::net::Timeouts;
+use crate::vault::line::Timeouts;
 use crate::vault::protocol::{
     Address, Argon2Choice, Argon2Cost, Bind, Locator, Password, Protection,
 };

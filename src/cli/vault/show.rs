@@ -8,7 +8,7 @@ use super::client;
 use crate::crypto::hex;
 use crate::io::{Clock, DirSynced, SystemClock, local_time, output};
 use crate::vault::client::VaultError;
-use crate::vault::net::Timeouts;
+use crate::vault::line::Timeouts;
 use crate::vault::protocol::{Locator, Protection, Standing};
 
 /// `vault show`: spends no try.

@@ -9,7 +9,7 @@ use super::super::{Exit, Failure, Result};
 use super::{client_by, token};
 use crate::io::{DirSynced, local_time};
 use crate::vault::client::{Unlocked, VaultError};
-use crate::vault::net::Timeouts;
+use crate::vault::line::Timeouts;
 use crate::vault::protocol::FAILURES;
 use crate::vault::protocol::{Event, EventKind, Locator, Password};
 use crate::volume::repository::Repository;

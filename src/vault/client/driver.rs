@@ -10,7 +10,7 @@ use super::login::{LoggingIn, Unlocked};
 use super::register::{Claim, Registering, retirement};
 use crate::crypto::{KeyCheck, RepoId, Secret};
 use crate::io::{Clock, Random};
-use crate::vault::net::{Channel, ConnectError, Greeting, Timeouts, WANTS_ACCOUNT, pause};
+use crate::vault::line::{Channel, ConnectError, Greeting, Timeouts, WANTS_ACCOUNT, pause};
 use crate::vault::protocol::{
     Address, Argon2Choice, Argon2Cost, Bind, Binding, Fingerprint, KE3, Locator, Manifest, Mark,
     Note, NoteKeys, Password, Refusal, Reply, Request, Retirement, Standing, UNICODE_VERSION,

@@ -2,7 +2,7 @@
 //! can do.
 
 use crate::io::Exit;
-use crate::vault::net::ConnectError;
+use crate::vault::line::ConnectError;
 use crate::vault::protocol::{
     CostError, Ended, NoMemory, PasswordError, Refusal, Seconds, Standing, Tries,
 };

@@ -15,8 +15,9 @@ use crate::io::{Clock, DirFolder, Exit, SystemClock, SystemRandom, Timestamp};
 use crate::vault::hsm::{FileKeys, KeyProtection};
 use crate::vault::ledger::sim::SimLedger;
 use crate::vault::ledger::{Entry, Head, Ledger, LedgerError, Name, Revision, Swap, Value};
-use crate::vault::net::{Entrance, Greeting, Limits, Relays, Timeouts, serve, server_config};
+use crate::vault::line::{Greeting, Timeouts};
 use crate::vault::protocol::*;
+use crate::vault::serve::{Entrance, Limits, Relays, serve, server_config};
 use crate::vault::server::{Site, create_site, join_site, open_site};
 use ed25519_dalek::SigningKey;
 

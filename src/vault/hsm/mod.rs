@@ -14,6 +14,7 @@ pub mod transfer;
 
 use std::sync::Arc;
 
+use rustls::sign::SigningKey;
 use zeroize::Zeroizing;
 
 pub use file::FileKeys;
@@ -38,6 +39,11 @@ pub enum KeyError {
     /// The token.
     #[error(transparent)]
     Token(#[from] TokenError),
+}
+
+/// The `SubjectPublicKeyInfo` of a signing key, DER, as it appears in TLS.
+pub fn spki(key: &dyn SigningKey) -> Option<Vec<u8>> {
+    key.public_key().map(|spki| spki.as_ref().to_vec())
 }
 
 /// What a site computes with keys that it may not be able to read. Calls may be
@@ -66,7 +72,7 @@ pub trait KeyProtection: Send + Sync {
     /// HMAC-SHA256 under the lookup key.
     fn lookup_mac(&self, message: &[u8]) -> Result<[u8; 32], KeyError>;
     /// The site's TLS signing key.
-    fn tls(&self) -> Arc<dyn rustls::sign::SigningKey>;
+    fn tls(&self) -> Arc<dyn SigningKey>;
     /// Whether the keys could be taken out, wrapped: a ceremony is not done.
     fn is_exportable(&self) -> bool {
         false

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::vault::net::outer_client_config;
+use crate::vault::line::tls::outer_client_config;
 
 /// Most bytes of one answer.
 const LIMIT: usize = 256 * 1024;

@@ -14,15 +14,15 @@
 
 pub mod accounts;
 pub mod budget;
-pub mod hello;
 mod holders;
 pub mod issuer;
 pub mod jwt;
-pub mod seen;
 mod serve;
 mod sites;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use serve::{CONNECTIONS_MAX, DESCRIPTORS_EACH, Relay, RelayLimits, serve_relay};
 pub use sites::Sites;
+pub use tls::outer_server_config;

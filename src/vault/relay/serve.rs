@@ -15,12 +15,13 @@ use zeroize::Zeroizing;
 
 use super::accounts::{Accounts, Stranger};
 use super::budget::Budget;
-use super::hello::read_hello;
 use super::holders::{Counts, Held};
 use super::sites::Sites;
 use crate::crypto::hash;
 use crate::io::{Clock, Random};
-use crate::vault::net::{Origin, Place, Places, is_own_trouble, not_accepted, wants_room};
+use crate::vault::listen::{
+    Origin, Place, Places, is_own_trouble, not_accepted, read_hello, wants_room,
+};
 use crate::vault::protocol::Seconds;
 use crate::vault::protocol::assertion::{ASSERTION, Assertion, VALID};
 use crate::vault::protocol::greeting::{GREETING, Welcome, decode_greeting, encode_welcome};

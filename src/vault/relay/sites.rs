@@ -9,7 +9,7 @@ use rustix::net::{AddressFamily, SocketType, socket};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
 
-use crate::vault::net::is_own_trouble;
+use crate::vault::listen::is_own_trouble;
 
 /// For how long a site that did not answer is asked after all others.
 const SHUNNED: Duration = Duration::from_secs(10);

@@ -11,9 +11,10 @@ use ed25519_dalek::SigningKey;
 use super::accounts::{Accounts, new_token};
 use super::{Relay, RelayLimits, Sites, serve_relay};
 use crate::io::{SystemClock, SystemRandom};
-use crate::vault::net::tests::{Here, asks, impatient, listening};
-use crate::vault::net::{Channel, ConnectError, Entrance, Greeting, Limits, Relays};
+use crate::vault::line::{Channel, ConnectError, Greeting};
 use crate::vault::protocol::greeting::{WELCOME, Welcome, decode_welcome, encode_greeting};
+use crate::vault::serve::tests::{Here, asks, impatient, listening};
+use crate::vault::serve::{Entrance, Limits, Relays};
 
 /// A relay before a site that takes nobody without it.
 struct Both {

@@ -19,11 +19,10 @@ use super::roots::{Change, Made, NEXT, changed, put, signed};
 use crate::crypto::Secret;
 use crate::io::{Clock, PrivateFolder, Random, SystemClock};
 use crate::vault::config::{Config, ConfigError, Etcd, Keys, LedgerAt};
-use crate::vault::hsm::{FileKeys, KeyError, KeyProtection, open_token};
+use crate::vault::hsm::{FileKeys, KeyError, KeyProtection, open_token, spki};
 use crate::vault::ledger::{
     EmbeddedLedger, Guarded, Head, LEDGER, Ledger, LedgerError, MarkError, read_mark, reset_mark,
 };
-use crate::vault::net::spki;
 use crate::vault::protocol::{
     AkeKey, Argon2Cost, Fingerprint, MANIFEST_LASTS, Manifest, ManifestError, Roots, Seconds,
     SiteKey, sign_manifest, signatures_of,

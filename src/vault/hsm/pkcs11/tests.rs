@@ -17,8 +17,8 @@ use super::pool::classify;
 use super::*;
 use crate::io::SystemRandom;
 use crate::vault::hsm::FileKeys;
+use crate::vault::hsm::spki;
 use crate::vault::hsm::transfer::keys_fingerprint;
-use crate::vault::net::spki;
 
 const HERE: &str = "AMBERFS_TEST_TOKEN";
 const MODULES: [&str; 3] = [

@@ -7,11 +7,10 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::origin::Origin;
+use super::seen::{Fresh, Seen};
+use crate::vault::listen::{Origin, read_hello};
 use crate::vault::protocol::Seconds;
 use crate::vault::protocol::assertion::{self, ASSERTION, Assertion, AssertionError};
-use crate::vault::relay::hello::read_hello;
-use crate::vault::relay::seen::{Fresh, Seen};
 use crate::vault::server::Caller;
 
 /// A site's relays.

@@ -1,5 +1,5 @@
 //! A site among strangers, on a real listener. All come from loopback, which is not
-//! counted by address; counting is tested in [`table`].
+//! counted by address; counting is tested in `listen::table`.
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -10,6 +10,8 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::io::sim::SimWorld;
 use crate::io::{SystemClock, SystemRandom};
+use crate::vault::line::{Channel, ConnectError, Greeting, Timeouts};
+use crate::vault::listen::descriptors_for;
 use crate::vault::protocol::{Argon2Cost, Fingerprint, Refusal, Reply, Request};
 use crate::vault::server::{Site, create_site, open_site};
 
@@ -145,4 +147,10 @@ fn a_first_request_must_come_in_time() {
     std::thread::sleep(Duration::from_secs(1));
     assert!(silent.verify(here.fingerprint, 0).is_err());
     assert!(asks(&mut spoke));
+}
+
+/// What shells and service managers give is enough for a site.
+#[test]
+fn a_site_fits_into_the_usual_limit_of_descriptors() {
+    assert!(descriptors_for(Limits::default().connections, 1) <= 1024);
 }

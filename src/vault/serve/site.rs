@@ -1,7 +1,6 @@
 //! The site's end. Requests block on keys and ledger, so they run off the
 //! executor's threads.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,10 +11,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
-use super::descriptors::{is_out_of_descriptors, wants_room};
 use super::entrance::Entrance;
-use super::origin::Origin;
-use super::places::{Place, Places, Shortage};
+use crate::vault::listen::{Origin, Place, Places, Shortage, not_accepted};
 use crate::vault::protocol::{REQUEST_SIZE, Refusal, Reply, decode_request, encode_reply};
 use crate::vault::server::Site;
 
@@ -50,17 +47,6 @@ impl Default for Limits {
             lifetime: Duration::from_secs(300),
             drain: Duration::from_secs(10),
         }
-    }
-}
-
-/// Goes on after a connection could not be accepted. Where one connection less helps,
-/// one is dropped.
-pub(crate) async fn not_accepted(error: &io::Error, places: &Places) {
-    places.warn("a connection was not accepted", error);
-    let dropped = wants_room(error) && places.shed().await;
-    // Others of this machine may take what was given back: wait rather than drop all.
-    if !(dropped && is_out_of_descriptors(error)) {
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
