@@ -4,6 +4,7 @@
 //! Invariant: between two successes of a registration at most ten guesses are
 //! evaluated, in the order of the ledger, whatever crashes, retries or races.
 
+mod budget;
 pub mod client;
 pub mod config;
 pub mod hsm;

@@ -13,7 +13,6 @@
 //! comes, when, and how much passes.
 
 pub mod accounts;
-pub mod budget;
 mod holders;
 pub mod issuer;
 pub mod jwt;

@@ -14,11 +14,11 @@ use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
 use super::accounts::{Accounts, Stranger};
-use super::budget::Budget;
 use super::holders::{Counts, Held};
 use super::sites::Sites;
 use crate::crypto::hash;
 use crate::io::{Clock, Random};
+use crate::vault::budget::Budget;
 use crate::vault::listen::{
     Origin, Place, Places, is_own_trouble, not_accepted, read_hello, wants_room,
 };

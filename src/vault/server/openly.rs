@@ -8,9 +8,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::site::{Caller, Site};
+use crate::vault::budget::Budget;
 use crate::vault::config::OpenLimits;
 use crate::vault::ledger::NAMES_LIMIT;
-use crate::vault::relay::budget::Budget;
 
 /// A ledger that has more names than this takes none of them: what is left is for people whom
 /// the operator knows. Three quarters of what a ledger in a file holds.
