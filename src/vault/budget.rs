@@ -12,7 +12,7 @@ const PURGE: Duration = Duration::from_secs(1);
 
 /// A bucket for each key. Each holds `burst` at most and gains `burst` in each period.
 /// When there are too many keys to remember, all may pass: the budget protects the
-/// relay's peace, not anybody's tries.
+/// servers' peace, not anybody's tries.
 pub struct Budget<K> {
     burst: f64,
     period: Duration,

@@ -11,7 +11,7 @@ mod origin;
 mod places;
 mod table;
 
-pub(crate) use accept::not_accepted;
+pub(crate) use accept::{TurnedAway, take_connections};
 pub use descriptors::{TooFew, affordable, descriptors_for};
 pub(crate) use descriptors::{is_own_trouble, wants_room};
 pub(crate) use hello::read_hello;

@@ -20,7 +20,7 @@ use crate::crypto::hash;
 use crate::io::{Clock, Random};
 use crate::vault::budget::Budget;
 use crate::vault::listen::{
-    Origin, Place, Places, is_own_trouble, not_accepted, read_hello, wants_room,
+    Origin, Place, Places, TurnedAway, is_own_trouble, read_hello, take_connections, wants_room,
 };
 use crate::vault::protocol::Seconds;
 use crate::vault::protocol::assertion::{ASSERTION, Assertion, VALID};
@@ -262,35 +262,22 @@ async fn pass_on(
 
 /// Carries connections to `listener` until `stop` turns true, then lets those there
 /// are end.
-pub async fn serve_relay(
-    listener: TcpListener,
-    relay: Arc<Relay>,
-    mut stop: watch::Receiver<bool>,
-) {
+pub async fn serve_relay(listener: TcpListener, relay: Arc<Relay>, stop: watch::Receiver<bool>) {
     let limits = relay.limits;
     let places = Places::new(limits.connections, limits.connections_each, |_| ());
     let accounts = Arc::new(Counts::default());
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => break,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                not_accepted(&error, &places).await;
-                continue;
-            }
-        };
-        let origin = Origin::of(peer.ip());
+    let origin = |from| {
         let now = relay.clock.elapsed();
-        if origin.is_some_and(|origin| !relay.addresses.take(origin.subscriber, now)) {
-            continue;
+        match Origin::of(from) {
+            Some(origin) if !relay.addresses.take(origin.subscriber, now) => Err(TurnedAway),
+            origin => Ok(origin),
         }
-        let Some(place) = places.admit(origin).await else { continue };
+    };
+    let begin = |stream, place: Place| {
         let (relay, accounts) = (Arc::clone(&relay), Arc::clone(&accounts));
-        tokio::spawn(async move { place.hold(relay.carry(stream, accounts, &place)).await });
-    }
-    drop(listener);
-    let _ = timeout(limits.drain, places.emptied()).await;
+        async move {
+            let _ = place.hold(relay.carry(stream, accounts, &place)).await;
+        }
+    };
+    take_connections(listener, places, limits.drain, stop, origin, begin).await;
 }

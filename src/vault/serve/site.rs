@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
 use super::entrance::Entrance;
-use crate::vault::listen::{Origin, Place, Places, Shortage, not_accepted};
+use crate::vault::listen::{Origin, Place, Places, Shortage, take_connections};
 use crate::vault::protocol::{REQUEST_SIZE, Refusal, Reply, decode_request, encode_reply};
 use crate::vault::server::Site;
 
@@ -58,7 +58,7 @@ pub async fn serve(
     acceptor: TlsAcceptor,
     limits: Limits,
     entrance: Arc<Entrance>,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) {
     let counted = Arc::clone(&site);
     let places =
@@ -67,31 +67,21 @@ pub async fn serve(
             Shortage::Resting => counted.metrics().dropped_idle(),
             Shortage::Refused => counted.metrics().refused(),
         });
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => break,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                not_accepted(&error, &places).await;
-                continue;
-            }
-        };
+    let origin = |from| {
         site.metrics().connected();
         // A relay comes for many.
-        let origin = if entrance.is_relay(peer.ip()) { None } else { Origin::of(peer.ip()) };
-        let Some(place) = places.admit(origin).await else { continue };
+        Ok(if entrance.is_relay(from) { None } else { Origin::of(from) })
+    };
+    let stopped = stop.clone();
+    let begin = |stream, place: Place| {
         let (site, acceptor, stop) = (Arc::clone(&site), acceptor.clone(), stop.clone());
         let entrance = Arc::clone(&entrance);
-        tokio::spawn(async move {
+        async move {
             let whole = connection(stream, site, acceptor, limits, entrance, stop, &place);
-            place.hold(timeout(limits.lifetime, whole)).await
-        });
-    }
-    drop(listener);
-    let _ = timeout(limits.drain, places.emptied()).await;
+            let _ = place.hold(timeout(limits.lifetime, whole)).await;
+        }
+    };
+    take_connections(listener, places, limits.drain, stopped, origin, begin).await;
 }
 
 /// One connection. Errors end it; nobody needs to know which.
