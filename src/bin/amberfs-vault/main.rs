@@ -4,23 +4,14 @@
 //! ever printed, and a panic prints its place only.
 
 #[cfg(feature = "pkcs11")]
-#[path = "amberfs-vault/ceremony.rs"]
 mod ceremony;
-#[path = "amberfs-vault/fleet.rs"]
 mod fleet;
-#[path = "amberfs-vault/guard.rs"]
 mod guard;
-#[path = "amberfs-vault/monitor.rs"]
 mod monitor;
-#[path = "amberfs-vault/notify.rs"]
 mod notify;
-#[path = "amberfs-vault/probe.rs"]
 mod probe;
-#[path = "amberfs-vault/relay.rs"]
 mod relay;
-#[path = "amberfs-vault/serve.rs"]
 mod serve;
-#[path = "amberfs-vault/staff.rs"]
 mod staff;
 
 use std::fs::{DirBuilder, File};
