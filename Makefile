@@ -124,6 +124,7 @@ lint: PACKAGES += $(VAULT_PACKAGES)
 lint: deps
 	cargo fmt --all -- --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --all-targets --no-default-features -- -D warnings
 	cargo clippy --workspace --all-targets --features amberfs/etcd,amberfs/fuzzing,amberfs/pkcs11 -- -D warnings
 
 clean:

@@ -30,5 +30,5 @@ pub mod daemon;
 
 pub mod cli;
 
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(all(feature = "server", any(test, feature = "fuzzing")))]
 pub mod fuzzing;

@@ -21,7 +21,7 @@ mod synced;
 
 pub use guard::guard_if_asked;
 pub use launch::{Child, Launched, Parent, launch};
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(all(feature = "server", any(test, feature = "fuzzing")))]
 pub(crate) use launch::{receive, reported, send};
 pub use logging::{Destination, start_logging};
 pub(crate) use mounted::Mounted;

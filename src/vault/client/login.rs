@@ -52,7 +52,7 @@ impl LoggingIn {
     }
 
     /// Lets stretching fail.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "server"))]
     pub(super) fn without_memory(mut self) -> Self {
         self.stretch = Stretch::default();
         self

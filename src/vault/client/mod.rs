@@ -8,7 +8,7 @@ mod driver;
 mod error;
 mod login;
 mod register;
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod tests;
 
 pub use driver::{Client, NewRecord, Pin, Registration, Status, Token};

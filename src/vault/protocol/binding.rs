@@ -141,7 +141,7 @@ pub fn is_account(text: &str) -> bool {
 pub type Invite = [u8; 16];
 
 /// The statement that a new registration follows an old one of the same owner.
-pub(crate) fn succession_statement(
+pub fn succession_statement(
     old: &Binding,
     registration: &RegistrationId,
     ticket: &Ticket,
@@ -155,7 +155,7 @@ pub(crate) fn succession_statement(
 }
 
 /// The statement that a note is the owner's.
-pub(crate) fn note_statement(binding: &Binding, note: &[u8]) -> Vec<u8> {
+pub fn note_statement(binding: &Binding, note: &[u8]) -> Vec<u8> {
     let mut statement = b"amberfs-vault note 1".to_vec();
     statement.extend_from_slice(&binding.fleet);
     statement.extend_from_slice(&binding.client_id());

@@ -22,9 +22,8 @@ mod token;
 pub use address::{Address, AddressError, Fingerprint, HOSTS_LIMIT, Place, Way};
 pub use binding::{
     ACCOUNT_MAX, Bind, Binding, Ended, Enrolled, Invite, Retirement, Right, activation_statement,
-    is_account, terms_hash,
+    is_account, note_statement, succession_statement, terms_hash,
 };
-pub(crate) use binding::{note_statement, succession_statement};
 pub use event::{EVENT, EVENTS, Event, EventKind, Events};
 pub use limits::{FAILURES, GRACE, PROOFS, TRIES};
 pub use locator::{LOCATOR_LIMIT, Locator};
