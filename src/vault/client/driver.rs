@@ -224,7 +224,7 @@ impl<'a> Client<'a> {
 
     /// Ends a registration. One that is over already, was never activated or is
     /// not known there is fine: nothing is left of it.
-    pub fn retire(
+    pub(crate) fn retire(
         &self,
         locator: &Locator,
         repo: &RepoId,
@@ -257,7 +257,7 @@ impl<'a> Client<'a> {
 
     /// Notes with a record how far devices have come: the higher of what is there and
     /// of `marks`. What is there afterwards.
-    pub fn write_note(
+    pub(crate) fn write_note(
         &self,
         locator: &Locator,
         keys: &NoteKeys,

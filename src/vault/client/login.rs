@@ -137,7 +137,7 @@ pub struct Unlocked {
 
 impl Proving {
     /// Whether the password was right.
-    pub fn is_right(&self) -> bool {
+    pub(crate) fn is_right(&self) -> bool {
         matches!(self.outcome, Outcome::Right(..))
     }
 

@@ -11,7 +11,8 @@ mod register;
 #[cfg(all(test, feature = "server"))]
 mod tests;
 
-pub use driver::{Client, NewRecord, Pin, Registration, Status, Token};
+pub use driver::{Client, NewRecord, Pin, Token};
 pub use error::VaultError;
-pub use login::{LoggingIn, Proving, Unlocked};
-pub use register::{Activating, Claim, Registered, Registering, Uploading};
+pub use login::LoggingIn;
+pub(crate) use login::Unlocked;
+pub use register::Claim;

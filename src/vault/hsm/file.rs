@@ -98,13 +98,13 @@ impl FileKeys {
     }
 
     /// The same keys with another TLS key.
-    pub fn of_another_site(self, random: &dyn Random) -> Result<Self, KeyError> {
+    pub(crate) fn of_another_site(self, random: &dyn Random) -> Result<Self, KeyError> {
         let tls_scalar = random_scalar(random);
         Ok(Self { tls: tls_key(&tls_scalar)?, tls_scalar, ..self })
     }
 
     /// The same with `generation` for new records.
-    pub fn with_current(self, generation: u32) -> Result<Self, KeyError> {
+    pub(crate) fn with_current(self, generation: u32) -> Result<Self, KeyError> {
         self.of(generation)?;
         Ok(Self { current: generation, ..self })
     }
@@ -122,7 +122,7 @@ impl FileKeys {
 
     /// Takes the generations over that `from`, the keys of another site of this fleet,
     /// has. Returns how many there are now.
-    pub fn take_generations(&mut self, from: Self) -> Result<usize, KeyError> {
+    pub(crate) fn take_generations(&mut self, from: Self) -> Result<usize, KeyError> {
         let is_other =
             |from: &Self| from.fleet != self.fleet || from.lookup.expose() != self.lookup.expose();
         if is_other(&from) {

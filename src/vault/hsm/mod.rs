@@ -6,7 +6,7 @@
 
 mod file;
 #[cfg(feature = "pkcs11")]
-pub mod pkcs11;
+pub(crate) mod pkcs11;
 #[cfg(any(feature = "pkcs11", test))]
 mod point;
 mod token;
@@ -18,11 +18,11 @@ use rustls::sign::SigningKey;
 use zeroize::Zeroizing;
 
 pub use file::FileKeys;
-pub use token::TokenError;
+pub(crate) use token::TokenError;
 
-use super::config::Token;
-use super::protocol::{AKE_PUBLIC, FleetId, Protection};
 use crate::crypto::Secret;
+use crate::vault::config::Token;
+use crate::vault::protocol::{AKE_PUBLIC, FleetId, Protection};
 
 /// Why keys could not be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

@@ -59,7 +59,7 @@ impl TokenError {
     }
 
     /// Whether it may be over once the token is back.
-    pub fn is_absence(&self) -> bool {
+    pub(crate) fn is_absence(&self) -> bool {
         matches!(self, Self::Absent(_) | Self::Removed | Self::Slow(_))
     }
 }

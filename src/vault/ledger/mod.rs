@@ -15,14 +15,17 @@ mod seal;
 #[cfg(test)]
 pub(crate) mod sim;
 
-pub use embedded::{EmbeddedLedger, FILE as LEDGER, NAMES_LIMIT};
+pub(crate) use embedded::{EmbeddedLedger, FILE as LEDGER, NAMES_LIMIT};
 #[cfg(feature = "etcd")]
 pub use etcd::EtcdLedger;
-pub use mark::{Guarded, MARK, MarkError, read_mark, reset_mark};
-pub use seal::{
-    RECORD_LIMIT, SealError, account_name, clock_name, invite_name, open_value, record_name,
-    seal_value, sealed_under,
+#[cfg(test)]
+pub(crate) use mark::MARK;
+pub use mark::read_mark;
+pub(crate) use mark::{Guarded, MarkError, reset_mark};
+pub(crate) use seal::{
+    RECORD_LIMIT, SealError, account_name, clock_name, invite_name, seal_value, sealed_under,
 };
+pub use seal::{open_value, record_name};
 
 /// HMAC of a ticket under the lookup key.
 pub type Name = [u8; 32];

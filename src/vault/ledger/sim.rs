@@ -82,12 +82,12 @@ impl SimLedger {
     }
 
     /// Sets what happens to the next write.
-    pub fn next_write(&self, fault: Fault) {
+    pub(crate) fn next_write(&self, fault: Fault) {
         self.lock().fault = Some(fault);
     }
 
     /// How many writes are on their way.
-    pub fn under_way(&self) -> usize {
+    pub(crate) fn under_way(&self) -> usize {
         self.lock().under_way.len()
     }
 

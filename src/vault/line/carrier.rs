@@ -159,7 +159,7 @@ impl Carrier {
     }
 
     /// From here on everything must be over at `deadline`.
-    pub fn set_deadline(&mut self, deadline: Instant) {
+    pub(crate) fn set_deadline(&mut self, deadline: Instant) {
         let socket = match self {
             Self::Socket(socket) => socket,
             Self::Outer(stream) => &mut stream.sock,

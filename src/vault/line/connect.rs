@@ -115,7 +115,7 @@ impl Greeting {
     }
 
     /// The same; a relay is shown the account's `token`.
-    pub fn open_as(
+    pub(crate) fn open_as(
         place: &str,
         timeouts: &Timeouts,
         token: Option<&str>,

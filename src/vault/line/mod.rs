@@ -14,5 +14,6 @@ mod connect;
 pub(crate) mod tls;
 
 pub(crate) use carrier::WANTS_ACCOUNT;
+pub(crate) use connect::ConnectError;
 pub(crate) use connect::pause;
-pub use connect::{Channel, ConnectError, Greeting, Timeouts};
+pub use connect::{Channel, Greeting, Timeouts};

@@ -12,7 +12,7 @@ mod places;
 mod table;
 
 pub(crate) use accept::{TurnedAway, take_connections};
-pub use descriptors::{TooFew, affordable, descriptors_for};
+pub use descriptors::{affordable, descriptors_for};
 pub(crate) use descriptors::{is_own_trouble, wants_room};
 pub(crate) use hello::read_hello;
 pub(crate) use origin::Origin;

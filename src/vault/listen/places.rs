@@ -129,7 +129,7 @@ impl Places {
 
     /// A place for a connection from `origin`, for which another one may have to go.
     /// None if all others are being answered.
-    pub async fn admit(self: &Arc<Self>, origin: Option<Origin>) -> Option<Place> {
+    pub(crate) async fn admit(self: &Arc<Self>, origin: Option<Origin>) -> Option<Place> {
         let mut left = self.left.subscribe();
         let made = self.table().make_room(origin);
         let Ok(dropped) = made else {
@@ -155,7 +155,7 @@ impl Places {
 
     /// Drops a connection although there are places: the process is out of something
     /// else. Returns when it has closed, or soon; false if all are being answered.
-    pub async fn shed(&self) -> bool {
+    pub(crate) async fn shed(&self) -> bool {
         self.shed_except(None).await
     }
 
@@ -205,7 +205,7 @@ impl Place {
     }
 
     /// Drops another connection, as [`Places::shed`] does.
-    pub async fn shed_another(&self) -> bool {
+    pub(crate) async fn shed_another(&self) -> bool {
         self.places.shed_except(Some(self.at)).await
     }
 }

@@ -60,7 +60,7 @@ impl Accounts {
     }
 
     /// Whose token this is; nobody's where anybody may come.
-    pub fn admit(&self, token: Option<&str>) -> Result<Option<String>, Stranger> {
+    pub(crate) fn admit(&self, token: Option<&str>) -> Result<Option<String>, Stranger> {
         match self {
             Self::None => Ok(None),
             // By the hash: how long the search takes tells nothing about a token.

@@ -30,7 +30,7 @@ impl Write {
     /// report of it: `found` is what the ledger reports of the value before, none if there
     /// is no such name yet.
     #[must_use]
-    pub fn of_lineage(mut self, found: Option<Lineage>, now: Served) -> Self {
+    pub(crate) fn of_lineage(mut self, found: Option<Lineage>, now: Served) -> Self {
         let reserves = self.record.state == State::Reserved;
         assert!(found.is_none() == reserves, "a name is made by a value that is worth nothing");
         self.record.lineage = found.map_or(Lineage::FIRST, Lineage::next);
@@ -39,7 +39,7 @@ impl Write {
     }
 
     /// Whether nothing of the record before may remain.
-    pub fn is_last(&self) -> bool {
+    pub(crate) fn is_last(&self) -> bool {
         matches!(self.record.state, State::Ended(_))
     }
 

@@ -140,17 +140,17 @@ impl Metrics {
     }
 
     /// Somebody connected.
-    pub fn connected(&self) {
+    pub(crate) fn connected(&self) {
         self.connections.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A connection was dropped to make room before it sent a request.
-    pub fn dropped_silent(&self) {
+    pub(crate) fn dropped_silent(&self) {
         self.dropped_silent.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A connection was dropped to make room while its client asked nothing.
-    pub fn dropped_idle(&self) {
+    pub(crate) fn dropped_idle(&self) {
         self.dropped_idle.fetch_add(1, Ordering::Relaxed);
     }
 

@@ -98,7 +98,7 @@ impl State {
     }
 
     /// Whether it is what the vault remembers besides records.
-    pub fn is_beside(self) -> bool {
+    pub(crate) fn is_beside(self) -> bool {
         matches!(self, Self::Invite { .. } | Self::Used | Self::Account | Self::Clock)
     }
 }
@@ -193,7 +193,7 @@ pub struct Record {
 
 impl Record {
     /// What takes a name before anything is evaluated under it.
-    pub fn reservation(
+    pub(crate) fn reservation(
         generation: u32,
         repo: RepoId,
         registration: RegistrationId,
@@ -224,12 +224,12 @@ impl Record {
     }
 
     /// Whether it holds a name for something beside records.
-    pub fn is_placeholder(&self) -> bool {
+    pub(crate) fn is_placeholder(&self) -> bool {
         self.state == State::Reserved && self.registration == [0; 16]
     }
 
     /// Counts one more attempt or note; false if there were too many within a day.
-    pub fn charge(&mut self, now: Served) -> bool {
+    pub(crate) fn charge(&mut self, now: Served) -> bool {
         if now >= self.daily.0.plus(DAY) {
             self.daily = (now, 0);
         }
@@ -246,7 +246,7 @@ impl Record {
     /// Whether a value is where it was written, and the newest there: what it
     /// states is what the ledger counts. The first value of a name cannot know
     /// when the name was made.
-    pub fn is_in_place(&self, found: Lineage) -> bool {
+    pub(crate) fn is_in_place(&self, found: Lineage) -> bool {
         match self.state {
             State::Reserved => {
                 self.lineage == Lineage::FIRST && found.version == self.lineage.version
@@ -257,7 +257,7 @@ impl Record {
 
     /// The tombstone that takes this record's place.
     #[must_use]
-    pub fn tombstone(&self, ended: Ended) -> Self {
+    pub(crate) fn tombstone(&self, ended: Ended) -> Self {
         Self {
             state: State::Ended(ended),
             tries_left: 0,

@@ -33,12 +33,12 @@ impl DefaultIsZeroes for Served {}
 impl Served {
     /// So many seconds later.
     #[must_use]
-    pub fn plus(self, seconds: Seconds) -> Self {
+    pub(crate) fn plus(self, seconds: Seconds) -> Self {
         Self(self.0.saturating_add(seconds))
     }
 
     /// Seconds from `now` until then; 0 if that has passed.
-    pub fn from_now(self, now: Self) -> Seconds {
+    pub(crate) fn from_now(self, now: Self) -> Seconds {
         self.0.saturating_sub(now.0)
     }
 }

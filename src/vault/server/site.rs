@@ -42,7 +42,7 @@ pub(super) enum Undecided {
 
 impl Undecided {
     /// For callers that look at the ledger only.
-    pub fn into_ledger(self) -> LedgerError {
+    pub(crate) fn into_ledger(self) -> LedgerError {
         match self {
             Self::Ledger(error) => error,
             other => LedgerError::Unanswered(other.to_string()),

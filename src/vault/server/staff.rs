@@ -156,7 +156,7 @@ pub enum Deed {
 
 impl Site {
     /// The name of a ticket's record.
-    pub fn name_of(&self, ticket: &Ticket) -> Result<Name, String> {
+    pub(crate) fn name_of(&self, ticket: &Ticket) -> Result<Name, String> {
         record_name(self.keys(), ticket).map_err(|error| error.to_string())
     }
 
@@ -172,7 +172,7 @@ impl Site {
     }
 
     /// All records and invites of an account. Reads the whole ledger.
-    pub fn look_for(&self, label: &str) -> Result<Vec<Sight>, String> {
+    pub(crate) fn look_for(&self, label: &str) -> Result<Vec<Sight>, String> {
         let (mut sights, mut failed) = (Vec::new(), None);
         let seen = self.seen()?;
         let all = self.each(|name, found| {
@@ -199,7 +199,7 @@ impl Site {
     }
 
     /// Does it. What was done, or why not.
-    pub fn staff_does(&self, deed: Deed, name: &Name) -> Result<(), String> {
+    pub(crate) fn staff_does(&self, deed: Deed, name: &Name) -> Result<(), String> {
         let error = |error: Undecided| error.to_string();
         for _ in 0..RACES {
             let found = self.read(name).map_err(error)?.ok_or("there is no such record")?;

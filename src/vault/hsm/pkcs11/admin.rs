@@ -266,7 +266,11 @@ impl TokenAdmin {
 
     /// Makes the keys of a later generation, in place of what a try before left. Only
     /// `exportable` ones can be copied to other sites.
-    pub fn create_generation(&self, generation: u32, exportable: bool) -> Result<(), KeyError> {
+    pub(crate) fn create_generation(
+        &self,
+        generation: u32,
+        exportable: bool,
+    ) -> Result<(), KeyError> {
         let names = OF_GENERATION.map(|purpose| self.name(generation, purpose));
         Ok(self.pool.run(move |token| {
             names.iter().try_for_each(|name| token.destroy(name))?;
@@ -275,14 +279,14 @@ impl TokenAdmin {
     }
 
     /// Destroys the keys of a generation; the lookup key stays.
-    pub fn destroy_generation(&self, generation: u32) -> Result<(), KeyError> {
+    pub(crate) fn destroy_generation(&self, generation: u32) -> Result<(), KeyError> {
         let names = OF_GENERATION.map(|purpose| self.name(generation, purpose));
         Ok(self.pool.run(move |token| names.iter().try_for_each(|name| token.destroy(name)))?)
     }
 
     /// Makes the shared keys of a new fleet, of generation 1. Only `exportable`
     /// ones can be copied to other sites.
-    pub fn create_fleet(&self, exportable: bool) -> Result<(), KeyError> {
+    pub(crate) fn create_fleet(&self, exportable: bool) -> Result<(), KeyError> {
         let names = self.shared(1);
         self.pool
             .run(move |token| names.iter().try_for_each(|name| token.create(name, exportable)))?;
@@ -290,7 +294,7 @@ impl TokenAdmin {
     }
 
     /// Makes the site's TLS key, if it has none; its `SubjectPublicKeyInfo`.
-    pub fn create_tls(&self) -> Result<Vec<u8>, KeyError> {
+    pub(crate) fn create_tls(&self) -> Result<Vec<u8>, KeyError> {
         let name = self.name(0, Purpose::Tls);
         let public = self.pool.run(move |token| {
             if token.all(&name, name.purpose.class())?.is_empty() {
@@ -303,7 +307,7 @@ impl TokenAdmin {
     }
 
     /// Makes a wrapping key, in place of one that was not used.
-    pub fn create_wrapping(&self) -> Result<RsaPublic, KeyError> {
+    pub(crate) fn create_wrapping(&self) -> Result<RsaPublic, KeyError> {
         let name = self.name(0, Purpose::Wrapping);
         Ok(self.pool.run(move |token| {
             token.destroy(&name)?;
@@ -321,7 +325,7 @@ impl TokenAdmin {
     }
 
     /// Destroys the wrapping key, so that a parcel opens once.
-    pub fn destroy_wrapping(&self) -> Result<(), KeyError> {
+    pub(crate) fn destroy_wrapping(&self) -> Result<(), KeyError> {
         let name = self.name(0, Purpose::Wrapping);
         Ok(self.pool.run(move |token| token.destroy(&name))?)
     }
@@ -371,7 +375,7 @@ impl TokenAdmin {
     }
 
     /// Destroys a generation's shared keys, after an import that went wrong.
-    pub fn destroy_shared(&self, generation: u32) -> Result<(), KeyError> {
+    pub(crate) fn destroy_shared(&self, generation: u32) -> Result<(), KeyError> {
         let names = self.shared(generation);
         Ok(self.pool.run(move |token| names.iter().try_for_each(|name| token.destroy(name)))?)
     }

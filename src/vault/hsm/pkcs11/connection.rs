@@ -79,7 +79,7 @@ impl Connection {
     }
 
     /// HMAC-SHA256.
-    pub fn mac(&mut self, name: &KeyName, message: &[u8]) -> Result<Secret, TokenError> {
+    pub(crate) fn mac(&mut self, name: &KeyName, message: &[u8]) -> Result<Secret, TokenError> {
         let key = self.key(name)?;
         let made = self.session.sign(&Mechanism::Sha256Hmac, key, message).map_err(classify)?;
         let made = Zeroizing::new(made);
@@ -88,7 +88,7 @@ impl Connection {
     }
 
     /// x(dP) for an uncompressed point P, big-endian.
-    pub fn agree(&mut self, name: &KeyName, peer: &[u8; 65]) -> Result<Secret, TokenError> {
+    pub(crate) fn agree(&mut self, name: &KeyName, peer: &[u8; 65]) -> Result<Secret, TokenError> {
         let key = self.key(name)?;
         // PKCS#11 3.0 demands the bare point; some tokens know only the
         // OCTET STRING of older versions.
@@ -141,7 +141,7 @@ impl Connection {
     }
 
     /// Whether a key can leave the token, wrapped.
-    pub fn is_extractable(&mut self, name: &KeyName) -> Result<bool, TokenError> {
+    pub(crate) fn is_extractable(&mut self, name: &KeyName) -> Result<bool, TokenError> {
         let key = self.key(name)?;
         match self.attribute(key, AttributeType::Extractable)? {
             Attribute::Extractable(is) => Ok(is),

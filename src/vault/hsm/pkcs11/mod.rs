@@ -26,7 +26,7 @@ use p256::elliptic_curve::sec1::ToEncodedPoint;
 use rustls::sign::SigningKey;
 use zeroize::Zeroizing;
 
-pub use admin::TokenAdmin;
+pub(crate) use admin::TokenAdmin;
 use connection::Connection;
 use names::{KeyName, Purpose};
 use pool::{Access, Pool};

@@ -251,7 +251,7 @@ impl Pool {
     }
 
     /// Whether the last job met no token, or could not log in.
-    pub fn is_lost(&self) -> bool {
+    pub(crate) fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
     }
 }

@@ -18,7 +18,7 @@ struct State {
 impl Sight {
     /// What an answer to a question asked now must reach. An error once the
     /// ledger went back: nothing it answers is believed any more.
-    pub fn floor(&self) -> Result<Option<Head>, LedgerError> {
+    pub(crate) fn floor(&self) -> Result<Option<Head>, LedgerError> {
         let state = self.0.lock().map_err(|_| LedgerError::Poisoned)?;
         match state.went_back {
             Some(how) => Err(how.into()),
@@ -27,7 +27,7 @@ impl Sight {
     }
 
     /// Takes in what an answer says.
-    pub fn admit(&self, floor: Option<Head>, found: Head) -> Result<(), LedgerError> {
+    pub(crate) fn admit(&self, floor: Option<Head>, found: Head) -> Result<(), LedgerError> {
         let mut state = self.0.lock().map_err(|_| LedgerError::Poisoned)?;
         if let Some(how) = floor.and_then(|floor| WentBack::find(floor, found)) {
             state.went_back = Some(how);

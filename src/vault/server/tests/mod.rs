@@ -18,6 +18,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::record::DAILY;
+use super::rights::{COUNTED, REGISTRATIONS};
+use super::rounds::{Census, Swept};
+use super::served::KEEP_EVERY;
+use super::staff::Deed;
 use super::*;
 use crate::io::{Clock, Random, SystemRandom, Timestamp};
 use crate::vault::hsm::{FileKeys, KeyProtection};
