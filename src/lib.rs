@@ -4,6 +4,16 @@
 //! The modules are layers: each imports only from those before it, in the
 //! order below. `docs/architecture.md` has the picture.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::disallowed_methods,
+        clippy::print_stdout,
+        clippy::print_stderr,
+        clippy::dbg_macro
+    )
+)]
+
 pub mod io;
 
 pub mod crypto;

@@ -3,6 +3,16 @@
 //! Invariant: standard output has only what was asked for; nothing secret is
 //! ever printed, and a panic prints its place only.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::disallowed_methods,
+        clippy::print_stdout,
+        clippy::print_stderr,
+        clippy::dbg_macro
+    )
+)]
+
 #[cfg(feature = "pkcs11")]
 mod ceremony;
 mod fleet;
