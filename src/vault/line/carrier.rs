@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
-use super::connect::{ConnectError, Timeouts, from_tls, protocol};
+use super::outcome::{ConnectError, Timeouts, from_tls, protocol};
 use super::tls::outer_client_config;
 use crate::vault::protocol::greeting::{WELCOME, Welcome, decode_welcome, encode_greeting};
 use crate::vault::protocol::{Place, Way};

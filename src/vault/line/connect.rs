@@ -1,6 +1,6 @@
 //! The client's end: plain blocking calls.
 
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,52 +8,11 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::carrier::Carrier;
+use super::outcome::{ConnectError, Timeouts, from_tls, protocol};
 use super::tls::client_config;
 use crate::vault::protocol::{
-    Fingerprint, Manifest, ManifestError, REPLY_SIZE, Reply, Request, decode_reply, encode_request,
+    Fingerprint, Manifest, REPLY_SIZE, Reply, Request, decode_reply, encode_request,
 };
-
-/// How long a client waits.
-#[derive(Clone, Copy, Debug)]
-pub struct Timeouts {
-    /// For one TCP connection.
-    pub connect: Duration,
-    /// For the handshake, and for each reply.
-    pub reply: Duration,
-    /// For the answer to a proof: an attempt is paid for by then, so it is
-    /// asked again and again.
-    pub proof: Duration,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(10),
-            reply: Duration::from_secs(20),
-            proof: Duration::from_secs(60),
-        }
-    }
-}
-
-/// Why there is no channel, or it broke.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// Nothing answers there, or it stopped.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    /// Something answers that is no vault.
-    #[error("it does not speak the vault's protocol: {0}")]
-    Protocol(String),
-    /// A relay lets nobody through, or not this client.
-    #[error("the relay says: {0}")]
-    Relay(&'static str),
-    /// A vault, but not the pinned one.
-    #[error(transparent)]
-    Manifest(#[from] ManifestError),
-    /// The manifest is the pinned root's, the site is not in it.
-    #[error("the key it proved is not one of the vault's sites")]
-    NotASite,
-}
 
 /// Waits before a request is sent again.
 pub fn pause(time: Duration) {
@@ -63,10 +22,6 @@ pub fn pause(time: Duration) {
 struct Line {
     stream: StreamOwned<ClientConnection, Carrier>,
     reply: Duration,
-}
-
-pub(super) fn protocol(error: &dyn std::fmt::Display) -> ConnectError {
-    ConnectError::Protocol(error.to_string())
 }
 
 impl Line {
@@ -97,11 +52,6 @@ impl Line {
         self.stream.read_exact(&mut bytes).map_err(from_tls)?;
         decode_reply(&bytes).map_err(|e| protocol(&e))
     }
-}
-
-/// rustls wraps its own errors as `InvalidData`.
-pub(super) fn from_tls(error: io::Error) -> ConnectError {
-    if error.kind() == io::ErrorKind::InvalidData { protocol(&error) } else { error.into() }
 }
 
 /// A line to somebody who proved to hold some key. It can only be asked for the

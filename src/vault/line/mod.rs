@@ -11,9 +11,11 @@
 
 mod carrier;
 mod connect;
+mod outcome;
 pub(crate) mod tls;
 
 pub(crate) use carrier::WANTS_ACCOUNT;
-pub(crate) use connect::ConnectError;
 pub(crate) use connect::pause;
-pub use connect::{Channel, Greeting, Timeouts};
+pub use connect::{Channel, Greeting};
+pub(crate) use outcome::ConnectError;
+pub use outcome::Timeouts;
