@@ -9,7 +9,6 @@ use std::time::Duration;
 use tokio_rustls::TlsAcceptor;
 
 use super::driver::Registration;
-use super::register::Registering;
 use super::*;
 use crate::crypto::{KeyCheck, RepoId, Secret, key_check};
 use crate::io::sim::SimWorld;
