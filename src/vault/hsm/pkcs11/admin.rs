@@ -15,7 +15,7 @@ use p256::pkcs8::EncodePublicKey;
 
 use super::connection::{Connection, OCTET_STRING};
 use super::names::{KeyName, Purpose};
-use super::pool::{Access, Pool, classify};
+use super::pool::{Access, Pool};
 use crate::vault::config::Token;
 use crate::vault::hsm::transfer::{RsaPublic, WrappedKeys};
 use crate::vault::hsm::{KeyError, TokenError};

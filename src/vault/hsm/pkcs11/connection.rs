@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use cryptoki::error::{Error, RvError};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::mechanism::elliptic_curve::{EcKdf, Ecdh1DeriveParams};
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
@@ -10,7 +11,6 @@ use p256::PublicKey;
 use zeroize::Zeroizing;
 
 use super::names::KeyName;
-use super::pool::classify;
 use crate::crypto::Secret;
 use crate::vault::hsm::TokenError;
 
@@ -18,6 +18,30 @@ use crate::vault::hsm::TokenError;
 const EC_POINT: usize = 67;
 /// Head of such a string.
 pub(super) const OCTET_STRING: [u8; 2] = [0x04, 65];
+
+/// Translates what a library says.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+pub fn classify(error: Error) -> TokenError {
+    let Error::Pkcs11(code, function) = error else {
+        return TokenError::Refused(error.to_string());
+    };
+    match code {
+        RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLenRange => TokenError::PinWrong,
+        RvError::PinLocked => TokenError::PinLocked,
+        RvError::DeviceRemoved
+        | RvError::DeviceError
+        | RvError::TokenNotPresent
+        | RvError::TokenNotRecognized
+        | RvError::SlotIdInvalid
+        | RvError::SessionHandleInvalid
+        | RvError::SessionClosed
+        | RvError::UserNotLoggedIn
+        | RvError::KeyHandleInvalid
+        | RvError::ObjectHandleInvalid
+        | RvError::CryptokiNotInitialized => TokenError::Removed,
+        code => TokenError::Refused(format!("{function} answered {code:?}")),
+    }
+}
 
 /// A session that is logged in, and the keys it has found.
 pub struct Connection {

@@ -14,7 +14,7 @@ use cryptoki::session::UserType;
 use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
 
-use super::connection::Connection;
+use super::connection::{Connection, classify};
 use super::pin::read_pin;
 use crate::vault::config::Token;
 use crate::vault::hsm::TokenError;
@@ -62,30 +62,6 @@ struct Worker {
     place: Arc<Place>,
     session: Option<(Slot, Connection)>,
     lost: Arc<AtomicBool>,
-}
-
-/// Translates what a library says.
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-pub fn classify(error: Error) -> TokenError {
-    let Error::Pkcs11(code, function) = error else {
-        return TokenError::Refused(error.to_string());
-    };
-    match code {
-        RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLenRange => TokenError::PinWrong,
-        RvError::PinLocked => TokenError::PinLocked,
-        RvError::DeviceRemoved
-        | RvError::DeviceError
-        | RvError::TokenNotPresent
-        | RvError::TokenNotRecognized
-        | RvError::SlotIdInvalid
-        | RvError::SessionHandleInvalid
-        | RvError::SessionClosed
-        | RvError::UserNotLoggedIn
-        | RvError::KeyHandleInvalid
-        | RvError::ObjectHandleInvalid
-        | RvError::CryptokiNotInitialized => TokenError::Removed,
-        code => TokenError::Refused(format!("{function} answered {code:?}")),
-    }
 }
 
 impl Place {

@@ -13,7 +13,7 @@ use rustls::SignatureScheme;
 
 use super::admin::{P256, public_rights, rights};
 use super::connection::OCTET_STRING;
-use super::pool::classify;
+use super::connection::classify;
 use super::*;
 use crate::io::SystemRandom;
 use crate::vault::hsm::FileKeys;
