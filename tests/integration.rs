@@ -15,6 +15,8 @@ mod contended;
 mod crowd;
 #[path = "integration/daemon.rs"]
 mod daemon;
+#[path = "integration/dependencies.rs"]
+mod dependencies;
 #[path = "integration/elsewhere.rs"]
 mod elsewhere;
 #[path = "integration/files.rs"]
