@@ -15,6 +15,8 @@ PREFIX = /usr/local
 SBIN = /sbin
 BUILT = $(TARGET)/release
 INSTALL_PROGRAM = install -s
+# What of docs/ people read who have no source.
+PAGES = cli format operations recovery semantics threat-model vault
 
 .PHONY: deps build install test test-long test-vault demo bench bench-week bench-scale bench-micro bench-instructions lint clean
 
@@ -62,6 +64,12 @@ install:
 	ln -sf ../amberfs-sleep.service "$(LIB)/system/sleep.target.wants/"
 	sed 's:/usr/local/bin:$(PREFIX)/bin:' mount-helper/systemd/before-sleep | \
 		install -D -m 755 /dev/stdin "$(DESTDIR)$(PREFIX)/lib/amberfs/before-sleep"
+	install -d "$(SHARE)/man/man1" "$(SHARE)/man/man5" "$(SHARE)/man/man8"
+	umask 022 && "$(BUILT)/amberfs" man "$(SHARE)/man/man1" && "$(BUILT)/amberfs-vault" man "$(SHARE)/man/man8"
+	$(FILE) "$(SHARE)/man/man8/mount.amberfs.8" <docs/man/mount.amberfs.8
+	sed 's:/usr/local/:$(PREFIX)/:' docs/man/amberfs-format.5 | $(FILE) "$(SHARE)/man/man5/amberfs-format.5"
+	install -d "$(SHARE)/doc/amberfs"
+	install -m 644 -t "$(SHARE)/doc/amberfs" $(addprefix docs/,$(addsuffix .md,$(PAGES)))
 	"$(BUILT)/amberfs" completions bash | $(FILE) "$(SHARE)/bash-completion/completions/amberfs"
 	"$(BUILT)/amberfs" completions zsh | $(FILE) "$(SHARE)/zsh/site-functions/_amberfs"
 	"$(BUILT)/amberfs" completions fish | $(FILE) "$(SHARE)/fish/vendor_completions.d/amberfs.fish"

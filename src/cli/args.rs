@@ -116,6 +116,12 @@ pub enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder; made if it is not there
+        dir: PathBuf,
+    },
 }
 
 /// Commands about the key.

@@ -27,6 +27,7 @@ mod files;
 mod findings;
 mod init;
 mod key;
+pub mod man;
 mod mount;
 mod opening;
 pub(crate) mod options;
@@ -181,6 +182,10 @@ fn run(cli: &Cli) -> Result<Exit> {
             clap_complete::generate(*shell, &mut command, "amberfs", &mut script);
             output::bytes(&script)?;
             Ok(Exit::Done)
+        }
+        Command::Man { dir } => {
+            man::write(<Cli as clap::CommandFactory>::command(), &man::AMBERFS, dir)?;
+            Ok(0)
         }
         Command::Check(args) => check::run(&cli.global, args),
     }

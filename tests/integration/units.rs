@@ -428,8 +428,17 @@ fn what_is_installed_is_all_there_and_finds_itself() {
         .map(|path| path.strip_prefix(world.path("in to")).unwrap())
         .map(|path| path.display().to_string())
         .collect();
+    // There is one for each command.
+    let is_of_a_command = |path: &&String| path.contains("/share/man/") && path.contains("fs-");
+    let (pages, others): (Vec<_>, Vec<_>) = installed.iter().partition(is_of_a_command);
+    for page in ["man1/amberfs-init.1", "man1/amberfs-key-show.1", "man1/amberfs-vault-add.1"] {
+        assert!(pages.iter().any(|path| path.ends_with(page)), "{page} is not in {pages:?}");
+    }
+    for page in ["man8/amberfs-vault.8", "man8/amberfs-vault-relay-serve.8"] {
+        assert!(pages.iter().any(|path| path.ends_with(page)), "{page} is not in {pages:?}");
+    }
     assert_eq!(
-        installed,
+        others,
         [
             "opt/amber/bin/amberfs",
             "opt/amber/bin/amberfs-vault",
@@ -440,7 +449,16 @@ fn what_is_installed_is_all_there_and_finds_itself() {
             "opt/amber/lib/systemd/system/sleep.target.wants/amberfs-sleep.service",
             "opt/amber/lib/systemd/user/amberfs@.service",
             "opt/amber/share/bash-completion/completions/amberfs",
+            "opt/amber/share/doc/amberfs/cli.md",
+            "opt/amber/share/doc/amberfs/format.md",
+            "opt/amber/share/doc/amberfs/operations.md",
+            "opt/amber/share/doc/amberfs/recovery.md",
+            "opt/amber/share/doc/amberfs/semantics.md",
+            "opt/amber/share/doc/amberfs/threat-model.md",
+            "opt/amber/share/doc/amberfs/vault.md",
             "opt/amber/share/fish/vendor_completions.d/amberfs.fish",
+            "opt/amber/share/man/man1/amberfs.1",
+            "opt/amber/share/man/man8/mount.amberfs.8",
             "opt/amber/share/zsh/site-functions/_amberfs",
             "sbin/mount.amberfs",
             "sbin/mount.fuse.amberfs",
@@ -457,6 +475,8 @@ fn what_is_installed_is_all_there_and_finds_itself() {
     assert_eq!(fs::metadata(script).unwrap().permissions().mode() & 0o777, 0o755);
     let completions = world.path("in to/opt/amber/share/zsh/site-functions/_amberfs");
     assert!(fs::read_to_string(completions).unwrap().starts_with("#compdef amberfs"));
+    let page = fs::read_to_string(world.path("in to/opt/amber/share/man/man5/amberfs-format.5"));
+    assert!(page.unwrap().contains(".IR /opt/amber/share/doc/amberfs/format.md"));
     for path in &installed {
         let path = world.path("in to").join(path);
         let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;

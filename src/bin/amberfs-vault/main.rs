@@ -30,13 +30,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use amberfs::cli::man;
 use amberfs::io::output::{self, OutputError};
 use amberfs::io::{DirFolder, Exit, PrivateFolder, SystemClock, SystemRandom, widen_limits};
 use amberfs::vault::hsm::KeyError;
 use amberfs::vault::hsm::transfer::keys_fingerprint;
 use amberfs::vault::protocol::{Address, Argon2Cost, Protection};
 use amberfs::vault::server::{FolderError, Opened, Order, Site, create_site, view_site};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use guard::{LOGGER, check_owner, check_private, harden};
 
 /// The file that remembers the address last served.
@@ -141,6 +142,12 @@ enum Command {
         /// The vault's folder
         dir: PathBuf,
     },
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder; made if it is not there
+        dir: PathBuf,
+    },
 }
 
 /// What ends the program, with its exit code.
@@ -236,6 +243,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Ledger(command) => fleet::run(command),
         Command::Address { dir } => address(dir),
         Command::Status { dir } => status(dir),
+        Command::Man { dir } => man::write(Arguments::command(), &man::VAULT, dir)
+            .map_err(|failure| Failure::other(failure.message)),
     }
 }
 
