@@ -8,6 +8,8 @@ mod asked;
 mod chats;
 #[path = "integration/cli.rs"]
 mod cli;
+#[path = "integration/commandline.rs"]
+mod commandline;
 #[cfg(all(feature = "etcd", feature = "fuzzing"))]
 #[path = "integration/contended.rs"]
 mod contended;
