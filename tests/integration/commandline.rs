@@ -285,7 +285,7 @@ fn codes_of_page(page: &str) -> BTreeSet<u8> {
 
 #[test]
 fn every_exit_code_is_documented() {
-    let (page, vault) = documented();
+    let (page, _) = documented();
     let codes: BTreeSet<u8> = page
         .split_once("\n## Exit codes\n")
         .unwrap()
@@ -313,30 +313,30 @@ fn every_exit_code_is_documented() {
         let page = fs::read_to_string(world.path("pages/amberfs-vault.8")).unwrap();
         let codes = codes_of_page(&page);
         assert!(codes.len() > 6, "{codes:?}");
+        let (_, vault) = documented();
         let told =
             vault.split_once("Exit\ncodes: ").or(vault.split_once("Exit codes: ")).unwrap().1;
         for code in codes {
             assert!(names(told, &code.to_string()), "{code}");
         }
     }
-    let _ = vault;
 }
 
 /// Each has a command line, and what man(1) and lexgrog(1) look for.
 #[test]
 fn every_command_has_a_manual_page() {
     let world = World::new();
-    assert!(run(&world, AMBERFS, &["man", "pages"]).status.success());
-    let mut programs = vec![("amberfs", "1", helps(&world, AMBERFS))];
-    #[cfg(feature = "pkcs11")]
-    {
-        assert!(run(&world, VAULT, &["man", "pages"]).status.success());
-        programs.push(("amberfs-vault", "8", helps(&world, VAULT)));
-    }
+    let programs = [
+        ("amberfs", "1", AMBERFS),
+        #[cfg(feature = "pkcs11")]
+        ("amberfs-vault", "8", VAULT),
+    ];
     let mut count = 0;
-    for (program, section, helps) in &programs {
+    for (program, section, path) in programs {
+        assert!(run(&world, path, &["man", "pages"]).status.success());
+        let helps = helps(&world, path);
         for help in helps.iter().filter(|help| help.path.is_empty() || !help.is_group) {
-            let name = [&[(*program).to_owned()][..], &help.path].concat().join("-");
+            let name = [&[program.to_owned()][..], &help.path].concat().join("-");
             let page = world.path(&format!("pages/{name}.{section}"));
             let page = fs::read_to_string(&page).unwrap_or_else(|error| panic!("{name}: {error}"));
             let name = name.replace('-', "\\-");
