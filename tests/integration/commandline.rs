@@ -79,7 +79,8 @@ fn helps(world: &World, program: &str) -> Vec<Help> {
         for line in section(&text, "Options:") {
             current = option_of(line).or(current);
             if let Some(option) = &current {
-                *options.entry(option.clone()).or_default() += &format!("{line}\n");
+                let lines = options.entry(option.clone()).or_default();
+                writeln!(lines, "{line}").unwrap();
             }
         }
         found.push(Help { path, text, options, is_group });
@@ -96,9 +97,9 @@ fn shown(name: &str, helps: &[Help]) -> String {
         let before = help.text.split("\nOptions:\n").next().unwrap().trim_end();
         writeln!(all, "$ {name} {} --help\n{before}", help.path.join(" ")).unwrap();
         let own = help.options.iter().filter(|(option, _)| !first.options.contains_key(*option));
-        let own: String = own.map(|(_, lines)| format!("{}\n", lines.trim_end())).collect();
+        let own: Vec<&str> = own.map(|(_, lines)| lines.trim_end()).collect();
         if !own.is_empty() {
-            write!(all, "\nOptions:\n{own}").unwrap();
+            writeln!(all, "\nOptions:\n{}", own.join("\n")).unwrap();
         }
         all.push('\n');
     }
@@ -107,8 +108,8 @@ fn shown(name: &str, helps: &[Help]) -> String {
 
 fn assert_is_as_before(now: &str, before: Data) {
     // Lines of an indentation alone are none that somebody sees.
-    let now: String = now.lines().map(|line| format!("{}\n", line.trim_end())).collect();
-    assert_data_eq!(Data::text(now.trim_end().to_owned() + "\n").raw(), before.raw());
+    let lines: Vec<&str> = now.trim_end().lines().map(str::trim_end).collect();
+    assert_data_eq!(Data::text(lines.join("\n") + "\n").raw(), before.raw());
 }
 
 /// What programs answer to each of `lines`, with the exit codes.
