@@ -148,8 +148,9 @@ impl From<FsError> for Failure {
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
-        let code = match error.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT) => Exit::NoSpace,
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        let code = match error.kind() {
+            StorageFull | QuotaExceeded => Exit::NoSpace,
             _ => Exit::Other,
         };
         Self::new(code, error)

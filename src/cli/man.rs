@@ -1,13 +1,12 @@
 //! Manual pages, made from the command line: one of the program, which lists its commands and
 //! has the options that all of them take, and one of each command.
 
+use std::io::{self, Result};
 use std::path::Path;
 
 use clap::Command;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
-
-use super::{Failure, Result};
 
 /// What the page of a program has beside what its command line says.
 pub struct Closing<'a> {
@@ -68,10 +67,8 @@ pub const VAULT: Closing<'_> = Closing {
 pub fn write(program: Command, closing: &Closing<'_>, folder: &Path) -> Result<()> {
     let mut program = program.disable_help_subcommand(true);
     program.build();
-    let place = |path: &Path, error: std::io::Error| {
-        let mut failure = Failure::from(error);
-        failure.message = format!("{}: {}", path.display(), failure.message);
-        failure
+    let place = |path: &Path, error: io::Error| {
+        io::Error::new(error.kind(), format!("{}: {error}", path.display()))
     };
     std::fs::create_dir_all(folder).map_err(|error| place(folder, error))?;
     let mut commands = Vec::new();

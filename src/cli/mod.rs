@@ -185,7 +185,7 @@ fn run(cli: &Cli) -> Result<Exit> {
         }
         Command::Man { dir } => {
             man::write(<Cli as clap::CommandFactory>::command(), &man::AMBERFS, dir)?;
-            Ok(0)
+            Ok(Exit::Done)
         }
         Command::Check(args) => check::run(&cli.global, args),
     }

@@ -243,8 +243,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Ledger(command) => fleet::run(command),
         Command::Address { dir } => address(dir),
         Command::Status { dir } => status(dir),
-        Command::Man { dir } => man::write(Arguments::command(), &man::VAULT, dir)
-            .map_err(|failure| Failure::other(failure.message)),
+        Command::Man { dir } => {
+            man::write(Arguments::command(), &man::VAULT, dir).map_err(Failure::other)
+        }
     }
 }
 

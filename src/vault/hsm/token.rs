@@ -59,6 +59,7 @@ impl TokenError {
     }
 
     /// Whether it may be over once the token is back.
+    #[cfg(feature = "pkcs11")]
     pub(crate) fn is_absence(&self) -> bool {
         matches!(self, Self::Absent(_) | Self::Removed | Self::Slow(_))
     }

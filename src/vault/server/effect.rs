@@ -188,5 +188,5 @@ pub(super) fn tries(record: &Record, now: Served) -> Tries {
         State::Closed { .. } => 0,
         _ => record.tries_left.min(failures_left),
     };
-    Tries { left, failures_left, wait: record.not_before.from_now(now) }
+    Tries { left, failures_left, wait: record.not_before.left_at(now) }
 }

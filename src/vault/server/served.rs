@@ -38,7 +38,7 @@ impl Served {
     }
 
     /// Seconds from `now` until then; 0 if that has passed.
-    pub(crate) fn from_now(self, now: Self) -> Seconds {
+    pub(crate) fn left_at(self, now: Self) -> Seconds {
         self.0.saturating_sub(now.0)
     }
 }

@@ -89,7 +89,7 @@ impl Sight {
 
     /// When the vault's own time will be `then`, if it is served all the time.
     fn at(&self, then: Served) -> String {
-        utc(self.seen.1.saturating_add(then.from_now(self.seen.0)))
+        utc(self.seen.1.saturating_add(then.left_at(self.seen.0)))
     }
 }
 

@@ -44,7 +44,7 @@ fn standing(record: &Record, now: Served) -> Standing {
     match record.state {
         State::Reserved | State::Started | State::Stored => Standing::Registering,
         State::Active => Standing::Active { tries: tries(record, now), bound: record.bound },
-        State::Closed { until } => Standing::Closed { left: until.from_now(now) },
+        State::Closed { until } => Standing::Closed { left: until.left_at(now) },
         State::Ended(ended) => Standing::Ended(ended),
         // Under no ticket's name.
         State::Invite { .. } | State::Used | State::Account | State::Clock => {

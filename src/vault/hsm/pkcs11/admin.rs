@@ -13,7 +13,7 @@ use p256::PublicKey;
 use p256::elliptic_curve::sec1::ToEncodedPoint;
 use p256::pkcs8::EncodePublicKey;
 
-use super::connection::{Connection, OCTET_STRING};
+use super::connection::{Connection, OCTET_STRING, classify};
 use super::names::{KeyName, Purpose};
 use super::pool::{Access, Pool};
 use crate::vault::config::Token;
