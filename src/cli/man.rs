@@ -8,12 +8,14 @@ use clap::Command;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
+use crate::io::Exit;
+
 /// What the page of a program has beside what its command line says.
 pub struct Closing<'a> {
     /// The section of all its pages, as man(1) numbers them.
     pub section: &'a str,
-    /// Exit codes, and when a command ends with each.
-    pub exit_codes: &'a [(&'a str, &'a str)],
+    /// Exit codes: number, name, and when a command ends with it.
+    pub exit_codes: &'a [(u8, &'a str, &'a str)],
     /// Pages to read next, as `amberfs(1)`.
     pub see_also: &'a [&'a str],
 }
@@ -21,29 +23,7 @@ pub struct Closing<'a> {
 /// Pages of amberfs.
 pub const AMBERFS: Closing<'_> = Closing {
     section: "1",
-    exit_codes: &[
-        ("0", "done"),
-        ("1", "anything else"),
-        ("2", "the command line, a secrets file or the log file is wrong"),
-        ("3", "done, but something was left out, and named"),
-        ("10", "no repository there, or one of a newer version"),
-        ("11", "in use by another amberfs, or a mount that somebody has"),
-        ("12", "wrong password or key, or none given"),
-        ("13", "the vault's record is closed, over, frozen, or not there"),
-        ("14", "the vault says to wait; no try was spent"),
-        ("15", "the vault cannot be reached"),
-        ("16", "it is another vault than the trusted one"),
-        ("17", "mountpoint, REPO or local state cannot be used"),
-        ("18", "too little free memory to stretch the password"),
-        ("19", "the vault did not answer an attempt: it may have counted a try"),
-        ("20", "something is not here yet"),
-        ("26", "something is damaged"),
-        ("27", "the folder is older than what this device saw"),
-        ("28", "no space left"),
-        ("101", "an internal error: please report it"),
-        ("130", "interrupted"),
-        ("141", "whoever read standard output has gone"),
-    ],
+    exit_codes: Exit::TABLE,
     see_also: &["amberfs-vault(8)", "mount.amberfs(8)", "amberfs-format(5)"],
 };
 
@@ -51,14 +31,14 @@ pub const AMBERFS: Closing<'_> = Closing {
 pub const VAULT: Closing<'_> = Closing {
     section: "8",
     exit_codes: &[
-        ("0", "done"),
-        ("1", "anything else"),
-        ("2", "the command line or a secrets file is wrong"),
-        ("10", "no vault in DIR"),
-        ("11", "DIR is served already"),
-        ("12", "the token refused a PIN"),
-        ("28", "standard output takes no more: no space left"),
-        ("141", "whoever read standard output has gone"),
+        (0, "Done", "done"),
+        (1, "Other", "anything else"),
+        (2, "Usage", "the command line or a secrets file is wrong"),
+        (10, "NoRepository", "no vault in DIR"),
+        (11, "InUse", "DIR is served already"),
+        (12, "WrongSecret", "the token refused a PIN"),
+        (28, "NoSpace", "standard output takes no more: no space left"),
+        (141, "NoReader", "whoever read standard output has gone"),
     ],
     see_also: &["amberfs(1)"],
 };
@@ -130,10 +110,10 @@ fn page_of_program(program: &Command, commands: &[Command], closing: &Closing<'_
     man.render_options_section(&mut page)?;
     let mut roff = Roff::new();
     roff.control("SH", ["EXIT STATUS"]);
-    for (code, when) in closing.exit_codes {
+    for (code, _, when) in closing.exit_codes {
         roff.control("TP", []);
-        roff.text([bold(*code)]);
-        roff.text([roman(*when)]);
+        roff.text([bold(code.to_string())]);
+        roff.text([roman(when.trim().replace('`', ""))]);
     }
     see_also(&mut roff, closing.see_also);
     roff.to_writer(&mut page)?;

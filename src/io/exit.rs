@@ -22,10 +22,11 @@ macro_rules! exits {
             }
         }
 
-        /// Number, name and meaning of each.
-        #[cfg(test)]
-        const TABLE: &[(u8, &str, &str)] =
-            &[$(($number, stringify!($name), concat!($($when),+))),+];
+        impl Exit {
+            /// Number, name and meaning of each.
+            pub const TABLE: &[(u8, &str, &str)] =
+                &[$(($number, stringify!($name), concat!($($when),+))),+];
+        }
     };
 }
 
@@ -108,13 +109,13 @@ mod tests {
         let (_, chapter) = manual.split_once("\n## Exit codes\n").unwrap();
         let chapter = chapter.split("\n## ").next().unwrap();
         let rows: Vec<&str> = chapter.lines().filter(|line| line.starts_with("| ")).collect();
-        let promised = TABLE.iter().map(|(number, name, when)| {
+        let promised = Exit::TABLE.iter().map(|(number, name, when)| {
             format!("| {number} | {name} | {} |", when.trim_start().replace('|', "\\|"))
         });
         let promised: Vec<String> = promised.collect();
         assert_eq!(rows[0], "| code | name | when |");
         assert_eq!(rows[1..], promised);
-        for (number, ..) in TABLE {
+        for (number, ..) in Exit::TABLE {
             assert_eq!(Exit::from_number(*number).map(Exit::number), Some(*number));
         }
     }
