@@ -280,7 +280,7 @@ impl Index {
         self.tiers.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds rows of one container. [`Self::settle`] is due afterwards.
+    /// Adds rows of one container. [`Self::spill_if_large`] is due afterwards.
     pub fn insert(&self, ids: impl IntoIterator<Item = Id>, container: u32) {
         let mut tiers = self.write();
         for id in ids {
@@ -329,7 +329,7 @@ impl Index {
 
     /// Moves rows out of memory, if they are many. Not under a lock that lookups
     /// need.
-    pub fn settle(&self) {
+    pub fn spill_if_large(&self) {
         let many = |tiers: &Tiers| tiers.recent.rows.len() >= self.spill;
         let Some(state) = &self.state else { return };
         if !many(&self.read()) {
@@ -435,7 +435,7 @@ mod tests {
             for (number, container) in inserts {
                 let id = id(number % ids);
                 index.insert([id], container);
-                index.settle();
+                index.spill_if_large();
                 model.entry(id).or_default().insert(container);
             }
             check(&index, &model);
@@ -453,7 +453,7 @@ mod tests {
         for container in 0..1000 {
             index.insert([id(1), id(2), id(3)], container);
         }
-        index.settle();
+        index.spill_if_large();
         assert_eq!(index.read().runs.len(), 1);
         for number in 1..4 {
             assert_eq!(index.lookup(&id(number)).unwrap(), (0..1000).collect::<Vec<_>>());
@@ -467,7 +467,7 @@ mod tests {
         std::fs::write(folder.path().join("index-1"), b"rows of another life").unwrap();
         let index = index(folder.path(), 4);
         index.insert((0..10).map(id), 7);
-        index.settle();
+        index.spill_if_large();
         assert_eq!(index.read().runs.len(), 1);
         assert_eq!(index.lookup(&id(9)).unwrap(), [7]);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
@@ -481,7 +481,7 @@ mod tests {
         let mut model = BTreeMap::<Id, BTreeSet<u32>>::new();
         for number in 0..100 {
             index.insert([id(number), id(number / 2)], number);
-            index.settle();
+            index.spill_if_large();
             model.entry(id(number)).or_default().insert(number);
             model.entry(id(number / 2)).or_default().insert(number);
         }

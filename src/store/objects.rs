@@ -260,7 +260,7 @@ impl Store {
             self.index.insert(object.chunks.iter().copied(), number);
         }
         drop(known);
-        self.index.settle();
+        self.index.spill_if_large();
         complete
     }
 
@@ -287,7 +287,7 @@ impl Store {
             self.index.insert(reader.directory().chunks.iter().map(|chunk| chunk.id), number);
             number
         };
-        self.index.settle();
+        self.index.spill_if_large();
         let weight = reader.directory().chunks.len();
         locked!(self.readers.lock()).put(number, reader, weight);
     }
@@ -694,7 +694,7 @@ impl Store {
         }
         self.index.insert(object.chunks, number);
         drop(known);
-        self.index.settle();
+        self.index.spill_if_large();
     }
 
     /// Takes an own data object that no head names: the next one will. `None` if
@@ -895,7 +895,7 @@ impl Store {
         self.staged_bytes.store(stage.bytes, Ordering::Relaxed);
         drop(stage);
         drop(known);
-        self.index.settle();
+        self.index.spill_if_large();
         self.forget_relied();
         Ok(Entered { name, bytes, gone })
     }
