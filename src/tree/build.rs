@@ -68,7 +68,7 @@ impl<'a, S: Shape, N: Source> Builder<'a, S, N> {
             if S::join(last, &item) {
                 return;
             }
-            self.settle();
+            self.flush_pending();
         }
         if S::JOINS {
             self.pending = Some(item);
@@ -78,7 +78,7 @@ impl<'a, S: Shape, N: Source> Builder<'a, S, N> {
     }
 
     /// Says that nothing will be joined to the last item any more.
-    pub fn settle(&mut self) {
+    pub fn flush_pending(&mut self) {
         if let Some(item) = self.pending.take() {
             self.place(item);
         }
@@ -142,7 +142,7 @@ impl<'a, S: Shape, N: Source> Builder<'a, S, N> {
         follows: bool,
     ) -> Result<(), N::Error> {
         if follows {
-            self.settle();
+            self.flush_pending();
         }
         let at_start = self.pending.is_none()
             && self.leaf.is_empty()
@@ -168,7 +168,7 @@ impl<'a, S: Shape, N: Source> Builder<'a, S, N> {
 
     /// Closes what is open; the root is the lowest level with a single node.
     pub fn finish(mut self) -> Root {
-        self.settle();
+        self.flush_pending();
         if !self.leaf.is_empty() {
             self.close_leaf();
         }
