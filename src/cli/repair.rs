@@ -171,7 +171,7 @@ fn start_anew(
 ) -> Result<Repaired> {
     let options = looked.options(global, &Wanted::default());
     let volume = looked.volume(&OpenOptions { repair: Some(seen), ..options })?;
-    volume.settle(false)?;
+    volume.resolve_intents(false)?;
     Ok(volume.repair(&looked.repository, bad)?)
 }
 

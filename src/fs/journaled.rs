@@ -97,7 +97,7 @@ impl Fs {
         }
         volume.stand()?;
         let keep = replay.records.iter().any(|(_, record)| rests_on_chunks(record));
-        let torn = volume.settle(keep)?;
+        let torn = volume.resolve_intents(keep)?;
         let fs = Self::new(volume, Box::new(journal), options)?;
         let count = replay.records.len();
         for (sequence, record) in replay.records {

@@ -216,13 +216,13 @@ impl Volume {
         self.store_state().map_err(|error| StoreError::state("device record", error))
     }
 
-    /// Settles what a crash left in REPO: objects that the intent log has and no
+    /// Removes or adopts what a crash left in REPO: objects that the intent log has and no
     /// head names. With `keep`, because the journal names chunks, data objects
     /// become part of the next head, and those that are not whole are returned: if
     /// the journal turns out not to need them, [`Volume::remove_objects`] removes
     /// them. All others are removed. To be called before anything is published.
     /// While an own head cannot be read, nothing is removed: it may be the one.
-    pub fn settle(&self, keep: bool) -> Result<Vec<Name>> {
+    pub fn resolve_intents(&self, keep: bool) -> Result<Vec<Name>> {
         let folder = self.world.state.as_ref().expect("only a volume with state settles");
         if self.own_unread && !keep {
             return Ok(Vec::new());

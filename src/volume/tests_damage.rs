@@ -109,7 +109,7 @@ pub(super) fn open_in(
     let context = Arc::new(Context::new(repository.repo, keyring));
     let volume = Volume::open(outside, &repository, context, register, &options)?;
     if state.is_some() && !options.read_only {
-        volume.settle(false)?;
+        volume.resolve_intents(false)?;
     }
     Ok(volume)
 }
