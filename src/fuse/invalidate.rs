@@ -73,7 +73,7 @@ impl Invalidator {
 
     /// Waits until the kernel was told everything queued so far. Never from an
     /// event loop or with a lock held.
-    pub fn settle(&self) {
+    pub fn wait_until_sent(&self) {
         let (done, told) = mpsc::channel();
         self.push(Job::Barrier(done));
         let _ = told.recv();

@@ -316,14 +316,14 @@ fn changes_from_behind_show_after_invalidation() {
     invalidator.inode(a);
     invalidator.entry(1, b"a");
     invalidator.entry(1, b"new");
-    invalidator.settle();
+    invalidator.wait_until_sent();
     assert_eq!(std::fs::read_to_string(mounted.path("a")).expect("read"), "newer text");
     assert!(mounted.path("new").exists());
     assert_eq!(std::fs::read_dir(mounted.path("")).expect("list").count(), 2);
 
     mounted.fs.unlink(1, b"new").expect("unlink");
     invalidator.entry(1, b"new");
-    invalidator.settle();
+    invalidator.wait_until_sent();
     assert!(!mounted.path("new").exists());
     assert_eq!(std::fs::read_dir(mounted.path("")).expect("list").count(), 1);
 }
