@@ -163,7 +163,7 @@ impl Putter<'_> {
                     let bytes = putter
                         .stream(ino, &mut io::stdin().lock())
                         .map_err(|error| error.of("standard input"))?;
-                    putter.settle(ino, mode, None)?;
+                    putter.set_final_attributes(ino, mode, None)?;
                     Ok(bytes)
                 };
                 self.fresh(dir, name, FILE, 0, fill).map_err(|error| error.of(&shown_names(names)))
@@ -294,7 +294,7 @@ impl Putter<'_> {
         match opened {
             Ok((level, folder)) => Ok(Some((folder, level))),
             Err(error) => {
-                self.settle(ino, self.mode(&data), Some(&data))?;
+                self.set_final_attributes(ino, self.mode(&data), Some(&data))?;
                 Err(error.into())
             }
         }
@@ -311,7 +311,7 @@ impl Putter<'_> {
                 |name, room| rustix::fs::fgetxattr(folder, name, room),
             )?;
         }
-        self.settle(level.dir, self.mode(&level.data), Some(&level.data))
+        self.set_final_attributes(level.dir, self.mode(&level.data), Some(&level.data))
     }
 
     /// Puts what is no folder. `found` holds it; `read` opens what has its name, if
@@ -348,7 +348,7 @@ impl Putter<'_> {
             let mode = data.mode() & TYPE;
             self.fresh(dir, name, mode, data.rdev() as u32, |putter, ino| {
                 putter.held_attributes(source, found, ino)?;
-                putter.settle(ino, putter.mode(&data), Some(&data))?;
+                putter.set_final_attributes(ino, putter.mode(&data), Some(&data))?;
                 Ok(0)
             })?;
         }

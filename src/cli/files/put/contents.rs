@@ -43,7 +43,7 @@ impl Putter<'_> {
             |room| rustix::fs::flistxattr(file, room),
             |name, room| rustix::fs::fgetxattr(file, name, room),
         )?;
-        self.settle(ino, self.mode(data), Some(data))?;
+        self.set_final_attributes(ino, self.mode(data), Some(data))?;
         if data.len() == 0 && bytes == UNTOLD_MOST {
             let why = format!("it tells no length: what comes after {bytes} bytes is left out");
             self.left_out.name(&self.bar, &shown_path(source), why);
@@ -133,7 +133,12 @@ impl Putter<'_> {
     }
 
     /// The last that is set: owner, mode, and the time of the source.
-    pub(super) fn settle(&self, ino: u64, mode: u32, data: Option<&Metadata>) -> Put<()> {
+    pub(super) fn set_final_attributes(
+        &self,
+        ino: u64,
+        mode: u32,
+        data: Option<&Metadata>,
+    ) -> Put<()> {
         let mtime = data.map(|data| {
             TimeSet::At(Timestamp { secs: data.mtime(), nanos: data.mtime_nsec() as u32 })
         });

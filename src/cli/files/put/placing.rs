@@ -58,7 +58,7 @@ impl Putter<'_> {
         let ino = self.fs.symlink(self.caller, dir, &temporary, target)?.ino;
         let filled = self
             .held_attributes(source, found, ino)
-            .and_then(|()| self.settle(ino, 0o777, Some(data)))
+            .and_then(|()| self.set_final_attributes(ino, 0o777, Some(data)))
             .map(|()| 0);
         self.place(dir, &temporary, name, ino, filled)
     }
