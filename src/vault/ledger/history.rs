@@ -77,7 +77,7 @@ impl Point {
 
     /// Orders all that changes nothing and can be next: to wait with it can
     /// only be worse.
-    fn settle(&mut self, all: &[Operation]) {
+    fn apply_noops(&mut self, all: &[Operation]) {
         loop {
             let fits = |at: &usize| !all[*at].writes() && all[*at].apply(self.state).is_some();
             let found = self.next(all).find(fits);
@@ -96,7 +96,7 @@ fn is_linearizable(all: &[Operation]) -> bool {
     let mut seen = HashSet::new();
     let mut points = vec![Point { ordered: vec![false; all.len()], state: None }];
     while let Some(mut point) = points.pop() {
-        point.settle(all);
+        point.apply_noops(all);
         if point.is_end(all) {
             return true;
         }
