@@ -246,12 +246,12 @@ pub fn not_a_folder(path: String, kind: EntryKind, in_place: bool) -> Stray {
 
 /// How long a file must have been still before wrong bytes in it are damage,
 /// seconds.
-const SETTLED: u64 = 600;
+const STABLE_AFTER: u64 = 600;
 
 /// Whether a file changed so lately that a sync client may still be at it.
 pub fn is_arriving(folder: &dyn SyncedFolder, now: Timestamp, path: &str) -> bool {
     let found = folder.look(path).ok().flatten();
-    found.is_some_and(|found| now.secs.abs_diff(found.changed.secs) < SETTLED)
+    found.is_some_and(|found| now.secs.abs_diff(found.changed.secs) < STABLE_AFTER)
 }
 
 impl Store {
