@@ -246,7 +246,7 @@ impl Fs {
         *self.trouble.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = trouble;
         match made {
             Ok(Made { published, contents, withheld }) => {
-                self.thaw(files, contents).map_err(without)?;
+                self.discard_frozen(files, contents).map_err(without)?;
                 if logged {
                     self.log.release(sequence).map_err(|error| without(self.fail(&error)))?;
                 }
@@ -256,7 +256,7 @@ impl Fs {
                 Ok(Some((published, withheld)))
             }
             Err(error) => {
-                self.refreeze(files);
+                self.restore_frozen(files);
                 self.lock().retry_at = self.volume.world().clock.elapsed() + RETRY;
                 let failure = self.store_failed(&error);
                 Err((Some(error), failure))
@@ -387,7 +387,11 @@ impl Fs {
 
     /// The commit holds everything frozen, but for the files without a content:
     /// drops it from memory.
-    pub(super) fn thaw(&self, files: Vec<Frozen>, contents: Vec<Option<Stored>>) -> Result<()> {
+    pub(super) fn discard_frozen(
+        &self,
+        files: Vec<Frozen>,
+        contents: Vec<Option<Stored>>,
+    ) -> Result<()> {
         let mut state = self.lock();
         for (frozen, _) in files.iter().zip(&contents).filter(|(_, stored)| stored.is_none()) {
             // Its record in the commit is behind: the one in memory stays, under a dot that
@@ -436,7 +440,7 @@ impl Fs {
     }
 
     /// Nothing was published: what was frozen goes back below what came since.
-    fn refreeze(&self, files: Vec<Frozen>) {
+    fn restore_frozen(&self, files: Vec<Frozen>) {
         let mut state = self.lock();
         if let Some(frozen) = state.frozen.take() {
             let newer = std::mem::take(&mut state.current);

@@ -358,7 +358,7 @@ fn a_change_during_a_checkpoint_keeps_the_content_after_a_crash() {
     fs.setattr(ino, &SetAttr { mode: Some(0o600), ..SetAttr::default() }).unwrap();
     fs.link(ino, ROOT, b"again").unwrap();
     let made = fs.publish(&overlay, &files, counts, sequence).unwrap();
-    fs.thaw(files, made.contents).unwrap();
+    fs.discard_frozen(files, made.contents).unwrap();
     drop(fs);
     let fs = place.recover(&log);
     let attr = fs.lookup(ROOT, b"again").unwrap();
