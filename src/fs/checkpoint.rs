@@ -16,10 +16,10 @@ use crate::volume::flush::flush;
 
 /// Bytes of the log after which the next operation makes a checkpoint first.
 const LOG_MAX: u64 = 256 << 20;
-/// Bytes that went into objects by the log after which a checkpoint is due: a
+/// Bytes that bypassed the log, into objects, after which a checkpoint is due: a
 /// crash has them read again.
-const PASSED_MAX: u64 = 1 << 30;
-/// Bytes in the queue from which a checkpoint lets them pass the log first.
+const BYPASSED_MAX: u64 = 1 << 30;
+/// Bytes in the queue from which a checkpoint lets them bypass the log first.
 const CUT_AHEAD: u64 = 16 << 20;
 /// Changes of names and attributes in memory at which a checkpoint is due.
 const CHANGES_MAX: usize = 32_000;
@@ -118,7 +118,7 @@ impl Fs {
             || self.volume.store.new_bytes() >= when.bytes
             || state.current.edits.len() >= CHANGES_MAX
             || self.log.bytes() >= LOG_MAX / 2
-            || self.passed() >= PASSED_MAX
+            || self.bypassed() >= BYPASSED_MAX
     }
 
     /// Whether a write has to wait until chunks or a head are in REPO.
@@ -270,7 +270,7 @@ impl Fs {
         always: bool,
         logged: bool,
     ) -> Result<Option<(Arc<Overlay>, Vec<Frozen>, (u64, u64), u64)>> {
-        let (_draining, mut state) = if logged { self.drained()? } else { self.undrained() };
+        let (_draining, mut state) = if logged { self.drained()? } else { self.lock_undrained() };
         if state.current.edits.is_empty() && !always {
             // At most files without a name changed.
             state.changed = None;
@@ -287,7 +287,7 @@ impl Fs {
         let overlay = Arc::new(std::mem::take(&mut state.current));
         state.frozen = Some(overlay.clone());
         state.changed = None;
-        self.forget_passed();
+        self.reset_bypassed();
         let state = &mut *state;
         state.closed.clear();
         state.apart.get_or_insert_with(|| self.volume.store.new_bytes());

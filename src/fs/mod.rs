@@ -534,7 +534,7 @@ impl Fs {
         let mut dot = self.next_dot(state);
         if is_logged {
             let (record, data) = encode(dot, &logged);
-            self.log_in_turn((&record, data), reserve)?;
+            self.log_after_queue((&record, data), reserve)?;
             dot = self.take_dot(state);
         }
         for change in changes {

@@ -77,8 +77,8 @@ pub(super) struct Queue {
     sequence: u64,
     /// Some were taken out and are not in the log yet.
     draining: bool,
-    /// Bytes that went by the log into objects since the last freeze.
-    passed: u64,
+    /// Bytes that bypassed the log since the last freeze: objects hold them.
+    bypassed: u64,
     /// How many cut files, or make a checkpoint: what is durable then needs no room in
     /// the queue.
     cutting: usize,
@@ -165,9 +165,9 @@ impl Fs {
         self.queue().bytes
     }
 
-    /// Bytes that went by the log since the last freeze.
-    pub(super) fn passed(&self) -> u64 {
-        self.queue().passed
+    /// Bytes that bypassed the log since the last freeze.
+    pub(super) fn bypassed(&self) -> u64 {
+        self.queue().bypassed
     }
 
     /// The last record in the log.
@@ -199,7 +199,11 @@ impl Fs {
 
     /// Logs a record that comes after all in the queue, whoever calls holding the
     /// state.
-    pub(super) fn log_in_turn(&self, (record, data): (&[u8], &[u8]), reserve: bool) -> Result<()> {
+    pub(super) fn log_after_queue(
+        &self,
+        (record, data): (&[u8], &[u8]),
+        reserve: bool,
+    ) -> Result<()> {
         let mut queue = self.queue();
         if !queue.is_idle() {
             if let Ok(promised) = self.log.promise(record.len() + data.len(), reserve) {
@@ -270,14 +274,14 @@ impl Fs {
 
     /// Locks the state without waiting for the log, which takes nothing any more: memory
     /// has it all.
-    pub(super) fn undrained(&self) -> (MutexGuard<'_, ()>, MutexGuard<'_, State>) {
+    pub(super) fn lock_undrained(&self) -> (MutexGuard<'_, ()>, MutexGuard<'_, State>) {
         let guard = self.draining.lock().unwrap_or_else(PoisonError::into_inner);
         (guard, self.lock())
     }
 
-    /// The log begins anew: what passed it is in the commit that is made now.
-    pub(super) fn forget_passed(&self) {
-        self.queue().passed = 0;
+    /// The log begins anew: what bypassed it is in the commit that is made now.
+    pub(super) fn reset_bypassed(&self) {
+        self.queue().bypassed = 0;
     }
 
     /// Marks that records are out of the queue and not in the log. After an error
@@ -297,7 +301,7 @@ impl Fs {
         self.begin(queue)?;
         let _unless_panic = StopOnPanic(self);
         for queued in queue.take(u64::MAX, Duration::MAX) {
-            queue.sequence = self.log_record(&mut queue.passed, queued)?;
+            queue.sequence = self.log_record(&mut queue.bypassed, queued)?;
         }
         queue.draining = false;
         Ok(())
@@ -316,17 +320,17 @@ impl Fs {
             if batch.is_empty() {
                 return Ok(());
             }
-            let (mut passed, mut logged) = (0, 0);
+            let (mut bypassed, mut logged) = (0, 0);
             for queued in batch {
-                logged = self.log_record(&mut passed, queued)?;
+                logged = self.log_record(&mut bypassed, queued)?;
             }
             let mut queue = self.queue();
             queue.sequence = logged;
-            queue.passed += passed;
+            queue.bypassed += bypassed;
         }
     }
 
-    fn log_record(&self, passed: &mut u64, queued: Queued) -> Result<u64> {
+    fn log_record(&self, bypassed: &mut u64, queued: Queued) -> Result<u64> {
         let Queued { promised, record, .. } = queued;
         let log = |record: &[&[u8]]| {
             self.log.append_promised(record, promised).map_err(|error| self.fail_for_good(&error))
@@ -338,7 +342,7 @@ impl Fs {
         let (len, Waiting { dot, ino, offset, time, bytes, known }) = (write.len(), write);
         let known = known.filter(|known| bytes.is_empty() || self.are_durable(known));
         if let Some(pieces) = known {
-            *passed += len;
+            *bypassed += len;
             let (record, _) = encode(dot, &[Change::Stored { ino, offset, pieces, time }]);
             return log(&[&record]);
         }

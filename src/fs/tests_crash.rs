@@ -177,7 +177,7 @@ fn a_crash_after_a_stream_was_cut_early_loses_nothing() {
 /// What enters REPO within a second after it was written is not logged a second
 /// time: the log names its chunks.
 #[test]
-fn a_stream_goes_by_the_log_and_comes_back() {
+fn a_stream_bypasses_the_log_and_comes_back() {
     let bytes = {
         let mut bytes = vec![0; 46 << 20];
         blake3::Hasher::new().finalize_xof().fill(&mut bytes);

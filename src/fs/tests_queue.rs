@@ -124,7 +124,7 @@ fn whoever_cuts_lets_a_checkpoint_go_first() {
 /// A checkpoint begins with all of the queue in the log: what was about to enter REPO
 /// does so before.
 #[test]
-fn a_checkpoint_lets_a_long_queue_pass_the_log() {
+fn a_checkpoint_lets_a_long_queue_bypass_the_log() {
     let world = fresh();
     let fs = boot(&world, "state", 100);
     let ino = fs.mknod(ME, ROOT, b"video", 0o100_644, 0).unwrap().ino;
