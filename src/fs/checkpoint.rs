@@ -236,7 +236,7 @@ impl Fs {
         }
         let frozen = self.freeze(always, logged).map_err(without)?;
         let Some((overlay, files, counts, sequence)) = frozen else { return Ok(None) };
-        self.volume.store.begin_cutting();
+        self.volume.store.begin_chunking();
         let made = self.publish(&overlay, &files, counts, sequence);
         let trouble = match &made {
             Ok(made) => made.withheld.as_ref(),

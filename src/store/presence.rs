@@ -134,7 +134,7 @@ impl Store {
     }
 
     /// Tells that a checkpoint begins to cut what it froze.
-    pub fn begin_cutting(&self) {
+    pub fn begin_chunking(&self) {
         let mut relied = self.relied.lock().unwrap_or_else(PoisonError::into_inner);
         let now = std::mem::take(&mut relied.now);
         relied.before.extend(now);

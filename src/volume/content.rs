@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::cut::PAGE;
+use super::chunker::PAGE;
 use crate::format::namespace::{Content, ContentClass};
 use crate::format::node::{NO_ID, Run};
 use crate::format::record::Piece as Part;

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
+use super::chunker::{Chunking, PAGE, chunk_region, classify, granularity};
 use super::content::{Layer, Stored, read, stored_runs};
-use super::cut::{Cutting, PAGE, cut, grain, judge};
 use super::parts::{Part, Stretch, align_holes, parts};
 use super::shape::{self, Shape};
 use crate::format::namespace::{Content, ContentClass, INLINE_MAX};
@@ -68,7 +68,7 @@ pub fn flush(
         ContentClass::Unknown => {
             let mut start = vec![0; size.min(16 << 10) as usize];
             read(store, &base, &[layer], 0, start.len() as u64, &mut start)?;
-            judge(&start)
+            classify(&start)
         }
         known => known,
     };
@@ -80,13 +80,13 @@ pub fn flush(
     let mut rest = Layer::default();
     let mut cut_to = size;
     for region in &regions {
-        let window = match region.cutting {
-            Cutting::Pages(page) => PAGES_WINDOW.max(page),
-            Cutting::Stream => WINDOW,
+        let window = match region.chunking {
+            Chunking::Pages(page) => PAGES_WINDOW.max(page),
+            Chunking::Stream => WINDOW,
         };
         let range = region.from..region.to;
         let parts = parts(store, &base, layer, range, kept)?;
-        let parts = align_holes(parts, region.from, size, grain(class));
+        let parts = align_holes(parts, region.from, size, granularity(class));
         let (mut runs, mut at) = (Vec::new(), region.from);
         for group in parts.chunk_by(|one, next| one.is_data() && next.is_data()) {
             let end = at + group.iter().map(Part::len).sum::<u64>();
@@ -96,11 +96,11 @@ pub fn flush(
                 continue;
             }
             // More of a stream may follow.
-            let open = streaming && end == size && region.cutting == Cutting::Stream;
+            let open = streaming && end == size && region.chunking == Chunking::Stream;
             let mut stretch = Stretch::new(group, at);
             while at < end {
                 let mut to = at.saturating_add(window).min(end);
-                if let Cutting::Pages(page) = region.cutting
+                if let Chunking::Pages(page) = region.chunking
                     && to < end
                 {
                     // Where a page ends, so that a window changes nothing.
@@ -108,7 +108,8 @@ pub fn flush(
                 }
                 let bytes = Bytes::from(stretch.compose(store, &base, at, to)?);
                 let open = open || to < end;
-                let done = cut(store, class, region.cutting, at, &bytes, open, &mut runs)?;
+                let done =
+                    chunk_region(store, class, region.chunking, at, &bytes, open, &mut runs)?;
                 at += done as u64;
                 if to == end && at < end {
                     cut_to = at;
@@ -182,7 +183,7 @@ fn content_of(store: &Store, root: Root, size: u64) -> Result<Content> {
 struct Region {
     from: u64,
     to: u64,
-    cutting: Cutting,
+    chunking: Chunking,
 }
 
 /// The regions to cut anew, ascending and disjoint, on chunk boundaries of the
@@ -200,16 +201,16 @@ fn regions(
     let mut add = |from: u64, to: u64| -> Result<u64> {
         let mut region = widen(store, base, class, kept, size, from, to)?;
         while let Some(last) = regions.last() {
-            if last.to < region.from || last.to == region.from && last.cutting != region.cutting {
+            if last.to < region.from || last.to == region.from && last.chunking != region.chunking {
                 break;
             }
             let last = regions.pop().expect("looked at just now");
-            let stream = Cutting::Stream;
-            let whole = last.cutting == stream && last.from <= region.from && last.to >= region.to;
+            let stream = Chunking::Stream;
+            let whole = last.chunking == stream && last.from <= region.from && last.to >= region.to;
             region = Region {
                 from: last.from.min(region.from),
                 to: last.to.max(region.to),
-                cutting: if whole { stream } else { region.cutting },
+                chunking: if whole { stream } else { region.chunking },
             };
         }
         let end = region.to;
@@ -280,10 +281,10 @@ fn widen(
     if high >= kept {
         high = high.max(size);
     }
-    let cutting = match class {
-        ContentClass::Pages(page) => Cutting::Pages(u64::from(page)),
-        _ if inside => Cutting::Pages(PAGE),
-        _ => Cutting::Stream,
+    let chunking = match class {
+        ContentClass::Pages(page) => Chunking::Pages(u64::from(page)),
+        _ if inside => Chunking::Pages(PAGE),
+        _ => Chunking::Stream,
     };
-    Ok(Region { from: low, to: high.min(size), cutting })
+    Ok(Region { from: low, to: high.min(size), chunking })
 }

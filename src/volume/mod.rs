@@ -4,8 +4,8 @@
 //! state never claims a head that is not.
 
 mod check;
+mod chunker;
 pub mod content;
-mod cut;
 mod error;
 mod findings;
 pub mod flush;

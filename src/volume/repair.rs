@@ -130,7 +130,7 @@ impl Walk<'_> {
     }
 
     fn file(&mut self, inode: &Inode) -> Result<u64> {
-        let class = super::cut::frame_class(inode.class);
+        let class = super::chunker::frame_class(inode.class);
         match inode.content {
             Content::None => Ok(0),
             Content::Chunk(id) => {

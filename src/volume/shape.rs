@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
+use super::chunker::PAGE;
 use super::content::{Extent, Layer, Stored, stored_runs};
-use super::cut::PAGE;
 use crate::format::namespace::Content;
 use crate::store::{Result, Store};
 

@@ -1,7 +1,7 @@
 //! Checkpoints of which a part failed to enter REPO.
 
+use super::chunker::{Chunking, chunk_region};
 use super::content::{Layer, Stored, read};
-use super::cut::{Cutting, cut};
 use super::flush::flush;
 use super::parts::{Part, Stretch, align_holes, parts};
 use super::tests_damage::{open, repository};
@@ -110,7 +110,15 @@ fn a_long_stream_has_the_chunks_of_one_that_is_cut_in_one_go() {
         let placed = range(&*volume.store, (id, level), 0, u64::MAX).unwrap();
         let found: Vec<_> = placed.iter().map(|placed| placed.run).collect();
         let (mut runs, whole) = (Vec::new(), bytes.into());
-        let done = cut(&volume.store, stored.class, Cutting::Stream, 0, &whole, false, &mut runs);
+        let done = chunk_region(
+            &volume.store,
+            stored.class,
+            Chunking::Stream,
+            0,
+            &whole,
+            false,
+            &mut runs,
+        );
         assert_eq!(done.unwrap() as u64, size);
         assert!(found.len() > 50 && found == runs);
     }
@@ -239,7 +247,7 @@ fn what_rests_on_an_object_that_is_not_whole_any_more_is_stored_again() {
     }
 }
 
-/// Cutting a large file takes a while: an object on which it rests may vanish
+/// Chunking a large file takes a while: an object on which it rests may vanish
 /// before the head that says so enters REPO.
 #[test]
 fn an_object_that_vanishes_while_a_checkpoint_cuts_is_noticed() {
@@ -250,7 +258,7 @@ fn an_object_that_vanishes_while_a_checkpoint_cuts_is_noticed() {
     checkpoint(&volume, vec![file(&volume, &bytes)]).unwrap();
     let is_new = |path: &&String| !before.contains(path);
     // Cut by the checkpoint, which has its bytes still.
-    volume.store.begin_cutting();
+    volume.store.begin_chunking();
     let edit = file(&volume, &bytes);
     let vanished = objects(&world).iter().find(is_new).unwrap().clone();
     let held = world.get(&vanished).unwrap();
@@ -266,7 +274,7 @@ fn an_object_that_vanishes_while_a_checkpoint_cuts_is_noticed() {
     }
     world.clock().advance(std::time::Duration::from_secs(6));
     let edit = file(&volume, &bytes);
-    volume.store.begin_cutting();
+    volume.store.begin_chunking();
     remove(&world, &vanished);
     let published = checkpoint(&volume, vec![edit]).unwrap();
     assert!(published.gone.iter().any(|path| vanished.ends_with(path)), "{published:?}");

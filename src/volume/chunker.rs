@@ -1,4 +1,4 @@
-//! Cutting file content into chunks: what changed becomes splices of the
+//! Chunking file content into chunks: what changed becomes splices of the
 //! content tree.
 
 use std::cell::RefCell;
@@ -14,7 +14,7 @@ use crate::store::{Result, Store};
 
 /// Page size where nothing else is known, bytes.
 pub const PAGE: u64 = 4096;
-/// Bytes looked at to judge a class.
+/// Bytes looked at to classify a class.
 const SAMPLE: usize = 16 << 10;
 /// Smallest chunk, where a boundary is expected, and largest chunk of a
 /// compressible stream, bytes.
@@ -25,7 +25,7 @@ const COMPRESSIBLE: (usize, usize, usize) = (16 << 10, 32 << 10, 64 << 10);
 const INCOMPRESSIBLE: (usize, usize, usize) = (192 << 10, 128 << 10, 1 << 20);
 
 /// Judges how a file should be cut, by its first bytes.
-pub fn judge(start: &[u8]) -> ContentClass {
+pub fn classify(start: &[u8]) -> ContentClass {
     if start.len() >= 100 && start.starts_with(b"SQLite format 3\0") {
         // SQLite file format, section 1.3.2: two bytes, big-endian; 1 is 65536.
         let size = match u16::from_be_bytes([start[16], start[17]]) {
@@ -62,7 +62,7 @@ pub(super) fn frame_class(class: ContentClass) -> Class {
 }
 
 /// Granularity of holes and pages, bytes.
-pub fn grain(class: ContentClass) -> u64 {
+pub fn granularity(class: ContentClass) -> u64 {
     match class {
         ContentClass::Pages(size) => u64::from(size),
         _ => PAGE,
@@ -71,7 +71,7 @@ pub fn grain(class: ContentClass) -> u64 {
 
 /// How a region is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cutting {
+pub enum Chunking {
     /// At multiples of this many bytes from the start of the file.
     Pages(u64),
     /// By content.
@@ -81,22 +81,22 @@ pub enum Cutting {
 /// Stages the chunks of `bytes`, which lie at `start` in the file, adds their runs, and
 /// returns how many bytes that were. With `open_end`, a last chunk whose end was not
 /// decided by content is left out.
-pub fn cut(
+pub fn chunk_region(
     store: &Store,
     class: ContentClass,
-    cutting: Cutting,
+    chunking: Chunking,
     start: u64,
     bytes: &Bytes,
     open_end: bool,
     runs: &mut Vec<Run>,
 ) -> Result<usize> {
-    match cutting {
-        Cutting::Pages(size) => cut_pages(store, class, size, start, bytes, open_end, runs),
-        Cutting::Stream => cut_stream(store, class, bytes, open_end, runs),
+    match chunking {
+        Chunking::Pages(size) => chunk_pages(store, class, size, start, bytes, open_end, runs),
+        Chunking::Stream => chunk_stream(store, class, bytes, open_end, runs),
     }
 }
 
-fn cut_pages(
+fn chunk_pages(
     store: &Store,
     class: ContentClass,
     size: u64,
@@ -119,7 +119,7 @@ fn cut_pages(
     Ok(from)
 }
 
-fn cut_stream(
+fn chunk_stream(
     store: &Store,
     class: ContentClass,
     bytes: &Bytes,
@@ -176,12 +176,12 @@ mod tests {
         let mut database = vec![0; 4096];
         database[..16].copy_from_slice(b"SQLite format 3\0");
         database[16..18].copy_from_slice(&8192u16.to_be_bytes());
-        assert_eq!(judge(&database), ContentClass::Pages(8192));
+        assert_eq!(classify(&database), ContentClass::Pages(8192));
         database[16..18].copy_from_slice(&1u16.to_be_bytes());
-        assert_eq!(judge(&database), ContentClass::Pages(65536));
-        assert_eq!(judge(&b"hello hello hello ".repeat(100)), ContentClass::Compressible);
+        assert_eq!(classify(&database), ContentClass::Pages(65536));
+        assert_eq!(classify(&b"hello hello hello ".repeat(100)), ContentClass::Compressible);
         let mut noise = vec![0; 16 << 10];
         blake3::Hasher::new().finalize_xof().fill(&mut noise);
-        assert_eq!(judge(&noise), ContentClass::Incompressible);
+        assert_eq!(classify(&noise), ContentClass::Incompressible);
     }
 }
