@@ -20,7 +20,7 @@ const LOG_MAX: u64 = 256 << 20;
 /// crash has them read again.
 const BYPASSED_MAX: u64 = 1 << 30;
 /// Bytes in the queue from which a checkpoint lets them bypass the log first.
-const CUT_AHEAD: u64 = 16 << 20;
+const CHUNK_BEFORE_FREEZE_AT: u64 = 16 << 20;
 /// Changes of names and attributes in memory at which a checkpoint is due.
 const CHANGES_MAX: usize = 32_000;
 /// How often a checkpoint is tried at once: content that rests on what has vanished
@@ -173,8 +173,8 @@ impl Fs {
 
     /// Before a freeze, which needs the whole queue in the log: what a long queue holds
     /// enters REPO in objects, as it would in a moment. What fails stays in the queue.
-    pub(super) fn cut_ahead(&self) {
-        if self.queued() < CUT_AHEAD {
+    pub(super) fn chunk_before_freeze(&self) {
+        if self.queued() < CHUNK_BEFORE_FREEZE_AT {
             return;
         }
         let long: Vec<Ino> = {
@@ -183,10 +183,10 @@ impl Fs {
             files.map(|(ino, _)| *ino).collect()
         };
         let cut = long.into_iter().try_for_each(|ino| self.flush_file(ino, LARGE as u64, true));
-        let stored = self.volume.store.publish_objects(CUT_AHEAD as usize / 2);
-        self.note_cut(Vec::new());
+        let stored = self.volume.store.publish_objects(CHUNK_BEFORE_FREEZE_AT as usize / 2);
+        self.note_chunked(Vec::new());
         if let Err(error) = cut.and(stored.map_err(|error| self.store_failed(&error))) {
-            log::warn!("changes could not be cut into chunks yet: {error}");
+            log::warn!("changes could not be chunked yet: {error}");
         }
     }
 
@@ -198,7 +198,7 @@ impl Fs {
 
     /// With `flushing` held. Also returns why some files are not in it.
     fn checkpoint_locked(&self, always: bool) -> Result<Option<(Published, Option<StoreError>)>> {
-        let _cutting = self.cutting();
+        let _cutting = self.begin_chunking();
         let mut tries = TRIES;
         loop {
             // Without a log, what is in memory is still published: it holds all that
@@ -227,7 +227,7 @@ impl Fs {
         }
         let without = |error| (None, error);
         if logged {
-            self.cut_ahead();
+            self.chunk_before_freeze();
         } else {
             let folder = self.volume.world().state.as_ref();
             if folder.is_some_and(|folder| folder.is_gone()) {

@@ -16,13 +16,13 @@ use crate::volume::content::{Layer, Stored, is_data, read};
 use crate::volume::flush::flush;
 
 /// Bytes of changes in one file after which they are cut into chunks at once.
-pub(super) const STREAM_FLUSH: u64 = 8 << 20;
+pub(super) const CHUNK_FILE_AT: u64 = 8 << 20;
 /// Bytes of changes in memory after which the writer cuts them all into chunks
 /// itself, so that memory stays bounded.
 pub(super) const DIRTY_MAX: u64 = 96 << 20;
 /// Bytes of changes in files that were written and closed after which they are cut, the
 /// first first. Below, they may still be written anew, or removed, and cost nothing then.
-const CUT_CLOSED: u64 = 8 << 20;
+const CHUNK_CLOSED_AT: u64 = 8 << 20;
 
 /// A consistent view of a file's content.
 struct View {
@@ -89,28 +89,28 @@ impl Fs {
                 }
             }
             drop_unused(state, ino);
-            waits && state.closed_bytes() >= CUT_CLOSED
+            waits && state.closed_bytes() >= CHUNK_CLOSED_AT
         };
         if cut {
-            self.cut_closed();
+            self.chunk_closed();
         }
     }
 
     /// Cuts files that were closed until there is room, unless somebody is cutting:
     /// many files of some megabytes then go by the log, as long ones do. Nobody waits
     /// for the kernel's release of a file.
-    pub(super) fn cut_closed(&self) {
+    pub(super) fn chunk_closed(&self) {
         let Some(_flushing) = self.try_flushing() else { return };
         loop {
             let ino = {
                 let mut state = self.lock();
-                let much = state.closed_bytes() >= CUT_CLOSED && !self.is_awaited();
+                let much = state.closed_bytes() >= CHUNK_CLOSED_AT && !self.is_awaited();
                 let next = if much { state.closed.pop_front() } else { None };
                 let Some(ino) = next else { return };
                 ino
             };
             if let Err(error) = self.flush_file(ino, LARGE as u64, false) {
-                log::warn!("changes could not be cut into chunks yet: {error}");
+                log::warn!("changes could not be chunked yet: {error}");
                 return;
             }
         }
@@ -183,11 +183,11 @@ impl Fs {
             (was_full, in_file, state.dirty)
         };
         let relieved = if was_full {
-            self.relieve()
-        } else if in_file >= STREAM_FLUSH
+            self.chunk_all()
+        } else if in_file >= CHUNK_FILE_AT
             && let Some(_flushing) = self.try_flushing()
         {
-            self.flush_file(ino, STREAM_FLUSH, true)
+            self.flush_file(ino, CHUNK_FILE_AT, true)
         } else {
             // Somebody else is at it; there is room enough to go on meanwhile.
             Ok(())
@@ -199,7 +199,7 @@ impl Fs {
             // The write itself is done and logged; cutting it is tried again
             // with the next one, until memory runs out.
             Err(error) if in_all < 2 * DIRTY_MAX && self.check_writable().is_ok() => {
-                log::warn!("changes could not be cut into chunks yet: {error}");
+                log::warn!("changes could not be chunked yet: {error}");
                 Ok(())
             }
             other => other,
@@ -238,7 +238,7 @@ impl Fs {
 
     /// Cuts the changes of all files into chunks, so that they leave memory;
     /// what is new of them waits for an object, the rest is known already.
-    fn relieve(&self) -> Result<()> {
+    fn chunk_all(&self) -> Result<()> {
         let dirty: Vec<Ino> = {
             let state = self.lock();
             let files = state.files.iter().filter(|(_, file)| file.layer.bytes > 0);
@@ -297,13 +297,13 @@ impl Fs {
             state.apart.get_or_insert_with(|| self.volume.store.new_bytes());
             (stored, frozen, size, apart)
         };
-        let cutting = self.cutting();
+        let cutting = self.begin_chunking();
         let flushed = flush(&self.volume.store, &stored, &frozen, size, streaming);
         let cut = match &flushed {
-            Ok(flushed) => self.cut_writes(ino, &frozen, &flushed.stored),
+            Ok(flushed) => self.chunks_of_writes(ino, &frozen, &flushed.stored),
             Err(_) => Vec::new(),
         };
-        self.note_cut(cut);
+        self.note_chunked(cut);
         drop(cutting);
         let mut state = self.lock();
         if let Ok(flushed) = &flushed {

@@ -348,8 +348,8 @@ impl Fs {
         // Memory stays bounded, as when it was written.
         if let Some(ino) = written {
             let _flushing = self.flushing();
-            if let Err(error) = self.flush_file(ino, data::STREAM_FLUSH, true) {
-                log::warn!("replayed changes could not be cut into chunks yet: {error}");
+            if let Err(error) = self.flush_file(ino, data::CHUNK_FILE_AT, true) {
+                log::warn!("replayed changes could not be chunked yet: {error}");
             }
         }
         Ok(())

@@ -60,7 +60,7 @@ struct Queued {
 }
 
 /// A waiting write, or its start up to `end`, in chunks.
-pub(super) struct Cut {
+pub(super) struct ChunkedWrite {
     offset: u64,
     bytes: Bytes,
     end: u64,
@@ -79,9 +79,9 @@ pub(super) struct Queue {
     draining: bool,
     /// Bytes that bypassed the log since the last freeze: objects hold them.
     bypassed: u64,
-    /// How many cut files, or make a checkpoint: what is durable then needs no room in
+    /// How many threads chunk files or make a checkpoint. What is durable afterwards needs no room in
     /// the queue.
-    cutting: usize,
+    chunking: usize,
 }
 
 impl Record {
@@ -134,12 +134,12 @@ impl Waiting {
     }
 }
 
-/// Somebody cuts.
-pub(super) struct Cutting<'a>(&'a Fs);
+/// As long as it lives, a thread chunks: whoever needs room in the queue waits for it.
+pub(super) struct ChunkingGuard<'a>(&'a Fs);
 
-impl Drop for Cutting<'_> {
+impl Drop for ChunkingGuard<'_> {
     fn drop(&mut self) {
-        self.0.queue().cutting -= 1;
+        self.0.queue().chunking -= 1;
         self.0.queue_room.notify_all();
     }
 }
@@ -228,21 +228,21 @@ impl Fs {
     /// this waits for whoever is cutting, or cuts; the log takes what is left.
     pub(super) fn make_queue_room(&self) -> Result<()> {
         let is_full = |queue: &Queue| queue.bytes >= QUEUE_MAX;
-        let waits = |queue: &mut Queue| is_full(queue) && queue.cutting > 0;
+        let waits = |queue: &mut Queue| is_full(queue) && queue.chunking > 0;
         let waited = self.queue_room.wait_timeout_while(self.queue(), PATIENCE, waits);
         let (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let full = is_full(&queue);
         drop(queue);
         if full {
-            self.cut_closed();
+            self.chunk_closed();
         }
         if full && is_full(&self.queue()) { self.drain() } else { Ok(()) }
     }
 
     /// Those who need room in the queue wait for whoever holds this.
-    pub(super) fn cutting(&self) -> Cutting<'_> {
-        self.queue().cutting += 1;
-        Cutting(self)
+    pub(super) fn begin_chunking(&self) -> ChunkingGuard<'_> {
+        self.queue().chunking += 1;
+        ChunkingGuard(self)
     }
 
     /// Hands the whole queue to the log.
@@ -357,7 +357,12 @@ impl Fs {
 
     /// Waiting writes of a file that a flush of `layer`, which made `stored`, cut,
     /// with their chunks. Reads content, so without the state.
-    pub(super) fn cut_writes(&self, ino: Ino, layer: &Layer, stored: &Stored) -> Vec<Cut> {
+    pub(super) fn chunks_of_writes(
+        &self,
+        ino: Ino,
+        layer: &Layer,
+        stored: &Stored,
+    ) -> Vec<ChunkedWrite> {
         let waiting: Vec<(u64, Bytes)> = {
             let queue = self.queue();
             let writes = queue.records.iter().filter_map(|queued| match &queued.record {
@@ -375,17 +380,17 @@ impl Fs {
                 return None;
             }
             let known = pieces(&self.volume.store, stored, offset, end).ok().flatten()?;
-            (known.len() as u64 <= PIECES_MAX).then_some(Cut { offset, bytes, end, known })
+            (known.len() as u64 <= PIECES_MAX).then_some(ChunkedWrite { offset, bytes, end, known })
         };
         waiting.into_iter().filter_map(cut).collect()
     }
 
     /// Notes the chunks of waiting writes. Those of any file whose chunks are
     /// durable by now give their bytes up.
-    pub(super) fn note_cut(&self, cut: Vec<Cut>) {
+    pub(super) fn note_chunked(&self, cut: Vec<ChunkedWrite>) {
         let mut queue = self.queue();
         let queue = &mut *queue;
-        for Cut { offset, bytes, end, known } in cut {
+        for ChunkedWrite { offset, bytes, end, known } in cut {
             let place = queue.records.iter().position(|queued| {
                 matches!(&queued.record, Record::Write(write) if write.offset == offset
                     && write.bytes.as_ptr() == bytes.as_ptr() && write.bytes.len() == bytes.len())

@@ -387,7 +387,7 @@ fn scattered_changes_are_cut_together_and_in_windows() {
         whole[at..at + 4096].copy_from_slice(&page);
     }
     assert_eq!(fs.volume().store.new_bytes(), 0, "nothing was cut yet");
-    assert!(fs.progress().waiting_bytes > data::STREAM_FLUSH);
+    assert!(fs.progress().waiting_bytes > data::CHUNK_FILE_AT);
     // Holes that reach from one window into another, and whole windows.
     for (from, to) in [(900_000, 1_300_000), (2_097_000, 2_097_300), (5_000_001, 9_000_001)] {
         let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;

@@ -133,7 +133,7 @@ fn a_checkpoint_lets_a_long_queue_bypass_the_log() {
         fs.write(ino, (piece * MIB) as u64, part, false).unwrap();
     }
     assert!(fs.queued() > 16 << 20);
-    fs.cut_ahead();
+    fs.chunk_before_freeze();
     assert!(fs.queued() < 9 << 20, "{} bytes in the queue", fs.queued());
     fs.fsync(ino).unwrap();
     assert!(fs.log.bytes() < 10 << 20, "{} bytes in the log", fs.log.bytes());
@@ -185,7 +185,7 @@ fn a_full_queue_waits_for_whoever_cuts() {
     fill();
     std::thread::scope(|scope| {
         let (done, made) = mpsc::channel();
-        let cutting = fs.cutting();
+        let cutting = fs.begin_chunking();
         let fs = &fs;
         scope.spawn(move || done.send(fs.make_queue_room()).unwrap());
         let early = made.recv_timeout(Duration::from_millis(100));
@@ -198,7 +198,7 @@ fn a_full_queue_waits_for_whoever_cuts() {
     assert!(fs.log.bytes() > before + QUEUE_MAX);
     // One that hangs holds nobody up for long.
     fill();
-    let _cutting = fs.cutting();
+    let _cutting = fs.begin_chunking();
     fs.make_queue_room().unwrap();
     assert_eq!(fs.queued(), 0);
 }
