@@ -164,13 +164,13 @@ impl Reply {
             }
             Self::Failed(failure) => {
                 let mut encoder = head(5);
-                encoder.u8(failure.code.number()).bytes(cut(&failure.text));
+                encoder.u8(failure.code.number()).bytes(truncated(&failure.text));
                 encoder.finish()
             }
             // Kind 4 was a list of processes.
             Self::Busy(text) => {
                 let mut encoder = head(6);
-                encoder.bytes(cut(text));
+                encoder.bytes(truncated(text));
                 encoder.finish()
             }
         }
@@ -201,7 +201,7 @@ fn exit(decoder: &mut Decoder<'_>) -> Result<Exit> {
 }
 
 /// A text's bytes, as far as they fit into a message.
-fn cut(text: &str) -> &[u8] {
+fn truncated(text: &str) -> &[u8] {
     &text.as_bytes()[..char_boundary(text, MAX_TEXT)]
 }
 

@@ -201,8 +201,10 @@ fn copy_node<N: Source>(
             let end = start + run.total();
             let (low, high) = (from.max(start), to.min(end));
             if low < high {
-                builder
-                    .push(cut(run, low - start, high - start).ok_or_else(|| source.misfit(&id))?);
+                builder.push(
+                    part_of_run(run, low - start, high - start)
+                        .ok_or_else(|| source.misfit(&id))?,
+                );
                 *follows = high == end;
             }
             start = end;
@@ -233,7 +235,7 @@ fn copy_node<N: Source>(
 }
 
 /// The part `[low, high)` of a run; `None` if that would cut a chunk.
-fn cut(run: &Run, low: u64, high: u64) -> Option<Run> {
+fn part_of_run(run: &Run, low: u64, high: u64) -> Option<Run> {
     if run.is_hole() {
         return Some(Run { len: high - low, ..*run });
     }
