@@ -97,7 +97,7 @@ fn measure(folder: &Path, bytes: u64) {
                 .collect(),
             ..Commit::empty([2; 16], Writer::new(1).expect("above 0"))
         };
-        store.learn(&commit);
+        store.index_commit(&commit);
     }
     let learned = began.elapsed();
     let (memory_after, total) = (memory("VmRSS").saturating_sub(before), checkpoints * rows);

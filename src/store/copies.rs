@@ -256,7 +256,7 @@ pub fn is_arriving(folder: &dyn SyncedFolder, now: Timestamp, path: &str) -> boo
 
 impl Store {
     /// Takes files that may be copies of heads and objects.
-    pub fn learn_copies(&self, copies: &Copies) {
+    pub fn add_copies(&self, copies: &Copies) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         for (hash, paths) in copies {
             known.copies.entry(*hash).or_default().extend(paths.iter().cloned());
@@ -381,7 +381,7 @@ impl Store {
         for name in &names {
             match self.open(name) {
                 Ok(reader) => {
-                    self.learn_container(name, Arc::new(reader));
+                    self.index_container(name, Arc::new(reader));
                     // Its owner may remove it: it serves, and nothing new is
                     // to rest on it.
                     let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);

@@ -210,7 +210,7 @@ impl Store {
         known.strays = listing.strays;
         known.searched = None;
         drop(known);
-        self.learn_copies(&listing.copies);
+        self.add_copies(&listing.copies);
         Ok(())
     }
 
@@ -246,7 +246,7 @@ impl Store {
     /// Takes index entries from a commit. Returns whether all its objects are
     /// listed here at full size; those that are not take no part in
     /// deduplication.
-    pub fn learn(&self, commit: &Commit) -> bool {
+    pub fn index_commit(&self, commit: &Commit) -> bool {
         let mut known = locked!(self.known.write());
         let mut complete = true;
         for object in &commit.objects {
@@ -280,7 +280,7 @@ impl Store {
 
     /// Takes index entries from an open container (a head, or an object whose
     /// head is lost).
-    pub fn learn_container(&self, name: &Name, reader: Arc<Reader>) {
+    pub fn index_container(&self, name: &Name, reader: Arc<Reader>) {
         let number = {
             let mut known = locked!(self.known.write());
             let number = known.number(name, reader.len());

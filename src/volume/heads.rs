@@ -155,7 +155,7 @@ fn load_head(
             (commit, extension, reader) = open_head(store, file)?;
         }
     }
-    let complete = store.learn(&commit);
+    let complete = store.index_commit(&commit);
     if newest
         && with_nodes
         && let Some(path) = store.lacking_nodes(&commit)
@@ -163,7 +163,7 @@ fn load_head(
         // Nothing below its root could be listed.
         return Err(StoreError::Missing { what: path });
     }
-    store.learn_container(&name, Arc::new(reader));
+    store.index_container(&name, Arc::new(reader));
     Ok((commit, extension.features, complete))
 }
 

@@ -78,7 +78,7 @@ impl Volume {
             check_writable(&*world.repo, &state.device)?;
         }
         store.list_objects(&folders)?;
-        store.learn_copies(&repository.copies);
+        store.add_copies(&repository.copies);
         let intents = match &world.state {
             Some(folder) => Store::intents(&**folder)
                 .map_err(|error| VolumeError::State(format!("intent log: {error}")))?,
