@@ -400,7 +400,7 @@ impl Store {
     }
 
     /// Takes containers that a repair found bad out of deduplication.
-    pub fn distrust(&self, bad: &[Hash]) {
+    pub fn mark_bad(&self, bad: &[Hash]) {
         let mut known = locked!(self.known.write());
         let numbers: Vec<u32> = known
             .numbers
@@ -486,7 +486,7 @@ impl Store {
                 Ok(()) => return Ok(()),
                 Err(error) => {
                     log::warn!("chunk {}: {error}", hex(id));
-                    self.doubt(number, &error);
+                    self.mark_doubtful(number, &error);
                     last = error;
                 }
             }
@@ -557,11 +557,11 @@ impl Store {
     }
 
     fn stage_new(&self, class: Class, id: Id, bytes: Bytes) -> Result<()> {
-        let heals = self.heals(&id);
+        let replaces_bad = self.replaces_bad(&id);
         let staged = {
             let mut stage = locked!(self.stage.write());
-            if heals {
-                stage.heals.insert(id);
+            if replaces_bad {
+                stage.replaces_bad.insert(id);
             }
             stage.add(id, Staged { class, bytes });
             stage.bytes
@@ -572,7 +572,7 @@ impl Store {
 
     /// Whether what is staged now stands for something stored that is bad. If nobody
     /// knows, it is kept as if it did.
-    fn heals(&self, id: &Id) -> bool {
+    fn replaces_bad(&self, id: &Id) -> bool {
         self.index.contains(id).unwrap_or(true)
     }
 
@@ -592,10 +592,10 @@ impl Store {
         for (id, bytes) in nodes {
             if !self.has(&id) {
                 let node = Arc::new(Node::decode(&bytes).expect("nodes we encode are valid"));
-                let heals = self.heals(&id);
+                let replaces_bad = self.replaces_bad(&id);
                 let mut stage = locked!(self.stage.write());
-                if heals {
-                    stage.heals.insert(id);
+                if replaces_bad {
+                    stage.replaces_bad.insert(id);
                 }
                 stage.nodes.insert(id, (node, bytes.into()));
             }
@@ -924,7 +924,7 @@ impl Store {
                     return Ok(node);
                 }
                 Err(error) => {
-                    self.doubt(number, &error);
+                    self.mark_doubtful(number, &error);
                     last = error;
                 }
             }
@@ -934,7 +934,7 @@ impl Store {
 
     /// Takes a bad container out of deduplication: writing the same content
     /// again stores it anew.
-    fn doubt(&self, number: u32, error: &StoreError) {
+    fn mark_doubtful(&self, number: u32, error: &StoreError) {
         if matches!(error, StoreError::Damaged { .. } | StoreError::Missing { .. }) {
             locked!(self.known.write()).doubtful.insert(number);
         }

@@ -27,7 +27,7 @@ pub(super) struct Stage {
     /// What stands in for a stored copy that is bad or not here. What refers
     /// to it may be stored already and is then not looked through for what is
     /// live, so it stays in any case.
-    pub heals: HashSet<Id>,
+    pub replaces_bad: HashSet<Id>,
 }
 
 impl Stage {
@@ -55,9 +55,9 @@ impl Stage {
         taken
     }
 
-    /// Drops what is not in `live` and heals nothing.
+    /// Drops what is not in `live` and replaces_bad nothing.
     pub fn retain(&mut self, live: &HashSet<Id>) {
-        let keep = |id: &Id| live.contains(id) || self.heals.contains(id);
+        let keep = |id: &Id| live.contains(id) || self.replaces_bad.contains(id);
         self.nodes.retain(|id, _| keep(id));
         self.chunks.retain(|id, _| keep(id));
         self.order.retain(keep);

@@ -68,7 +68,7 @@ impl Store {
     /// Drops what is staged and reachable neither from the namespace `root`
     /// nor from the `open` contents. Staged nodes that only `open` needs stay
     /// staged and are published with the root as well: they are few.
-    pub fn keep_live(&self, root: Root, open: &[Content]) -> Result<()> {
+    pub fn drop_unreachable(&self, root: Root, open: &[Content]) -> Result<()> {
         let mut live = Live::default();
         live.node(self, &root.0)?;
         for content in open {

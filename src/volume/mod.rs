@@ -399,7 +399,7 @@ impl Volume {
         let keys = Keys(&self.store.context().ids);
         let root = map::edit(keys, &*self.store, base.commit.root, &edits, &mut new)?;
         self.store.stage_nodes(new);
-        self.store.keep_live(root, open)?;
+        self.store.drop_unreachable(root, open)?;
         if self.store.staged_bytes() > HEAD_DATA_MAX {
             self.store.publish_objects(0)?;
         }

@@ -165,7 +165,7 @@ impl Volume {
                 bytes: file.size,
             },
         );
-        store.distrust(&base.commit.bad);
+        store.mark_bad(&base.commit.bad);
         let own_unread = heads
             .get(&state.device)
             .is_some_and(|files| files.iter().any(|file| !store.is_known(&file.name())));

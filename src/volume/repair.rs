@@ -152,7 +152,7 @@ impl Volume {
             let what = format!("more than {BAD_MAX} files");
             return Err(StoreError::damaged("the repository", what));
         }
-        self.store.distrust(&bad_list);
+        self.store.mark_bad(&bad_list);
         let (items, holes) = self.collect(&self.roots(repository))?;
         let mut tree = Self::take_apart(items);
         self.mend(&mut tree);
