@@ -1,5 +1,5 @@
 //! The `fuser::Filesystem`: each handler turns arguments, makes one call and
-//! answers; one that may have to wait is answered in a lane. (Long because the
+//! answers; one that may have to wait is answered in a worker. (Long because the
 //! trait has that many methods; what is more than that is in `entries`, `dirty`
 //! and `pull`.)
 //!
@@ -29,10 +29,10 @@ use super::capabilities;
 use super::convert;
 use super::direct::Answer;
 use super::entries::{self, New};
-use super::lane::Lane;
 use super::privileges::{self, Who};
 use super::shared::Shared;
 use super::syncs::Syncs;
+use super::worker::Worker;
 use crate::fs::{Attr, Caller, FsError, Operations, RenameMode, Seek, SetAttr};
 
 /// The most one `copy_file_range` copies: the caller, who asks again for the
@@ -56,13 +56,13 @@ pub(super) struct Adapter<O> {
     operations: Arc<O>,
     shared: Arc<Shared>,
     /// For what waits for the kernel's pages.
-    pages: Lane,
+    pages: Worker,
     /// For writes that wait for room, and for long copies.
-    room: Lane,
+    room: Worker,
     /// For dropping pages that a direct write made old.
-    stale: Lane,
+    stale: Worker,
     /// For looking at free space, which may be a network folder's.
-    space: Lane,
+    space: Worker,
     syncs: Syncs,
     writeback: bool,
 }
@@ -76,10 +76,10 @@ impl<O: Operations> Adapter<O> {
         Ok(Self {
             operations,
             shared,
-            pages: Lane::start("pages", 1)?,
-            room: Lane::start("room", 2)?,
-            stale: Lane::start("stale", 1)?,
-            space: Lane::start("space", 1)?,
+            pages: Worker::start("pages", 1)?,
+            room: Worker::start("room", 2)?,
+            stale: Worker::start("stale", 1)?,
+            space: Worker::start("space", 1)?,
             syncs: Syncs::start()?,
             writeback,
         })

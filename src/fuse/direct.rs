@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use fuser::{Errno, ReplyWrite};
 
 use super::answer::guarded;
-use super::lane::Lane;
 use super::shared::Shared;
+use super::worker::Worker;
 use crate::fs::Operations;
 
 /// What has to be dropped after a direct write.
@@ -88,7 +88,7 @@ impl Direct {
 pub(super) struct Answer {
     pub(super) shared: Arc<Shared>,
     /// Where to wait for the kernel's pages, if some may be older than the write.
-    pub(super) stale: Option<Lane>,
+    pub(super) stale: Option<Worker>,
     /// Inode and offset.
     pub(super) place: (u64, u64),
     pub(super) reply: ReplyWrite,
@@ -102,14 +102,14 @@ impl Answer {
             return reply.error(errno);
         }
         let len = bytes.len() as u32;
-        let Some(lane) = stale else { return reply.written(len) };
+        let Some(worker) = stale else { return reply.written(len) };
         let stale = shared.direct.written(ino);
         let (from, old) = match stale {
             Stale::Nothing => return reply.written(len),
             Stale::Range => (offset, u64::from(len)),
             Stale::All(_) => (0, 0),
         };
-        lane.run(move || {
+        worker.run(move || {
             if shared.bring_down(ino, from, old).is_err() {
                 return reply.error(Errno::EIO);
             }

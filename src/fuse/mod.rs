@@ -16,13 +16,13 @@ mod dirty;
 mod entries;
 mod invalidate;
 mod kernel_mount;
-mod lane;
 mod options;
 mod privileges;
 mod pull;
 mod session;
 mod shared;
 mod syncs;
+mod worker;
 
 pub use dead::{DeadMount, dead_mount_at, end_connection};
 pub use invalidate::Invalidator;

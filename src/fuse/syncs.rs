@@ -6,23 +6,23 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use fuser::ReplyEmpty;
 
 use super::answer::{guarded, reply_empty};
-use super::lane::Lane;
 use super::shared::Shared;
+use super::worker::Worker;
 use crate::fs::Operations;
 
 /// The fsyncs of a mount.
 pub(super) struct Syncs {
     /// For those that come while another is under way.
-    lane: Lane,
+    worker: Worker,
     under_way: Arc<AtomicUsize>,
 }
 
 impl Syncs {
     pub(super) fn start() -> std::io::Result<Self> {
-        Ok(Self { lane: Lane::start("sync", 1)?, under_way: Arc::default() })
+        Ok(Self { worker: Worker::start("sync", 1)?, under_way: Arc::default() })
     }
 
-    /// Answers an fsync of inode `ino` here, or in the lane if one is under way already:
+    /// Answers an fsync of inode `ino` here, or in the worker if one is under way already:
     /// those that wait there are served by one flush.
     pub(super) fn sync<O: Operations>(
         &self,
@@ -49,7 +49,7 @@ impl Syncs {
         if self.under_way.fetch_add(1, Ordering::Relaxed) == 0 {
             sync();
         } else {
-            self.lane.run(sync);
+            self.worker.run(sync);
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: no event loop waits for the kernel or for room, and at most one
 //! for REPO (the one whose write, or release, cuts chunks), so the rest of the mount goes on.
-//! What waits for the kernel's pages has a lane of its own: these pages come as
+//! What waits for the kernel's pages has a worker of its own: these pages come as
 //! writes, which may wait for room.
 
 use std::io;
@@ -14,9 +14,9 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// A queue of jobs with its threads, which end when all copies of it are dropped.
 #[derive(Clone)]
-pub(super) struct Lane(Sender<Job>);
+pub(super) struct Worker(Sender<Job>);
 
-impl Lane {
+impl Worker {
     pub(super) fn start(name: &str, threads: usize) -> io::Result<Self> {
         let (jobs, received) = mpsc::channel::<Job>();
         let received = Arc::new(Mutex::new(received));
