@@ -122,7 +122,7 @@ impl Fs {
     }
 
     /// Whether a write has to wait until chunks or a head are in REPO.
-    pub(super) fn lacks_room(&self) -> bool {
+    pub(super) fn is_congested(&self) -> bool {
         let (dirty, queued) = (self.lock().dirty, self.queued());
         dirty >= DIRTY_MAX || queued >= QUEUE_MAX || self.log.bytes() + queued >= LOG_MAX
     }

@@ -162,7 +162,7 @@ impl Fs {
         }
         let time = self.now();
         // Only a write that found the queue, or memory, full waits for room: it was told
-        // so before it came (`lacks_room`).
+        // so before it came (`is_congested`).
         let was_queued = self.queued() >= QUEUE_MAX;
         let (was_full, in_file, in_all) = {
             let mut state = self.lock();

@@ -71,7 +71,7 @@ impl Operations for Fs {
         self.do_write(ino, offset, bytes, kill_privileges)
     }
     fn is_congested(&self) -> bool {
-        self.lacks_room()
+        self.is_congested()
     }
     fn fsync(&self, _ino: u64) -> Result<()> {
         self.do_fsync()
