@@ -5,7 +5,7 @@ use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use super::run::{Event, pull_and_checkpoint};
+use super::run::{Event, write_back_and_checkpoint};
 use super::service::{Service, Why};
 use crate::control::{
     Answer, Described, Exchange, Failure, Handler, Place, Registry, Request, take_end,
@@ -61,7 +61,7 @@ impl<S: Service> Requests<S> {
         let gone = || Failure { code: Exit::Other, text: "the mount is going away".into() };
         let session = session.upgrade().ok_or_else(gone)?;
         let _one = self.one_checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
-        pull_and_checkpoint(&*self.service, &session, Why::Asked)
+        write_back_and_checkpoint(&*self.service, &session, Why::Asked)
     }
 
     /// Who has the mount, as a part of a sentence.

@@ -36,8 +36,8 @@ const LET_GO_TRIES: u32 = 5;
 const END_LIMIT: Duration = Duration::from_secs(60);
 /// How long one try to pull the kernel's pages may take, and how many are made
 /// for somebody who waits for the outcome.
-const PULL_LIMIT: Duration = Duration::from_secs(5);
-const PULL_TRIES: u32 = 60;
+const WRITEBACK_LIMIT: Duration = Duration::from_secs(5);
+const WRITEBACK_TRIES: u32 = 60;
 /// How often unmounting is tried while it is busy and nobody is seen.
 const BUSY_TRIES: u32 = 10;
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
@@ -182,14 +182,14 @@ pub(crate) fn notify_ready() {
 /// Pulls what the kernel holds, then makes a checkpoint. Where pulling takes
 /// too long, a write may be waiting for room that only a checkpoint makes: so
 /// the checkpoint comes first, and then another try.
-pub(super) fn pull_and_checkpoint<S: Service>(
+pub(super) fn write_back_and_checkpoint<S: Service>(
     service: &S,
     session: &Session,
     why: Why,
 ) -> Result<(), Failure> {
     let failed = |text: String| Err(Failure { code: Exit::Other, text });
-    for _ in 0..PULL_TRIES {
-        let pulled = session.pull(PULL_LIMIT);
+    for _ in 0..WRITEBACK_TRIES {
+        let pulled = session.write_back(WRITEBACK_LIMIT);
         catch_unwind(AssertUnwindSafe(|| service.checkpoint(why)))
             .unwrap_or_else(|_| failed("internal error in a checkpoint; see the log".into()))?;
         give_back_memory();
@@ -251,7 +251,7 @@ impl<S: Service> Life<S> {
                 while wanted.try_recv().is_ok() {}
                 let _one = one.lock().unwrap_or_else(PoisonError::into_inner);
                 let Some(session) = session.upgrade() else { return };
-                if let Err(failure) = pull_and_checkpoint(&*service, &session, Why::Due) {
+                if let Err(failure) = write_back_and_checkpoint(&*service, &session, Why::Due) {
                     log::error!("checkpoint failed: {}", failure.text);
                 }
             }
@@ -277,7 +277,7 @@ impl<S: Service> Life<S> {
     fn unmount(&self) -> Result<(), Answer> {
         let checkpoint = || {
             let _one = self.one_checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
-            pull_and_checkpoint(&*self.service, &self.session, Why::Unmount)
+            write_back_and_checkpoint(&*self.service, &self.session, Why::Unmount)
         };
         checkpoint().map_err(Answer::Failed)?;
         // Where others have it mounted, unmounting here would succeed, and change
@@ -352,9 +352,9 @@ impl<S: Service> Life<S> {
         let pulled = match self.session.unmount(Unmount::IfIdle) {
             Ok(()) => match self.let_go() {
                 Ok(()) => return,
-                Err(_) => self.session.pull(PULL_LIMIT),
+                Err(_) => self.session.write_back(WRITEBACK_LIMIT),
             },
-            Err(_) => self.session.detach_and_pull(PULL_LIMIT),
+            Err(_) => self.session.detach_and_write_back(WRITEBACK_LIMIT),
         };
         log::warn!("the mount is in use, and ends for those who use it");
         if let Err(error) = pulled {

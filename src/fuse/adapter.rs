@@ -1,7 +1,7 @@
 //! The `fuser::Filesystem`: each handler turns arguments, makes one call and
 //! answers; one that may have to wait is answered in a worker. (Long because the
 //! trait has that many methods; what is more than that is in `entries`, `dirty`
-//! and `pull`.)
+//! and `writeback`.)
 //!
 //! Invariant: no handler answers ENOSYS, which the kernel takes as "never ask
 //! again"; the one exception is flush, where exactly that is wanted.
@@ -42,7 +42,7 @@ const NAME_MAX: u32 = 255;
 /// The handle of an open that goes by the kernel's cache.
 const CACHED: FileHandle = FileHandle(0);
 /// The handle of an open that only pulls pages.
-const PULLED: FileHandle = FileHandle(1);
+const WRITEBACK_HANDLE: FileHandle = FileHandle(1);
 /// The handle of an open that bypasses the kernel's cache.
 const UNCACHED: FileHandle = FileHandle(2);
 
@@ -100,7 +100,7 @@ impl<O: Operations> Adapter<O> {
 
     /// Runs `work` once the pages of the inodes are down; at once, if none are
     /// given.
-    fn after_pages(
+    fn after_writeback(
         &self,
         inodes: Vec<u64>,
         work: impl FnOnce(&O, std::io::Result<()>) + Send + 'static,
@@ -110,7 +110,7 @@ impl<O: Operations> Adapter<O> {
         }
         let (shared, operations) = (Arc::clone(&self.shared), Arc::clone(&self.operations));
         self.pages.run(move || {
-            let down = inodes.iter().try_for_each(|ino| shared.bring_down(*ino, 0, 0));
+            let down = inodes.iter().try_for_each(|ino| shared.write_back_range(*ino, 0, 0));
             work(&operations, down);
         });
     }
@@ -284,7 +284,7 @@ impl<O: Operations> Filesystem for Adapter<O> {
     fn link(&self, _: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let dirty = Some(ino.0).filter(|ino| self.shared.writers.any(*ino));
         let name = name.as_bytes().to_vec();
-        self.after_pages(dirty.into_iter().collect(), move |operations, down| {
+        self.after_writeback(dirty.into_iter().collect(), move |operations, down| {
             let result = guarded(|| {
                 down.map_err(|_| FsError::Io)?;
                 operations.link(ino.0, parent.0, &name)
@@ -327,7 +327,7 @@ impl<O: Operations> Filesystem for Adapter<O> {
             dirty.extend(self.dirty_at((new_parent.0, new_name.as_bytes())));
         }
         let (name, new_name) = (name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
-        self.after_pages(dirty, move |operations, down| {
+        self.after_writeback(dirty, move |operations, down| {
             let result = guarded(|| {
                 down.map_err(|_| FsError::Io)?;
                 operations.rename((parent.0, &name), (new_parent.0, &new_name), mode)
@@ -337,8 +337,8 @@ impl<O: Operations> Filesystem for Adapter<O> {
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        if self.shared.aliases.is_puller(request.pid()) {
-            return reply.opened(PULLED, FopenFlags::FOPEN_KEEP_CACHE);
+        if self.shared.aliases.is_writeback_thread(request.pid()) {
+            return reply.opened(WRITEBACK_HANDLE, FopenFlags::FOPEN_KEEP_CACHE);
         }
         let write = writes(flags.0);
         let truncate = flags.0 & libc::O_TRUNC != 0;
@@ -489,7 +489,7 @@ impl<O: Operations> Filesystem for Adapter<O> {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        if handle == PULLED {
+        if handle == WRITEBACK_HANDLE {
             return reply.ok();
         }
         let write = writes(flags.0);
@@ -504,7 +504,7 @@ impl<O: Operations> Filesystem for Adapter<O> {
     }
 
     fn fsync(&self, _: &Request, ino: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
-        if handle == PULLED {
+        if handle == WRITEBACK_HANDLE {
             // The pages came before; nobody asked for them to be durable.
             return reply.ok();
         }
@@ -660,7 +660,7 @@ impl<O: Operations> Filesystem for Adapter<O> {
         };
         let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
         let dirty = Some(ino.0).filter(|ino| self.shared.writers.any(*ino));
-        self.after_pages(dirty.into_iter().collect(), move |operations, down| {
+        self.after_writeback(dirty.into_iter().collect(), move |operations, down| {
             let result = guarded(|| {
                 down.map_err(|_| FsError::Io)?;
                 operations.seek(ino.0, offset, what)

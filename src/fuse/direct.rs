@@ -110,7 +110,7 @@ impl Answer {
             Stale::All(_) => (0, 0),
         };
         worker.run(move || {
-            if shared.bring_down(ino, from, old).is_err() {
+            if shared.write_back_range(ino, from, old).is_err() {
                 return reply.error(Errno::EIO);
             }
             if let Stale::All(noted) = stale {

@@ -18,11 +18,11 @@ mod invalidate;
 mod kernel_mount;
 mod options;
 mod privileges;
-mod pull;
 mod session;
 mod shared;
 mod syncs;
 mod worker;
+mod writeback;
 
 pub use dead::{DeadMount, dead_mount_at, end_connection};
 pub use invalidate::Invalidator;

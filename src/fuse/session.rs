@@ -17,8 +17,8 @@ use super::direct::Direct;
 use super::invalidate::Invalidator;
 use super::kernel_mount::{self, KernelMount};
 use super::options::{Access, MountOptions};
-use super::pull::{Aliases, Puller};
 use super::shared::Shared;
+use super::writeback::{Aliases, Writeback};
 use crate::control::{MountId, Place, Users};
 use crate::fs::Operations;
 
@@ -62,7 +62,7 @@ pub struct Session {
     mount: KernelMount,
     shared: Arc<Shared>,
     invalidator: Invalidator,
-    puller: Puller,
+    puller: Writeback,
     ended: Arc<Ended>,
     /// The name is gone already.
     detached: AtomicBool,
@@ -147,11 +147,11 @@ impl Session {
 
     /// Brings down what the kernel has written and not sent yet; `TimedOut` if
     /// that takes longer than `limit`. Not from an event loop.
-    pub fn pull(&self, limit: Duration) -> io::Result<()> {
+    pub fn write_back(&self, limit: Duration) -> io::Result<()> {
         if self.has_ended() {
             return Ok(());
         }
-        match self.puller.pull(self.mount.open_root(), limit) {
+        match self.puller.write_back(self.mount.open_root(), limit) {
             // Unmounted meanwhile: the kernel has written all it had.
             Err(error) if error.kind() != io::ErrorKind::TimedOut && self.wait(ENDING) => {
                 log::debug!("the mount ended while its pages were pulled: {error}");
@@ -162,14 +162,14 @@ impl Session {
     }
 
     /// Detaches although it is in use, and brings down what its users wrote.
-    pub fn detach_and_pull(&self, limit: Duration) -> io::Result<()> {
+    pub fn detach_and_write_back(&self, limit: Duration) -> io::Result<()> {
         if self.has_ended() || self.detached.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
         // Opened first: afterwards no name leads there.
         let root = self.mount.open_root();
         self.mount.unmount(true)?;
-        self.puller.pull(root, limit)
+        self.puller.write_back(root, limit)
     }
 
     /// Unmounts; afterwards `wait` tells when the event loops have ended. Where
@@ -213,7 +213,7 @@ impl Drop for Session {
     }
 }
 
-type Started = (Arc<Shared>, Invalidator, Puller, Arc<Ended>);
+type Started = (Arc<Shared>, Invalidator, Writeback, Arc<Ended>);
 
 fn start<O: Operations>(
     operations: Arc<O>,
@@ -242,7 +242,7 @@ fn start<O: Operations>(
     let notifier = session.notifier();
     let invalidator = Invalidator::start(notifier.clone())?;
     let _ = shared.notifier.set(notifier);
-    let puller = Puller::start(Arc::clone(&shared))?;
+    let puller = Writeback::start(Arc::clone(&shared))?;
     let ended = Arc::new(Ended::default());
     let signal = Arc::clone(&ended);
     thread::Builder::new().name("session".into()).spawn(move || {

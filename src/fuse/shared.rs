@@ -7,7 +7,7 @@ use fuser::{INodeNo, Notifier};
 
 use super::direct::Direct;
 use super::dirty::Writers;
-use super::pull::Aliases;
+use super::writeback::Aliases;
 use crate::fs::{FsError, Result};
 
 /// What session and adapter both hold.
@@ -25,7 +25,7 @@ impl Shared {
     /// Has the kernel write back an inode's pages from `offset` on, `len` bytes or
     /// with 0 all, and drop them. Not from an event loop: that is where they come
     /// down.
-    pub(super) fn bring_down(&self, ino: u64, offset: u64, len: u64) -> std::io::Result<()> {
+    pub(super) fn write_back_range(&self, ino: u64, offset: u64, len: u64) -> std::io::Result<()> {
         let Some(notifier) = self.notifier.get() else { return Ok(()) };
         let [offset, len] = [offset, len].map(|n| i64::try_from(n).unwrap_or(i64::MAX));
         notifier.inval_inode(INodeNo(ino), offset, len).inspect_err(|error| {

@@ -123,7 +123,7 @@ impl Drop for Forced {
 /// The thread that waited for pages of its own mount kept the connection to the
 /// kernel open: the process stayed, and whoever entered the mountpoint hung.
 #[test]
-fn a_daemon_killed_while_it_pulls_is_gone() {
+fn a_daemon_killed_while_it_writes_back_is_gone() {
     if !has_fuse("killed pulling") {
         return;
     }
@@ -151,12 +151,12 @@ fn a_daemon_killed_while_it_pulls_is_gone() {
     });
     let mut client = Client::connect(&found.expect("found").socket).expect("connects");
     let asked = std::thread::spawn(move || client.ask(&Request::Sync, |_| Ok(())));
-    let pulls = |task: fs::DirEntry| {
+    let waits = |task: fs::DirEntry| {
         let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
-        status.contains("Name:\tpull\n") && status.contains("State:\tD")
+        status.contains("Name:\twriteback\n") && status.contains("State:\tD")
     };
     let tasks = format!("/proc/{}/task", daemon.id());
-    wait_for("the pull", LIMIT, || fs::read_dir(&tasks).expect("runs").flatten().any(pulls));
+    wait_for("the writeback", LIMIT, || fs::read_dir(&tasks).expect("runs").flatten().any(waits));
     daemon.kill().expect("is there");
     // Reaped only once its last thread is gone.
     wait_for("the daemon to end", LIMIT, || daemon.try_wait().expect("is ours").is_some());

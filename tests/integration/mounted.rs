@@ -212,7 +212,7 @@ fn a_long_listing_brings_all_attributes() {
     assert_eq!((listed.len(), mounted.fs.looked_up.load(Ordering::Relaxed)), (1000, 0));
 }
 
-/// What a checkpoint relies on: after `pull` nothing that write(2) returned
+/// What a checkpoint relies on: after `write_back` nothing that write(2) returned
 /// for is only in the kernel, however slow the file system is.
 #[test]
 fn pulling_brings_everything_down() {
@@ -225,7 +225,7 @@ fn pulling_brings_everything_down() {
         for file in &files {
             file.write_all_at(&vec![round; 300_000], 0).expect("write");
         }
-        mounted.session.pull(Duration::from_secs(20)).expect("pulls");
+        mounted.session.write_back(Duration::from_secs(20)).expect("pulls");
         for number in 0..8 {
             let attr = mounted.fs.lookup(1, number.to_string().as_bytes()).expect("is there");
             let bytes = mounted.fs.read(attr.ino, 0, 300_000).expect("read");
@@ -357,7 +357,7 @@ fn a_file_that_was_pulled_goes_when_it_is_removed() {
     let file = File::create(mounted.path("a")).expect("create");
     file.write_all_at(b"x", 0).expect("write");
     let ino = file.metadata().expect("stat").ino();
-    mounted.session.pull(Duration::from_secs(20)).expect("pulls");
+    mounted.session.write_back(Duration::from_secs(20)).expect("pulls");
     std::fs::remove_file(mounted.path("a")).expect("unlink");
     drop(file);
     // Release and forget have no answer that somebody waits for.
@@ -377,9 +377,9 @@ fn pulling_has_a_limit() {
     let file = File::create(mounted.path("a")).expect("create");
     mounted.fs.write_delay.store(1000, Ordering::SeqCst);
     file.write_all_at(b"x", 0).expect("write");
-    let error = mounted.session.pull(Duration::from_millis(50)).expect_err("is slow");
+    let error = mounted.session.write_back(Duration::from_millis(50)).expect_err("is slow");
     assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
-    mounted.session.pull(Duration::from_secs(20)).expect("gets there");
+    mounted.session.write_back(Duration::from_secs(20)).expect("gets there");
 }
 
 #[test]

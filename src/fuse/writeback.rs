@@ -44,14 +44,15 @@ impl Aliases {
     }
 
     /// Whether the thread is ours.
-    pub(super) fn is_puller(&self, thread: u32) -> bool {
+    pub(super) fn is_writeback_thread(&self, thread: u32) -> bool {
         thread != 0 && thread == self.puller.load(Ordering::Relaxed)
     }
 
     /// The inode that our thread means by a name.
     pub(super) fn inode(&self, thread: u32, name: &[u8]) -> Option<u64> {
         let digits = name.strip_prefix(self.prefix.as_bytes())?;
-        let digits = std::str::from_utf8(digits).ok().filter(|_| self.is_puller(thread))?;
+        let digits =
+            std::str::from_utf8(digits).ok().filter(|_| self.is_writeback_thread(thread))?;
         digits.parse().ok()
     }
 }
@@ -62,19 +63,19 @@ struct Job {
 }
 
 /// Pulls in a thread of its own.
-pub(super) struct Puller {
+pub(super) struct Writeback {
     jobs: Sender<Job>,
 }
 
-impl Puller {
+impl Writeback {
     /// Starts the thread; it ends when this is dropped.
     pub(super) fn start(shared: Arc<Shared>) -> io::Result<Self> {
         let (jobs, received) = mpsc::channel::<Job>();
-        thread::Builder::new().name("pull".into()).spawn(move || {
+        thread::Builder::new().name("writeback".into()).spawn(move || {
             let thread = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
             shared.aliases.puller.store(thread, Ordering::Relaxed);
             for job in received {
-                let result = pull(&shared, job.root.as_ref());
+                let result = write_back(&shared, job.root.as_ref());
                 // The mount must not be held longer than it takes.
                 drop(job.root);
                 // Whoever waited may have given up.
@@ -86,7 +87,7 @@ impl Puller {
 
     /// Pulls everything; `TimedOut` if that takes longer than `limit`. Without a
     /// root, because no path leads there, caches are dropped, which writes too.
-    pub(super) fn pull(&self, root: Option<File>, limit: Duration) -> io::Result<()> {
+    pub(super) fn write_back(&self, root: Option<File>, limit: Duration) -> io::Result<()> {
         let (done, result) = mpsc::channel();
         let gone = || io::Error::other("the mount has ended");
         self.jobs.send(Job { root, done }).map_err(|_| gone())?;
@@ -98,7 +99,7 @@ impl Puller {
     }
 }
 
-fn pull(shared: &Shared, root: Option<&File>) -> io::Result<()> {
+fn write_back(shared: &Shared, root: Option<&File>) -> io::Result<()> {
     // Starts all at once, so that the files below are waited for together. It
     // may tell of errors that belong to others.
     if let Some(Err(error)) = root.map(rustix::fs::syncfs) {
@@ -106,20 +107,21 @@ fn pull(shared: &Shared, root: Option<&File>) -> io::Result<()> {
     }
     let mut result = Ok(());
     for ino in shared.writers.all() {
-        let pulled = match root.map_or(Err(Errno::ACCESS), |root| pull_inode(shared, root, ino)) {
-            // Closed and gone meanwhile: close has written its pages.
-            Ok(()) | Err(Errno::NOENT | Errno::STALE) => Ok(()),
-            // Only writable for others, say: dropping its cache writes too.
-            Err(Errno::ACCESS | Errno::PERM) => shared.bring_down(ino, 0, 0),
-            Err(error) => Err(error.into()),
-        };
+        let pulled =
+            match root.map_or(Err(Errno::ACCESS), |root| write_back_inode(shared, root, ino)) {
+                // Closed and gone meanwhile: close has written its pages.
+                Ok(()) | Err(Errno::NOENT | Errno::STALE) => Ok(()),
+                // Only writable for others, say: dropping its cache writes too.
+                Err(Errno::ACCESS | Errno::PERM) => shared.write_back_range(ino, 0, 0),
+                Err(error) => Err(error.into()),
+            };
         // One that cannot be pulled does not keep the others back.
         result = result.and(pulled);
     }
     result
 }
 
-fn pull_inode(shared: &Shared, root: &File, ino: u64) -> rustix::io::Result<()> {
+fn write_back_inode(shared: &Shared, root: &File, ino: u64) -> rustix::io::Result<()> {
     let name = shared.aliases.name(ino);
     let open = |flags| {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
