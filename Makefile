@@ -18,7 +18,7 @@ INSTALL_PROGRAM = install -s
 # What of docs/ people read who have no source.
 PAGES = cli format operations recovery semantics threat-model vault
 
-.PHONY: deps build install test test-long test-vault demo bench bench-week bench-scale bench-micro bench-instructions lint clean
+.PHONY: deps build install test test-long test-vault demo bench bench-week bench-scale bench-micro bench-instructions model lint clean
 
 deps:
 	@have=$$(cargo --version 2>/dev/null | cut -d ' ' -f 2); \
@@ -127,6 +127,15 @@ bench-micro: deps
 bench-instructions: PACKAGES += valgrind
 bench-instructions: deps
 	python3 -B benches/runner instructions
+
+# The design of docs/merging.md as a program: a little of everything, some minutes.
+model: MODEL = $(or $(CARGO_TARGET_DIR),tests/model/target)/release/model
+model:
+	cargo build --release --manifest-path tests/model/Cargo.toml
+	$(MODEL) laws 20
+	$(MODEL) names 0 4000
+	$(MODEL) run 0 300
+	$(MODEL) pairs 0 1000
 
 lint: PACKAGES += $(VAULT_PACKAGES)
 lint: deps
