@@ -26,15 +26,16 @@ pub struct Dot {
 }
 
 impl Dot {
-    /// The device of the writer (its row in the writers' table says so; here the number does).
-    pub fn device(self) -> u32 {
-        self.writer >> 12
-    }
+    pub const LEAST: Dot = Dot { writer: 0, count: 0 };
 }
 
-/// The database that a side file belongs to (one kind of side file stands for all).
+/// The database that a side file belongs to, by their names (one kind of side file stands for all).
 pub fn main_of(name: &str) -> Option<&str> {
-    name.strip_suffix("-wal")
+    name.strip_suffix("-wal").filter(|base| !base.ends_with("-wal"))
+}
+
+pub fn side_of(name: &str) -> Name {
+    Rc::from(format!("{name}-wal"))
 }
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -79,8 +80,8 @@ pub struct Rec {
     /// Files that this one was renamed over: their numbers, and their versions then. A run holds record numbers of
     /// other files too, so it counts only together with the inode number.
     pub over: Rc<[(Ino, Versions)]>,
-    /// Of a side file: the database beside which it was written; 0: none.
-    pub main: Ino,
+    /// Of a side file: the database with which it goes, and the origin of that one's version.
+    pub main: Option<(Ino, Dot)>,
     pub token: u32,
     pub life: u32,
 }

@@ -2,7 +2,7 @@
 //! clients or containers between them. Thousands of histories a second meet what whole worlds meet seldom.
 
 use crate::map::*;
-use crate::ops::{Maker, Op, expected, groups_are_apart};
+use crate::ops::{Maker, Op, Place, expected, groups_are_apart};
 use crate::oracle::Oracle;
 use crate::repair::{Plain, repairs, view};
 use crate::rng::Rng;
@@ -29,45 +29,79 @@ fn plain(d: &Device, off: Off) -> Plain {
     Plain::read(&view(&d.state, off), off)
 }
 
-/// A program's use of a database: its log begins with what stands for the database that it belongs to.
+/// What a program, or somebody, does with a database and its log.
 fn database_op(rng: &mut Rng, plain: &Plain, next: &mut Ref) -> Option<Op> {
     *next += 1;
-    let all: Vec<&(Ino, Name)> =
-        plain.entries.keys().filter(|k| k.1.starts_with("db") && main_of(&k.1).is_none()).collect();
-    if all.is_empty() {
-        return Some(Op::Create { dir: ROOT, name: Rc::from("db"), chunks: vec![*next] });
+    let mut all: Vec<Place> =
+        plain.entries.keys().filter(|k| k.1.starts_with("db")).cloned().collect();
+    all.retain(|k| !k.1.contains("-wal"));
+    if all.is_empty() || rng.chance(2) {
+        let name = ["db", "db-wal", "db2", "db2-wal"]
+            [if all.is_empty() { 0 } else { rng.below(4) as usize }];
+        return Some(Op::Create { dir: ROOT, name: Rc::from(name), chunks: vec![*next] });
     }
     let db = all[rng.below(all.len() as u64) as usize].clone();
     if plain.is_dir(plain.entries[&db]) {
         return None;
     }
-    let base = plain.recs[&plain.entries[&db]].chunks[0];
-    let log: (Ino, Name) = (db.0, Rc::from(format!("{}-wal", db.1)));
+    let log: Place = (db.0, side_of(&db.1));
     let old = plain.entries.get(&log).map(|i| plain.recs[i].chunks.to_vec());
-    Some(match (rng.below(4), old) {
+    if rng.chance(8) {
+        let at = if old.is_some() && rng.chance(50) { log } else { db.clone() };
+        let name = ["db", "db2", "dbx"][rng.below(3) as usize];
+        let name = if at == db { Rc::from(name) } else { side_of(name) };
+        return Some(match rng.below(4) {
+            0 => Op::Unlink { at },
+            1 => Op::Rename { from: at, dir: ROOT, name },
+            2 => Op::Xattr { at, name: 0, val: Some(*next as u32) },
+            _ => Op::Chmod { at, mode: rng.below(8) as u32 },
+        });
+    }
+    Some(match (rng.below(5), old) {
         (0 | 1, Some(old)) => {
             Op::Write { at: log, chunks: old.into_iter().chain([*next]).collect() }
         }
-        (0, None) => Op::Write { at: db, chunks: vec![*next] },
-        (_, None) => Op::Create { dir: db.0, name: log.1, chunks: vec![base, *next] },
-        // A checkpoint, in two steps: the log goes first here, so that each step leaves a valid pair.
+        // A checkpoint that leaves the log where it is; or a change without one.
+        (4, Some(_)) | (0 | 4, None) => Op::Write { at: db, chunks: vec![*next] },
+        (_, None) => Op::Create { dir: db.0, name: log.1, chunks: vec![*next] },
         (2, Some(_)) => Op::Unlink { at: log },
         _ => return None,
     })
 }
 
-/// Every log beside a database belongs to it; every log has its database.
-fn pairs(plain: &Plain) -> Option<String> {
-    for ((d, n), i) in &plain.entries {
-        let Some(main) = main_of(n).filter(|_| n.starts_with("db")) else { continue };
-        let Some(db) = plain.entries.get(&(*d, Rc::from(main))) else {
-            return Some(format!("{n} stands without its database"));
-        };
-        if plain.recs[db].chunks.first() != plain.recs[i].chunks.first() {
-            return Some(format!("{n} is beside a database that it does not belong to"));
+/// A database and the log beside it; either may be missing.
+type Pair = (Option<Rc<[Ref]>>, Option<Rc<[Ref]>>);
+
+/// Every database with its log, and logs that stand alone; with what the oracle calls the database's content.
+fn pairs(plain: &Plain) -> Vec<(Place, Pair, Option<u32>)> {
+    let file = |at: &Place| plain.entries.get(at).map(|i| &plain.recs[i]).filter(|r| !r.dir);
+    let mut out = Vec::new();
+    let all = plain.entries.keys().filter(|k| k.1.starts_with("db"));
+    for at in all.filter(|k| main_of(&k.1).is_some() || !k.1.contains("-wal")) {
+        let own = file(at).map(|r| r.chunks.clone());
+        match main_of(&at.1) {
+            Some(base) if file(&(at.0, Rc::from(base))).is_none() => {
+                out.push((at.clone(), (None, own), None))
+            }
+            Some(_) => {}
+            None => {
+                let log = file(&(at.0, side_of(&at.1))).map(|r| r.chunks.clone());
+                out.push((at.clone(), (own, log), file(at).map(|r| r.token)));
+            }
         }
     }
-    None
+    out
+}
+
+/// No database stands beside another log than a device had it with, and none without one that it had.
+fn stranger(plain: &Plain, known: &BTreeSet<Pair>) -> Option<String> {
+    let all = pairs(plain);
+    let odd = all.iter().find(|p| !known.contains(&p.1))?;
+    Some(match &odd.1 {
+        (None, Some(log)) => format!("a log stands without its database: {} {log:?}", odd.0.1),
+        (_, None) => format!("a database stands without its log: {} {:?}", odd.0.1, odd.1.0),
+        _ => format!("a database stands beside a log that is not its own: {} {:?}", odd.0.1, odd.1),
+    })
 }
 
 fn random_op(rng: &mut Rng, plain: &Plain, next: &mut Ref, sort: u64) -> Option<Op> {
@@ -103,6 +137,47 @@ fn random_op(rng: &mut Rng, plain: &Plain, next: &mut Ref, sort: u64) -> Option<
     })
 }
 
+/// All that is stored of databases and logs, for people who look for a fault.
+fn dump(state: &State, off: Off) {
+    if std::env::var("DUMP").is_err() {
+        return;
+    }
+    let name = |i: Ino| {
+        let backs = state.beside(i).filter_map(|(k, _)| {
+            if let Key::Back(_, _, n) = k { Some(n.to_string()) } else { None }
+        });
+        backs.collect::<Vec<_>>().join(" | ")
+    };
+    for (key, vals) in &state.items {
+        let Key::Inode(i) = key else { continue };
+        if name(*i).contains("db") {
+            eprintln!("{i:x} {}", name(*i));
+            for (dot, v) in vals {
+                if let Val::Inode(r) = v {
+                    let from = origin(*dot, &r.history);
+                    eprintln!(
+                        "    {}:{} {:?} from {}:{} main {:x?} over {:?} token {} history {:?}",
+                        dot.writer,
+                        dot.count,
+                        r.chunks,
+                        from.writer,
+                        from.count,
+                        r.main.map(|m| (m.0, m.1.writer, m.1.count)),
+                        r.over.len(),
+                        r.token,
+                        r.history.iter().map(|r| (r.writer, r.first, r.last)).collect::<Vec<_>>()
+                    );
+                }
+            }
+        }
+    }
+    for ((_, n), i) in &Plain::read(&view(state, off), off).entries {
+        if n.contains("db") {
+            eprintln!("shown {n} {i:x}");
+        }
+    }
+}
+
 pub fn run(
     seed: u64,
     databases: bool,
@@ -130,6 +205,9 @@ pub fn run(
     // Files and directories made in a directory, with the chain of directories above them, that nobody touched since.
     let mut made: BTreeMap<Ino, Vec<Ino>> = BTreeMap::new();
     let mut moved_dirs = false;
+    // Databases and logs as devices had them beside each other, and by the database's content.
+    let mut known: BTreeSet<Pair> = BTreeSet::new();
+    let mut pairs_of: BTreeMap<u32, BTreeSet<Pair>> = BTreeMap::new();
     let steps = 20 + rng.below(60);
     for step in 0..steps {
         let i = rng.below(devices as u64) as usize;
@@ -145,7 +223,8 @@ pub fn run(
             if let Some(fault) = Plain::read(&seen, off).fault(&seen) {
                 return Err(format!("step {step}, after a join: {fault}"));
             }
-            if let Some(fault) = pairs(&Plain::read(&seen, off)) {
+            if let Some(fault) = stranger(&Plain::read(&seen, off), &known) {
+                dump(&all[i].state, off);
                 return Err(format!("step {step}, after a join: {fault}"));
             }
             sum.groups += repairs(&all[i].state, off).groups.len() as u64;
@@ -233,6 +312,18 @@ pub fn run(
         if let Some(fault) = after.fault(&seen) {
             return Err(format!("step {step}, after {op:?}: {fault}"));
         }
+        let mut new: BTreeMap<u32, BTreeSet<Pair>> = BTreeMap::new();
+        for (_, pair, token) in pairs(&after) {
+            if let Some(t) = token.filter(|t| !pairs_of.contains_key(t)) {
+                new.entry(t).or_default().insert(pair.clone());
+            }
+            known.insert(pair);
+        }
+        // Of a database with two names the one counts that has a log.
+        for set in new.values_mut().filter(|s| s.iter().any(|p| p.1.is_some())) {
+            set.retain(|p| p.1.is_some());
+        }
+        pairs_of.extend(new);
         let got = after.listing();
         if got != want {
             let missing: Vec<_> = want.iter().filter(|(k, v)| got.get(*k) != Some(v)).collect();
@@ -257,8 +348,17 @@ pub fn run(
     if let Some(fault) = last.fault(&seen) {
         return Err(format!("in the end: {fault}"));
     }
-    if let Some(fault) = pairs(&last) {
+    if let Some(fault) = stranger(&last, &known) {
+        dump(&whole, off);
         return Err(format!("in the end: {fault}"));
+    }
+    let shown: BTreeSet<Pair> = pairs(&last).into_iter().map(|p| p.1).collect();
+    for token in oracle.due() {
+        let had = pairs_of.get(&token);
+        if let Some(pair) = had.into_iter().flatten().find(|p| !shown.contains(*p)) {
+            dump(&whole, off);
+            return Err(format!("in the end: a database is not shown with its log: {pair:?}"));
+        }
     }
     if let Some(fault) = groups_are_apart(&whole, off, || rng.chance(50)) {
         return Err(format!("in the end: {fault}"));

@@ -250,11 +250,13 @@ impl Maker<'_> {
             }
         };
         let place = |at: &Place, out: &mut Vec<Knot>| {
-            for at in [at.clone()].into_iter().chain(mate(at)) {
-                if let Some(i) = plain.entries.get(&at) {
-                    out.push(Knot::Ino(*i));
+            for at in group(at) {
+                let ino = plain.entries.get(&at).copied();
+                let names = ino.filter(|i| !plain.is_dir(*i)).and_then(|i| plain.backs.get(&i));
+                for at in names.into_iter().flatten().flat_map(group).chain([at]) {
+                    out.extend(plain.entries.get(&at).map(|i| Knot::Ino(*i)));
+                    out.push(Knot::Name(at.0, at.1));
                 }
-                out.push(Knot::Name(at.0, at.1));
             }
         };
         match op {
@@ -314,7 +316,7 @@ impl Maker<'_> {
                     history: Rc::from([]),
                     attrs: Rc::from([]),
                     over: Rc::from([]),
-                    main: self.main(&plain, dir, name),
+                    main: None,
                     token,
                     life,
                 };
@@ -322,7 +324,6 @@ impl Maker<'_> {
                 self.effect.new_lives.push((life, token));
                 self.put(Key::Inode(ino), Some(Val::Inode(Rc::new(rec))));
                 self.name(&(*dir, name.clone()), ino);
-                self.touch_mate(&(*dir, name.clone()));
                 self.stamp_dir(&plain, *dir);
             }
             Op::Mkdir { dir, name } => {
@@ -337,7 +338,7 @@ impl Maker<'_> {
                     history: Rc::from([]),
                     attrs: Rc::from([]),
                     over: Rc::from([]),
-                    main: 0,
+                    main: None,
                     token: 0,
                     life,
                 };
@@ -347,15 +348,12 @@ impl Maker<'_> {
             }
             Op::Write { at, chunks } => {
                 let (own, now) = (self.dot, self.now);
-                let main = self.main(&plain, &at.0, &at.1);
                 let change = |rec: &mut Rec, dot| {
-                    rec.main = main;
                     rec.history = replaced(&[(dot, rec.history.clone())], own);
                     rec.chunks = Rc::from(chunks.as_slice());
                     rec.mtime = now;
                 };
                 self.set(file(at), change, true);
-                self.touch_mate(at);
             }
             Op::Chmod { at, mode } => {
                 let (own, now) = (self.dot, self.now);
@@ -394,7 +392,6 @@ impl Maker<'_> {
             }
             Op::Unlink { at } => {
                 self.unlink(&plain, at);
-                self.touch_mate(at);
                 self.times(at.0, true);
             }
             Op::Rmdir { at } => {
@@ -446,31 +443,106 @@ impl Maker<'_> {
                 self.stamp_dir(&plain, *dir);
             }
         }
+        if self.off.on(Rule::pairs) {
+            self.regroup(&plain, op);
+        }
         true
     }
 
-    /// The database beside which a side file is written.
-    fn main(&self, plain: &Plain, dir: &Ino, name: &Name) -> Ino {
-        let Some(main) = main_of(name).filter(|_| self.off.on(Rule::pairs)) else { return 0 };
-        plain
-            .entries
-            .get(&(*dir, Rc::from(main)))
-            .copied()
-            .filter(|i| !plain.is_dir(*i))
-            .unwrap_or(0)
+    /// The file that an entry names now.
+    fn file_at(&self, at: &Place) -> Option<Ino> {
+        let val = self.state.items.get(&Key::Entry(at.0, at.1.clone()))?.last()?;
+        if let Val::Entry(i) = val.1 { Some(i).filter(|i| self.is_file(*i)) } else { None }
     }
 
-    /// Stamps the database of a side file, and the side file of a database: each device's pair stands in the map.
-    fn touch_mate(&mut self, at: &Place) {
-        if !self.off.on(Rule::pairs) {
-            return;
-        }
-        if let Some((d, n)) = mate(at)
-            && let Some(Val::Entry(i)) =
-                self.state.items.get(&Key::Entry(d, n)).and_then(|v| v.last()).map(|v| v.1.clone())
-            && self.rec(i).is_some_and(|r| !r.1.dir)
+    fn is_file(&self, ino: Ino) -> bool {
+        self.rec(ino).is_some_and(|r| !r.1.dir)
+    }
+
+    /// A database and its side files are one version: what changes one of them makes a new version of the database,
+    /// and binds each side file beside it to that. `plain`: before the operation.
+    fn regroup(&mut self, plain: &Plain, op: &Op) {
+        let (places, change): (Vec<&Place>, bool) = match op {
+            Op::Create { .. } | Op::Mkdir { .. } => (Vec::new(), true),
+            Op::Write { at, .. } | Op::Unlink { at } => (vec![at], true),
+            Op::Chmod { at, .. } | Op::Xattr { at, .. } | Op::Opaque { at, .. } => {
+                (vec![at], false)
+            }
+            Op::Rmdir { .. } => return,
+            Op::Rename { from, .. } => (vec![from], true),
+            Op::Link { at, .. } => (vec![at], true),
+        };
+        let mut places: Vec<Place> = places.into_iter().cloned().collect();
+        if let Op::Create { dir, name, .. }
+        | Op::Rename { dir, name, .. }
+        | Op::Link { dir, name, .. } = op
         {
-            self.touch(i);
+            places.push((*dir, name.clone()));
+        }
+        let before = |at: &Place| plain.entries.get(at).copied().filter(|i| !plain.is_dir(*i));
+        let mut bases: Vec<Place> = places.iter().map(|at| group(at)[0].clone()).collect();
+        bases.sort();
+        bases.dedup();
+        let (mut mains, mut sides): (BTreeSet<Ino>, BTreeSet<Ino>) = Default::default();
+        for at in &bases {
+            let beside = (at.0, side_of(&at.1));
+            sides.extend(before(&beside));
+            sides.extend(self.file_at(&beside));
+            let names = |i: &Ino| plain.backs.get(i).into_iter().flatten();
+            let had = |i: &Ino| names(i).any(|n| before(&(n.0, side_of(&n.1))).is_some());
+            mains.extend(before(at).filter(had));
+            mains.extend(self.file_at(at).filter(|i| had(i) || !self.beside_of(*i).is_empty()));
+        }
+        mains.retain(|i| self.is_file(*i) && self.rec(*i).is_some_and(|r| r.1.main.is_none()));
+        for main in &mains {
+            let beside = self.beside_of(*main);
+            if change {
+                self.renew(*main, &beside);
+            } else {
+                for i in beside.into_iter().chain([*main]) {
+                    if self.rec(i).is_some_and(|r| r.0 != self.dot) {
+                        self.touch(i);
+                    }
+                }
+            }
+        }
+        for side in sides {
+            let Some((_, rec)) = self.rec(side) else {
+                // It was removed: so says the new version of its database.
+                let new = mains.first().and_then(|m| self.rec(*m)).map(|m| m.1.token);
+                self.effect.replaced_tokens.extend(new.map(|t| (plain.recs[&side].token, t)));
+                continue;
+            };
+            let bound = rec.main.is_some_and(|m| self.beside_of(m.0).contains(&side));
+            if rec.main.is_some() && !bound {
+                self.set(side, |rec, _| rec.main = None, false);
+            }
+        }
+    }
+
+    /// The side files that stand beside a file, under any of its names.
+    fn beside_of(&self, main: Ino) -> Vec<Ino> {
+        let names = self.state.beside(main).filter_map(|(k, _)| match k {
+            Key::Back(_, d, n) if !n.ends_with("-wal") => Some((*d, side_of(n))),
+            _ => None,
+        });
+        let mut out: Vec<Ino> = names.filter_map(|at| self.file_at(&at)).collect();
+        out.sort_unstable();
+        out.dedup();
+        out
+    }
+
+    /// A new version of a database, with the side files beside it.
+    fn renew(&mut self, main: Ino, beside: &[Ino]) {
+        let own = self.dot;
+        let (dot, rec) = self.rec(main).expect("a file");
+        if origin(dot, &rec.history) != own {
+            let change =
+                |rec: &mut Rec, dot| rec.history = replaced(&[(dot, rec.history.clone())], own);
+            self.set(main, change, true);
+        }
+        for side in beside {
+            self.set(*side, |rec, _| rec.main = Some((main, own)), false);
         }
     }
 
@@ -487,10 +559,10 @@ impl Maker<'_> {
     }
 }
 
-/// The other file of a pair.
-fn mate(at: &Place) -> Option<Place> {
-    let other = main_of(&at.1).map_or_else(|| format!("{}-wal", at.1), str::to_owned);
-    Some((at.0, Rc::from(other)))
+/// The names of a database and its side file, of which this is one.
+fn group(at: &Place) -> [Place; 2] {
+    let base = main_of(&at.1).map_or(at.1.clone(), Rc::from);
+    [(at.0, base.clone()), (at.0, side_of(&base))]
 }
 
 /// Whether a plain file system would do it.

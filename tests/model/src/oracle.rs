@@ -56,6 +56,12 @@ impl Oracle {
         false
     }
 
+    /// Contents that are alive and that nobody replaced.
+    pub fn due(&self) -> BTreeSet<u32> {
+        let lives = self.lives.values().filter(|l| !l.1).map(|l| l.0);
+        lives.filter(|t| self.tokens.get(t).is_some_and(|t| !t.1)).collect()
+    }
+
     /// Contents that must be shown, and all that may be.
     pub fn contents(&self) -> (Contents, Contents) {
         let (mut must, mut may) = (BTreeSet::new(), BTreeSet::new());

@@ -66,19 +66,22 @@ fn wanted(state: &State, tree: &Tree, off: Off) -> BTreeMap<Key, Val> {
                 ..(*rec).clone()
             })
         } else {
-            let (dot, best) = contents(vals).swap_remove(0);
+            let (dot, best) = tree.best[&ino].clone();
             let (at, attrs) = attributes(vals);
-            let list = |same: &dyn Fn(&Rec) -> bool,
-                        of: &dyn Fn(&Rec) -> Versions|
-             -> Vec<(Dot, Versions)> {
-                all.iter().filter(|v| same(&v.1)).map(|v| (v.0, of(&v.1))).collect()
+            let from = origin(dot, &best.history);
+            let apart = |from: Dot| tree.bound.contains(&(ino, from));
+            let same = |v: &&(Dot, Rc<Rec>)| {
+                let of = origin(v.0, &v.1.history);
+                if best.main.is_some() || v.1.main.is_some() {
+                    return v.1.main == best.main && v.1.chunks == best.chunks;
+                }
+                of == from || v.1.chunks == best.chunks && !apart(of) && !apart(from)
             };
-            let history = merged(
-                &list(&|r| r.chunks == best.chunks, &|r| r.history.clone()),
-                *kept(dot, &best.history).last().expect("a run"),
-            );
+            let mine: Vec<(Dot, Versions)> =
+                all.iter().filter(same).map(|v| (v.0, v.1.history.clone())).collect();
+            let history = merged(&mine, *kept(dot, &best.history).last().expect("a run"));
             let runs = merged(
-                &list(&|_| true, &|r| r.attrs.clone()),
+                &all.iter().map(|v| (v.0, v.1.attrs.clone())).collect::<Vec<_>>(),
                 *kept(at, &attrs.attrs).last().expect("a run"),
             );
             Rc::new(Rec {
@@ -141,13 +144,13 @@ fn wanted(state: &State, tree: &Tree, off: Off) -> BTreeMap<Key, Val> {
         }
         if let (Some(main), Some(Val::Inode(rec))) =
             (tree.mains.get(&e.ino), want.get_mut(&Key::Inode(e.ino)))
-            && rec.main != *main
+            && rec.main != Some(*main)
         {
             // The value is another one now: its own dot is no longer its origin.
             let dot = state.inode(e.ino).and_then(|v| v.last()).map(|v| v.0);
             let list = |l: &Versions| dot.map_or(l.clone(), |d| kept(d, l));
             *rec = Rc::new(Rec {
-                main: *main,
+                main: Some(*main),
                 history: list(&rec.history),
                 attrs: list(&rec.attrs),
                 ..(**rec).clone()
@@ -196,6 +199,26 @@ pub fn repairs(state: &State, off: Off) -> Repairs {
                 .filter(|e| matches!(e.key, Key::Inode(_)) && e.val.is_some())
                 .map(|e| e.key.ino()),
         );
+    }
+    // Nor a name of a database: its back references say which names the maker of the version saw.
+    let named = |e: &&Repair| matches!(e.key, Key::Back(..)) && e.val.is_some();
+    let databases: BTreeSet<Ino> = tree.mains.values().map(|m| m.0).collect();
+    stamp.extend(edits.iter().filter(named).map(|e| e.key.ino()).filter(|i| databases.contains(i)));
+    // Nor a database without its side files.
+    let mut written: BTreeSet<Ino> = edits
+        .iter()
+        .filter(|e| matches!(e.key, Key::Inode(_)) && e.val.is_some())
+        .map(|e| e.key.ino())
+        .chain(stamp.iter().copied())
+        .collect();
+    while let Some((side, main)) = tree
+        .mains
+        .iter()
+        .map(|(side, main)| (*side, main.0))
+        .find(|(side, main)| written.contains(side) != written.contains(main))
+    {
+        written.extend([side, main]);
+        stamp.extend([side, main]);
     }
     let done: BTreeSet<Key> = edits.iter().map(|e| e.key.clone()).collect();
     for ino in stamp {

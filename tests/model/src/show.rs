@@ -45,8 +45,12 @@ pub struct Tree {
     pub entries: BTreeMap<(Ino, Name), Shown>,
     /// Pairs that hang together.
     pub ties: Vec<(Knot, Knot)>,
-    /// The databases of side files.
-    pub mains: BTreeMap<Ino, Ino>,
+    /// The value that each file shows under its own number.
+    pub best: BTreeMap<Ino, (Dot, Rc<Rec>)>,
+    /// Versions of databases that have side files: inode, origin.
+    pub bound: BTreeSet<(Ino, Dot)>,
+    /// Of side files that are shown: the file that shows their database, and its version.
+    pub mains: BTreeMap<Ino, (Ino, Dot)>,
     /// Inodes that stand for a dropped one, or for a dropped value: they are stamped when it is dropped.
     pub heirs: BTreeSet<Ino>,
 }
@@ -79,15 +83,122 @@ fn unreplaced(all: &[(Dot, Rc<Rec>)], list: impl Fn(&Rec) -> &Versions) -> Vec<(
 
 /// The distinct contents of a file's values that nobody replaced: the winner first.
 pub fn contents(vals: &Vals) -> Vec<(Dot, Rc<Rec>)> {
-    let mut left = unreplaced(&recs(vals), |r| &r.history);
+    versions(&recs(vals), |_| false)
+}
+
+/// The same; of versions with equal bytes those stay apart that `bound` names by their origin.
+fn versions(all: &[(Dot, Rc<Rec>)], bound: impl Fn(Dot) -> bool) -> Vec<(Dot, Rc<Rec>)> {
+    let mut left = unreplaced(all, |r| &r.history);
     left.sort_by_key(|(d, r)| std::cmp::Reverse((r.mtime, origin(*d, &r.history), *d)));
     let mut out: Vec<(Dot, Rc<Rec>)> = Vec::new();
     for v in left {
-        if !out.iter().any(|o| o.1.chunks == v.1.chunks) {
+        let from = origin(v.0, &v.1.history);
+        let same = |o: &(Dot, Rc<Rec>)| {
+            let of = origin(o.0, &o.1.history);
+            of == from || o.1.chunks == v.1.chunks && !bound(of) && !bound(from)
+        };
+        if !out.iter().any(same) {
             out.push(v);
         }
     }
     out
+}
+
+/// A side file as it goes with a version of its database.
+struct Side {
+    ino: Ino,
+    main: Ino,
+    /// The origin of the database's version.
+    from: Dot,
+    dot: Dot,
+    rec: Rc<Rec>,
+}
+
+/// What the values of each file come to.
+#[derive(Default)]
+struct Files {
+    /// Versions that are shown by themselves, the winner first.
+    plain: BTreeMap<Ino, Vec<(Dot, Rc<Rec>)>>,
+    /// Side files of versions that are shown.
+    sides: Vec<Side>,
+    /// Of those the one that has its file's own number.
+    first: BTreeMap<Ino, usize>,
+    bound: BTreeSet<(Ino, Dot)>,
+}
+
+impl Files {
+    fn read(state: &State, off: Off) -> Files {
+        let mut all: BTreeMap<Ino, Vec<(Dot, Rc<Rec>)>> = BTreeMap::new();
+        for (key, vals) in &state.items {
+            if let Key::Inode(i) = key {
+                let values = recs(vals);
+                if values.last().is_some_and(|v| !v.1.dir) {
+                    all.insert(*i, values);
+                }
+            }
+        }
+        let side = |i: &Ino| off.on(Rule::pairs) && all[i].iter().any(|v| v.1.main.is_some());
+        // The version of a database that a value goes with, if anything is known of it.
+        let known = |v: &(Dot, Rc<Rec>)| {
+            let (main, from) = v.1.main.filter(|_| off.on(Rule::pairs))?;
+            let knows = |d: &(Dot, Rc<Rec>)| {
+                origin(d.0, &d.1.history) == from || d.1.history.iter().any(|r| r.has(from))
+            };
+            let values = all.get(&main).filter(|_| !side(&main))?;
+            values.iter().any(knows).then_some((main, from))
+        };
+        let mut out =
+            Files { bound: all.values().flatten().filter_map(known).collect(), ..Files::default() };
+        for (i, values) in all.iter().filter(|x| !side(x.0)) {
+            out.plain.insert(*i, versions(values, |from| out.bound.contains(&(*i, from))));
+        }
+        for (i, values) in all.iter().filter(|x| side(x.0)) {
+            let mut own: BTreeMap<(Ino, Dot), (Dot, Rc<Rec>)> = BTreeMap::new();
+            for v in values {
+                if let Some(to) = known(v) {
+                    own.insert(to, v.clone());
+                }
+            }
+            // With a version that was replaced its side files were.
+            let shown = |main: &Ino, from: &Dot| {
+                out.plain[main].iter().position(|v| origin(v.0, &v.1.history) == *from)
+            };
+            let own: Vec<(usize, Side)> = own
+                .into_iter()
+                .filter_map(|((main, from), (dot, rec))| {
+                    Some((shown(&main, &from)?, Side { ino: *i, main, from, dot, rec }))
+                })
+                .collect();
+            let loose: Vec<_> = values.iter().filter(|v| known(v).is_none()).cloned().collect();
+            let mut loose = versions(&loose, |_| false);
+            loose.retain(|a| {
+                let over = |s: &Side| {
+                    replaces((s.dot, &s.rec.history), (a.0, &a.1.history))
+                        || origin(s.dot, &s.rec.history) == origin(a.0, &a.1.history)
+                };
+                !own.iter().any(|s| over(&s.1))
+            });
+            if !loose.is_empty() {
+                out.plain.insert(*i, loose);
+            }
+            let first = own.iter().filter(|s| s.0 == 0).map(|s| s.1.dot).max();
+            for (place, s) in own {
+                if place == 0 && Some(s.dot) == first {
+                    out.first.insert(*i, out.sides.len());
+                }
+                out.sides.push(s);
+            }
+        }
+        out
+    }
+
+    /// The value under a file's own number.
+    fn best(&self, ino: Ino) -> Option<(Dot, Rc<Rec>)> {
+        match self.first.get(&ino) {
+            Some(n) => Some((self.sides[*n].dot, self.sides[*n].rec.clone())),
+            None => self.plain.get(&ino).map(|v| v[0].clone()),
+        }
+    }
 }
 
 /// The value with the newest attributes.
@@ -239,7 +350,25 @@ fn place(state: &State, off: Off, ties: &mut Vec<(Knot, Knot)>) -> Plan {
 
 pub fn show(state: &State, off: Off) -> Tree {
     let mut tree = Tree::default();
-    let plan = place(state, off, &mut tree.ties);
+    let mut plan = place(state, off, &mut tree.ties);
+    let all = Files::read(state, off);
+    // A database with side files has the names that the maker of its version saw: their back references were
+    // written with it. Under another name it would stand without them.
+    for side in all.sides.iter().filter(|s| all.first.contains_key(&s.ino)) {
+        let values = state.inode(side.main).map(recs).unwrap_or_default();
+        let own = |v: &&(Dot, Rc<Rec>)| origin(v.0, &v.1.history) == side.from;
+        let dots: Vec<Dot> = values.iter().filter(own).map(|v| v.0).collect();
+        let seen = |l: &Link| {
+            let back = state.items.get(&Key::Back(l.ino, l.dir, l.name.clone()));
+            back.into_iter().flatten().any(|b| dots.contains(&b.0))
+        };
+        let Some(links) = plan.links.get_mut(&side.main) else { continue };
+        if links.iter().any(seen) {
+            links.retain(seen);
+        }
+    }
+    tree.best = plan.dirs.keys().filter_map(|i| Some((*i, all.best(*i)?))).collect();
+    tree.bound = all.bound.clone();
     let mut children: BTreeMap<Ino, Vec<Link>> = BTreeMap::new();
     for link in plan.links.values().flatten() {
         children.entry(link.dir).or_default().push(link.clone());
@@ -277,9 +406,11 @@ pub fn show(state: &State, off: Off) -> Tree {
             let claims: Vec<(Link, Dot, Rc<Rec>)> = links
                 .iter()
                 .filter(|l| !plan.dirs[&l.ino])
-                .map(|l| {
-                    let (dot, rec) = contents(&state.items[&Key::Inode(l.ino)]).swap_remove(0);
-                    (l.clone(), dot, rec)
+                // A side file goes where its database goes.
+                .filter(|l| !all.first.contains_key(&l.ino) || main_of(&l.name).is_none())
+                .filter_map(|l| {
+                    let (dot, rec) = all.best(l.ino)?;
+                    Some((l.clone(), dot, rec))
                 })
                 .collect();
             // A file that another claimant was renamed over is an older version of it: not shown.
@@ -290,7 +421,7 @@ pub fn show(state: &State, off: Off) -> Tree {
                         .iter()
                         .any(|(i, runs)| *i == c.0.ino && runs.iter().any(|r| r.has(from)))
                 };
-                claims.iter().any(by) && contents(&state.items[&Key::Inode(c.0.ino)]).len() == 1
+                claims.iter().any(by) && all.plain.get(&c.0.ino).is_some_and(|v| v.len() == 1)
             };
             let mut left: Vec<_> = claims
                 .iter()
@@ -303,7 +434,10 @@ pub fn show(state: &State, off: Off) -> Tree {
             // Files with this name, equal ones together: the newest keeps the name.
             let mut files: Vec<(Dot, Rc<Rec>, Vec<Link>)> = Vec::new();
             for (link, dot, rec) in left {
-                let plain = |i: Ino| !state.items.contains_key(&Key::Opaque(i, 9));
+                let plain = |i: Ino| {
+                    !state.items.contains_key(&Key::Opaque(i, 9))
+                        && all.bound.range((i, Dot::LEAST)..).next().is_none_or(|b| b.0 != i)
+                };
                 let alike = |f: &&mut (Dot, Rc<Rec>, Vec<Link>)| {
                     let other = f.2[0].ino;
                     f.1.chunks == rec.chunks
@@ -348,10 +482,10 @@ pub fn show(state: &State, off: Off) -> Tree {
         if *is_dir {
             continue;
         }
-        let vals = &state.items[&Key::Inode(*ino)];
         let (dir, name) =
             plan.links[ino].iter().map(|l| (canon(l.dir), l.name.clone())).min().expect("placed");
-        for (dot, rec) in contents(vals).split_off(1) {
+        let own = usize::from(!all.first.contains_key(ino));
+        for (dot, rec) in all.plain.get(ino).into_iter().flatten().skip(own).cloned() {
             let from = origin(dot, &rec.history);
             let number = loser_ino(*ino, from);
             tree.ties.push((Knot::Ino(*ino), Knot::Ino(number)));
@@ -364,16 +498,14 @@ pub fn show(state: &State, off: Off) -> Tree {
             losers.push((dir, name.clone(), loser_name(&name, number, from), number, what));
         }
     }
-    let (side, mut losers): (Vec<_>, Vec<_>) = losers.into_iter().partition(|l| {
-        off.on(Rule::pairs) && value(state, l.3, &l.4).is_some_and(|v| v.1.main != 0)
-    });
     losers.sort_by(|a, b| (a.0, &a.2, a.3).cmp(&(b.0, &b.2, b.3)));
     for (dir, plain, wanted, ino, what) in losers {
         tree.ties.push((Knot::Name(dir, plain), Knot::Ino(ino)));
         put(&mut tree, dir, &wanted, ino, what);
     }
     if off.on(Rule::pairs) {
-        pair_up(state, &plan, &mut tree, side);
+        set_apart(&all, &mut tree);
+        pair_up(state, &plan, &all, &canon, &mut tree);
     }
     tree
 }
@@ -391,80 +523,84 @@ fn put(tree: &mut Tree, dir: Ino, wanted: &str, ino: Ino, what: What) -> Name {
     name
 }
 
-/// The value of an inode that is shown, or that a loser shows.
-fn value(state: &State, ino: Ino, what: &What) -> Option<(Dot, Rc<Rec>)> {
-    match what {
-        What::Loser { dot, rec, .. } => Some((*dot, rec.clone())),
-        What::File => Some(contents(state.inode(ino)?).swap_remove(0)),
-        What::Dir => None,
+/// A file that only its name makes a side file does not stand beside a database.
+fn set_apart(all: &Files, tree: &mut Tree) {
+    let loose = |s: &&Shown| {
+        let base = main_of(&s.name).and_then(|base| tree.entries.get(&(s.dir, Rc::from(base))));
+        !matches!(s.what, What::Dir) && base.is_some_and(|b| !matches!(b.what, What::Dir))
+    };
+    let loose: Vec<Shown> = tree.entries.values().filter(loose).cloned().collect();
+    for s in loose {
+        tree.entries.remove(&(s.dir, s.name.clone()));
+        let base = main_of(&s.name).expect("it looks like one");
+        tree.ties.push((Knot::Name(s.dir, Rc::from(base)), Knot::Ino(s.ino)));
+        tree.ties.push((Knot::Name(s.dir, s.name.clone()), Knot::Ino(s.ino)));
+        let from = match &s.what {
+            What::Loser { dot, rec, .. } => origin(*dot, &rec.history),
+            _ => all.best(s.ino).map(|v| origin(v.0, &v.1.history)).expect("it is shown"),
+        };
+        put(tree, s.dir, &loser_name(&s.name, s.ino, from), s.ino, s.what);
     }
 }
 
-/// A side file goes with its database as the same device left it, under the name of that.
-fn pair_up(
-    state: &State,
-    plan: &Plan,
-    tree: &mut Tree,
-    losers: Vec<(Ino, Name, String, Ino, What)>,
-) {
-    // Those with a plain name first taken down; the newest first.
-    let mut side: Vec<(i64, Ino, Name, String, Ino, What)> = Vec::new();
-    let plain: Vec<Shown> =
-        tree.entries.values().filter(|s| matches!(s.what, What::File)).cloned().collect();
-    for s in plain {
-        let rec = value(state, s.ino, &s.what).expect("a file").1;
-        if rec.main != 0 && plan.dirs.get(&rec.main) == Some(&false) {
-            tree.entries.remove(&(s.dir, s.name.clone()));
-            side.push((rec.mtime, s.dir, s.name.clone(), s.name.to_string(), s.ino, s.what));
-        }
-    }
-    for (dir, name, wanted, ino, what) in losers {
-        let mtime = value(state, ino, &what).expect("a file").1.mtime;
-        side.push((mtime, dir, name, wanted, ino, what));
-    }
-    side.sort_by_key(|s| std::cmp::Reverse((s.0, s.4)));
-    let mut used: BTreeSet<Ino> = BTreeSet::new();
-    let mut done: BTreeSet<Ino> = BTreeSet::new();
-    for (_, dir, plain, wanted, ino, what) in side {
-        tree.ties.push((Knot::Name(dir, plain.clone()), Knot::Ino(ino)));
-        // It has one name only.
-        if !done.insert(ino) {
+/// A side file stands beside the version of its database with which it goes.
+fn pair_up(state: &State, plan: &Plan, all: &Files, canon: &dyn Fn(Ino) -> Ino, tree: &mut Tree) {
+    for (n, side) in all.sides.iter().enumerate() {
+        let Side { ino, main, from, dot, rec } = side;
+        let winner = origin(all.plain[main][0].0, &all.plain[main][0].1.history) == *from;
+        let db = if winner { *main } else { loser_ino(*main, *from) };
+        let first = all.first.get(ino) == Some(&n);
+        tree.ties.push((Knot::Ino(*ino), Knot::Ino(db)));
+        // Somebody stored the database, and this with it, as files of their own already.
+        if !winner && state.inode(db).is_some() {
+            let number = loser_ino(*ino, *from);
+            tree.ties.push((Knot::Ino(*ino), Knot::Ino(number)));
+            tree.heirs.extend([db, number].into_iter().filter(|i| state.inode(*i).is_some()));
             continue;
         }
-        let (dot, rec) = value(state, ino, &what).expect("a file");
-        let main = rec.main;
-        tree.ties.push((Knot::Ino(main), Knot::Ino(ino)));
-        let all = state.inode(main).map(recs).unwrap_or_default();
-        let own = all
-            .iter()
-            .filter(|v| v.0.device() == dot.device())
-            .max_by_key(|v| v.0)
-            .or(all.first().filter(|_| all.len() == 1));
-        let Some((at, db)) = own.filter(|_| plan.dirs.get(&main) == Some(&false)) else {
-            put(tree, dir, &wanted, ino, what);
-            continue;
+        let mut number = *ino;
+        while number == *ino && !first || number != *ino && state.inode(number).is_some() {
+            number = loser_ino(number, *from);
+            tree.ties.push((Knot::Ino(*ino), Knot::Ino(number)));
+        }
+        let names: Vec<(Ino, Name)> = tree
+            .entries
+            .values()
+            .filter(|s| s.ino == db)
+            .map(|s| (s.dir, s.name.clone()))
+            .collect();
+        let own = |at: &&(Ino, Name)| {
+            let name = side_of(&at.1);
+            plan.links
+                .get(ino)
+                .into_iter()
+                .flatten()
+                .any(|l| canon(l.dir) == at.0 && l.name == name)
         };
-        // The database as that device left it: the file itself, a losing version of it, or a copy.
-        let number = loser_ino(main, origin(dot, &rec.history));
-        let there = tree.entries.values().find(|s| {
-            let same = value(state, s.ino, &s.what).is_some_and(|v| v.1.chunks == db.chunks);
-            let of = s.ino == main
-                || s.ino == number
-                || matches!(s.what, What::Loser { of, .. } if of == main);
-            of && same && !used.contains(&s.ino)
-        });
-        let (dir, stem, number) = match there {
-            Some(s) => (s.dir, s.name.clone(), s.ino),
-            None => {
-                let name = main_of(&plain).map_or(plain.clone(), Rc::from);
-                let copy = What::Loser { of: main, dot: *at, rec: db.clone() };
-                let wanted = loser_name(&name, number, origin(*at, &db.history));
-                (dir, put(tree, dir, &wanted, number, copy), number)
+        let mut at: Vec<(Ino, Name)> = names.iter().filter(own).cloned().collect();
+        if !first || at.is_empty() {
+            at = names.into_iter().take(1).collect();
+        }
+        // A database that is not shown shows none of its side files.
+        for (dir, name) in at {
+            let what = if first {
+                What::File
+            } else {
+                What::Loser { of: *ino, dot: *dot, rec: rec.clone() }
+            };
+            tree.mains.insert(number, (db, *from));
+            let mut name = name;
+            if tree.entries.contains_key(&(dir, side_of(&name))) {
+                // It had two names, and a log at each.
+                let again = tree.entries[&(dir, name.clone())].what.clone();
+                name = put(tree, dir, &name, db, again);
             }
-        };
-        used.insert(number);
-        tree.ties.push((Knot::Ino(number), Knot::Ino(ino)));
-        tree.mains.insert(ino, number);
-        put(tree, dir, &format!("{stem}-wal"), ino, what);
+            put(tree, dir, &side_of(&name), number, what);
+        }
+    }
+    for (key, vals) in &state.items {
+        for main in recs(vals).iter().filter_map(|v| v.1.main) {
+            tree.ties.push((Knot::Ino(key.ino()), Knot::Ino(main.0)));
+        }
     }
 }
