@@ -352,19 +352,21 @@ pub fn show(state: &State, off: Off) -> Tree {
     let mut tree = Tree::default();
     let mut plan = place(state, off, &mut tree.ties);
     let all = Files::read(state, off);
-    // A database with side files has the names that the maker of its version saw: their back references were
-    // written with it. Under another name it would stand without them.
+    // A database with side files has the names that whoever wrote its version last saw: their back references
+    // were written with it. Under another name it would stand without them.
     for side in all.sides.iter().filter(|s| all.first.contains_key(&s.ino)) {
         let values = state.inode(side.main).map(recs).unwrap_or_default();
         let own = |v: &&(Dot, Rc<Rec>)| origin(v.0, &v.1.history) == side.from;
-        let dots: Vec<Dot> = values.iter().filter(own).map(|v| v.0).collect();
+        let last = values.iter().filter(own).map(|v| v.0).max();
         let seen = |l: &Link| {
             let back = state.items.get(&Key::Back(l.ino, l.dir, l.name.clone()));
-            back.into_iter().flatten().any(|b| dots.contains(&b.0))
+            back.into_iter().flatten().any(|b| Some(b.0) == last)
         };
         let Some(links) = plan.links.get_mut(&side.main) else { continue };
         if links.iter().any(seen) {
             links.retain(seen);
+        } else {
+            links.truncate(1);
         }
     }
     tree.best = plan.dirs.keys().filter_map(|i| Some((*i, all.best(*i)?))).collect();
