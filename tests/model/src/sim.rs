@@ -187,7 +187,7 @@ impl Sim {
             }
         }
         if self.situated {
-            let kind = self.only.unwrap_or_else(|| self.w.rng.below(10));
+            let kind = self.only.unwrap_or_else(|| self.w.rng.below(11));
             self.situation(kind)?;
         }
         for step in 0..steps {
@@ -261,10 +261,10 @@ impl Sim {
     /// A file comes, is known to all, and is deleted; its content comes again on a device that is then out of touch.
     fn situation(&mut self, kind: u64) -> Result<(), String> {
         self.w.keep = 0;
-        while self.w.machines.len() < 3 && kind != 6 {
+        while self.w.machines.len() < 3 && kind != 6 && kind != 10 {
             self.join_new();
         }
-        if kind == 6 {
+        if kind == 6 || kind == 10 {
             self.w.machines.truncate(1);
         }
         if kind == 8 {
@@ -443,6 +443,41 @@ impl Sim {
                     self.w.resurrect();
                 }
                 self.days(&all, 3, true);
+            }
+            // A device alone is copied; the first half has heard of the other, which is then out of touch with an
+            // edit that stands on what the first deletes.
+            10 => {
+                let x = &self.w.machines[0];
+                let copy = Machine {
+                    alive: true,
+                    online: true,
+                    asleep: false,
+                    on_demand: false,
+                    old: x.old,
+                    skew: x.skew,
+                    folder: x.folder.clone(),
+                    queue: Vec::new(),
+                    disk: x.disk.clone(),
+                    mount: None,
+                    exempt: false,
+                };
+                self.w.machines.push(copy);
+                self.w.copied = true;
+                self.user(1, Op::Mkdir { dir: ROOT, name: Rc::from("x") })?;
+                self.w.publish(1, &[], &BTreeSet::new(), 0);
+                self.w.machines[1].online = false;
+                while let Some(i) =
+                    self.w.machines[1].queue.iter().position(|t| matches!(t.0, Task::Up(_)))
+                {
+                    self.w.run_task(1, i);
+                }
+                let name = Rc::from("again");
+                self.user(1, Op::Create { dir: ROOT, name, chunks: self.pool(1) })?;
+                self.user(0, Op::Unlink { at })?;
+                self.days(&[0], 16, true);
+                self.check()?;
+                self.w.machines[1].online = true;
+                self.days(&[0, 1], 4, true);
             }
             // A device is retired while it is away with edits; its heir tidies up.
             5 => {

@@ -668,7 +668,7 @@ impl World {
             }
             if let Some((g, f)) = commit.processed.get(&own)
                 && disk.chain.get(g) != Some(f)
-                && self.off.on(Rule::burn_clone)
+                && self.off.on(Rule::ack_tag)
             {
                 self.say(|| format!("m{m} sees its id acknowledged for a head it did not write"));
                 self.rebirth(m);
@@ -1333,7 +1333,7 @@ impl World {
             // The newest generation of ours that another device has merged, so holds.
             let heard = |d: &DevId| {
                 let (g, f) = self.commit(*mount.tip.get(d)?).processed.get(&dev)?;
-                (disk.chain.get(g) == Some(f)).then_some(*g)
+                (disk.chain.get(g) == Some(f) || !off.on(Rule::ack_tag)).then_some(*g)
             };
             let held = active.iter().filter_map(heard).max().unwrap_or(0);
             let since = disk.condemned_at.get(&file).copied().unwrap_or(disk.steps);
