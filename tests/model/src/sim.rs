@@ -343,7 +343,7 @@ impl Sim {
             // Two halves of a copied device; the one condemns what the other relies on.
             3 => {
                 self.user(0, Op::Unlink { at })?;
-                self.days(&all, 2, false);
+                self.days(&all, 4, false);
                 let x = &self.w.machines[0];
                 let copy = Machine {
                     alive: true,
@@ -471,8 +471,12 @@ impl Sim {
                 {
                     self.w.run_task(1, i);
                 }
-                let name = Rc::from("again");
-                self.user(1, Op::Create { dir: ROOT, name, chunks: self.pool(1) })?;
+                let again = (ROOT, Rc::from("again"));
+                let (dir, name) = again.clone();
+                self.user(1, Op::Create { dir, name, chunks: big(0, 1) })?;
+                // A reflink: no new bytes.
+                let chunks = big(0, 1).into_iter().chain(self.pool(1)).collect();
+                self.user(1, Op::Write { at: again, chunks })?;
                 self.user(0, Op::Unlink { at })?;
                 self.days(&[0], 16, true);
                 self.check()?;
