@@ -101,7 +101,7 @@ fn main() -> ExitCode {
                 }
                 // A seed counts only if it passes with all rules.
                 let situations =
-                    (0..11).flat_map(|k| (0..60).map(move |s| 1_000_000_000 + k * 100_000 + s));
+                    (0..12).flat_map(|k| (0..60).map(move |s| 1_000_000_000 + k * 100_000 + s));
                 let found = situations.chain(0..count).find_map(|s| {
                     let e = attempt(s, off, false).0.err()?;
                     attempt(s, Off::default(), false).0.ok().map(|_| (s, e))

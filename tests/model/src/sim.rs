@@ -187,7 +187,7 @@ impl Sim {
             }
         }
         if self.situated {
-            let kind = self.only.unwrap_or_else(|| self.w.rng.below(11));
+            let kind = self.only.unwrap_or_else(|| self.w.rng.below(12));
             self.situation(kind)?;
         }
         for step in 0..steps {
@@ -258,11 +258,38 @@ impl Sim {
         vec![10 * which + 1, 10 * which + 2, 10 * which + 3]
     }
 
+    /// Copies a machine's disk; what either does stays judged.
+    fn half(&mut self, of: usize) -> usize {
+        let x = &self.w.machines[of];
+        let copy = Machine {
+            alive: true,
+            online: true,
+            asleep: false,
+            on_demand: false,
+            old: x.old,
+            skew: x.skew,
+            folder: x.folder.clone(),
+            queue: Vec::new(),
+            disk: x.disk.clone(),
+            mount: None,
+            exempt: false,
+        };
+        self.w.machines.push(copy);
+        self.w.copied = true;
+        self.w.machines.len() - 1
+    }
+
     /// A file comes, is known to all, and is deleted; its content comes again on a device that is then out of touch.
     fn situation(&mut self, kind: u64) -> Result<(), String> {
         self.w.keep = 0;
-        while self.w.machines.len() < 3 && kind != 6 && kind != 10 {
+        while self.w.machines.len() < 3 && ![6, 10, 11].contains(&kind) {
             self.join_new();
+        }
+        if kind == 11 {
+            self.w.machines.truncate(2);
+            while self.w.machines.len() < 2 {
+                self.join_new();
+            }
         }
         if kind == 6 || kind == 10 {
             self.w.machines.truncate(1);
@@ -444,25 +471,64 @@ impl Sim {
                 }
                 self.days(&all, 3, true);
             }
+            // A device is copied. The copy condemns what the first half then stands on; a third acknowledges a head
+            // of the first half, with the number of the copy's.
+            11 => {
+                let f: (Ino, Name) = (ROOT, Rc::from("f"));
+                self.user(0, Op::Create { dir: ROOT, name: f.1.clone(), chunks: big(0, 3) })?;
+                self.user(0, Op::Unlink { at })?;
+                self.days(&all, 6, false);
+                let copy = self.half(0);
+                self.w.mount(copy);
+                let own = self.w.machines[copy].disk.dev;
+                self.w.machines[copy].online = false;
+                if let Some((condemn, extra)) = self.w.plan(copy) {
+                    self.w.publish(copy, &condemn, &extra, 0);
+                }
+                for (m, mode) in [(0, 1), (1, 2)] {
+                    while let Some(i) =
+                        self.w.machines[m].queue.iter().position(|t| matches!(t.0, Task::Down(_)))
+                    {
+                        self.w.run_task(m, i);
+                    }
+                    if self.w.machines[m].mount.is_some() {
+                        self.w.process(m);
+                    }
+                    self.user(m, Op::Chmod { at: f.clone(), mode })?;
+                    self.w.publish(m, &[], &BTreeSet::new(), 0);
+                    while !self.w.machines[m].queue.is_empty() {
+                        self.w.run_task(m, 0);
+                    }
+                }
+                self.user(0, Op::Create { dir: ROOT, name, chunks: self.pool(1) })?;
+                self.w.publish(0, &[], &BTreeSet::new(), 0);
+                while !self.w.machines[0].queue.is_empty() {
+                    self.w.run_task(0, 0);
+                }
+                self.w.machines[copy].online = true;
+                for _ in 0..10 {
+                    let theirs = |w: &World, t: &Task| match t {
+                        Task::Down(f) | Task::Whole(f) => w.conts[*f as usize].folder != own,
+                        Task::DelUp(_) => true,
+                        _ => false,
+                    };
+                    while let Some(i) =
+                        self.w.machines[copy].queue.iter().position(|t| theirs(&self.w, &t.0))
+                    {
+                        self.w.run_task(copy, i);
+                    }
+                    if self.w.machines[copy].mount.is_some() && self.w.process(copy) {
+                        self.w.sweep(copy);
+                    }
+                    self.w.now += DAY;
+                }
+                let whole: Vec<usize> = (0..self.w.machines.len()).collect();
+                self.days(&whole, 4, true);
+            }
             // A device alone is copied; the first half has heard of the other, which is then out of touch with an
             // edit that stands on what the first deletes.
             10 => {
-                let x = &self.w.machines[0];
-                let copy = Machine {
-                    alive: true,
-                    online: true,
-                    asleep: false,
-                    on_demand: false,
-                    old: x.old,
-                    skew: x.skew,
-                    folder: x.folder.clone(),
-                    queue: Vec::new(),
-                    disk: x.disk.clone(),
-                    mount: None,
-                    exempt: false,
-                };
-                self.w.machines.push(copy);
-                self.w.copied = true;
+                self.half(0);
                 self.user(1, Op::Mkdir { dir: ROOT, name: Rc::from("x") })?;
                 self.w.publish(1, &[], &BTreeSet::new(), 0);
                 self.w.machines[1].online = false;
