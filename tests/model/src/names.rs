@@ -270,6 +270,8 @@ pub fn run(
             return Err(format!("step {step}: refused {op:?}"));
         }
         let (state, effect) = (maker.state, maker.effect);
+        // A file that went when repairs were stored is as if it was deleted: it may come back as another had it.
+        old_values.retain(|x| d.state.inode(x.0).is_none() || state.inode(x.0).is_some());
         d.state = state;
         let target = |at: &(Ino, Name)| before.entries[at];
         match &op {

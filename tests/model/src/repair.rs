@@ -236,6 +236,23 @@ pub fn repairs(state: &State, off: Off) -> Repairs {
             }
         }
     }
+    // Where a name is dropped the others are written again, or another's removal of them leaves none. The record is
+    // not: what somebody deleted does not come back because of that.
+    if off.on(Rule::names_again) {
+        let done: BTreeSet<Key> = edits.iter().map(|e| e.key.clone()).collect();
+        let dropped: BTreeSet<Ino> = edits
+            .iter()
+            .filter(|e| matches!(e.key, Key::Back(..)) && e.val.is_none())
+            .map(|e| e.key.ino())
+            .collect();
+        for ino in dropped {
+            for (key, vals) in state.beside(ino) {
+                if matches!(key, Key::Back(..)) && want.contains_key(key) && !done.contains(key) {
+                    edits.push(Repair { key: key.clone(), val: Some(Val::Back), drop: dots(vals) });
+                }
+            }
+        }
+    }
     let mut sets = Sets { number: BTreeMap::new(), up: Vec::new() };
     for (a, b) in &tree.ties {
         sets.tie(a, b);
