@@ -1449,8 +1449,17 @@ impl Sim {
                 ));
             }
             let mut live: HashSet<Ref> = HashSet::new();
-            for k in &alive {
-                let head = self.w.machines[*k].disk.head.expect("all have published");
+            // Of devices that were retired in a circle all is kept until a third device retires them.
+            let retired = self.w.retired(*m);
+            let tips = self.w.machines[*m].mount.as_ref().expect("mounted").tip.clone();
+            let stuck =
+                tips.iter().filter(|t| self.w.owner(&retired, *t.0).is_none()).map(|t| *t.1);
+            let newest: Vec<File> = alive
+                .iter()
+                .map(|k| self.w.machines[*k].disk.head.expect("all have published"))
+                .chain(stuck)
+                .collect();
+            for head in newest {
                 let c = self.w.commit(head).clone();
                 for root in
                     [c.root].into_iter().chain(c.kept.iter().map(|k| k.root)).filter(|r| *r != 0)

@@ -273,7 +273,7 @@ impl World {
     }
 
     /// Who owns a folder now; none if heirs run in a circle.
-    fn owner(&self, retired: &BTreeMap<DevId, DevId>, folder: DevId) -> Option<DevId> {
+    pub fn owner(&self, retired: &BTreeMap<DevId, DevId>, folder: DevId) -> Option<DevId> {
         let mut at = folder;
         for _ in 0..=retired.len() {
             match retired.get(&at) {
@@ -508,7 +508,7 @@ impl World {
         let seen = self.seen_of(commit.root);
         let step = self.machines[m].disk.steps;
         let disk = &mut self.machines[m].disk;
-        disk.generation = commit.generation;
+        disk.generation = disk.generation.max(commit.generation);
         disk.head = Some(head);
         disk.chain.insert(commit.generation, head);
         disk.entered_at.insert(commit.generation, step);
@@ -659,6 +659,12 @@ impl World {
                 mount.owe = true;
             }
             self.say(|| format!("m{m} merged head {file} (device {dev}, generation {generation})"));
+            // Of its own, from before a crash, and whole only now.
+            let newest = own_head.map_or(0, |h| self.commit(h).generation);
+            let mine = self.machines[m].disk.chain.get(&generation) == Some(&file);
+            if dev == own && mine && generation > newest {
+                self.settled(m, file);
+            }
             let disk = &self.machines[m].disk;
             let step = disk.steps;
             if commit.retired.contains_key(&own) {
