@@ -201,7 +201,7 @@ pub fn repairs(state: &State, off: Off) -> Repairs {
         );
     }
     // Nor a name of a database: its back references say which names the maker of the version saw.
-    let named = |e: &&Repair| matches!(e.key, Key::Back(..)) && e.val.is_some();
+    let named = |e: &&Repair| matches!(e.key, Key::Back(..));
     let databases: BTreeSet<Ino> = tree.mains.values().map(|m| m.0).collect();
     stamp.extend(edits.iter().filter(named).map(|e| e.key.ino()).filter(|i| databases.contains(i)));
     // Nor a database without its side files.

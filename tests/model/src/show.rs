@@ -360,7 +360,7 @@ pub fn show(state: &State, off: Off) -> Tree {
         let last = values.iter().filter(own).map(|v| v.0).max();
         let seen = |l: &Link| {
             let back = state.items.get(&Key::Back(l.ino, l.dir, l.name.clone()));
-            back.into_iter().flatten().any(|b| Some(b.0) == last)
+            back.into_iter().flatten().any(|b| last.is_some_and(|l| l.writer == b.0.writer))
         };
         let Some(links) = plan.links.get_mut(&side.main) else { continue };
         if links.iter().any(seen) {
