@@ -132,6 +132,7 @@ bench-instructions: deps
 model: MODEL = $(or $(CARGO_TARGET_DIR),tests/model/target)/release/model
 model:
 	cargo build --release --manifest-path tests/model/Cargo.toml
+	$(MODEL) scenes
 	$(MODEL) laws 20
 	$(MODEL) names 0 4000
 	$(MODEL) run 0 300
