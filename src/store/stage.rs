@@ -55,7 +55,7 @@ impl Stage {
         taken
     }
 
-    /// Drops what is not in `live` and replaces_bad nothing.
+    /// Drops what is not in `live`, but for what replaces bad bytes.
     pub fn retain(&mut self, live: &HashSet<Id>) {
         let keep = |id: &Id| live.contains(id) || self.replaces_bad.contains(id);
         self.nodes.retain(|id, _| keep(id));

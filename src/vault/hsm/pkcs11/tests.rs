@@ -12,8 +12,7 @@ use rand::rngs::OsRng;
 use rustls::SignatureScheme;
 
 use super::admin::{P256, public_rights, rights};
-use super::connection::OCTET_STRING;
-use super::connection::classify;
+use super::connection::{OCTET_STRING, classify};
 use super::*;
 use crate::io::SystemRandom;
 use crate::vault::hsm::FileKeys;
