@@ -77,10 +77,12 @@ pub(super) fn load_heads(
     for (device, files) in heads {
         let mut found: Option<(DeviceHead, HeadFile)> = None;
         let mut all_here = true;
+        let mut chain = Vec::new();
         for file in files.iter().rev() {
             match load_head(store, file, found.is_none(), with_nodes) {
                 Ok((commit, features, complete)) => {
                     all_here &= complete;
+                    chain.push((file, commit.previous));
                     loaded.features.merge(features);
                     if store.is_copied(&file.name()) {
                         let path = file.name().path();
@@ -108,6 +110,10 @@ pub(super) fn load_heads(
             }
         }
         if let Some((mut head, file)) = found {
+            notices.extend(breaks(&chain).map(|path| {
+                let who = named(&head.name, device);
+                Notice::Damage(format!("{path}: the history of {who} does not fit before it"))
+            }));
             head.complete = all_here;
             loaded.newest.push((head, file));
         }
@@ -132,6 +138,25 @@ pub(super) fn load_heads(
         });
     }
     loaded
+}
+
+/// Paths of the heads of one device that do not name the head of the generation before
+/// theirs, although that is here and can be read; or that have none before and name one.
+/// `chain` has heads that can be read, and the hash that each calls its previous.
+fn breaks(chain: &[(&HeadFile, Hash)]) -> impl Iterator<Item = String> {
+    let fits = |file: &HeadFile, previous: &Hash| {
+        let mut before = chain.iter().filter(|(other, _)| other.generation + 1 == file.generation);
+        match before.next() {
+            None => file.generation > 1 || *previous == [0; 32],
+            Some((first, _)) => {
+                first.hash == *previous || before.any(|(other, _)| other.hash == *previous)
+            }
+        }
+    };
+    chain
+        .iter()
+        .filter(move |(file, previous)| !fits(file, previous))
+        .map(|(file, _)| file.name().path())
 }
 
 /// Opens one head and learns what it holds. The bytes of the `newest` are all

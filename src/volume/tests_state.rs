@@ -279,6 +279,45 @@ fn two_devices_that_both_wrote_are_named_and_each_can_be_read() {
     assert_eq!(outcome(&open(&world, None, &only, 14)), "no device");
 }
 
+/// Only the second reader of the format looked at the chain of heads: a head in place of
+/// another one was told by none.
+#[test]
+fn a_head_that_does_not_follow_the_one_before_is_told() {
+    let whole = repository();
+    let (one, two) = (whole.kill(), whole.kill());
+    publish(&open(&one, Some("state"), &plain(), 10).unwrap(), 4);
+    let other = open(&two, Some("state"), &plain(), 11).unwrap();
+    publish(&other, 5);
+    publish(&other, 6);
+    let last = format!("repo/{}", {
+        let base = other.base();
+        Name::Head { device: base.commit.device, generation: 5, hash: base.hash }.path()
+    });
+    drop(other);
+    let told = |world: &SimWorld| -> Vec<String> {
+        let volume = open(world, None, &plain(), 12).unwrap();
+        let notices = volume.notices.iter().filter(|notice| matches!(notice, Notice::Damage(_)));
+        notices.map(ToString::to_string).collect()
+    };
+    assert_eq!(told(&two), Vec::<String>::new());
+    let bytes = files(&two, "repo").into_iter().find(|(path, _)| *path == last).unwrap().1;
+    one.put(&last, &bytes);
+    let found = told(&one);
+    assert!(found.len() == 1 && found[0].contains("the history of state"), "{found:?}");
+    // A head that is not here is no break.
+    let fourth =
+        files(&one, "repo").into_iter().find(|(path, _)| path.contains("/0000000000000004-"));
+    restore(
+        &one,
+        "repo",
+        &files(&one, "repo")
+            .into_iter()
+            .filter(|file| *file.0 != fourth.as_ref().unwrap().0)
+            .collect::<Vec<_>>(),
+    );
+    assert_eq!(told(&one), Vec::<String>::new());
+}
+
 /// A machine was copied with its local state and both copies wrote: two heads
 /// of one device and generation. The one with the larger hash was taken, and
 /// the other's changes were gone from sight.
