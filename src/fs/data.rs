@@ -97,7 +97,7 @@ impl Fs {
     }
 
     /// Cuts files that were closed until there is room, unless somebody is cutting:
-    /// many files of some megabytes then go by the log, as long ones do. Nobody waits
+    /// many files of some megabytes then bypass the log, as long ones do. Nobody waits
     /// for the kernel's release of a file.
     pub(super) fn chunk_closed(&self) {
         let Some(_flushing) = self.try_flushing() else { return };
