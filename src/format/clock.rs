@@ -40,7 +40,7 @@ impl Writer {
         Self::new(ino >> COUNTER_BITS)
     }
 
-    /// Its number.
+    /// The number of the writer, from 1 to 2^39 - 1.
     pub fn number(self) -> u64 {
         self.0
     }

@@ -79,7 +79,7 @@ pub struct Base {
 struct Own {
     /// The newest heads of others that it has processed.
     processed: Processed,
-    /// Its ledger.
+    /// The root of the ledger that the head names; the empty tree before the first head.
     ledger: Root,
     /// Bytes of the head.
     bytes: u64,

@@ -66,7 +66,8 @@ fn expressions_of_licences_are_understood() {
     }
 }
 
-/// The same list as `cargo deny check licenses` goes by, of what is built on this system.
+/// Every crate that is built on this system has a licence that `deny.toml` allows: the list
+/// by which `cargo deny check licenses` judges.
 #[test]
 fn licences_of_all_dependencies_are_allowed() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -75,7 +75,7 @@ pub struct Rec {
     /// Versions of the content that this one replaced, in runs, and last the run that ends with its own origin.
     /// Empty where the dot of the value is the origin and nothing was replaced. At most `HISTORY`.
     pub history: Versions,
-    /// The same for the attributes.
+    /// Versions of the attributes that this one replaced, in runs as in `history`.
     pub attrs: Versions,
     /// Files that this one was renamed over: their numbers, and their versions then. A run holds record numbers of
     /// other files too, so it counts only together with the inode number.

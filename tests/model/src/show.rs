@@ -86,7 +86,8 @@ pub fn contents(vals: &Vals) -> Vec<(Dot, Rc<Rec>)> {
     versions(&recs(vals), |_| false)
 }
 
-/// The same; of versions with equal bytes those stay apart that `bound` names by their origin.
+/// The distinct contents of `all` that no other version replaced: the winner first. Two versions with
+/// equal bytes count as one, unless `bound` is true of the origin of one of them.
 fn versions(all: &[(Dot, Rc<Rec>)], bound: impl Fn(Dot) -> bool) -> Vec<(Dot, Rc<Rec>)> {
     let mut left = unreplaced(all, |r| &r.history);
     left.sort_by_key(|(d, r)| std::cmp::Reverse((r.mtime, origin(*d, &r.history), *d)));
