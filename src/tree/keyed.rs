@@ -14,6 +14,66 @@ pub(super) trait Keyed: Shape<Child = MapChild> {
     fn key(item: &Self::Leaf) -> &ItemKey;
 }
 
+/// Makes the kind of tree whose leaves are nodes `$leaf` of `$item` and whose branches are
+/// nodes `$branch`.
+macro_rules! shape {
+    ($tree:ident, $item:ident, $leaf:ident, $branch:ident) => {
+        struct $tree;
+
+        impl $crate::tree::build::Shape for $tree {
+            type Leaf = $item;
+            type Child = $crate::format::node::MapChild;
+            const JOINS: bool = false;
+
+            fn leaf(items: Vec<$item>) -> $crate::format::node::Node {
+                $crate::format::node::Node::$leaf(items)
+            }
+            fn branch(level: u8, items: Vec<Self::Child>) -> $crate::format::node::Node {
+                $crate::format::node::Node::$branch(level, items)
+            }
+            fn leaf_items(node: &$crate::format::node::Node) -> Option<&[$item]> {
+                match node {
+                    $crate::format::node::Node::$leaf(items) => Some(items),
+                    _ => None,
+                }
+            }
+            fn children(node: &$crate::format::node::Node, level: u8) -> Option<&[Self::Child]> {
+                match node {
+                    $crate::format::node::Node::$branch(found, items) if *found == level => {
+                        Some(items)
+                    }
+                    _ => None,
+                }
+            }
+            fn id(child: &Self::Child) -> $crate::format::node::Id {
+                child.id
+            }
+            fn child_of_leaf(id: $crate::format::node::Id, items: &[$item]) -> Self::Child {
+                Self::Child { first: items[0].key.clone(), id }
+            }
+            fn child_of_branch(id: $crate::format::node::Id, items: &[Self::Child]) -> Self::Child {
+                Self::Child { first: items[0].first.clone(), id }
+            }
+            fn leaf_ends(keys: $crate::tree::Keys<'_>, item: &$item) -> bool {
+                $crate::tree::keyed::ends(keys, 0, &item.key)
+            }
+            fn child_ends(keys: $crate::tree::Keys<'_>, level: u8, item: &Self::Child) -> bool {
+                $crate::tree::keyed::ends(keys, level, &item.first)
+            }
+            fn join(_: &mut $item, _: &$item) -> bool {
+                false
+            }
+        }
+
+        impl $crate::tree::keyed::Keyed for $tree {
+            fn key(item: &$item) -> &$crate::format::node::ItemKey {
+                &item.key
+            }
+        }
+    };
+}
+pub(super) use shape;
+
 /// Whether a node of `level` may end after this key.
 pub(super) fn ends(keys: Keys<'_>, level: u8, key: &[u8]) -> bool {
     keys.0.boundary(level, key).is_multiple_of(ENDS_EVERY)

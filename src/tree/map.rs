@@ -2,66 +2,16 @@
 
 use std::ops::ControlFlow;
 
-use super::build::Shape;
-use super::keyed::{self, Keyed};
+use super::keyed;
 use super::{Keys, NewNodes, Root, Source};
-use crate::format::node::{Id, ItemKey, MapChild, MapItem, Node};
+use crate::format::node::MapItem;
 
 pub use super::keyed::KeyRange;
 
 /// One change: the key, and its new item or `None` to remove it.
 pub type Edit = keyed::Edit<MapItem>;
 
-struct Map;
-
-impl Shape for Map {
-    type Leaf = MapItem;
-    type Child = MapChild;
-    const JOINS: bool = false;
-
-    fn leaf(items: Vec<MapItem>) -> Node {
-        Node::MapLeaf(items)
-    }
-    fn branch(level: u8, items: Vec<MapChild>) -> Node {
-        Node::MapBranch(level, items)
-    }
-    fn leaf_items(node: &Node) -> Option<&[MapItem]> {
-        match node {
-            Node::MapLeaf(items) => Some(items),
-            _ => None,
-        }
-    }
-    fn children(node: &Node, level: u8) -> Option<&[MapChild]> {
-        match node {
-            Node::MapBranch(found, items) if *found == level => Some(items),
-            _ => None,
-        }
-    }
-    fn id(child: &MapChild) -> Id {
-        child.id
-    }
-    fn child_of_leaf(id: Id, items: &[MapItem]) -> MapChild {
-        MapChild { first: items[0].key.clone(), id }
-    }
-    fn child_of_branch(id: Id, items: &[MapChild]) -> MapChild {
-        MapChild { first: items[0].first.clone(), id }
-    }
-    fn leaf_ends(keys: Keys<'_>, item: &MapItem) -> bool {
-        keyed::ends(keys, 0, &item.key)
-    }
-    fn child_ends(keys: Keys<'_>, level: u8, item: &MapChild) -> bool {
-        keyed::ends(keys, level, &item.first)
-    }
-    fn join(_: &mut MapItem, _: &MapItem) -> bool {
-        false
-    }
-}
-
-impl Keyed for Map {
-    fn key(item: &MapItem) -> &ItemKey {
-        &item.key
-    }
-}
+keyed::shape!(Map, MapItem, MapLeaf, MapBranch);
 
 /// What `found` makes of the item with this key.
 pub fn get<N: Source, T>(
@@ -115,7 +65,7 @@ mod tests {
 
     use super::*;
     use crate::format::clock::{Dot, Writer};
-    use crate::format::node::{Dotted, NO_ID};
+    use crate::format::node::{Dotted, Id, NO_ID};
     use crate::tree::testing::{Memory, keys};
 
     fn item(key: u32, value: u8) -> (Vec<u8>, MapItem) {
