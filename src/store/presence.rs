@@ -1,22 +1,22 @@
-//! Looking at REPO before something is said to be in it.
+//! Inspecting REPO before anything refers to what is in it.
 //!
-//! The index tells where chunks were. A sync client, its owner or a disk that
-//! is unmounted may have taken them away since. Invariant: a file enters REPO,
-//! or is removed from it, only in a folder that was recognised a moment before;
-//! nothing new rests on a container that was not seen at its full size.
+//! The index has where chunks were. A sync client, its owner or a disk that
+//! is unmounted may have taken them away since.
+//!
+//! Invariant: a file enters REPO, or is removed from it, only in a folder that was recognised a
+//! moment before; nothing new refers to a container that was not seen at its full size.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
-use std::sync::PoisonError;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::objects::Store;
-use super::{Result, StoreError};
+use super::{Result, Store, StoreError};
 use crate::format::register::{HEADER_MAX, Header};
 use crate::io::{EntryKind, SyncedFolder};
 
-/// How long a look at a container counts.
-const LOOK: Duration = Duration::from_secs(5);
+/// How long an inspection of a container counts.
+const FRESH: Duration = Duration::from_secs(5);
 
 /// What REPO's folder must have to be taken for the one that was opened.
 #[derive(Clone, Debug, Default)]
@@ -28,32 +28,54 @@ pub struct Landmarks {
     pub head: Option<(String, u64)>,
 }
 
-/// Containers on which chunks rest that no head of this device names there yet.
+/// Containers that new content refers to and that no head of this device names for it yet.
 #[derive(Debug, Default)]
-pub(super) struct Relied {
-    /// For content that was cut before the present checkpoint began: its bytes
+struct References {
+    /// From content that was chunked before the present checkpoint began: its bytes
     /// are in memory no more.
     before: BTreeSet<u32>,
-    /// For content that is cut by the present checkpoint, which has its bytes
+    /// From content that the present checkpoint chunks, which has its bytes
     /// still.
     now: BTreeSet<u32>,
+}
+
+/// What is known of REPO's folder, and what new content relies on in it.
+#[derive(Debug, Default)]
+pub(super) struct Presence {
+    landmarks: Mutex<Landmarks>,
+    references: Mutex<References>,
+}
+
+impl Presence {
+    fn landmarks(&self) -> MutexGuard<'_, Landmarks> {
+        self.landmarks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn references(&self) -> MutexGuard<'_, References> {
+        self.references.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Store {
     /// Sets by what REPO's folder is recognised from now on.
     pub fn recognise_by(&self, landmarks: Landmarks) {
-        *self.landmarks.lock().unwrap_or_else(PoisonError::into_inner) = landmarks;
+        *self.presence.landmarks() = landmarks;
     }
 
-    /// REPO's folder, held open and recognised.
-    pub(super) fn home(&self) -> Result<Box<dyn SyncedFolder + '_>> {
+    /// Sets the head by which REPO's folder is recognised from now on.
+    pub(super) fn recognise_by_head(&self, path: String, size: u64) {
+        self.presence.landmarks().head = Some((path, size));
+    }
+
+    /// REPO's root folder, held open and recognised.
+    pub(super) fn recognised_root(&self) -> Result<Box<dyn SyncedFolder + '_>> {
         let folder = self.folder();
         let away = |why: String| StoreError::Away { place: folder.place(), why };
         let held = folder.hold().map_err(|error| match error.kind() {
             ErrorKind::NotFound | ErrorKind::NotADirectory => away(error.to_string()),
             _ => StoreError::writing(&folder.place(), error),
         })?;
-        let landmarks = self.landmarks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let landmarks = self.presence.landmarks().clone();
         if let Some(path) = landmarks.header {
             let header = held.read(&path, HEADER_MAX).map(|bytes| Header::decode(&bytes));
             match header {
@@ -81,77 +103,66 @@ impl Store {
         Ok(held)
     }
 
-    /// Whether a container is in REPO at its full size, by a look that is at most so
+    /// Whether a container is in REPO at its full size, by an inspection that is at most so
     /// old; without an age, by one that is made now.
     fn is_seen(&self, number: u32, age: Option<Duration>) -> bool {
         let now = self.elapsed();
-        let name = {
-            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-            let container = &known.containers[number as usize];
-            match container.looked {
-                Some((at, seen)) if age.is_some_and(|age| now.saturating_sub(at) <= age) => {
-                    return seen;
-                }
-                _ => container.name.clone(),
-            }
-        };
-        let path = self.place(&name);
-        let found = self.folder().look(&path);
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        let container = &mut known.containers[number as usize];
-        let seen = match found {
-            Ok(Some(found)) => found.kind == EntryKind::File && found.size == container.size,
-            Ok(None) => false,
-            Err(ref error) => {
+        if let Some(last) = self.catalogue.inspected(number)
+            && age.is_some_and(|age| now.saturating_sub(last.at) <= age)
+        {
+            return last.seen;
+        }
+        let path = self.place(&self.catalogue.name(number));
+        let size = match self.folder().look(&path) {
+            Ok(found) => found.filter(|found| found.kind == EntryKind::File).map(|file| file.size),
+            Err(error) => {
                 log::warn!("{path}: {error}");
-                false
+                None
             }
         };
-        if !seen && container.looked.is_none_or(|(_, before)| before) {
+        let (found, before) = self.catalogue.record_inspection(number, now, size);
+        if !found.seen && before.is_none_or(|before| before.seen) {
             log::warn!("{path} is not in REPO at its full size: what it holds is stored again");
         }
-        container.looked = Some((now, seen));
-        seen
+        found.seen
     }
 
-    /// Whether new content may rest on a container: it is not known to be bad,
-    /// and it was seen. That it does is noted.
-    pub(super) fn rest_on(&self, numbers: &[u32]) -> bool {
-        let good: Vec<u32> = {
-            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-            numbers.iter().copied().filter(|number| !known.doubtful.contains(number)).collect()
-        };
-        let Some(number) = good.into_iter().find(|number| self.is_seen(*number, Some(LOOK))) else {
+    /// Whether new content may refer to one of these containers: it is not known to be bad,
+    /// and it was seen. That content does so is recorded.
+    pub(super) fn refer_to(&self, numbers: &[u32]) -> bool {
+        let good = self.catalogue.without_bad(numbers);
+        let Some(number) = good.into_iter().find(|number| self.is_seen(*number, Some(FRESH)))
+        else {
             return false;
         };
-        self.relied.lock().unwrap_or_else(PoisonError::into_inner).now.insert(number);
+        self.presence.references().now.insert(number);
         true
     }
 
     /// Whether a container of `numbers` that passes `test` was seen.
     pub(super) fn is_any_seen(&self, numbers: &[u32], test: impl Fn(u32) -> bool) -> bool {
-        numbers.iter().any(|number| test(*number) && self.is_seen(*number, Some(LOOK)))
+        numbers.iter().any(|number| test(*number) && self.is_seen(*number, Some(FRESH)))
     }
 
-    /// Tells that a checkpoint begins to cut what it froze.
+    /// Reports that a checkpoint begins to chunk what it froze.
     pub fn begin_chunking(&self) {
-        let mut relied = self.relied.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = std::mem::take(&mut relied.now);
-        relied.before.extend(now);
+        let mut references = self.presence.references();
+        let now = std::mem::take(&mut references.now);
+        references.before.extend(now);
     }
 
-    /// Looks once more, before a head is sealed, at all that it is the first to
-    /// rest on. An error if something is gone whose content the checkpoint still
-    /// has: cut again, it is stored anew. Else the paths of what is gone of
+    /// Inspects once more, before a head is sealed, all containers that it is the first to
+    /// refer to. An error if one is gone whose content the checkpoint still
+    /// has: chunked again, it is stored anew. Else the paths of those that are gone with
     /// earlier content.
-    pub(super) fn look_again(&self) -> Result<Vec<String>> {
+    pub(super) fn reinspect(&self) -> Result<Vec<String>> {
         let (before, now) = {
-            let mut relied = self.relied.lock().unwrap_or_else(PoisonError::into_inner);
-            (relied.before.clone(), std::mem::take(&mut relied.now))
+            let mut references = self.presence.references();
+            (references.before.clone(), std::mem::take(&mut references.now))
         };
         let gone = |numbers: BTreeSet<u32>| -> Vec<String> {
             let gone = numbers.into_iter().filter(|number| !self.is_seen(*number, None));
-            gone.map(|number| self.container(number).path()).collect()
+            gone.map(|number| self.catalogue.name(number).path()).collect()
         };
         if let Some(path) = gone(now).into_iter().next() {
             return Err(StoreError::Vanished { path });
@@ -159,17 +170,8 @@ impl Store {
         Ok(gone(before))
     }
 
-    /// A head names all: nothing rests on anything without one.
-    pub(super) fn forget_relied(&self) {
-        *self.relied.lock().unwrap_or_else(PoisonError::into_inner) = Relied::default();
-    }
-
-    /// Closes files that nobody read since the last call: open, they would keep
-    /// the owner's disk from being unmounted.
-    pub fn close_idle(&self) {
-        let readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        for reader in readers.values() {
-            reader.close_if_idle();
-        }
+    /// A head names all: nothing refers to anything without one.
+    pub(super) fn forget_references(&self) {
+        *self.presence.references() = References::default();
     }
 }

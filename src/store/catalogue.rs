@@ -1,0 +1,399 @@
+//! The catalogue: which containers exist, what the folders of objects hold, and which
+//! containers should have a chunk. All of it is in memory, but for spilled rows of the index.
+//!
+//! Invariant: a container keeps its number for as long as the store lives, and each row of the
+//! index names a container that has a number.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use super::container::Reader;
+use super::index::Index;
+use super::listing::{Copies, Listing};
+use super::strays::Stray;
+use super::{Result, Store, StoreError};
+use crate::crypto::{DeviceId, Hash};
+use crate::format::commit::{Commit, Name, NewObject};
+use crate::format::container::Kind;
+use crate::format::node::Id;
+use crate::io::PrivateFolder;
+
+/// A head or object that chunks may be in.
+struct Container {
+    name: Name,
+    /// Its bytes, by a head or by its own directory.
+    size: u64,
+    /// The last inspection, if there was one.
+    inspected: Option<Inspection>,
+}
+
+/// What an inspection of a container found.
+#[derive(Clone, Copy)]
+pub(super) struct Inspection {
+    /// When it was, by [`Clock::elapsed`](crate::io::Clock::elapsed).
+    pub at: Duration,
+    /// Whether the container was in REPO at its full size.
+    pub seen: bool,
+}
+
+#[derive(Default)]
+struct Known {
+    copies: Copies,
+    /// What else the folders of objects hold.
+    strays: Vec<Stray>,
+    /// Verified copies that stand in for what is missing or bad.
+    stand_ins: HashMap<Name, String>,
+    /// Objects that no head names, once they were looked into.
+    searched: Option<Vec<Name>>,
+    containers: Vec<Container>,
+    numbers: HashMap<Name, u32>,
+    /// Where each object lies; a device's object may be in another's folder.
+    objects: HashMap<Hash, (DeviceId, u64)>,
+    /// Data objects that entered REPO since the last mount, or were adopted then.
+    fresh: HashSet<u32>,
+    /// Containers found bad, or not here at full size: they serve what they
+    /// can and take no part in deduplication.
+    bad: HashSet<u32>,
+}
+
+impl Known {
+    fn number(&mut self, name: &Name, size: u64) -> u32 {
+        if let Some(number) = self.numbers.get(name) {
+            return *number;
+        }
+        let number = self.containers.len() as u32;
+        self.containers.push(Container { name: name.clone(), size, inspected: None });
+        self.numbers.insert(name.clone(), number);
+        number
+    }
+
+    fn add_copies(&mut self, copies: &Copies) {
+        for (hash, paths) in copies {
+            self.copies.entry(*hash).or_default().extend(paths.iter().cloned());
+        }
+    }
+
+    /// Objects that heads name and that were not in their place at full size when
+    /// they were listed: the name, the size that a head tells, and the size there,
+    /// if a file is there.
+    fn absent(&self) -> impl Iterator<Item = (&Name, u64, Option<u64>)> {
+        let sizes = self.containers.iter().filter_map(|container| {
+            let Name::Object { hash, .. } = &container.name else { return None };
+            let listed = self.objects.get(hash).map(|found| found.1);
+            Some((&container.name, container.size, listed))
+        });
+        sizes.filter(|(_, size, listed)| *listed != Some(*size))
+    }
+}
+
+/// Containers by number and name, listed objects, copies, and the index.
+pub(super) struct Catalogue {
+    known: RwLock<Known>,
+    index: Index,
+}
+
+impl Catalogue {
+    /// An empty catalogue, whose index spills rows to files of `state`.
+    pub(super) fn new(state: Option<Arc<dyn PrivateFolder>>) -> Self {
+        Self { known: RwLock::default(), index: Index::new(state) }
+    }
+
+    // A panic elsewhere does not make the maps wrong: each is changed in one step.
+    fn read(&self) -> RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Known> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what was found in the folders of objects in place of what was listed before.
+    pub(super) fn list(&self, listing: Listing) {
+        let mut known = self.write();
+        known.objects = listing.objects;
+        known.strays = listing.strays;
+        known.searched = None;
+        known.add_copies(&listing.copies);
+    }
+
+    /// Takes files that may be copies of heads and objects.
+    pub(super) fn add_copies(&self, copies: &Copies) {
+        self.write().add_copies(copies);
+    }
+
+    /// Takes objects off the list: they were removed.
+    pub(super) fn forget(&self, names: &[Name]) {
+        let mut known = self.write();
+        for hash in names.iter().filter_map(Name::hash) {
+            known.objects.remove(&hash);
+        }
+    }
+
+    /// Objects listed: hash, device and size.
+    pub(super) fn objects(&self) -> Vec<(Hash, DeviceId, u64)> {
+        let known = self.read();
+        known.objects.iter().map(|(hash, (device, size))| (*hash, *device, *size)).collect()
+    }
+
+    /// The device in whose folder an object lies, if it is listed.
+    pub(super) fn owner(&self, object: &Hash) -> Option<DeviceId> {
+        self.read().objects.get(object).map(|(owner, _)| *owner)
+    }
+
+    /// What else than objects is in the folders of objects.
+    pub(super) fn strays(&self) -> Vec<Stray> {
+        self.read().strays.clone()
+    }
+
+    /// Objects that heads name and that were not in their place at full size when
+    /// they were listed: the name, the size that a head tells, and the size there,
+    /// if a file is there.
+    pub(super) fn absent(&self) -> Vec<(Name, u64, Option<u64>)> {
+        let known = self.read();
+        known.absent().map(|(name, size, listed)| (name.clone(), size, listed)).collect()
+    }
+
+    /// Absent objects that no file could be a copy of.
+    pub(super) fn missing(&self) -> Vec<Name> {
+        let known = self.read();
+        let alone = |name: &&Name| name.hash().is_none_or(|hash| !known.copies.contains_key(&hash));
+        known.absent().map(|(name, ..)| name).filter(alone).cloned().collect()
+    }
+
+    /// The path of an object of tree nodes that a commit names and that is not here
+    /// at its full size, nor as a copy.
+    pub(super) fn lacking_nodes(&self, commit: &Commit) -> Option<String> {
+        let known = self.read();
+        let lacking = commit.objects.iter().find(|object| {
+            let listed = known.objects.get(&object.hash);
+            object.kind == Kind::Metadata
+                && listed.is_none_or(|(_, size)| *size != object.size)
+                && !known.copies.contains_key(&object.hash)
+        })?;
+        let device = known.objects.get(&lacking.hash).map_or(commit.device, |found| found.0);
+        Some(Name::Object { device, hash: lacking.hash }.path())
+    }
+
+    /// Indexes the objects that a commit names. Returns whether all of them are
+    /// listed here at full size; those that are not take no part in
+    /// deduplication.
+    pub(super) fn add_commit(&self, commit: &Commit) -> bool {
+        let mut known = self.write();
+        let mut complete = true;
+        for object in &commit.objects {
+            let listed = known.objects.get(&object.hash).copied();
+            let device = listed.map_or(commit.device, |found| found.0);
+            let number = known.number(&Name::Object { device, hash: object.hash }, object.size);
+            if listed.is_none_or(|found| found.1 != object.size) {
+                complete = false;
+                known.bad.insert(number);
+            }
+            self.index.insert(object.chunks.iter().copied(), number);
+        }
+        drop(known);
+        self.index.spill_if_large();
+        complete
+    }
+
+    /// Indexes a container of `size` bytes with these chunks. Returns its number.
+    pub(super) fn add(&self, name: &Name, size: u64, ids: impl IntoIterator<Item = Id>) -> u32 {
+        let mut known = self.write();
+        let number = known.number(name, size);
+        self.index.insert(ids, number);
+        drop(known);
+        self.index.spill_if_large();
+        number
+    }
+
+    /// Lists and indexes an object that entered REPO in this device's folder.
+    pub(super) fn add_own(&self, device: DeviceId, object: NewObject) {
+        let mut known = self.write();
+        known.objects.insert(object.hash, (device, object.size));
+        let number = known.number(&Name::Object { device, hash: object.hash }, object.size);
+        if object.kind == Kind::Data {
+            known.fresh.insert(number);
+        }
+        self.index.insert(object.chunks, number);
+        drop(known);
+        self.index.spill_if_large();
+    }
+
+    /// The name of a container.
+    pub(super) fn name(&self, number: u32) -> Name {
+        self.read().containers[number as usize].name.clone()
+    }
+
+    /// Whether a container has a number: a head names it, or it was published here.
+    pub(super) fn is_known(&self, name: &Name) -> bool {
+        self.read().numbers.contains_key(name)
+    }
+
+    /// Whether a container entered REPO since the last mount.
+    pub(super) fn is_fresh(&self, number: u32) -> bool {
+        self.read().fresh.contains(&number)
+    }
+
+    /// The containers that should have a chunk or node.
+    pub(super) fn lookup(&self, id: &Id) -> Result<Vec<u32>> {
+        self.index.lookup(id).map_err(|error| StoreError::state("index of chunks", error))
+    }
+
+    /// The containers that should have a chunk or node, those found bad last.
+    pub(super) fn lookup_good_first(&self, id: &Id) -> Result<Vec<u32>> {
+        let mut found = self.lookup(id)?;
+        if found.len() > 1 {
+            let known = self.read();
+            found.sort_by_key(|number| known.bad.contains(number));
+        }
+        Ok(found)
+    }
+
+    /// Whether `good` holds for a container that should have a chunk or node.
+    pub(super) fn is_in(&self, id: &Id, good: &dyn Fn(&Name) -> bool) -> Result<bool> {
+        let found = self.lookup(id)?;
+        if found.is_empty() {
+            return Ok(false);
+        }
+        let known = self.read();
+        Ok(found.into_iter().any(|number| good(&known.containers[number as usize].name)))
+    }
+
+    /// Whether any container should have a chunk or node; an error if the rows of the index
+    /// cannot be read.
+    pub(super) fn contains(&self, id: &Id) -> std::io::Result<bool> {
+        self.index.contains(id)
+    }
+
+    /// Takes a container out of deduplication: writing the same content again stores it anew.
+    pub(super) fn mark_bad(&self, number: u32) {
+        self.write().bad.insert(number);
+    }
+
+    /// Takes all containers with these hashes out of deduplication.
+    pub(super) fn mark_all_bad(&self, bad: &[Hash]) {
+        let mut known = self.write();
+        let numbers: Vec<u32> = known
+            .numbers
+            .iter()
+            .filter(|(name, _)| name.hash().is_some_and(|hash| bad.contains(&hash)))
+            .map(|(_, number)| *number)
+            .collect();
+        known.bad.extend(numbers);
+    }
+
+    /// Of these containers, those that were not found bad.
+    pub(super) fn without_bad(&self, numbers: &[u32]) -> Vec<u32> {
+        let known = self.read();
+        numbers.iter().copied().filter(|number| !known.bad.contains(number)).collect()
+    }
+
+    /// What the last inspection of a container found, if there was one.
+    pub(super) fn inspected(&self, number: u32) -> Option<Inspection> {
+        self.read().containers[number as usize].inspected
+    }
+
+    /// Records an inspection of a container, which found a file of `size` bytes, or none.
+    /// Returns what it is recorded as, and what was recorded before.
+    pub(super) fn record_inspection(
+        &self,
+        number: u32,
+        at: Duration,
+        size: Option<u64>,
+    ) -> (Inspection, Option<Inspection>) {
+        let mut known = self.write();
+        let container = &mut known.containers[number as usize];
+        let inspection = Inspection { at, seen: size == Some(container.size) };
+        (inspection, container.inspected.replace(inspection))
+    }
+
+    /// The copy that stands in for a file, if one does.
+    pub(super) fn stand_in(&self, name: &Name) -> Option<String> {
+        self.read().stand_ins.get(name).cloned()
+    }
+
+    /// Whether a copy stands in for a file.
+    pub(super) fn is_copied(&self, name: &Name) -> bool {
+        self.read().stand_ins.contains_key(name)
+    }
+
+    /// Files that may be copies of one that no copy stands in for yet.
+    pub(super) fn candidates(&self, name: &Name, hash: &Hash) -> Vec<String> {
+        let known = self.read();
+        if known.stand_ins.contains_key(name) {
+            return Vec::new();
+        }
+        known.copies.get(hash).cloned().unwrap_or_default()
+    }
+
+    /// Has a verified copy stand in for a file. Returns the file's number, if it has one.
+    pub(super) fn set_stand_in(&self, name: &Name, path: String) -> Option<u32> {
+        let mut known = self.write();
+        known.stand_ins.insert(name.clone(), path);
+        known.numbers.get(name).copied()
+    }
+
+    /// Listed objects that no head names, for whoever asks first after they were listed;
+    /// `None` for all others.
+    pub(super) fn begin_search(&self) -> Option<Vec<Name>> {
+        let mut known = self.write();
+        if known.searched.is_some() {
+            return None;
+        }
+        let names = known
+            .objects
+            .iter()
+            .map(|(hash, (device, _))| Name::Object { device: *device, hash: *hash });
+        let names: Vec<Name> = names.filter(|name| !known.numbers.contains_key(name)).collect();
+        known.searched = Some(names.clone());
+        Some(names)
+    }
+
+    /// The objects that no head named when they were searched for.
+    pub(super) fn searched(&self) -> Vec<Name> {
+        self.read().searched.clone().unwrap_or_default()
+    }
+}
+
+impl Store {
+    /// Indexes the objects that a commit names. Returns whether all of them are
+    /// listed here at full size; those that are not take no part in
+    /// deduplication.
+    pub fn index_commit(&self, commit: &Commit) -> bool {
+        self.catalogue.add_commit(commit)
+    }
+
+    /// The path of an object of tree nodes that a commit names and that is not here
+    /// at its full size, nor as a copy.
+    pub fn lacking_nodes(&self, commit: &Commit) -> Option<String> {
+        self.catalogue.lacking_nodes(commit)
+    }
+
+    /// Indexes an open container (a head, or an object whose head is lost).
+    pub fn index_container(&self, name: &Name, reader: Arc<Reader>) {
+        self.add_container(name, reader);
+    }
+
+    /// Indexes an open container, and keeps it open. Returns its number.
+    pub(super) fn add_container(&self, name: &Name, reader: Arc<Reader>) -> u32 {
+        let ids = reader.directory().chunks.iter().map(|chunk| chunk.id);
+        let number = self.catalogue.add(name, reader.len(), ids);
+        self.caches.put_reader(number, reader);
+        number
+    }
+
+    /// Whether a container that should hold the chunk or node is good.
+    pub fn is_in(&self, id: &Id, good: &dyn Fn(&Name) -> bool) -> Result<bool> {
+        self.catalogue.is_in(id, good)
+    }
+
+    /// Takes containers that a repair found bad out of deduplication.
+    pub fn mark_bad(&self, bad: &[Hash]) {
+        self.catalogue.mark_all_bad(bad);
+    }
+
+    /// Whether a head names this file, or it was published here.
+    pub fn is_known(&self, name: &Name) -> bool {
+        self.catalogue.is_known(name)
+    }
+}

@@ -1,0 +1,100 @@
+//! The intent log: names of files that may enter REPO.
+//!
+//! Its steps: a name is logged; then its file enters REPO; a head that names all of them
+//! enters REPO; the log is emptied. After a crash, the next opening decides about each name
+//! that is left.
+//!
+//! Invariant: a name is durable in the log before its file enters REPO, unless local state is
+//! gone.
+
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{Result, Store, StoreError};
+use crate::format::commit::Name;
+use crate::io::{OpenMode, PrivateFolder};
+
+/// The log's file in local state.
+const INTENT: &str = "intent";
+/// Longest log that is read, in bytes.
+const INTENT_MAX: u64 = 64 << 20;
+
+/// The intent log of a store.
+pub(super) struct Intents {
+    state: Option<Arc<dyn PrivateFolder>>,
+    /// Local state is gone: names are not logged before their files enter REPO.
+    stateless: AtomicBool,
+}
+
+impl Intents {
+    /// The log in `state`. Without it no name can be logged.
+    pub(super) fn new(state: Option<Arc<dyn PrivateFolder>>) -> Self {
+        Self { state, stateless: AtomicBool::new(false) }
+    }
+
+    /// Logs a name durably. Its file may enter REPO then.
+    pub(super) fn log(&self, name: &Name) -> Result<()> {
+        if self.is_stateless() {
+            return Ok(());
+        }
+        let state = self.state.as_ref().expect("only a store with state publishes");
+        append(&**state, name).map_err(|error| StoreError::state("intent log", error))
+    }
+
+    fn is_stateless(&self) -> bool {
+        self.stateless.load(Ordering::Relaxed)
+    }
+}
+
+fn append(state: &dyn PrivateFolder, name: &Name) -> io::Result<()> {
+    let file = match state.open(INTENT, OpenMode::Write) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let file = state.open(INTENT, OpenMode::CreateNew)?;
+            state.sync_dir("")?;
+            file
+        }
+        other => other?,
+    };
+    // What went wrong before may have left half a line.
+    file.write_at(file.len()?, format!("\n{}\n", name.path()).as_bytes())?;
+    file.sync_data()
+}
+
+impl Store {
+    /// Publishes from here on although local state is gone: what is in memory must
+    /// not be lost with it. A crash may leave files in REPO that no head names.
+    pub fn go_on_without_state(&self) {
+        self.intents.stateless.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether local state is gone.
+    pub fn is_stateless(&self) -> bool {
+        self.intents.is_stateless()
+    }
+
+    /// Names in the intent log: files that may be in REPO without a head.
+    pub fn intents(state: &dyn PrivateFolder) -> io::Result<Vec<String>> {
+        match state.read(INTENT, INTENT_MAX) {
+            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes)
+                .split_inclusive('\n')
+                .filter_map(|line| line.strip_suffix('\n'))
+                .map(str::to_string)
+                .collect()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Empties the intent log: the head that names everything is durable.
+    pub fn clear_intents(state: &dyn PrivateFolder) -> io::Result<()> {
+        match state.open(INTENT, OpenMode::Write) {
+            Ok(file) => {
+                file.set_len(0)?;
+                file.sync_data()
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
