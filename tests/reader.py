@@ -28,12 +28,14 @@ PLACE, DIRECTORY, FRAME = 1, 2, 3
 RAW, ZSTD, PADDING = 0, 1, 255
 NODES = 4
 FRAME_MAX, CONTAINER_MAX, EXTENSION_MAX = 1 << 20, 512 << 20, 256 << 10
-ITEMS_MIN, ITEMS_MAX, VALUES_MAX, LEVEL_MAX, NODE_MAX = 8, 192, 256, 15, 900_096
-KEY_MAX, VALUE_MAX, XATTR_MAX, SYMLINK_MAX, INLINE_MAX = 272, 4352, 4096, 4095, 256
+ITEMS_MIN, ITEMS_MAX, VALUES_MAX, LEVEL_MAX = 8, 192, 256, 15
+LEAF_BYTES, ITEM_BYTES_MAX, NODE_MAX = 256 << 10, 512 << 10, 790_528
+KEY_MAX, VALUE_MAX, SYMLINK_MAX, INLINE_MAX = 272, 8448, 4095, 256
+XATTR_INLINE_MAX, XATTR_MAX, VERSIONS_MAX, OVER_MAX = 4096, 65_536, 255, 8
 SIZE_MAX, LIST_MAX = (1 << 63) - 1, 1 << 22
 
 Commit = namedtuple("Commit", "device generation time previous root level ledger processed news objects")
-Inode = namedtuple("Inode", "mode mtime size content inline holes")
+Inode = namedtuple("Inode", "mode mtime size content inline holes versions main")
 
 
 class Bad(Exception):
@@ -490,8 +492,10 @@ class Tree:
         items = self.leaf(data) if level == 0 else self.branch(data)
         data.end()
         need(len(items) >= (2 if is_root and level else 1), f"{data.what} has too few items")
+        weight = 0
         for count, item in enumerate(items, 1):
-            full = count == ITEMS_MAX or (count >= ITEMS_MIN and self.ends(level, item))
+            weight += self.weight(item) if level == 0 else 0
+            full = count == ITEMS_MAX or weight >= LEAF_BYTES or (count >= ITEMS_MIN and self.ends(level, item))
             need(full == (count == len(items)) or (is_last and count == len(items)), f"{data.what} ends in the wrong place")
         for index, item in enumerate(items):
             if level == 0:
@@ -524,6 +528,7 @@ class Map(Tree):
             fine = values and dots == sorted(set(dots)) and all(record for _, record in dots)
             need(fine, f"{data.what}: values are not in order")
             items.append((last, values))
+            need(self.weight(items[-1]) <= ITEM_BYTES_MAX, f"{data.what}: a key's values are above their limit")
         need(writers == sorted(used), f"{data.what}: its writers are not those of its values")
         return items
 
@@ -533,6 +538,10 @@ class Map(Tree):
             last = self.key(data, last)
             items.append((last, data.raw(16)))
         return items
+
+    @staticmethod
+    def weight(item):
+        return 8 + len(item[0]) + sum(24 + len(value) for _, _, value in item[1])
 
     def ends(self, level, item):
         hashed = keyed(self.repository.boundary_key, bytes([level]) + item[0])
@@ -557,6 +566,10 @@ class Ledger(Map):
             last = self.key(data, last)
             items.append((last, data.bytes(VALUE_MAX)))
         return items
+
+    @staticmethod
+    def weight(item):
+        return 8 + len(item[0]) + len(item[1])
 
     def containers(self, root, level):
         """Section 9: (device, hash) to (kind, generation, size, condemned)."""
@@ -588,6 +601,10 @@ class Content(Tree):
     def branch(self, data):
         return [(data.raw(16), data.var(SIZE_MAX)) for _ in range(data.var(ITEMS_MAX))]
 
+    @staticmethod
+    def weight(_item):
+        return 0
+
     def ends(self, level, item):
         return item[0] != NO_ID and int.from_bytes(item[0][:4], "little") % 24 == 0
 
@@ -602,6 +619,27 @@ class Content(Tree):
             total += found[1] * found[2]
             yield found
         need(total == item[1], f"{what}: a child has another length")
+
+
+def read_dot(data):
+    writer, record = read_writer(data), data.var()
+    need(record, f"{data.what}: a record is zero")
+    return writer, record
+
+
+def read_versions(data):
+    """Section 9: runs of (writer, first record, last record)."""
+    runs = []
+    for _ in range(data.var(VERSIONS_MAX)):
+        writer, first = read_dot(data)
+        runs.append((writer, first, first + data.var((1 << 64) - 1 - first)))
+    return runs
+
+
+def read_content(data):
+    level, root = data.number(1), data.raw(16)
+    need(level <= LEVEL_MAX or level == 255, f"{data.what} is not content")
+    return root, level
 
 
 def read_inode(raw, ino):
@@ -623,20 +661,26 @@ def read_inode(raw, ino):
             page = data.var(65536) if kind == 1 else 512
             need(kind in (1, 2, 3) and page >= 512 and page & page - 1 == 0, f"{data.what} is not a class")
         elif tag == 12:
-            level, root = data.number(1), data.raw(16)
-            need(level <= LEVEL_MAX or level == 255, f"{data.what} is not content")
-            found[tag] = root, level
+            found[tag] = read_content(data)
         elif tag == 13:
             found[tag] = data.raw(data.left())
             need(found[tag], f"{data.what} is empty and should be absent")
         elif tag == 14:
             found[tag] = data.var(SIZE_MAX)
             need(found[tag], f"{data.what} is zero and should be absent")
+        elif tag in (15, 16):
+            found[tag] = read_versions(data)
+            need(found[tag], f"{data.what} is empty and should be absent")
+        elif tag == 17:
+            found[tag] = [(data.var(), read_versions(data)) for _ in range(data.var(OVER_MAX))]
+            need(found[tag], f"{data.what} is empty and should be absent")
+        elif tag == 18:
+            found[tag] = data.var(), read_dot(data)
         else:
             data.raw(data.left())
         data.end()
     need({1, 2, 4, 5, 6} <= set(found), f"inode {ino} lacks a field")
-    inode = Inode(found[1], found[4], found.get(11, 0), found.get(12), found.get(13, b""), found.get(14, 0))
+    inode = Inode(found[1], found[4], found.get(11, 0), found.get(12), found.get(13, b""), found.get(14, 0), found.get(15), found.get(18))
     need(not inode.holes or inode.content and inode.content[1] != 255, f"inode {ino} has holes and no tree")
     limit = SYMLINK_MAX if stat.S_ISLNK(inode.mode) else INLINE_MAX
     fine = not (inode.content and inode.inline) and len(inode.inline) <= limit
@@ -648,8 +692,8 @@ class Namespace:
     """Section 9: the map read into inodes and directories, and its laws."""
 
     def __init__(self, repository):
-        self.repository, self.inodes, self.entries, backs = repository, {}, {}, set()
-        seen = {}
+        self.repository, self.inodes, self.entries, self.origins = repository, {}, {}, {}
+        seen, backs = {}, set()
         root, level = (repository.commit.root, repository.commit.level) if repository.commit else (NO_ID, 0)
         for key, values in Map(repository).items(root, level):
             need(len(key) >= 9, "a key of the namespace is too short")
@@ -669,8 +713,12 @@ class Namespace:
             if kind == 1:
                 need(not rest, f"inode {ino}: its key is too long")
                 self.inodes[ino] = read_inode(value, ino)
+                versions = self.inodes[ino].versions
+                self.origins[ino] = (versions[-1][0], versions[-1][2]) if versions else (writer, record)
             elif kind == 3:
-                need(1 <= len(rest) <= 255 and len(value) <= XATTR_MAX, f"inode {ino}: a bad extended attribute")
+                need(1 <= len(rest) <= 255, f"inode {ino}: a bad name of an extended attribute")
+                read_versions(data)
+                self.xattr(data)
             elif kind == 4:
                 need(not value and self.is_name(rest[8:]), f"inode {ino}: a bad back reference")
                 backs.add((int.from_bytes(rest[:8], "big"), rest[8:], ino))
@@ -682,6 +730,20 @@ class Namespace:
                 self.entries.setdefault(ino, {})[name] = data.var(), data.var(15) << 12
                 data.end()
         self.check(backs)
+
+    def xattr(self, data):
+        state = data.number(1)
+        need(state <= 2, f"{data.what}: an extended attribute of another state")
+        if state == 1:
+            need(data.left() <= XATTR_INLINE_MAX, f"{data.what}: an extended attribute is too long")
+            data.raw(data.left())
+        elif state == 2:
+            size, (root, level) = data.var(XATTR_MAX), read_content(data)
+            need(size > XATTR_INLINE_MAX, f"{data.what}: a short extended attribute in a chunk")
+            runs = [(root, size, 1)] if level == 255 else Content(self.repository).items(root, level)
+            found = [len(self.repository.chunk(chunk)) * count for chunk, _, count in runs]
+            need(sum(found) == size, f"{data.what}: an extended attribute has another length")
+        data.end()
 
     @staticmethod
     def is_name(name):
@@ -695,6 +757,10 @@ class Namespace:
             for ino, kind in names.values():
                 fine = ino in self.inodes and stat.S_IFMT(self.inodes[ino].mode) == kind
                 need(fine, f"directory {dir}: an entry does not fit inode {ino}")
+        for ino, inode in self.inodes.items():
+            # One device wrote: a side file names the version of its database that is here.
+            fine = not inode.main or self.origins.get(inode.main[0]) == inode.main[1]
+            need(fine, f"inode {ino} stands beside another version of its database")
         seen = set()
         for _path, ino in self.walk():
             need(ino not in seen or not stat.S_ISDIR(self.inodes[ino].mode), f"directory {ino} has two names")

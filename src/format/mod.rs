@@ -12,4 +12,5 @@ pub mod namespace;
 pub mod node;
 pub mod record;
 pub mod register;
+pub mod versions;
 pub mod wire;

@@ -1,6 +1,7 @@
 //! Keys and values of the namespace map (`docs/format.md`, "Namespace").
 
-use super::clock::{WRITER_BYTES, Writer};
+use super::clock::{Dot, WRITER_BYTES, Writer};
+use super::versions::{History, Versions};
 use super::wire::{DecodeError, Decoder, Encoder, Result};
 use crate::crypto::DeviceId;
 use crate::io::Timestamp;
@@ -18,12 +19,15 @@ pub const NAME_MAX: usize = 255;
 pub const SYMLINK_MAX: usize = 4095;
 /// Longest content that lives in the inode, bytes.
 pub const INLINE_MAX: usize = 256;
-/// Longest extended attribute, bytes (ext4 has the same limit).
-pub const XATTR_MAX: usize = 4096;
+/// Longest extended attribute, bytes: the kernel's `XATTR_SIZE_MAX`.
+pub const XATTR_MAX: usize = 65536;
+/// Longest extended attribute that lies in the tree itself, bytes.
+pub const XATTR_INLINE_MAX: usize = 4096;
 /// Lowest hash of a name.
 const NAME_HASH_MIN: u64 = 4;
-/// Longest encoded value.
-pub const VALUE_MAX: usize = XATTR_MAX + 256;
+/// Longest encoded value: that of an inode with all its lists of versions, or an extended
+/// attribute with one.
+pub const VALUE_MAX: usize = 8448;
 /// Longest encoded key.
 pub const KEY_MAX: usize = 8 + 1 + 8 + NAME_MAX;
 
@@ -180,7 +184,7 @@ pub enum Value {
     /// Of [`Key::Back`].
     Back,
     /// Of [`Key::Xattr`].
-    Xattr(Vec<u8>),
+    Xattr(Xattr),
     /// Of [`Key::Writer`]: the device whose mount it was, and what that called itself.
     Writer(DeviceId, String),
     /// Of [`Key::Opaque`].
@@ -197,7 +201,8 @@ impl Value {
                 out.var(*ino).var(u64::from(kind >> 12));
             }
             Self::Back => {}
-            Self::Xattr(bytes) | Self::Opaque(bytes) => {
+            Self::Xattr(xattr) => xattr.encode(&mut out),
+            Self::Opaque(bytes) => {
                 out.raw(bytes);
             }
             Self::Writer(device, name) => {
@@ -205,6 +210,15 @@ impl Value {
             }
         }
         out.finish()
+    }
+
+    /// The chunks and nodes that the value needs.
+    pub fn content(&self) -> Content {
+        match self {
+            Self::Inode(inode) => inode.content,
+            Self::Xattr(Xattr { state: XattrState::Stored(_, content), .. }) => *content,
+            _ => Content::None,
+        }
     }
 
     /// Reads the value of `key`.
@@ -216,12 +230,7 @@ impl Value {
                 Self::Entry(input.var()?, (input.var_max(15, "file type")? as u32) << 12)
             }
             Key::Back(..) => Self::Back,
-            Key::Xattr(..) => {
-                if bytes.len() > XATTR_MAX {
-                    return Err(DecodeError::Limit("extended attribute"));
-                }
-                Self::Xattr(input.raw(bytes.len())?.to_vec())
-            }
+            Key::Xattr(..) => Self::Xattr(Xattr::decode(&mut input, XATTR_INLINE_MAX)?),
             Key::Writer(_) => {
                 let device = input.array()?;
                 let name = input.bytes(NAME_MAX, "device name")?.to_vec();
@@ -232,6 +241,79 @@ impl Value {
         };
         input.end()?;
         Ok(value)
+    }
+}
+
+/// An extended attribute. One that was removed stays as that, until its inode goes: another
+/// device may have changed it at the same time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Xattr {
+    /// Which versions this one replaced.
+    pub versions: Versions,
+    /// What the attribute is now.
+    pub state: XattrState,
+}
+
+/// What an extended attribute is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum XattrState {
+    /// It was removed.
+    Removed,
+    /// These bytes, at most [`XATTR_INLINE_MAX`] in a tree.
+    Inline(Vec<u8>),
+    /// Longer: its size in bytes, and its content.
+    Stored(u64, Content),
+}
+
+impl Xattr {
+    /// An attribute of which no other version is known.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self { versions: Versions::default(), state: XattrState::Inline(bytes) }
+    }
+
+    /// Whether it was removed.
+    pub fn is_removed(&self) -> bool {
+        self.state == XattrState::Removed
+    }
+
+    /// Writes the versions, a byte for the state, and what belongs to that.
+    pub fn encode(&self, out: &mut Encoder) {
+        self.versions.encode(out);
+        match &self.state {
+            XattrState::Removed => {
+                out.u8(0);
+            }
+            XattrState::Inline(bytes) => {
+                out.u8(1).raw(bytes);
+            }
+            XattrState::Stored(size, content) => {
+                out.u8(2).var(*size);
+                content.encode(out);
+            }
+        }
+    }
+
+    /// Reads what [`Xattr::encode`] wrote, to the end of `input`. Bytes that follow the state
+    /// are at most `inline_max`.
+    pub fn decode(input: &mut Decoder<'_>, inline_max: usize) -> Result<Self> {
+        let versions = Versions::decode(input)?;
+        let state = match input.u8()? {
+            0 => XattrState::Removed,
+            1 if input.remaining() > inline_max => {
+                return Err(DecodeError::Limit("extended attribute"));
+            }
+            1 => XattrState::Inline(input.raw(input.remaining())?.to_vec()),
+            2 => {
+                let size = input.var_max(XATTR_MAX as u64, "extended attribute")?;
+                // Shorter ones lie in the tree: one value has one encoding.
+                if size <= XATTR_INLINE_MAX as u64 {
+                    return Err(DecodeError::Invalid("extended attribute"));
+                }
+                XattrState::Stored(size, Content::decode(input)?)
+            }
+            _ => return Err(DecodeError::Invalid("extended attribute")),
+        };
+        Ok(Self { versions, state })
     }
 }
 
@@ -254,6 +336,30 @@ pub enum Content {
     Chunk([u8; 16]),
     /// A content tree: root node and its level.
     Tree([u8; 16], u8),
+}
+
+impl Content {
+    /// Writes 255 and a chunk, or a level and a node; nothing must not be written.
+    fn encode(&self, out: &mut Encoder) {
+        match self {
+            Self::None => {}
+            Self::Chunk(id) => {
+                out.u8(CONTENT_CHUNK).raw(id);
+            }
+            Self::Tree(id, level) => {
+                out.u8(*level).raw(id);
+            }
+        }
+    }
+
+    /// Reads what `encode` wrote.
+    fn decode(input: &mut Decoder<'_>) -> Result<Self> {
+        match input.u8()? {
+            CONTENT_CHUNK => Ok(Self::Chunk(input.array()?)),
+            level if level <= super::node::LEVEL_MAX => Ok(Self::Tree(input.array()?, level)),
+            _ => Err(DecodeError::Invalid("content")),
+        }
+    }
 }
 
 /// How a file's content is cut.
@@ -303,6 +409,8 @@ pub struct Inode {
     pub inline: Vec<u8>,
     /// Bytes of the size that a content tree leaves to holes.
     pub holes: u64,
+    /// Which versions this one replaced.
+    pub history: Box<History>,
     /// Fields of later versions, ascending by tag.
     pub unknown: Vec<(u64, Vec<u8>)>,
 }
@@ -326,6 +434,7 @@ impl Inode {
             content: Content::None,
             inline: Vec::new(),
             holes: 0,
+            history: Box::default(),
             unknown: Vec::new(),
         }
     }
@@ -405,14 +514,8 @@ impl Inode {
                 out.var(self.size);
             });
         }
-        match self.content {
-            Content::None => {}
-            Content::Chunk(id) => field(12, &|out| {
-                out.u8(CONTENT_CHUNK).raw(&id);
-            }),
-            Content::Tree(id, level) => field(12, &|out| {
-                out.u8(level).raw(&id);
-            }),
+        if self.content != Content::None {
+            field(12, &|out| self.content.encode(out));
         }
         if !self.inline.is_empty() {
             field(13, &|out| {
@@ -422,6 +525,21 @@ impl Inode {
         if self.holes != 0 {
             field(14, &|out| {
                 out.var(self.holes);
+            });
+        }
+        let history = &*self.history;
+        for (tag, versions) in [(15, &history.content), (16, &history.attributes)] {
+            if !versions.is_empty() {
+                field(tag, &|out| versions.encode(out));
+            }
+        }
+        if !history.over.is_empty() {
+            field(17, &|out| history.encode_over(out));
+        }
+        if let Some((ino, origin)) = history.main {
+            field(18, &|out| {
+                out.var(ino);
+                origin.encode(out);
             });
         }
         for (tag, bytes) in &self.unknown {
@@ -489,15 +607,7 @@ impl Inode {
                     }
                 }
                 11 => inode.size = present(field.var_max(i64::MAX as u64, "size")?, "size")?,
-                12 => {
-                    inode.content = match field.u8()? {
-                        CONTENT_CHUNK => Content::Chunk(field.array()?),
-                        level if level <= super::node::LEVEL_MAX => {
-                            Content::Tree(field.array()?, level)
-                        }
-                        _ => return Err(DecodeError::Invalid("content")),
-                    }
-                }
+                12 => inode.content = Content::decode(&mut field)?,
                 13 => {
                     let most = if inode.is_file() { INLINE_MAX } else { SYMLINK_MAX };
                     if bytes.len() > most {
@@ -516,6 +626,10 @@ impl Inode {
                     // record in a journal names content from before its size.
                     inode.holes = present(field.var_max(i64::MAX as u64, "holes")?, "holes")?;
                 }
+                15 => inode.history.content = some_versions(&mut field)?,
+                16 => inode.history.attributes = some_versions(&mut field)?,
+                17 => inode.history.over = History::decode_over(&mut field)?,
+                18 => inode.history.main = Some((field.var()?, Dot::decode(&mut field)?)),
                 _ => {
                     inode.unknown.push((tag, field.raw(bytes.len())?.to_vec()));
                 }
@@ -531,6 +645,14 @@ impl Inode {
 
 const CONTENT_CHUNK: u8 = 255;
 
+/// Reads a list of versions that is not empty: an empty one is an absent field.
+fn some_versions(input: &mut Decoder<'_>) -> Result<Versions> {
+    match Versions::decode(input)? {
+        versions if versions.is_empty() => Err(DecodeError::Invalid("versions")),
+        versions => Ok(versions),
+    }
+}
+
 fn decode_time(input: &mut Decoder<'_>) -> Result<Timestamp> {
     Ok(Timestamp {
         secs: input.signed()?,
@@ -541,6 +663,14 @@ fn decode_time(input: &mut Decoder<'_>) -> Result<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn dot(record: u64) -> Dot {
+        Dot::new(Writer::new(5).unwrap(), record).unwrap()
+    }
+
+    fn versions(record: u64) -> Versions {
+        Versions::default().kept(dot(record))
+    }
 
     #[test]
     fn key_bytes_sort_as_the_keys_mean() {
@@ -582,6 +712,12 @@ mod tests {
             content: Content::Tree([7; 16], 2),
             inline: Vec::new(),
             holes: (1 << 40) - 1,
+            history: Box::new(History {
+                content: versions(1),
+                attributes: versions(2),
+                over: vec![(9, versions(3)), (1 << 40, Versions::default())],
+                main: Some((7, dot(4))),
+            }),
             unknown: vec![(40, b"later".to_vec())],
         };
         let bytes = Value::Inode(Box::new(inode.clone())).encode();
@@ -627,6 +763,10 @@ mod tests {
         let long = Value::Inode(Box::new(inode.clone())).encode();
         assert_eq!(read(&long), Some(DecodeError::Limit("inline content")));
         inode.inline.truncate(1);
+        for tag in [15, 16, 17] {
+            let none = [&good[..], &[tag, 1, 0]].concat();
+            assert!(matches!(read(&none), Some(DecodeError::Invalid(_))), "{tag}");
+        }
         inode.content = Content::Chunk([1; 16]);
         let both = Value::Inode(Box::new(inode.clone())).encode();
         assert_eq!(read(&both), Some(DecodeError::Invalid("inline content")));
@@ -634,6 +774,38 @@ mod tests {
         inode.holes = 1;
         let chunk = Value::Inode(Box::new(inode)).encode();
         assert_eq!(read(&chunk), Some(DecodeError::Invalid("holes")));
+    }
+
+    #[test]
+    fn an_extended_attribute_has_three_states_and_one_encoding() {
+        let key = Key::Xattr(5, b"user.a".to_vec());
+        let states = [
+            XattrState::Removed,
+            XattrState::Inline(Vec::new()),
+            XattrState::Inline(vec![7; XATTR_INLINE_MAX]),
+            XattrState::Stored(XATTR_INLINE_MAX as u64 + 1, Content::Chunk([1; 16])),
+            XattrState::Stored(XATTR_MAX as u64, Content::Tree([1; 16], 1)),
+        ];
+        for state in states {
+            for versions in [Versions::default(), versions(3)] {
+                let value = Value::Xattr(Xattr { versions, state: state.clone() });
+                assert_eq!(Value::decode(&key, &value.encode()), Ok(value));
+            }
+        }
+        let read = |bytes: &[u8]| Value::decode(&key, bytes).err();
+        assert!(read(&[]).is_some() && read(&[0]).is_some());
+        assert_eq!(read(&[0, 0, 0]), Some(DecodeError::Trailing));
+        assert_eq!(read(&[0, 3]), Some(DecodeError::Invalid("extended attribute")));
+        let long = [&[0, 1][..], &[7; XATTR_INLINE_MAX + 1]].concat();
+        assert_eq!(read(&long), Some(DecodeError::Limit("extended attribute")));
+        for (size, error) in [
+            (XATTR_INLINE_MAX, DecodeError::Invalid("extended attribute")),
+            (XATTR_MAX + 1, DecodeError::Limit("extended attribute")),
+        ] {
+            let state = XattrState::Stored(size as u64, Content::Chunk([1; 16]));
+            let value = Value::Xattr(Xattr { versions: Versions::default(), state });
+            assert_eq!(read(&value.encode()), Some(error));
+        }
     }
 
     #[test]

@@ -17,9 +17,18 @@ pub const LEVEL_MAX: u8 = 15;
 pub const ITEMS_MIN: usize = 8;
 /// A node has at most this many items.
 pub const ITEMS_MAX: usize = 192;
-/// Longest encoded node.
-pub const NODE_MAX: usize = ITEMS_MAX * (KEY_MAX + VALUE_MAX + 64);
+/// A leaf ends once its items have this many bytes, by [`MapItem::weight`] and
+/// [`LedgerItem::weight`].
+pub const LEAF_BYTES: usize = 256 << 10;
+/// Most bytes of an item, by [`MapItem::weight`].
+pub const ITEM_BYTES_MAX: usize = 512 << 10;
+/// Longest encoded node: a leaf that was almost full, and the longest item.
+pub const NODE_MAX: usize = LEAF_BYTES + ITEM_BYTES_MAX + 4096;
 const _: () = assert!(NODE_MAX as u64 <= super::container::FRAME_MAX, "a node fits into a frame");
+/// Bytes that an item takes at most beside its key and its values.
+const ITEM_OVERHEAD: usize = 8;
+/// Bytes that a value takes at most beside its own: its dot, its length, and its writer.
+const VALUE_OVERHEAD: usize = 24;
 /// Most values a key may hold at once (siblings of concurrent changes).
 const SIBLINGS_MAX: u64 = 256;
 /// Most writers that the values of a leaf may have.
@@ -97,6 +106,14 @@ pub struct MapItem {
     pub values: Vec<Dotted>,
 }
 
+impl MapItem {
+    /// Bytes that it counts for where a leaf ends; not less than it takes there.
+    pub fn weight(&self) -> usize {
+        let values = self.values.iter().map(|value| value.bytes.len() + VALUE_OVERHEAD);
+        ITEM_OVERHEAD + self.key.len() + values.sum::<usize>()
+    }
+}
+
 /// An item of a ledger's leaf: an encoded key and what stands under it
 /// ([`super::ledger`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +122,13 @@ pub struct LedgerItem {
     pub key: ItemKey,
     /// Encoded value.
     pub bytes: Vec<u8>,
+}
+
+impl LedgerItem {
+    /// Bytes that it counts for where a leaf ends; not less than it takes there.
+    pub fn weight(&self) -> usize {
+        ITEM_OVERHEAD + self.key.len() + self.bytes.len()
+    }
 }
 
 /// An item of a branch of the namespace, or of a ledger.
@@ -354,7 +378,11 @@ impl Node {
                     if values.is_empty() {
                         return Err(DecodeError::Invalid("sibling count"));
                     }
-                    items.push(MapItem { key: key.into(), values });
+                    let item = MapItem { key: key.into(), values };
+                    if item.weight() > ITEM_BYTES_MAX {
+                        return Err(DecodeError::Limit("values of a key"));
+                    }
+                    items.push(item);
                 }
                 if named.contains(&false) {
                     return Err(DecodeError::Invalid("writer that no value names"));

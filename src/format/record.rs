@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use super::clock::Dot;
-use super::namespace::{Ino, KEY_MAX, Key, VALUE_MAX, Value};
+use super::namespace::{Ino, KEY_MAX, Key, VALUE_MAX, Value, XATTR_MAX, Xattr};
 use super::node::{CHUNK_MAX, Id, NO_ID};
 use super::wire::{DecodeError, Decoder, Encoder, Result};
 use crate::io::Timestamp;
@@ -165,7 +165,14 @@ pub fn decode(bytes: &[u8]) -> Result<(Dot, Vec<Change<'_>>)> {
         changes.push(match input.u8()? {
             SET => {
                 let key = Key::decode(input.bytes(KEY_MAX, "key")?)?;
-                let value = Value::decode(&key, input.bytes(VALUE_MAX, "value")?)?;
+                let value = match key {
+                    // Here the bytes of a long attribute stand themselves.
+                    Key::Xattr(..) => {
+                        let mut bytes = Decoder::new(input.bytes(VALUE_MAX + XATTR_MAX, "value")?);
+                        Value::Xattr(Xattr::decode(&mut bytes, XATTR_MAX)?)
+                    }
+                    _ => Value::decode(&key, input.bytes(VALUE_MAX, "value")?)?,
+                };
                 Change::Set(key, value)
             }
             REMOVE => Change::Remove(Key::decode(input.bytes(KEY_MAX, "key")?)?),

@@ -17,7 +17,13 @@ impl Fs {
                         // Content belongs to Write, Resize and Zero, and to the
                         // flush: a record made while a checkpoint ran names
                         // content from before it.
-                        Ok(old) => keep_content(inode, &old),
+                        Ok(old) => {
+                            keep_content(inode, &old);
+                            if !has_same_attributes(inode, &old) {
+                                let origins = state.current.origins.entry(*ino).or_default();
+                                origins.attributes = Some(dot);
+                            }
+                        }
                         Err(FsError::Stale) => state.inodes += 1,
                         Err(error) => return Err(error),
                     }
@@ -155,6 +161,9 @@ impl Fs {
             // Two sparse files of the largest size are 2^64 - 2 bytes.
             state.bytes = state.bytes.wrapping_add(size).wrapping_sub(old);
         }
+        if !state.orphans.contains_key(&ino) {
+            state.current.origins.entry(ino).or_default().content = Some(dot);
+        }
         self.change_inode(state, ino, dot, |inode| {
             inode.size = size;
             inode.mtime = time;
@@ -185,6 +194,13 @@ impl Fs {
         state.current.set(key, dot, Value::Inode(Box::new(inode)));
         Ok(())
     }
+}
+
+/// Whether no attribute differs, times aside.
+fn has_same_attributes(one: &Inode, other: &Inode) -> bool {
+    let of =
+        |inode: &Inode| (inode.mode, inode.uid, inode.gid, inode.rdev, inode.flags, inode.project);
+    of(one) == of(other) && one.unknown == other.unknown
 }
 
 /// Copies what only changes of content may change.

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::{Attr, Fs, FsError, Result, SetAttr, SpaceStat, State, TimeSet};
-use crate::format::namespace::{Ino, Inode, Key, NAME_MAX, Value, XATTR_MAX};
+use crate::format::namespace::{Ino, Inode, Key, NAME_MAX, Value, XATTR_MAX, Xattr, XattrState};
 use crate::format::record::Change;
 use crate::io::Space;
 use crate::volume::Volume;
@@ -200,15 +200,14 @@ impl Fs {
         if flags & libc::XATTR_REPLACE != 0 && !present {
             return Err(FsError::NoData);
         }
-        let prefix = Key::xattrs(ino);
-        if !present && self.count(&state, &prefix, XATTRS_MAX)? >= XATTRS_MAX {
+        if !present && self.xattr_names(&state, ino)?.len() >= XATTRS_MAX {
             return Err(FsError::NoSpace);
         }
         inode.ctime = now;
         self.perform(
             &mut state,
             &[
-                Change::Set(key, Value::Xattr(value.to_vec())),
+                Change::Set(key, Value::Xattr(Xattr::new(value.to_vec()))),
                 Change::Set(Key::Inode(ino), Value::Inode(Box::new(inode))),
             ],
         )
@@ -216,23 +215,31 @@ impl Fs {
 
     pub(super) fn do_getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
         let state = self.lock();
-        match self.get(&state, &Key::Xattr(ino, name.to_vec()))? {
-            Some(Value::Xattr(value)) => Ok(value),
+        let value = self.get(&state, &Key::Xattr(ino, name.to_vec()))?;
+        drop(state);
+        match value {
+            Some(Value::Xattr(Xattr { state: XattrState::Inline(bytes), .. })) => Ok(bytes),
+            Some(Value::Xattr(Xattr { state: XattrState::Stored(size, content), .. })) => {
+                let bytes = self.volume.read_xattr(size, content);
+                bytes.map_err(|error| self.store_failed(&error))
+            }
             _ => Err(FsError::NoData),
         }
     }
 
+    fn xattr_names(&self, state: &State, ino: Ino) -> Result<Vec<Vec<u8>>> {
+        let prefix = Key::xattrs(ino);
+        let found = self.range(state, &prefix, &prefix, usize::MAX)?;
+        let name = |(key, _)| match key {
+            Key::Xattr(_, name) => Some(name),
+            _ => None,
+        };
+        Ok(found.into_iter().filter_map(name).collect())
+    }
+
     pub(super) fn do_listxattr(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
         let state = self.lock();
-        let prefix = Key::xattrs(ino);
-        let found = self.range(&state, &prefix, &prefix, usize::MAX)?;
-        Ok(found
-            .into_iter()
-            .filter_map(|(key, _)| match key {
-                Key::Xattr(_, name) => Some(name),
-                _ => None,
-            })
-            .collect())
+        self.xattr_names(&state, ino)
     }
 
     pub(super) fn do_removexattr(&self, ino: Ino, name: &[u8]) -> Result<()> {

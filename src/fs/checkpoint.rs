@@ -10,9 +10,9 @@ use super::{Fs, FsError, Overlay, Result, State, set_stored};
 use crate::format::namespace::{Content, Ino, Inode, Key, Value};
 use crate::format::record::{Change, encode};
 use crate::store::StoreError;
-use crate::volume::Published;
 use crate::volume::content::{Extent, Layer, Stored};
 use crate::volume::flush::flush;
+use crate::volume::{Changes, Published};
 
 /// Bytes of the log after which the next operation makes a checkpoint first.
 const LOG_MAX: u64 = 256 << 20;
@@ -331,6 +331,11 @@ impl Fs {
                     None
                 }
             };
+            if flushed.is_none()
+                && let Some(origins) = overlay.origins.get_mut(&file.ino)
+            {
+                origins.content = None;
+            }
             let stored = flushed.as_ref().unwrap_or(&file.stored);
             if let Some((_, inode)) = overlay.inode_mut(&Key::Inode(file.ino).encode()) {
                 set_stored(inode, stored);
@@ -346,10 +351,10 @@ impl Fs {
             let unnamed = state.orphans.values().map(|inode| inode.content);
             state.files.values().map(|file| file.stored.content).chain(unnamed).collect()
         };
-        let Overlay { edits, seen } = overlay;
-        let edits = edits.into_iter().collect();
+        let Overlay { edits, origins, seen } = overlay;
+        let changes = Changes { edits: edits.into_iter().collect(), origins, seen };
         let counts = (inodes, bytes);
-        let published = self.volume.checkpoint(edits, &seen, counts, sequence, &open)?;
+        let published = self.volume.checkpoint(changes, counts, sequence, &open)?;
         if let Some(path) = published.gone.first() {
             withheld.get_or_insert(StoreError::Vanished { path: path.clone() });
         }
@@ -397,6 +402,7 @@ impl Fs {
             // Its record in the commit is behind: the one in memory stays, under a dot that
             // the commit does not cover.
             let dot = self.take_dot(&mut state);
+            state.current.origins.entry(frozen.ino).or_default().content = Some(dot);
             let changed = self.change_inode(&mut state, frozen.ino, dot, |_| ());
             changed.or_else(|error| if error == FsError::Stale { Ok(()) } else { Err(error) })?;
         }

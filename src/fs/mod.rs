@@ -38,10 +38,11 @@ use crate::format::clock::{Dot, Seen, Writer};
 use crate::format::namespace::{Content, Ino, Inode, Key, Owner, ROOT, Value};
 use crate::format::node::MapItem;
 use crate::format::record::{Change, encode};
+use crate::format::versions::History;
 use crate::io::Timestamp;
 use crate::store::StoreError;
-use crate::volume::Volume;
 use crate::volume::content::{Layer, Stored};
+use crate::volume::{Origins, Volume};
 
 /// The local log of what is acknowledged and not in a head yet.
 pub trait Log: Send + Sync {
@@ -168,6 +169,8 @@ type Edit = Option<(Dot, Value)>;
 struct Overlay {
     /// By encoded key.
     edits: BTreeMap<Vec<u8>, Edit>,
+    /// Of each inode the newest changes that made versions.
+    origins: HashMap<Ino, Origins>,
     /// The changes that made them.
     seen: Seen,
 }
@@ -192,6 +195,9 @@ impl Overlay {
     /// Lays `newer` above it.
     fn absorb(&mut self, newer: Self) {
         self.edits.extend(newer.edits);
+        for (ino, origins) in newer.origins {
+            self.origins.entry(ino).or_default().absorb(origins);
+        }
         self.seen.join(&newer.seen);
     }
 }
@@ -561,7 +567,8 @@ impl Fs {
         if let Some(edit) = state.current.edits.get(&bytes).or_else(frozen) {
             return Ok(edit.as_ref().map(|(_, value)| value.clone()));
         }
-        self.volume.get_encoded(key, &bytes).map_err(|error| self.store_failed(&error))
+        let stored = self.volume.get_encoded(key, &bytes);
+        stored.map(|value| value.filter(is_there)).map_err(|error| self.store_failed(&error))
     }
 
     fn inode(&self, state: &State, ino: Ino) -> Result<Inode> {
@@ -569,7 +576,11 @@ impl Fs {
             return Ok(inode.clone());
         }
         match self.get(state, &Key::Inode(ino))? {
-            Some(Value::Inode(inode)) => Ok(*inode),
+            Some(Value::Inode(mut inode)) => {
+                // The checkpoint makes it, from what is stored and what changed.
+                *inode.history = History::default();
+                Ok(*inode)
+            }
             _ => Err(FsError::Stale),
         }
     }
@@ -636,6 +647,7 @@ impl Fs {
         self.scan(state, from, prefix, &mut |bytes, seen| {
             let key = Volume::decode_key(bytes);
             match key.and_then(|key| seen.value(&key).map(|value| (key, value))) {
+                Ok((_, value)) if !is_there(&value) => {}
                 Ok(item) => found.push(item),
                 Err(error) => return ControlFlow::Break(Err(error)),
             }
@@ -741,6 +753,11 @@ fn overlay_range<'a>(
         .take_while(move |(key, _)| key.starts_with(prefix))
 }
 
+/// Whether a stored value is one that users see: a removed attribute is none.
+fn is_there(value: &Value) -> bool {
+    !matches!(value, Value::Xattr(xattr) if xattr.is_removed())
+}
+
 /// What is stored of a file, out of its record.
 fn stored_of(inode: &Inode) -> Stored {
     let is_file = inode.is_file();
@@ -771,3 +788,5 @@ mod tests_crash;
 mod tests_queue;
 #[cfg(test)]
 mod tests_repair;
+#[cfg(test)]
+mod tests_versions;

@@ -14,13 +14,13 @@ use crate::store::Context;
 use crate::volume::repository::{Repository, init};
 use crate::volume::{OpenOptions, World};
 
-struct Place {
+pub(super) struct Place {
     dir: tempfile::TempDir,
     key: Secret,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         for name in ["repo", "state"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
@@ -31,12 +31,12 @@ impl Place {
         Self { dir, key }
     }
 
-    fn open(&self) -> Fs {
+    pub(super) fn open(&self) -> Fs {
         self.open_with(Box::new(NoLog))
     }
 
     /// Opens as after a crash: with the records that `log` kept.
-    fn recover(&self, log: &Arc<Kept>) -> Fs {
+    pub(super) fn recover(&self, log: &Arc<Kept>) -> Fs {
         let fs = self.open_with(Box::new(log.clone()));
         let records = std::mem::take(&mut *log.records.lock().unwrap());
         let contained = fs.volume().state().journal;
@@ -49,7 +49,7 @@ impl Place {
         fs
     }
 
-    fn open_with(&self, log: Box<dyn Log>) -> Fs {
+    pub(super) fn open_with(&self, log: Box<dyn Log>) -> Fs {
         let folder = Arc::new(DirSynced::new(self.dir.path().join("repo"), None));
         let repository = Repository::find(&*folder).unwrap();
         let (keyring, register, _) = repository.unlock(&self.key).unwrap();
@@ -71,8 +71,8 @@ impl Place {
 /// A log in memory that outlives the file system, as a journal outlives a
 /// crash.
 #[derive(Default)]
-struct Kept {
-    records: Mutex<Vec<(u64, Vec<u8>)>>,
+pub(super) struct Kept {
+    pub(super) records: Mutex<Vec<(u64, Vec<u8>)>>,
 }
 
 impl Log for Arc<Kept> {
@@ -109,7 +109,7 @@ impl Log for Arc<Kept> {
     }
 }
 
-const ME: Caller = Caller { uid: 1000, gid: 1000 };
+pub(super) const ME: Caller = Caller { uid: 1000, gid: 1000 };
 
 fn names(fs: &Fs, dir: Ino) -> Vec<Vec<u8>> {
     let mut found = Vec::new();

@@ -9,10 +9,11 @@ use crate::crypto::{hash, hex};
 use crate::daemon::{receive, send};
 use crate::format::clock::Dot;
 use crate::format::container::ChunkPlace;
-use crate::format::namespace::{Content, ContentClass, Inode, Owner};
+use crate::format::namespace::{Content, ContentClass, Inode, Owner, Xattr, XattrState};
 use crate::format::node::{self, Dotted, MapItem, NO_ID, Run};
 use crate::format::record::Change;
 use crate::format::register::{Features, Slot, key_check_slot};
+use crate::format::versions::{History, Versions};
 use crate::io::{Exit, Random, Timestamp};
 use crate::vault::hsm::FileKeys;
 use crate::vault::hsm::transfer::{Aloud, Parcel, RsaPublic, SiteRequest, WrappedKeys};
@@ -95,7 +96,32 @@ fn inodes() -> Vec<Inode> {
     let device = Inode { mode: 0o060_600, rdev: 0x801, ..plain.clone() };
     let link = Inode { mode: 0o120_777, size: 1, inline: b"x".to_vec(), ..plain.clone() };
     let sparse = Inode { unknown: Vec::new(), holes: (1 << 40) - 4096, ..full.clone() };
-    vec![plain, small, full, chunk, device, link, sparse]
+    let history = History {
+        content: versions(),
+        attributes: versions(),
+        over: vec![(9, versions()), (10, Versions::default())],
+        main: Some((11, dot(4))),
+    };
+    let replaced = Inode { history: Box::new(history), ..small.clone() };
+    vec![plain, small, full, chunk, device, link, sparse, replaced]
+}
+
+fn dot(record: u64) -> Dot {
+    Dot { writer: super::writer(), record }
+}
+
+fn versions() -> Versions {
+    Versions::replacing(&[(dot(1), &Versions::default().kept(dot(9)))], dot(3))
+}
+
+fn xattrs() -> Vec<Xattr> {
+    [
+        XattrState::Removed,
+        XattrState::Inline(b"value".to_vec()),
+        XattrState::Stored(5000, Content::Chunk([6; 16])),
+    ]
+    .map(|state| Xattr { versions: versions(), state })
+    .to_vec()
 }
 
 fn changes() -> Vec<Change<'static>> {
@@ -103,7 +129,7 @@ fn changes() -> Vec<Change<'static>> {
         Change::Set(Key::Inode(5), Value::Inode(Box::new(inodes()[1].clone()))),
         Change::Set(Key::Entry(1, 77, b"name".to_vec()), Value::Entry(5, 0o100_000)),
         Change::Set(Key::Back(5, 1, b"name".to_vec()), Value::Back),
-        Change::Set(Key::Xattr(5, b"user.a".to_vec()), Value::Xattr(b"b".to_vec())),
+        Change::Set(Key::Xattr(5, b"user.a".to_vec()), Value::Xattr(Xattr::new(b"b".to_vec()))),
         Change::Remove(Key::Entry(1, 77, b"name".to_vec())),
         Change::Write { ino: 5, offset: 9, bytes: b"bytes"[..].into(), time: TIME },
         Change::Resize { ino: 5, size: 1 << 40, time: TIME },
@@ -363,7 +389,7 @@ fn a_repository() -> Vec<u8> {
     name(2, b"small", 5, inodes()[1].clone());
     name(2, b"link", 6, inodes()[5].clone());
     set(Key::Inode(ROOT), Value::Inode(Box::new(folder)));
-    set(Key::Xattr(3, b"user.a".to_vec()), Value::Xattr(b"b".to_vec()));
+    set(Key::Xattr(3, b"user.a".to_vec()), Value::Xattr(Xattr::new(b"b".to_vec())));
     let items =
         items.into_iter().map(|(key, values)| MapItem { key: key.into(), values }).collect();
     let root = Node::MapLeaf(items).encode();
@@ -486,9 +512,10 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         chosen(0, &Key::Entry(1, 77, b"name".to_vec()).encode()),
         chosen(0, &Key::Opaque(1, 77, b"later".to_vec()).encode()),
         chosen(2, &Value::Writer(DEVICE, "laptop".into()).encode()),
-        chosen(3, &Value::Xattr(b"value".to_vec()).encode()),
+        chosen(3, &Value::Xattr(Xattr::new(b"value".to_vec())).encode()),
         chosen(5, &Value::Entry(5, 0o100_000).encode()),
     ];
+    namespace.extend(xattrs().into_iter().map(|xattr| chosen(3, &Value::Xattr(xattr).encode())));
     namespace.extend(
         inodes().into_iter().map(|inode| chosen(1, &Value::Inode(Box::new(inode)).encode())),
     );

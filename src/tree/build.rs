@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::{Keys, NewNodes, Root, Source};
-use crate::format::node::{ITEMS_MAX, ITEMS_MIN, Id, LEVEL_MAX, NO_ID, Node};
+use crate::format::node::{ITEMS_MAX, ITEMS_MIN, Id, LEAF_BYTES, LEVEL_MAX, NO_ID, Node};
 
 /// What a kind of tree adds to the common shape.
 pub(super) trait Shape {
@@ -27,6 +27,8 @@ pub(super) trait Shape {
     /// How a parent names a node.
     fn child_of_leaf(id: Id, items: &[Self::Leaf]) -> Self::Child;
     fn child_of_branch(id: Id, items: &[Self::Child]) -> Self::Child;
+    /// Bytes that the item counts for where a leaf ends.
+    fn weight(item: &Self::Leaf) -> usize;
     /// Whether a node may end after this item.
     fn leaf_ends(keys: Keys<'_>, item: &Self::Leaf) -> bool;
     fn child_ends(keys: Keys<'_>, level: u8, item: &Self::Child) -> bool;
@@ -43,6 +45,8 @@ pub(super) struct Builder<'a, S: Shape, N: Source> {
     /// The last leaf item, while a following one may still be joined to it.
     pending: Option<S::Leaf>,
     leaf: Vec<S::Leaf>,
+    /// Bytes that the items of `leaf` count for.
+    leaf_bytes: usize,
     /// Open nodes of level 1 and above.
     branches: Vec<Vec<S::Child>>,
     /// How many nodes of level 1 and above were closed.
@@ -57,6 +61,7 @@ impl<'a, S: Shape, N: Source> Builder<'a, S, N> {
             new,
             pending: None,
             leaf: Vec::new(),
+            leaf_bytes: 0,
             branches: Vec::new(),
             closed: Vec::new(),
         }
@@ -86,14 +91,16 @@ impl<'a, S: Shape, N: Source> Builder<'a, S, N> {
 
     fn place(&mut self, item: S::Leaf) {
         let ends = S::leaf_ends(self.keys, &item);
+        self.leaf_bytes += S::weight(&item);
         self.leaf.push(item);
-        if full(self.leaf.len(), ends) {
+        if full(self.leaf.len(), ends) || self.leaf_bytes >= LEAF_BYTES {
             self.close_leaf();
         }
     }
 
     fn close_leaf(&mut self) {
         let items = std::mem::take(&mut self.leaf);
+        self.leaf_bytes = 0;
         let node = S::leaf(items);
         let id = self.store(&node);
         let items = S::leaf_items(&node).expect("just made as a leaf");

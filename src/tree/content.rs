@@ -46,6 +46,10 @@ impl Shape for Content {
     fn child_of_branch(id: Id, items: &[ContentChild]) -> ContentChild {
         ContentChild { id, len: items.iter().map(|item| item.len).sum() }
     }
+    fn weight(_: &Run) -> usize {
+        // 192 runs are far fewer bytes than end a leaf.
+        0
+    }
     fn leaf_ends(_: Keys<'_>, run: &Run) -> bool {
         !run.is_hole() && ends(&run.id)
     }

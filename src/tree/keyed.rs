@@ -54,6 +54,9 @@ macro_rules! shape {
             fn child_of_branch(id: $crate::format::node::Id, items: &[Self::Child]) -> Self::Child {
                 Self::Child { first: items[0].first.clone(), id }
             }
+            fn weight(item: &$item) -> usize {
+                item.weight()
+            }
             fn leaf_ends(keys: $crate::tree::Keys<'_>, item: &$item) -> bool {
                 $crate::tree::keyed::ends(keys, 0, &item.key)
             }

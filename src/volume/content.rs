@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::Volume;
 use super::chunker::PAGE;
 use crate::format::namespace::{Content, ContentClass};
 use crate::format::node::{NO_ID, Run};
@@ -36,6 +37,16 @@ impl Stored {
             // A tree has data; a record that says otherwise does not hide it.
             Content::Tree(..) => self.size.saturating_sub(self.holes).max(1),
         }
+    }
+}
+
+impl Volume {
+    /// The bytes of an extended attribute that lies outside the tree.
+    pub fn read_xattr(&self, size: u64, content: Content) -> Result<Vec<u8>> {
+        let stored = Stored { content, size, ..Stored::default() };
+        let mut bytes = vec![0; size as usize];
+        read(&self.store, &stored, &[], 0, size, &mut bytes)?;
+        Ok(bytes)
     }
 }
 

@@ -40,8 +40,8 @@ impl Live {
                 for item in items {
                     let Ok(key) = Key::decode(&item.key) else { continue };
                     for value in &item.values {
-                        if let Ok(Value::Inode(inode)) = Value::decode(&key, &value.bytes) {
-                            self.content(store, &inode.content)?;
+                        if let Ok(value) = Value::decode(&key, &value.bytes) {
+                            self.content(store, &value.content())?;
                         }
                     }
                 }

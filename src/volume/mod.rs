@@ -21,6 +21,7 @@ mod restore;
 mod search;
 pub mod shape;
 mod shortfall;
+mod stamp;
 pub mod state;
 #[cfg(test)]
 mod tests_damage;
@@ -45,7 +46,7 @@ use crate::format::clock::{Dot, Processed, Seen, Tag, Writer};
 use crate::format::commit::{Commit, Name, NewObject, Retired};
 use crate::format::container::Kind;
 use crate::format::ledger::{Container, Key as LedgerKey};
-use crate::format::namespace::{Key, Value};
+use crate::format::namespace::{Ino, Key, Value};
 use crate::format::node::{Dotted, LedgerItem, MapItem, NO_ID};
 use crate::format::register::{Features, HeadExtension, Register, SLOT_VAULT, Slot, Stamp};
 use crate::io::Random;
@@ -58,6 +59,7 @@ pub use known::{Behind, Notice, Unusable};
 pub use repair::{Lost, Repaired};
 pub(crate) use restore::{RestoreError, Restored, restore};
 pub use shortfall::{Gap, Inspection, Presence, Shortfall};
+pub use stamp::Origins;
 use state::State;
 pub use unfit::{Held, Unfit, journal_keys};
 pub use world::{Beside, OpenOptions, World};
@@ -136,6 +138,17 @@ pub struct DeviceHead {
 /// An edit of the namespace map: the encoded key, and the value with the change that made
 /// it, or removal.
 pub type Edit = (Vec<u8>, Option<(Dot, Value)>);
+
+/// Changes of the namespace that are to be published.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// What changes, strictly ascending by encoded key.
+    pub edits: Vec<Edit>,
+    /// Of each inode the newest changes that made versions.
+    pub origins: HashMap<Ino, Origins>,
+    /// The newest of all changes, of each writer.
+    pub seen: Seen,
+}
 
 /// An item of the namespace tree with one value, beside its key.
 fn item(key: Vec<u8>, dot: Dot, bytes: Vec<u8>) -> (Vec<u8>, MapItem) {
@@ -336,6 +349,11 @@ impl Volume {
             .map_err(|error| StoreError::damaged("a value of the namespace", error))
     }
 
+    /// The dot of the value that counts.
+    fn dot_of(item: &MapItem) -> Dot {
+        item.values.last().expect("decoded items have a value").dot
+    }
+
     /// The key of an item.
     pub fn decode_key(encoded: &[u8]) -> Result<Key> {
         Key::decode(encoded).map_err(|error| StoreError::damaged("a key of the namespace", error))
@@ -371,22 +389,22 @@ impl Volume {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Publishes a checkpoint: `edits`, strictly ascending by encoded key,
-    /// become the next commit, which contains the changes that `seen` names. `counts` are
-    /// inodes and bytes in it, `journal` the last sequence it contains, `open` content
-    /// roots that are in use and not part of it.
+    /// Publishes a checkpoint: `changes` become the next commit. `counts` are inodes and bytes
+    /// in it, `journal` the last sequence it contains, `open` content roots that are in use and
+    /// not part of it.
     pub fn checkpoint(
         &self,
-        edits: Vec<Edit>,
-        seen: &Seen,
+        changes: Changes,
         counts: (u64, u64),
         journal: u64,
         open: &[crate::format::namespace::Content],
     ) -> Result<Published> {
         let base = self.base();
+        let Changes { edits, origins, seen } = changes;
+        let edits = stamp::complete(&self.store, base.commit.root, edits, &origins)?;
         self.check_law(&edits)?;
         let news = !edits.is_empty();
-        let rows = self.rows(seen).into_iter().map(|(key, row)| (key, Some(row)));
+        let rows = self.rows(&seen).into_iter().map(|(key, row)| (key, Some(row)));
         let edits = edits.into_iter().map(|(key, edit)| match edit {
             None => (key, None),
             Some((dot, value)) => {

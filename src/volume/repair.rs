@@ -14,7 +14,7 @@ use crate::crypto::Hash;
 use crate::format::clock::{Dot, Seen};
 use crate::format::commit::{BAD_MAX, Name, NewObject};
 use crate::format::container::Class;
-use crate::format::namespace::{Content, Inode};
+use crate::format::namespace::{Content, Ino, Inode, Key, Value, Xattr, XattrState};
 use crate::format::node::{Id, MapItem, NO_ID, Node};
 use crate::store::{Result, StoreError};
 use crate::tree::{Keys, NewNodes, Root, Source as _, map};
@@ -129,15 +129,33 @@ impl Walk<'_> {
         Ok(lost)
     }
 
-    fn file(&mut self, inode: &Inode) -> Result<u64> {
-        let class = super::chunker::frame_class(inode.class);
-        match inode.content {
+    /// Bytes of content that cannot be read, of `size`.
+    fn content(&mut self, content: &Content, size: u64, class: Class) -> Result<u64> {
+        match content {
             Content::None => Ok(0),
-            Content::Chunk(id) => {
-                Ok(if self.chunk(&id, inode.size, class)? { 0 } else { inode.size })
-            }
-            Content::Tree(id, _) => self.node(&id, inode.size, class),
+            Content::Chunk(id) => Ok(if self.chunk(id, size, class)? { 0 } else { size }),
+            Content::Tree(id, _) => self.node(id, size, class),
         }
+    }
+
+    /// Bytes of a file that cannot be read.
+    fn file(&mut self, inode: &Inode) -> Result<u64> {
+        self.content(&inode.content, inode.size, super::chunker::frame_class(inode.class))
+    }
+
+    /// Bytes of long extended attributes that cannot be read, of each inode.
+    fn xattrs(&mut self, items: &BTreeMap<Vec<u8>, MapItem>) -> Result<HashMap<Ino, u64>> {
+        let mut lost = HashMap::new();
+        for (key, item) in items {
+            let Ok(key @ Key::Xattr(ino, _)) = Key::decode(key) else { continue };
+            let Value::Xattr(Xattr { state: XattrState::Stored(size, content), .. }) =
+                Volume::value_of(&key, item)?
+            else {
+                continue;
+            };
+            *lost.entry(ino).or_default() += self.content(&content, size, Class::Compressible)?;
+        }
+        Ok(lost)
     }
 }
 
@@ -177,8 +195,9 @@ impl Volume {
         };
         let names = tree.names();
         let mut lost = Vec::new();
+        let beside = walk.xattrs(&tree.items)?;
         for (ino, inode) in &tree.inodes {
-            let bytes = walk.file(inode)?;
+            let bytes = walk.file(inode)? + beside.get(ino).copied().unwrap_or_default();
             if bytes > 0 {
                 lost.push(Lost { path: Tree::path(&names, *ino), bytes, size: inode.size });
             }

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::AddAssign;
 
 use super::Volume;
-use crate::format::namespace::{Content, Ino, Key, ROOT, Value};
+use crate::format::namespace::{Content, Ino, Key, ROOT, Value, Xattr, XattrState};
 use crate::format::node::{Id, Node};
 use crate::store::{Result, StoreError};
 use crate::tree::content::range;
@@ -106,6 +106,8 @@ fn presence(error: StoreError) -> Result<Presence> {
 struct Names {
     /// Type, content, size and bytes of holes of each.
     inodes: HashMap<Ino, (u32, Content, u64, u64)>,
+    /// Extended attributes that are chunks: inode, content and size.
+    xattrs: Vec<(Ino, Content, u64)>,
     entries: HashSet<(Ino, Vec<u8>, Ino)>,
     backs: HashSet<(Ino, Vec<u8>, Ino)>,
     /// The first name of each inode, and how many it has.
@@ -119,6 +121,10 @@ impl Names {
                 let inode = (inode.kind(), inode.content, inode.size, inode.holes);
                 self.inodes.insert(ino, inode);
             }
+            (
+                Key::Xattr(ino, _),
+                Value::Xattr(Xattr { state: XattrState::Stored(size, content), .. }),
+            ) => self.xattrs.push((ino, content, size)),
             (Key::Entry(dir, _, name), Value::Entry(ino, _)) => {
                 let first = self.first.entry(ino).or_insert_with(|| (dir, name.clone(), 0));
                 first.2 += 1;
@@ -206,6 +212,15 @@ impl Walk<'_> {
         Ok(presence)
     }
 
+    /// What cannot be had of content of `len` bytes, and how many bytes it says it has.
+    fn content(&mut self, content: &Content, len: u64) -> Result<(Gap, u64)> {
+        match content {
+            Content::None => Ok((Gap::default(), 0)),
+            Content::Chunk(id) => Ok((Gap::of(self.chunk(id)?, len), len)),
+            Content::Tree(id, level) => self.node((*id, *level), len),
+        }
+    }
+
     /// What cannot be had below a content node of `len` bytes, and how many
     /// bytes it says it has.
     fn node(&mut self, (id, level): (Id, u8), len: u64) -> Result<(Gap, u64)> {
@@ -265,17 +280,25 @@ impl Volume {
         }
         let mut walk =
             Walk { volume: self, has, good: HashSet::new(), bad: HashMap::new(), looked: 0 };
+        let mut beside: HashMap<Ino, Gap> = HashMap::new();
+        for (ino, content, size) in &names.xattrs {
+            *beside.entry(*ino).or_default() += walk.content(content, *size)?.0;
+        }
         for (ino, (_, content, size, holes)) in &names.inodes {
             walk.looked += 1;
             if walk.looked > limit {
                 found.stopped = true;
                 break;
             }
-            let (gap, total) = match content {
-                Content::None => continue,
-                Content::Chunk(id) => (Gap::of(walk.chunk(id)?, *size), *size),
-                Content::Tree(id, level) => walk.node((*id, *level), *size)?,
+            let beside = beside.get(ino).copied().unwrap_or_default();
+            if *content == Content::None && beside.is_none() {
+                continue;
+            }
+            let (mut gap, total) = match content {
+                Content::None => (Gap::default(), *size),
+                content => walk.content(content, *size)?,
             };
+            gap += beside;
             let path = names.path(*ino);
             if total != *size && gap.is_none() {
                 let path = String::from_utf8_lossy(&path);

@@ -63,7 +63,7 @@ pub(super) fn checkpoint(
     seen.add(dot);
     let edits =
         values.into_iter().map(|(key, value)| (key, value.map(|value| (dot, value)))).collect();
-    volume.checkpoint(edits, &seen, counts, 0, &[])
+    volume.checkpoint(Changes { edits, seen, ..Changes::default() }, counts, 0, &[])
 }
 
 pub(super) fn open(

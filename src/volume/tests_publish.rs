@@ -6,7 +6,7 @@ use super::flush::flush;
 use super::parts::{Part, Stretch, align_holes, parts};
 use super::tests_damage::{open, repository};
 use super::*;
-use crate::format::namespace::{Content, Ino, Inode, Owner};
+use crate::format::namespace::{Content, Ino, Inode, Owner, Xattr};
 use crate::io::sim::{Fault, SimWorld};
 use crate::io::{SyncedFolder, Timestamp};
 use crate::tree::content::range;
@@ -35,7 +35,7 @@ fn file(volume: &Volume, bytes: &[u8]) -> (Vec<u8>, Option<Value>) {
 /// More bytes of nodes than a head takes.
 fn attributes() -> Vec<(Vec<u8>, Option<Value>)> {
     let named = |number: u32| Key::Xattr(FILE + 1, number.to_be_bytes().to_vec()).encode();
-    (0..1200).map(|number| (named(number), Some(Value::Xattr(noise(4096))))).collect()
+    (0..1200).map(|number| (named(number), Some(Value::Xattr(Xattr::new(noise(4096)))))).collect()
 }
 
 fn checkpoint(volume: &Volume, edits: Vec<(Vec<u8>, Option<Value>)>) -> Result<Published> {

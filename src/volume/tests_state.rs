@@ -4,6 +4,7 @@
 use super::tests_damage::{open, outcome, publish, repository};
 use super::*;
 use crate::crypto::hex;
+use crate::format::namespace::Xattr;
 use crate::io::SyncedFolder;
 use crate::io::sim::SimWorld;
 
@@ -240,17 +241,23 @@ fn nothing_is_published_twice_under_one_dot() {
     let mut seen = Seen::default();
     seen.add(dot);
     let name = |name: &[u8]| Key::Xattr(4, name.to_vec()).encode();
-    let edit = |key, value: &[u8]| vec![(key, Some((dot, Value::Xattr(value.to_vec()))))];
-    let again = volume.checkpoint(edit(name(b"a"), b"1"), &seen, (4, 0), 0, &[]);
+    let value = |value: &[u8]| Value::Xattr(Xattr::new(value.to_vec()));
+    let publish = |key, dot, value, seen: &Seen| {
+        let changes = Changes {
+            edits: vec![(key, Some((dot, value)))],
+            seen: seen.clone(),
+            ..Changes::default()
+        };
+        volume.checkpoint(changes, (4, 0), 0, &[])
+    };
+    let again = publish(name(b"a"), dot, value(b"1"), &seen);
     assert!(matches!(again, Err(StoreError::Republished { dot: found }) if found == dot));
     // The same value is no second one, and a later change may come.
     let stored = volume.get(&Key::Inode(4)).unwrap().unwrap();
-    let same = vec![(Key::Inode(4).encode(), Some((dot, stored)))];
-    volume.checkpoint(same, &seen, (4, 0), 0, &[]).unwrap();
+    publish(Key::Inode(4).encode(), dot, stored, &seen).unwrap();
     let later = Dot { record: 2, ..dot };
     seen.add(later);
-    let later = vec![(name(b"a"), Some((later, Value::Xattr(b"1".to_vec()))))];
-    volume.checkpoint(later, &seen, (4, 0), 0, &[]).unwrap();
+    publish(name(b"a"), later, value(b"1"), &seen).unwrap();
     let row = volume.get(&Key::Writer(dot.writer)).unwrap();
     assert_eq!(row, Some(Value::Writer(volume.state().device, volume.state().name)));
     assert_eq!(volume.last_of(dot.writer).unwrap(), 2);
