@@ -37,6 +37,53 @@ pub struct NewObject {
     pub chunks: Vec<Id>,
 }
 
+impl NewObject {
+    /// Writes a list of objects, each with the ids of its chunks.
+    pub fn encode_all(objects: &[Self], out: &mut Encoder) {
+        out.var(objects.len() as u64);
+        for object in objects {
+            out.raw(&object.hash).u8(object.kind as u8).var(object.size);
+            out.var(object.chunks.len() as u64);
+            for id in &object.chunks {
+                out.raw(id);
+            }
+        }
+    }
+
+    /// Reads what [`NewObject::encode_all`] wrote.
+    pub fn decode_all(input: &mut Decoder<'_>) -> Result<Vec<Self>> {
+        let mut objects = Vec::new();
+        for _ in 0..input.var_max(LIST_MAX, "object count")? {
+            let mut object = Self {
+                hash: input.array()?,
+                kind: Kind::from_byte(input.u8()?)?,
+                size: input.var()?,
+                chunks: Vec::new(),
+            };
+            if matches!(object.kind, Kind::Header | Kind::Head) {
+                return Err(DecodeError::Invalid("kind"));
+            }
+            for _ in 0..input.var_max(LIST_MAX, "chunk count")? {
+                let id = input.array()?;
+                if object.chunks.last().is_some_and(|last| *last >= id) {
+                    return Err(DecodeError::Invalid("chunk order"));
+                }
+                object.chunks.push(id);
+            }
+            objects.push(object);
+        }
+        Ok(objects)
+    }
+
+    /// Reads what an index run says beside its frames: which chunks other objects have.
+    pub fn decode_run(extra: &[u8]) -> Result<Vec<Self>> {
+        let mut input = Decoder::new(extra);
+        let objects = Self::decode_all(&mut input)?;
+        input.end()?;
+        Ok(objects)
+    }
+}
+
 /// A device that will not write again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retired {
@@ -164,14 +211,7 @@ impl Commit {
             .var(self.inodes)
             .var(self.bytes)
             .bytes(self.device_name.as_bytes());
-        out.var(self.objects.len() as u64);
-        for object in &self.objects {
-            out.raw(&object.hash).u8(object.kind as u8).var(object.size);
-            out.var(object.chunks.len() as u64);
-            for id in &object.chunks {
-                out.raw(id);
-            }
-        }
+        NewObject::encode_all(&self.objects, &mut out);
         out.var(self.retired.len() as u64);
         for retired in &self.retired {
             out.raw(&retired.device).var(retired.last).raw(&retired.tag.0).raw(&retired.heir);
@@ -225,25 +265,7 @@ impl Commit {
         if commit.news > commit.generation {
             return Err(DecodeError::Invalid("news"));
         }
-        for _ in 0..input.var_max(LIST_MAX, "object count")? {
-            let mut object = NewObject {
-                hash: input.array()?,
-                kind: Kind::from_byte(input.u8()?)?,
-                size: input.var()?,
-                chunks: Vec::new(),
-            };
-            if matches!(object.kind, Kind::Header | Kind::Head) {
-                return Err(DecodeError::Invalid("kind"));
-            }
-            for _ in 0..input.var_max(LIST_MAX, "chunk count")? {
-                let id = input.array()?;
-                if object.chunks.last().is_some_and(|last| *last >= id) {
-                    return Err(DecodeError::Invalid("chunk order"));
-                }
-                object.chunks.push(id);
-            }
-            commit.objects.push(object);
-        }
+        commit.objects = NewObject::decode_all(&mut input)?;
         for _ in 0..input.var_max(65536, "retired count")? {
             commit.retired.push(Retired {
                 device: input.array()?,

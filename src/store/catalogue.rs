@@ -179,11 +179,16 @@ impl Catalogue {
     /// listed here at full size; those that are not take no part in
     /// deduplication.
     pub(super) fn add_commit(&self, commit: &Commit) -> bool {
+        self.add_objects(commit.device, &commit.objects)
+    }
+
+    /// The same for a list of objects of a device.
+    fn add_objects(&self, owner: DeviceId, objects: &[NewObject]) -> bool {
         let mut known = self.write();
         let mut complete = true;
-        for object in &commit.objects {
+        for object in objects {
             let listed = known.objects.get(&object.hash).copied();
-            let device = listed.map_or(commit.device, |found| found.0);
+            let device = listed.map_or(owner, |found| found.0);
             let number = known.number(&Name::Object { device, hash: object.hash }, object.size);
             if listed.is_none_or(|found| found.1 != object.size) {
                 complete = false;
@@ -194,6 +199,18 @@ impl Catalogue {
         drop(known);
         self.index.spill_if_large();
         complete
+    }
+
+    /// Indexes what an index run of a device lists of objects that are here. What it lists
+    /// besides may have been deleted since.
+    pub(super) fn add_run(&self, owner: DeviceId, mut objects: Vec<NewObject>) {
+        {
+            let known = self.read();
+            objects.retain(|object| {
+                known.objects.get(&object.hash).is_some_and(|(_, size)| *size == object.size)
+            });
+        }
+        self.add_objects(owner, &objects);
     }
 
     /// Indexes a container of `size` bytes with these chunks. Returns its number.
@@ -360,7 +377,24 @@ impl Store {
     /// listed here at full size; those that are not take no part in
     /// deduplication.
     pub fn index_commit(&self, commit: &Commit) -> bool {
-        self.catalogue.add_commit(commit)
+        let complete = self.catalogue.add_commit(commit);
+        for run in commit.objects.iter().filter(|object| object.kind == Kind::IndexRun) {
+            let device = self.catalogue.owner(&run.hash).unwrap_or(commit.device);
+            let name = Name::Object { device, hash: run.hash };
+            // It says nothing that the objects themselves do not say.
+            if let Err(error) = self.index_run(&name, device) {
+                log::warn!("an index run cannot be read, and objects are opened instead: {error}");
+            }
+        }
+        complete
+    }
+
+    fn index_run(&self, name: &Name, device: DeviceId) -> Result<()> {
+        let extra = self.open(name)?.into_directory().extra;
+        let objects = NewObject::decode_run(&extra);
+        let objects = objects.map_err(|error| StoreError::damaged(&name.path(), error))?;
+        self.catalogue.add_run(device, objects);
+        Ok(())
     }
 
     /// The path of an object of tree nodes that a commit names and that is not here

@@ -330,6 +330,11 @@ impl Reader {
         &self.directory
     }
 
+    /// The directory, of a container that is not read further.
+    pub fn into_directory(self) -> Directory {
+        self.directory
+    }
+
     /// The clear prefix.
     pub fn prefix(&self) -> &Prefix {
         &self.prefix

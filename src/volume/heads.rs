@@ -118,9 +118,16 @@ pub(super) fn load_heads(
             loaded.newest.push((head, file));
         }
     }
+    let mut heirs: BTreeMap<DeviceId, DeviceId> = BTreeMap::new();
     for retired in loaded.newest.iter().flat_map(|(head, _)| &head.commit.retired) {
+        // Of several entries of a device the one with the lowest heir counts.
+        let heir = heirs.entry(retired.device).or_insert(retired.heir);
         let last = loaded.retired.entry(retired.device).or_insert(retired.last);
-        *last = retired.last.min(*last);
+        if retired.heir < *heir {
+            (*heir, *last) = (retired.heir, retired.last);
+        } else if retired.heir == *heir {
+            *last = retired.last.min(*last);
+        }
     }
     let given_up = |(file, _): &(HeadFile, _)| {
         loaded.retired.get(&file.device).is_some_and(|last| file.generation > *last)
