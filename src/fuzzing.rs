@@ -267,13 +267,14 @@ pub fn name(data: &[u8]) {
 /// A key of the namespace (0), or the value of a key of each kind.
 pub fn namespace(data: &[u8]) {
     let (what, rest) = choose(data);
-    let key = match what % 7 {
+    let key = match what % 8 {
         0 => return canonical(rest, Key::decode, Key::encode),
         1 => Key::Inode(1),
         2 => Key::Writer(writer()),
         3 => Key::Xattr(1, b"user.a".to_vec()),
         4 => Key::Back(2, 1, b"a".to_vec()),
         5 => Key::Entry(1, 4, b"a".to_vec()),
+        6 => Key::Recipe(1),
         _ => Key::Opaque(1, 77, b"a".to_vec()),
     };
     canonical(rest, |bytes| Value::decode(&key, bytes), Value::encode);

@@ -69,6 +69,12 @@ pub enum Purpose {
     NameHash,
     /// Id key, repo id: node boundaries of the namespace tree.
     Boundary,
+    /// Id key, repo id: inode numbers of files that lost theirs to another version.
+    LoserNumber,
+    /// Epoch key, repo id, epoch id, salt: seals a kept chat key.
+    ChatKeySeal,
+    /// Output of a security key, repo id, salt: seals K in an unlock slot.
+    SecurityKeySeal,
     /// Chunker key, repo id: the seed of the content-defined chunker.
     ChunkerSeed,
     /// OPAQUE export key, registration id: seals the payload kept in the vault.
@@ -93,6 +99,9 @@ impl Purpose {
             Self::NodeId => "amberfs v1 2026-11 node id",
             Self::NameHash => "amberfs v1 2026-11 name hash",
             Self::Boundary => "amberfs v1 2026-11 node boundary",
+            Self::LoserNumber => "amberfs v1 2026-11 loser number",
+            Self::ChatKeySeal => "amberfs v1 2026-11 chat key seal",
+            Self::SecurityKeySeal => "amberfs v1 2026-11 security key seal",
             Self::ChunkerSeed => "amberfs v1 2026-11 chunker seed",
             Self::VaultPayload => "amberfs v1 2026-11 vault payload seal",
             Self::VaultNote => "amberfs v1 2026-11 vault note seal",
@@ -206,8 +215,13 @@ mod tests {
             Purpose::NodeId,
             Purpose::NameHash,
             Purpose::Boundary,
+            Purpose::LoserNumber,
+            Purpose::ChatKeySeal,
+            Purpose::SecurityKeySeal,
             Purpose::ChunkerSeed,
             Purpose::VaultPayload,
+            Purpose::VaultNote,
+            Purpose::VaultNoteSigning,
         ];
         let mut contexts: Vec<_> = all.iter().map(|purpose| purpose.context()).collect();
         contexts.sort_unstable();

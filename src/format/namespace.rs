@@ -3,7 +3,7 @@
 use super::clock::{Dot, WRITER_BYTES, Writer};
 use super::versions::{History, Versions};
 use super::wire::{DecodeError, Decoder, Encoder, Result};
-use crate::crypto::DeviceId;
+use crate::crypto::{DeviceId, Hash};
 use crate::io::Timestamp;
 
 /// An inode number. Bit 63 is reserved for snapshots, bit 62 for a file that lost its number
@@ -43,6 +43,8 @@ pub enum Key {
     Back(Ino, Ino, Vec<u8>),
     /// An entry of the directory: keyed 63-bit hash of the name, and the name.
     Entry(Ino, u64, Vec<u8>),
+    /// How the original of an inode's content is made again.
+    Recipe(Ino),
     /// The row of a writer: its dot is the last change of the writer that the tree contains.
     Writer(Writer),
     /// A kind that this version does not know: inode, kind, rest.
@@ -53,6 +55,7 @@ const INODE: u8 = 1;
 const XATTR: u8 = 3;
 const BACK: u8 = 4;
 const ENTRY: u8 = 5;
+const RECIPE: u8 = 6;
 const WRITER: u8 = 7;
 
 impl Key {
@@ -63,6 +66,7 @@ impl Key {
             | Self::Xattr(ino, _)
             | Self::Back(ino, ..)
             | Self::Entry(ino, ..)
+            | Self::Recipe(ino)
             | Self::Opaque(ino, ..) => *ino,
             Self::Writer(_) => NO_INO,
         }
@@ -74,6 +78,7 @@ impl Key {
         bytes.extend_from_slice(&self.ino().to_be_bytes());
         match self {
             Self::Inode(_) => bytes.push(INODE),
+            Self::Recipe(_) => bytes.push(RECIPE),
             Self::Xattr(_, name) => {
                 bytes.push(XATTR);
                 bytes.extend_from_slice(name);
@@ -137,6 +142,7 @@ impl Key {
                 }
                 Self::Entry(ino, hash, file_name(&mut input)?)
             }
+            RECIPE => Self::Recipe(ino),
             WRITER if ino == NO_INO => {
                 Self::Writer(Writer::from_bytes(input.array::<WRITER_BYTES>()?)?)
             }
@@ -185,6 +191,8 @@ pub enum Value {
     Back,
     /// Of [`Key::Xattr`].
     Xattr(Xattr),
+    /// Of [`Key::Recipe`].
+    Recipe(Box<Recipe>),
     /// Of [`Key::Writer`]: the device whose mount it was, and what that called itself.
     Writer(DeviceId, String),
     /// Of [`Key::Opaque`].
@@ -202,6 +210,7 @@ impl Value {
             }
             Self::Back => {}
             Self::Xattr(xattr) => xattr.encode(&mut out),
+            Self::Recipe(recipe) => recipe.encode(&mut out),
             Self::Opaque(bytes) => {
                 out.raw(bytes);
             }
@@ -212,12 +221,15 @@ impl Value {
         out.finish()
     }
 
-    /// The chunks and nodes that the value needs.
-    pub fn content(&self) -> Content {
+    /// The content that the value needs in chunks, and its bytes.
+    pub fn stored(&self) -> (Content, u64) {
         match self {
-            Self::Inode(inode) => inode.content,
-            Self::Xattr(Xattr { state: XattrState::Stored(_, content), .. }) => *content,
-            _ => Content::None,
+            Self::Inode(inode) => (inode.content, inode.size),
+            Self::Xattr(Xattr { state: XattrState::Stored(size, content), .. }) => {
+                (*content, *size)
+            }
+            Self::Recipe(recipe) => (recipe.content, recipe.len),
+            _ => (Content::None, 0),
         }
     }
 
@@ -231,6 +243,7 @@ impl Value {
             }
             Key::Back(..) => Self::Back,
             Key::Xattr(..) => Self::Xattr(Xattr::decode(&mut input, XATTR_INLINE_MAX)?),
+            Key::Recipe(_) => Self::Recipe(Box::new(Recipe::decode(&mut input)?)),
             Key::Writer(_) => {
                 let device = input.array()?;
                 let name = input.bytes(NAME_MAX, "device name")?.to_vec();
@@ -314,6 +327,49 @@ impl Xattr {
             _ => return Err(DecodeError::Invalid("extended attribute")),
         };
         Ok(Self { versions, state })
+    }
+}
+
+/// How the file that was imported is made again from what is stored opened. This version keeps
+/// recipes, and makes none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recipe {
+    /// What the bytes of the recipe mean; later versions say.
+    pub form: u8,
+    /// The content of the inode for which it was made, by its origin. For any other it says
+    /// nothing.
+    pub origin: Dot,
+    /// Bytes of the original.
+    pub size: u64,
+    /// BLAKE3 of the original.
+    pub hash: Hash,
+    /// Name of the original, 1 to 255 bytes without `/`.
+    pub name: Vec<u8>,
+    /// Bytes of the recipe.
+    pub len: u64,
+    /// The recipe.
+    pub content: Content,
+}
+
+impl Recipe {
+    fn encode(&self, out: &mut Encoder) {
+        out.u8(self.form);
+        self.origin.encode(out);
+        out.var(self.size).raw(&self.hash).bytes(&self.name).var(self.len);
+        self.content.encode(out);
+    }
+
+    fn decode(input: &mut Decoder<'_>) -> Result<Self> {
+        let (form, origin) = (input.u8()?, Dot::decode(input)?);
+        let size = input.var_max(i64::MAX as u64, "size")?;
+        let (hash, name) = (input.array()?, input.bytes(NAME_MAX, "name")?.to_vec());
+        if name.is_empty() || name.iter().any(|byte| matches!(byte, 0 | b'/')) {
+            return Err(DecodeError::Invalid("name"));
+        }
+        let len = input.var_max(i64::MAX as u64, "recipe")?;
+        // One of no bytes has no content.
+        let content = if len == 0 { Content::None } else { Content::decode(input)? };
+        Ok(Self { form, origin, size, hash, name, len, content })
     }
 }
 
@@ -805,6 +861,35 @@ mod tests {
             let state = XattrState::Stored(size as u64, Content::Chunk([1; 16]));
             let value = Value::Xattr(Xattr { versions: Versions::default(), state });
             assert_eq!(read(&value.encode()), Some(error));
+        }
+    }
+
+    #[test]
+    fn a_recipe_survives_and_bad_ones_are_refused() {
+        let key = Key::Recipe(9);
+        assert_eq!(Key::decode(&key.encode()), Ok(key.clone()));
+        assert_eq!(Key::decode(&[&key.encode()[..], b"x"].concat()), Err(DecodeError::Trailing));
+        let recipe = Recipe {
+            form: 1,
+            origin: dot(3),
+            size: 1 << 30,
+            hash: [7; 32],
+            name: b"msgstore.db.crypt15".to_vec(),
+            len: 312,
+            content: Content::Chunk([1; 16]),
+        };
+        let none = Recipe { len: 0, content: Content::None, ..recipe.clone() };
+        for recipe in [recipe.clone(), none] {
+            let value = Value::Recipe(Box::new(recipe.clone()));
+            assert_eq!(value.stored(), (recipe.content, recipe.len));
+            assert_eq!(Value::decode(&key, &value.encode()), Ok(value.clone()));
+            for cut in 0..value.encode().len() {
+                assert!(Value::decode(&key, &value.encode()[..cut]).is_err());
+            }
+        }
+        for name in [&b""[..], b"a/b", b"a\0b"] {
+            let bad = Value::Recipe(Box::new(Recipe { name: name.to_vec(), ..recipe.clone() }));
+            assert_eq!(Value::decode(&key, &bad.encode()), Err(DecodeError::Invalid("name")));
         }
     }
 

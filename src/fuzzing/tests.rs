@@ -9,7 +9,7 @@ use crate::crypto::{hash, hex};
 use crate::daemon::{receive, send};
 use crate::format::clock::Dot;
 use crate::format::container::ChunkPlace;
-use crate::format::namespace::{Content, ContentClass, Inode, Owner, Xattr, XattrState};
+use crate::format::namespace::{Content, ContentClass, Inode, Owner, Recipe, Xattr, XattrState};
 use crate::format::node::{self, Dotted, MapItem, NO_ID, Run};
 use crate::format::record::Change;
 use crate::format::register::{Features, Slot, key_check_slot};
@@ -112,6 +112,18 @@ fn dot(record: u64) -> Dot {
 
 fn versions() -> Versions {
     Versions::replacing(&[(dot(1), &Versions::default().kept(dot(9)))], dot(3))
+}
+
+fn recipe() -> Recipe {
+    Recipe {
+        form: 1,
+        origin: dot(3),
+        size: 1 << 30,
+        hash: [7; 32],
+        name: b"msgstore.db.crypt15".to_vec(),
+        len: 312,
+        content: Content::Chunk([6; 16]),
+    }
 }
 
 fn xattrs() -> Vec<Xattr> {
@@ -515,6 +527,7 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         chosen(3, &Value::Xattr(Xattr::new(b"value".to_vec())).encode()),
         chosen(5, &Value::Entry(5, 0o100_000).encode()),
     ];
+    namespace.push(chosen(6, &Value::Recipe(Box::new(recipe())).encode()));
     namespace.extend(xattrs().into_iter().map(|xattr| chosen(3, &Value::Xattr(xattr).encode())));
     namespace.extend(
         inodes().into_iter().map(|inode| chosen(1, &Value::Inode(Box::new(inode)).encode())),

@@ -41,7 +41,7 @@ impl Live {
                     let Ok(key) = Key::decode(&item.key) else { continue };
                     for value in &item.values {
                         if let Ok(value) = Value::decode(&key, &value.bytes) {
-                            self.content(store, &value.content())?;
+                            self.content(store, &value.stored().0)?;
                         }
                     }
                 }

@@ -14,7 +14,7 @@ use crate::crypto::Hash;
 use crate::format::clock::{Dot, Seen};
 use crate::format::commit::{BAD_MAX, Name, NewObject};
 use crate::format::container::Class;
-use crate::format::namespace::{Content, Ino, Inode, Key, Value, Xattr, XattrState};
+use crate::format::namespace::{Content, Ino, Inode, Key};
 use crate::format::node::{Id, MapItem, NO_ID, Node};
 use crate::store::{Result, StoreError};
 use crate::tree::{Keys, NewNodes, Root, Source as _, map};
@@ -143,16 +143,15 @@ impl Walk<'_> {
         self.content(&inode.content, inode.size, super::chunker::frame_class(inode.class))
     }
 
-    /// Bytes of long extended attributes that cannot be read, of each inode.
-    fn xattrs(&mut self, items: &BTreeMap<Vec<u8>, MapItem>) -> Result<HashMap<Ino, u64>> {
+    /// Bytes that cannot be read of what lies beside each inode: long extended attributes, and
+    /// recipes.
+    fn beside(&mut self, items: &BTreeMap<Vec<u8>, MapItem>) -> Result<HashMap<Ino, u64>> {
         let mut lost = HashMap::new();
         for (key, item) in items {
-            let Ok(key @ Key::Xattr(ino, _)) = Key::decode(key) else { continue };
-            let Value::Xattr(Xattr { state: XattrState::Stored(size, content), .. }) =
-                Volume::value_of(&key, item)?
-            else {
+            let Ok(key @ (Key::Xattr(ino, _) | Key::Recipe(ino))) = Key::decode(key) else {
                 continue;
             };
+            let (content, size) = Volume::value_of(&key, item)?.stored();
             *lost.entry(ino).or_default() += self.content(&content, size, Class::Compressible)?;
         }
         Ok(lost)
@@ -195,7 +194,7 @@ impl Volume {
         };
         let names = tree.names();
         let mut lost = Vec::new();
-        let beside = walk.xattrs(&tree.items)?;
+        let beside = walk.beside(&tree.items)?;
         for (ino, inode) in &tree.inodes {
             let bytes = walk.file(inode)? + beside.get(ino).copied().unwrap_or_default();
             if bytes > 0 {

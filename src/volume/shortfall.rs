@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::AddAssign;
 
 use super::Volume;
-use crate::format::namespace::{Content, Ino, Key, ROOT, Value, Xattr, XattrState};
+use crate::format::namespace::{Content, Ino, Key, ROOT, Value};
 use crate::format::node::{Id, Node};
 use crate::store::{Result, StoreError};
 use crate::tree::content::range;
@@ -106,8 +106,8 @@ fn presence(error: StoreError) -> Result<Presence> {
 struct Names {
     /// Type, content, size and bytes of holes of each.
     inodes: HashMap<Ino, (u32, Content, u64, u64)>,
-    /// Extended attributes that are chunks: inode, content and size.
-    xattrs: Vec<(Ino, Content, u64)>,
+    /// Content of what lies beside inodes: long extended attributes, and recipes.
+    beside: Vec<(Ino, Content, u64)>,
     entries: HashSet<(Ino, Vec<u8>, Ino)>,
     backs: HashSet<(Ino, Vec<u8>, Ino)>,
     /// The first name of each inode, and how many it has.
@@ -121,10 +121,10 @@ impl Names {
                 let inode = (inode.kind(), inode.content, inode.size, inode.holes);
                 self.inodes.insert(ino, inode);
             }
-            (
-                Key::Xattr(ino, _),
-                Value::Xattr(Xattr { state: XattrState::Stored(size, content), .. }),
-            ) => self.xattrs.push((ino, content, size)),
+            (Key::Xattr(ino, _) | Key::Recipe(ino), value) => {
+                let (content, size) = value.stored();
+                self.beside.push((ino, content, size));
+            }
             (Key::Entry(dir, _, name), Value::Entry(ino, _)) => {
                 let first = self.first.entry(ino).or_insert_with(|| (dir, name.clone(), 0));
                 first.2 += 1;
@@ -281,7 +281,7 @@ impl Volume {
         let mut walk =
             Walk { volume: self, has, good: HashSet::new(), bad: HashMap::new(), looked: 0 };
         let mut beside: HashMap<Ino, Gap> = HashMap::new();
-        for (ino, content, size) in &names.xattrs {
+        for (ino, content, size) in &names.beside {
             *beside.entry(*ino).or_default() += walk.content(content, *size)?.0;
         }
         for (ino, (_, content, size, holes)) in &names.inodes {

@@ -2,14 +2,15 @@
 //! page shows is the one that this program has.
 
 use super::*;
-use crate::crypto::{IdKeys, Purpose, Secret, derive, hex};
+use crate::crypto::{IdKeys, Purpose, Secret, ValueCipher, derive, hex};
 use crate::format::clock::{Dot, Writer as Mount};
-use crate::format::commit::{Commit, Name};
-use crate::format::namespace::{Content, ContentClass, Inode, Key, Owner, ROOT, Value};
+use crate::format::commit::{Commit, Name, NewObject};
+use crate::format::namespace::{Content, ContentClass, Inode, Key, Owner, ROOT, Recipe, Value};
 use crate::format::node::{Dotted, MapItem, Node};
 use crate::format::register::{
     Epoch, Features, HeadExtension, Header, Keyring, Register, SLOT_KEY_CHECK, Slot, Stamp,
 };
+use crate::format::wire::Encoder;
 use crate::io::Timestamp;
 
 const PAGE: &str = include_str!("../../../docs/format.md");
@@ -183,6 +184,64 @@ fn the_examples_of_the_page_are_what_the_program_makes() {
     missing.need(format!("BLAKE3 of the whole is `{hash}`"));
     missing.need(format!("{}...{}.amb", &hash[..8], &hash[59..]));
     assert!(name.path().starts_with("22222222"));
+    assert!(missing.0.is_empty(), "docs/format.md does not show:\n{}", missing.0.join("\n"));
+}
+
+/// What later versions store, made from the words of section 16.
+#[test]
+fn what_later_versions_store_has_the_bytes_of_the_page() {
+    let mut missing = Missing::default();
+    let (id_key, epoch) = (secret([0x33; 32]), secret([0x66; 32]));
+    let dot = Dot { writer: Mount::new(1).unwrap(), record: 3 };
+    let mut made = |what: &str, bytes: &[u8]| {
+        missing.row(&format!("| {what}"), &format!(" | `{}` |", hex(bytes)));
+    };
+    let recipe = Recipe {
+        form: 1,
+        origin: dot,
+        size: 900,
+        hash: [0x77; 32],
+        name: b"fox.crypt15".to_vec(),
+        len: 45,
+        content: Content::Chunk([0x88; 16]),
+    };
+    made("recipe of form 1", &Value::Recipe(Box::new(recipe)).encode());
+
+    let row = [&[0; 8][..], &[10, 1], b"phone"].concat();
+    let material: [&[u8]; 3] = [&REPO, &[0x55; 16], &[0xaa; 32]];
+    let cipher = ValueCipher::new(&derive(Purpose::ChatKeySeal, &epoch, &material));
+    let mut sealed = [&[0][..], &[0x55; 16], &[0xaa; 32], &[0x99; 32]].concat();
+    cipher.seal(0, &[&REPO[..], &row].concat(), &mut sealed, 49);
+    made("chat key of bytes 0x99", &sealed);
+    assert_eq!(Key::decode(&row), Ok(Key::Opaque(0, 10, row[9..].to_vec())));
+
+    let key: [u8; 32] = std::array::from_fn(|at| at as u8);
+    let mut slot = [&[1, 4][..], &[0xbb; 4], &[0xcc; 32], &[0xee; 32]].concat();
+    let material: [&[u8]; 2] = [&REPO, &[0xee; 32]];
+    let cipher =
+        ValueCipher::new(&derive(Purpose::SecurityKeySeal, &secret([0xdd; 32]), &material));
+    let aad = [&REPO[..], &slot].concat();
+    let from = slot.len();
+    slot.extend(key);
+    cipher.seal(0, &aad, &mut slot, from);
+    made("slot of type 3", &slot);
+
+    let number = derive(Purpose::LoserNumber, &id_key, &[&REPO]);
+    let named = [&FOX.to_be_bytes()[..], &dot.writer.to_bytes(), &dot.record.to_be_bytes()];
+    let hashed = blake3::keyed_hash(number.expose(), &named.concat());
+    let number = u64::from_le_bytes(hashed.as_bytes()[..8].try_into().unwrap());
+    let number = 1 << 62 | number & ((1 << 62) - 1);
+    missing.row("| loser number of inode", &format!(" | `{number:016x}` |"));
+
+    let ids = IdKeys::new(&id_key, &secret([0x44; 32]), &REPO);
+    let fox = ids.chunk_id(&b"The quick brown fox jumps over the lazy dog.\n".repeat(20));
+    let object =
+        NewObject { hash: [0xab; 32], kind: Kind::Data, size: 16 << 20, chunks: vec![fox] };
+    let mut run = Encoder::new();
+    NewObject::encode_all(std::slice::from_ref(&object), &mut run);
+    let run = run.finish();
+    missing.row("| extra of an index run", &format!(" | `{}` |", hex(&run)));
+    assert_eq!(NewObject::decode_run(&run), Ok(vec![object]));
     assert!(missing.0.is_empty(), "docs/format.md does not show:\n{}", missing.0.join("\n"));
 }
 

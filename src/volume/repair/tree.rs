@@ -180,7 +180,7 @@ impl Volume {
         let before = tree.items.len();
         tree.items.retain(|bytes, _| match Key::decode(bytes) {
             Ok(Key::Entry(..) | Key::Back(..)) => wanted.contains_key(bytes),
-            Ok(Key::Xattr(ino, _)) => inodes.contains_key(&ino),
+            Ok(Key::Xattr(ino, _) | Key::Recipe(ino)) => inodes.contains_key(&ino),
             _ => true,
         });
         let mut changed = before - tree.items.len();
