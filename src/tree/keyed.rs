@@ -18,7 +18,7 @@ pub(super) trait Keyed: Shape<Child = MapChild> {
 /// nodes `$branch`.
 macro_rules! shape {
     ($tree:ident, $item:ident, $leaf:ident, $branch:ident) => {
-        struct $tree;
+        pub(super) struct $tree;
 
         impl $crate::tree::build::Shape for $tree {
             type Leaf = $item;

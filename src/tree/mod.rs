@@ -7,6 +7,7 @@
 
 mod build;
 pub mod content;
+pub mod diff;
 mod keyed;
 pub mod ledger;
 pub mod map;
