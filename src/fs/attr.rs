@@ -6,7 +6,7 @@ use super::{Attr, Fs, FsError, Result, SetAttr, SpaceStat, State, TimeSet};
 use crate::format::namespace::{Ino, Inode, Key, NAME_MAX, Value, XATTR_MAX, Xattr, XattrState};
 use crate::format::record::Change;
 use crate::io::Space;
-use crate::volume::Volume;
+use crate::volume::Tree;
 
 /// Count of names beyond which link(2) fails; ext4 has the same limit.
 pub(super) const LINKS_MAX: usize = 65000;
@@ -68,7 +68,7 @@ impl Fs {
         prefix.truncate(9);
         let mut count = 0;
         self.scan(state, &prefix, &prefix, &mut |bytes, seen| {
-            match Volume::decode_key(bytes).and_then(|key| seen.value(&key)) {
+            match Tree::decode_key(bytes).and_then(|key| seen.value(&key)) {
                 Ok(value) => count += u32::from(matches!(value, Value::Entry(_, 0o040_000))),
                 Err(error) => return ControlFlow::Break(Err(error)),
             }

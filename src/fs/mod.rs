@@ -42,7 +42,7 @@ use crate::format::versions::History;
 use crate::io::Timestamp;
 use crate::store::StoreError;
 use crate::volume::content::{Layer, Stored};
-use crate::volume::{Origins, Volume};
+use crate::volume::{Origins, Tree, Volume};
 
 /// The local log of what is acknowledged and not in a head yet.
 pub trait Log: Send + Sync {
@@ -289,10 +289,9 @@ impl Fs {
         log: Box<dyn Log>,
         options: Options,
     ) -> std::result::Result<Self, StoreError> {
-        let base = volume.base();
-        let state =
-            State { inodes: base.commit.inodes, bytes: base.commit.bytes, ..State::default() };
-        let fresh = volume.get(&Key::Inode(ROOT))?.is_none();
+        let inherited = &volume.base().inherited;
+        let state = State { inodes: inherited.inodes, bytes: inherited.bytes, ..State::default() };
+        let fresh = volume.tree().get(&Key::Inode(ROOT))?.is_none();
         let fs = Self {
             volume,
             log,
@@ -567,7 +566,7 @@ impl Fs {
         if let Some(edit) = state.current.edits.get(&bytes).or_else(frozen) {
             return Ok(edit.as_ref().map(|(_, value)| value.clone()));
         }
-        let stored = self.volume.get_encoded(key, &bytes);
+        let stored = self.volume.tree().get_encoded(key, &bytes);
         stored.map(|value| value.filter(is_there)).map_err(|error| self.store_failed(&error))
     }
 
@@ -606,7 +605,7 @@ impl Fs {
             frozen: overlay_range(frozen, from, prefix).peekable(),
         };
         let mut ended = ControlFlow::Continue(());
-        let stored = self.volume.scan_items(from, &mut |item| {
+        let stored = self.volume.tree().scan_items(from, &mut |item| {
             if !item.key.starts_with(prefix) {
                 return ControlFlow::Break(());
             }
@@ -645,7 +644,7 @@ impl Fs {
     ) -> Result<Vec<(Key, Value)>> {
         let mut found = Vec::new();
         self.scan(state, from, prefix, &mut |bytes, seen| {
-            let key = Volume::decode_key(bytes);
+            let key = Tree::decode_key(bytes);
             match key.and_then(|key| seen.value(&key).map(|value| (key, value))) {
                 Ok((_, value)) if !is_there(&value) => {}
                 Ok(item) => found.push(item),
@@ -710,7 +709,7 @@ impl Item<'_> {
     fn value(&self, key: &Key) -> std::result::Result<Value, StoreError> {
         match self {
             Self::Above(value) => Ok((*value).clone()),
-            Self::Stored(item) => Volume::value_of(key, item),
+            Self::Stored(item) => Tree::value_of(key, item),
         }
     }
 }

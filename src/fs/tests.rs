@@ -244,6 +244,7 @@ fn a_crash_does_not_bring_back_an_unlinked_inode() {
     fs.checkpoint().unwrap();
     let mut keys = Vec::new();
     fs.volume()
+        .tree()
         .scan(&[], &mut |key, _| {
             keys.push(key);
             ControlFlow::Continue(())

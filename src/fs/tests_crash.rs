@@ -387,7 +387,8 @@ fn a_stream_whose_start_comes_late_is_cut_by_its_start() {
     fs.write(ino, 0, &start, false).unwrap();
     fs.checkpoint().unwrap();
     let key = crate::format::namespace::Key::Inode(ino);
-    let Ok(Some(crate::format::namespace::Value::Inode(inode))) = fs.volume().get(&key) else {
+    let Ok(Some(crate::format::namespace::Value::Inode(inode))) = fs.volume().tree().get(&key)
+    else {
         panic!("it has an inode");
     };
     assert_eq!(inode.class, crate::format::namespace::ContentClass::Pages(4096));

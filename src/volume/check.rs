@@ -169,7 +169,7 @@ fn containers(volume: &Volume, repository: &Repository) -> Vec<Name> {
 
 /// What a repair found bad and nobody has put right since.
 fn still_bad(volume: &Volume, repository: &Repository) -> HashSet<Hash> {
-    let bad = &volume.base().commit.bad;
+    let bad = &volume.base().inherited.bad;
     if bad.is_empty() {
         return HashSet::new();
     }

@@ -335,7 +335,7 @@ fn only(newest: &[(DeviceHead, HeadFile)], wanted: &str) -> std::result::Result<
     };
     let found: Vec<_> = newest.iter().filter(is).collect();
     match found.as_slice() {
-        [(head, file)] => Ok(Base { commit: head.commit.clone(), hash: file.hash }),
+        [(head, file)] => Ok(Base::new(head.commit.clone(), file.hash)),
         [] => Err(VolumeError::NoDevice {
             wanted: wanted.to_owned(),
             here: newest.iter().map(|(head, _)| named(&head.name, &head.device)).collect(),
@@ -391,17 +391,11 @@ pub(super) fn choose(
                         .into(),
                 ));
             }
-            Ok(Base {
-                commit: Commit {
-                    device_name: state.name.clone(),
-                    ..Commit::empty(state.device, writer)
-                },
-                hash: [0; 32],
-            })
+            let device_name = state.name.clone();
+            let empty = Commit { device_name, ..Commit::empty(state.device, writer) };
+            Ok(Base::new(empty, [0; 32]))
         }
-        [(head, file)] if clones.is_empty() => {
-            Ok(Base { commit: head.commit.clone(), hash: file.hash })
-        }
+        [(head, file)] if clones.is_empty() => Ok(Base::new(head.commit.clone(), file.hash)),
         several => Err(VolumeError::Diverged(
             several
                 .iter()

@@ -10,9 +10,8 @@ use super::trust::{refuse_newer, tell_changed_features, tell_none, tell_strays};
 use super::unfit::{Unfit, unfit};
 use super::{Notice, OpenOptions, Own, Unusable, Volume, VolumeError, World, draw_writer};
 use crate::crypto::{DeviceId, hex};
-use crate::format::clock::{Generations, Processed};
+use crate::format::clock::Generations;
 use crate::format::commit::Name;
-use crate::format::node::NO_ID;
 use crate::format::register::{HEADER_MAX, Header, Register};
 use crate::io::SyncedFolder;
 use crate::store::{Context, Landmarks, Store, StoreError};
@@ -157,15 +156,8 @@ impl Volume {
         });
         store.recognise_by(Landmarks { header: has_header.then_some(header), head: stands_on });
         let own_head = loaded.newest.iter().find(|(head, _)| head.device == state.device);
-        let own = own_head.map_or(
-            Own { processed: Processed::default(), ledger: (NO_ID, 0), bytes: 0 },
-            |(head, file)| Own {
-                processed: head.commit.processed.clone(),
-                ledger: head.commit.ledger,
-                bytes: file.size,
-            },
-        );
-        store.mark_bad(&base.commit.bad);
+        let own = own_head.map_or(Own::none(), |(head, file)| Own::of(&head.commit, file.size));
+        store.mark_bad(&base.inherited.bad);
         let own_unread = heads
             .get(&state.device)
             .is_some_and(|files| files.iter().any(|file| !store.is_known(&file.name())));

@@ -9,7 +9,7 @@ mod tree;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::repository::{Repository, open_head};
-use super::{Mended, Published, Volume};
+use super::{Inherited, Published, Tree as View, Volume};
 use crate::crypto::Hash;
 use crate::format::clock::{Dot, Seen};
 use crate::format::commit::{BAD_MAX, Name, NewObject};
@@ -17,7 +17,7 @@ use crate::format::container::Class;
 use crate::format::namespace::{Content, Ino, Inode, Key};
 use crate::format::node::{Id, MapItem, NO_ID, Node};
 use crate::store::{Result, StoreError};
-use crate::tree::{Keys, NewNodes, Root, Source as _, map};
+use crate::tree::{NewNodes, Root, Source as _, map};
 use tree::Tree;
 
 /// A file that lost content.
@@ -151,7 +151,7 @@ impl Walk<'_> {
             let Ok(key @ (Key::Xattr(ino, _) | Key::Recipe(ino))) = Key::decode(key) else {
                 continue;
             };
-            let (content, size) = Volume::value_of(&key, item)?.stored();
+            let (content, size) = View::value_of(&key, item)?.stored();
             *lost.entry(ino).or_default() += self.content(&content, size, Class::Compressible)?;
         }
         Ok(lost)
@@ -217,28 +217,29 @@ impl Volume {
             && walk.healed == 0
             && objects.is_empty()
             && retired.is_empty()
-            && base.commit.bad == bad_list;
+            && base.inherited.bad == bad_list;
         let healed = walk.healed;
         if untouched {
             return Ok(Repaired { lost, ..Repaired::default() });
         }
         let bytes = tree.inodes.values().filter(|inode| inode.is_file());
         let bytes = bytes.fold(0u64, |sum, inode| sum.wrapping_add(inode.size));
-        let counts = (tree.inodes.len() as u64, bytes);
+        let inodes = tree.inodes.len() as u64;
         let mut seen = Seen::default();
         seen.add(self.repair_dot());
         tree.items.extend(self.rows(&seen));
         let edits: Vec<map::Edit> =
             tree.items.into_iter().map(|(key, item)| (key, Some(item))).collect();
         let mut new = NewNodes::new();
-        let keys = Keys(&self.store.context().ids);
-        let root = map::edit(keys, &*self.store, (NO_ID, 0), &edits, &mut new)?;
+        let root = self.tree_at((NO_ID, 0)).edit(&edits, &mut new)?;
         self.store.stage_nodes(new);
         if self.store.staged_bytes() > crate::store::HEAD_DATA_MAX {
             self.store.publish_objects(0)?;
         }
-        let mended = Mended { objects, retired, bad: Some(bad_list) };
-        let published = self.commit(root, counts, self.state().journal, true, mended)?;
+        let retired = [&base.inherited.retired[..], &retired].concat();
+        let inherited = base.inherited.clone();
+        let next = Inherited { root, inodes, bytes, retired, bad: bad_list, ..inherited };
+        let published = self.commit(next, self.state().journal, true, objects)?;
         Ok(Repaired { published: Some(published), changes, healed, lost })
     }
 
@@ -264,16 +265,14 @@ impl Volume {
         let mut items = BTreeMap::new();
         let mut ranges = vec![(Vec::new(), None)];
         let mut holes = 0;
-        let roots = std::iter::once(self.root()).chain(older.iter().copied());
+        let roots = std::iter::once(self.tree().root).chain(older.iter().copied());
         for (nth, root) in roots.enumerate() {
             if nth > 0 && root.0 == NO_ID {
                 continue;
             }
             let (mut lost, mut failed) = (Vec::new(), None);
             for range in ranges {
-                map::salvage(
-                    &*self.store,
-                    root,
+                self.tree_at(root).salvage(
                     range,
                     &mut |item| drop(items.insert(item.key.to_vec(), item.clone())),
                     &mut |range, error| {

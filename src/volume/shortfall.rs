@@ -6,12 +6,12 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::AddAssign;
 
-use super::Volume;
+use super::{Tree, Volume};
 use crate::format::namespace::{Content, Ino, Key, ROOT, Value};
 use crate::format::node::{Id, Node};
 use crate::store::{Result, StoreError};
+use crate::tree::Source as _;
 use crate::tree::content::range;
-use crate::tree::{Source as _, map};
 
 /// Whether something can be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -261,13 +261,9 @@ impl Volume {
     ) -> Result<Inspection> {
         let (mut names, mut found) = (Names::default(), Inspection::default());
         let mut decoded = Vec::new();
-        map::salvage(
-            &*self.store,
-            self.root(),
+        self.tree().salvage(
             (Vec::new(), None),
-            &mut |item| match Self::decode_key(&item.key)
-                .and_then(|key| Self::value_of(&key, item).map(|value| (key, value)))
-            {
+            &mut |item| match Tree::decode(item) {
                 Ok((key, value)) => names.add(key, value),
                 Err(error) => decoded.push(error),
             },
@@ -336,7 +332,7 @@ impl Volume {
         if gone.is_empty() {
             return Ok((Vec::new(), true));
         }
-        if self.base().commit.inodes > limit as u64 {
+        if self.base().inherited.inodes > limit as u64 {
             return Ok((Vec::new(), false));
         }
         let here = |id: &Id| {

@@ -12,15 +12,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 
-use super::{Edit, Volume};
+use super::{Edit, Tree, values};
 use crate::format::clock::Dot;
 use crate::format::container::Class;
 use crate::format::namespace::{
     Content, Ino, Inode, Key, ROOT, Value, XATTR_INLINE_MAX, Xattr, XattrState,
 };
 use crate::format::versions::{OVER_MAX, Versions};
-use crate::store::{Result, Store, StoreError};
-use crate::tree::{Root, map};
+use crate::store::{Result, StoreError};
 
 /// Most removed attributes that an inode keeps; the oldest go.
 const REMOVED_MAX: usize = 64;
@@ -45,17 +44,15 @@ impl Origins {
     }
 }
 
-/// Completes `edits`, which are to be made on the tree under `root`. What is staged for them
-/// is staged in `store`.
+/// Completes `edits`, which are to be made on this tree. What is staged for them is staged
+/// in its store.
 pub(super) fn complete(
-    store: &Store,
-    root: Root,
+    below: Tree<'_>,
     edits: Vec<Edit>,
     origins: &HashMap<Ino, Origins>,
 ) -> Result<Vec<Edit>> {
     let mut stamper = Stamper {
-        store,
-        root,
+        below,
         edits: edits.into_iter().collect(),
         origins: origins.clone(),
         over: HashMap::new(),
@@ -99,8 +96,7 @@ struct Touched {
 }
 
 struct Stamper<'a> {
-    store: &'a Store,
-    root: Root,
+    below: Tree<'a>,
     edits: BTreeMap<Vec<u8>, Option<(Dot, Value)>>,
     origins: HashMap<Ino, Origins>,
     /// Files that a file was renamed over.
@@ -114,8 +110,8 @@ struct Stamper<'a> {
 impl Stamper<'_> {
     /// What stands under a key in the tree below.
     fn before(&self, key: &Key) -> Result<Option<(Dot, Value)>> {
-        let found = map::get(self.store, self.root, &key.encode(), |item| {
-            Volume::value_of(key, item).map(|value| (Volume::dot_of(item), value))
+        let found = self.below.get_item(&key.encode(), |item| {
+            Tree::value_of(key, item).map(|value| (values::counting(item).dot, value))
         })?;
         found.transpose()
     }
@@ -189,15 +185,14 @@ impl Stamper<'_> {
         visit: &mut dyn FnMut(Key, Dot, Value),
     ) -> Result<()> {
         let mut failed = Ok(());
-        map::scan(self.store, self.root, from, &mut |item| {
+        self.below.scan_items(from, &mut |item| {
             if !inside(&item.key) {
                 return ControlFlow::Break(());
             }
-            let decoded = Volume::decode_key(&item.key)
-                .and_then(|key| Volume::value_of(&key, item).map(|value| (key, value)));
+            let decoded = Tree::decode(item);
             match decoded {
                 Ok((key, value)) => {
-                    visit(key, Volume::dot_of(item), value);
+                    visit(key, values::counting(item).dot, value);
                     ControlFlow::Continue(())
                 }
                 Err(error) => {
@@ -239,7 +234,7 @@ impl Stamper<'_> {
             if !bytes.starts_with(&prefix) {
                 break;
             }
-            if let Key::Back(_, dir, name) = Volume::decode_key(bytes)? {
+            if let Key::Back(_, dir, name) = Tree::decode_key(bytes)? {
                 match edit {
                     Some(_) => names.insert((dir, name)),
                     None => names.remove(&(dir, name)),
@@ -250,7 +245,7 @@ impl Stamper<'_> {
     }
 
     fn entry_key(&self, (dir, name): &Place) -> Key {
-        Key::Entry(*dir, self.store.context().ids.name_hash(name), name.clone())
+        Key::Entry(*dir, self.below.store.context().ids.name_hash(name), name.clone())
     }
 
     /// The file that a name stood for in the tree below.
@@ -552,8 +547,8 @@ impl Stamper<'_> {
     fn stored(&self, state: XattrState) -> Result<XattrState> {
         match state {
             XattrState::Inline(bytes) if bytes.len() > XATTR_INLINE_MAX => {
-                let id = self.store.context().ids.chunk_id(&bytes);
-                self.store.stage(Class::Compressible, id, &bytes)?;
+                let id = self.below.store.context().ids.chunk_id(&bytes);
+                self.below.store.stage(Class::Compressible, id, &bytes)?;
                 Ok(XattrState::Stored(bytes.len() as u64, Content::Chunk(id)))
             }
             other => Ok(other),

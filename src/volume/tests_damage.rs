@@ -162,7 +162,7 @@ pub(super) fn outcome(opened: &std::result::Result<Volume, VolumeError>) -> Stri
     };
     let mut text = format!("{}:", volume.base().commit.generation);
     for ino in 1..=NEWEST {
-        match volume.get(&Key::Inode(ino)) {
+        match volume.tree().get(&Key::Inode(ino)) {
             Ok(Some(Value::Inode(inode))) => {
                 let Content::Chunk(id) = inode.content else { panic!("content is one chunk") };
                 match volume.store.read(&id, 0, inode.size) {

@@ -71,7 +71,7 @@ fn after_a_failed_head_the_same_content_is_stored_whole() {
         checkpoint(&volume, vec![file(&volume, &noise(600_000))]).unwrap();
         drop(volume);
         let volume = open(&world, Some("state"), &OpenOptions::default(), 51).unwrap();
-        let Ok(Some(Value::Inode(inode))) = volume.get(&Key::Inode(FILE)) else { panic!() };
+        let Ok(Some(Value::Inode(inode))) = volume.tree().get(&Key::Inode(FILE)) else { panic!() };
         let stored = Stored {
             class: inode.class,
             content: inode.content,
@@ -206,7 +206,7 @@ fn remove(world: &SimWorld, path: &str) {
 /// Whether a new opening reads the content of `FILE`.
 fn is_whole(world: &SimWorld, bytes: &[u8]) -> bool {
     let volume = open(world, None, &OpenOptions::default(), 90).unwrap();
-    let Ok(Some(Value::Inode(inode))) = volume.get(&Key::Inode(FILE)) else { panic!() };
+    let Ok(Some(Value::Inode(inode))) = volume.tree().get(&Key::Inode(FILE)) else { panic!() };
     let stored = Stored {
         class: inode.class,
         content: inode.content,

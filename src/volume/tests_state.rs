@@ -1,12 +1,18 @@
 //! Local state and REPO that do not belong together: restored, lost, copied,
 //! rolled back, and two devices that wrote at once.
 
+use std::collections::BTreeMap;
+
 use super::tests_damage::{open, outcome, publish, repository};
 use super::*;
 use crate::crypto::hex;
+use crate::format::clock::Tag;
+use crate::format::container::Kind;
+use crate::format::ledger::{Container, Key as LedgerKey};
 use crate::format::namespace::Xattr;
 use crate::io::SyncedFolder;
 use crate::io::sim::SimWorld;
+use crate::tree::ledger;
 
 /// Files under `root`, with their bytes.
 fn files(world: &SimWorld, root: &str) -> Vec<(String, Vec<u8>)> {
@@ -253,12 +259,12 @@ fn nothing_is_published_twice_under_one_dot() {
     let again = publish(name(b"a"), dot, value(b"1"), &seen);
     assert!(matches!(again, Err(StoreError::Republished { dot: found }) if found == dot));
     // The same value is no second one, and a later change may come.
-    let stored = volume.get(&Key::Inode(4)).unwrap().unwrap();
+    let stored = volume.tree().get(&Key::Inode(4)).unwrap().unwrap();
     publish(Key::Inode(4).encode(), dot, stored, &seen).unwrap();
     let later = Dot { record: 2, ..dot };
     seen.add(later);
     publish(name(b"a"), later, value(b"1"), &seen).unwrap();
-    let row = volume.get(&Key::Writer(dot.writer)).unwrap();
+    let row = volume.tree().get(&Key::Writer(dot.writer)).unwrap();
     assert_eq!(row, Some(Value::Writer(volume.state().device, volume.state().name)));
     assert_eq!(volume.last_of(dot.writer).unwrap(), 2);
 }

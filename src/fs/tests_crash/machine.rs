@@ -139,6 +139,7 @@ pub fn crashes(world: &SimWorld, tears: usize) -> Vec<Crash> {
 fn dots_are_seen(fs: &Fs) {
     let mut seen = Seen::default();
     fs.volume()
+        .tree()
         .scan_items(&[], &mut |item| {
             let [value] = &item.values[..] else { panic!("one device has one value of a key") };
             // Rows of writers come before all else.
@@ -180,6 +181,7 @@ pub fn sound(fs: &Fs) {
     let (mut entries, mut backs) = (BTreeSet::new(), BTreeSet::new());
     let mut bytes = 0u64;
     fs.volume()
+        .tree()
         .scan(&[], &mut |key, value| {
             match (key, value) {
                 (Key::Inode(ino), Value::Inode(inode)) => {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use super::super::Volume;
+use super::super::{Tree as View, Volume, values};
 use crate::format::namespace::{Ino, Inode, Key, Owner, ROOT, Value};
 use crate::format::node::MapItem;
 
@@ -77,7 +77,7 @@ impl Volume {
         let mut backs = Vec::new();
         for (bytes, item) in items {
             let decoded = Key::decode(&bytes).ok().and_then(|key| {
-                let value = Self::value_of(&key, &item).ok()?;
+                let value = View::value_of(&key, &item).ok()?;
                 Some((key, value))
             });
             match decoded {
@@ -185,7 +185,7 @@ impl Volume {
         });
         let mut changed = before - tree.items.len();
         for (bytes, (key, value)) in wanted {
-            let same = |item: &MapItem| Self::value_of(&key, item).is_ok_and(|old| old == value);
+            let same = |item: &MapItem| View::value_of(&key, item).is_ok_and(|old| old == value);
             if !tree.items.get(&bytes).is_some_and(same) {
                 changed += 1;
                 self.put(tree, &key, &value);
@@ -197,7 +197,7 @@ impl Volume {
     }
 
     fn put(&self, tree: &mut Tree, key: &Key, value: &Value) {
-        let (key, item) = super::super::item(key.encode(), self.repair_dot(), value.encode());
+        let (key, item) = values::single(key.encode(), self.repair_dot(), value.encode());
         tree.items.insert(key, item);
     }
 

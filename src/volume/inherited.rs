@@ -1,0 +1,132 @@
+//! What stands in a head: what it takes over from the heads that it is based on, and what
+//! its device says of itself alone.
+
+use crate::crypto::Hash;
+use crate::format::clock::{Processed, Tag};
+use crate::format::commit::{Commit, Retired};
+use crate::format::node::{Id, NO_ID};
+use crate::tree::Root;
+
+/// What a head takes over from those that it is based on, whichever device wrote them. The
+/// trees of several heads, joined, hand on the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inherited {
+    /// The root of the namespace; the dots in it say which changes it contains.
+    pub root: Root,
+    /// Inodes in it.
+    pub inodes: u64,
+    /// Sum of file sizes, bytes, modulo 2^64.
+    pub bytes: u64,
+    /// Hashes of the heads that it is based on; none in a fresh repository.
+    pub parents: Vec<Hash>,
+    /// The newest head of each device whose changes are in it, those of the parents'
+    /// devices among them. No head has a tag: who publishes the next head may not have
+    /// seen it.
+    pub merged: Processed,
+    /// Devices that write no more.
+    pub retired: Vec<Retired>,
+    /// Heads and objects that a repair found damaged, ascending.
+    pub bad: Vec<Hash>,
+    /// Chunks that nobody can bring any more, ascending.
+    pub lost: Vec<Id>,
+    /// Fields of later versions with even tags.
+    pub unknown: Vec<(u64, Vec<u8>)>,
+}
+
+impl Inherited {
+    /// What a head hands on.
+    pub fn of(commit: &Commit, hash: Hash) -> Self {
+        let mut merged = commit.processed.by_hearsay();
+        let is_head = commit.generation > 0;
+        if is_head {
+            merged.add(commit.device, commit.generation, Tag::default());
+        }
+        Self {
+            root: commit.root,
+            inodes: commit.inodes,
+            bytes: commit.bytes,
+            parents: is_head.then_some(hash).into_iter().collect(),
+            merged,
+            retired: commit.retired.clone(),
+            bad: commit.bad.clone(),
+            lost: commit.lost.clone(),
+            unknown: even_tags(&commit.unknown),
+        }
+    }
+}
+
+/// The fields of later versions that a head takes over: those with even tags.
+fn even_tags(fields: &[(u64, Vec<u8>)]) -> Vec<(u64, Vec<u8>)> {
+    fields.iter().filter(|(tag, _)| tag % 2 == 0).cloned().collect()
+}
+
+/// What a head says of its device, and no head of another device takes over.
+#[derive(Clone, Debug)]
+pub(crate) struct Own {
+    /// The newest heads of others that it has processed.
+    pub processed: Processed,
+    /// The root of the ledger that the head names; the empty tree before the first head.
+    pub ledger: Root,
+    /// Bytes of the head.
+    pub bytes: u64,
+}
+
+impl Own {
+    /// Before the device's first head.
+    pub fn none() -> Self {
+        Self { processed: Processed::default(), ledger: (NO_ID, 0), bytes: 0 }
+    }
+
+    /// What a head of `bytes` bytes says.
+    pub fn of(commit: &Commit, bytes: u64) -> Self {
+        Self { processed: commit.processed.clone(), ledger: commit.ledger, bytes }
+    }
+}
+
+/// What everything is based on.
+#[derive(Clone, Debug)]
+pub struct Base {
+    /// What the next head takes over.
+    pub inherited: Inherited,
+    /// The newest commit in it; a fresh repository has an empty one of generation 0.
+    pub commit: Commit,
+    /// The hash of that commit's head.
+    pub hash: Hash,
+}
+
+impl Base {
+    /// One head, or the empty commit of a fresh repository.
+    pub fn new(commit: Commit, hash: Hash) -> Self {
+        Self { inherited: Inherited::of(&commit, hash), commit, hash }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::clock::Writer;
+
+    /// A ledger, or a claim to hold what another device's head names, would be wrong in
+    /// the head of a device that took it over.
+    #[test]
+    fn nothing_of_the_device_that_wrote_a_head_is_inherited() {
+        let writer = Writer::new(1).unwrap();
+        let (device, third) = ([1; 16], [3; 16]);
+        let mut commit = Commit::empty(device, writer);
+        let fresh = Inherited::of(&commit, [0; 32]);
+        assert_eq!((fresh.parents, fresh.merged), (Vec::new(), Processed::default()));
+        commit.generation = 4;
+        commit.ledger = ([5; 16], 1);
+        commit.processed.add(third, 7, Tag([7; 8]));
+        commit.unknown = vec![(101, vec![1]), (102, vec![2])];
+        let inherited = Inherited::of(&commit, [6; 32]);
+        assert_eq!(inherited.parents, [[6; 32]]);
+        let of = |device| inherited.merged.get(device);
+        assert_eq!(of(&device), Some((4, Tag::default())));
+        assert_eq!(of(&third), Some((7, Tag::default())), "contained, and not held");
+        assert_eq!(inherited.unknown, [(102, vec![2])], "odd tags belong to one head");
+        let own = Own::of(&commit, 9);
+        assert_eq!(own.processed.held(&third), Some(7));
+        assert_eq!((own.ledger, own.bytes), (([5; 16], 1), 9));
+    }
+}

@@ -1,0 +1,226 @@
+//! The checkpoint that makes the next head.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use super::inherited::{Base, Inherited, Own};
+use super::state::State;
+use super::{Changes, Edit, Published, Volume, stamp, values};
+use crate::crypto::{DeviceId, Hash};
+use crate::format::clock::{Dot, Processed, Seen, Tag, Writer};
+use crate::format::commit::{Commit, Name, NewObject};
+use crate::format::container::Kind;
+use crate::format::ledger::{Container, Key as LedgerKey};
+use crate::format::namespace::{Content, Key, Value};
+use crate::format::node::{LedgerItem, MapItem, NO_ID};
+use crate::format::register::HeadExtension;
+use crate::store::{Entered, HEAD_DATA_MAX, Result, Store, StoreError};
+use crate::tree::{Keys, NewNodes, Root, ledger, map};
+
+/// Bytes of tree nodes that a head carries; more go into metadata objects.
+const HEAD_NODES_MAX: usize = 4 << 20;
+
+impl Volume {
+    /// Publishes a checkpoint: `changes` become the next commit. `counts` are inodes and bytes
+    /// in it, `journal` the last sequence it contains, `open` content roots that are in use and
+    /// not part of it.
+    pub fn checkpoint(
+        &self,
+        changes: Changes,
+        counts: (u64, u64),
+        journal: u64,
+        open: &[Content],
+    ) -> Result<Published> {
+        let base = self.base();
+        let below = self.tree_at(base.inherited.root);
+        let Changes { edits, origins, seen } = changes;
+        let edits = stamp::complete(below, edits, &origins)?;
+        self.check_law(&edits)?;
+        let news = !edits.is_empty();
+        let rows = self.rows(&seen).into_iter().map(|(key, row)| (key, Some(row)));
+        let edits = edits.into_iter().map(|(key, edit)| match edit {
+            None => (key, None),
+            Some((dot, value)) => {
+                let (key, item) = values::single(key, dot, value.encode());
+                (key, Some(item))
+            }
+        });
+        let edits: Vec<map::Edit> = rows.chain(edits).collect();
+        let mut new = NewNodes::new();
+        let root = below.edit(&edits, &mut new)?;
+        self.store.stage_nodes(new);
+        self.store.drop_unreachable(root, open)?;
+        if self.store.staged_bytes() > HEAD_DATA_MAX {
+            self.store.publish_objects(0)?;
+        }
+        let (inodes, bytes) = counts;
+        let next = Inherited { root, inodes, bytes, ..base.inherited.clone() };
+        self.commit(next, journal, news, Vec::new())
+    }
+
+    /// The rows that say how far each writer of this head's changes has come, in the order
+    /// of their keys, which come before all others.
+    pub(super) fn rows(&self, seen: &Seen) -> Vec<(Vec<u8>, MapItem)> {
+        let State { device, name, .. } = self.state();
+        let row = |dot: Dot| {
+            let bytes = Value::Writer(device, name.clone()).encode();
+            values::single(Key::Writer(dot.writer).encode(), dot, bytes)
+        };
+        seen.dots().map(row).collect()
+    }
+
+    /// The law of heads: a head that covers a dot holds its value. So no value may be
+    /// published under a dot that the commit below covers, unless it is there already.
+    fn check_law(&self, edits: &[Edit]) -> Result<()> {
+        let mut last: HashMap<Writer, u64> = HashMap::new();
+        for (encoded, edit) in edits {
+            let Some((dot, value)) = edit else { continue };
+            let last = match last.entry(dot.writer) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(unknown) => *unknown.insert(self.last_of(dot.writer)?),
+            };
+            if dot.record > last {
+                continue;
+            }
+            let is_same = |item: &MapItem| values::holds(item, *dot, &value.encode());
+            let held = self.tree().get_item(encoded, is_same)?;
+            if held != Some(true) {
+                return Err(StoreError::Republished { dot: *dot });
+            }
+        }
+        Ok(())
+    }
+
+    /// The writer's last change that the commit below contains, 0 for none.
+    pub(super) fn last_of(&self, writer: Writer) -> Result<u64> {
+        let row = Key::Writer(writer).encode();
+        Ok(self.tree().get_item(&row, values::last_record)?.unwrap_or(0))
+    }
+
+    /// What the next head has processed: what the device's last one had, and all whose
+    /// changes are in it. Only what this device found here whole has its tag.
+    fn processed(&self, inherited: &Inherited, device: DeviceId) -> Processed {
+        let mut processed = self.own().processed;
+        processed.join(&inherited.merged);
+        for head in self.devices.iter().filter(|head| head.complete) {
+            if processed.generation(&head.device) >= head.commit.news {
+                processed.add(head.device, head.generation, Tag::of(&head.hash));
+            }
+        }
+        processed.remove(&device);
+        processed
+    }
+
+    fn own(&self) -> Own {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The device's ledger with what this commit brings: its objects, and the head before.
+    /// Rows that cannot be read are left out: a file in no ledger is never deleted.
+    fn ledger(&self, commit: &Commit, state: &State) -> (Root, NewNodes) {
+        let mut rows: BTreeMap<Vec<u8>, Container> = BTreeMap::new();
+        let mut keep = |hash: &Hash, kind, generation, size| {
+            let key = LedgerKey::Container(state.device, *hash).encode();
+            rows.insert(key, Container { kind, generation, size, condemned: 0 });
+        };
+        // A repair may name objects in folders of others.
+        let is_own = |hash: &Hash| self.store.owner(hash).is_none_or(|owner| owner == state.device);
+        for object in commit.objects.iter().filter(|object| is_own(&object.hash)) {
+            keep(&object.hash, object.kind, commit.generation, object.size);
+        }
+        let own = self.own();
+        if state.generation > 0 {
+            keep(&state.head, Kind::Head, state.generation, own.bytes);
+        }
+        let edits = rows.into_iter().map(|(key, row)| {
+            let item = LedgerItem { key: key.clone().into(), bytes: row.encode() };
+            (key, Some(item))
+        });
+        let edits: Vec<ledger::Edit> = edits.collect();
+        let keys = Keys(&self.store.context().ids);
+        let edit = |root, new: &mut NewNodes| ledger::edit(keys, &*self.store, root, &edits, new);
+        let mut new = NewNodes::new();
+        let root = edit(own.ledger, &mut new).or_else(|error| {
+            log::warn!("the ledger of this device cannot be read and begins anew: {error}");
+            new.clear();
+            edit((NO_ID, 0), &mut new)
+        });
+        (root.expect("an empty tree has no node that cannot be read"), new)
+    }
+
+    /// Publishes what is staged with a head that hands this on. It has `news` if other
+    /// devices must answer it, and names `objects` beside those that are new.
+    pub(super) fn commit(
+        &self,
+        inherited: Inherited,
+        journal: u64,
+        news: bool,
+        objects: Vec<NewObject>,
+    ) -> Result<Published> {
+        let state = self.state();
+        let processed = self.processed(&inherited, state.device);
+        let generation = state.generation + 1 + self.spent.load(Ordering::Relaxed);
+        let news = news || state.generation == 0;
+        let mut commit = Commit {
+            device: state.device,
+            generation,
+            time: self.world.clock.now(),
+            writer: self.writer(),
+            previous: state.head,
+            root: inherited.root,
+            ledger: (NO_ID, 0),
+            processed,
+            announcement: false,
+            news: if news { generation } else { state.news },
+            journal,
+            inodes: inherited.inodes,
+            bytes: inherited.bytes,
+            device_name: state.name.clone(),
+            objects,
+            retired: inherited.retired,
+            bad: inherited.bad,
+            lost: inherited.lost,
+            unknown: inherited.unknown,
+        };
+        let extension = HeadExtension {
+            features: self.features,
+            repo: state.repo,
+            device: state.device,
+            generation: commit.generation,
+            register: self.register.read().unwrap_or_else(PoisonError::into_inner).clone(),
+        };
+        let Entered { name, bytes: head_bytes, gone } = self
+            .store
+            .publish_head(&mut commit, extension.encode(), HEAD_NODES_MAX, &|commit| {
+                self.ledger(commit, &state)
+            })
+            .inspect_err(|_| {
+                self.spent.fetch_add(1, Ordering::Relaxed);
+            })?;
+        self.spent.store(0, Ordering::Relaxed);
+        *self.own.lock().unwrap_or_else(PoisonError::into_inner) = Own::of(&commit, head_bytes);
+        let Name::Head { hash, .. } = &name else { unreachable!("publish_head returns a head") };
+        let objects = (commit.objects.len(), commit.objects.iter().map(|object| object.size).sum());
+        {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.generation = commit.generation;
+            state.news = commit.news;
+            state.head = *hash;
+            state.base = *hash;
+            state.journal = journal;
+            let device = state.device;
+            state.seen.set(device, commit.generation);
+        }
+        *self.base.write().unwrap_or_else(PoisonError::into_inner) =
+            Arc::new(Base::new(commit, *hash));
+        if !self.store.is_stateless() {
+            let folder = self.world.state.as_ref().expect("only a volume with state writes");
+            self.store_state().map_err(|error| StoreError::state("device record", error))?;
+            Store::clear_intents(&**folder)
+                .map_err(|error| StoreError::state("intent log", error))?;
+        }
+        Ok(Published { name, head_bytes, objects, gone })
+    }
+}

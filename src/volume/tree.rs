@@ -1,0 +1,112 @@
+//! The namespace at one root. Whose root it is makes no difference: that of the base, of
+//! a kept commit, or of another device's head.
+
+use std::ops::ControlFlow;
+
+use super::values;
+use crate::format::namespace::{Key, Value};
+use crate::format::node::MapItem;
+use crate::store::{Result, Store, StoreError};
+use crate::tree::diff::{self, Difference};
+use crate::tree::map::{self, KeyRange};
+use crate::tree::{Keys, NewNodes, Root};
+
+/// The namespace at one root, with the store that has its nodes.
+#[derive(Clone, Copy)]
+pub struct Tree<'a> {
+    /// Where its nodes and the content of its files come from.
+    pub store: &'a Store,
+    /// Its root.
+    pub root: Root,
+}
+
+impl<'a> Tree<'a> {
+    /// The value of a key.
+    pub fn get(&self, key: &Key) -> Result<Option<Value>> {
+        self.get_encoded(key, &key.encode())
+    }
+
+    /// The value of a key that is encoded already.
+    pub fn get_encoded(&self, key: &Key, encoded: &[u8]) -> Result<Option<Value>> {
+        self.get_item(encoded, |item| Self::value_of(key, item))?.transpose()
+    }
+
+    /// What `found` makes of the item with this encoded key.
+    pub fn get_item<T>(
+        &self,
+        encoded: &[u8],
+        found: impl FnOnce(&MapItem) -> T,
+    ) -> Result<Option<T>> {
+        map::get(self.store, self.root, encoded, found)
+    }
+
+    /// The value of an item that counts.
+    pub fn value_of(key: &Key, item: &MapItem) -> Result<Value> {
+        Value::decode(key, &values::counting(item).bytes)
+            .map_err(|error| StoreError::damaged("a value of the namespace", error))
+    }
+
+    /// The key of an item.
+    pub fn decode_key(encoded: &[u8]) -> Result<Key> {
+        Key::decode(encoded).map_err(|error| StoreError::damaged("a key of the namespace", error))
+    }
+
+    /// The key and the value of an item.
+    pub fn decode(item: &MapItem) -> Result<(Key, Value)> {
+        let key = Self::decode_key(&item.key)?;
+        let value = Self::value_of(&key, item)?;
+        Ok((key, value))
+    }
+
+    /// Visits items from `from` on until `visit` breaks.
+    pub fn scan_items(
+        &self,
+        from: &[u8],
+        visit: &mut dyn FnMut(&MapItem) -> ControlFlow<()>,
+    ) -> Result<()> {
+        map::scan(self.store, self.root, from, visit)
+    }
+
+    /// Visits keys and values from `from` on until `visit` breaks.
+    pub fn scan(
+        &self,
+        from: &[u8],
+        visit: &mut dyn FnMut(Key, Value) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut failed = None;
+        self.scan_items(from, &mut |item| match Self::decode(item) {
+            Ok((key, value)) => visit(key, value),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        })?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Visits the items of a range and goes on where a node cannot be read: `lost` is
+    /// called with the keys that are, or would be, below it.
+    pub fn salvage(
+        &self,
+        range: KeyRange,
+        visit: &mut dyn FnMut(&MapItem),
+        lost: &mut dyn FnMut(KeyRange, StoreError),
+    ) {
+        map::salvage(self.store, self.root, range, visit, lost);
+    }
+
+    /// The items in which `other` differs, by key; this tree is the left one. Nodes that
+    /// both have are not read. Ends after a node that cannot be read.
+    pub fn diff(
+        &self,
+        other: &Tree<'_>,
+    ) -> impl Iterator<Item = Result<Difference<MapItem>>> + use<'a> {
+        diff::maps(self.store, self.root, other.root)
+    }
+
+    /// The root after edits, which must be strictly ascending by key; new nodes go into
+    /// `new`.
+    pub(super) fn edit(&self, edits: &[map::Edit], new: &mut NewNodes) -> Result<Root> {
+        map::edit(Keys(&self.store.context().ids), self.store, self.root, edits, new)
+    }
+}
