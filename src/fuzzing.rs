@@ -29,10 +29,11 @@ use crate::fs::{Fs, NoLog, Operations, Options as FsOptions, Ownership, Seek};
 use crate::io::sim::{SimRandom, SimWorld};
 use crate::journal::{Journal, JournalKeys, Options, Replay};
 use crate::store::{Context, Reader, Writer};
+use crate::sync::{self, OpenOptions};
 use crate::vault::protocol::Password;
+use crate::volume::World;
 use crate::volume::repository::Repository;
 use crate::volume::state::State;
-use crate::volume::{OpenOptions, Volume, World};
 
 mod mounting;
 mod vault;
@@ -467,7 +468,7 @@ fn walked(data: &[u8]) -> usize {
     };
     let opened = Arc::new(Context::new(REPO, keyring));
     let options = OpenOptions { read_only: true, ..OpenOptions::default() };
-    let Ok(volume) = Volume::open(outside, &repository, opened, register, &options) else {
+    let Ok(volume) = sync::open(outside, &repository, opened, register, &options) else {
         return 0;
     };
     let ownership =

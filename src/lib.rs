@@ -11,7 +11,7 @@
 //! | module | who calls it |
 //! |---|---|
 //! | [`io`], [`crypto`], [`format`], [`tree`], [`store`], [`journal`] | the layers above; tests and benchmarks, each part alone |
-//! | [`volume`], [`fs`] | whoever opens a repository without the command line, as below |
+//! | [`volume`], [`sync`], [`fs`] | whoever opens a repository without the command line, as below |
 //! | [`vault`] | `amberfs-vault`, which serves a vault, and [`cli`], which is its client |
 //! | [`control`] | [`cli`] and [`daemon`], which speak with each other by it |
 //! | [`fuse`], [`daemon`] | whoever mounts something that has [`fs::Operations`], as the file system in memory of the benchmarks |
@@ -31,8 +31,9 @@
 //! use amberfs::fs::{Fs, NoLog, Operations, Options, Ownership};
 //! use amberfs::io::{DirSynced, SystemClock, SystemRandom};
 //! use amberfs::store::Context;
+//! use amberfs::sync::{self, OpenOptions};
+//! use amberfs::volume::World;
 //! use amberfs::volume::repository::Repository;
-//! use amberfs::volume::{OpenOptions, Volume, World};
 //!
 //! fn list(repo: &Path, digits: &str) -> Result<Vec<Vec<u8>>, Box<dyn std::error::Error>> {
 //!     let key = parse_key(digits)?;
@@ -47,7 +48,7 @@
 //!         random: Arc::new(SystemRandom),
 //!     };
 //!     let options = OpenOptions { read_only: true, ..OpenOptions::default() };
-//!     let volume = Volume::open(world, &repository, context, register, &options)?;
+//!     let volume = sync::open(world, &repository, context, register, &options)?;
 //!     let ownership =
 //!         Ownership { uid: 0, gid: 0, record_self: false, force_uid: None, force_gid: None };
 //!     let fs = Fs::new(volume, Box::new(NoLog), Options { read_only: true, ownership })?;
@@ -76,7 +77,7 @@
 //! # let state = Some(Arc::new(DirFolder::new(&state)) as _);
 //! # let world = World { repo: folder, state, clock: Arc::new(SystemClock), random };
 //! # let first = OpenOptions { first: true, device_name: "a".into(), ..OpenOptions::default() };
-//! # let volume = Volume::open(world, &repository, context, register, &first)?;
+//! # let volume = sync::open(world, &repository, context, register, &first)?;
 //! # let ownership =
 //! #     Ownership { uid: 0, gid: 0, record_self: false, force_uid: None, force_gid: None };
 //! # let options = Options { read_only: false, ownership };
@@ -112,6 +113,8 @@ pub mod store;
 pub mod journal;
 
 pub mod volume;
+
+pub mod sync;
 
 pub mod fs;
 

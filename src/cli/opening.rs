@@ -23,9 +23,11 @@ use crate::fs::{Fs, NoLog, Options, Ownership, RecoverError};
 use crate::io::{DirFolder, DirSynced, LocalState, SystemClock, SystemRandom};
 use crate::journal::Options as JournalOptions;
 use crate::store::{CacheSizes, Context, StoreError};
+use crate::sync::plan::{Less, first_behind, less};
+use crate::sync::{self, Beside, OpenOptions};
 use crate::vault::protocol::{Locator, Mark};
 use crate::volume::repository::{Repository, vault_slots};
-use crate::volume::{Behind, Beside, OpenOptions, Volume, World};
+use crate::volume::{Behind, Volume, World};
 
 /// Descriptors that a process needs beside those of open containers.
 const OTHER_DESCRIPTORS: u64 = 48;
@@ -189,7 +191,7 @@ impl Looked {
         options: &OpenOptions,
     ) -> Result<Volume> {
         let context = Arc::new(Context::new(self.repository.repo, keyring));
-        Ok(Volume::open(self.world(), &self.repository, context, register, options)?)
+        Ok(sync::open(self.world(), &self.repository, context, register, options)?)
     }
 
     /// The world that its volume lives in.
@@ -312,23 +314,21 @@ impl Opened {
         if global.accept_older {
             return Ok(());
         }
-        for head in &volume.unusable {
-            let is_arriving = matches!(head.error, StoreError::Missing { .. });
-            if is_arriving && !head.own {
-                // What is complete is given; the exit code tells that it is not all.
-                continue;
+        match less(&volume.unusable, &volume.behind) {
+            None => Ok(()),
+            Some(Less::Behind(behind)) => Err(is_behind(behind).hint(hint)),
+            Some(Less::Unusable(head)) => {
+                let code = match &head.error {
+                    StoreError::Damaged { .. } => Exit::Damage,
+                    StoreError::Missing { .. } => Exit::NotAllHere,
+                    StoreError::UnknownEpoch { .. } => Exit::WrongSecret,
+                    StoreError::Newer { .. } => Exit::NoRepository,
+                    _ => Exit::Other,
+                };
+                let text = format!("a newer state is here and cannot be used: {}", head.error);
+                Err(Failure::new(code, text).hint(hint))
             }
-            let code = match &head.error {
-                StoreError::Damaged { .. } => Exit::Damage,
-                StoreError::Missing { .. } => Exit::NotAllHere,
-                StoreError::UnknownEpoch { .. } => Exit::WrongSecret,
-                StoreError::Newer { .. } => Exit::NoRepository,
-                _ => Exit::Other,
-            };
-            let text = format!("a newer state is here and cannot be used: {}", head.error);
-            return Err(Failure::new(code, text).hint(hint));
         }
-        refuse_behind(&volume.behind).map_err(|failure| failure.hint(hint))
     }
 
     /// How a command ends that would end with `exit`.
@@ -339,11 +339,12 @@ impl Opened {
 
 /// The failure for devices whose newest heads are known and not here.
 pub fn refuse_behind(behind: &[Behind]) -> Result<()> {
-    let Some(first) = behind.iter().find(|behind| behind.own).or(behind.first()) else {
-        return Ok(());
-    };
-    let code = if first.own { Exit::Rollback } else { Exit::NotAllHere };
-    Err(Failure::new(code, first).hint("let the sync client finish"))
+    first_behind(behind).map_or(Ok(()), |behind| Err(is_behind(behind)))
+}
+
+fn is_behind(behind: &Behind) -> Failure {
+    let code = if behind.own { Exit::Rollback } else { Exit::NotAllHere };
+    Failure::new(code, behind).hint("let the sync client finish")
 }
 
 /// Opens the keyring with K, or says what is wrong with K.

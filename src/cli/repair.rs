@@ -13,10 +13,9 @@ use crate::crypto::Hash;
 use crate::format::clock::Generations;
 use crate::io::{LocalState, output};
 use crate::store::{Listing, Stray};
+use crate::sync::OpenOptions;
 use crate::volume::state::State;
-use crate::volume::{
-    Findings, OpenOptions, Repaired, RestoreError, Restored, check_names, restore,
-};
+use crate::volume::{Findings, Repaired, RestoreError, Restored, check_names, restore};
 
 /// Runs the repair.
 pub fn run(global: &Global, repo: &Path) -> Result<Exit> {

@@ -11,8 +11,9 @@ use super::*;
 use crate::crypto::{Secret, random_id};
 use crate::io::{DirFolder, DirSynced, SystemClock, SystemRandom};
 use crate::store::Context;
+use crate::sync::{self, OpenOptions};
+use crate::volume::World;
 use crate::volume::repository::{Repository, init};
-use crate::volume::{OpenOptions, World};
 
 pub(super) struct Place {
     dir: tempfile::TempDir,
@@ -61,7 +62,7 @@ impl Place {
         };
         let context = Arc::new(Context::new(repository.repo, keyring));
         let options = OpenOptions { device_name: "test".into(), ..OpenOptions::default() };
-        let volume = Volume::open(world, &repository, context, register, &options).unwrap();
+        let volume = sync::open(world, &repository, context, register, &options).unwrap();
         let ownership =
             Ownership { uid: 1000, gid: 1000, record_self: true, force_uid: None, force_gid: None };
         Fs::new(volume, log, Options { read_only: false, ownership }).unwrap()

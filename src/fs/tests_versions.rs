@@ -45,6 +45,7 @@ fn stored(fs: &Fs, ino: Ino) -> Option<Stored> {
     let (mut found, mut beside) = (None, Vec::new());
     let prefix = ino.to_be_bytes();
     fs.volume
+        .tree()
         .scan_items(&prefix, &mut |item| {
             if !item.key.starts_with(&prefix) {
                 return ControlFlow::Break(());

@@ -71,7 +71,7 @@ pub enum Notice {
 }
 
 impl Notice {
-    pub(super) fn of(error: &StoreError) -> Self {
+    pub(crate) fn of(error: &StoreError) -> Self {
         match error {
             StoreError::Missing { .. } => Self::Missing(error.to_string()),
             StoreError::Io { .. } => Self::Unread(error.to_string()),
@@ -79,7 +79,7 @@ impl Notice {
         }
     }
 
-    pub(super) fn of_stray(stray: &Stray) -> Self {
+    pub(crate) fn of_stray(stray: &Stray) -> Self {
         let text = stray.to_string();
         match stray.what {
             Oddity::Link if stray.in_place => Self::Missing(text),

@@ -9,12 +9,10 @@ pub mod content;
 mod error;
 mod findings;
 pub mod flush;
-mod heads;
 mod inherited;
 mod known;
 mod live;
 mod look;
-mod open;
 mod parts;
 mod publish;
 mod repair;
@@ -34,7 +32,6 @@ mod tests_state;
 #[cfg(test)]
 mod tests_strays;
 mod tree;
-mod trust;
 mod unfit;
 mod values;
 mod world;
@@ -55,7 +52,7 @@ use crate::tree::Root;
 pub(crate) use check::{check, check_names};
 pub use error::VolumeError;
 pub(crate) use findings::{Findings, Worst};
-use inherited::Own;
+pub(crate) use inherited::Own;
 pub use inherited::{Base, Inherited};
 pub use known::{Behind, Notice, Unusable};
 pub use repair::{Lost, Repaired};
@@ -64,8 +61,9 @@ pub use shortfall::{Gap, Inspection, Presence, Shortfall};
 pub use stamp::Origins;
 use state::State;
 pub use tree::Tree;
+pub(crate) use unfit::unfit;
 pub use unfit::{Held, Unfit, journal_keys};
-pub use world::{Beside, OpenOptions, World};
+pub use world::World;
 
 /// An open repository.
 pub struct Volume {
@@ -131,7 +129,7 @@ pub struct Changes {
 }
 
 /// A writer that was perhaps drawn before.
-fn draw_writer(random: &dyn Random) -> Writer {
+pub(crate) fn draw_writer(random: &dyn Random) -> Writer {
     loop {
         let mut bytes = [0; 8];
         random.fill(&mut bytes);
@@ -155,7 +153,46 @@ pub struct Published {
     pub gone: Vec<String>,
 }
 
+/// What a volume is made of. Whoever opens it has decided everything.
+pub(crate) struct Parts {
+    pub world: World,
+    pub store: Store,
+    pub register: Register,
+    pub features: Features,
+    pub state: State,
+    pub base: Base,
+    pub own: Own,
+    pub writer: Writer,
+    pub own_unread: bool,
+    pub without: Vec<Retired>,
+    pub notices: Vec<Notice>,
+    pub behind: Vec<Behind>,
+    pub unusable: Vec<Unusable>,
+    pub devices: Vec<DeviceHead>,
+}
+
 impl Volume {
+    /// A volume of these parts.
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            store: Arc::new(parts.store),
+            world: parts.world,
+            register: RwLock::new(parts.register),
+            features: parts.features,
+            state: Mutex::new(parts.state),
+            base: RwLock::new(Arc::new(parts.base)),
+            writer: AtomicU64::new(parts.writer.number()),
+            spent: AtomicU64::new(0),
+            own_unread: parts.own_unread,
+            without: parts.without,
+            own: Mutex::new(parts.own),
+            notices: parts.notices,
+            behind: parts.behind,
+            unusable: parts.unusable,
+            devices: parts.devices,
+        }
+    }
+
     /// The outside world.
     pub fn world(&self) -> &World {
         &self.world
@@ -166,7 +203,7 @@ impl Volume {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn store_state(&self) -> std::io::Result<()> {
+    pub(crate) fn store_state(&self) -> std::io::Result<()> {
         let folder = self.world.state.as_ref().expect("only a volume with state writes");
         self.state().store(&**folder)
     }

@@ -12,6 +12,7 @@ use crate::format::namespace::{Content, Inode, Owner};
 use crate::io::sim::{SimRandom, SimWorld};
 use crate::io::{PrivateFolder, SyncedFolder, Timestamp};
 use crate::store::Context;
+use crate::sync::{self, OpenOptions};
 use crate::volume::repository::{OpenFailure, Repository, init};
 
 const NEWEST: u64 = 3;
@@ -107,7 +108,7 @@ pub(super) fn open_in(
         options.device_name = state.map_or("", |(_, name)| name).into();
     }
     let context = Arc::new(Context::new(repository.repo, keyring));
-    let volume = Volume::open(outside, &repository, context, register, &options)?;
+    let volume = sync::open(outside, &repository, context, register, &options)?;
     if state.is_some() && !options.read_only {
         volume.resolve_intents(false)?;
     }

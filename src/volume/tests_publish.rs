@@ -9,6 +9,7 @@ use super::*;
 use crate::format::namespace::{Content, Ino, Inode, Owner, Xattr};
 use crate::io::sim::{Fault, SimWorld};
 use crate::io::{SyncedFolder, Timestamp};
+use crate::sync::OpenOptions;
 use crate::tree::content::range;
 
 const FILE: Ino = 77;

@@ -12,6 +12,7 @@ use crate::format::ledger::{Container, Key as LedgerKey};
 use crate::format::namespace::Xattr;
 use crate::io::SyncedFolder;
 use crate::io::sim::SimWorld;
+use crate::sync::{Beside, OpenOptions};
 use crate::tree::ledger;
 
 /// Files under `root`, with their bytes.

@@ -11,6 +11,7 @@ use crate::format::container::PREFIX;
 use crate::format::register::{HeadExtension, Header};
 use crate::io::sim::{SimRandom, SimWorld};
 use crate::io::{Listed, Space, SyncedFile, SyncedFolder};
+use crate::sync::OpenOptions;
 
 fn plain() -> OpenOptions {
     OpenOptions::default()

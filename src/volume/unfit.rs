@@ -79,7 +79,7 @@ impl std::fmt::Display for Held {
 }
 
 /// The error for such a state, with what it holds.
-pub(super) fn unfit(
+pub(crate) fn unfit(
     (why, what): (Unfit, String),
     world: &World,
     context: &Context,

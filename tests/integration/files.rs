@@ -14,8 +14,8 @@ use amberfs::format::record::{Change, encode};
 use amberfs::fs::{Caller, Fs, NoLog, Operations, Options, Ownership};
 use amberfs::io::{DirFolder, DirSynced, SystemClock, SystemRandom};
 use amberfs::store::Context;
+use amberfs::sync::{self, OpenOptions};
 use amberfs::volume::repository::Repository;
-use amberfs::volume::{OpenOptions, Volume};
 
 use crate::world::{World, noise, settle};
 
@@ -107,7 +107,7 @@ fn tinker(world: &World, change: impl FnOnce(&Fs, &Context)) {
     };
     let context = Arc::new(Context::new(repository.repo, keyring));
     let options = OpenOptions { device_name: "tinker".into(), ..OpenOptions::default() };
-    let volume = Volume::open(outside, &repository, context.clone(), register, &options).unwrap();
+    let volume = sync::open(outside, &repository, context.clone(), register, &options).unwrap();
     let ownership =
         Ownership { uid: 0, gid: 0, record_self: false, force_uid: None, force_gid: None };
     let fs = Fs::new(volume, Box::new(NoLog), Options { read_only: false, ownership }).unwrap();

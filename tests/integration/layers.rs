@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 /// In order; `docs/architecture.md` has the picture. `crypto` needs `io` for
 /// random numbers only.
-const LAYERS: [&str; 15] = [
-    "io", "crypto", "format", "tree", "store", "journal", "volume", "fs", "vault", "control",
-    "fuse", "daemon", "cli", "fuzzing", "bin",
+const LAYERS: [&str; 16] = [
+    "io", "crypto", "format", "tree", "store", "journal", "volume", "sync", "fs", "vault",
+    "control", "fuse", "daemon", "cli", "fuzzing", "bin",
 ];
 
 /// The layers of `vault`, in order, and which others each imports from.

@@ -13,9 +13,10 @@ use crate::format::ledger::Key as LedgerKey;
 use crate::io::sim::{Crash, SimRandom, SimWorld, Unsynced};
 use crate::journal::Options as JournalOptions;
 use crate::store::Context;
+use crate::sync::{self, OpenOptions};
 use crate::tree::ledger;
 use crate::volume::repository::{Repository, init};
-use crate::volume::{OpenOptions, VolumeError, World};
+use crate::volume::{VolumeError, World};
 
 const JOURNAL: JournalOptions =
     JournalOptions { file_size: 256 << 10, max_total: 64 << 20, reserve: 64 << 10, spares: 4 };
@@ -50,7 +51,7 @@ pub fn open(
     };
     let context = Arc::new(Context::new(repository.repo, keyring));
     let options = OpenOptions { device_name: state.into(), repair, ..OpenOptions::default() };
-    let volume = Volume::open(outside, &repository, context, register, &options)?;
+    let volume = sync::open(outside, &repository, context, register, &options)?;
     Ok((volume, repository))
 }
 

@@ -1,0 +1,17 @@
+//! From the heads of all devices to one volume: what is here is read, [`plan()`] decides,
+//! and [`open()`] does it.
+//!
+//! Invariant: nothing is decided while something is read or written. Whoever changes when
+//! a head counts, or when an opening is refused, changes `plan` alone.
+
+mod open;
+mod options;
+pub mod plan;
+mod read;
+mod tell;
+#[cfg(test)]
+mod tests_plan;
+
+pub use open::open;
+pub use options::{Beside, OpenOptions};
+pub use plan::plan;

@@ -1,0 +1,295 @@
+//! Opens a volume: reads what is here, has it decided, and does that.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::options::OpenOptions;
+use super::plan::{Known, Plan, Purpose, Verdict, plan};
+use super::read::{Heads, Loaded, drop_torn, load_heads};
+use super::tell;
+use crate::crypto::{DeviceId, Hash, hex, random_id};
+use crate::format::clock::Generations;
+use crate::format::commit::{Commit, Name};
+use crate::format::register::{HEADER_MAX, Header, Register};
+use crate::io::SyncedFolder;
+use crate::store::{Context, Landmarks, Store, StoreError, Stray};
+use crate::volume::repository::{HeadFile, OpenFailure, Repository};
+use crate::volume::state::State;
+use crate::volume::{
+    Base, DeviceHead, Notice, Own, Parts, Unfit, Unusable, Volume, VolumeError, World, draw_writer,
+    unfit,
+};
+
+type Result<T> = std::result::Result<T, VolumeError>;
+
+/// Opens a repository whose keyring was opened by `register`.
+pub fn open(
+    world: World,
+    repository: &Repository,
+    context: Arc<Context>,
+    register: Register,
+    options: &OpenOptions,
+) -> Result<Volume> {
+    let mut notices = Vec::new();
+    tell_header(repository, &mut notices);
+    let mut state = local_state(&world, repository, options)?;
+    adopt_place(&mut state, &world, repository, &context, options, &mut notices)?;
+    let store = Store::new(
+        context,
+        world.repo.clone(),
+        world.state.clone(),
+        (world.clock.clone(), world.random.clone()),
+        state.device,
+        options.caches,
+    );
+    if !options.read_only {
+        check_writable(&*world.repo, &state.device)?;
+    }
+    store.list_objects(&repository.devices())?;
+    store.add_copies(&repository.copies);
+    let intents = intents(&world, options)?;
+    let mut heads = repository.heads.clone();
+    // Of a repository that is only read, this machine is the device of the state
+    // that lies beside it.
+    let machine = options.beside.as_ref().map_or(&state, |beside| &beside.state);
+    if let Some(files) = heads.get_mut(&machine.device) {
+        drop_torn(&store, files, &intents, machine.generation, options.read_only)?;
+    }
+    let with_nodes = options.read_only && options.repair.is_none();
+    let mut loaded = load_heads(&store, &heads, with_nodes);
+    loaded.here.features.merge(store.context().keyring.features);
+    loaded.here.closed = tell::closed(repository).map(|(_, device)| device).collect();
+    loaded.here.hides = repository.strays.iter().any(Stray::hides);
+    let own = known(&state, &heads, &intents);
+    let beside = options.beside.as_ref().map(|beside| known(&beside.state, &heads, &[]));
+    let wanted = options.wanted();
+    let plan = plan(&loaded.here, &own, beside.as_ref(), &wanted);
+    notices.append(&mut loaded.notices);
+    tell::tell_heads(&loaded, &plan, &mut notices);
+    tell::tell_changed_features(repository, loaded.here.features, &mut notices);
+    tell::tell_strays(&store, repository, &mut notices);
+    if !options.first {
+        tell::tell_none(repository, &mut notices);
+    }
+    if let Some(at) = plan.finishes {
+        finish(&mut state, &loaded.heads[at], &*world.repo, &mut notices)?;
+    }
+    let writer = draw_writer(&*world.random);
+    let base = match plan.verdict {
+        Verdict::StandOn(Some(at)) => {
+            let (head, file) = &loaded.heads[at];
+            Base::new(head.commit.clone(), file.hash)
+        }
+        Verdict::StandOn(None) => {
+            let device_name = state.name.clone();
+            let empty = Commit { device_name, ..Commit::empty(state.device, writer) };
+            Base::new(empty, [0; 32])
+        }
+        Verdict::Join(tips) => return Err(tell::diverged(&loaded, &tips)),
+        Verdict::Refuse(refusal) => {
+            if let Some(what) = tell::overtaken(&refusal, state.generation) {
+                let files = heads.get(&state.device).map_or(&[][..], Vec::as_slice);
+                let why = (Unfit::Overtaken, what);
+                return Err(unfit(why, &world, store.context(), &state, files));
+            }
+            return Err(tell::refused(refusal, loaded, repository, state.generation));
+        }
+    };
+    let Plan { without, behind, seen, newest, unusable, .. } = plan;
+    state.seen = seen;
+    store.recognise_by(landmarks(&store, &world, repository, &heads, &[state.head, base.hash]));
+    store.mark_bad(&base.inherited.bad);
+    let is_unread = |file: &HeadFile| !store.is_known(&file.name());
+    let own_unread = heads.get(&state.device).is_some_and(|files| files.iter().any(is_unread));
+    let features = loaded.here.features;
+    let reads = wanted.purpose == Purpose::Read;
+    let own_device = beside.map_or(state.device, |beside| beside.device);
+    let unusable =
+        if reads { take_unusable(&mut loaded, &unusable, own_device) } else { Vec::new() };
+    let mut devices = Vec::new();
+    let mut said = Own::none();
+    for (at, (head, file)) in loaded.heads.into_iter().enumerate() {
+        if newest.contains(&at) {
+            if head.device == state.device {
+                said = Own::of(&head.commit, file.size);
+            }
+            devices.push(head);
+        }
+    }
+    let volume = Volume::new(Parts {
+        world,
+        store,
+        register,
+        features,
+        state,
+        base,
+        own: said,
+        writer,
+        own_unread,
+        without,
+        notices,
+        behind,
+        unusable,
+        devices,
+    });
+    if !options.read_only {
+        volume.store_state().map_err(|error| VolumeError::State(error.to_string()))?;
+    }
+    Ok(volume)
+}
+
+fn tell_header(repository: &Repository, notices: &mut Vec<Notice>) {
+    if let Some(trouble) = &repository.header_trouble {
+        let text = format!("the header could not be used ({trouble}); a head stands in");
+        notices.push(match trouble {
+            OpenFailure::Store(StoreError::Io { .. }) => Notice::Unread(text),
+            _ => Notice::Damage(text),
+        });
+    }
+}
+
+/// Local state, or that of a new device.
+fn local_state(world: &World, repository: &Repository, options: &OpenOptions) -> Result<State> {
+    let stored = match &world.state {
+        Some(folder) => State::load(&**folder)
+            .map_err(|error| VolumeError::State(format!("it cannot be read: {error}")))?,
+        None => None,
+    };
+    if stored.as_ref().is_some_and(|state| state.repo != repository.repo) {
+        return Err(VolumeError::State("it belongs to another repository".into()));
+    }
+    Ok(stored.unwrap_or_else(|| State {
+        repo: repository.repo,
+        device: random_id(&*world.random),
+        name: options.device_name.clone(),
+        place: options.place,
+        generation: 0,
+        news: 0,
+        head: [0; 32],
+        journal: 0,
+        base: [0; 32],
+        seen: Generations::default(),
+    }))
+}
+
+/// Refuses local state of another machine or folder, unless it is to be gone on with.
+fn adopt_place(
+    state: &mut State,
+    world: &World,
+    repository: &Repository,
+    context: &Context,
+    options: &OpenOptions,
+    notices: &mut Vec<Notice>,
+) -> Result<()> {
+    if state.place == options.place {
+        return Ok(());
+    }
+    if !options.adopt || options.read_only {
+        let what = "it belongs to another machine or folder".to_string();
+        let own = repository.heads.get(&state.device).map_or(&[][..], Vec::as_slice);
+        return Err(unfit((Unfit::Elsewhere, what), world, context, state, own));
+    }
+    notices.push(Notice::Note("local state belongs to this machine and folder from now on".into()));
+    state.place = options.place;
+    Ok(())
+}
+
+/// Whether heads and objects of a device can enter the folder, as far as that can be
+/// known without making a file.
+fn check_writable(repo: &dyn SyncedFolder, device: &DeviceId) -> Result<()> {
+    let folder = hex(device);
+    for name in ["head", "obj"] {
+        let path = format!("{folder}/{name}");
+        let checked = [path.as_str(), folder.as_str(), ""].into_iter().find_map(|path| match repo
+            .check_writable(path)
+        {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            checked => Some((path, checked)),
+        });
+        if let Some((path, Err(source))) = checked {
+            let place = format!("{}/{path}", repo.place());
+            let place = place.trim_end_matches('/').to_owned();
+            return Err(VolumeError::Unwritable { place, source });
+        }
+    }
+    Ok(())
+}
+
+/// Names of files that may have been entering REPO when this machine's process died.
+fn intents(world: &World, options: &OpenOptions) -> Result<Vec<String>> {
+    match &world.state {
+        Some(folder) => Store::intents(&**folder)
+            .map_err(|error| VolumeError::State(format!("intent log: {error}"))),
+        None => Ok(options.beside.as_ref().map_or(Vec::new(), |beside| beside.intents.clone())),
+    }
+}
+
+/// What of local state decides.
+fn known(state: &State, heads: &Heads, intents: &[String]) -> Known {
+    let own = heads.get(&state.device).into_iter().flatten();
+    let entering: BTreeSet<_> =
+        own.filter(|file| intents.contains(&file.name().path())).map(|file| file.hash).collect();
+    Known {
+        device: state.device,
+        generation: state.generation,
+        head: state.head,
+        seen: state.seen.clone(),
+        entering,
+    }
+}
+
+/// Finishes a checkpoint that a crash interrupted between a head and its record.
+fn finish(
+    state: &mut State,
+    (head, file): &(DeviceHead, HeadFile),
+    repo: &dyn SyncedFolder,
+    notices: &mut Vec<Notice>,
+) -> Result<()> {
+    // Killed before its flush, the process may have left it in the page
+    // cache only; local state must not claim it before it is durable.
+    let path = file.name().path();
+    let whole = repo.read(&path, file.size).and_then(|bytes| repo.publish(&path, &bytes));
+    whole.map_err(|error| StoreError::io(&path, error))?;
+    let text = "finished a checkpoint that a crash had interrupted";
+    notices.push(Notice::Note(text.into()));
+    state.generation = head.generation;
+    state.news = head.commit.news;
+    state.head = file.hash;
+    state.base = file.hash;
+    state.journal = head.commit.journal;
+    Ok(())
+}
+
+/// What REPO's folder is recognised by: its header, and the first of these heads that is
+/// here.
+fn landmarks(
+    store: &Store,
+    world: &World,
+    repository: &Repository,
+    heads: &Heads,
+    wanted: &[Hash],
+) -> Landmarks {
+    let header = Name::Header(repository.repo).path();
+    let has_header = world
+        .repo
+        .read(&header, HEADER_MAX)
+        .is_ok_and(|bytes| Header::decode(&bytes).is_ok_and(|h| h.repo == repository.repo));
+    let head = wanted.iter().find_map(|hash| {
+        let file = heads.values().flatten().find(|file| file.hash == *hash)?;
+        Some((store.place(&file.name()), file.size))
+    });
+    Landmarks { header: has_header.then_some(header), head }
+}
+
+/// The unusable heads at these places, which ascend.
+fn take_unusable(loaded: &mut Loaded, places: &[usize], own: DeviceId) -> Vec<Unusable> {
+    let all = std::mem::take(&mut loaded.unusable).into_iter().enumerate();
+    let taken = all.filter(|(at, _)| places.contains(at));
+    taken
+        .map(|(_, (file, error))| Unusable {
+            path: file.name().path(),
+            own: file.device == own,
+            error,
+        })
+        .collect()
+}

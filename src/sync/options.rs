@@ -1,0 +1,73 @@
+//! What is asked of an opening.
+
+use super::plan::{Purpose, Wanted};
+use crate::crypto::Hash;
+use crate::format::clock::Generations;
+use crate::io::PrivateFolder;
+use crate::store::{CacheSizes, Store};
+use crate::volume::state::State;
+
+/// How to open.
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    /// Name given to this device if it is new.
+    pub device_name: String,
+    /// Use this device's newest head and no other (read-only).
+    pub only_device: Option<String>,
+    /// Will not write.
+    pub read_only: bool,
+    /// Repairs: goes on from the newest heads that can be used, as a new device.
+    /// Holds the generations that an older state saw.
+    pub repair: Option<Generations>,
+    /// Read-only: the local state of this machine for the repository, if there is
+    /// one.
+    pub beside: Option<Beside>,
+    /// Generations that devices told the vault.
+    pub told: Generations,
+    /// Goes on from what is here although newer heads of other devices are known:
+    /// they are not missed again.
+    pub accept_older: bool,
+    /// Machine and folder, hashed.
+    pub place: Hash,
+    /// Goes on with local state that was bound to another machine or folder.
+    pub adopt: bool,
+    /// The repository was made just now: it has no head, and that is right.
+    pub first: bool,
+    /// Cache sizes.
+    pub caches: CacheSizes,
+}
+
+impl OpenOptions {
+    /// What of it decides on which head a volume is based.
+    pub(super) fn wanted(&self) -> Wanted {
+        let purpose = match &self.repair {
+            Some(seen) => Purpose::Repair(seen.clone()),
+            None if self.read_only => Purpose::Read,
+            None => Purpose::Write,
+        };
+        Wanted {
+            purpose,
+            only_device: self.only_device.clone(),
+            accept_older: self.accept_older,
+            told: self.told.clone(),
+        }
+    }
+}
+
+/// Local state that lies beside a repository that is only read: what it knows of
+/// newer heads. It was read before the repository was looked at.
+#[derive(Clone, Debug)]
+pub struct Beside {
+    /// The record.
+    pub state: State,
+    /// Names in its intent log.
+    pub intents: Vec<String>,
+}
+
+impl Beside {
+    /// Reads local state; none if there is none yet.
+    pub fn load(folder: &dyn PrivateFolder) -> std::io::Result<Option<Self>> {
+        let intents = Store::intents(folder)?;
+        Ok(State::load(folder)?.map(|state| Self { state, intents }))
+    }
+}

@@ -1,0 +1,179 @@
+//! Reads the heads in REPO: all are opened for the index of what they hold, and what
+//! their commits say becomes plain data.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::plan::{Head, Here, Link, Unread, Why, breaks};
+use super::tell::named;
+use crate::crypto::{DeviceId, Hash};
+use crate::format::commit::{Commit, Name};
+use crate::format::register::Features;
+use crate::store::{Result, Store, StoreError};
+use crate::volume::repository::{HeadFile, open_head};
+use crate::volume::{DeviceHead, Notice};
+
+/// Head files of each device, ascending by generation.
+pub(super) type Heads = BTreeMap<DeviceId, Vec<HeadFile>>;
+
+/// Removes own heads that a crash tore while they entered REPO: their
+/// checkpoint never returned, and what they should have held is in the journal.
+/// Local state does not know them: heads up to the generation `known` are none.
+pub(super) fn drop_torn(
+    store: &Store,
+    own: &mut Vec<HeadFile>,
+    intents: &[String],
+    known: u64,
+    read_only: bool,
+) -> Result<()> {
+    let mut whole = Vec::new();
+    for file in own.drain(..) {
+        let path = file.name().path();
+        let entered = file.generation <= known;
+        if entered || !intents.contains(&path) || store.verify(&file.name())? {
+            whole.push(file);
+        } else if !read_only {
+            log::info!("removing a head that a crash tore");
+            store.folder().remove(&path).map_err(|error| StoreError::io(&path, error))?;
+        }
+    }
+    *own = whole;
+    Ok(())
+}
+
+/// What the heads in REPO give.
+#[derive(Default)]
+pub(super) struct Loaded {
+    /// What of it decides.
+    pub here: Here,
+    /// The commits and files of [`Here::heads`], in their order.
+    pub heads: Vec<(DeviceHead, HeadFile)>,
+    /// The files of [`Here::unusable`], in their order, and what is wrong with them.
+    pub unusable: Vec<(HeadFile, StoreError)>,
+    /// Older heads that cannot be used, and why.
+    pub older: Vec<(Hash, StoreError)>,
+    /// What the owner should know of single heads.
+    pub notices: Vec<Notice>,
+}
+
+/// Opens all heads for their index entries.
+///
+/// With `with_nodes`, a head of which tree nodes are not here yet cannot be used.
+pub(super) fn load_heads(store: &Store, heads: &Heads, with_nodes: bool) -> Loaded {
+    let mut loaded = Loaded::default();
+    for (device, files) in heads {
+        loaded.here.files.extend(files.iter().map(|file| file.hash));
+        loaded.add_device(store, device, files, with_nodes);
+    }
+    loaded.here.heads = loaded.heads.iter().map(|(head, _)| plain(head)).collect();
+    let unusable = loaded.unusable.iter().map(|(file, error)| Unread {
+        device: file.device,
+        generation: file.generation,
+        why: Why::of(error),
+    });
+    loaded.here.unusable = unusable.collect();
+    loaded
+}
+
+/// What of a head decides.
+fn plain(head: &DeviceHead) -> Head {
+    Head {
+        device: head.device,
+        name: head.name.clone(),
+        generation: head.generation,
+        hash: head.hash,
+        time: head.commit.time,
+        news: head.commit.news,
+        processed: head.commit.processed.clone(),
+        retired: head.commit.retired.clone(),
+        complete: head.complete,
+    }
+}
+
+impl Loaded {
+    fn add_device(
+        &mut self,
+        store: &Store,
+        device: &DeviceId,
+        files: &[HeadFile],
+        with_nodes: bool,
+    ) {
+        let mut found: Vec<(DeviceHead, HeadFile)> = Vec::new();
+        let mut complete = true;
+        let mut chain = Vec::new();
+        for file in files.iter().rev() {
+            let (commit, features, all_here) =
+                match load_head(store, file, found.is_empty(), with_nodes) {
+                    Ok(loaded) => loaded,
+                    Err(error) if found.is_empty() => {
+                        self.unusable.push((file.clone(), error));
+                        continue;
+                    }
+                    Err(error) => {
+                        self.older.push((file.hash, error));
+                        continue;
+                    }
+                };
+            complete &= all_here;
+            let HeadFile { generation, hash, .. } = *file;
+            chain.push(Link { generation, hash, previous: commit.previous });
+            self.here.features.merge(features);
+            if store.is_copied(&file.name()) {
+                let path = file.name().path();
+                let text = format!("{path}: it is not in its place; a copy stands in");
+                self.notices.push(Notice::Misplaced(text));
+            }
+            if found.first().is_none_or(|(newest, _)| newest.generation == generation) {
+                let name = commit.device_name.clone();
+                let device = *device;
+                let head = DeviceHead { device, name, generation, hash, commit, complete: true };
+                found.push((head, file.clone()));
+            }
+        }
+        if let Some((newest, _)) = found.first() {
+            let who = named(&newest.name, device);
+            self.notices.extend(breaks(&chain).map(|Link { generation, hash, .. }| {
+                let (device, generation, hash) = (*device, *generation, *hash);
+                let path = Name::Head { device, generation, hash }.path();
+                Notice::Damage(format!("{path}: the history of {who} does not fit before it"))
+            }));
+        }
+        for (head, _) in &mut found {
+            head.complete = complete;
+        }
+        self.heads.extend(found);
+    }
+}
+
+/// Opens one head and indexes what it holds. All bytes of the `newest` are inspected;
+/// of the others, each is when it is read. Also returns its feature sets, and whether all
+/// objects that it names are here.
+fn load_head(
+    store: &Store,
+    file: &HeadFile,
+    newest: bool,
+    with_nodes: bool,
+) -> Result<(Commit, Features, bool)> {
+    let name = file.name();
+    let (mut commit, mut extension, mut reader) = open_head(store, file)?;
+    if newest {
+        let copied = store.is_copied(&name);
+        if !store.verify(&name)? {
+            let changed = StoreError::damaged(&name.path(), "its bytes changed");
+            return Err(store.unless_arriving(changed));
+        }
+        if !copied && store.is_copied(&name) {
+            (commit, extension, reader) = open_head(store, file)?;
+        }
+    }
+    let complete = store.index_commit(&commit);
+    if newest
+        && with_nodes
+        && let Some(path) = store.lacking_nodes(&commit)
+    {
+        // Nothing below its root could be listed.
+        return Err(StoreError::Missing { what: path });
+    }
+    store.index_container(&name, Arc::new(reader));
+    Ok((commit, extension.features, complete))
+}

@@ -1,0 +1,188 @@
+//! What the owner is told of an opening, in words.
+
+use std::collections::HashSet;
+
+use super::plan::{Plan, Refusal};
+use super::read::Loaded;
+use crate::crypto::{DeviceId, Hash, hex, unhex};
+use crate::format::register::Features;
+use crate::store::{Oddity, Store, StoreError, Stray};
+use crate::volume::repository::{OpenFailure, Repository};
+use crate::volume::{DeviceHead, Notice, VolumeError};
+
+/// Folders of devices, or of their heads, that cannot be listed, and whose they are.
+pub(super) fn closed(repository: &Repository) -> impl Iterator<Item = (&Stray, DeviceId)> {
+    let strays = repository.strays.iter().filter(|stray| stray.error().is_some());
+    strays.filter_map(|stray| Some((stray, device_of(stray)?)))
+}
+
+/// The device, if this is its folder or that of its heads.
+fn device_of(stray: &Stray) -> Option<DeviceId> {
+    let (device, rest) = stray.path.split_once('/').unwrap_or((&stray.path, ""));
+    if rest.is_empty() || rest == "head" { unhex(device) } else { None }
+}
+
+/// Tells what is wrong with heads that a plan goes on without.
+pub(super) fn tell_heads(loaded: &Loaded, plan: &Plan, notices: &mut Vec<Notice>) {
+    let error = |at: &usize| &loaded.unusable[*at].1;
+    for error in plan.given_up.iter().map(error) {
+        notices.push(Notice::Note(format!("{error}; a repair went on without it")));
+    }
+    notices.extend(plan.unusable.iter().map(error).map(Notice::of));
+    let newest = plan.newest.iter().map(|at| &loaded.heads[*at].0);
+    let bad: HashSet<&Hash> = newest.flat_map(|head| &head.commit.bad).collect();
+    for (hash, error) in &loaded.older {
+        notices.push(match Notice::of(error) {
+            Notice::Damage(text) if bad.contains(hash) => Notice::Note(text),
+            notice => notice,
+        });
+    }
+}
+
+/// Tells where the clear feature sets are others than the sealed ones.
+pub(super) fn tell_changed_features(
+    repository: &Repository,
+    sealed: Features,
+    notices: &mut Vec<Notice>,
+) {
+    let mut all = sealed;
+    all.merge(repository.features);
+    if all != sealed {
+        notices.push(Notice::Damage(
+            "a header or head names features in the clear that are not sealed with the key: \
+             somebody changed it, and it is not believed"
+                .into(),
+        ));
+    }
+}
+
+/// Tells what in REPO is not as it should be, as far as it may keep something
+/// from being found.
+pub(super) fn tell_strays(store: &Store, repository: &Repository, notices: &mut Vec<Notice>) {
+    let in_objects = if store.absent().is_empty() { Vec::new() } else { store.strays() };
+    let told = repository.strays.iter().chain(&in_objects).filter(|stray| {
+        let above = |other: &&Stray| {
+            other.error().is_some()
+                && stray.path.strip_prefix(&other.path).is_some_and(|rest| rest.starts_with('/'))
+        };
+        stray.in_place && stray.what != Oddity::Copy && !repository.strays.iter().any(|o| above(&o))
+    });
+    notices.extend(told.map(Notice::of_stray));
+}
+
+/// Tells where no head is here at all.
+pub(super) fn tell_none(repository: &Repository, notices: &mut Vec<Notice>) {
+    if repository.heads.values().all(Vec::is_empty) {
+        notices.push(Notice::Missing(
+            "a head of any device is not here: nothing was written since init, or it has not come"
+                .into(),
+        ));
+    }
+}
+
+/// What is wrong with local state, if that is why an opening is refused: what its device
+/// has in REPO is of another history.
+pub(super) fn overtaken(refusal: &Refusal, published: u64) -> Option<String> {
+    Some(match refusal {
+        Refusal::Retired => {
+            "a repair of the repository went on without the newest changes of this device".into()
+        }
+        Refusal::Copied => format!("another copy of it published generation {published}"),
+        Refusal::StateOlder { here } => format!(
+            "it is older than this device's own head (generation {published} against {here}): it \
+             was restored or copied"
+        ),
+        _ => return None,
+    })
+}
+
+/// The error for an opening that is refused. `published` is the generation of this
+/// device's newest head, as local state has it.
+pub(super) fn refused(
+    refusal: Refusal,
+    mut loaded: Loaded,
+    repository: &Repository,
+    published: u64,
+) -> VolumeError {
+    if let Some(what) = overtaken(&refusal, published) {
+        return VolumeError::State(what);
+    }
+    match refusal {
+        Refusal::NewerHead(at) => match loaded.unusable.swap_remove(at).1 {
+            StoreError::Newer { path, what } => {
+                OpenFailure::Newer(format!("{path}: {what}")).into()
+            }
+            error => error.into(),
+        },
+        Refusal::Features { readable: true } => {
+            OpenFailure::Newer("it may only be read by this version".into()).into()
+        }
+        Refusal::Features { readable: false } => {
+            let features = loaded.here.features.incompatible;
+            OpenFailure::Newer(format!("unknown incompatible features {features:#x}")).into()
+        }
+        Refusal::Closed(at) => {
+            let (stray, _) = closed(repository).nth(at).expect("a place in this list");
+            let source = stray.error().expect("only folders with an error are in it");
+            StoreError::io(&stray.path, source).into()
+        }
+        Refusal::Hidden => {
+            let hidden = repository.strays.iter().filter(|stray| stray.hides());
+            let hidden: Vec<String> = hidden.map(Stray::to_string).collect();
+            VolumeError::Waiting(format!("a head of any device; {}", hidden.join("; ")))
+        }
+        Refusal::Unusable(at) => loaded.unusable.swap_remove(at).1.into(),
+        Refusal::Arriving(places) => {
+            let what = |at: &usize| match &loaded.unusable[*at].1 {
+                StoreError::Missing { what } => what.clone(),
+                error => error.to_string(),
+            };
+            VolumeError::Waiting(places.iter().map(what).collect::<Vec<_>>().join(" and "))
+        }
+        Refusal::NoneUsable => VolumeError::Waiting("a readable head of any device".into()),
+        Refusal::AllGone => VolumeError::RolledBack(
+            "heads of this repository were here before, and none is now: the folder was put back, \
+             or its files are not here yet"
+                .into(),
+        ),
+        Refusal::OwnGone => VolumeError::RolledBack(format!(
+            "this device published generation {published} and the folder has no head of it: the \
+             folder was put back, or its files are not here yet"
+        )),
+        Refusal::OwnOlder { here } => VolumeError::RolledBack(format!(
+            "this device published generation {published}, the folder has only {here}: the folder \
+             was put back, or its files are not here yet"
+        )),
+        Refusal::NoDevice(wanted) => {
+            let heads = loaded.heads.iter().map(|(head, _)| head);
+            VolumeError::NoDevice {
+                wanted,
+                here: heads.map(|head| named(&head.name, &head.device)).collect(),
+            }
+        }
+        Refusal::SeveralDevices(wanted, places) => {
+            let several = places.iter().map(|at| &loaded.heads[*at].0);
+            let shown = several.map(|DeviceHead { name, device, generation, .. }| {
+                format!("{name}, id {}, generation {generation}", hex(device))
+            });
+            VolumeError::SeveralDevices { wanted, here: shown.collect() }
+        }
+        Refusal::Retired | Refusal::Copied | Refusal::StateOlder { .. } => {
+            unreachable!("local state that was overtaken is told above")
+        }
+    }
+}
+
+/// The error for heads that would have to be joined.
+pub(super) fn diverged(loaded: &Loaded, tips: &[usize]) -> VolumeError {
+    let shown = tips.iter().map(|at| {
+        let (DeviceHead { name, device, generation, .. }, _) = &loaded.heads[*at];
+        format!("{} generation {generation}", named(name, device))
+    });
+    VolumeError::Diverged(shown.collect())
+}
+
+/// A device as messages name it: two may have one name.
+pub(super) fn named(name: &str, device: &DeviceId) -> String {
+    format!("{name} ({})", hex(&device[..4]))
+}
