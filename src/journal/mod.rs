@@ -21,6 +21,8 @@ mod replay;
 mod tests;
 #[cfg(test)]
 mod tests_crash;
+#[cfg(test)]
+mod tests_example;
 mod writer;
 
 use std::io;
