@@ -174,7 +174,7 @@ fn line(file: &Shortfall) -> String {
 
 /// Says on one line how many files are not here, where a mount begins.
 pub(super) fn not_here(volume: &crate::volume::Volume) -> Option<String> {
-    let objects = volume.store.missing().len();
+    let objects = volume.missing_objects().len();
     if objects == 0 {
         return None;
     }

@@ -151,7 +151,7 @@ fn go_on(
     if !global.accept_older {
         refuse_behind(&volume.behind)?;
     }
-    if !volume.store.missing().is_empty() {
+    if !volume.missing_objects().is_empty() {
         refuse_closed(closed)?;
     }
     let (fs, replayed) = file_system(volume, true, (None, None))?;

@@ -117,7 +117,7 @@ impl Service for Mounted {
             return false;
         }
         if ticks.is_multiple_of(IDLE_TICKS) {
-            fs.volume().store.close_idle();
+            fs.volume().close_idle();
         }
         // Of local state only: this thread writes the journal, and must not wait
         // for a REPO that hangs.

@@ -113,7 +113,7 @@ impl Fs {
     /// Counts a file's pages with what its content tree says.
     fn count_pages(&self, ino: Ino, outline: &Outline) {
         let stored = &outline.stored;
-        let below = shape::read(&self.volume.store, stored, 0..stored.size);
+        let below = self.volume.stretches(stored, 0..stored.size);
         let below = below.unwrap_or_else(|error| {
             log::warn!("inode {ino}: its holes cannot be counted: {error}");
             std::iter::once(0..stored.size).collect()
@@ -133,7 +133,7 @@ impl Fs {
         let outline = self.lock().files.get(&ino).map(Outline::of);
         let Some(outline) = outline else { return range.end - range.start };
         // What cannot be read has to be written anew.
-        let below = shape::read(&self.volume.store, &outline.stored, range.clone());
+        let below = self.volume.stretches(&outline.stored, range.clone());
         let below = below.unwrap_or_default();
         let seen = outline.layers.iter().fold(below, |below, layer| layer.over(below));
         range.end - range.start - shape::pages(&seen, &range) * PAGE

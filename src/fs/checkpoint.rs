@@ -9,10 +9,8 @@ use super::queue::{LARGE, QUEUE_MAX};
 use super::{Fs, FsError, Overlay, Result, State, set_stored};
 use crate::format::namespace::{Content, Ino, Inode, Key, Value};
 use crate::format::record::{Change, encode};
-use crate::store::StoreError;
 use crate::volume::content::{Extent, Layer, Stored};
-use crate::volume::flush::flush;
-use crate::volume::{Changes, Published};
+use crate::volume::{Changes, Published, StoreError};
 
 /// Bytes of the log after which the next operation makes a checkpoint first.
 const LOG_MAX: u64 = 256 << 20;
@@ -95,7 +93,7 @@ impl Fs {
                     .filter_map(|file| file.frozen.as_ref())
                     .map(|l| l.bytes)
                     .sum::<u64>()
-                + state.apart.unwrap_or_else(|| self.volume.store.new_bytes()),
+                + state.apart.unwrap_or_else(|| self.volume.new_bytes()),
             waiting_changes: state.current.edits.len() as u64
                 + state.frozen.as_ref().map_or(0, |frozen| frozen.edits.len() as u64),
             inodes: state.inodes,
@@ -115,7 +113,7 @@ impl Fs {
         }
         now.saturating_sub(last) >= when.quiet
             || now.saturating_sub(first) >= when.latest
-            || self.volume.store.new_bytes() >= when.bytes
+            || self.volume.new_bytes() >= when.bytes
             || state.current.edits.len() >= CHANGES_MAX
             || self.log.bytes() >= LOG_MAX / 2
             || self.bypassed() >= BYPASSED_MAX
@@ -183,7 +181,7 @@ impl Fs {
             files.map(|(ino, _)| *ino).collect()
         };
         let cut = long.into_iter().try_for_each(|ino| self.flush_file(ino, LARGE as u64, true));
-        let stored = self.volume.store.publish_objects(CHUNK_BEFORE_FREEZE_AT as usize / 2);
+        let stored = self.volume.publish_objects(CHUNK_BEFORE_FREEZE_AT as usize / 2);
         self.note_chunked(Vec::new());
         if let Err(error) = cut.and(stored.map_err(|error| self.store_failed(&error))) {
             log::warn!("changes could not be chunked yet: {error}");
@@ -231,12 +229,12 @@ impl Fs {
         } else {
             let folder = self.volume.world().state.as_ref();
             if folder.is_some_and(|folder| folder.is_gone()) {
-                self.volume.store.go_on_without_state();
+                self.volume.go_on_without_state();
             }
         }
         let frozen = self.freeze(always, logged).map_err(without)?;
         let Some((overlay, files, counts, sequence)) = frozen else { return Ok(None) };
-        self.volume.store.begin_chunking();
+        self.volume.begin_chunking();
         let made = self.publish(&overlay, &files, counts, sequence);
         let trouble = match &made {
             Ok(made) => made.withheld.as_ref(),
@@ -290,7 +288,7 @@ impl Fs {
         self.reset_bypassed();
         let state = &mut *state;
         state.closed.clear();
-        state.apart.get_or_insert_with(|| self.volume.store.new_bytes());
+        state.apart.get_or_insert_with(|| self.volume.new_bytes());
         let mut files = Vec::new();
         for (ino, file) in &mut state.files {
             if file.layer.is_clean() && file.stored.size == file.size
@@ -320,7 +318,7 @@ impl Fs {
         let mut withheld = None;
         let mut overlay = overlay.clone();
         for file in files {
-            let flushed = flush(&self.volume.store, &file.stored, &file.layer, file.size, false);
+            let flushed = self.volume.flush(&file.stored, &file.layer, file.size, false);
             let flushed = match flushed {
                 Ok(flushed) => Some(flushed.stored),
                 Err(error @ (StoreError::Full | StoreError::State { .. })) => return Err(error),

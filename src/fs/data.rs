@@ -11,9 +11,8 @@ use super::{Fs, FsError, Result, Seek, State};
 use crate::format::namespace::{Ino, Key, Value};
 use crate::format::record::Change;
 use crate::io::Timestamp;
-use crate::store::StoreError;
-use crate::volume::content::{Layer, Stored, is_data, read};
-use crate::volume::flush::flush;
+use crate::volume::StoreError;
+use crate::volume::content::{Layer, Stored};
 
 /// Bytes of changes in one file after which they are cut into chunks at once.
 pub(super) const CHUNK_FILE_AT: u64 = 8 << 20;
@@ -138,7 +137,7 @@ impl Fs {
                 return Ok(0);
             }
             let out = &mut out[..(to - offset) as usize];
-            match read(&self.volume.store, &view.stored, &view.layers(), offset, to, out) {
+            match self.volume.read_content(&view.stored, &view.layers(), offset, to, out) {
                 Ok(()) => return Ok(out.len()),
                 // What the view names may have been replaced and dropped since
                 // without ever having been stored.
@@ -294,11 +293,11 @@ impl Fs {
             let (stored, size) = (file.stored.clone(), file.size);
             state.dirty -= frozen.bytes;
             let apart = state.apart;
-            state.apart.get_or_insert_with(|| self.volume.store.new_bytes());
+            state.apart.get_or_insert_with(|| self.volume.new_bytes());
             (stored, frozen, size, apart)
         };
         let cutting = self.begin_chunking();
-        let flushed = flush(&self.volume.store, &stored, &frozen, size, streaming);
+        let flushed = self.volume.flush(&stored, &frozen, size, streaming);
         let cut = match &flushed {
             Ok(flushed) => self.chunks_of_writes(ino, &frozen, &flushed.stored),
             Err(_) => Vec::new(),
@@ -310,7 +309,7 @@ impl Fs {
             // After a failure all that left the layer counts as new, which is the most
             // that it can be.
             let moved = frozen.bytes.saturating_sub(flushed.rest.bytes);
-            state.apart = apart.map(|bytes| (bytes + moved).min(self.volume.store.new_bytes()));
+            state.apart = apart.map(|bytes| (bytes + moved).min(self.volume.new_bytes()));
         }
         let Some(file) = state.files.get_mut(&ino) else { return Ok(()) };
         file.frozen = None;
@@ -399,7 +398,9 @@ impl Fs {
         layers.push(&file.layer);
         let mut at = offset;
         while at < file.size {
-            let (data, end) = is_data(&self.volume.store, &file.stored, &layers, at, file.size)
+            let (data, end) = self
+                .volume
+                .is_data(&file.stored, &layers, at, file.size)
                 .map_err(|error| self.store_failed(&error))?;
             if data == (what == Seek::Data) {
                 return Ok(at);

@@ -17,7 +17,7 @@ impl Fs {
         if name.len() > NAME_MAX {
             return Err(FsError::NameTooLong);
         }
-        let hash = self.volume.store.context().ids.name_hash(name);
+        let hash = self.volume.name_hash(name);
         Ok(Key::Entry(dir, hash, name.to_vec()))
     }
 

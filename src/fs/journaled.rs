@@ -5,8 +5,7 @@ use std::sync::Arc;
 use super::{Fs, Log, Options};
 use crate::format::record::{Change, decode};
 use crate::journal::{Journal, JournalError, Options as JournalOptions};
-use crate::store::StoreError;
-use crate::volume::{Volume, journal_keys};
+use crate::volume::{StoreError, Volume};
 
 impl Log for Journal {
     fn append(&self, record: &[&[u8]], reserve: bool) -> std::io::Result<u64> {
@@ -89,7 +88,7 @@ impl Fs {
         let world = volume.world().clone();
         let folder = world.state.expect("only a volume with state has a journal");
         let known = volume.state();
-        let keys = journal_keys(volume.store.context(), known.device);
+        let keys = volume.journal_keys();
         let random = Arc::clone(&world.random);
         let (journal, replay) = Journal::open(folder, keys, known.journal, random, journal)?;
         if !replay.records.is_empty() && !volume.stands_where_journal_does() {

@@ -40,9 +40,8 @@ use crate::format::node::MapItem;
 use crate::format::record::{Change, encode};
 use crate::format::versions::History;
 use crate::io::Timestamp;
-use crate::store::StoreError;
 use crate::volume::content::{Layer, Stored};
-use crate::volume::{Origins, Tree, Volume};
+use crate::volume::{Origins, StoreError, Tree, Volume};
 
 /// The local log of what is acknowledged and not in a head yet.
 pub trait Log: Send + Sync {
@@ -365,7 +364,7 @@ impl Fs {
         let Change::Stored { ino, offset, pieces, time } = change else { return Ok(change) };
         let mut bytes = Vec::new();
         for piece in pieces {
-            bytes.extend(self.volume.store.read(&piece.id, piece.from, piece.from + piece.len)?);
+            bytes.extend(self.volume.read_piece(&piece)?);
         }
         Ok(Change::Write { ino, offset, bytes: bytes.into(), time })
     }

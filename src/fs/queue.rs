@@ -21,7 +21,7 @@ use crate::format::clock::Dot;
 use crate::format::namespace::Ino;
 use crate::format::record::{Change, PIECES_MAX, Piece, encode};
 use crate::io::Timestamp;
-use crate::volume::content::{Layer, Stored, pieces};
+use crate::volume::content::{Layer, Stored};
 
 /// A write of fewer bytes is logged at once.
 pub(super) const LARGE: usize = 64 << 10;
@@ -352,7 +352,7 @@ impl Fs {
     }
 
     fn are_durable(&self, known: &[Piece]) -> bool {
-        known.iter().all(|piece| self.volume.store.is_fresh(&piece.id))
+        known.iter().all(|piece| self.volume.is_fresh(&piece.id))
     }
 
     /// Waiting writes of a file that a flush of `layer`, which made `stored`, cut,
@@ -379,7 +379,7 @@ impl Fs {
             if offset >= end || !layer.has(offset, &bytes) {
                 return None;
             }
-            let known = pieces(&self.volume.store, stored, offset, end).ok().flatten()?;
+            let known = self.volume.pieces(stored, offset, end).ok().flatten()?;
             (known.len() as u64 <= PIECES_MAX).then_some(ChunkedWrite { offset, bytes, end, known })
         };
         waiting.into_iter().filter_map(cut).collect()

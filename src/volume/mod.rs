@@ -7,6 +7,7 @@ mod check;
 mod chunker;
 pub mod content;
 mod error;
+mod files;
 mod findings;
 pub mod flush;
 mod inherited;
@@ -47,7 +48,8 @@ use crate::format::commit::{Commit, Name, Retired};
 use crate::format::namespace::{Ino, Key, Value};
 use crate::format::register::{Features, Register, SLOT_VAULT, Slot, Stamp};
 use crate::io::Random;
-use crate::store::{Result, Store, StoreError};
+pub use crate::store::StoreError;
+use crate::store::{Result, Store};
 use crate::tree::Root;
 pub(crate) use check::{check, check_names};
 pub use error::VolumeError;
@@ -62,13 +64,13 @@ pub use stamp::Origins;
 use state::State;
 pub use tree::Tree;
 pub(crate) use unfit::unfit;
-pub use unfit::{Held, Unfit, journal_keys};
+pub use unfit::{Held, Unfit};
 pub use world::World;
 
 /// An open repository.
 pub struct Volume {
     /// Chunks and nodes.
-    pub store: Arc<Store>,
+    pub(crate) store: Arc<Store>,
     world: World,
     register: RwLock<Register>,
     features: Features,
