@@ -12,12 +12,9 @@ use super::noting::NoteWriter;
 use super::run::TICK;
 use super::service::{Handle, Service, Why};
 use crate::control::Failure;
-use crate::fs::{Fs, FsError, When};
+use crate::fs::{Fs, FsError, When, is_scarce};
 use crate::io::{Exit, LocalState, byte_count, shown};
 
-/// With less room than this for local state, files opened for writing bypass the kernel's
-/// cache, so that write(2) itself is told that there is no more.
-const LOW_WATER: u64 = 256 << 20;
 /// What is that old goes into the log at each tick.
 const LOG_AGE: Duration = Duration::from_millis(400);
 /// Ticks from one flush of the log to the next.
@@ -123,7 +120,7 @@ impl Service for Mounted {
         // for a REPO that hangs.
         let local = fs.volume().world().state.as_ref().map(|state| state.space());
         if let (Some(handle), Some(Ok(space))) = (self.handle.get(), local) {
-            handle.set_direct_writes(space.free < LOW_WATER);
+            handle.set_direct_writes(is_scarce(space.free));
         }
         fs.is_due(&self.when)
     }

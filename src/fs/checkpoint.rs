@@ -4,45 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering as Atomic;
 use std::time::Duration;
 
-use super::data::DIRTY_MAX;
-use super::queue::{LARGE, QUEUE_MAX};
+use super::pressure::{Amounts, Least, Relief, STAGED_AT_FREEZE, When};
 use super::{Fs, FsError, Overlay, Result, State, set_stored};
 use crate::format::namespace::{Content, Ino, Inode, Key, Value};
 use crate::format::record::{Change, encode};
 use crate::volume::content::{Extent, Layer, Stored};
 use crate::volume::{Changes, Published, StoreError};
 
-/// Bytes of the log after which the next operation makes a checkpoint first.
-const LOG_MAX: u64 = 256 << 20;
-/// Bytes that bypassed the log, into objects, after which a checkpoint is due: a
-/// crash has them read again.
-const BYPASSED_MAX: u64 = 1 << 30;
-/// Bytes in the queue from which a checkpoint lets them bypass the log first.
-const CHUNK_BEFORE_FREEZE_AT: u64 = 16 << 20;
-/// Changes of names and attributes in memory at which a checkpoint is due.
-const CHANGES_MAX: usize = 32_000;
 /// How often a checkpoint is tried at once: content that rests on what has vanished
 /// is cut again, and what a failing log has not is published without it.
 const TRIES: u32 = 3;
 /// Pause after a checkpoint that failed.
 const RETRY: Duration = Duration::from_secs(10);
-
-/// When a checkpoint is due.
-#[derive(Clone, Copy, Debug)]
-pub struct When {
-    /// This long after the last change.
-    pub quiet: Duration,
-    /// This long after the first change.
-    pub latest: Duration,
-    /// When this many bytes wait.
-    pub bytes: u64,
-}
-
-impl Default for When {
-    fn default() -> Self {
-        Self { quiet: Duration::from_secs(30), latest: Duration::from_secs(600), bytes: 64 << 20 }
-    }
-}
 
 /// What waits.
 #[derive(Clone, Debug, Default)]
@@ -111,18 +84,25 @@ impl Fs {
         if now < state.retry_at || self.failed.load(Atomic::Relaxed) {
             return false;
         }
-        now.saturating_sub(last) >= when.quiet
-            || now.saturating_sub(first) >= when.latest
-            || self.volume.new_bytes() >= when.bytes
-            || state.current.edits.len() >= CHANGES_MAX
-            || self.log.bytes() >= LOG_MAX / 2
-            || self.bypassed() >= BYPASSED_MAX
+        let amounts = Amounts {
+            new: self.volume.new_bytes(),
+            edits: state.current.edits.len(),
+            logged: self.log.bytes(),
+            bypassed: self.bypassed(),
+            ..Amounts::default()
+        };
+        let since = (now.saturating_sub(first), now.saturating_sub(last));
+        amounts.with_time(when, since) == Relief::Checkpoint
     }
 
     /// Whether a write has to wait until chunks or a head are in REPO.
     pub(super) fn is_congested(&self) -> bool {
-        let (dirty, queued) = (self.lock().dirty, self.queued());
-        dirty >= DIRTY_MAX || queued >= QUEUE_MAX || self.log.bytes() + queued >= LOG_MAX
+        let dirty = self.lock().dirty;
+        Amounts { dirty, ..self.log_amounts() }.is_congested()
+    }
+
+    fn log_amounts(&self) -> Amounts {
+        Amounts { queued: self.queued(), logged: self.log.bytes(), ..Amounts::default() }
     }
 
     /// Makes a checkpoint before an operation if the log has grown long: it
@@ -130,14 +110,14 @@ impl Fs {
     /// log says when there is no room any more. Only who may `wait` does so for
     /// a checkpoint that is under way.
     pub(super) fn make_room(&self, wait: bool) {
-        if self.log.bytes() + self.queued() < LOG_MAX {
+        if self.log_amounts().before_change() == Relief::Go {
             return;
         }
         let flushing = if wait { Some(self.flushing()) } else { self.try_flushing() };
         let Some(_flushing) = flushing else { return };
         let early = self.volume.world().clock.elapsed() < self.lock().retry_at;
         // Another writer may have made one meanwhile.
-        if !early && self.log.bytes() + self.queued() >= LOG_MAX {
+        if !early && self.log_amounts().before_change() == Relief::Checkpoint {
             let _ = self.checkpoint_locked(false);
         }
     }
@@ -172,7 +152,8 @@ impl Fs {
     /// Before a freeze, which needs the whole queue in the log: what a long queue holds
     /// enters REPO in objects, as it would in a moment. What fails stays in the queue.
     pub(super) fn chunk_before_freeze(&self) {
-        if self.queued() < CHUNK_BEFORE_FREEZE_AT {
+        let queue = Amounts { queued: self.queued(), ..Amounts::default() };
+        if queue.before_freeze() == Relief::Go {
             return;
         }
         let long: Vec<Ino> = {
@@ -180,8 +161,8 @@ impl Fs {
             let files = state.files.iter().filter(|(_, file)| file.is_long());
             files.map(|(ino, _)| *ino).collect()
         };
-        let cut = long.into_iter().try_for_each(|ino| self.flush_file(ino, LARGE as u64, true));
-        let stored = self.volume.publish_objects(CHUNK_BEFORE_FREEZE_AT as usize / 2);
+        let cut = long.into_iter().try_for_each(|ino| self.flush_file(ino, Least::Large, true));
+        let stored = self.volume.publish_objects(STAGED_AT_FREEZE);
         self.note_chunked(Vec::new());
         if let Err(error) = cut.and(stored.map_err(|error| self.store_failed(&error))) {
             log::warn!("changes could not be chunked yet: {error}");

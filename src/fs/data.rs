@@ -6,22 +6,13 @@ use bytes::Bytes;
 
 use super::attr::kill_privileges;
 use super::dir::drop_unused;
-use super::queue::{LARGE, QUEUE_MAX};
+use super::pressure::{Amounts, Least, Relief, is_large};
 use super::{Fs, FsError, Result, Seek, State};
 use crate::format::namespace::{Ino, Key, Value};
 use crate::format::record::Change;
 use crate::io::Timestamp;
 use crate::volume::StoreError;
 use crate::volume::content::{Layer, Stored};
-
-/// Bytes of changes in one file after which they are cut into chunks at once.
-pub(super) const CHUNK_FILE_AT: u64 = 8 << 20;
-/// Bytes of changes in memory after which the writer cuts them all into chunks
-/// itself, so that memory stays bounded.
-pub(super) const DIRTY_MAX: u64 = 96 << 20;
-/// Bytes of changes in files that were written and closed after which they are cut, the
-/// first first. Below, they may still be written anew, or removed, and cost nothing then.
-const CHUNK_CLOSED_AT: u64 = 8 << 20;
 
 /// A consistent view of a file's content.
 struct View {
@@ -88,7 +79,7 @@ impl Fs {
                 }
             }
             drop_unused(state, ino);
-            waits && state.closed_bytes() >= CHUNK_CLOSED_AT
+            waits && state.is_much_closed()
         };
         if cut {
             self.chunk_closed();
@@ -103,12 +94,12 @@ impl Fs {
         loop {
             let ino = {
                 let mut state = self.lock();
-                let much = state.closed_bytes() >= CHUNK_CLOSED_AT && !self.is_awaited();
+                let much = state.is_much_closed() && !self.is_awaited();
                 let next = if much { state.closed.pop_front() } else { None };
                 let Some(ino) = next else { return };
                 ino
             };
-            if let Err(error) = self.flush_file(ino, LARGE as u64, false) {
+            if let Err(error) = self.flush_file(ino, Least::Large, false) {
                 log::warn!("changes could not be chunked yet: {error}");
                 return;
             }
@@ -162,16 +153,16 @@ impl Fs {
         let time = self.now();
         // Only a write that found the queue, or memory, full waits for room: it was told
         // so before it came (`is_congested`).
-        let was_queued = self.queued() >= QUEUE_MAX;
-        let (was_full, in_file, in_all) = {
+        let queue = Amounts { queued: self.queued(), ..Amounts::default() };
+        let (memory, in_all) = {
             let mut state = self.lock();
-            let was_full = state.dirty >= DIRTY_MAX;
+            let dirty = state.dirty;
             self.file(&mut state, ino)?;
             let mut changes = vec![Change::Write { ino, offset, bytes: bytes.into(), time }];
             if clear_privileges {
                 self.clear_privileges(&state, ino, &mut changes)?;
             }
-            let plain = changes.len() == 1 && bytes.len() >= LARGE;
+            let plain = changes.len() == 1 && is_large(bytes.len());
             if !(plain && self.write_large(&mut state, ino, offset, bytes, time)?) {
                 self.perform(&mut state, &changes)?;
             }
@@ -179,25 +170,25 @@ impl Fs {
             // What is scattered is cut with all that lies around it, so the more
             // of it together the better.
             let in_file = layer.filter(|layer| !layer.is_scattered()).map_or(0, |l| l.bytes);
-            (was_full, in_file, state.dirty)
+            (Amounts { dirty, in_file, ..Amounts::default() }, state.dirty)
         };
-        let relieved = if was_full {
-            self.chunk_all()
-        } else if in_file >= CHUNK_FILE_AT
-            && let Some(_flushing) = self.try_flushing()
-        {
-            self.flush_file(ino, CHUNK_FILE_AT, true)
-        } else {
-            // Somebody else is at it; there is room enough to go on meanwhile.
-            Ok(())
+        let relieved = match memory.of_memory() {
+            Relief::ChunkAll => self.chunk_all(),
+            Relief::Chunk => match self.try_flushing() {
+                Some(_flushing) => self.flush_file(ino, Least::Full, true),
+                // Somebody else is at it; there is room enough to go on meanwhile.
+                None => Ok(()),
+            },
+            _ => Ok(()),
         };
-        if was_queued {
+        if queue.of_queue() == Relief::Wait {
             self.make_queue_room()?;
         }
+        let exhausted = Amounts { dirty: in_all, ..Amounts::default() }.is_exhausted();
         match relieved {
-            // The write itself is done and logged; cutting it is tried again
+            // The write itself is done and logged; chunking it is tried again
             // with the next one, until memory runs out.
-            Err(error) if in_all < 2 * DIRTY_MAX && self.check_writable().is_ok() => {
+            Err(error) if !exhausted && self.check_writable().is_ok() => {
                 log::warn!("changes could not be chunked yet: {error}");
                 Ok(())
             }
@@ -249,7 +240,7 @@ impl Fs {
         // not keep the others in memory.
         let results = dirty.into_iter().map(|ino| {
             let _flushing = self.flushing();
-            self.flush_file(ino, 1, false)
+            self.flush_file(ino, Least::Anything, false)
         });
         results.fold(Ok(()), Result::and)
     }
@@ -270,15 +261,14 @@ impl Fs {
         Ok(())
     }
 
-    /// Cuts what a file has gathered, if it is at least `least` bytes, into
-    /// chunks before a checkpoint does: so a stream of any length takes bounded
-    /// memory. The last chunk of a file that is `streaming` stays, more may
-    /// follow. With `flushing` held.
-    pub(super) fn flush_file(&self, ino: Ino, least: u64, streaming: bool) -> Result<()> {
+    /// Chunks what a file has gathered, if it is `least` or more, before a checkpoint
+    /// does: so a stream of any length takes bounded memory. The last chunk of a file
+    /// that is `streaming` stays, more may follow. With `flushing` held.
+    pub(super) fn flush_file(&self, ino: Ino, least: Least, streaming: bool) -> Result<()> {
         let (stored, frozen, size, apart) = {
             let mut state = self.lock();
             let Some(file) = state.files.get_mut(&ino) else { return Ok(()) };
-            if file.layer.bytes < least {
+            if !least.is_met(file.layer.bytes) {
                 return Ok(());
             }
             // Its start tells how it is cut, and may come later: the kernel's

@@ -17,6 +17,7 @@ mod journaled;
 mod mount;
 mod names;
 mod operations;
+mod pressure;
 mod queue;
 
 use std::borrow::Cow;
@@ -27,12 +28,14 @@ use std::ops::{Bound, ControlFlow};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering as Atomic};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 
-pub use checkpoint::{Progress, When};
+pub use checkpoint::Progress;
 pub use journaled::RecoverError;
 pub use operations::{
     Attr, Caller, DirEntry, FsError, Operations, RenameMode, Result, Seek, SetAttr, SpaceStat,
     TimeSet, has_namespace,
 };
+use pressure::{Amounts, Least, Relief};
+pub use pressure::{When, is_scarce};
 
 use crate::format::clock::{Dot, Seen, Writer};
 use crate::format::namespace::{Content, Ino, Inode, Key, Owner, ROOT, Value};
@@ -154,9 +157,9 @@ impl File {
         self.frozen.is_none() && self.layer.is_clean()
     }
 
-    /// Whether its changes are worth cutting before a checkpoint.
+    /// Whether its changes are worth chunking before a checkpoint.
     fn is_long(&self) -> bool {
-        self.layer.bytes >= queue::LARGE as u64 && !self.layer.is_scattered()
+        Least::Large.is_met(self.layer.bytes) && !self.layer.is_scattered()
     }
 }
 
@@ -251,6 +254,12 @@ impl State {
             waits.is_some()
         });
         bytes
+    }
+
+    /// Whether so much waits in closed files that the first of them is chunked.
+    fn is_much_closed(&mut self) -> bool {
+        let amounts = Amounts { closed: self.closed_bytes(), ..Amounts::default() };
+        amounts.of_closed() == Relief::Chunk
     }
 }
 
@@ -352,7 +361,7 @@ impl Fs {
         // Memory stays bounded, as when it was written.
         if let Some(ino) = written {
             let _flushing = self.flushing();
-            if let Err(error) = self.flush_file(ino, data::CHUNK_FILE_AT, true) {
+            if let Err(error) = self.flush_file(ino, Least::Full, true) {
                 log::warn!("replayed changes could not be chunked yet: {error}");
             }
         }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::pressure::{Amounts, Relief};
 use super::{Fs, FsError, Result, State};
 use crate::format::clock::Dot;
 use crate::format::namespace::Ino;
@@ -23,10 +24,6 @@ use crate::format::record::{Change, PIECES_MAX, Piece, encode};
 use crate::io::Timestamp;
 use crate::volume::content::{Layer, Stored};
 
-/// A write of fewer bytes is logged at once.
-pub(super) const LARGE: usize = 64 << 10;
-/// Bytes in the queue at which a writer waits for room in it.
-pub(super) const QUEUE_MAX: u64 = 64 << 20;
 /// How long a writer waits for room in the queue before it uses the log. Longer in unit
 /// tests, where a busy machine must not look like a lost call.
 pub(super) const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 10 } else { 1 });
@@ -227,7 +224,10 @@ impl Fs {
     /// Makes room in a full queue. What is durable in an object needs none, so first
     /// this waits for whoever is cutting, or cuts; the log takes what is left.
     pub(super) fn make_queue_room(&self) -> Result<()> {
-        let is_full = |queue: &Queue| queue.bytes >= QUEUE_MAX;
+        let is_full = |queue: &Queue| {
+            let amounts = Amounts { queued: queue.bytes, ..Amounts::default() };
+            amounts.of_queue() == Relief::Wait
+        };
         let waits = |queue: &mut Queue| is_full(queue) && queue.chunking > 0;
         let waited = self.queue_room.wait_timeout_while(self.queue(), PATIENCE, waits);
         let (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);

@@ -389,7 +389,7 @@ fn scattered_changes_are_cut_together_and_in_windows() {
         whole[at..at + 4096].copy_from_slice(&page);
     }
     assert_eq!(fs.volume().store.new_bytes(), 0, "nothing was cut yet");
-    assert!(fs.progress().waiting_bytes > data::CHUNK_FILE_AT);
+    assert!(fs.progress().waiting_bytes > pressure::CHUNK_FILE_AT);
     // Holes that reach from one window into another, and whole windows.
     for (from, to) in [(900_000, 1_300_000), (2_097_000, 2_097_300), (5_000_001, 9_000_001)] {
         let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
@@ -423,12 +423,12 @@ fn cutting_an_open_file_early_keeps_what_was_stored() {
         fs.write(ino, before.len() as u64, &after, false).unwrap();
         let whole = [before, after].concat();
         for open in [true, false, true] {
-            fs.flush_file(ino, 0, open).unwrap();
+            fs.flush_file(ino, Least::Nothing, open).unwrap();
             assert!(fs.read(ino, 0, 8 << 20).unwrap() == whole);
         }
         let size = whole.len() as u64 / 2;
         fs.setattr(ino, &SetAttr { size: Some(size), ..SetAttr::default() }).unwrap();
-        fs.flush_file(ino, 0, true).unwrap();
+        fs.flush_file(ino, Least::Nothing, true).unwrap();
         fs.write(ino, size, &whole[size as usize..], false).unwrap();
         fs.checkpoint().unwrap();
         assert!(fs.read(ino, 0, 8 << 20).unwrap() == whole);
@@ -445,9 +445,9 @@ fn a_file_cut_behind_an_overwrite_is_stored() {
     let ino = fs.mknod(ME, ROOT, b"file", 0o100_644, 0).unwrap().ino;
     let resize = |size| fs.setattr(ino, &SetAttr { size: Some(size), ..SetAttr::default() });
     resize(501).unwrap();
-    fs.flush_file(ino, 0, false).unwrap();
+    fs.flush_file(ino, Least::Nothing, false).unwrap();
     fs.write(ino, 0, &[7; 258], false).unwrap();
-    fs.flush_file(ino, 0, false).unwrap();
+    fs.flush_file(ino, Least::Nothing, false).unwrap();
     fs.write(ino, 256, &[8; 244], false).unwrap();
     resize(259).unwrap();
     fs.checkpoint().unwrap();
@@ -750,7 +750,7 @@ proptest! {
                         content[*offset as usize..end].fill(0);
                     }
                 }
-                Step::Cut(file, open) => fs.flush_file(inos[*file], 0, *open).unwrap(),
+                Step::Cut(file, open) => fs.flush_file(inos[*file], Least::Nothing, *open).unwrap(),
                 Step::Checkpoint => { fs.checkpoint().unwrap(); }
                 Step::Reopen => {
                     fs.checkpoint().unwrap();

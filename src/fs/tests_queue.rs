@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::queue::{PATIENCE, QUEUE_MAX};
+use super::pressure::QUEUE_MAX;
+use super::queue::PATIENCE;
 use super::tests_crash::machine::{fresh, open};
 use super::tests_crash::model::ME;
 use super::*;
