@@ -20,8 +20,7 @@ impl Fs {
                         Ok(old) => {
                             keep_content(inode, &old);
                             if !has_same_attributes(inode, &old) {
-                                let origins = state.current.origins.entry(*ino).or_default();
-                                origins.attributes = Some(dot);
+                                state.overlays.attributes_changed(*ino, dot);
                             }
                         }
                         Err(FsError::Stale) => state.inodes += 1,
@@ -43,7 +42,7 @@ impl Fs {
                 if let Key::Back(ino, ..) = key {
                     self.count_name(state, *ino, key, true)?;
                 }
-                state.current.set(key.encode(), dot, value);
+                state.overlays.set(key.encode(), dot, value);
                 Ok(())
             }
             Change::Remove(key) => {
@@ -63,7 +62,7 @@ impl Fs {
                     Key::Entry(dir, ..) => self.count_subdir(state, *dir, key, false)?,
                     _ => {}
                 }
-                state.current.remove(key.encode());
+                state.overlays.remove(key.encode());
                 Ok(())
             }
             Change::Write { ino, offset, bytes, time } => {
@@ -162,7 +161,7 @@ impl Fs {
             state.bytes = state.bytes.wrapping_add(size).wrapping_sub(old);
         }
         if !state.orphans.contains_key(&ino) {
-            state.current.origins.entry(ino).or_default().content = Some(dot);
+            state.overlays.content_changed(ino, dot);
         }
         self.change_inode(state, ino, dot, |inode| {
             inode.size = size;
@@ -184,14 +183,14 @@ impl Fs {
             return Ok(());
         }
         let key = Key::Inode(ino).encode();
-        if let Some((made, inode)) = state.current.inode_mut(&key) {
+        if let Some((made, inode)) = state.overlays.inode_mut(&key) {
             *made = dot;
             change(inode);
             return Ok(());
         }
         let mut inode = self.inode(state, ino)?;
         change(&mut inode);
-        state.current.set(key, dot, Value::Inode(Box::new(inode)));
+        state.overlays.set(key, dot, Value::Inode(Box::new(inode)));
         Ok(())
     }
 }

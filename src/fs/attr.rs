@@ -26,7 +26,7 @@ impl Fs {
         } else {
             self.links(state, ino)? as u32
         };
-        let (uid, gid) = self.shown(inode);
+        let (uid, gid) = self.options.ownership.shown(inode);
         let size = match inode.kind() {
             0o120_000 => inode.inline.len() as u64,
             0o040_000 => 4096,
@@ -110,13 +110,7 @@ impl Fs {
         if let Some(mode) = change.mode {
             inode.mode = inode.kind() | mode & 0o7777;
         }
-        let (uid, gid) = self.owner(change.uid.unwrap_or(0), change.gid.unwrap_or(0));
-        if change.uid.is_some() {
-            inode.uid = uid;
-        }
-        if change.gid.is_some() {
-            inode.gid = gid;
-        }
+        self.options.ownership.set(&mut inode, change.uid, change.gid);
         let time = |set: TimeSet| match set {
             TimeSet::Now => now,
             TimeSet::At(time) => time,
@@ -256,15 +250,5 @@ impl Fs {
             &mut state,
             &[Change::Remove(key), Change::Set(Key::Inode(ino), Value::Inode(Box::new(inode)))],
         )
-    }
-}
-
-/// Clears suid, and sgid where it means "run as this group" (chown(2)).
-pub(super) fn kill_privileges(inode: &mut Inode) {
-    if inode.is_file() {
-        inode.mode &= !0o4000;
-        if inode.mode & 0o010 != 0 {
-            inode.mode &= !0o2000;
-        }
     }
 }

@@ -1,15 +1,15 @@
 //! Freezing what was acknowledged and publishing it, while operations go on.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering as Atomic;
 use std::time::Duration;
 
+use super::overlay::Overlay;
 use super::pressure::{Amounts, Least, Relief, STAGED_AT_FREEZE, When};
-use super::{Fs, FsError, Overlay, Result, State, set_stored};
+use super::{Fs, FsError, Result, State, set_stored};
 use crate::format::namespace::{Content, Ino, Inode, Key, Value};
 use crate::format::record::{Change, encode};
 use crate::volume::content::{Extent, Layer, Stored};
-use crate::volume::{Changes, Published, StoreError};
+use crate::volume::{Published, StoreError};
 
 /// How often a checkpoint is tried at once: content that rests on what has vanished
 /// is cut again, and what a failing log has not is published without it.
@@ -67,12 +67,11 @@ impl Fs {
                     .map(|l| l.bytes)
                     .sum::<u64>()
                 + state.apart.unwrap_or_else(|| self.volume.new_bytes()),
-            waiting_changes: state.current.edits.len() as u64
-                + state.frozen.as_ref().map_or(0, |frozen| frozen.edits.len() as u64),
+            waiting_changes: state.overlays.all_changes(),
             inodes: state.inodes,
             bytes: state.bytes,
-            trouble: self.trouble.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone(),
-            failed: self.failed.load(Atomic::Relaxed),
+            trouble: self.failing.trouble(),
+            failed: self.failing.has_failed(),
         }
     }
 
@@ -81,12 +80,12 @@ impl Fs {
         let now = self.volume.world().clock.elapsed();
         let state = self.lock();
         let Some((first, last)) = state.changed else { return false };
-        if now < state.retry_at || self.failed.load(Atomic::Relaxed) {
+        if now < state.retry_at || self.failing.has_failed() {
             return false;
         }
         let amounts = Amounts {
             new: self.volume.new_bytes(),
-            edits: state.current.edits.len(),
+            edits: state.overlays.changes(),
             logged: self.log.bytes(),
             bypassed: self.bypassed(),
             ..Amounts::default()
@@ -182,10 +181,10 @@ impl Fs {
         loop {
             // Without a log, what is in memory is still published: it holds all that
             // was acknowledged, and nothing more is taken.
-            let logged = !self.failed.load(Atomic::Relaxed);
+            let logged = !self.failing.has_failed();
             let outcome = self.checkpoint_once(always, logged);
             tries -= 1;
-            let log_failed = logged && self.failed.load(Atomic::Relaxed);
+            let log_failed = logged && self.failing.has_failed();
             match outcome {
                 Err((Some(StoreError::Vanished { .. }), _)) if tries > 0 => {}
                 Err(_) if log_failed && tries > 0 => {}
@@ -201,7 +200,7 @@ impl Fs {
         logged: bool,
     ) -> std::result::Result<Option<(Published, Option<StoreError>)>, (Option<StoreError>, FsError)>
     {
-        if self.broken.load(Atomic::Relaxed) {
+        if self.failing.is_broken() {
             return Err((None, FsError::Io));
         }
         let without = |error| (None, error);
@@ -222,7 +221,7 @@ impl Fs {
             Err(error) => Some(error),
         };
         let trouble = trouble.map(ToString::to_string);
-        *self.trouble.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = trouble;
+        self.failing.set_trouble(trouble);
         match made {
             Ok(Made { published, contents, withheld }) => {
                 self.discard_frozen(files, contents).map_err(without)?;
@@ -250,21 +249,20 @@ impl Fs {
         logged: bool,
     ) -> Result<Option<(Arc<Overlay>, Vec<Frozen>, (u64, u64), u64)>> {
         let (_draining, mut state) = if logged { self.drained()? } else { self.lock_undrained() };
-        if state.current.edits.is_empty() && !always {
+        if state.overlays.changes() == 0 && !always {
             // At most files without a name changed.
             state.changed = None;
             return Ok(None);
         }
         let mut files = state.files.values();
-        let already = state.frozen.is_some() || files.any(|file| file.frozen.is_some());
+        let already = state.overlays.is_frozen() || files.any(|file| file.frozen.is_some());
         self.check_not_set_aside(already)?;
         let sequence = if logged {
             self.log.rotate().map_err(|error| self.fail(&error))?
         } else {
             self.log.last()
         };
-        let overlay = Arc::new(std::mem::take(&mut state.current));
-        state.frozen = Some(overlay.clone());
+        let overlay = state.overlays.freeze();
         state.changed = None;
         self.reset_bypassed();
         let state = &mut *state;
@@ -310,10 +308,8 @@ impl Fs {
                     None
                 }
             };
-            if flushed.is_none()
-                && let Some(origins) = overlay.origins.get_mut(&file.ino)
-            {
-                origins.content = None;
+            if flushed.is_none() {
+                overlay.withhold_content(file.ino);
             }
             let stored = flushed.as_ref().unwrap_or(&file.stored);
             if let Some((_, inode)) = overlay.inode_mut(&Key::Inode(file.ino).encode()) {
@@ -330,8 +326,7 @@ impl Fs {
             let unnamed = state.orphans.values().map(|inode| inode.content);
             state.files.values().map(|file| file.stored.content).chain(unnamed).collect()
         };
-        let Overlay { edits, origins, seen } = overlay;
-        let changes = Changes { edits: edits.into_iter().collect(), origins, seen };
+        let changes = overlay.into_changes();
         let counts = (inodes, bytes);
         let published = self.volume.checkpoint(changes, counts, sequence, &open)?;
         if let Some(path) = published.gone.first() {
@@ -381,11 +376,11 @@ impl Fs {
             // Its record in the commit is behind: the one in memory stays, under a dot that
             // the commit does not cover.
             let dot = self.take_dot(&mut state);
-            state.current.origins.entry(frozen.ino).or_default().content = Some(dot);
+            state.overlays.content_changed(frozen.ino, dot);
             let changed = self.change_inode(&mut state, frozen.ino, dot, |_| ());
             changed.or_else(|error| if error == FsError::Stale { Ok(()) } else { Err(error) })?;
         }
-        state.frozen = None;
+        state.overlays.discard_frozen();
         state.apart = None;
         for (frozen, stored) in files.into_iter().zip(contents) {
             let ino = frozen.ino;
@@ -397,7 +392,7 @@ impl Fs {
             file.frozen = None;
             file.pages.forget();
             file.stored = stored.clone();
-            if let Some((_, inode)) = state.current.inode_mut(&Key::Inode(ino).encode()) {
+            if let Some((_, inode)) = state.overlays.inode_mut(&Key::Inode(ino).encode()) {
                 set_stored(inode, &stored);
             }
             super::dir::drop_unused(&mut state, ino);
@@ -412,7 +407,7 @@ impl Fs {
 
     /// Notes in a file's record what is stored of it; its content is as it was.
     pub(super) fn note_stored(&self, state: &mut State, ino: Ino, stored: &Stored) -> Result<()> {
-        if let Some((_, inode)) = state.current.inode_mut(&Key::Inode(ino).encode()) {
+        if let Some((_, inode)) = state.overlays.inode_mut(&Key::Inode(ino).encode()) {
             set_stored(inode, stored);
             return Ok(());
         }
@@ -427,12 +422,7 @@ impl Fs {
     /// Nothing was published: what was frozen goes back below what came since.
     fn restore_frozen(&self, files: Vec<Frozen>) {
         let mut state = self.lock();
-        if let Some(frozen) = state.frozen.take() {
-            let newer = std::mem::take(&mut state.current);
-            let mut all = Arc::try_unwrap(frozen).unwrap_or_else(|shared| (*shared).clone());
-            all.absorb(newer);
-            state.current = all;
-        }
+        state.overlays.restore_frozen();
         let now = self.volume.world().clock.elapsed();
         state.changed.get_or_insert((now, now));
         for frozen in files {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::attr::kill_privileges;
 use super::dir::drop_unused;
+use super::ownership::kill_privileges;
 use super::pressure::{Amounts, Least, Relief, is_large};
 use super::{Fs, FsError, Result, Seek, State};
 use crate::format::namespace::{Ino, Key, Value};
@@ -336,7 +336,7 @@ impl Fs {
     }
 
     pub(super) fn do_fsync(&self) -> Result<()> {
-        if self.failed.load(std::sync::atomic::Ordering::Relaxed) {
+        if self.failing.has_failed() {
             return Err(FsError::Io);
         }
         self.drain()?;

@@ -32,15 +32,9 @@ impl Fs {
         if self.get(&state, &entry)?.is_some() {
             return Err(FsError::Exists);
         }
-        let ino = self.new_ino(&mut state)?;
-        let (uid, mut gid) = self.owner(caller.uid, caller.gid);
-        let mut mode = mode;
-        if dir.mode & 0o2000 != 0 {
-            gid = dir.gid;
-            if mode & 0o170_000 == 0o040_000 {
-                mode |= 0o2000;
-            }
-        }
+        let numbers = state.numbers.as_mut().ok_or(FsError::Io)?;
+        let ino = numbers.allot(&*self.volume.world().random);
+        let (uid, gid, mode) = self.options.ownership.of_new(caller, &dir, mode);
         let mut inode = Inode::new(mode, uid, gid, now);
         inode.rdev = rdev;
         inode.inline = inline.to_vec();

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::tests::{Kept, ME, Place};
 use super::*;
+use crate::format::clock::Dot;
 use crate::format::namespace::{XATTR_INLINE_MAX, XATTR_MAX, XattrState};
-use crate::format::versions::Versions;
+use crate::format::versions::{History, Versions};
 use crate::volume::Presence;
 
 /// All that the newest head holds of an inode, with dots.

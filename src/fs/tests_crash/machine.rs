@@ -2,6 +2,7 @@
 //! crash left.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::super::*;
