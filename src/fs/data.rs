@@ -289,7 +289,7 @@ impl Fs {
         let cutting = self.begin_chunking();
         let flushed = self.volume.flush(&stored, &frozen, size, streaming);
         let cut = match &flushed {
-            Ok(flushed) => self.chunks_of_writes(ino, &frozen, &flushed.stored),
+            Ok(flushed) => self.chunks_of_writes(ino, &frozen, flushed),
             Err(_) => Vec::new(),
         };
         self.note_chunked(cut);

@@ -22,7 +22,8 @@ use crate::format::clock::Dot;
 use crate::format::namespace::Ino;
 use crate::format::record::{Change, PIECES_MAX, Piece, encode};
 use crate::io::Timestamp;
-use crate::volume::content::{Layer, Stored};
+use crate::volume::content::Layer;
+use crate::volume::flush::Flushed;
 
 /// How long a writer waits for room in the queue before it uses the log. Longer in unit
 /// tests, where a busy machine must not look like a lost call.
@@ -355,13 +356,12 @@ impl Fs {
         known.iter().all(|piece| self.volume.is_fresh(&piece.id))
     }
 
-    /// Waiting writes of a file that a flush of `layer`, which made `stored`, cut,
-    /// with their chunks. Reads content, so without the state.
+    /// Waiting writes of a file that a flush of `layer` chunked, with their chunks.
     pub(super) fn chunks_of_writes(
         &self,
         ino: Ino,
         layer: &Layer,
-        stored: &Stored,
+        flushed: &Flushed,
     ) -> Vec<ChunkedWrite> {
         let waiting: Vec<(u64, Bytes)> = {
             let queue = self.queue();
@@ -373,16 +373,16 @@ impl Fs {
             });
             writes.collect()
         };
-        let cut = |(offset, bytes): (u64, Bytes)| {
-            // The end of a stream may not be cut yet.
-            let end = (offset + bytes.len() as u64).min(stored.size);
+        let chunked = |(offset, bytes): (u64, Bytes)| {
+            // The end of a stream may not be chunked yet.
+            let end = (offset + bytes.len() as u64).min(flushed.stored.size);
             if offset >= end || !layer.has(offset, &bytes) {
                 return None;
             }
-            let known = self.volume.pieces(stored, offset, end).ok().flatten()?;
+            let known = flushed.pieces(offset, end)?;
             (known.len() as u64 <= PIECES_MAX).then_some(ChunkedWrite { offset, bytes, end, known })
         };
-        waiting.into_iter().filter_map(cut).collect()
+        waiting.into_iter().filter_map(chunked).collect()
     }
 
     /// Notes the chunks of waiting writes. Those of any file whose chunks are

@@ -9,7 +9,6 @@ use super::Volume;
 use super::chunker::PAGE;
 use crate::format::namespace::{Content, ContentClass};
 use crate::format::node::{NO_ID, Run};
-use crate::format::record::Piece as Part;
 use crate::store::{Result, Store};
 use crate::tree::content::{Placed, range};
 
@@ -342,29 +341,6 @@ pub(super) fn stored_runs(
         }
         Content::Tree(id, level) => range(store, (id, level), from, to),
     }
-}
-
-/// The parts of chunks that hold `[from, to)` of stored content; `None` if some
-/// of it is in no chunk.
-pub fn pieces(store: &Store, stored: &Stored, from: u64, to: u64) -> Result<Option<Vec<Part>>> {
-    let (mut parts, mut at) = (Vec::new(), from);
-    if !stored.inline.is_empty() || to > stored.size {
-        return Ok(None);
-    }
-    for placed in stored_runs(store, stored, from, to)? {
-        let run = placed.run;
-        if run.is_hole() {
-            return Ok(None);
-        }
-        let end = (placed.start + run.total()).min(to);
-        while at < end {
-            let within = (at - placed.start) % run.len;
-            let len = (run.len - within).min(end - at);
-            parts.push(Part { id: run.id, from: within, len });
-            at += len;
-        }
-    }
-    Ok((at == to).then_some(parts))
 }
 
 /// Reads `[from, to)` of stored content into `out`, which is as long; zeros

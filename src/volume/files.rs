@@ -58,12 +58,6 @@ impl Volume {
         shape::read(&self.store, stored, range)
     }
 
-    /// The parts of chunks that hold `[from, to)` of stored content; `None` if some
-    /// of it is in no chunk.
-    pub fn pieces(&self, stored: &Stored, from: u64, to: u64) -> Result<Option<Vec<Piece>>> {
-        content::pieces(&self.store, stored, from, to)
-    }
-
     /// The bytes of a part of a chunk.
     pub fn read_piece(&self, piece: &Piece) -> Result<Vec<u8>> {
         self.store.read(&piece.id, piece.from, piece.from + piece.len)

@@ -8,8 +8,9 @@ use super::parts::{Part, Stretch, align_holes, parts};
 use super::shape::{self, Shape};
 use crate::format::namespace::{Content, ContentClass, INLINE_MAX};
 use crate::format::node::{NO_ID, Node, Run};
+use crate::format::record::Piece;
 use crate::store::{Result, Store};
-use crate::tree::content::{Splice, splice};
+use crate::tree::content::{Placed, Splice, splice};
 use crate::tree::{Keys, NewNodes, Root, Source};
 
 /// Bytes of a stream that are copied together to be cut; some times the longest
@@ -26,6 +27,34 @@ pub struct Flushed {
     /// With `streaming`: all content above the end of `stored`, whether it was
     /// in the layer or stored before; it was not cut yet and must stay.
     pub rest: Layer,
+    /// The runs that the flush made, ascending. All data of the layer below the end of
+    /// `stored` is in them, but for inline content.
+    made: Vec<Placed>,
+}
+
+impl Flushed {
+    /// The parts of chunks that hold `[from, to)`, a range that the layer wrote; `None` if
+    /// some of it is in no chunk that the flush made.
+    pub fn pieces(&self, from: u64, to: u64) -> Option<Vec<Piece>> {
+        let (mut pieces, mut at) = (Vec::new(), from);
+        let first = self.made.partition_point(|placed| placed.start + placed.run.total() <= from);
+        for Placed { start, run } in &self.made[first..] {
+            if at >= to {
+                break;
+            }
+            if *start > at || run.is_hole() {
+                return None;
+            }
+            let end = (start + run.total()).min(to);
+            while at < end {
+                let within = (at - start) % run.len;
+                let len = (run.len - within).min(end - at);
+                pieces.push(Piece { id: run.id, from: within, len });
+                at += len;
+            }
+        }
+        (at == to).then_some(pieces)
+    }
 }
 
 /// Cuts a layer of changes into chunks, stages them, and splices them into the
@@ -46,7 +75,7 @@ pub fn flush(
             read(store, base, &[layer], 0, size, &mut inline)?;
         }
         let stored = Stored { class: base.class, inline, size, ..Stored::default() };
-        return Ok(Flushed { stored, rest: Layer::default() });
+        return Ok(Flushed { stored, rest: Layer::default(), made: Vec::new() });
     }
     // Inline content becomes part of the layer. Content of which nothing shows
     // is not looked at: it may be damaged, and this is how it is replaced.
@@ -75,7 +104,7 @@ pub fn flush(
     let kept = layer.shows_below.min(base.size).min(size);
     let regions = regions(store, &base, layer, class, kept, size)?;
     let root = base_root(store, &base);
-    let mut splices = Vec::new();
+    let (mut splices, mut made) = (Vec::new(), Vec::new());
     let mut data = base.data();
     let mut rest = Layer::default();
     let mut cut_to = size;
@@ -122,6 +151,11 @@ pub fn flush(
         let start = region.from.min(base.size);
         data -= data.min(stored_data(store, &base, start, end)?);
         data += runs.iter().filter(|run| !run.is_hole()).map(Run::total).sum::<u64>();
+        let mut at = region.from;
+        for run in &runs {
+            made.push(Placed { start: at, run: *run });
+            at += run.total();
+        }
         splices.push(Splice { start, end, runs });
     }
     let mut new = NewNodes::new();
@@ -133,7 +167,7 @@ pub fn flush(
         _ => 0,
     };
     let stored = Stored { class, content, inline: Vec::new(), size: cut_to, holes };
-    Ok(Flushed { stored, rest })
+    Ok(Flushed { stored, rest, made })
 }
 
 /// Bytes of data in `[from, to)` of stored content.

@@ -195,6 +195,52 @@ fn a_stretch_in_windows_is_the_stretch() {
     }
 }
 
+/// The chunks of what was written are those that the content tree has there, whether the
+/// flush cut a stream or pages, the whole of a file or some of what is stored.
+#[test]
+fn a_flush_tells_the_chunks_of_what_was_written() {
+    let world = repository();
+    let volume = open(&world, Some("state"), &OpenOptions::default(), 90).unwrap();
+    let store = &volume.store;
+    let mut pages = noise(6_000_000);
+    pages[..16].copy_from_slice(b"SQLite format 3\0");
+    pages[16..18].copy_from_slice(&4096u16.to_be_bytes());
+    for (whole, streaming) in
+        [(noise(6_000_000), false), (noise(6_000_000), true), (pages.clone(), false), (pages, true)]
+    {
+        let size = whole.len() as u64;
+        let (mut layer, mut above) = (Layer::default(), Layer::default());
+        layer.write(0, &whole);
+        let first = flush(store, &Stored::default(), &layer, size, streaming).unwrap();
+        above.absorb(first.rest.clone());
+        let places = [(3, 70_000), (200_000, 1), (300_000, 4096), (5_999_000, 3_000)];
+        for (offset, len) in places {
+            above.write(offset, &noise(len));
+        }
+        let second = flush(store, &first.stored, &above, 6_002_000, false).unwrap();
+        let mut found = 0;
+        for (flushed, writes) in [(&first, &[(0, 6_000_000)][..]), (&second, &places[..])] {
+            for &(offset, len) in writes {
+                let end = (offset + len as u64).min(flushed.stored.size);
+                let pieces = flushed.pieces(offset, end).unwrap();
+                let bytes = pieces.iter().flat_map(|piece| volume.read_piece(piece).unwrap());
+                let mut stored = vec![0; (end - offset) as usize];
+                read(store, &flushed.stored, &[], offset, end, &mut stored).unwrap();
+                assert!(bytes.collect::<Vec<u8>>() == stored, "{offset} {streaming}");
+                found += pieces.len();
+            }
+        }
+        assert!(found > 2 + places.len(), "{found} chunks");
+        // What was not written was not chunked.
+        assert_eq!(second.pieces(3, 6_000_000), None);
+        assert_eq!(second.pieces(6_000_000, 6_002_001), None);
+    }
+    let mut layer = Layer::default();
+    layer.write(0, b"inline");
+    let inline = flush(store, &Stored::default(), &layer, 6, false).unwrap();
+    assert_eq!(inline.pieces(0, 6), None);
+}
+
 fn objects(world: &SimWorld) -> Vec<String> {
     world.paths().into_iter().filter(|path| path.contains("/obj/")).collect()
 }
