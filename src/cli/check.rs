@@ -2,7 +2,7 @@
 
 use super::args::{CheckArgs, Global};
 use super::findings::conclude;
-use super::opening::{Access, Found, find, open};
+use super::opening::{Access, FoundRepository, find, open};
 use super::{Exit, Result, repair};
 use crate::io::{DirSynced, SystemClock};
 use crate::volume::check;
@@ -12,7 +12,7 @@ pub fn run(global: &Global, args: &CheckArgs) -> Result<Exit> {
     if args.repair {
         return repair::run(global, &args.repo);
     }
-    let Found { path, early: repository } = find(&args.repo)?;
+    let FoundRepository { path, early: repository } = find(&args.repo)?;
     let folder = DirSynced::new(&path, None);
     let opened = if args.no_key { None } else { Some(open(global, &args.repo, Access::Check)?) };
     let volume = opened.as_ref().map(|opened| opened.fs.volume());

@@ -220,12 +220,12 @@ impl Made {
             Err(error) => (false, error.kind() == std::io::ErrorKind::NotFound),
         };
         self.state = is_empty.then(|| (state.clone(), was_there));
-        let looked = found.keyed(key.duplicate().into()).lock(global)?.look()?;
+        let scanned = found.with_key(key.duplicate().into()).lock_state(global)?.scan()?;
         let wanted =
             Wanted { device_name: args.device_name.clone(), first: true, ..Wanted::default() };
         // The first head: an empty tree, so that every device starts from one root.
-        let opened = looked.open(global, &wanted)?;
-        opened.tell();
+        let opened = scanned.open(global, &wanted)?;
+        opened.print_notices();
         opened.fs.checkpoint()?;
         Ok(())
     }

@@ -3,7 +3,7 @@
 use zeroize::Zeroizing;
 
 use super::args::{Global, RepoArgs};
-use super::opening::{Found, changed_entry, find, open_keyring};
+use super::opening::{FoundRepository, changed_entry, find, open_keyring};
 use super::{Exit, Failure, Result, confirm, secrets};
 use crate::crypto::{SHEET_KEY, SHEET_TITLE, Secret, format_key, hex};
 use crate::format::register::Slot;
@@ -51,7 +51,7 @@ pub fn verify(global: &Global, args: &RepoArgs) -> Result<Exit> {
     if global.password_file.is_some() || global.password_command.is_some() {
         return Err(Failure::new(Exit::Usage, "key verify takes the key, not the password"));
     }
-    let Found { path, early: repository } = find(&args.repo)?;
+    let FoundRepository { path, early: repository } = find(&args.repo)?;
     let key = secrets::obtain_by_key(global, &path, &repository)?;
     sealed_slots(&repository, &key)?;
     if global.json {

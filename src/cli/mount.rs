@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::args::{Global, MountArgs};
 use super::control::done;
 use super::findings::not_here;
-use super::opening::{Found, Opened, Wanted, find, refuse_behind};
+use super::opening::{FoundRepository, OpenRepository, Wanted, find, refuse_behind};
 use super::options::MountSettings;
 use super::place::{followed, state_folder};
 use super::secrets::Obtained;
@@ -29,13 +29,14 @@ fn prepare(
     settings: &MountSettings,
     obtained: Obtained,
 ) -> Result<(Mounted, Vec<String>)> {
-    let keyed = find(repo)?.keyed(obtained);
+    let with_key = find(repo)?.with_key(obtained);
     let writes = !settings.mount.read_only;
-    let ready = if writes { keyed.lock(global)? } else { keyed.read_beside(global) };
-    let looked = ready.look()?;
+    let with_state =
+        if writes { with_key.lock_state(global)? } else { with_key.read_state(global) };
+    let scanned = with_state.scan()?;
     let note = if writes {
         // What is wrong there keeps nobody from their files.
-        vault::note_writer(global, &looked).unwrap_or_else(|failure| {
+        vault::note_writer(global, &scanned).unwrap_or_else(|failure| {
             log::info!("the vault will not be told how far this device comes: {}", failure.message);
             None
         })
@@ -50,14 +51,14 @@ fn prepare(
         adopt: settings.adopt,
         first: false,
     };
-    let opened = looked.open(global, &wanted)?;
+    let opened = scanned.open(global, &wanted)?;
     let own: Vec<Behind> =
         opened.fs.volume().behind.iter().filter(|behind| behind.own).cloned().collect();
     if !global.accept_older {
         refuse_behind(&own)
             .map_err(|failure| failure.hint("--accept-older goes on with what is here"))?;
     }
-    let Opened { fs, mut notices, state, .. } = opened;
+    let OpenRepository { fs, mut notices, state, .. } = opened;
     notices.extend(not_here(fs.volume()));
     let mounted = Mounted::new(Arc::new(fs), state, note.map(Arc::new), settings.when);
     Ok((mounted, notices))
@@ -67,7 +68,7 @@ fn prepare(
 pub fn run(global: &Global, args: &MountArgs) -> Result<Exit> {
     let mut settings = MountSettings::parse(&args.options)?;
     settings.adopt = args.adopt;
-    let Found { path: repo, early: repository } = find(&args.repo)?;
+    let FoundRepository { path: repo, early: repository } = find(&args.repo)?;
     let checks = Checks {
         allow_nonempty: settings.nonempty,
         allow_synced: args.allow_synced_mountpoint,
@@ -222,7 +223,7 @@ struct Mounting {
 
 impl Mounting {
     fn obtain(&self) -> Result<Obtained> {
-        let Found { path, early } = find(&self.repo)?;
+        let FoundRepository { path, early } = find(&self.repo)?;
         let mut obtained = secrets::obtain_all(&self.global, &path, &early)?;
         if let Some(password) = obtained.outdated.take()
             && !self.settings.mount.read_only

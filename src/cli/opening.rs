@@ -1,10 +1,12 @@
-//! The one way to open a repository, step by step: each step consumes the one
-//! before.
+//! Opens a repository for a command, step by step. Each step has a type, and the next
+//! step consumes its value.
 //!
-//! [`Found`] has looked at the folder for one thing only, where the key may come
-//! from. [`Keyed`] has the key. [`Ready`] holds the lock of local state, or has read
-//! what lies beside a repository that is only read. [`Looked`] has listed the heads.
-//! [`Opened`] stands on one of them.
+//! 1. [`FoundRepository`]: the folder was read once, to learn where the key may come from.
+//! 2. [`RepositoryWithKey`]: the key, or what the user gave for it, is there.
+//! 3. [`RepositoryWithState`]: local state is locked. A command that only reads has read
+//!    it instead.
+//! 4. [`ScannedRepository`]: the heads are listed.
+//! 5. [`OpenRepository`]: the file system is open, at one of these heads.
 //!
 //! Invariant: the heads that decide are listed once, after the key is there and the
 //! lock is held. A list made before a prompt or while another process still
@@ -33,31 +35,33 @@ use crate::volume::{Behind, Volume, World};
 const OTHER_DESCRIPTORS: u64 = 48;
 
 /// A folder that holds a repository.
-pub struct Found {
+pub struct FoundRepository {
     /// The folder, without symlinks.
     pub path: PathBuf,
-    /// What a first look showed: good for the repository's id and for finding its
-    /// vault, and for nothing else.
+    /// What the folder showed before anybody was asked for a key. Use it for the
+    /// repository's id and for finding its vault only: heads may arrive until local
+    /// state is locked.
     pub early: Repository,
 }
 
-/// A repository and the key that opens it.
-pub struct Keyed {
+/// A repository with the key, or what the user gave for it. Nobody has tried yet
+/// whether the key opens the repository.
+pub struct RepositoryWithKey {
     path: PathBuf,
     early: Repository,
     obtained: Obtained,
 }
 
-/// A repository whose local state is locked, or was read.
-pub struct Ready {
-    keyed: Keyed,
+/// A repository with its key whose local state is locked, or was read.
+pub struct RepositoryWithState {
+    with_key: RepositoryWithKey,
     state: Option<LocalState>,
     beside: Option<Beside>,
     notices: Vec<String>,
 }
 
-/// A repository whose heads were listed.
-pub struct Looked {
+/// A repository whose heads are listed and whose keyring the key has opened.
+pub struct ScannedRepository {
     /// The folder, without symlinks.
     pub path: PathBuf,
     /// What lies in it.
@@ -72,8 +76,8 @@ pub struct Looked {
     notices: Vec<String>,
 }
 
-/// An open repository with what must live as long as it.
-pub struct Opened {
+/// An open file system with what must live as long as it.
+pub struct OpenRepository {
     /// The file system.
     pub fs: Fs,
     /// What the owner should be told.
@@ -85,14 +89,14 @@ pub struct Opened {
     is_partial: bool,
 }
 
-/// Looks at a folder.
-pub fn find(repo: &Path) -> Result<Found> {
+/// Reads what a folder holds. Fails if that is no repository.
+pub fn find(repo: &Path) -> Result<FoundRepository> {
     let path = canonical(repo)?;
-    let early = look(&path)?;
-    Ok(Found { path, early })
+    let early = scan(&path)?;
+    Ok(FoundRepository { path, early })
 }
 
-fn look(path: &Path) -> Result<Repository> {
+fn scan(path: &Path) -> Result<Repository> {
     Repository::find(&DirSynced::new(path, None)).map_err(|error| {
         let mut failure = Failure::from(error);
         failure.message = format!("{}: {}", path.display(), failure.message);
@@ -100,30 +104,36 @@ fn look(path: &Path) -> Result<Repository> {
     })
 }
 
-impl Found {
-    /// Asks for the key, or for the password and then the vault.
-    pub fn key(self, global: &Global) -> Result<Keyed> {
+impl FoundRepository {
+    /// Obtains the key from where the options say, or asks the user for it or for the
+    /// password. With a password, asks the vault. Blocks on user and network.
+    pub fn obtain_key(self, global: &Global) -> Result<RepositoryWithKey> {
         let obtained = secrets::obtain_all(global, &self.path, &self.early)?;
-        Ok(self.keyed(obtained))
+        Ok(self.with_key(obtained))
     }
 
-    /// With a key that is here.
-    pub fn keyed(self, obtained: Obtained) -> Keyed {
-        Keyed { path: self.path, early: self.early, obtained }
+    /// Goes on with a key that the caller has.
+    pub fn with_key(self, obtained: Obtained) -> RepositoryWithKey {
+        RepositoryWithKey { path: self.path, early: self.early, obtained }
     }
 }
 
-impl Keyed {
+impl RepositoryWithKey {
     /// Locks local state, for writing. Waits for a process that is ending.
-    pub fn lock(self, global: &Global) -> Result<Ready> {
+    pub fn lock_state(self, global: &Global) -> Result<RepositoryWithState> {
         let folder = state_folder(global, &self.path, &self.early)?;
         let state = place::lock(folder, &self.path)?;
-        Ok(Ready { keyed: self, state: Some(state), beside: None, notices: Vec::new() })
+        Ok(RepositoryWithState {
+            with_key: self,
+            state: Some(state),
+            beside: None,
+            notices: Vec::new(),
+        })
     }
 
     /// Reads the local state of this machine, if there is one: it may know of newer
     /// heads. Nothing is locked or written.
-    pub fn read_beside(self, global: &Global) -> Ready {
+    pub fn read_state(self, global: &Global) -> RepositoryWithState {
         let mut notices = Vec::new();
         let beside = state_folder_if_there(global, &self.path, &self.early).and_then(|folder| {
             let beside = Beside::load(&DirFolder::new(&folder)).unwrap_or_else(|error| {
@@ -138,20 +148,21 @@ impl Keyed {
                 state.repo == self.early.repo && state.place == place
             })
         });
-        Ready { keyed: self, state: None, beside, notices }
+        RepositoryWithState { with_key: self, state: None, beside, notices }
     }
 }
 
-impl Ready {
+impl RepositoryWithState {
     /// Lists the heads. Fails if the key does not open the keyring.
-    pub fn look(self) -> Result<Looked> {
-        let Self { keyed: Keyed { path, obtained, .. }, state, beside, mut notices } = self;
-        let repository = look(&path)?;
+    pub fn scan(self) -> Result<ScannedRepository> {
+        let Self { with_key: RepositoryWithKey { path, obtained, .. }, state, beside, mut notices } =
+            self;
+        let repository = scan(&path)?;
         let Obtained { key, marks, .. } = obtained;
         let (_, _, slots) = open_keyring(&repository, &key)?;
         notices.extend(changed_entry(&repository, &slots));
         let key = Some(key);
-        Ok(Looked { path, repository, key, slots, marks, state, beside, notices })
+        Ok(ScannedRepository { path, repository, key, slots, marks, state, beside, notices })
     }
 }
 
@@ -172,13 +183,13 @@ pub struct Wanted {
     pub first: bool,
 }
 
-impl Looked {
-    /// K.
+impl ScannedRepository {
+    /// K, the 64-digit key.
     pub fn key(&self) -> &Secret {
         self.key.as_ref().expect("it is there until the file system is open")
     }
 
-    /// Opens the volume for a repair, which may want to do that twice.
+    /// Opens the volume and keeps K, since a repair may open it a second time.
     pub fn volume(&self, options: &OpenOptions) -> Result<Volume> {
         let (keyring, register, _) = open_keyring(&self.repository, self.key())?;
         self.volume_with(keyring, register, options)
@@ -194,7 +205,7 @@ impl Looked {
         Ok(sync::open(self.world(), &self.repository, context, register, options)?)
     }
 
-    /// The world that its volume lives in.
+    /// What its volume reads and writes: REPO, local state, clock and random numbers.
     pub fn world(&self) -> World {
         let staging = self.state.as_ref().map(|state| state.path.join("pending"));
         World {
@@ -205,7 +216,7 @@ impl Looked {
         }
     }
 
-    /// How this machine opens it.
+    /// The options with which this machine opens the volume.
     pub fn options(&self, global: &Global, wanted: &Wanted) -> OpenOptions {
         let cache = CacheSizes::default();
         OpenOptions {
@@ -227,25 +238,26 @@ impl Looked {
         }
     }
 
-    /// Lists the heads once more, after some were put back.
-    pub fn look_again(mut self) -> Result<Self> {
-        self.repository = look(&self.path)?;
+    /// Lists the heads once more, after a repair has put files back.
+    pub fn rescan(mut self) -> Result<Self> {
+        self.repository = scan(&self.path)?;
         Ok(self)
     }
 
-    /// Local state, if it is locked.
+    /// Local state, if it is locked; none if it was only read.
     pub fn state(&self) -> Option<&LocalState> {
         self.state.as_ref()
     }
 
-    /// Gives up local state, so that it can be set aside, and takes another.
+    /// Replaces the lock of local state. With none, the lock is released, so that the
+    /// folder can be renamed.
     pub fn replace_state(&mut self, state: Option<LocalState>) {
         self.state = state;
     }
 
-    /// Opens the file system: what a crash left in the journal is brought back.
-    /// K is wiped as soon as the keyring is open.
-    pub fn open(mut self, global: &Global, wanted: &Wanted) -> Result<Opened> {
+    /// Opens the file system, and replays what a crash left in the journal. Wipes K as
+    /// soon as the keyring is open.
+    pub fn open(mut self, global: &Global, wanted: &Wanted) -> Result<OpenRepository> {
         let (keyring, register, _) = open_keyring(&self.repository, self.key())?;
         self.key = None;
         let volume = self.volume_with(keyring, register, &self.options(global, wanted))?;
@@ -259,7 +271,7 @@ impl Looked {
                 "brought back {replayed} changes that were not in the repository yet"
             ));
         }
-        Ok(Opened { fs, notices, state, is_partial })
+        Ok(OpenRepository { fs, notices, state, is_partial })
     }
 }
 
@@ -276,32 +288,32 @@ fn containers(most: usize) -> usize {
 pub enum Access {
     /// Without local state; nothing is written anywhere.
     Read,
-    /// For reading, by a command that tells of all that is known and not here.
+    /// For reading, by a command that reports itself what is known and not here.
     Check,
     /// With local state, for writing.
     Write,
 }
 
-/// Opens a repository for one command, and tells what the owner should know. A
-/// command that reads does not pass off less than there is: it ends if newer
-/// changes are known, unless the owner accepts that.
-pub fn open(global: &Global, repo: &Path, access: Access) -> Result<Opened> {
-    let keyed = find(repo)?.key(global)?;
-    let ready = match access {
-        Access::Write => keyed.lock(global)?,
-        Access::Read | Access::Check => keyed.read_beside(global),
+/// Opens a repository for one command and prints its notices. Except with
+/// [`Access::Check`], fails if newer changes are known than can be used here, unless the
+/// owner accepts that with `--accept-older`.
+pub fn open(global: &Global, repo: &Path, access: Access) -> Result<OpenRepository> {
+    let with_key = find(repo)?.obtain_key(global)?;
+    let with_state = match access {
+        Access::Write => with_key.lock_state(global)?,
+        Access::Read | Access::Check => with_key.read_state(global),
     };
-    let opened = ready.look()?.open(global, &Wanted::default())?;
-    opened.tell();
+    let opened = with_state.scan()?.open(global, &Wanted::default())?;
+    opened.print_notices();
     if access != Access::Check {
         opened.refuse_less(global)?;
     }
     Ok(opened)
 }
 
-impl Opened {
-    /// Tells the notices on standard error.
-    pub fn tell(&self) {
+impl OpenRepository {
+    /// Prints the notices on standard error, one a line.
+    pub fn print_notices(&self) {
         for notice in &self.notices {
             note!("amberfs: {notice}");
         }
@@ -331,7 +343,8 @@ impl Opened {
         }
     }
 
-    /// How a command ends that would end with `exit`.
+    /// The exit code of a command that would end with `exit`: [`Exit::Partial`] if that is
+    /// success and not all that is known could be read.
     pub fn exit(&self, exit: Exit) -> Exit {
         if exit == Exit::Done && self.is_partial { Exit::Partial } else { exit }
     }
@@ -347,7 +360,7 @@ fn is_behind(behind: &Behind) -> Failure {
     Failure::new(code, behind).hint("let the sync client finish")
 }
 
-/// Opens the keyring with K, or says what is wrong with K.
+/// Opens the keyring with K. The failure says what is wrong with K.
 pub fn open_keyring(
     repository: &Repository,
     key: &Secret,
@@ -355,8 +368,8 @@ pub fn open_keyring(
     repository.unlock(key).ok_or_else(|| secrets::wrong_key(repository, key))
 }
 
-/// What to say if the vault entry that the folder shows, which a password would
-/// go by, is not the one that was sealed with K.
+/// A warning for the owner if the vault entry that the folder shows in the clear is not
+/// the one that was sealed with K. A password is sent to the vault of the former.
 pub fn changed_entry(repository: &Repository, sealed: &[Slot]) -> Option<String> {
     let sealed: Vec<&[u8]> = vault_slots(sealed).collect();
     if repository.clear_vault_slots() == sealed {
@@ -370,8 +383,8 @@ pub fn changed_entry(repository: &Repository, sealed: &[Slot]) -> Option<String>
     ))
 }
 
-/// The file system over a volume, seen by this user. With `writes` there is
-/// local state: what a crash left in its journal is brought back, and counted.
+/// Opens the file system over a volume, as this user sees it. With `writes`, replays what
+/// a crash left in the journal of local state. Returns how many changes that were.
 pub fn file_system(
     volume: Volume,
     writes: bool,

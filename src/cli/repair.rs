@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::args::Global;
-use super::opening::{Looked, Wanted, file_system, find, refuse_behind};
+use super::opening::{ScannedRepository, Wanted, file_system, find, refuse_behind};
 use super::{Exit, Failure, Result, place, secrets};
 use crate::crypto::Hash;
 use crate::format::clock::Generations;
@@ -19,12 +19,12 @@ use crate::volume::{Findings, Repaired, RestoreError, Restored, check_names, res
 
 /// Runs the repair.
 pub fn run(global: &Global, repo: &Path) -> Result<Exit> {
-    let looked = find(repo)?.key(global)?.lock(global)?.look()?;
-    let world = looked.world();
+    let scanned = find(repo)?.obtain_key(global)?.lock_state(global)?.scan()?;
+    let world = scanned.world();
     let folder = &*world.repo;
     let mut found = Findings::default();
-    let listing = Listing::of(folder, &looked.repository.devices())?;
-    check_names(folder, &*world.clock, &looked.repository, &listing, &mut found);
+    let listing = Listing::of(folder, &scanned.repository.devices())?;
+    check_names(folder, &*world.clock, &scanned.repository, &listing, &mut found);
     if !found.arriving.is_empty() {
         let what = found.arriving.join(", ");
         return Err(Failure::new(Exit::NotAllHere, format!("still arriving: {what}")).hint(
@@ -39,43 +39,43 @@ pub fn run(global: &Global, repo: &Path) -> Result<Exit> {
     }
     let bad = &mut found.bad;
     let Restored { mut done, closed } =
-        restore(&world, &looked.repository, looked.key(), &listing, bad).map_err(|error| {
+        restore(&world, &scanned.repository, scanned.key(), &listing, bad).map_err(|error| {
             match error {
                 RestoreError::Arriving(_) => Failure::new(Exit::NotAllHere, error),
-                RestoreError::WrongKey => secrets::wrong_key(&looked.repository, looked.key()),
+                RestoreError::WrongKey => secrets::wrong_key(&scanned.repository, scanned.key()),
                 RestoreError::Open(error) => error.into(),
                 RestoreError::Store(error) => error.into(),
             }
         })?;
 
     // Only now: what stood in before is in its place.
-    let mut looked = looked.look_again()?;
-    let repaired = match go_on(global, &looked, &found.bad, &closed) {
+    let mut scanned = scanned.rescan()?;
+    let repaired = match go_on(global, &scanned, &found.bad, &closed) {
         Err(failure)
             if matches!(failure.code, Exit::Damage | Exit::NotAllHere | Exit::Rollback) =>
         {
             refuse_closed(&closed)?;
             done.push(format!("went on without what cannot be had: {}", failure.message));
-            let seen = State::seen_in(&*state(&looked).folder)?;
-            if let Some(aside) = set_aside(state(&looked))? {
+            let seen = State::seen_in(&*state(&scanned).folder)?;
+            if let Some(aside) = set_aside(state(&scanned))? {
                 done.push(format!(
                     "local state is set aside in {}; changes in it that are not in the repository \
                      are not brought back",
                     aside.display()
                 ));
             }
-            let path = state(&looked).path.clone();
-            looked.replace_state(None);
-            looked.replace_state(Some(place::lock(path, &looked.path)?));
-            start_anew(global, &looked, &found.bad, seen)?
+            let path = state(&scanned).path.clone();
+            scanned.replace_state(None);
+            scanned.replace_state(Some(place::lock(path, &scanned.path)?));
+            start_anew(global, &scanned, &found.bad, seen)?
         }
         other => other?,
     };
     conclude(global, done, &repaired)
 }
 
-fn state(looked: &Looked) -> &LocalState {
-    looked.state().expect("a repair locks local state")
+fn state(scanned: &ScannedRepository) -> &LocalState {
+    scanned.state().expect("a repair locks local state")
 }
 
 fn conclude(global: &Global, mut done: Vec<String>, repaired: &Repaired) -> Result<Exit> {
@@ -143,11 +143,11 @@ fn refuse_closed(closed: &[Stray]) -> Result<()> {
 /// With the local state as it is: nothing newer is lost.
 fn go_on(
     global: &Global,
-    looked: &Looked,
+    scanned: &ScannedRepository,
     bad: &HashSet<Hash>,
     closed: &[Stray],
 ) -> Result<Repaired> {
-    let volume = looked.volume(&looked.options(global, &Wanted::default()))?;
+    let volume = scanned.volume(&scanned.options(global, &Wanted::default()))?;
     if !global.accept_older {
         refuse_behind(&volume.behind)?;
     }
@@ -158,20 +158,20 @@ fn go_on(
     if replayed > 0 {
         fs.checkpoint()?;
     }
-    Ok(fs.volume().repair(&looked.repository, bad)?)
+    Ok(fs.volume().repair(&scanned.repository, bad)?)
 }
 
 /// As a new device, from the newest heads that can be used.
 fn start_anew(
     global: &Global,
-    looked: &Looked,
+    scanned: &ScannedRepository,
     bad: &HashSet<Hash>,
     seen: Generations,
 ) -> Result<Repaired> {
-    let options = looked.options(global, &Wanted::default());
-    let volume = looked.volume(&OpenOptions { repair: Some(seen), ..options })?;
+    let options = scanned.options(global, &Wanted::default());
+    let volume = scanned.volume(&OpenOptions { repair: Some(seen), ..options })?;
     volume.resolve_intents(false)?;
-    Ok(volume.repair(&looked.repository, bad)?)
+    Ok(volume.repair(&scanned.repository, bad)?)
 }
 
 /// Moves local state to a name beside it, if there is any. The lock goes with it.

@@ -12,7 +12,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use super::args::Global;
-use super::opening::Looked;
+use super::opening::ScannedRepository;
 use super::trust::{Reach, Said, known, reached};
 use super::{Result, secrets};
 use crate::daemon::NoteWriter;
@@ -56,15 +56,15 @@ fn client_by(
 
 /// What tells the vault how far this device came, for the record that the sealed entry of
 /// a repository names; none without a vault.
-pub fn note_writer(global: &Global, looked: &Looked) -> Result<Option<NoteWriter>> {
-    let Some(sealed) = vault_slots(&looked.slots).find_map(|slot| Locator::decode(slot).ok())
+pub fn note_writer(global: &Global, scanned: &ScannedRepository) -> Result<Option<NoteWriter>> {
+    let Some(sealed) = vault_slots(&scanned.slots).find_map(|slot| Locator::decode(slot).ok())
     else {
         return Ok(None);
     };
     // Sealed with K: the address is the owner's own.
     let pin = known(global, sealed.address.fingerprint())?;
     let Reach { locator, places, .. } = reached(global, &sealed, Said::Sealed)?;
-    let keys = NoteKeys::derive(looked.key(), &looked.repository.repo, &locator.registration);
-    let client = client(global, &looked.path, NoteWriter::PATIENCE, &places)?;
+    let keys = NoteKeys::derive(scanned.key(), &scanned.repository.repo, &locator.registration);
+    let client = client(global, &scanned.path, NoteWriter::PATIENCE, &places)?;
     Ok(Some(NoteWriter { client, locator, keys, pin }))
 }

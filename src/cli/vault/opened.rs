@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::super::Result;
 use super::super::args::Global;
-use super::super::opening::{self, Keyed, Wanted, find};
+use super::super::opening::{self, RepositoryWithKey, Wanted, find};
 use super::super::trust::{Reach, Said, known, reached, typed_address};
 use super::{client_by, token};
 use crate::crypto::{RepoId, Secret};
@@ -15,9 +15,9 @@ use crate::vault::protocol::{Fingerprint, Locator, Retirement};
 use crate::volume::repository::vault_slots;
 
 /// A repository opened with K, and its vault entries as they were sealed.
-pub(super) struct Opened {
+pub(super) struct OpenForVault {
     /// Its file system, and the lock of local state.
-    open: opening::Opened,
+    open: opening::OpenRepository,
     /// K.
     pub key: Secret,
     /// The repository.
@@ -31,7 +31,7 @@ pub(super) struct Opened {
 }
 
 /// Opens it by what the command line gives.
-pub(super) fn open(global: &Global, repo: &Path) -> Result<Opened> {
+pub(super) fn open(global: &Global, repo: &Path) -> Result<OpenForVault> {
     let found = find(repo)?;
     let mut opening = global.clone();
     if let Some(address) = typed_address(global)? {
@@ -44,24 +44,25 @@ pub(super) fn open(global: &Global, repo: &Path) -> Result<Opened> {
             opening.vault = None;
         }
     }
-    open_by(global, found.key(&opening)?)
+    open_by(global, found.obtain_key(&opening)?)
 }
 
 /// Opens it by a key that is here.
-pub(super) fn open_by(global: &Global, keyed: Keyed) -> Result<Opened> {
-    let looked = keyed.lock(global)?.look()?;
-    let (key, repo, path) = (looked.key().duplicate(), looked.repository.repo, looked.path.clone());
-    let slots: Vec<Vec<u8>> = vault_slots(&looked.slots).map(<[u8]>::to_vec).collect();
+pub(super) fn open_by(global: &Global, with_key: RepositoryWithKey) -> Result<OpenForVault> {
+    let scanned = with_key.lock_state(global)?.scan()?;
+    let (key, repo, path) =
+        (scanned.key().duplicate(), scanned.repository.repo, scanned.path.clone());
+    let slots: Vec<Vec<u8>> = vault_slots(&scanned.slots).map(<[u8]>::to_vec).collect();
     let folder = DirSynced::new(&path, None);
-    let mut replaced = looked.repository.sealed_vault_slots(&folder, &key);
+    let mut replaced = scanned.repository.sealed_vault_slots(&folder, &key);
     replaced.retain(|slot| !slots.contains(slot));
-    let open = looked.open(global, &Wanted::default())?;
-    open.tell();
+    let open = scanned.open(global, &Wanted::default())?;
+    open.print_notices();
     open.refuse_less(global)?;
-    Ok(Opened { open, key, repo, slots, replaced, path })
+    Ok(OpenForVault { open, key, repo, slots, replaced, path })
 }
 
-impl Opened {
+impl OpenForVault {
     /// Puts these vault entries into the register, and that into REPO.
     pub fn publish(&self, slots: Vec<Vec<u8>>) -> Result<()> {
         self.open.fs.volume().set_vault_slots(&self.key, slots)?;

@@ -6,7 +6,7 @@ use super::super::args::{Global, RepoArgs};
 use super::super::opening::find;
 use super::super::trust::{keep_entry, moved, typed_address};
 use super::super::{Exit, Failure, Result};
-use super::opened::{Opened, open, open_by};
+use super::opened::{OpenForVault, open, open_by};
 use super::register::{first_claim, new_password, register, warn_before_the_choice};
 use crate::crypto::{RepoId, Secret, hex};
 use crate::io::output;
@@ -40,7 +40,7 @@ pub fn passwd(global: &Global, args: &RepoArgs) -> Result<Exit> {
 /// Returns how many old records could not be ended.
 fn replace(
     global: &Global,
-    opened: &Opened,
+    opened: &OpenForVault,
     address: &Address,
     password: &Password,
 ) -> Result<usize> {
@@ -61,7 +61,7 @@ fn replace(
 /// Registers the same password anew, because its record was made under keys that the
 /// vault would retire.
 pub fn renew(global: &Global, repo: &Path, key: Secret, password: &Password) -> Result<()> {
-    let opened = open_by(global, find(repo)?.keyed(key.into()))?;
+    let opened = open_by(global, find(repo)?.with_key(key.into()))?;
     let sealed = opened.slots.iter().find_map(|bytes| Locator::decode(bytes).ok());
     let Some(Locator { address, .. }) = sealed else { return Ok(()) };
     let address = moved(global, address.fingerprint())?.unwrap_or(address);

@@ -1,7 +1,7 @@
 //! `vault show`.
 
 use super::super::args::{Global, ShowArgs};
-use super::super::opening::{Found, find};
+use super::super::opening::{FoundRepository, find};
 use super::super::trust::{Said, reached, remember_or_warn, trust};
 use super::super::{Exit, Result};
 use super::client;
@@ -13,7 +13,7 @@ use crate::vault::protocol::{Locator, Protection, Standing};
 
 /// `vault show`: spends no try.
 pub fn show(global: &Global, args: &ShowArgs) -> Result<Exit> {
-    let Found { path, early: repository } = find(&args.repo)?;
+    let FoundRepository { path, early: repository } = find(&args.repo)?;
     let folder = DirSynced::new(&path, None);
     // Older registers only name what this one replaced.
     let locator =
