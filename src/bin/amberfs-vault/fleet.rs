@@ -10,14 +10,14 @@ use amberfs::io::{DirFolder, PrivateFolder, SecretFrom, SystemClock, SystemRando
 use amberfs::vault::protocol::Protection;
 use amberfs::vault::protocol::{ManifestError, sign_more, signatures_of};
 use amberfs::vault::server::{
-    Change, Made, NEXT, Order, Site, accept, add_generation, change_manifest, change_roots,
+    AdminCommand, Change, Made, NEXT, Site, accept, add_generation, change_manifest, change_roots,
     copy_generations, drop_generation, install_manifest, join_site, open_rolled_back, open_site,
     view_site,
 };
 use ed25519_dalek::SigningKey;
 use zeroize::Zeroizing;
 
-use super::staff::give;
+use super::staff::execute;
 use super::{Exit, Failure, check_private, lock, make_folder, say};
 
 const MANIFEST_FILE_LIMIT: u64 = 8192;
@@ -253,7 +253,7 @@ pub fn generation(command: &GenerationCommand) -> Result<(), Failure> {
                 .map_err(|error| Failure::folder(dir, &error))?;
             say(&format!("generations: {count}"))
         }
-        GenerationCommand::Reseal { dir } => give(dir, &Order::Reseal),
+        GenerationCommand::Reseal { dir } => execute(dir, &AdminCommand::Reseal),
         GenerationCommand::Drop { dir, number, root_key } => {
             let _locked = lock(dir)?;
             check_private(dir)?;

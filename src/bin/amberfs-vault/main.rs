@@ -36,7 +36,7 @@ use amberfs::io::{DirFolder, Exit, PrivateFolder, SystemClock, SystemRandom, wid
 use amberfs::vault::hsm::KeyError;
 use amberfs::vault::hsm::transfer::keys_fingerprint;
 use amberfs::vault::protocol::{Address, Argon2Cost, Protection};
-use amberfs::vault::server::{FolderError, Opened, Order, Site, create_site, view_site};
+use amberfs::vault::server::{AdminCommand, FolderError, Opened, Site, create_site, view_site};
 use clap::{CommandFactory, Parser, Subcommand};
 use guard::{LOGGER, check_owner, check_private, harden};
 
@@ -229,7 +229,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Ceremony(step) => ceremony::run(step),
         Command::Serve { dir, arguments } => serve::run(dir, arguments),
         Command::Invite { dir, account, days } => {
-            staff::give(dir, &Order::Invite { account: account.clone(), days: *days })
+            staff::execute(dir, &AdminCommand::Invite { account: account.clone(), days: *days })
         }
         Command::Record(command) => staff::record(command),
         Command::Probe { arguments } => probe::run(arguments),

@@ -1,4 +1,4 @@
-//! `amberfs-vault serve`: the listener, the admin port, orders, and what is done now
+//! `amberfs-vault serve`: the listener, the admin port, commands of the staff, and what is done now
 //! and then.
 
 use std::fs::File;
@@ -221,9 +221,11 @@ async fn serve_here(
         )),
     ];
     match staff::listen(dir) {
-        Ok(orders) => beside.push(tokio::spawn(staff::take_orders(orders, Arc::clone(&site)))),
+        Ok(socket) => {
+            beside.push(tokio::spawn(staff::serve_commands(socket, Arc::clone(&site))));
+        }
         // The way to the folder may be too long for a socket, say.
-        Err(failure) => log::warn!("staff cannot give orders while this runs: {}", failure.text),
+        Err(failure) => log::warn!("commands of the staff fail while this runs: {}", failure.text),
     }
     if let Some(place) = settings.admin {
         let listener = monitor::bind(place).await?;

@@ -1,5 +1,5 @@
-//! What staff does: orders go to the server that has the folder, or are done here if
-//! none runs.
+//! The commands of the vault's staff. If a server has the vault's folder, it gets the
+//! command over a socket and executes it; else this process does.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amberfs::io::{DirFolder, SystemClock, SystemRandom};
-use amberfs::vault::server::{Answer, ORDER_LIMIT, Order, Site, Which, open_site};
+use amberfs::vault::server::{ADMIN_LIMIT, AdminCommand, Answer, Site, Which, open_site};
 use clap::{Args, Subcommand};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
@@ -19,7 +19,8 @@ use super::{Done, Failure, SERVED, lock, opened, say};
 
 /// The socket in the vault's folder.
 const SOCKET: &str = "control";
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long to wait for the server's answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One of these.
 #[derive(Args)]
@@ -85,51 +86,57 @@ pub enum RecordCommand {
 
 pub fn record(command: &RecordCommand) -> Result<(), Failure> {
     match command {
-        RecordCommand::Show { dir, chosen } => give(dir, &Order::Show(chosen.which()?)),
-        RecordCommand::List { dir, account } => give(dir, &Order::List(account.clone())),
-        RecordCommand::Freeze { dir, chosen } => give(dir, &Order::Freeze(chosen.which()?)),
-        RecordCommand::Thaw { dir, chosen } => give(dir, &Order::Thaw(chosen.which()?)),
-        RecordCommand::Delete { dir, chosen } => give(dir, &Order::Delete(chosen.which()?)),
+        RecordCommand::Show { dir, chosen } => execute(dir, &AdminCommand::Show(chosen.which()?)),
+        RecordCommand::List { dir, account } => execute(dir, &AdminCommand::List(account.clone())),
+        RecordCommand::Freeze { dir, chosen } => {
+            execute(dir, &AdminCommand::Freeze(chosen.which()?))
+        }
+        RecordCommand::Thaw { dir, chosen } => execute(dir, &AdminCommand::Thaw(chosen.which()?)),
+        RecordCommand::Delete { dir, chosen } => {
+            execute(dir, &AdminCommand::Delete(chosen.which()?))
+        }
     }
 }
 
-/// Gives an order and prints what came of it.
-pub fn give(dir: &Path, order: &Order) -> Result<(), Failure> {
+/// Has a command executed, by the server of `dir` or else here, and prints the answer.
+pub fn execute(dir: &Path, command: &AdminCommand) -> Result<(), Failure> {
     let answer = match lock(dir) {
         Ok(_locked) => {
             check_private(dir)?;
             let opened = opened(dir, open_site(&DirFolder::new(dir)))?;
             let (random, clock) = (Arc::new(SystemRandom), Arc::new(SystemClock));
-            Site::new(opened.keys, opened.ledger, random, clock, opened.signed, true).obey(order)
+            Site::new(opened.keys, opened.ledger, random, clock, opened.signed, true)
+                .execute(command)
         }
-        Err(failure) if failure.code == SERVED => send(&dir.join(SOCKET), order)?,
+        Err(failure) if failure.code == SERVED => send(&dir.join(SOCKET), command)?,
         Err(failure) => return Err(failure),
     };
     match answer {
-        Answer::Done(text) => text.lines().try_for_each(say).but(match order {
-            Order::Invite { .. } => "nobody has this invite: make another",
-            _ => "the order is done",
+        Answer::Done(text) => text.lines().try_for_each(say).but(match command {
+            AdminCommand::Invite { .. } => "nobody has this invite: make another",
+            _ => "the command was executed",
         }),
         Answer::Failed(why) => Err(Failure::other(why)),
     }
 }
 
-fn send(socket: &Path, order: &Order) -> Result<Answer, Failure> {
+fn send(socket: &Path, command: &AdminCommand) -> Result<Answer, Failure> {
     let trouble = |error: std::io::Error| {
         Failure::other(format!("the server of this vault does not answer: {error}"))
     };
     let mut stream = UnixStream::connect(socket).map_err(trouble)?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(trouble)?;
-    let mut line = serde_json::to_vec(order).map_err(Failure::other)?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(trouble)?;
+    let mut line = serde_json::to_vec(command).map_err(Failure::other)?;
     line.push(b'\n');
     stream.write_all(&line).map_err(trouble)?;
     let mut answer = String::new();
-    let limit = ORDER_LIMIT as u64;
+    let limit = ADMIN_LIMIT as u64;
     BufReader::new(stream).take(limit).read_line(&mut answer).map_err(trouble)?;
     serde_json::from_str(&answer).map_err(Failure::other)
 }
 
-/// The socket for orders, in a folder that only its owner can enter.
+/// Listens on the socket for commands of the staff, in the vault's folder, which only its
+/// owner can enter.
 pub fn listen(dir: &Path) -> Result<UnixListener, Failure> {
     let path = dir.join(SOCKET);
     // The folder is locked: nobody else serves it.
@@ -141,8 +148,9 @@ pub fn listen(dir: &Path) -> Result<UnixListener, Failure> {
     Ok(listener)
 }
 
-/// Takes orders, one a connection, of whoever owns the vault and of root.
-pub async fn take_orders(listener: UnixListener, site: Arc<Site>) {
+/// Executes the commands that come over `listener`, one a connection. Commands of other
+/// users than root and the one that this process runs as are refused.
+pub async fn serve_commands(listener: UnixListener, site: Arc<Site>) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -150,19 +158,23 @@ pub async fn take_orders(listener: UnixListener, site: Arc<Site>) {
         };
         let owner = rustix::process::geteuid().as_raw();
         if !stream.peer_cred().is_ok_and(|peer| [owner, 0].contains(&peer.uid())) {
-            log::warn!("an order of another user was refused");
+            log::warn!("refused a command of another user");
             continue;
         }
         let site = Arc::clone(&site);
         tokio::spawn(async move {
             let (read, mut write) = stream.into_split();
             let mut line = String::new();
-            let mut reader = tokio::io::BufReader::new(read.take(ORDER_LIMIT as u64));
+            let mut reader = tokio::io::BufReader::new(read.take(ADMIN_LIMIT as u64));
             let read = tokio::time::timeout(Duration::from_secs(10), reader.read_line(&mut line));
             read.await.ok()?.ok()?;
-            let answer = match serde_json::from_str::<Order>(&line) {
-                Ok(order) => tokio::task::spawn_blocking(move || site.obey(&order)).await.ok()?,
-                Err(error) => Answer::Failed(format!("this server does not know it: {error}")),
+            let answer = match serde_json::from_str::<AdminCommand>(&line) {
+                Ok(command) => {
+                    tokio::task::spawn_blocking(move || site.execute(&command)).await.ok()?
+                }
+                Err(error) => {
+                    Answer::Failed(format!("this server does not know the command: {error}"))
+                }
             };
             let mut line = serde_json::to_vec(&answer).ok()?;
             line.push(b'\n');

@@ -4,6 +4,7 @@
 //! Invariant: a reply that depends on a write sits inside the [`Write`](effect::Write) and
 //! comes out only against the ledger's [`Durable`](super::ledger::Durable).
 
+mod admin;
 #[cfg(feature = "pkcs11")]
 pub mod ceremony;
 mod effect;
@@ -11,7 +12,6 @@ mod evaluate;
 mod folder;
 mod metrics;
 mod openly;
-mod orders;
 mod record;
 mod rights;
 mod roots;
@@ -23,11 +23,11 @@ mod step;
 #[cfg(test)]
 mod tests;
 
+pub use admin::{ADMIN_LIMIT, AdminCommand, Answer, Which};
 pub use folder::{
     FolderError, Opened, accept, add_generation, copy_generations, create_site, drop_generation,
     install_manifest, join_site, open_rolled_back, open_site, view_site,
 };
-pub use orders::{Answer, ORDER_LIMIT, Order, Which};
 #[cfg(test)]
 pub(crate) use record::{Material, Pending};
 pub use record::{PENDING_LIMIT, Record, State};

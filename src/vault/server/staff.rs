@@ -1,6 +1,6 @@
-//! What the people who run a vault can do to a record: look at how it stands, stop
-//! it, let it go, and delete it. Nobody can read what is in it, give tries back, or
-//! bring back what is over.
+//! What the staff of a vault can do to a record: view its state, freeze it, release it,
+//! and delete it. The staff can neither read K, nor give tries back, nor undo the end of
+//! a record.
 
 use std::fmt;
 
@@ -14,19 +14,20 @@ use crate::vault::protocol::{
     Ended, Event, EventKind, FAILURES, Reply, Seconds, Standing, TRIES, Ticket,
 };
 
-/// Lost races before it is put off.
+/// How often an action is tried again because another site wrote the record meanwhile.
 const RACES: usize = 16;
 
-/// How a record stands, as its vault's staff sees it.
+/// The state of a record, as the vault's staff may see it.
 #[derive(Clone, Debug)]
-pub struct Sight {
+pub struct RecordView {
     /// Its name in the ledger.
     pub name: Name,
-    /// Where it stands; none if the ledger was changed behind the vault's back.
+    /// What the record is and how far it has come; none if somebody else than the vault
+    /// changed the ledger.
     pub state: Option<State>,
     /// Whose it is, if that is known.
     pub label: Option<String>,
-    /// Whether staff stopped it.
+    /// Whether the staff froze it.
     pub held: bool,
     /// Generation of the keys it was made under.
     pub generation: u32,
@@ -44,7 +45,7 @@ pub struct Sight {
     pub seen: (Served, Seconds),
 }
 
-impl Sight {
+impl RecordView {
     fn of(name: Name, content: Content, seen: (Served, Seconds)) -> Self {
         let (record, state) = match content {
             Content::Record(record) => {
@@ -109,7 +110,7 @@ fn reason(ended: Ended) -> &'static str {
     }
 }
 
-impl fmt::Display for Sight {
+impl fmt::Display for RecordView {
     /// A line each.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "record {}", hex(&self.name))?;
@@ -143,14 +144,14 @@ impl fmt::Display for Sight {
     }
 }
 
-/// What staff does.
+/// What the staff of a vault does to a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deed {
-    /// Nothing is evaluated until it is let go.
-    Hold,
-    /// The end of that.
+pub enum StaffAction {
+    /// Freezes the record: the site evaluates no attempt until it is released.
+    Freeze,
+    /// Releases a record that is frozen.
     Release,
-    /// Its key material is erased, and a tombstone stays.
+    /// Erases the record's key material. A tombstone stays.
     Remove,
 }
 
@@ -164,27 +165,27 @@ impl Site {
         Ok((self.served().map_err(|error| error.to_string())?, self.now()))
     }
 
-    /// How a record stands; none if there is none.
-    pub fn look(&self, name: &Name) -> Result<Option<Sight>, String> {
+    /// The state of a record; none if the ledger has no such name.
+    pub fn view(&self, name: &Name) -> Result<Option<RecordView>, String> {
         let found = self.read(name).map_err(|error| error.to_string())?;
         let seen = self.seen()?;
-        Ok(found.map(|found| Sight::of(*name, found.content, seen)))
+        Ok(found.map(|found| RecordView::of(*name, found.content, seen)))
     }
 
     /// All records and invites of an account. Reads the whole ledger.
-    pub(crate) fn look_for(&self, label: &str) -> Result<Vec<Sight>, String> {
-        let (mut sights, mut failed) = (Vec::new(), None);
+    pub(crate) fn views_of(&self, label: &str) -> Result<Vec<RecordView>, String> {
+        let (mut views, mut failed) = (Vec::new(), None);
         let seen = self.seen()?;
         let all = self.each(|name, found| {
             match found {
                 Ok(found) => {
-                    let sight = found.map(|found| Sight::of(*name, found.content, seen));
-                    sights.extend(sight.filter(|sight| {
+                    let view = found.map(|found| RecordView::of(*name, found.content, seen));
+                    views.extend(view.filter(|view| {
                         let is_record = !matches!(
-                            sight.state,
+                            view.state,
                             Some(State::Used | State::Account | State::Clock)
                         );
-                        is_record && sight.label.as_deref() == Some(label)
+                        is_record && view.label.as_deref() == Some(label)
                     }));
                 }
                 Err(error) => failed = failed.take().or(Some(error)),
@@ -194,31 +195,35 @@ impl Site {
         match (all, failed) {
             (Err(error), _) => Err(error.to_string()),
             (_, Some(error)) => Err(error.to_string()),
-            _ => Ok(sights),
+            _ => Ok(views),
         }
     }
 
-    /// Does it. What was done, or why not.
-    pub(crate) fn staff_does(&self, deed: Deed, name: &Name) -> Result<(), String> {
+    /// Applies an action to a record. The error is a message for the staff.
+    pub(crate) fn apply_staff_action(
+        &self,
+        action: StaffAction,
+        name: &Name,
+    ) -> Result<(), String> {
         let error = |error: Undecided| error.to_string();
         for _ in 0..RACES {
             let found = self.read(name).map_err(error)?.ok_or("there is no such record")?;
             let place = found.place();
-            let record = match (found.content, deed) {
+            let record = match (found.content, action) {
                 (Content::Record(record), _) => record,
                 // To end it is still right.
-                (Content::Displaced(record), Deed::Remove) => record,
+                (Content::Displaced(record), StaffAction::Remove) => record,
                 _ => return Err("it was changed behind the vault's back".into()),
             };
-            let next = match (deed, record.state) {
+            let next = match (action, record.state) {
                 (_, State::Ended(_)) => return Err("it is over already".into()),
                 (_, State::Used | State::Account | State::Clock) => {
                     return Err("it is no record".into());
                 }
-                (Deed::Remove, _) => record.tombstone(Ended::Removed),
+                (StaffAction::Remove, _) => record.tombstone(Ended::Removed),
                 _ if record.state.is_beside() => return Err("it is no record".into()),
-                (Deed::Hold | Deed::Release, _) => {
-                    let held = deed == Deed::Hold;
+                (StaffAction::Freeze | StaffAction::Release, _) => {
+                    let held = action == StaffAction::Freeze;
                     if record.held == held {
                         return Ok(());
                     }

@@ -22,7 +22,7 @@ use super::record::DAILY;
 use super::rights::{COUNTED, REGISTRATIONS};
 use super::rounds::{Census, Swept};
 use super::served::KEEP_EVERY;
-use super::staff::Deed;
+use super::staff::StaffAction;
 use super::*;
 use crate::io::{Clock, Random, SystemRandom, Timestamp};
 use crate::vault::hsm::{FileKeys, KeyProtection};

@@ -21,7 +21,7 @@ impl World {
 
     fn label(&self, ticket: &Ticket) -> Option<String> {
         let name = self.sites[0].name_of(ticket).unwrap();
-        self.sites[0].look(&name).unwrap().unwrap().label
+        self.sites[0].view(&name).unwrap().unwrap().label
     }
 
     fn binding(&self) -> Binding {
@@ -132,9 +132,9 @@ fn the_owner_of_a_record_may_register_its_successor() {
     }
     let right = signed(SIGNING, REGISTRATION, [1; 16], [1; 16]);
     let name = world.sites[0].name_of(&TICKET).unwrap();
-    world.sites[0].staff_does(Deed::Hold, &name).unwrap();
+    world.sites[0].apply_staff_action(StaffAction::Freeze, &name).unwrap();
     assert!(is_refused(&world.start(right, 1, &nobody), CLOSED), "not while it is stopped");
-    world.sites[0].staff_does(Deed::Release, &name).unwrap();
+    world.sites[0].apply_staff_action(StaffAction::Release, &name).unwrap();
     assert!(matches!(world.start(right, 1, &nobody), Reply::Registered { .. }));
     assert!(matches!(world.status(), Standing::Active { .. }), "the old one is still there");
     // Where anybody may register, a record that is over is no reason to refuse.
@@ -148,10 +148,10 @@ fn the_staff_can_stop_look_and_delete_and_nothing_else() {
     world.register(true);
     let site = Arc::clone(&world.sites[0]);
     let name = site.name_of(&TICKET).unwrap();
-    let before = site.look(&name).unwrap().unwrap();
+    let before = site.view(&name).unwrap().unwrap();
     assert!(before.state == Some(State::Active) && before.left == (9, 50), "{before}");
-    site.staff_does(Deed::Hold, &name).unwrap();
-    site.staff_does(Deed::Hold, &name).unwrap();
+    site.apply_staff_action(StaffAction::Freeze, &name).unwrap();
+    site.apply_staff_action(StaffAction::Freeze, &name).unwrap();
     for right in [true, false] {
         let which = world.attempt(right);
         assert!(is_refused(&world.send(1, which), Refusal::Held));
@@ -159,20 +159,20 @@ fn the_staff_can_stop_look_and_delete_and_nothing_else() {
     let status = world.ask(&Request::Status { ticket: TICKET });
     assert!(is_refused(&status, Refusal::Held));
     assert_eq!(site.census().unwrap(), Census { active: 1, held: 1, ..Census::default() });
-    site.staff_does(Deed::Release, &name).unwrap();
-    let sight = site.look(&name).unwrap().unwrap();
-    assert_eq!(sight.left, (9, 50), "no try was spent, and none given back");
-    let kinds: Vec<EventKind> = sight.events.iter().map(|event| event.kind).collect();
+    site.apply_staff_action(StaffAction::Release, &name).unwrap();
+    let view = site.view(&name).unwrap().unwrap();
+    assert_eq!(view.left, (9, 50), "no try was spent, and none given back");
+    let kinds: Vec<EventKind> = view.events.iter().map(|event| event.kind).collect();
     assert_eq!(kinds, [EventKind::Activated, EventKind::Held, EventKind::Released]);
-    let printed = sight.to_string();
+    let printed = view.to_string();
     assert!(printed.contains("stopped by staff") && printed.lines().count() > 4, "{printed}");
 
-    site.staff_does(Deed::Remove, &name).unwrap();
+    site.apply_staff_action(StaffAction::Remove, &name).unwrap();
     assert_eq!(world.status(), Standing::Ended(Ended::Removed));
     assert!(world.records().pop().unwrap().material.is_none());
-    for deed in [Deed::Hold, Deed::Release, Deed::Remove] {
-        assert!(site.staff_does(deed, &name).unwrap_err().contains("over"));
-        assert!(site.staff_does(deed, &[7; 32]).unwrap_err().contains("no such record"));
+    for action in [StaffAction::Freeze, StaffAction::Release, StaffAction::Remove] {
+        assert!(site.apply_staff_action(action, &name).unwrap_err().contains("over"));
+        assert!(site.apply_staff_action(action, &[7; 32]).unwrap_err().contains("no such record"));
     }
     world.audit();
 }
@@ -183,7 +183,7 @@ fn a_stopped_record_is_its_owners_to_end() {
     let world = World::new(false);
     world.register(true);
     let name = world.sites[0].name_of(&TICKET).unwrap();
-    world.sites[0].staff_does(Deed::Hold, &name).unwrap();
+    world.sites[0].apply_staff_action(StaffAction::Freeze, &name).unwrap();
     let statement = Retirement::Deleted.statement(&world.binding());
     let signature = SigningKey::from_bytes(&SIGNING).sign(&statement).to_bytes();
     let (ticket, registration, reason) = (TICKET, REGISTRATION, Retirement::Deleted);

@@ -218,11 +218,11 @@ fn a_successor_is_bound_as_the_record_before_it() {
             _ => panic!("{bind:?}"),
         };
         let name = world.sites[0].name_of(&[8; 16]).unwrap();
-        let sight = world.sites[0].look(&name).unwrap().unwrap();
+        let view = world.sites[0].view(&name).unwrap().unwrap();
         if stays.is_some() {
-            assert_eq!(sight.label.as_deref(), stays);
+            assert_eq!(view.label.as_deref(), stays);
         }
-        assert_eq!(sight.bound, stays.is_some());
+        assert_eq!(view.bound, stays.is_some());
     }
 }
 
