@@ -301,7 +301,7 @@ fn replies() -> Vec<Reply> {
         Refusal::Standing(stands[2]),
         Refusal::BadProof(tries),
         Refusal::Malformed,
-        Refusal::Frozen,
+        Refusal::Tampered,
         Refusal::Invite,
         Refusal::Budget,
         Refusal::Held,

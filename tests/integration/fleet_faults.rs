@@ -497,10 +497,10 @@ fn what_is_put_back_into_etcd_freezes_or_is_refused() {
     let is_frozen = |fleet: &mut Fleet, locator: &Locator| {
         for text in [RIGHT, WRONG] {
             let opened = decided(fleet, |fleet| unlock(fleet, locator, text));
-            assert!(matches!(opened, Err(VaultError::Frozen)));
+            assert!(matches!(opened, Err(VaultError::Tampered)));
         }
         let status = decided(fleet, |fleet| client().status(locator, pin(fleet)));
-        assert!(matches!(status, Err(VaultError::Frozen)));
+        assert!(matches!(status, Err(VaultError::Tampered)));
     };
 
     // PUT of an old value; DELETE and PUT of the newest one.

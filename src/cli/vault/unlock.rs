@@ -102,7 +102,7 @@ fn has_nothing_to_try(error: &VaultError) -> bool {
             | VaultError::Ended(_)
             | VaultError::NotActivated
             | VaultError::Terms
-            | VaultError::Frozen
+            | VaultError::Tampered
     )
 }
 

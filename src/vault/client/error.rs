@@ -36,7 +36,7 @@ pub enum VaultError {
     #[error(
         "The vault has frozen this record: its ledger was changed from outside, and the count of tries cannot be trusted. Tell its operator. The 64-digit key still opens the folder; with it, register the password again."
     )]
-    Frozen,
+    Tampered,
     /// Delays are running, or the vault is busy.
     #[error("{}", later(*.wait))]
     TryLater {
@@ -208,7 +208,7 @@ impl VaultError {
             | Self::Ended(_)
             | Self::UnknownTicket
             | Self::NotActivated
-            | Self::Frozen
+            | Self::Tampered
             | Self::Account
             | Self::Held => Exit::RecordDead,
             Self::TryLater { .. } | Self::Budget | Self::TooOften => Exit::TryLater,
@@ -284,7 +284,7 @@ impl From<Refusal> for VaultError {
             Refusal::UnknownAttempt => Self::Unexpected("the attempt is no longer known"),
             Refusal::TryLater => Self::TryLater { wait: None, tries: None },
             Refusal::Malformed => Self::Unexpected("it calls our message malformed"),
-            Refusal::Frozen => Self::Frozen,
+            Refusal::Tampered => Self::Tampered,
             Refusal::Invite => Self::Invite,
             Refusal::Budget => Self::Budget,
             Refusal::Held => Self::Held,

@@ -171,7 +171,7 @@ pub enum Refusal {
     /// The request is malformed.
     Malformed,
     /// The ledger was changed behind the vault's back: nothing is evaluated.
-    Frozen,
+    Tampered,
     /// The invite is not known, used, or too old.
     Invite,
     /// This account has registered as often as it may for now.
@@ -452,7 +452,7 @@ fn put_refusal(out: &mut Encoder, refusal: &Refusal) {
         Refusal::Malformed => {
             out.u8(9);
         }
-        Refusal::Frozen => {
+        Refusal::Tampered => {
             out.u8(10);
         }
         Refusal::Invite => {
@@ -487,7 +487,7 @@ fn take_refusal(input: &mut Decoder<'_>) -> Result<Refusal> {
         7 => Refusal::UnknownAttempt,
         8 => Refusal::TryLater,
         9 => Refusal::Malformed,
-        10 => Refusal::Frozen,
+        10 => Refusal::Tampered,
         11 => Refusal::Invite,
         12 => Refusal::Budget,
         13 => Refusal::Held,

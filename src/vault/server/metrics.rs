@@ -91,7 +91,7 @@ fn reply_kind(reply: &Reply) -> usize {
             Refusal::TooEarly(_) => 4,
             Refusal::TryLater => 5,
             Refusal::Malformed => 6,
-            Refusal::Frozen => 7,
+            Refusal::Tampered => 7,
         },
         _ => 0,
     }

@@ -266,7 +266,7 @@ impl Site {
                 }
                 Some(Content::Displaced(_) | Content::Forged) => {
                     self.alarm(&name);
-                    return Ok(Reply::Refused(Refusal::Frozen));
+                    return Ok(Reply::Refused(Refusal::Tampered));
                 }
             };
             let write = match step(&policy, record, &asked, request) {

@@ -84,7 +84,7 @@ fn replies() -> Vec<Reply> {
         Refusal::UnknownAttempt,
         Refusal::TryLater,
         Refusal::Malformed,
-        Refusal::Frozen,
+        Refusal::Tampered,
         Refusal::Invite,
         Refusal::Budget,
         Refusal::Held,

@@ -3,7 +3,7 @@
 
 use super::*;
 
-const FROZEN: Refusal = Refusal::Frozen;
+const TAMPERED: Refusal = Refusal::Tampered;
 
 fn refused(reply: &Reply, with: Refusal) -> bool {
     matches!(reply, Reply::Refused(refusal) if *refusal == with)
@@ -30,11 +30,11 @@ impl World {
         let writes = self.ledger.log().len();
         for right in [true, false] {
             let which = self.attempt(right);
-            assert!(refused(&self.send(0, which), FROZEN));
+            assert!(refused(&self.send(0, which), TAMPERED));
         }
-        assert!(refused(&self.send(1, owner), FROZEN), "not even a stored KE2");
-        assert!(refused(&self.redeem(0, owner, proof), FROZEN));
-        assert!(refused(&self.ask(&Request::Status { ticket: TICKET }), FROZEN));
+        assert!(refused(&self.send(1, owner), TAMPERED), "not even a stored KE2");
+        assert!(refused(&self.redeem(0, owner, proof), TAMPERED));
+        assert!(refused(&self.ask(&Request::Status { ticket: TICKET }), TAMPERED));
         self.clock.pass(2 * GRACE);
         let swept = Swept { names: 1, ..Swept::default() };
         assert_eq!(self.sites[0].sweep().unwrap(), swept);
@@ -137,7 +137,7 @@ fn a_registration_cannot_be_taken_up_again_after_activation() {
             let old = log.iter().find(|entry| open(entry) == wanted).unwrap().1.clone();
             world.put_back(how, &old);
             for step in &steps {
-                assert!(refused(&world.ask(step), FROZEN), "{how:?}");
+                assert!(refused(&world.ask(step), TAMPERED), "{how:?}");
             }
         }
     }
@@ -152,7 +152,7 @@ fn a_reservation_put_back_gives_no_second_evaluation() {
     let first = world.records()[1].material.as_ref().unwrap().credential;
     let reservation = world.ledger.log()[0].1.clone();
     world.put_back(Back::Put, &reservation);
-    assert!(refused(&world.ask(&steps[0]), FROZEN));
+    assert!(refused(&world.ask(&steps[0]), TAMPERED));
     world.put_back(Back::DeleteAndPut, &reservation);
     assert!(matches!(world.ask(&steps[0]), Reply::Registered { .. }));
     let again = world.records().pop().unwrap().material.as_ref().unwrap().credential;
@@ -203,7 +203,7 @@ fn a_value_of_another_name_or_of_nobody_freezes_the_record() {
     broken[1000] ^= 1;
     world.ledger.put(&name, &broken);
     let which = world.attempt(true);
-    assert!(refused(&world.send(0, which), FROZEN));
+    assert!(refused(&world.send(0, which), TAMPERED));
     let census = Census { unreadable: 2, ..Census::default() };
     assert_eq!(world.sites[0].census().unwrap(), census);
 }
@@ -248,5 +248,5 @@ fn a_swap_does_not_go_over_what_was_put_back_meanwhile() {
     let outcome = world.ledger.swap(&name, Some(entry.revision), &entry.value, false).ok().unwrap();
     assert!(matches!(outcome, Swap::Lost));
     let which = world.attempt(false);
-    assert!(refused(&world.send(0, which), FROZEN));
+    assert!(refused(&world.send(0, which), TAMPERED));
 }
