@@ -304,7 +304,7 @@ fn replies() -> Vec<Reply> {
         Refusal::Tampered,
         Refusal::Invite,
         Refusal::Budget,
-        Refusal::Held,
+        Refusal::FrozenByStaff,
         Refusal::Account,
         Refusal::Terms,
         Refusal::TooOften,
@@ -358,7 +358,7 @@ fn records() -> Vec<Record> {
         pending: vec![pending],
         events: some_events(),
         label: Some("anna".into()),
-        held: true,
+        frozen_by_staff: true,
         note: a_note(),
     };
     let tombstone = record.tombstone(Ended::Superseded);

@@ -136,11 +136,11 @@ fn invites_let_people_in_and_staff_can_find_stop_and_delete_a_record() {
     assert!(done(staff(&world, &["status"], &[])).contains("1 held"));
     done(staff(&world, &["record", "thaw"], &by_ticket));
     let opened = world.run(&BY_PASSWORD);
-    assert!(opened.status.success() && said(&opened).contains("operator stopped the record"));
+    assert!(opened.status.success() && said(&opened).contains("operator froze the record"));
 
     // The same where nobody serves it.
     drop(site);
-    assert!(done(staff(&world, &["record", "show"], &by_ticket)).contains("stopped by staff"));
+    assert!(done(staff(&world, &["record", "show"], &by_ticket)).contains("frozen by staff"));
     done(staff(&world, &["record", "delete"], &by_ticket));
     let over = staff(&world, &["record", "delete"], &by_ticket);
     assert!(over.status.code() == Some(1) && said(&over).contains("over"), "{}", said(&over));

@@ -61,14 +61,14 @@ pub enum RecordCommand {
         /// The account
         account: String,
     },
-    /// Stop a record: no attempt is taken, and no try is lost
+    /// Freeze a record: the vault evaluates no attempt, and no try is lost
     Freeze {
         /// The vault's folder
         dir: PathBuf,
         #[command(flatten)]
         chosen: Chosen,
     },
-    /// Let a stopped record go
+    /// Release a record that was frozen
     Thaw {
         /// The vault's folder
         dir: PathBuf,

@@ -178,8 +178,8 @@ fn told(events: &[Event]) -> Vec<String> {
         EventKind::Failed => Some(format!("{count} wrong passwords on {day}")),
         EventKind::Closed => Some(format!("all tries were used up on {day}")),
         EventKind::Spent => Some(format!("the vault's operator took tries on {day}")),
-        EventKind::Held => Some(format!("the vault's operator stopped the record on {day}")),
-        EventKind::Released => Some(format!("the vault's operator let it go on {day}")),
+        EventKind::FrozenByStaff => Some(format!("the vault's operator froze the record on {day}")),
+        EventKind::Released => Some(format!("the vault's operator released the record on {day}")),
         EventKind::Activated | EventKind::Opened => None,
     });
     lines.collect()

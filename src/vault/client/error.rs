@@ -126,11 +126,11 @@ pub enum VaultError {
         "This record was opened or noted too often within a day. Try again tomorrow. No try was spent. The 64-digit key still opens the folder."
     )]
     TooOften,
-    /// The operator stopped the record.
+    /// The operator froze the record.
     #[error(
-        "The vault's operator has stopped this record. Ask them. The 64-digit key still opens the folder."
+        "The vault's operator has frozen this record. Ask them. The 64-digit key still opens the folder."
     )]
-    Held,
+    FrozenByStaff,
     /// The key does not speak for the record.
     #[error("The vault refused the signature: the record was made with another key.")]
     BadSignature,
@@ -210,7 +210,7 @@ impl VaultError {
             | Self::NotActivated
             | Self::Tampered
             | Self::Account
-            | Self::Held => Exit::RecordDead,
+            | Self::FrozenByStaff => Exit::RecordDead,
             Self::TryLater { .. } | Self::Budget | Self::TooOften => Exit::TryLater,
             Self::Unreachable { .. } => Exit::VaultUnreachable,
             Self::NotPinned(_) | Self::ForeignKey | Self::Terms | Self::Over(_) => {
@@ -287,7 +287,7 @@ impl From<Refusal> for VaultError {
             Refusal::Tampered => Self::Tampered,
             Refusal::Invite => Self::Invite,
             Refusal::Budget => Self::Budget,
-            Refusal::Held => Self::Held,
+            Refusal::FrozenByStaff => Self::FrozenByStaff,
             Refusal::Account => Self::Account,
             Refusal::Terms => Self::Terms,
             Refusal::TooOften => Self::TooOften,

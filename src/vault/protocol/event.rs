@@ -22,9 +22,9 @@ pub enum EventKind {
     Closed = 4,
     /// The operator took tries, after the ledger was put back.
     Spent = 5,
-    /// The operator stopped the record.
-    Held = 6,
-    /// The operator let it go.
+    /// The operator froze the record.
+    FrozenByStaff = 6,
+    /// The operator released the record.
     Released = 7,
 }
 
@@ -39,12 +39,12 @@ pub struct Event {
 
 impl Event {
     fn decode(input: &mut Decoder<'_>) -> Result<Option<Self>> {
-        use EventKind::{Activated, Closed, Failed, Held, Opened, Released, Spent};
+        use EventKind::{Activated, Closed, Failed, FrozenByStaff, Opened, Released, Spent};
         let (byte, time) = (input.u8()?, input.u64()?);
         if (byte, time) == (0, 0) {
             return Ok(None);
         }
-        let kinds = [Activated, Failed, Opened, Closed, Spent, Held, Released];
+        let kinds = [Activated, Failed, Opened, Closed, Spent, FrozenByStaff, Released];
         let kind = kinds.into_iter().find(|kind| *kind as u8 == byte);
         Ok(Some(Self { kind: kind.ok_or(DecodeError::Invalid("event"))?, time }))
     }

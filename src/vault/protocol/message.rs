@@ -176,8 +176,8 @@ pub enum Refusal {
     Invite,
     /// This account has registered as often as it may for now.
     Budget,
-    /// The operator has stopped this record: nothing is evaluated until it is let go.
-    Held,
+    /// The operator has frozen this record: nothing is evaluated until it is released.
+    FrozenByStaff,
     /// The record opens for another account only, or there is none to bind it to.
     Account,
     /// What the attempt would be computed with is not what was registered. No try was
@@ -461,7 +461,7 @@ fn put_refusal(out: &mut Encoder, refusal: &Refusal) {
         Refusal::Budget => {
             out.u8(12);
         }
-        Refusal::Held => {
+        Refusal::FrozenByStaff => {
             out.u8(13);
         }
         Refusal::Account => {
@@ -490,7 +490,7 @@ fn take_refusal(input: &mut Decoder<'_>) -> Result<Refusal> {
         10 => Refusal::Tampered,
         11 => Refusal::Invite,
         12 => Refusal::Budget,
-        13 => Refusal::Held,
+        13 => Refusal::FrozenByStaff,
         14 => Refusal::Account,
         15 => Refusal::Terms,
         16 => Refusal::TooOften,

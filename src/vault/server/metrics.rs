@@ -82,7 +82,7 @@ fn reply_kind(reply: &Reply) -> usize {
             | Refusal::UnknownAttempt
             | Refusal::Invite
             | Refusal::Budget
-            | Refusal::Held
+            | Refusal::FrozenByStaff
             | Refusal::Account
             | Refusal::Terms
             | Refusal::TooOften => 1,

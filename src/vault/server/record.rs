@@ -185,8 +185,8 @@ pub struct Record {
     pub events: Events,
     /// Whose it is.
     pub label: Label,
-    /// Stopped by the operator.
-    pub held: bool,
+    /// Whether the staff froze it: the site evaluates no attempt then.
+    pub frozen_by_staff: bool,
     /// The owner's note.
     pub note: Note,
 }
@@ -218,7 +218,7 @@ impl Record {
             pending: Vec::new(),
             events: Events::default(),
             label,
-            held: false,
+            frozen_by_staff: false,
             note: Note::default(),
         }
     }
@@ -266,7 +266,7 @@ impl Record {
             events: Events::default(),
             label: None,
             bound: false,
-            held: false,
+            frozen_by_staff: false,
             note: Note::default(),
             ..*self
         }
@@ -308,7 +308,7 @@ impl Record {
         }
         self.events.encode(&mut out);
         let label = self.label.as_deref().unwrap_or_default();
-        out.u8(label.len() as u8).raw(label.as_bytes()).u8(u8::from(self.held));
+        out.u8(label.len() as u8).raw(label.as_bytes()).u8(u8::from(self.frozen_by_staff));
         out.raw(self.note.bytes()).u64(self.lineage.created.0).u64(self.lineage.version);
         Zeroizing::new(out.finish())
     }
@@ -377,7 +377,7 @@ impl Record {
         }
         let events = Events::decode(&mut input)?;
         let label = take_label(&mut input)?;
-        let held = input.flag("held")?;
+        let frozen_by_staff = input.flag("held")?;
         let note = Note::from_bytes(Box::new(input.array()?));
         let lineage = Lineage { created: Revision(input.u64()?), version: input.u64()? };
         if input.raw(input.remaining())?.iter().any(|byte| *byte != 0) {
@@ -401,7 +401,7 @@ impl Record {
             pending,
             events,
             label,
-            held,
+            frozen_by_staff,
             note,
         })
     }
@@ -462,7 +462,7 @@ mod tests {
             pending: vec![pending; PENDING_LIMIT],
             events,
             label: Some("x".repeat(ACCOUNT_MAX).into()),
-            held: true,
+            frozen_by_staff: true,
             note: Note::new(u64::MAX, &[9; NOTE_TEXT]),
         }
     }

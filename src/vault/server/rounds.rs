@@ -107,7 +107,7 @@ impl Site {
         }
         let count = match found.as_ref().map(|found| found.as_ref().map(|found| &found.content)) {
             Ok(Some(Content::Record(record))) => {
-                census.held += usize::from(record.held);
+                census.held += usize::from(record.frozen_by_staff);
                 match record.state {
                     State::Reserved | State::Started | State::Stored => &mut census.registering,
                     State::Active => &mut census.active,

@@ -28,7 +28,7 @@ pub struct RecordView {
     /// Whose it is, if that is known.
     pub label: Option<String>,
     /// Whether the staff froze it.
-    pub held: bool,
+    pub frozen_by_staff: bool,
     /// Generation of the keys it was made under.
     pub generation: u32,
     /// Guesses left, and failures left in its life.
@@ -61,7 +61,7 @@ impl RecordView {
             name,
             state,
             label: record.label.as_deref().map(str::to_owned),
-            held: record.held,
+            frozen_by_staff: record.frozen_by_staff,
             generation: record.generation,
             left: (record.tries_left.min(TRIES), FAILURES.saturating_sub(record.failures)),
             not_before: record.not_before,
@@ -74,7 +74,7 @@ impl RecordView {
 
     fn stands(&self) -> String {
         match self.state {
-            None => "frozen: it was changed behind the vault's back".into(),
+            None => "frozen: somebody else than the vault changed it in the ledger".into(),
             Some(State::Reserved | State::Started | State::Stored) => "registering".into(),
             Some(State::Active) => "active".into(),
             Some(State::Closed { until }) => {
@@ -115,8 +115,8 @@ impl fmt::Display for RecordView {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "record {}", hex(&self.name))?;
         writeln!(out, "  {}", self.stands())?;
-        if self.held {
-            writeln!(out, "  stopped by staff")?;
+        if self.frozen_by_staff {
+            writeln!(out, "  frozen by staff")?;
         }
         if let Some(label) = &self.label {
             let only = if self.bound { ", and opens for no other" } else { "" };
@@ -135,8 +135,8 @@ impl fmt::Display for RecordView {
                 EventKind::Opened => "opened",
                 EventKind::Closed => "closed",
                 EventKind::Spent => "tries taken by staff",
-                EventKind::Held => "stopped by staff",
-                EventKind::Released => "let go by staff",
+                EventKind::FrozenByStaff => "frozen by staff",
+                EventKind::Released => "released by staff",
             };
             write!(out, "\n  {} {what}", utc(*time))?;
         }
@@ -213,7 +213,7 @@ impl Site {
                 (Content::Record(record), _) => record,
                 // To end it is still right.
                 (Content::Displaced(record), StaffAction::Remove) => record,
-                _ => return Err("it was changed behind the vault's back".into()),
+                _ => return Err("somebody else than the vault changed it in the ledger".into()),
             };
             let next = match (action, record.state) {
                 (_, State::Ended(_)) => return Err("it is over already".into()),
@@ -223,12 +223,12 @@ impl Site {
                 (StaffAction::Remove, _) => record.tombstone(Ended::Removed),
                 _ if record.state.is_beside() => return Err("it is no record".into()),
                 (StaffAction::Freeze | StaffAction::Release, _) => {
-                    let held = action == StaffAction::Freeze;
-                    if record.held == held {
+                    let freeze = action == StaffAction::Freeze;
+                    if record.frozen_by_staff == freeze {
                         return Ok(());
                     }
-                    let mut next = Record { held, ..record };
-                    let kind = if held { EventKind::Held } else { EventKind::Released };
+                    let mut next = Record { frozen_by_staff: freeze, ..record };
+                    let kind = if freeze { EventKind::FrozenByStaff } else { EventKind::Released };
                     next.events.note(kind, self.now());
                     next
                 }

@@ -151,8 +151,8 @@ pub fn step(
         };
         return Effect::Persist(Write { record: record.tombstone(ended), then });
     }
-    if record.held && !matches!(request, Request::Retire { .. }) {
-        return refuse(Refusal::Held);
+    if record.frozen_by_staff && !matches!(request, Request::Retire { .. }) {
+        return refuse(Refusal::FrozenByStaff);
     }
     let binding = record.binding(policy.fleet);
     match request {
@@ -318,7 +318,7 @@ fn store(
 /// Whether the owner of a record signed that another one follows it.
 pub(super) fn is_succeeded(record: &Record, statement: &[u8], signature: &[u8; 64]) -> bool {
     matches!(record.state, State::Active | State::Closed { .. })
-        && !record.held
+        && !record.frozen_by_staff
         && signed(record, statement, signature)
 }
 

@@ -87,7 +87,7 @@ fn replies() -> Vec<Reply> {
         Refusal::Tampered,
         Refusal::Invite,
         Refusal::Budget,
-        Refusal::Held,
+        Refusal::FrozenByStaff,
         Refusal::Account,
         Refusal::Terms,
         Refusal::TooOften,

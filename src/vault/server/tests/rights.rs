@@ -154,18 +154,18 @@ fn the_staff_can_stop_look_and_delete_and_nothing_else() {
     site.apply_staff_action(StaffAction::Freeze, &name).unwrap();
     for right in [true, false] {
         let which = world.attempt(right);
-        assert!(is_refused(&world.send(1, which), Refusal::Held));
+        assert!(is_refused(&world.send(1, which), Refusal::FrozenByStaff));
     }
     let status = world.ask(&Request::Status { ticket: TICKET });
-    assert!(is_refused(&status, Refusal::Held));
+    assert!(is_refused(&status, Refusal::FrozenByStaff));
     assert_eq!(site.census().unwrap(), Census { active: 1, held: 1, ..Census::default() });
     site.apply_staff_action(StaffAction::Release, &name).unwrap();
     let view = site.view(&name).unwrap().unwrap();
     assert_eq!(view.left, (9, 50), "no try was spent, and none given back");
     let kinds: Vec<EventKind> = view.events.iter().map(|event| event.kind).collect();
-    assert_eq!(kinds, [EventKind::Activated, EventKind::Held, EventKind::Released]);
+    assert_eq!(kinds, [EventKind::Activated, EventKind::FrozenByStaff, EventKind::Released]);
     let printed = view.to_string();
-    assert!(printed.contains("stopped by staff") && printed.lines().count() > 4, "{printed}");
+    assert!(printed.contains("frozen by staff") && printed.lines().count() > 4, "{printed}");
 
     site.apply_staff_action(StaffAction::Remove, &name).unwrap();
     assert_eq!(world.status(), Standing::Ended(Ended::Removed));
