@@ -11,21 +11,21 @@ use tokio::time::timeout;
 
 use super::descriptors::{is_out_of_descriptors, wants_room};
 use super::origin::Origin;
-use super::places::{Place, Places};
+use super::slots::{ConnectionSlot, ConnectionSlots};
 
-/// Somebody whose connection is closed before it has a place.
+/// Somebody whose connection is closed before it has a slot.
 pub(crate) struct TurnedAway;
 
-/// Gives each connection to `listener` a place, until `stop` turns true, and then lets
+/// Gives each connection to `listener` a slot, until `stop` turns true, and then lets
 /// those there are end, within `drain`. `origin` says what a connection from an address
-/// counts for. `connection` holds its place until it is over.
+/// counts for. `connection` holds its slot until it is over.
 pub(crate) async fn take_connections<C: Future<Output = ()> + Send + 'static>(
     listener: TcpListener,
-    places: Arc<Places>,
+    slots: Arc<ConnectionSlots>,
     drain: Duration,
     mut stop: watch::Receiver<bool>,
     origin: impl Fn(IpAddr) -> Result<Option<Origin>, TurnedAway>,
-    connection: impl Fn(TcpStream, Place) -> C,
+    connection: impl Fn(TcpStream, ConnectionSlot) -> C,
 ) {
     loop {
         let accepted = tokio::select! {
@@ -35,23 +35,23 @@ pub(crate) async fn take_connections<C: Future<Output = ()> + Send + 'static>(
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                not_accepted(&error, &places).await;
+                not_accepted(&error, &slots).await;
                 continue;
             }
         };
         let Ok(origin) = origin(peer.ip()) else { continue };
-        let Some(place) = places.admit(origin).await else { continue };
-        tokio::spawn(connection(stream, place));
+        let Some(slot) = slots.admit(origin).await else { continue };
+        tokio::spawn(connection(stream, slot));
     }
     drop(listener);
-    let _ = timeout(drain, places.emptied()).await;
+    let _ = timeout(drain, slots.wait_until_empty()).await;
 }
 
 /// Goes on after a connection could not be accepted. Where one connection less helps,
 /// one is dropped.
-async fn not_accepted(error: &io::Error, places: &Places) {
-    places.warn("a connection was not accepted", error);
-    let dropped = wants_room(error) && places.shed().await;
+async fn not_accepted(error: &io::Error, slots: &ConnectionSlots) {
+    slots.warn("a connection was not accepted", error);
+    let dropped = wants_room(error) && slots.evict().await;
     // Others of this machine may take what was given back: wait rather than drop all.
     if !(dropped && is_out_of_descriptors(error)) {
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -1,14 +1,14 @@
-//! What a site and a relay both do for whoever connects to them: they give it a place
-//! among others, and read with what its handshake begins.
+//! What a site and a relay both do with a new connection: they give it a slot, and read
+//! the first message of its handshake.
 //!
-//! Invariant: every count has a limit, and whoever comes and says nothing keeps nobody
-//! out.
+//! Invariant: every count has a limit. Connections that say nothing cannot keep out those
+//! that speak.
 
 mod accept;
 mod descriptors;
 mod hello;
 mod origin;
-mod places;
+mod slots;
 mod table;
 
 pub(crate) use accept::{TurnedAway, take_connections};
@@ -16,4 +16,4 @@ pub use descriptors::{affordable, descriptors_for};
 pub(crate) use descriptors::{is_own_trouble, wants_room};
 pub(crate) use hello::read_hello;
 pub(crate) use origin::Origin;
-pub(crate) use places::{Place, Places, Shortage};
+pub(crate) use slots::{ConnectionSlot, ConnectionSlots, Shortage};

@@ -1,22 +1,23 @@
-//! Who has a server's places, and who gives one up for a newcomer.
+//! Decides which connections have a server's slots, and which one is evicted for a
+//! newcomer.
 //!
-//! A connection is *silent* until it has spoken: its handshake is done and a first
-//! request came, or what a relay takes for one. Then it *rests*, or *works* while a
-//! request of it is answered.
+//! A connection is *silent* until its handshake is done and its first request came (at a
+//! relay: its hello). Then it is *busy* while the server answers a request of it, and
+//! *idle* between requests.
 //!
-//! A newcomer comes in always, unless all others work. There is a limit for one
-//! subscriber, one for its network, and one for all. At the first of them that is
-//! reached, one of those it counts gives up its place:
+//! A newcomer always gets a slot, unless all others are busy. There is a limit for one
+//! subscriber, one for its network, and one for all connections. At the first limit that
+//! is reached, the server evicts one of the connections that this limit counts:
 //!
 //! - a silent one, if more than a quarter of that limit is silent;
-//! - else one that rests; and if there is none of the one kind, one of the other.
+//! - else an idle one; and if there is none of the one kind, one of the other.
 //! - Of these it is one of the network with the most of them, there one of the
 //!   subscriber with the most, and there the one that has been so longest.
 //!
-//! So three quarters of the places are for those who speak, whoever comes and says
-//! nothing; a quarter is for those who come, however many speak once and rest; and
-//! whoever is alone in a network goes after all who crowd in theirs. An origin that is
-//! full loses its own connections and nobody else's.
+//! So connections that say nothing cannot take more than a quarter of the slots from
+//! those that speak, and connections that speak once and stay idle cannot take the last
+//! quarter from newcomers. Whoever is alone in a network is evicted after all who have
+//! many connections in theirs. An origin at its limit loses its own connections only.
 //!
 //! Connections without an origin (of loopback, and of a site's relays) count for
 //! themselves alone. There is no clock here: each change has a number, and lower is
@@ -32,15 +33,15 @@ use super::origin::Origin;
 
 /// How many times a subscriber's share its network has.
 pub const NETWORK_SHARES: usize = 4;
-/// One in so many places may be silent before a silent connection gives way.
+/// One in so many slots may be silent before a silent connection gives way.
 const SILENT_PART: usize = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Silent,
-    Resting,
-    Working,
-    /// Told to give up its place.
+    Idle,
+    Busy,
+    /// Evicted; its sockets are still open.
     Leaving,
 }
 
@@ -49,7 +50,7 @@ struct Taken {
     state: State,
     /// The number of the change that brought it into its state.
     since: u64,
-    told: Arc<Notify>,
+    evicted: Arc<Notify>,
 }
 
 /// Whom a limit counts.
@@ -74,18 +75,18 @@ impl Scope {
     }
 }
 
-/// Who gave up a place.
+/// What the connection was that was evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dropped {
-    /// It had not spoken.
+    /// It had sent no request.
     Silent,
-    /// It had spoken, and rested.
-    Resting,
+    /// It had sent a request, and the server had answered all.
+    Idle,
 }
 
-/// All others work: nobody gives up a place.
+/// The server is answering requests of all other connections: none can be evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct AllWork;
+pub(super) struct AllBusy;
 
 pub(super) struct Table {
     most: usize,
@@ -95,9 +96,9 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// `most` places, `each` of one subscriber.
+    /// `most` slots, `each` of one subscriber.
     pub(super) fn new(most: usize, each: usize) -> Self {
-        assert!(most > 0, "a server has places");
+        assert!(most > 0, "a server has slots");
         Self { most, each, changes: 0, taken: BTreeMap::new() }
     }
 
@@ -106,14 +107,14 @@ impl Table {
         self.changes
     }
 
-    /// Those that stay, of a scope.
+    /// The connections that a scope counts, without those that are evicted.
     fn staying(&self, scope: Scope) -> impl Iterator<Item = (u64, &Taken)> {
         let counted = move |taken: &Taken| taken.state != State::Leaving && scope.counts(taken);
         self.taken.iter().filter(move |(_, taken)| counted(taken)).map(|(at, taken)| (*at, taken))
     }
 
-    /// Tells somebody to give up its place, if a newcomer from `origin` needs one.
-    pub(super) fn make_room(&mut self, origin: Option<Origin>) -> Result<Option<Dropped>, AllWork> {
+    /// Evicts a connection, if a newcomer from `origin` needs its slot.
+    pub(super) fn make_room(&mut self, origin: Option<Origin>) -> Result<Option<Dropped>, AllBusy> {
         let all = (Scope::All, self.most);
         let limits = match origin {
             None => vec![all],
@@ -126,20 +127,21 @@ impl Table {
         let reached = |(scope, limit): &(Scope, usize)| self.staying(*scope).count() >= *limit;
         match limits.into_iter().find(reached) {
             None => Ok(None),
-            Some((scope, limit)) => self.evict(scope, limit, None).map(Some).ok_or(AllWork),
+            Some((scope, limit)) => self.evict_in(scope, limit, None).map(Some).ok_or(AllBusy),
         }
     }
 
-    /// Tells somebody but `except` to give up its place, whoever has how many.
-    pub(super) fn shed(&mut self, except: Option<u64>) -> Option<Dropped> {
+    /// Evicts a connection other than `except`, although no limit is reached. None if
+    /// there is none to evict.
+    pub(super) fn evict(&mut self, except: Option<u64>) -> Option<Dropped> {
         let all = self.staying(Scope::All).count();
-        self.evict(Scope::All, all, except)
+        self.evict_in(Scope::All, all, except)
     }
 
-    fn evict(&mut self, scope: Scope, limit: usize, except: Option<u64>) -> Option<Dropped> {
+    fn evict_in(&mut self, scope: Scope, limit: usize, except: Option<u64>) -> Option<Dropped> {
         let is_silent = |(_, taken): &(u64, &Taken)| taken.state == State::Silent;
         let silent = self.staying(scope).filter(is_silent).count();
-        let mut order = [(State::Silent, Dropped::Silent), (State::Resting, Dropped::Resting)];
+        let mut order = [(State::Silent, Dropped::Silent), (State::Idle, Dropped::Idle)];
         if silent * SILENT_PART <= limit {
             order.reverse();
         }
@@ -148,11 +150,11 @@ impl Table {
         })?;
         let taken = self.taken.get_mut(&at).expect("it was just found");
         taken.state = State::Leaving;
-        taken.told.notify_one();
+        taken.evicted.notify_one();
         Some(dropped)
     }
 
-    /// Which of those in `state` gives up its place.
+    /// Which of the connections in `state` is evicted first.
     fn longest(&self, scope: Scope, state: State, except: Option<u64>) -> Option<u64> {
         let found = || {
             self.staying(scope)
@@ -169,7 +171,7 @@ impl Table {
         found().max_by_key(rank).map(|(at, _)| at)
     }
 
-    /// Whether a place is free now; one that is being given up is not.
+    /// Whether a slot is free now; one that is being given up is not.
     pub(super) fn has_room(&self) -> bool {
         self.taken.len() < self.most
     }
@@ -179,21 +181,23 @@ impl Table {
         self.taken.is_empty()
     }
 
-    /// Gives a place that is free. What comes back is its number, and what tells it to
+    /// Gives a slot that is free. What comes back is its number, and what tells it to
     /// give it up.
     pub(super) fn enter(&mut self, origin: Option<Origin>) -> (u64, Arc<Notify>) {
         assert!(self.has_room(), "whoever enters found room");
         let at = self.change();
-        let told = Arc::new(Notify::new());
-        let taken = Taken { origin, state: State::Silent, since: at, told: Arc::clone(&told) };
+        let evicted = Arc::new(Notify::new());
+        let taken =
+            Taken { origin, state: State::Silent, since: at, evicted: Arc::clone(&evicted) };
         self.taken.insert(at, taken);
-        (at, told)
+        (at, evicted)
     }
 
-    /// Brings a connection into `state`; not if it was told to give up its place.
-    pub(super) fn becomes(&mut self, at: u64, state: State) -> bool {
+    /// Notes that a connection is in `state` now. False, with nothing changed, if it was
+    /// evicted.
+    pub(super) fn set_state(&mut self, at: u64, state: State) -> bool {
         let since = self.change();
-        let taken = self.taken.get_mut(&at).expect("a place is known until it is left");
+        let taken = self.taken.get_mut(&at).expect("a slot is known until it is left");
         if taken.state == State::Leaving {
             return false;
         }
@@ -217,7 +221,7 @@ mod tests {
     /// A newcomer that speaks at once, and who went for it.
     fn comes(table: &mut Table, address: &str) -> (u64, Vec<u64>) {
         let at = silent(table, address);
-        table.becomes(at.0, State::Resting);
+        table.set_state(at.0, State::Idle);
         at
     }
 
@@ -233,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_silent_one_goes_when_all_places_are_taken() {
+    fn the_longest_silent_one_goes_when_all_slots_are_taken() {
         let mut table = Table::new(4, 16);
         let (speaker, _) = comes(&mut table, "::1");
         let silents = [(); 3].map(|()| silent(&mut table, "::1").0);
@@ -270,7 +274,7 @@ mod tests {
             [0, 1, 1, 2].map(|subnet| comes(&mut table, &format!("2001:db8:1:{subnet}::1")).0);
         let other = [(); 2].map(|()| comes(&mut table, "192.0.2.2").0);
         // Longest there, but she asks something again.
-        table.becomes(crowd[1], State::Resting);
+        table.set_state(crowd[1], State::Idle);
         assert_eq!(comes(&mut table, "192.0.2.3").1, [crowd[2]], "the fullest /64 of it");
         assert_eq!(comes(&mut table, "192.0.2.4").1, [crowd[0]]);
         // Two of that network are left, and two of one address.
@@ -280,7 +284,7 @@ mod tests {
         assert_eq!(comes(&mut table, "192.0.2.7").1, [alone]);
     }
 
-    /// With all places at those who spoke once, each newcomer would be dropped for the
+    /// With all slots at those who spoke once, each newcomer would be dropped for the
     /// next before it could speak.
     #[test]
     fn a_quarter_is_for_those_who_come() {
@@ -296,29 +300,29 @@ mod tests {
     }
 
     #[test]
-    fn whoever_works_stays() {
+    fn a_busy_connection_stays() {
         let mut table = Table::new(2, 16);
         let works = [(); 2].map(|()| comes(&mut table, "::1").0);
-        assert!(works.iter().all(|at| table.becomes(*at, State::Working)));
-        assert_eq!(table.make_room(None), Err(AllWork));
-        assert!(table.becomes(works[1], State::Resting));
-        assert_eq!(table.make_room(None), Ok(Some(Dropped::Resting)));
-        assert!(!table.becomes(works[1], State::Working), "it was told to go");
+        assert!(works.iter().all(|at| table.set_state(*at, State::Busy)));
+        assert_eq!(table.make_room(None), Err(AllBusy));
+        assert!(table.set_state(works[1], State::Idle));
+        assert_eq!(table.make_room(None), Ok(Some(Dropped::Idle)));
+        assert!(!table.set_state(works[1], State::Busy), "it was evicted");
         assert!(!table.has_room());
         table.leave(works[1]);
         assert!(table.has_room());
     }
 
     #[test]
-    fn shedding_spares_who_asks_for_it() {
+    fn the_connection_that_asks_for_an_eviction_is_spared() {
         let mut table = Table::new(100, 16);
         let (asks, _) = silent(&mut table, "::1");
-        assert_eq!(table.shed(Some(asks)), None);
+        assert_eq!(table.evict(Some(asks)), None);
         let (speaker, _) = comes(&mut table, "::1");
         silent(&mut table, "::1");
-        assert_eq!(table.shed(Some(asks)), Some(Dropped::Silent));
-        assert_eq!(table.shed(Some(asks)), Some(Dropped::Resting));
+        assert_eq!(table.evict(Some(asks)), Some(Dropped::Silent));
+        assert_eq!(table.evict(Some(asks)), Some(Dropped::Idle));
         assert_eq!(table.taken[&speaker].state, State::Leaving);
-        assert_eq!(table.shed(Some(asks)), None);
+        assert_eq!(table.evict(Some(asks)), None);
     }
 }

@@ -20,7 +20,8 @@ use crate::crypto::hash;
 use crate::io::{Clock, Random};
 use crate::vault::budget::Budget;
 use crate::vault::listen::{
-    Origin, Place, Places, TurnedAway, is_own_trouble, read_hello, take_connections, wants_room,
+    ConnectionSlot, ConnectionSlots, Origin, TurnedAway, is_own_trouble, read_hello,
+    take_connections, wants_room,
 };
 use crate::vault::protocol::Seconds;
 use crate::vault::protocol::assertion::{ASSERTION, Assertion, VALID};
@@ -31,7 +32,7 @@ pub const DESCRIPTORS_EACH: usize = 2;
 /// Most connections at once that a relay can be told to bear.
 pub const CONNECTIONS_MAX: usize = 100_000;
 /// Most connections that a relay out of descriptors drops to connect one to a site.
-const DROPPED_FOR_ONE: usize = 8;
+const DROPS_PER_CONNECTION: usize = 8;
 /// Bytes carried at once in one direction.
 const BUFFER: usize = 4096;
 
@@ -142,20 +143,20 @@ impl Relay {
 
     /// The way to a site, or why not. A relay that is out of descriptors drops other
     /// connections for it.
-    async fn site(&self, place: &Place) -> Result<TcpStream, Welcome> {
+    async fn site(&self, slot: &ConnectionSlot) -> Result<TcpStream, Welcome> {
         let mut dropped = 0;
         loop {
             match self.sites.connect().await {
                 Ok(site) => return Ok(site),
                 Err(error) if wants_room(&error) => {
-                    place.warn("the relay cannot connect to a site", &error);
-                    if dropped == DROPPED_FOR_ONE || !place.shed_another().await {
+                    slot.warn("the relay cannot connect to a site", &error);
+                    if dropped == DROPS_PER_CONNECTION || !slot.evict_another().await {
                         return Err(Welcome::Busy);
                     }
                     dropped += 1;
                 }
                 Err(error) if is_own_trouble(&error) => {
-                    place.warn("the relay cannot connect to a site", &error);
+                    slot.warn("the relay cannot connect to a site", &error);
                     return Err(Welcome::Busy);
                 }
                 Err(error) => {
@@ -179,7 +180,7 @@ impl Relay {
         self: Arc<Self>,
         stream: TcpStream,
         accounts: Arc<Counts>,
-        place: &Place,
+        slot: &ConnectionSlot,
     ) -> Option<()> {
         stream.set_nodelay(true).ok()?;
         let deadline = Instant::now() + self.limits.handshake;
@@ -187,9 +188,9 @@ impl Relay {
         match acceptor {
             Some(acceptor) => {
                 let stream = timeout_at(deadline, acceptor.accept(stream)).await.ok()?.ok()?;
-                self.speak(stream, accounts, place, deadline).await
+                self.speak(stream, accounts, slot, deadline).await
             }
-            None => self.speak(stream, accounts, place, deadline).await,
+            None => self.speak(stream, accounts, slot, deadline).await,
         }
     }
 
@@ -197,7 +198,7 @@ impl Relay {
         &self,
         mut client: impl AsyncRead + AsyncWrite + Unpin,
         accounts: Arc<Counts>,
-        place: &Place,
+        slot: &ConnectionSlot,
         deadline: Instant,
     ) -> Option<()> {
         let greeted = async {
@@ -208,9 +209,9 @@ impl Relay {
                 let account = self.account(token, &accounts)?;
                 // Where accounts are asked for, whoever has one is no stranger.
                 if account.is_some() {
-                    place.rests();
+                    slot.set_idle();
                 }
-                Ok((account, self.site(place).await?))
+                Ok((account, self.site(slot).await?))
             };
             let met = met.await;
             let answer = met.as_ref().err().copied().unwrap_or(Welcome::Open);
@@ -220,7 +221,7 @@ impl Relay {
             let (account, held) = account.unzip();
             site.set_nodelay(true).ok()?;
             let hello = read_hello(&mut client).await.ok()?;
-            place.rests();
+            slot.set_idle();
             site.write_all(&self.assertion(&hello, account)).await.ok()?;
             site.write_all(&hello).await.ok()?;
             Some((site, held))
@@ -232,8 +233,8 @@ impl Relay {
         // When one side has ended, what the other still says goes nowhere.
         let carried = async {
             tokio::select! {
-                ended = pass_on(from_client.take(most), to_site, place) => ended,
-                ended = pass_on(from_site.take(most), &mut to_client, place) => ended,
+                ended = pass_on(from_client.take(most), to_site, slot) => ended,
+                ended = pass_on(from_site.take(most), &mut to_client, slot) => ended,
             }
         };
         let _ = timeout(self.limits.lifetime, carried).await;
@@ -246,7 +247,7 @@ impl Relay {
 async fn pass_on(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    place: &Place,
+    slot: &ConnectionSlot,
 ) -> io::Result<()> {
     let mut bytes = vec![0; BUFFER];
     loop {
@@ -254,7 +255,7 @@ async fn pass_on(
         if read == 0 {
             return Ok(());
         }
-        place.rests();
+        slot.set_idle();
         to.write_all(&bytes[..read]).await?;
         to.flush().await?;
     }
@@ -264,7 +265,7 @@ async fn pass_on(
 /// are end.
 pub async fn serve_relay(listener: TcpListener, relay: Arc<Relay>, stop: watch::Receiver<bool>) {
     let limits = relay.limits;
-    let places = Places::new(limits.connections, limits.connections_each, |_| ());
+    let slots = ConnectionSlots::new(limits.connections, limits.connections_each, |_| ());
     let accounts = Arc::new(Counts::default());
     let origin = |from| {
         let now = relay.clock.elapsed();
@@ -273,11 +274,11 @@ pub async fn serve_relay(listener: TcpListener, relay: Arc<Relay>, stop: watch::
             origin => Ok(origin),
         }
     };
-    let begin = |stream, place: Place| {
+    let begin = |stream, slot: ConnectionSlot| {
         let (relay, accounts) = (Arc::clone(&relay), Arc::clone(&accounts));
         async move {
-            let _ = place.hold(relay.carry(stream, accounts, &place)).await;
+            let _ = slot.run_until_evicted(relay.carry(stream, accounts, &slot)).await;
         }
     };
-    take_connections(listener, places, limits.drain, stop, origin, begin).await;
+    take_connections(listener, slots, limits.drain, stop, origin, begin).await;
 }

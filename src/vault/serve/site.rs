@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
 use super::entrance::Entrance;
-use crate::vault::listen::{Origin, Place, Places, Shortage, take_connections};
+use crate::vault::listen::{ConnectionSlot, ConnectionSlots, Origin, Shortage, take_connections};
 use crate::vault::protocol::{REQUEST_SIZE, Refusal, Reply, decode_request, encode_reply};
 use crate::vault::server::Site;
 
@@ -61,11 +61,13 @@ pub async fn serve(
     stop: watch::Receiver<bool>,
 ) {
     let counted = Arc::clone(&site);
-    let places =
-        Places::new(limits.connections, limits.connections_each, move |shortage| match shortage {
-            Shortage::Silent => counted.metrics().dropped_silent(),
-            Shortage::Resting => counted.metrics().dropped_idle(),
-            Shortage::Refused => counted.metrics().refused(),
+    let slots =
+        ConnectionSlots::new(limits.connections, limits.connections_each, move |shortage| {
+            match shortage {
+                Shortage::Silent => counted.metrics().dropped_silent(),
+                Shortage::Idle => counted.metrics().dropped_idle(),
+                Shortage::Refused => counted.metrics().refused(),
+            }
         });
     let origin = |from| {
         site.metrics().connected();
@@ -73,15 +75,15 @@ pub async fn serve(
         Ok(if entrance.is_relay(from) { None } else { Origin::of(from) })
     };
     let stopped = stop.clone();
-    let begin = |stream, place: Place| {
+    let begin = |stream, slot: ConnectionSlot| {
         let (site, acceptor, stop) = (Arc::clone(&site), acceptor.clone(), stop.clone());
         let entrance = Arc::clone(&entrance);
         async move {
-            let whole = connection(stream, site, acceptor, limits, entrance, stop, &place);
-            let _ = place.hold(timeout(limits.lifetime, whole)).await;
+            let whole = connection(stream, site, acceptor, limits, entrance, stop, &slot);
+            let _ = slot.run_until_evicted(timeout(limits.lifetime, whole)).await;
         }
     };
-    take_connections(listener, places, limits.drain, stopped, origin, begin).await;
+    take_connections(listener, slots, limits.drain, stopped, origin, begin).await;
 }
 
 /// One connection. Errors end it; nobody needs to know which.
@@ -92,7 +94,7 @@ async fn connection(
     limits: Limits,
     entrance: Arc<Entrance>,
     mut stop: watch::Receiver<bool>,
-    place: &Place,
+    slot: &ConnectionSlot,
 ) -> Option<()> {
     stream.set_nodelay(true).ok()?;
     // Whoever has not asked anything by then is a stranger.
@@ -114,13 +116,13 @@ async fn connection(
         };
         let reply = match decode_request(&frame) {
             Ok(request) => {
-                if !place.works() {
+                if !slot.set_busy() {
                     return None;
                 }
                 let (site, caller) = (Arc::clone(&site), caller.clone());
                 let handled = tokio::task::spawn_blocking(move || site.handle(&request, &caller));
                 let reply = handled.await.ok()?;
-                place.rests();
+                slot.set_idle();
                 spoke = true;
                 reply
             }
