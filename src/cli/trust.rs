@@ -2,8 +2,8 @@
 //! administrator, or confirmed.
 //!
 //! Invariant: before the key has opened a folder, nothing that only the folder says makes
-//! this machine connect anywhere, where it knows a place of the vault itself; and an
-//! account's token goes to places only that somebody other than the folder named.
+//! this machine connect anywhere, where it knows an endpoint of the vault itself; and an
+//! account's token goes to endpoints only that somebody other than the folder named.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -19,8 +19,8 @@ use crate::io::{
 };
 use crate::vault::client::{Pin, VaultError};
 use crate::vault::protocol::{
-    Address, Fingerprint, HOSTS_LIMIT, LOCATOR_LIMIT, Locator, MANIFEST_LIMIT, MANIFEST_WARNS,
-    Manifest, Place,
+    Address, ENDPOINTS_LIMIT, Endpoint, Fingerprint, LOCATOR_LIMIT, Locator, MANIFEST_LIMIT,
+    MANIFEST_WARNS, Manifest,
 };
 
 /// Vaults that this user trusted before, in the folder of local state.
@@ -48,14 +48,14 @@ struct Pinned {
     pin: Pin,
     /// Where it is: named by the user or the administrator, sealed with a key, or signed
     /// by the vault's root.
-    places: Vec<String>,
+    endpoints: Vec<String>,
 }
 
 impl Pinned {
-    /// One line: fingerprint, epoch, places between commas.
+    /// One line: fingerprint, epoch, endpoints between commas.
     fn line(&self) -> String {
-        let places = self.places.join(",");
-        let text = format!("{} {} {places}", self.pin.fingerprint, self.pin.epoch);
+        let endpoints = self.endpoints.join(",");
+        let text = format!("{} {} {endpoints}", self.pin.fingerprint, self.pin.epoch);
         text.trim_end().to_owned()
     }
 
@@ -63,27 +63,27 @@ impl Pinned {
         let mut parts = line.split(' ');
         let fingerprint = Fingerprint(unhex(parts.next()?)?);
         let epoch = parts.next()?.parse().ok()?;
-        let places = parts.next().unwrap_or_default();
-        let places: Vec<String> =
-            places.split(',').filter(|place| !place.is_empty()).map(str::to_owned).collect();
-        let good = parts.next().is_none() && places.iter().all(|p| Place::parse(p).is_some());
-        good.then_some(Self { pin: Pin { fingerprint, epoch }, places })
+        let endpoints = parts.next().unwrap_or_default();
+        let endpoints: Vec<String> =
+            endpoints.split(',').filter(|place| !place.is_empty()).map(str::to_owned).collect();
+        let good = parts.next().is_none() && endpoints.iter().all(|p| Endpoint::parse(p).is_some());
+        good.then_some(Self { pin: Pin { fingerprint, epoch }, endpoints })
     }
 
-    /// Takes in what is newer; new places come first. With `only` the others are forgotten.
-    fn learn(&mut self, epoch: u64, places: &[String], only: bool) {
+    /// Takes in what is newer; new endpoints come first. With `only` the others are forgotten.
+    fn learn(&mut self, epoch: u64, endpoints: &[String], only: bool) {
         self.pin.epoch = self.pin.epoch.max(epoch);
-        let before = if only { &[][..] } else { &self.places };
-        self.places = in_order(places.iter().chain(before));
+        let before = if only { &[][..] } else { &self.endpoints };
+        self.endpoints = in_order(endpoints.iter().chain(before));
     }
 }
 
-/// Each place once, as many as an address has.
-fn in_order<'a>(places: impl IntoIterator<Item = &'a String>) -> Vec<String> {
+/// Each endpoint once, as many as an address has.
+fn in_order<'a>(endpoints: impl IntoIterator<Item = &'a String>) -> Vec<String> {
     let mut all: Vec<String> = Vec::new();
-    for place in places {
-        if !all.contains(place) && all.len() < HOSTS_LIMIT {
-            all.push(place.clone());
+    for endpoint in endpoints {
+        if !all.contains(endpoint) && all.len() < ENDPOINTS_LIMIT {
+            all.push(endpoint.clone());
         }
     }
     all
@@ -112,7 +112,7 @@ fn pinned(global: &Global, fingerprint: Fingerprint) -> Result<Option<Pinned>> {
         for found in pins(&folder)?.into_iter().filter(|one| one.pin.fingerprint == fingerprint) {
             match &mut all {
                 None => all = Some(found),
-                Some(all) => all.learn(found.pin.epoch, &found.places, false),
+                Some(all) => all.learn(found.pin.epoch, &found.endpoints, false),
             }
         }
     }
@@ -125,27 +125,27 @@ pub fn known(global: &Global, fingerprint: Fingerprint) -> Result<Pin> {
     Ok(pinned.map_or(Pin { fingerprint, epoch: 0 }, |pinned| pinned.pin))
 }
 
-/// Remembers a vault, a higher epoch of one, or more places. A vault of which no place is
+/// Remembers a vault, a higher epoch of one, or more endpoints. A vault of which no endpoint is
 /// known but those that the folder names is not remembered: it would be asked there next
 /// time, without a question to anybody.
 fn remember(
     folder: &Path,
     fingerprint: Fingerprint,
     epoch: u64,
-    (places, only): (&[String], bool),
+    (endpoints, only): (&[String], bool),
 ) -> Result<()> {
     place::with_base(folder, || {
         let mut all = pins(folder)?;
         let at = all.iter().position(|one| one.pin.fingerprint == fingerprint);
-        if at.is_none() && places.is_empty() {
+        if at.is_none() && endpoints.is_empty() {
             return Ok(());
         }
         let before = at.map(|at| all[at].clone());
         let at = at.unwrap_or_else(|| {
-            all.push(Pinned { pin: Pin { fingerprint, epoch }, places: Vec::new() });
+            all.push(Pinned { pin: Pin { fingerprint, epoch }, endpoints: Vec::new() });
             all.len() - 1
         });
-        all[at].learn(epoch, places, only);
+        all[at].learn(epoch, endpoints, only);
         if before.as_ref() == Some(&all[at]) {
             return Ok(());
         }
@@ -158,17 +158,17 @@ fn remember(
 }
 
 /// Remembers a vault's manifest and where it is, where everything else is done: a failure
-/// is worth a warning, and does not end the command. `places` are those that somebody other
-/// than the folder named. Where the manifest says where the vault is, its places come first,
+/// is worth a warning, and does not end the command. `endpoints` are those that somebody other
+/// than the folder named. Where the manifest says where the vault is, its endpoints come first,
 /// and what was pinned before and is no more among them all is forgotten.
 pub fn remember_or_warn(
     global: &Global,
     fingerprint: Fingerprint,
     manifest: &Manifest,
-    places: &[String],
+    endpoints: &[String],
 ) {
-    let only = !manifest.places.is_empty();
-    let places = in_order(manifest.places.iter().chain(places));
+    let only = !manifest.endpoints.is_empty();
+    let endpoints = in_order(manifest.endpoints.iter().chain(endpoints));
     let left = manifest.ends.saturating_sub(SystemClock.now().secs.max(0) as u64);
     if left < MANIFEST_WARNS {
         note!(
@@ -178,7 +178,7 @@ pub fn remember_or_warn(
         );
     }
     let done = place::note_in_one(global, |folder| {
-        remember(folder, fingerprint, manifest.epoch, (&places, only))?;
+        remember(folder, fingerprint, manifest.epoch, (&endpoints, only))?;
         for line in what_changed(folder, fingerprint, manifest)? {
             note!("amberfs: {line}");
         }
@@ -241,32 +241,32 @@ pub enum Said {
 
 /// Where to look for a vault, and where its account's token may be sent.
 pub struct Reach {
-    /// The locator with these places.
+    /// The locator with these endpoints.
     pub locator: Locator,
     /// Those that somebody other than the folder named.
-    pub places: Vec<String>,
+    pub endpoints: Vec<String>,
     /// Those that only the folder names, and that are not asked.
     pub strange: Vec<String>,
 }
 
 /// Where this machine's user or administrator says that a vault is, or where it was pinned:
 /// what is typed comes first, for it may have moved.
-fn places_of(global: &Global, fingerprint: Fingerprint) -> Result<Vec<String>> {
+fn endpoints_of(global: &Global, fingerprint: Fingerprint) -> Result<Vec<String>> {
     let told = moved(global, fingerprint)?;
-    let pinned = pinned(global, fingerprint)?.map_or(Vec::new(), |pinned| pinned.places);
-    Ok(in_order(told.iter().flat_map(Address::hosts).chain(&pinned)))
+    let pinned = pinned(global, fingerprint)?.map_or(Vec::new(), |pinned| pinned.endpoints);
+    Ok(in_order(told.iter().flat_map(Address::endpoints).chain(&pinned)))
 }
 
-/// `locator` with the places where to look for its vault. Where this machine knows one, it
+/// `locator` with the endpoints where to look for its vault. Where this machine knows one, it
 /// goes to none that only the folder names.
 pub fn reached(global: &Global, locator: &Locator, said: Said) -> Result<Reach> {
     let fingerprint = locator.address.fingerprint();
-    let mut places = places_of(global, fingerprint)?;
+    let mut endpoints = endpoints_of(global, fingerprint)?;
     if said == Said::Sealed {
-        places = in_order(places.iter().chain(locator.address.hosts()));
+        endpoints = in_order(endpoints.iter().chain(locator.address.endpoints()));
     }
-    let named = locator.address.hosts();
-    let (asked, strange) = if places.is_empty() {
+    let named = locator.address.endpoints();
+    let (asked, strange) = if endpoints.is_empty() {
         if !global.quiet {
             note!(
                 "amberfs: only the folder says that the vault is at {}: no account's token is \
@@ -276,15 +276,18 @@ pub fn reached(global: &Global, locator: &Locator, said: Said) -> Result<Reach> 
         }
         (named.to_vec(), Vec::new())
     } else {
-        (places.clone(), named.iter().filter(|host| !places.contains(host)).cloned().collect())
+        (
+            endpoints.clone(),
+            named.iter().filter(|host| !endpoints.contains(host)).cloned().collect(),
+        )
     };
     let address =
         Address::new(asked, fingerprint).map_err(|error| Failure::new(Exit::Usage, error))?;
-    Ok(Reach { locator: Locator { address, ..locator.clone() }, places, strange })
+    Ok(Reach { locator: Locator { address, ..locator.clone() }, endpoints, strange })
 }
 
 impl Reach {
-    /// Tells of places that were not asked, where none of the others answered.
+    /// Tells of endpoints that were not asked, where none of the others answered.
     pub fn explain(&self, error: VaultError) -> Failure {
         let silent = matches!(error, VaultError::Unreachable { .. });
         let failure = Failure::from(error);
@@ -344,12 +347,12 @@ pub fn trust(global: &Global, locator: &Locator) -> Result<Pin> {
     if listed()?.iter().any(|address| address.fingerprint() == fingerprint) {
         return Ok(Pin { fingerprint, epoch: 0 });
     }
-    let places = locator.address.hosts().join(", ");
+    let endpoints = locator.address.endpoints().join(", ");
     let other = || {
         Failure::new(
             Exit::NotThePinnedVault,
             format!(
-                "the vault that the folder names, at {places}, is not the one on the key sheet"
+                "the vault that the folder names, at {endpoints}, is not the one on the key sheet"
             ),
         )
         .hint("whoever can write to the folder can name another vault there")
@@ -367,7 +370,7 @@ pub fn trust(global: &Global, locator: &Locator) -> Result<Pin> {
     }
     let terminal = Terminal::open()?;
     terminal.show(&format!(
-        "The folder names a vault at {places}, which this machine does not know."
+        "The folder names a vault at {endpoints}, which this machine does not know."
     ))?;
     terminal.show("Your key sheet shows the vault's fingerprint in 16 groups of 4 digits.")?;
     let question = Question::new(fingerprint, &SystemRandom);
@@ -396,7 +399,7 @@ mod tests {
             cost: Argon2Cost::FLOOR,
             ake: vec![AkeKey { generation: 1, public: [3; 33] }],
             sites: vec![site("north", 4), site("south", 5)],
-            places: vec!["a.example:7007".into()],
+            endpoints: vec!["a.example:7007".into()],
             ends: u64::MAX,
         };
         let told = |manifest: &Manifest| {
@@ -434,17 +437,18 @@ mod tests {
         assert_eq!(pins(dir.path()).unwrap().len(), 16);
         remember(dir.path(), Fingerprint([99; 32]), 1, (&[], false)).unwrap();
         assert_eq!(pins(dir.path()).unwrap().len(), 16, "only the folder says where it is");
-        let places = |texts: &[&str]| -> Vec<String> { texts.iter().map(|&t| t.into()).collect() };
-        let (old, new) = (places(&["a:1", "b:2"]), places(&["relay+c:3", "a:1"]));
+        let endpoints =
+            |texts: &[&str]| -> Vec<String> { texts.iter().map(|&t| t.into()).collect() };
+        let (old, new) = (endpoints(&["a:1", "b:2"]), endpoints(&["relay+c:3", "a:1"]));
         remember(dir.path(), Fingerprint([3; 32]), 7, (&old, false)).unwrap();
         remember(dir.path(), Fingerprint([3; 32]), 2, (&new, false)).unwrap();
         let all = pins(dir.path()).unwrap();
         let pin = Pin { fingerprint: Fingerprint([3; 32]), epoch: 7 };
-        assert!(all.contains(&Pinned { pin, places: places(&["relay+c:3", "a:1", "b:2"]) }));
+        assert!(all.contains(&Pinned { pin, endpoints: endpoints(&["relay+c:3", "a:1", "b:2"]) }));
         let many: Vec<String> = (1..20).map(|port| format!("d:{port}")).collect();
         remember(dir.path(), Fingerprint([3; 32]), 7, (&many, true)).unwrap();
         let all = pins(dir.path()).unwrap();
-        assert!(all.iter().any(|one| one.pin == pin && one.places == many[..HOSTS_LIMIT]));
+        assert!(all.iter().any(|one| one.pin == pin && one.endpoints == many[..ENDPOINTS_LIMIT]));
         for bad in [
             "x",
             "ab 1",

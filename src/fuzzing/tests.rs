@@ -183,7 +183,7 @@ fn a_manifest() -> (Manifest, Vec<u8>) {
         cost: Argon2Cost::FLOOR,
         ake: vec![AkeKey { generation: 1, public: [2; 33] }],
         sites: vec![SiteKey { name: "here".into(), spki: vec![9; 91] }],
-        places: vec!["a.example:7007".into()],
+        endpoints: vec!["a.example:7007".into()],
         ends: u64::MAX,
     };
     let signed = sign_manifest(&manifest, &[&root]);

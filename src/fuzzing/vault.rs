@@ -32,7 +32,7 @@ pub fn locator(data: &[u8]) {
     if let Ok(address) = text.parse::<Address>() {
         let shown = address.to_string();
         assert_eq!(shown.parse().as_ref(), Ok(&address));
-        assert!(shown.eq_ignore_ascii_case(text.trim()) && !address.hosts().is_empty());
+        assert!(shown.eq_ignore_ascii_case(text.trim()) && !address.endpoints().is_empty());
     }
 }
 

@@ -34,7 +34,8 @@ fn password(text: &str) -> Password {
 
 /// Pays for an attempt at `site`, and returns a wrong proof of it.
 fn wrong_proof(fleet: &Plan, locator: &Locator, site: usize) -> Request {
-    let greeting = Greeting::open(&fleet.address(site).hosts()[0], &Timeouts::default()).unwrap();
+    let greeting =
+        Greeting::open(&fleet.address(site).endpoints()[0], &Timeouts::default()).unwrap();
     let mut channel = greeting.verify(fleet.fingerprint, 0).unwrap();
     let step =
         LoggingIn::start(channel.manifest(), locator, &REPO, &password(WRONG), &SystemRandom);
@@ -113,7 +114,7 @@ fn strangers_at_every_site_do_not_keep_the_owner_out() {
     let (stop, wrong) = (AtomicBool::new(false), AtomicUsize::new(0));
     let crowded = std::thread::scope(|scope| {
         for number in 0..SITES * STRANGERS {
-            let host = fleet.address(number % SITES).hosts()[0].clone();
+            let host = fleet.address(number % SITES).endpoints()[0].clone();
             let (fleet, proofs, stop, wrong) = (&*fleet, &proofs, &stop, &wrong);
             scope.spawn(move || disturb(&host, fleet, proofs, stop, wrong));
         }

@@ -201,7 +201,7 @@ fn guess(fleet: &Plan, locator: &Locator, seen: &Seen, rng: &mut StdRng) {
     let timeouts = Timeouts { reply: Duration::from_secs(4), ..timeouts() };
     let mut request = None;
     for _ in 0..4 {
-        let host = fleet.address(rng.gen_range(0..SITES)).hosts()[0].clone();
+        let host = fleet.address(rng.gen_range(0..SITES)).endpoints()[0].clone();
         let opened = Greeting::open(&host, &timeouts)
             .and_then(|greeting| greeting.verify(fleet.fingerprint, 0));
         let Ok(mut channel) = opened else { continue };
@@ -234,7 +234,7 @@ struct Relays {
 
 impl Relays {
     fn before(fleet: &mut Fleet) -> Self {
-        let sites = fleet.address(0).hosts().to_vec();
+        let sites = fleet.address(0).endpoints().to_vec();
         let listen: Vec<String> =
             (0..2).map(|at| format!("{}:{}", own_ip(), 24_000 + at)).collect();
         let folders: Vec<_> = (0..2).map(|at| fleet.path(&format!("relay{at}"))).collect();

@@ -147,7 +147,7 @@ fn export_key(world: &World) -> [u8; 32] {
     let repository = Repository::find(&folder).unwrap();
     let slot = repository.vault_slots(&folder)[0];
     let locator = Locator::decode(slot).unwrap();
-    let mut channel = Greeting::open(&locator.address.hosts()[0], &Timeouts::default())
+    let mut channel = Greeting::open(&locator.address.endpoints()[0], &Timeouts::default())
         .and_then(|greeting| greeting.verify(locator.address.fingerprint(), 0))
         .ok()
         .unwrap();

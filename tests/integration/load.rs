@@ -41,7 +41,7 @@ struct Owner {
 }
 
 fn connect(address: &Address, which: usize) -> Channel {
-    let hosts = address.hosts();
+    let hosts = address.endpoints();
     let timeouts = Timeouts { reply: Duration::from_secs(60), ..Timeouts::default() };
     let greeting = Greeting::open(&hosts[which % hosts.len()], &timeouts).unwrap();
     greeting.verify(address.fingerprint(), 0).unwrap()
@@ -170,7 +170,7 @@ pub fn load(what: &str, address: &Address) {
         let owners: Vec<Owner> = (0..clients).map(|which| register(address, which)).collect();
         line("logins", measured(clients, time, |which| login(address, &owners[which], which)));
     }
-    let counted = Counted::before(&address.hosts()[0]);
+    let counted = Counted::before(&address.endpoints()[0]);
     let through = Address::new(vec![counted.place.to_string()], address.fingerprint()).unwrap();
     let owner = register(address, 0);
     counted.bytes.store(0, Ordering::SeqCst);

@@ -520,7 +520,7 @@ fn a_folder_is_made_and_mounted_through_relays_with_two_sites_down() {
     }
     let mut fleet = Fleet::new(false);
     let world = World::new();
-    let sites: Vec<String> = fleet.address(0).hosts().to_vec();
+    let sites: Vec<String> = fleet.address(0).endpoints().to_vec();
     let folders: Vec<_> = (0..2).map(|at| world.path(&format!("relay{at}"))).collect();
     let keys: Vec<String> = folders.iter().map(|dir| Relay::init(dir, &sites, &[])).collect();
     introduce(&mut fleet, &keys, true);

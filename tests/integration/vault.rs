@@ -161,7 +161,7 @@ impl Trap {
     }
 
     fn first_in(&self, locator: &mut Locator) {
-        let hosts = std::iter::once(self.place.clone()).chain(locator.address.hosts().to_vec());
+        let hosts = std::iter::once(self.place.clone()).chain(locator.address.endpoints().to_vec());
         locator.address = Address::new(hosts.collect(), locator.address.fingerprint()).unwrap();
     }
 }

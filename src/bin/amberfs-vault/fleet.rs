@@ -354,7 +354,7 @@ pub fn root(command: &RootCommand) -> Result<(), Failure> {
         }
         RootCommand::Renew { dir, root_key } => change(dir, Change::Renew, root_key),
         RootCommand::Places { dir, places, root_key } => {
-            change(dir, Change::Places(places.clone()), root_key)
+            change(dir, Change::Endpoints(places.clone()), root_key)
         }
         RootCommand::RemoveSite { dir, name, root_key } => {
             change(dir, Change::Remove(name.clone()), root_key)

@@ -73,16 +73,16 @@ pub async fn bind(place: SocketAddr) -> Result<TcpListener, Failure> {
 
 /// Answers until it is aborted.
 pub async fn watch(listener: TcpListener, watched: Arc<Watched>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
         let watched = Arc::clone(&watched);
         tokio::spawn(async move {
-            let _held = place;
+            let _held = slot;
             let service = service_fn(move |request: Request<Incoming>| {
                 let watched = Arc::clone(&watched);
                 async move {

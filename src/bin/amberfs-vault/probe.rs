@@ -49,22 +49,22 @@ pub fn run(arguments: &ProbeArguments) -> Result<(), Failure> {
         None => Claim::Open,
     };
     let mut failed = 0;
-    for place in address.hosts() {
+    for endpoint in address.endpoints() {
         let one =
-            Address::new(vec![place.clone()], address.fingerprint()).map_err(Failure::other)?;
+            Address::new(vec![endpoint.clone()], address.fingerprint()).map_err(Failure::other)?;
         let mut times = Vec::new();
         match probe(&one, token.as_ref(), claim, &mut times) {
-            Ok(()) => say(&format!("{place}: ok ({})", times.join(", ")))?,
+            Ok(()) => say(&format!("{endpoint}: ok ({})", times.join(", ")))?,
             Err((what, error)) => {
                 failed += 1;
-                say(&format!("{place}: {what} failed: {error}"))?;
+                say(&format!("{endpoint}: {what} failed: {error}"))?;
             }
         }
     }
     if failed == 0 {
         return Ok(());
     }
-    Err(Failure::other(format!("{failed} of {} places failed", address.hosts().len())))
+    Err(Failure::other(format!("{failed} of {} places failed", address.endpoints().len())))
 }
 
 /// Each step, and how long it took.
@@ -77,7 +77,7 @@ fn probe(
     let timeouts = Timeouts { proof: Duration::from_secs(10), ..Timeouts::default() };
     let client = Client::with_timeouts(&SystemRandom, &SystemClock, timeouts);
     let client = client.with_token(
-        token.map(|text| Token { text: text.clone(), places: address.hosts().to_vec() }),
+        token.map(|text| Token { text: text.clone(), endpoints: address.endpoints().to_vec() }),
     );
     let (repo, key) = (random_id(&SystemRandom), Secret::random(&SystemRandom));
     let password = |text: &str| Password::new(text.as_bytes()).expect("it is plain ASCII");

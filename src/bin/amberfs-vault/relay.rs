@@ -11,7 +11,7 @@ use amberfs::io::{
 };
 use amberfs::vault::config::in_one_line;
 use amberfs::vault::listen::affordable;
-use amberfs::vault::protocol::Place;
+use amberfs::vault::protocol::Endpoint;
 use amberfs::vault::protocol::is_account;
 use amberfs::vault::relay::accounts::{Accounts, new_token};
 use amberfs::vault::relay::issuer::fetch_keys;
@@ -151,7 +151,7 @@ impl Settings {
     fn check(&self) -> Result<(), Failure> {
         let bad =
             |what: &str| Err(Failure { code: Exit::Usage, text: format!("{CONFIG}: {what}") });
-        let direct = |site: &String| !site.contains('+') && Place::parse(site).is_some();
+        let direct = |site: &String| !site.contains('+') && Endpoint::parse(site).is_some();
         if !(1..=9).contains(&self.sites.len()) || !self.sites.iter().all(direct) {
             return bad("sites must be 1 to 9 of the form HOST:PORT");
         }

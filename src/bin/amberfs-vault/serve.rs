@@ -188,7 +188,7 @@ async fn serve_here(
     // A relay on this machine brings people from everywhere.
     let is_private = config.relays.keys.is_empty()
         && place.ip().is_loopback()
-        && address.hosts().iter().all(|host| is_here(host));
+        && address.endpoints().iter().all(|host| is_here(host));
     let open = settings.open_registration || is_private;
     log::info!("registration is {}", if open { "open" } else { "closed" });
     let relays = Relays {

@@ -28,15 +28,15 @@ pub use remove::remove;
 pub use show::show;
 pub use unlock::unlock;
 
-/// Who talks to vaults, with the account's token if there is one; it is sent to no place but
-/// `places`.
+/// Who talks to vaults, with the account's token if there is one; it is sent to no endpoint but
+/// `endpoints`.
 fn client(
     global: &Global,
     repo: &Path,
     timeouts: Timeouts,
-    places: &[String],
+    endpoints: &[String],
 ) -> Result<Client<'static>> {
-    Ok(client_by(token(global, repo)?.as_ref(), timeouts, places))
+    Ok(client_by(token(global, repo)?.as_ref(), timeouts, endpoints))
 }
 
 /// The account's token, if there is one: it may come from standard input, once.
@@ -48,9 +48,9 @@ fn token(global: &Global, repo: &Path) -> Result<Option<Zeroizing<String>>> {
 fn client_by(
     token: Option<&Zeroizing<String>>,
     timeouts: Timeouts,
-    places: &[String],
+    endpoints: &[String],
 ) -> Client<'static> {
-    let token = token.map(|text| Token { text: text.clone(), places: places.to_vec() });
+    let token = token.map(|text| Token { text: text.clone(), endpoints: endpoints.to_vec() });
     Client::with_timeouts(&SystemRandom, &SystemClock, timeouts).with_token(token)
 }
 
@@ -63,8 +63,8 @@ pub fn note_writer(global: &Global, scanned: &ScannedRepository) -> Result<Optio
     };
     // Sealed with K: the address is the owner's own.
     let pin = known(global, sealed.address.fingerprint())?;
-    let Reach { locator, places, .. } = reached(global, &sealed, Said::Sealed)?;
+    let Reach { locator, endpoints, .. } = reached(global, &sealed, Said::Sealed)?;
     let keys = NoteKeys::derive(scanned.key(), &scanned.repository.repo, &locator.registration);
-    let client = client(global, &scanned.path, NoteWriter::PATIENCE, &places)?;
+    let client = client(global, &scanned.path, NoteWriter::PATIENCE, &endpoints)?;
     Ok(Some(NoteWriter { client, locator, keys, pin }))
 }

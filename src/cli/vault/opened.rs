@@ -89,8 +89,8 @@ impl OpenForVault {
                 continue;
             }
             // Sealed with K: these addresses are the owner's own.
-            let Reach { locator: asked, places, .. } = reached(global, &locator, Said::Sealed)?;
-            let client = client_by(token.as_ref(), Timeouts::default(), &places);
+            let Reach { locator: asked, endpoints, .. } = reached(global, &locator, Said::Sealed)?;
+            let client = client_by(token.as_ref(), Timeouts::default(), &endpoints);
             let pin = known(global, fingerprint)?;
             if let Err(error) = client.retire(&asked, &self.repo, &self.key, pin, reason) {
                 let why = format!("{}: {error}", locator.address);

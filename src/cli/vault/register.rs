@@ -65,7 +65,7 @@ pub(super) fn warn_before_the_choice(
     path: &Path,
 ) -> Result<()> {
     let pin = known(global, address.fingerprint())?;
-    let client = client(global, path, Timeouts::default(), address.hosts())?;
+    let client = client(global, path, Timeouts::default(), address.endpoints())?;
     let manifest = client.manifest(address, pin)?;
     if manifest.protection == Protection::File && !global.quiet {
         note!(
@@ -97,7 +97,7 @@ pub fn withdraw(
     locator: &Locator,
 ) -> Result<()> {
     let pin = known(global, locator.address.fingerprint())?;
-    let client = client(global, path, Timeouts::default(), locator.address.hosts())?;
+    let client = client(global, path, Timeouts::default(), locator.address.endpoints())?;
     Ok(client.delete(locator, repo, key, pin)?)
 }
 
@@ -120,7 +120,7 @@ pub(super) fn register(
         Some(YesNo::No) => Bind::Nobody,
     };
     let record = NewRecord { address, epoch, repo, keys: &keys, password, argon, claim, bind };
-    let client = client(global, path, Timeouts::default(), address.hosts())?;
+    let client = client(global, path, Timeouts::default(), address.endpoints())?;
     let registration = match client.register(&record) {
         Err(VaultError::RegistrationClosed) if matches!(claim, Claim::Open) && can_ask() => {
             let invite = Terminal::open()?
@@ -133,7 +133,7 @@ pub(super) fn register(
         global,
         address.fingerprint(),
         &registration.manifest,
-        registration.locator.address.hosts(),
+        registration.locator.address.endpoints(),
     );
     if !global.quiet {
         tell_binding(global, registration.bound);

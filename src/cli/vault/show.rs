@@ -37,10 +37,10 @@ pub fn show(global: &Global, args: &ShowArgs) -> Result<Exit> {
     }
     let pin = trust(global, &locator)?;
     let reach = reached(global, &locator, Said::Folder)?;
-    let client = client(global, &path, Timeouts::default(), &reach.places)?;
+    let client = client(global, &path, Timeouts::default(), &reach.endpoints)?;
     let status = client.status(&reach.locator, pin).map_err(|error| reach.explain(error))?;
     // The root has signed it: whatever comes later must not be older.
-    remember_or_warn(global, locator.address.fingerprint(), &status.manifest, &reach.places);
+    remember_or_warn(global, locator.address.fingerprint(), &status.manifest, &reach.endpoints);
     if global.json {
         let mut object = standing(&status.standing);
         object["message_type"] = "vault".into();

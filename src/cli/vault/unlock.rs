@@ -64,11 +64,11 @@ pub fn unlock(
             }
         };
         let reach = reached(global, &locator, Said::Folder)?;
-        let client = client_by(token.as_ref(), Timeouts::default(), &reach.places);
+        let client = client_by(token.as_ref(), Timeouts::default(), &reach.endpoints);
         match client.unlock(&reach.locator, &repository.repo, &password, pin) {
             Ok(unlocked) => {
                 let is_outdated = unlocked.generation < unlocked.manifest.generation();
-                let found = (&locator, reach.places.as_slice());
+                let found = (&locator, reach.endpoints.as_slice());
                 let obtained = opened(global, &folder, repository, found, unlocked)?;
                 let outdated = is_outdated.then_some(password);
                 return Ok(Obtained { outdated, ..obtained });
@@ -111,7 +111,7 @@ fn is_decided(error: &VaultError) -> bool {
     !matches!(error, VaultError::Memory { .. } | VaultError::Unanswered { .. })
 }
 
-/// Judges what the record that `locator` names has given; `known` are places of its vault
+/// Judges what the record that `locator` names has given; `known` are endpoints of its vault
 /// that somebody other than the folder named.
 fn opened(
     global: &Global,
@@ -136,15 +136,15 @@ fn opened(
     let sealed = sealed.into_iter().find(|sealed| {
         (sealed.ticket, sealed.registration) == (locator.ticket, locator.registration)
     });
-    let named = sealed.as_ref().map_or(&[][..], |sealed| sealed.address.hosts());
-    let places = [known, named].concat();
+    let named = sealed.as_ref().map_or(&[][..], |sealed| sealed.address.endpoints());
+    let endpoints = [known, named].concat();
     if sealed.as_ref().is_some_and(|sealed| sealed.epoch > unlocked.manifest.epoch) {
         note!(
             "amberfs: the vault showed an older manifest than its owner saw at the registration: \
              something that stands in for it may have answered. Ask its operator"
         );
     }
-    remember_or_warn(global, fingerprint, &unlocked.manifest, &places);
+    remember_or_warn(global, fingerprint, &unlocked.manifest, &endpoints);
     if let Some(sealed) = sealed {
         keep_entry(global, &repository.repo, &sealed);
     }

@@ -17,7 +17,7 @@ use crate::vault::protocol::{
     audience,
 };
 
-/// Times a request other than a proof is sent to each place before giving up.
+/// Times a request other than a proof is sent to each endpoint before giving up.
 const SENDS: usize = 3;
 /// Times a note is merged with one that came first.
 const NOTE_RACES: usize = 8;
@@ -86,17 +86,18 @@ pub struct Client<'a> {
 pub struct Token {
     /// As the relay gave it.
     pub text: Zeroizing<String>,
-    /// Places that it may be sent to, if they are relays.
-    pub places: Vec<String>,
+    /// Endpoints that it may be sent to, if they are relays.
+    pub endpoints: Vec<String>,
 }
 
 impl Token {
-    /// The token, if it may be sent to `place`: one that this machine's owner named or
+    /// The token, if it may be sent to `endpoint`: one that this machine's owner named or
     /// pinned, and not another relay than the one that the token is for.
-    pub(super) fn at(&self, place: &str) -> Option<&str> {
-        let host = place.rsplit_once('+').map_or(place, |(_, host)| host);
+    pub(super) fn at(&self, endpoint: &str) -> Option<&str> {
+        let host = endpoint.rsplit_once('+').map_or(endpoint, |(_, host)| host);
         let is_for = audience(&self.text).is_none_or(|audience| audience == host);
-        (is_for && self.places.iter().any(|known| known == place)).then_some(self.text.as_str())
+        (is_for && self.endpoints.iter().any(|known| known == endpoint))
+            .then_some(self.text.as_str())
     }
 }
 
@@ -108,7 +109,7 @@ struct Session<'a> {
     /// Least epoch of its manifest.
     least: u64,
     channel: Channel,
-    /// Which of the address's places the channel leads to.
+    /// Which of the address's endpoints the channel leads to.
     at: usize,
     manifest: Manifest,
     broken: bool,
@@ -331,8 +332,8 @@ impl<'a> Client<'a> {
         })
     }
 
-    /// A channel to the first site that answers, beginning with the place `from`,
-    /// and which place that was. A site that is not the pinned fleet's is worth
+    /// A channel to the first site that answers, beginning with the endpoint `from`,
+    /// and which endpoint that was. A site that is not the pinned fleet's is worth
     /// more words than one that is down.
     fn open(
         &self,
@@ -342,7 +343,7 @@ impl<'a> Client<'a> {
         from: usize,
     ) -> Result<(Channel, usize), VaultError> {
         let mut worst: Option<VaultError> = None;
-        let hosts = address.hosts();
+        let hosts = address.endpoints();
         for at in (0..hosts.len()).map(|step| (from + step) % hosts.len()) {
             let host = &hosts[at];
             let token = self.token.as_ref().and_then(|token| token.at(host));
@@ -405,7 +406,7 @@ fn in_the_middle(error: VaultError, right: bool) -> VaultError {
 
 impl Session<'_> {
     fn host(&self) -> String {
-        self.address.hosts().join(", ")
+        self.address.endpoints().join(", ")
     }
 
     /// One exchange, at the next site if the last one failed: any site goes on
@@ -434,12 +435,12 @@ impl Session<'_> {
     /// protocol may be repeated: the vault answers the same or changes nothing.
     fn call(&mut self, request: &Request) -> Result<Reply, VaultError> {
         let mut sent = 1;
-        let sends = SENDS * self.address.hosts().len();
+        let sends = SENDS * self.address.endpoints().len();
         loop {
             match self.once(request) {
                 Err(VaultError::Unreachable { .. }) if sent < sends => {}
                 Ok(Reply::Refused(Refusal::TryLater)) if sent < sends => {}
-                Ok(Reply::Refused(Refusal::Account)) if sent < self.address.hosts().len() => {}
+                Ok(Reply::Refused(Refusal::Account)) if sent < self.address.endpoints().len() => {}
                 other => return other,
             }
             pause(PAUSE);

@@ -280,7 +280,7 @@ fn another_root_an_older_epoch_and_a_site_outside_the_manifest_are_refused() {
         matches!(error, VaultError::NotPinned(_)) && error.exit_code() == Exit::NotThePinnedVault
     );
     // The right fingerprint at another vault's door.
-    let moved = Address::new(other.address().hosts().to_vec(), vault.fingerprint).unwrap();
+    let moved = Address::new(other.address().endpoints().to_vec(), vault.fingerprint).unwrap();
     let moved = Locator { address: moved, ..locator.clone() };
     let error = client().unlock(&moved, &REPO, &password(RIGHT), vault.pin()).err().unwrap();
     assert!(matches!(error, VaultError::NotPinned(_)));
@@ -353,7 +353,7 @@ fn a_manifest_older_than_the_locators_is_refused() {
 fn a_token_is_sent_to_its_relay_and_to_no_place_that_only_the_folder_names() {
     let token = |text: &str| Token {
         text: text.to_owned().into(),
-        places: vec!["relay+ours.example:443".into(), "plainrelay+127.0.0.1:7".into()],
+        endpoints: vec!["relay+ours.example:443".into(), "plainrelay+127.0.0.1:7".into()],
     };
     let issued = token("eyJhbGciOiJFUzI1NiJ9.e30.c2ln");
     assert!(issued.at("relay+ours.example:443").is_some());
@@ -425,7 +425,7 @@ fn an_attempt_survives_the_death_of_the_site_in_its_middle() {
     let locator = register(&vault, &[key(1)], RIGHT);
     let timeouts = Timeouts::default();
     let connect = |vault: &Vault| {
-        let host = &vault.address().hosts()[0].clone();
+        let host = &vault.address().endpoints()[0].clone();
         Greeting::open(host, &timeouts).unwrap().verify(vault.fingerprint, 0).ok().unwrap()
     };
     let mut channel = connect(&vault);
@@ -461,7 +461,7 @@ fn an_attempt_survives_the_death_of_the_site_in_its_middle() {
 fn a_proof_is_sent_whatever_became_of_ke2() {
     let vault = Vault::new();
     let locator = register(&vault, &[key(1)], RIGHT);
-    let host = vault.address().hosts()[0].clone();
+    let host = vault.address().endpoints()[0].clone();
     let mut channel = Greeting::open(&host, &Timeouts::default())
         .and_then(|greeting| greeting.verify(vault.fingerprint, 0))
         .ok()
@@ -511,7 +511,7 @@ fn the_driver_finds_a_site_that_comes_back() {
     assert!(client().unlock(&locator, &REPO, &password(RIGHT), pin).is_ok());
     // An address with a dead place in front still opens.
     let mut hosts = vec!["127.0.0.1:1".to_owned()];
-    hosts.extend(vault.address().hosts().iter().cloned());
+    hosts.extend(vault.address().endpoints().iter().cloned());
     let address = Address::new(hosts, vault.fingerprint).unwrap();
     let locator = Locator { address, ..locator };
     assert!(client().unlock(&locator, &REPO, &password(RIGHT), pin).is_ok());
@@ -520,7 +520,7 @@ fn the_driver_finds_a_site_that_comes_back() {
 #[test]
 fn a_connection_ends_after_its_number_of_requests_and_at_a_stop() {
     let vault = Vault::new();
-    let host = vault.address().hosts()[0].clone();
+    let host = vault.address().endpoints()[0].clone();
     let timeouts = Timeouts::default();
     let open = || Greeting::open(&host, &timeouts).unwrap().verify(vault.fingerprint, 0);
     let mut channel = open().ok().unwrap();

@@ -11,7 +11,7 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use super::outcome::{ConnectError, Timeouts, from_tls, protocol};
 use super::tls::outer_client_config;
 use crate::vault::protocol::greeting::{WELCOME, Welcome, decode_welcome, encode_greeting};
-use crate::vault::protocol::{Place, Way};
+use crate::vault::protocol::{Endpoint, Transport};
 
 /// What a relay says to somebody without a token.
 pub const WANTS_ACCOUNT: &str = "it wants an account: give its token by --vault-token FILE";
@@ -99,24 +99,24 @@ fn outer_config() -> Result<Arc<ClientConfig>, ConnectError> {
 }
 
 impl Carrier {
-    /// Connects to a place, and through it if it is a relay's, presenting `token`.
+    /// Connects to an endpoint, and through it if it is a relay's, presenting `token`.
     pub fn open(
-        place: &str,
+        endpoint: &str,
         timeouts: &Timeouts,
         token: Option<&str>,
     ) -> Result<Self, ConnectError> {
-        let Place { way, host } =
-            Place::parse(place).ok_or_else(|| protocol(&"it is no place of the form HOST:PORT"))?;
+        let Endpoint { transport, host } = Endpoint::parse(endpoint)
+            .ok_or_else(|| protocol(&"it is no place of the form HOST:PORT"))?;
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in host.to_socket_addrs()? {
-            if way == Way::PlainRelay && !address.ip().is_loopback() {
+            if transport == Transport::PlainRelay && !address.ip().is_loopback() {
                 return Err(protocol(&"a relay without TLS must be on this machine"));
             }
             match TcpStream::connect_timeout(&address, timeouts.connect) {
                 Ok(socket) => {
                     socket.set_nodelay(true)?;
                     let deadline = Instant::now() + timeouts.reply;
-                    return Self::enter(way, host, Timed { socket, deadline }, token);
+                    return Self::enter(transport, host, Timed { socket, deadline }, token);
                 }
                 Err(error) => last = error,
             }
@@ -125,15 +125,15 @@ impl Carrier {
     }
 
     fn enter(
-        way: Way,
+        transport: Transport,
         host: &str,
         socket: Timed,
         token: Option<&str>,
     ) -> Result<Self, ConnectError> {
-        let mut carrier = match way {
-            Way::Direct => return Ok(Self::Socket(socket)),
-            Way::PlainRelay => Self::Socket(socket),
-            Way::Relay => {
+        let mut carrier = match transport {
+            Transport::Direct => return Ok(Self::Socket(socket)),
+            Transport::PlainRelay => Self::Socket(socket),
+            Transport::Relay => {
                 let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
                 let name = name.trim_start_matches('[').trim_end_matches(']').to_owned();
                 let name = ServerName::try_from(name).map_err(|error| protocol(&error))?;

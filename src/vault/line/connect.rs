@@ -26,12 +26,12 @@ struct Line {
 
 impl Line {
     fn open(
-        place: &str,
+        endpoint: &str,
         timeouts: &Timeouts,
         token: Option<&str>,
         config: Arc<ClientConfig>,
     ) -> Result<Self, ConnectError> {
-        let mut carrier = Carrier::open(place, timeouts, token)?;
+        let mut carrier = Carrier::open(endpoint, timeouts, token)?;
         // Not sent (SNI is off): the key is judged by the manifest.
         let name = ServerName::try_from("vault.invalid").expect("a valid name");
         let mut tls = ClientConnection::new(config, name).map_err(|e| protocol(&e))?;
@@ -59,19 +59,19 @@ impl Line {
 pub struct Greeting(Line);
 
 impl Greeting {
-    /// Connects to a place of an address.
-    pub fn open(place: &str, timeouts: &Timeouts) -> Result<Self, ConnectError> {
-        Self::open_as(place, timeouts, None)
+    /// Connects to an endpoint of an address.
+    pub fn open(endpoint: &str, timeouts: &Timeouts) -> Result<Self, ConnectError> {
+        Self::open_as(endpoint, timeouts, None)
     }
 
     /// The same; a relay is shown the account's `token`.
     pub(crate) fn open_as(
-        place: &str,
+        endpoint: &str,
         timeouts: &Timeouts,
         token: Option<&str>,
     ) -> Result<Self, ConnectError> {
         let config = client_config().map_err(|e| protocol(&e))?;
-        Ok(Self(Line::open(place, timeouts, token, config)?))
+        Ok(Self(Line::open(endpoint, timeouts, token, config)?))
     }
 
     /// Fetches the manifest and checks root, epoch and the key at the other

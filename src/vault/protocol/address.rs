@@ -1,5 +1,6 @@
-//! `amber-vault://PLACE,.../#FINGERPRINT`, what a person types. A place is
-//! `HOST:PORT` of a site, or `relay+HOST:PORT`.
+//! The address of a vault as a person types it:
+//! `amber-vault://ENDPOINT,.../#FINGERPRINT`. An endpoint is `HOST:PORT` of a site, or
+//! `relay+HOST:PORT`. Commands and messages call it a place.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,47 +17,46 @@ impl fmt::Display for Fingerprint {
     }
 }
 
-/// How a place is reached.
+/// What answers at an endpoint, and whether TLS is around the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// The site itself is there.
+pub enum Transport {
+    /// A site answers itself.
     Direct,
-    /// A relay is there, behind TLS with a certificate (`relay+HOST:PORT`).
+    /// A relay answers, over TLS with a certificate (`relay+HOST:PORT`).
     Relay,
-    /// A relay is there, on this very machine and without TLS
-    /// (`plainrelay+HOST:PORT`).
+    /// A relay on this machine answers, without TLS (`plainrelay+HOST:PORT`).
     PlainRelay,
 }
 
-/// A place of an address, taken apart.
+/// One endpoint of a vault's address, parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place<'a> {
-    /// What is there.
-    pub way: Way,
+pub struct Endpoint<'a> {
+    /// What answers there.
+    pub transport: Transport,
     /// `HOST:PORT`.
     pub host: &'a str,
 }
 
-impl<'a> Place<'a> {
-    /// Reads one.
+impl<'a> Endpoint<'a> {
+    /// Parses `HOST:PORT`, `relay+HOST:PORT` or `plainrelay+HOST:PORT`.
     pub fn parse(text: &'a str) -> Option<Self> {
-        let (way, host) = match text.split_once('+') {
-            None => (Way::Direct, text),
-            Some(("relay", host)) => (Way::Relay, host),
-            Some(("plainrelay", host)) => (Way::PlainRelay, host),
+        let (transport, host) = match text.split_once('+') {
+            None => (Transport::Direct, text),
+            Some(("relay", host)) => (Transport::Relay, host),
+            Some(("plainrelay", host)) => (Transport::PlainRelay, host),
             Some(_) => return None,
         };
-        (text.len() <= HOST_LIMIT && host_is_valid(host)).then_some(Self { way, host })
+        (text.len() <= ENDPOINT_LIMIT && host_is_valid(host)).then_some(Self { transport, host })
     }
 }
 
-/// Most hosts in one address.
-pub const HOSTS_LIMIT: usize = 5;
-/// Most bytes of a place.
-const HOST_LIMIT: usize = 128;
+/// Most endpoints in one address.
+pub const ENDPOINTS_LIMIT: usize = 5;
+/// Most bytes of an endpoint.
+const ENDPOINT_LIMIT: usize = 128;
 const SCHEME: &str = "amber-vault://";
 
-/// Where a fleet is reached and by what it is recognised.
+/// The address of a vault: its endpoints, and the fingerprint of its root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     hosts: Vec<String>,
@@ -74,7 +74,7 @@ pub enum AddressError {
     Fingerprint,
     /// A host without port, or with characters that no host has.
     #[error(
-        "a vault address has 1 to {HOSTS_LIMIT} places of the form HOST:PORT or relay+HOST:PORT, between commas"
+        "a vault address has 1 to {ENDPOINTS_LIMIT} places of the form HOST:PORT or relay+HOST:PORT, between commas"
     )]
     Host,
 }
@@ -92,21 +92,21 @@ fn host_is_valid(text: &str) -> bool {
 }
 
 impl Address {
-    /// An address of 1 to [`HOSTS_LIMIT`] places.
+    /// An address of 1 to [`ENDPOINTS_LIMIT`] endpoints.
     pub fn new(hosts: Vec<String>, fingerprint: Fingerprint) -> Result<Self, AddressError> {
-        let count = (1..=HOSTS_LIMIT).contains(&hosts.len());
-        if !count || !hosts.iter().all(|host| Place::parse(host).is_some()) {
+        let count = (1..=ENDPOINTS_LIMIT).contains(&hosts.len());
+        if !count || !hosts.iter().all(|host| Endpoint::parse(host).is_some()) {
             return Err(AddressError::Host);
         }
         Ok(Self { hosts, fingerprint })
     }
 
-    /// The places, each `HOST:PORT`, or that of a relay ([`Place`]).
-    pub fn hosts(&self) -> &[String] {
+    /// The endpoints, each a text that [`Endpoint::parse`] accepts.
+    pub fn endpoints(&self) -> &[String] {
         &self.hosts
     }
 
-    /// What the fleet is recognised by.
+    /// The fingerprint of the fleet's root.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }

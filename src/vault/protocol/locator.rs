@@ -1,7 +1,7 @@
 //! The locator: what stands in the folder so that a password opens it. It is
 //! a hint, written by whoever wrote the folder.
 
-use super::address::{Address, Fingerprint, HOSTS_LIMIT};
+use super::address::{Address, ENDPOINTS_LIMIT, Fingerprint};
 use super::{Argon2Cost, RegistrationId, SUITE, Ticket};
 use crate::format::wire::{DecodeError, Decoder, Encoder, Result};
 
@@ -35,8 +35,8 @@ impl Locator {
         out.raw(&self.address.fingerprint().0).raw(&self.ticket).raw(&self.registration);
         self.cost.encode(&mut out);
         out.u8(self.unicode.0).u8(self.unicode.1).u64(self.epoch);
-        out.u8(self.address.hosts().len() as u8);
-        for host in self.address.hosts() {
+        out.u8(self.address.endpoints().len() as u8);
+        for host in self.address.endpoints() {
             out.bytes(host.as_bytes());
         }
         out.finish()
@@ -61,7 +61,7 @@ impl Locator {
         let unicode = (input.u8()?, input.u8()?);
         let epoch = input.u64()?;
         let count = input.u8()? as usize;
-        if count > HOSTS_LIMIT {
+        if count > ENDPOINTS_LIMIT {
             return Err(DecodeError::Limit("vault hosts"));
         }
         let mut hosts = Vec::with_capacity(count);

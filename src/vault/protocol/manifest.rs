@@ -3,7 +3,7 @@
 
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 
-use super::address::{Fingerprint, HOSTS_LIMIT, Place};
+use super::address::{ENDPOINTS_LIMIT, Endpoint, Fingerprint};
 use super::{AKE_PUBLIC, Argon2Cost, FleetId, Seconds};
 use crate::crypto::{hash, hex};
 use crate::format::wire::{DecodeError, Decoder, Encoder, Result};
@@ -125,9 +125,9 @@ pub struct Manifest {
     pub ake: Vec<AkeKey>,
     /// The sites.
     pub sites: Vec<SiteKey>,
-    /// Where the fleet is reached, as an address names places; may be empty. Whoever
+    /// Where the fleet is reached, as an address names endpoints; may be empty. Whoever
     /// trusts the root trusts these.
-    pub places: Vec<String>,
+    pub endpoints: Vec<String>,
     /// Seconds since 1970 after which nobody who sees it for the first time believes it.
     pub ends: Seconds,
 }
@@ -177,8 +177,8 @@ impl Manifest {
         for site in &self.sites {
             out.bytes(site.name.as_bytes()).bytes(&site.spki);
         }
-        out.u8(self.places.len() as u8);
-        for place in &self.places {
+        out.u8(self.endpoints.len() as u8);
+        for place in &self.endpoints {
             out.bytes(place.as_bytes());
         }
         out.u64(self.ends);
@@ -223,10 +223,10 @@ impl Manifest {
                 .to_owned();
             sites.push(SiteKey { name, spki: input.bytes(SPKI_LIMIT, "site key")?.to_vec() });
         }
-        let places = take_places(&mut input)?;
+        let endpoints = take_endpoints(&mut input)?;
         let ends = input.u64()?;
         input.end()?;
-        Ok(Self { roots, fleet, epoch, protection, quorum, cost, ake, sites, places, ends })
+        Ok(Self { roots, fleet, epoch, protection, quorum, cost, ake, sites, endpoints, ends })
     }
 
     /// Reads a signed manifest and believes it only if the pinned root signed
@@ -275,7 +275,7 @@ impl Manifest {
         let ake = |key: &AkeKey| format!("key generation {}: {}", key.generation, hex(&key.public));
         lines.extend(self.ake.iter().map(ake));
         lines.extend(self.sites.iter().map(SiteKey::describe));
-        lines.extend(self.places.iter().map(|place| format!("place: {place}")));
+        lines.extend(self.endpoints.iter().map(|place| format!("place: {place}")));
         lines.push(format!("ends: {}", date(self.ends)));
         lines
     }
@@ -304,7 +304,7 @@ impl Manifest {
         for key in self.ake.iter().filter(|key| !before.ake.contains(key)) {
             lines.push(format!("new: keys of generation {}", key.generation));
         }
-        for place in self.places.iter().filter(|place| !before.places.contains(place)) {
+        for place in self.endpoints.iter().filter(|place| !before.endpoints.contains(place)) {
             lines.push(format!("new: place {place}"));
         }
         if self.cost != before.cost {
@@ -329,14 +329,14 @@ impl Manifest {
     }
 }
 
-fn take_places(input: &mut Decoder<'_>) -> Result<Vec<String>> {
+fn take_endpoints(input: &mut Decoder<'_>) -> Result<Vec<String>> {
     let count = input.u8()?;
-    if usize::from(count) > HOSTS_LIMIT {
+    if usize::from(count) > ENDPOINTS_LIMIT {
         return Err(DecodeError::Limit("places"));
     }
     let place = |_| {
         let text = std::str::from_utf8(input.bytes(PLACE_LIMIT, "place")?).ok();
-        let text = text.filter(|text| Place::parse(text).is_some());
+        let text = text.filter(|text| Endpoint::parse(text).is_some());
         text.map(str::to_owned).ok_or(DecodeError::Invalid("place"))
     };
     (0..count).map(place).collect()
@@ -449,7 +449,7 @@ mod tests {
             cost: Argon2Cost::FLOOR,
             ake: vec![AkeKey { generation: 1, public: [2; 33] }],
             sites: vec![SiteKey { name: "here".into(), spki: vec![9; 91] }],
-            places: vec!["a.example:7007".into(), "relay+b.example:443".into()],
+            endpoints: vec!["a.example:7007".into(), "relay+b.example:443".into()],
             ends: 1_900_000_000,
         }
     }

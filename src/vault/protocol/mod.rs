@@ -19,7 +19,7 @@ mod payload;
 mod suite;
 mod token;
 
-pub use address::{Address, AddressError, Fingerprint, HOSTS_LIMIT, Place, Way};
+pub use address::{Address, AddressError, ENDPOINTS_LIMIT, Endpoint, Fingerprint, Transport};
 pub use binding::{
     ACCOUNT_MAX, Bind, Binding, Ended, Enrolled, Invite, Retirement, Right, activation_statement,
     is_account, note_statement, succession_statement, terms_hash,

@@ -16,9 +16,9 @@ const SHUNNED: Duration = Duration::from_secs(10);
 /// For one connection.
 const CONNECT: Duration = Duration::from_secs(1);
 
-/// Places of sites, the nearest first.
+/// Endpoints of sites, the nearest first.
 pub struct Sites {
-    places: Vec<String>,
+    endpoints: Vec<String>,
     /// When each did not answer last.
     failed: Mutex<Vec<Option<Instant>>>,
     /// Where the name of each led last.
@@ -27,10 +27,10 @@ pub struct Sites {
 
 impl Sites {
     /// Sites at `HOST:PORT`.
-    pub fn new(places: Vec<String>) -> Self {
-        let failed = Mutex::new(vec![None; places.len()]);
-        let known = Mutex::new(vec![Vec::new(); places.len()]);
-        Self { places, failed, known }
+    pub fn new(endpoints: Vec<String>) -> Self {
+        let failed = Mutex::new(vec![None; endpoints.len()]);
+        let known = Mutex::new(vec![Vec::new(); endpoints.len()]);
+        Self { endpoints, failed, known }
     }
 
     /// In which order to ask: those that answered, then those that failed longest
@@ -38,7 +38,7 @@ impl Sites {
     fn order(&self, now: Instant) -> Vec<usize> {
         let failed = self.failed.lock().expect("marking does not panic");
         let shunned = |at: &usize| failed[*at].filter(|then| now.duration_since(*then) < SHUNNED);
-        let mut order: Vec<usize> = (0..self.places.len()).collect();
+        let mut order: Vec<usize> = (0..self.endpoints.len()).collect();
         order.sort_by_key(shunned);
         order
     }
@@ -78,7 +78,7 @@ impl Sites {
     /// A connection to one site. A resolver that has no descriptor says that there is no
     /// such name: then the site is asked where it was before.
     async fn connect_to(&self, at: usize) -> io::Result<TcpStream> {
-        let found = lookup_host(&self.places[at]).await.map(Iterator::collect::<Vec<_>>);
+        let found = lookup_host(&self.endpoints[at]).await.map(Iterator::collect::<Vec<_>>);
         let addresses = {
             let mut known = self.known.lock().expect("remembering does not panic");
             match found {

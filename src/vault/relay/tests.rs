@@ -38,7 +38,7 @@ impl Both {
         let relay = Relay::new(
             accounts,
             key(),
-            Sites::new(vec![here.place.to_string()]),
+            Sites::new(vec![here.endpoint.to_string()]),
             limits,
             (Arc::new(SystemClock), Arc::new(SystemRandom)),
             None,

@@ -20,7 +20,7 @@ pub(crate) struct Here {
     _runtime: tokio::runtime::Runtime,
     _stop: tokio::sync::watch::Sender<bool>,
     site: Arc<Site>,
-    pub(crate) place: SocketAddr,
+    pub(crate) endpoint: SocketAddr,
     fingerprint: Fingerprint,
 }
 
@@ -55,25 +55,25 @@ impl Here {
             false,
         ));
         let (runtime, listener) = listening();
-        let place = listener.local_addr().unwrap();
+        let endpoint = listener.local_addr().unwrap();
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let entrance = Arc::new(entrance);
         runtime.spawn(serve(listener, Arc::clone(&site), acceptor, limits, entrance, stopped));
-        Self { _runtime: runtime, _stop: stop, site, place, fingerprint }
+        Self { _runtime: runtime, _stop: stop, site, endpoint, fingerprint }
     }
 
     /// Somebody who finished the handshake at `place` and sent no request yet.
-    pub(crate) fn greet(place: &str) -> Result<Greeting, ConnectError> {
-        Greeting::open(place, &impatient())
+    pub(crate) fn greet(endpoint: &str) -> Result<Greeting, ConnectError> {
+        Greeting::open(endpoint, &impatient())
     }
 
     /// Somebody who has sent a first request, by way of `place`.
-    pub(crate) fn owner(&self, place: &str) -> Result<Channel, ConnectError> {
-        Self::greet(place)?.verify(self.fingerprint, 0)
+    pub(crate) fn owner(&self, endpoint: &str) -> Result<Channel, ConnectError> {
+        Self::greet(endpoint)?.verify(self.fingerprint, 0)
     }
 
     fn own(&self) -> String {
-        self.place.to_string()
+        self.endpoint.to_string()
     }
 }
 
@@ -97,7 +97,7 @@ fn silent_strangers_do_not_keep_an_owner_out() {
     let here = Here::serve(few(), open());
     let mut strangers = Vec::new();
     for _ in 0..5 {
-        strangers.extend((0..10).map(|_| TcpStream::connect(here.place).unwrap()));
+        strangers.extend((0..10).map(|_| TcpStream::connect(here.endpoint).unwrap()));
         let mut channel = here.owner(&here.own()).expect("the owner gets in");
         assert!(asks(&mut channel));
     }
@@ -107,7 +107,7 @@ fn silent_strangers_do_not_keep_an_owner_out() {
 fn whoever_spoke_stays_while_strangers_come() {
     let here = Here::serve(few(), open());
     let mut channel = here.owner(&here.own()).ok().unwrap();
-    let _strangers: Vec<_> = (0..100).map(|_| TcpStream::connect(here.place).unwrap()).collect();
+    let _strangers: Vec<_> = (0..100).map(|_| TcpStream::connect(here.endpoint).unwrap()).collect();
     // The strangers are in.
     assert!(here.owner(&here.own()).is_ok());
     assert!(asks(&mut channel));

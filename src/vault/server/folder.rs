@@ -151,7 +151,7 @@ pub(super) fn found(
         cost,
         ake: vec![AkeKey { generation, public: keys.ake_public(generation)? }],
         sites: vec![SiteKey { name: name.into(), spki: tls }],
-        places: Vec::new(),
+        endpoints: Vec::new(),
         ends: end_from_now(),
     };
     folder.replace(ROOT, seed.expose()).map_err(io(ROOT))?;

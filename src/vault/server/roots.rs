@@ -7,7 +7,7 @@ use super::folder::{FolderError, MANIFEST, end_from_now, read};
 use crate::crypto::Secret;
 use crate::io::PrivateFolder;
 use crate::vault::protocol::{
-    AkeKey, HOSTS_LIMIT, Manifest, Place, Roots, SiteKey, sign_more, signatures_of,
+    AkeKey, ENDPOINTS_LIMIT, Endpoint, Manifest, Roots, SiteKey, sign_more, signatures_of,
 };
 
 /// A manifest that has too few signatures, in a site's folder.
@@ -24,7 +24,7 @@ pub enum Change {
     /// No record is left of this generation.
     DropGeneration(u32),
     /// Where the fleet is reached.
-    Places(Vec<String>),
+    Endpoints(Vec<String>),
     /// Nothing but its end.
     Renew,
 }
@@ -76,12 +76,12 @@ pub(super) fn changed(manifest: &Manifest, change: Change) -> Result<Manifest, F
             }
             next.ake.retain(|key| key.generation != number);
         }
-        Change::Places(places) => {
-            let is_place = |place: &String| Place::parse(place).is_some();
-            if places.len() > HOSTS_LIMIT || !places.iter().all(is_place) {
+        Change::Endpoints(endpoints) => {
+            let is_endpoint = |text: &String| Endpoint::parse(text).is_some();
+            if endpoints.len() > ENDPOINTS_LIMIT || !endpoints.iter().all(is_endpoint) {
                 return Err(FolderError::NotNext("would have more than 5 places, or a wrong one"));
             }
-            next.places = places;
+            next.endpoints = endpoints;
         }
         Change::Renew => {}
     }
