@@ -56,8 +56,8 @@ pub struct Users {
     pub unfinished: bool,
 }
 
-/// How long looking may take.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long scanning the processes may take.
+const SCAN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Looks, but no longer than that. A process that starts another program cannot be
 /// looked into until its files are closed (execve(2) holds `exec_update_lock`
@@ -66,7 +66,7 @@ fn in_time(look: impl FnOnce() -> Users + Send + 'static) -> Users {
     let (done, found) = mpsc::channel();
     // If nobody waits any more, nobody wants it.
     let looking = std::thread::spawn(move || drop(done.send(look())));
-    match found.recv_timeout(PATIENCE) {
+    match found.recv_timeout(SCAN_TIMEOUT) {
         Ok(users) => {
             // Whoever forks next must be alone.
             let _ = looking.join();

@@ -14,7 +14,7 @@ const IN_ALL: Duration = Duration::from_secs(5);
 
 /// Writes the note of one mount, without K.
 pub(crate) struct NoteWriter {
-    /// Talks to the vault, with [`NoteWriter::PATIENCE`].
+    /// Talks to the vault, with [`NoteWriter::TIMEOUTS`].
     pub client: Client<'static>,
     /// The record, and where to look for its vault.
     pub locator: Locator,
@@ -26,7 +26,7 @@ pub(crate) struct NoteWriter {
 
 impl NoteWriter {
     /// How long each step with the vault may take.
-    pub(crate) const PATIENCE: Timeouts = Timeouts {
+    pub(crate) const TIMEOUTS: Timeouts = Timeouts {
         connect: Duration::from_secs(2),
         reply: Duration::from_secs(3),
         proof: Duration::from_secs(3),

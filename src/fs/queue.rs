@@ -27,7 +27,7 @@ use crate::volume::flush::Flushed;
 
 /// How long a writer waits for room in the queue before it uses the log. Longer in unit
 /// tests, where a busy machine must not look like a lost call.
-pub(super) const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 10 } else { 1 });
+pub(super) const ROOM_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 10 } else { 1 });
 /// Room for what further records need beside their data if a write is split.
 const SPARE: usize = 4096;
 /// Bytes taken out of the queue at a time.
@@ -230,7 +230,7 @@ impl Fs {
             amounts.of_queue() == Relief::Wait
         };
         let waits = |queue: &mut Queue| is_full(queue) && queue.chunking > 0;
-        let waited = self.queue_room.wait_timeout_while(self.queue(), PATIENCE, waits);
+        let waited = self.queue_room.wait_timeout_while(self.queue(), ROOM_TIMEOUT, waits);
         let (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let full = is_full(&queue);
         drop(queue);

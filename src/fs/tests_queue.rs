@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::pressure::QUEUE_MAX;
-use super::queue::PATIENCE;
+use super::queue::ROOM_TIMEOUT;
 use super::tests_crash::machine::{fresh, open};
 use super::tests_crash::model::ME;
 use super::*;
@@ -192,7 +192,7 @@ fn a_full_queue_waits_for_whoever_cuts() {
         let early = made.recv_timeout(Duration::from_millis(100));
         assert!(early.is_err() && fs.log.bytes() == before);
         drop(cutting);
-        made.recv_timeout(PATIENCE / 2).unwrap().unwrap();
+        made.recv_timeout(ROOM_TIMEOUT / 2).unwrap().unwrap();
     });
     assert_eq!(fs.queued(), 0);
     fs.write_log(Duration::ZERO).unwrap();

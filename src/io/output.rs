@@ -18,8 +18,8 @@ use super::shown::{shown, steers};
 
 /// Bytes that [`Data`] gathers.
 const ROOM: usize = 64 << 10;
-/// How long a message waits for a standard error that takes nothing.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a message waits for a standard error that accepts no bytes.
+const STDERR_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whether this process was started without a standard output. Only the moment before `main`
 /// tells: then the standard library puts `/dev/null` in its place, and writing succeeds.
@@ -130,7 +130,7 @@ fn close(file: std::os::fd::OwnedFd) -> io::Result<()> {
 /// tell: what was done stays done, and the exit code says it.
 pub fn note(text: fmt::Arguments<'_>) {
     let line = format!("{}\n", shown(&text.to_string()));
-    let _ = write_all(io::stderr().as_fd(), line.as_bytes(), Some(PATIENCE));
+    let _ = write_all(io::stderr().as_fd(), line.as_bytes(), Some(STDERR_TIMEOUT));
 }
 
 /// Bytes and lines for standard output, gathered.

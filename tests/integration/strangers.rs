@@ -24,7 +24,7 @@ use crate::world::{World, factor};
 const REPO: [u8; 16] = [7; 16];
 /// Longest that an opening may take in a flood. It is far below the ten seconds after
 /// which silent strangers are dropped anyhow.
-const PATIENCE: Duration = Duration::from_secs(5);
+const OPENING_LIMIT: Duration = Duration::from_secs(5);
 
 fn client() -> Client<'static> {
     let [connect, reply, proof] = [3, 4, 4].map(Duration::from_secs);
@@ -118,14 +118,14 @@ fn floods<S: Send>(
         // The strangers end also when the owner fails.
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let filled = Instant::now();
-            while came.load(Ordering::SeqCst) < kept && filled.elapsed() < PATIENCE {
+            while came.load(Ordering::SeqCst) < kept && filled.elapsed() < OPENING_LIMIT {
                 std::thread::sleep(Duration::from_millis(10));
             }
             let (started, mut times, mut longest) = (Instant::now(), 0, Duration::ZERO);
             while times == 0 || started.elapsed() < Duration::from_secs(2 * factor() as u64) {
                 longest = longest.max(owner.opens());
                 times += 1;
-                assert!(longest < PATIENCE, "{what}: an opening took {longest:.1?}");
+                assert!(longest < OPENING_LIMIT, "{what}: an opening took {longest:.1?}");
             }
             println!(
                 "{what}: {} strangers, {times} openings, the longest {longest:.1?}",

@@ -21,8 +21,8 @@ use super::Failure;
 
 /// Connections at once.
 const CONNECTIONS: usize = 16;
-/// For a request to arrive, and of a whole connection.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a request may take to arrive, and a whole connection may last.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is asked about.
 pub struct Watched {
@@ -96,10 +96,10 @@ pub async fn watch(listener: TcpListener, watched: Arc<Watched>) {
             });
             let serving = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(PATIENCE)
+                .header_read_timeout(CONNECTION_TIMEOUT)
                 .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), service);
-            let _ = tokio::time::timeout(PATIENCE, serving).await;
+            let _ = tokio::time::timeout(CONNECTION_TIMEOUT, serving).await;
         });
     }
 }

@@ -65,6 +65,6 @@ pub fn note_writer(global: &Global, scanned: &ScannedRepository) -> Result<Optio
     let pin = known(global, sealed.address.fingerprint())?;
     let Reach { locator, endpoints, .. } = reached(global, &sealed, Said::Sealed)?;
     let keys = NoteKeys::derive(scanned.key(), &scanned.repository.repo, &locator.registration);
-    let client = client(global, &scanned.path, NoteWriter::PATIENCE, &endpoints)?;
+    let client = client(global, &scanned.path, NoteWriter::TIMEOUTS, &endpoints)?;
     Ok(Some(NoteWriter { client, locator, keys, pin }))
 }

@@ -18,8 +18,8 @@ use crate::vault::line::tls::outer_client_config;
 
 /// Most bytes of one answer.
 const LIMIT: usize = 256 * 1024;
-/// For one answer, from the name to the last byte.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long one answer of an issuer may take, from looking up its name to the last byte.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why an issuer's keys could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +52,7 @@ pub async fn fetch_keys(issuer: &str) -> Result<String, IssuerError> {
 }
 
 async fn get(url: &str) -> Result<String, IssuerError> {
-    let answer = tokio::time::timeout(PATIENCE, try_to_get(url)).await;
+    let answer = tokio::time::timeout(ANSWER_TIMEOUT, try_to_get(url)).await;
     let answer = answer.unwrap_or_else(|_| Err("no answer in time".into()));
     answer.map_err(|why| IssuerError { url: url.to_owned(), why: why.to_string() })
 }
