@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 
 use super::args::{Global, StatusArgs, TargetArgs};
-use super::{Exit, Failure, Result, opening, place, tell};
+use super::{Exit, Failure, Result, opening, place, print_failure};
 use crate::control::{
     Client, ControlError, Found, MountEntry, Registry, Request, daemon_of, mount_at, mount_over,
     read_mounts, take_end,
@@ -25,7 +25,7 @@ pub fn registry(global: &Global) -> Registry {
 }
 
 fn ask(found: &Found, request: &Request) -> Result<Vec<u8>> {
-    told(found, try_ask(found, request))
+    with_mountpoint(found, try_ask(found, request))
 }
 
 fn try_ask(found: &Found, request: &Request) -> std::result::Result<Vec<u8>, ControlError> {
@@ -37,8 +37,11 @@ fn try_ask(found: &Found, request: &Request) -> std::result::Result<Vec<u8>, Con
     Ok(answer)
 }
 
-/// What became of a request, as it is told.
-fn told(found: &Found, asked: std::result::Result<Vec<u8>, ControlError>) -> Result<Vec<u8>> {
+/// Names the mountpoint in the failure of a request to its daemon.
+fn with_mountpoint(
+    found: &Found,
+    asked: std::result::Result<Vec<u8>, ControlError>,
+) -> Result<Vec<u8>> {
     let mountpoint = &found.described.mountpoint;
     match asked {
         Ok(answer) => Ok(answer),
@@ -149,7 +152,7 @@ fn each(all: Vec<Result<Found>>, mut one: impl FnMut(&Found) -> Result<()>) -> R
     for failure in all.into_iter().filter_map(|found| found.and_then(|found| one(&found)).err()) {
         match first {
             None => first = Some(failure),
-            Some(_) => tell(&failure),
+            Some(_) => print_failure(&failure),
         }
     }
     first.map_or(Ok(Exit::Done), Err)
@@ -171,7 +174,7 @@ pub fn umount(global: &Global, args: &TargetArgs) -> Result<Exit> {
         match try_ask(found, &Request::Unmount) {
             // It ended a moment before.
             Err(ControlError::Gone) if has_ended_well(global, &found.described.mountpoint) => {}
-            asked => drop(told(found, asked)?),
+            asked => drop(with_mountpoint(found, asked)?),
         }
         if global.json {
             done("unmounted", &found.described.repo, &found.described.mountpoint)?;
@@ -260,8 +263,8 @@ fn holds_changes(state: &Path) -> std::io::Result<Held> {
     Ok(if journal.try_exists()? { Held::Journal } else { Held::Nothing })
 }
 
-/// Adds to the failure of a command that found `repo` in use who has it.
-pub fn tell_who_has(global: &Global, mut failure: Failure, repo: &Path) -> Failure {
+/// Adds a hint to the failure of a command that found `repo` in use: which daemon uses it.
+pub fn add_users(global: &Global, mut failure: Failure, repo: &Path) -> Failure {
     let registry = (failure.code == Exit::InUse).then(|| registry(global));
     let repo = place::canonical(repo).ok();
     let daemons = registry.iter().flat_map(Registry::all);
@@ -286,7 +289,7 @@ pub fn sync(global: &Global, args: &TargetArgs) -> Result<Exit> {
     })
 }
 
-/// Tells a program what was done with a mount.
+/// Prints one object of JSON that says what was done with a mount.
 pub fn done(what: &str, repo: &Path, mountpoint: &Path) -> std::result::Result<(), OutputError> {
     output::object(&serde_json::json!({
         "message_type": what,

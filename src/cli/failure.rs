@@ -169,7 +169,7 @@ pub(crate) type Result<T> = std::result::Result<T, Failure>;
 /// Tells a failure; returns the exit code.
 pub(super) fn report(json: bool, failure: &Failure) -> Exit {
     if !json {
-        tell(failure);
+        print_failure(failure);
         return failure.code;
     }
     let object = serde_json::json!({
@@ -183,15 +183,15 @@ pub(super) fn report(json: bool, failure: &Failure) -> Exit {
         Err(unheard) if unheard.code == Exit::NoReader => Exit::NoReader,
         // Where standard output takes nothing, standard error may.
         Err(_) => {
-            tell(failure);
+            print_failure(failure);
             failure.code
         }
         Ok(()) => failure.code,
     }
 }
 
-/// Says it on standard error.
-pub(super) fn tell(failure: &Failure) {
+/// Prints a failure and its hints on standard error.
+pub(super) fn print_failure(failure: &Failure) {
     if failure.code == Exit::NoReader {
         // Nobody reads this either.
         return;
@@ -208,7 +208,7 @@ mod tests {
 
     /// What to do stood behind a question mark, in one line with what happened.
     #[test]
-    fn a_daemons_lines_are_told_one_by_one() {
+    fn a_daemons_lines_become_a_message_and_hints() {
         let text = "what happened\n  what to do\n  and more".into();
         let failure = Failure::from(crate::control::Failure { code: Exit::NoSpace, text });
         assert_eq!((failure.code, &*failure.message), (Exit::NoSpace, "what happened"));

@@ -1,4 +1,4 @@
-//! What `amberfs check` found, and telling it: one line a file.
+//! Prints what `amberfs check` found, one line a file, and picks the exit code.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::volume::{Behind, Findings, Shortfall, Worst};
 /// Most lines of a kind that a terminal is shown without `-v`.
 const LINES_MAX: usize = 40;
 
-/// Tells everything; the exit code says the worst of it.
+/// Prints all findings. Returns the exit code of the worst of them.
 pub(super) fn conclude(
     found: Findings,
     global: &Global,
@@ -21,14 +21,14 @@ pub(super) fn conclude(
 ) -> Result<Exit> {
     let found = found.without_repeats();
     if global.json {
-        tell_json(&found)?;
+        print_json(&found)?;
     } else {
-        tell(&found, global)?;
+        print(&found, global)?;
     }
     verdict(&found, global, repo, behind)
 }
 
-/// The failure for the worst of it.
+/// The exit code or failure for the worst of the findings.
 fn verdict(found: &Findings, global: &Global, repo: &Path, behind: &[Behind]) -> Result<Exit> {
     let repo = shown(repo.as_os_str().as_encoded_bytes());
     let failed = |exit, what: &str| Failure::new(exit, format!("{repo}: {what}"));
@@ -53,22 +53,22 @@ fn verdict(found: &Findings, global: &Global, repo: &Path, behind: &[Behind]) ->
     }
 }
 
-fn tell(found: &Findings, global: &Global) -> Result<()> {
+fn print(found: &Findings, global: &Global) -> Result<()> {
     let most = if global.verbose == 0 && output::is_terminal() { LINES_MAX } else { usize::MAX };
     let notes: &[String] = if global.quiet { &[] } else { &found.notes };
     let lists = [("note", notes), ("cannot be read", &found.unread), ("not here", &found.missing)];
     let damage = [("not in its place", &found.misplaced[..]), ("damage", &found.damage)];
     for (what, list) in lists.into_iter().chain(damage) {
-        tell_some(list.iter().map(|text| format!("{what}: {text}")), most)?;
+        print_some(list.iter().map(|text| format!("{what}: {text}")), most)?;
     }
-    tell_some(found.files.iter().map(line), most)?;
+    print_some(found.files.iter().map(line), most)?;
     if !global.quiet {
         say!("{}", summary(found))?;
     }
     Ok(())
 }
 
-/// Counts, in a sentence.
+/// One sentence with how many files and things of each kind were found.
 fn summary(found: &Findings) -> String {
     let mut parts = Vec::new();
     let sum = |part: fn(&Shortfall) -> u64| -> (usize, u64) {
@@ -107,7 +107,7 @@ fn summary(found: &Findings) -> String {
     format!("{}; {} things checked", parts.join("; "), found.checked)
 }
 
-fn tell_json(found: &Findings) -> Result<()> {
+fn print_json(found: &Findings) -> Result<()> {
     for file in &found.files {
         output::object(&serde_json::json!({
             "message_type": "file",
@@ -132,8 +132,8 @@ fn tell_json(found: &Findings) -> Result<()> {
     }))?;
     Ok(())
 }
-/// Prints lines, at most so many; then how many more there are.
-fn tell_some(lines: impl ExactSizeIterator<Item = String>, most: usize) -> Result<()> {
+/// Prints at most `most` lines, and then how many more there are.
+fn print_some(lines: impl ExactSizeIterator<Item = String>, most: usize) -> Result<()> {
     let more = lines.len().saturating_sub(most);
     for line in lines.take(most) {
         say!("{line}")?;
@@ -144,7 +144,7 @@ fn tell_some(lines: impl ExactSizeIterator<Item = String>, most: usize) -> Resul
     Ok(())
 }
 
-/// The line of a file.
+/// The line of a file that is damaged, or not all here.
 fn line(file: &Shortfall) -> String {
     let gap = file.gap;
     let what = if gap.damaged > 0 {
@@ -172,13 +172,13 @@ fn line(file: &Shortfall) -> String {
     format!("{what}: {}{names}: {}", shown(&file.path), parts.join(", "))
 }
 
-/// Says on one line how many files are not here, where a mount begins.
+/// The notice of a mount about files that are not here yet; none if all are here.
 pub(super) fn not_here(volume: &crate::volume::Volume) -> Option<String> {
     let objects = volume.missing_objects().len();
     if objects == 0 {
         return None;
     }
-    // Nobody is kept from their files by a count.
+    // The mount begins also if the files cannot be counted.
     let (files, all) = volume.not_here(LOOKED_AT_MAX).unwrap_or_default();
     let bytes = files.iter().fold(0u64, |sum, file| sum.saturating_add(file.gap.missing));
     match (files.len(), all) {
@@ -194,5 +194,6 @@ pub(super) fn not_here(volume: &crate::volume::Volume) -> Option<String> {
     }
 }
 
-/// Inodes, nodes and chunks that a count at a mount looks at: below a second.
+/// How many inodes, nodes and chunks a mount reads to count the files that are not here. It
+/// takes less than a second.
 const LOOKED_AT_MAX: usize = 100_000;

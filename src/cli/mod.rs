@@ -45,7 +45,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use args::{Cli, Command, Global, KeyCommand, PutArgs, RepoArgs, VaultCommand};
-use failure::{Failure, Result, report, tell};
+use failure::{Failure, Result, print_failure, report};
 pub use parsed::{Said, parse};
 
 use crate::io::{Exit, output};
@@ -91,7 +91,7 @@ pub fn main() -> ExitCode {
 /// What the parser has to say: help, or what is wrong.
 fn refuse(said: &Said, json: bool) -> Result<Exit> {
     if json && said.is_wrong {
-        let (message, hints) = said.told();
+        let (message, hints) = said.message_and_hints();
         return Err(Failure { hints, ..Failure::new(Exit::Usage, message) });
     }
     said.show()?;
@@ -164,7 +164,7 @@ fn run(cli: &Cli) -> Result<Exit> {
         Command::Cat(args) => files::cat(&cli.global, args),
         Command::Extract(args) => files::extract(&cli.global, args),
         Command::Mount(args) => mount::run(&cli.global, args)
-            .map_err(|failure| control::tell_who_has(&cli.global, failure, &args.repo)),
+            .map_err(|failure| control::add_users(&cli.global, failure, &args.repo)),
         Command::Umount(args) => control::umount(&cli.global, args),
         Command::Sync(args) => control::sync(&cli.global, args),
         Command::Status(args) => control::status(&cli.global, args),

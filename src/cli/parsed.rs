@@ -48,14 +48,14 @@ fn on_one_line(kind: ContextKind, value: &ContextValue) -> ContextValue {
 }
 
 impl Said {
-    /// What is wrong, and what to do, a line each.
-    pub fn told(&self) -> (String, Vec<String>) {
+    /// What is wrong, and hints what to do, one a line.
+    pub fn message_and_hints(&self) -> (String, Vec<String>) {
         let mut lines = self.lines.iter().map(|line| line.trim()).filter(|line| !line.is_empty());
         let first = lines.next().unwrap_or_default();
         (first.trim_start_matches("error: ").to_owned(), lines.map(str::to_owned).collect())
     }
 
-    /// Shows it: help on standard output, what is wrong on standard error.
+    /// Prints help on standard output, or what is wrong on standard error.
     pub fn show(&self) -> Result<(), OutputError> {
         for line in &self.lines {
             if self.is_wrong {

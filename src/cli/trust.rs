@@ -252,9 +252,9 @@ pub struct Reach {
 /// Where this machine's user or administrator says that a vault is, or where it was pinned:
 /// what is typed comes first, for it may have moved.
 fn endpoints_of(global: &Global, fingerprint: Fingerprint) -> Result<Vec<String>> {
-    let told = moved(global, fingerprint)?;
+    let typed = moved(global, fingerprint)?;
     let pinned = pinned(global, fingerprint)?.map_or(Vec::new(), |pinned| pinned.endpoints);
-    Ok(in_order(told.iter().flat_map(Address::endpoints).chain(&pinned)))
+    Ok(in_order(typed.iter().flat_map(Address::endpoints).chain(&pinned)))
 }
 
 /// `locator` with the endpoints where to look for its vault. Where this machine knows one, it
@@ -387,7 +387,7 @@ mod tests {
     use crate::vault::protocol::{AkeKey, Argon2Cost, Protection, Roots, SiteKey};
 
     #[test]
-    fn a_new_manifest_is_told_once() {
+    fn a_new_manifest_is_reported_once() {
         let dir = tempfile::tempdir().unwrap();
         let site = |name: &str, byte| SiteKey { name: name.into(), spki: vec![byte; 91] };
         let mut manifest = Manifest {
@@ -402,21 +402,21 @@ mod tests {
             endpoints: vec!["a.example:7007".into()],
             ends: u64::MAX,
         };
-        let told = |manifest: &Manifest| {
+        let changes = |manifest: &Manifest| {
             what_changed(dir.path(), Fingerprint([7; 32]), manifest).ok().unwrap()
         };
-        assert!(told(&manifest).is_empty(), "nothing was there before");
-        assert!(told(&manifest).is_empty());
+        assert!(changes(&manifest).is_empty(), "nothing was there before");
+        assert!(changes(&manifest).is_empty());
         manifest.epoch = 2;
         manifest.protection = Protection::Hsm;
         manifest.sites[1] = site("east\n", 6);
-        let lines = told(&manifest);
+        let lines = changes(&manifest);
         let parts = ["epoch 2", "keys were in a file", "gone: site south", "new: site east\\n: "];
         assert_eq!(lines.len(), parts.len(), "{lines:?}");
         for (line, part) in lines.iter().zip(parts) {
             assert!(line.contains(part), "{line}");
         }
-        assert!(told(&manifest).is_empty());
+        assert!(changes(&manifest).is_empty());
     }
 
     /// Two commands at once lost one of two pins, and an aside file left by a

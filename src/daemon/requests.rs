@@ -19,14 +19,14 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// A mount that is being made: its daemon can be asked before the kernel shows
 /// it, or whoever saw it at once would find nobody.
 #[derive(Default)]
-pub(super) struct Coming {
+pub(super) struct PendingMount {
     session: Mutex<Option<Result<Weak<Session>, Failure>>>,
     changed: Condvar,
 }
 
-impl Coming {
-    /// The mount is usable, or will never be.
-    pub(super) fn tell(&self, session: Result<Weak<Session>, Failure>) {
+impl PendingMount {
+    /// Ends all waits: the mount is usable, or could not be made.
+    pub(super) fn finish(&self, session: Result<Weak<Session>, Failure>) {
         *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
         self.changed.notify_all();
     }
@@ -46,7 +46,7 @@ impl Coming {
 
 pub(super) struct Requests<S> {
     pub(super) service: Arc<S>,
-    pub(super) coming: Arc<Coming>,
+    pub(super) pending: Arc<PendingMount>,
     pub(super) one_checkpoint: Arc<Mutex<()>>,
     pub(super) events: Sender<Event>,
     /// How closing ended; set once a note about it is where it belongs.
@@ -113,7 +113,7 @@ impl<S: Service> Handler for Requests<S> {
     }
 
     fn handle(&self, request: Request, exchange: &mut Exchange<'_>) -> Answer {
-        let session = match self.coming.wait() {
+        let session = match self.pending.wait() {
             Ok(session) => session,
             Err(failure) => return Answer::Failed(failure),
         };

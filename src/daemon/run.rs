@@ -18,7 +18,7 @@ use signal_hook::iterator::Signals;
 use super::guard::Guard;
 use super::mountpoint;
 use super::process::give_back_memory;
-use super::requests::{Coming, Requests};
+use super::requests::{PendingMount, Requests};
 use super::service::{Handle, Service, Why};
 use crate::control::{Answer, Failure, Place, Registry, Server, note_end, take_end};
 use crate::fuse::{MountOptions, Session, Unmount};
@@ -96,10 +96,10 @@ pub fn run<S: Service>(
     })?;
     let one_checkpoint = Arc::new(Mutex::new(()));
     let closed = Arc::new(OnceLock::new());
-    let coming = Arc::new(Coming::default());
+    let pending = Arc::new(PendingMount::default());
     let handler = Arc::new(Requests {
         service: Arc::clone(&service),
-        coming: Arc::clone(&coming),
+        pending: Arc::clone(&pending),
         one_checkpoint: Arc::clone(&one_checkpoint),
         events: events.clone(),
         closed: Arc::clone(&closed),
@@ -129,7 +129,7 @@ pub fn run<S: Service>(
     let session = match session {
         Ok(session) => Arc::new(session),
         Err(failure) => {
-            coming.tell(Err(failure.clone()));
+            pending.finish(Err(failure.clone()));
             let _ = service.close();
             server.finish(ANSWER_LIMIT);
             return Err(failure);
@@ -153,13 +153,13 @@ pub fn run<S: Service>(
     let (checkpoints, wanted) = mpsc::channel();
     let result = match life.start_threads(checkpoints, wanted) {
         Ok(()) => {
-            coming.tell(Ok(mounted));
+            pending.finish(Ok(mounted));
             ready();
             life.wait(&received);
             life.close(&received)
         }
         Err(failure) => {
-            coming.tell(Err(failure.clone()));
+            pending.finish(Err(failure.clone()));
             life.stop();
             life.close(&received).and(Err(failure))
         }

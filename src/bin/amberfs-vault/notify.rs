@@ -1,4 +1,5 @@
-//! The notify hook: a command of the operator's, for what somebody should look at.
+//! The notify hook: a command of the operator that the site calls when a person should
+//! look at it.
 
 use std::collections::HashMap;
 use std::process::Stdio;
@@ -8,10 +9,10 @@ use std::time::{Duration, Instant};
 use amberfs::io::{shown, with_first_limits};
 use tokio::process::Command;
 
-/// Time between two calls for the same kind.
+/// Shortest time between two calls for events of one kind.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// What somebody should look at.
+/// What the operator is notified of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// A record was changed behind the vault's back.
@@ -35,7 +36,7 @@ impl Event {
     }
 }
 
-/// Calls the command.
+/// Calls the operator's notify command.
 #[derive(Default)]
 pub struct Notifier {
     command: Vec<String>,
@@ -47,9 +48,9 @@ impl Notifier {
         Self { command, last: Mutex::default() }
     }
 
-    /// Calls it with the event's name and `text` as last arguments. Does not wait: the
-    /// runtime, in which this is called, takes notice of its end.
-    pub fn tell(&self, event: Event, text: &str) {
+    /// Calls the command with the event's name and `text` as last arguments. Does not wait
+    /// for its end: the runtime that this is called in reaps the process.
+    pub fn notify(&self, event: Event, text: &str) {
         let Some((program, arguments)) = self.command.split_first() else { return };
         {
             let mut last = self.last.lock().expect("nothing here panics");
@@ -82,7 +83,7 @@ mod tests {
         let out = dir.path().join("out");
         let script = format!("echo \"$1: $2\" >>{0}", out.display());
         let notifier = Notifier::new(vec!["/bin/sh".into(), "-c".into(), script, "sh".into()]);
-        notifier.tell(Event::Alarm, "one");
+        notifier.notify(Event::Alarm, "one");
         let wait = async |lines| {
             let end = Instant::now() + Duration::from_secs(20);
             loop {
@@ -94,9 +95,9 @@ mod tests {
             }
         };
         assert_eq!(wait(1).await, "alarm: one\n");
-        notifier.tell(Event::Alarm, "two");
-        notifier.tell(Event::Guessing, "three");
+        notifier.notify(Event::Alarm, "two");
+        notifier.notify(Event::Guessing, "three");
         assert_eq!(wait(2).await, "alarm: one\nguessing: three\n");
-        Notifier::default().tell(Event::Failed, "nobody is told");
+        Notifier::default().notify(Event::Failed, "no command is called");
     }
 }

@@ -244,7 +244,7 @@ async fn serve_here(
     match &outcome {
         // Whoever sends clients here learns by /ready that it should not.
         Ok(()) => tokio::time::sleep(Duration::from_secs(settings.linger_seconds.into())).await,
-        Err(failure) => notifier.tell(Event::Failed, &failure.text),
+        Err(failure) => notifier.notify(Event::Failed, &failure.text),
     }
     let _ = stop.send(true);
     let _ = serving.await;
@@ -295,12 +295,12 @@ async fn notice(site: Arc<Site>, notifier: Arc<Notifier>, wrong_per_hour: u64) {
         if metrics.alarms() > alarms {
             alarms = metrics.alarms();
             notifier
-                .tell(Event::Alarm, "a record was changed behind the vault's back: see the log");
+                .notify(Event::Alarm, "a record was changed behind the vault's back: see the log");
         }
         if metrics.wrong().saturating_sub(wrong) >= wrong_per_hour {
             let text = format!("{wrong_per_hour} wrong passwords within an hour");
             log::warn!("{text}");
-            notifier.tell(Event::Guessing, &text);
+            notifier.notify(Event::Guessing, &text);
             (wrong, since) = (metrics.wrong(), Instant::now());
         } else if since.elapsed() >= WINDOW {
             (wrong, since) = (metrics.wrong(), Instant::now());
@@ -314,7 +314,7 @@ async fn sweep(site: Arc<Site>, notifier: Arc<Notifier>) {
         let swept = tokio::task::spawn_blocking(move || {
             for warning in site.warnings() {
                 log::warn!("{warning}");
-                notifier.tell(Event::Warning, &warning);
+                notifier.notify(Event::Warning, &warning);
             }
             site.sweep()
         });

@@ -98,7 +98,7 @@ fn tops(
     }
     let last = if tops.is_empty() { failures.pop() } else { None };
     for failure in &failures {
-        left_out.tell(failure);
+        left_out.report(failure);
     }
     last.map_or(Ok(tops), Err)
 }
@@ -358,7 +358,7 @@ impl Extractor<'_> {
                 Written::Open(fd) => rustix::fs::fchmod(fd, mode),
                 Written::Held(fd) => rustix::fs::chmod(held(fd), mode),
             };
-            self.tell(path, "mode", changed);
+            self.check(path, "mode", changed);
         }
         let times = Timestamps {
             last_access: timespec(attr.atime),
@@ -368,11 +368,11 @@ impl Extractor<'_> {
             Written::Open(fd) => rustix::fs::futimens(fd, &times),
             Written::Held(fd) => rustix::fs::utimensat(CWD, held(fd), &times, AtFlags::empty()),
         };
-        self.tell(path, "time", changed);
+        self.check(path, "time", changed);
         Ok(())
     }
 
-    fn tell(&mut self, path: &Path, kind: &str, result: rustix::io::Result<()>) -> bool {
+    fn check(&mut self, path: &Path, kind: &str, result: rustix::io::Result<()>) -> bool {
         if let Err(error) = result {
             let shown = self.shown(path);
             self.left_out.name_once(&self.bar, kind, &shown, &error.into());
@@ -391,7 +391,7 @@ impl Extractor<'_> {
                 Written::Held(fd) => rustix::fs::chownat(fd, "", uid, gid, AtFlags::EMPTY_PATH),
             }
         };
-        self.tell(path, "owner", owned)
+        self.check(path, "owner", owned)
     }
 
     /// Sets extended attributes. If the list that says who may could not be set,
@@ -422,7 +422,7 @@ impl Extractor<'_> {
                 Written::Held(fd) => rustix::fs::setxattr(held(fd), &name[..], &value, flags),
             };
             let kind = format!("attribute {}", super::shown(&name));
-            if !self.tell(path, &kind, set) && name == ACL[0] {
+            if !self.check(path, &kind, set) && name == ACL[0] {
                 limits = Some(group_in(&value));
             }
         }

@@ -137,11 +137,12 @@ impl Seen {
     }
 }
 
-/// What was left out, and told: the command goes on, and ends with code 3.
+/// Counts and reports files that a command leaves out. The command goes on, and ends with
+/// code 3.
 #[derive(Default)]
 struct LeftOut {
     count: u64,
-    /// What was told once and stands for all others of its kind.
+    /// Kinds of things of which the first was reported.
     kinds: HashSet<String>,
 }
 
@@ -153,9 +154,9 @@ impl LeftOut {
     }
 
     /// Counts and names something that is left out, where a failure says what it is.
-    fn tell(&mut self, failure: &Failure) {
+    fn report(&mut self, failure: &Failure) {
         self.count += 1;
-        super::tell(failure);
+        super::print_failure(failure);
     }
 
     /// Counts what is left out, and names it if it is the first of its kind: many may be
@@ -169,7 +170,7 @@ impl LeftOut {
         }
     }
 
-    /// How the command ends.
+    /// The exit code of the command.
     fn exit(&self) -> Exit {
         if self.count == 0 { Exit::Done } else { Exit::Partial }
     }

@@ -30,7 +30,7 @@ pub fn passwd(global: &Global, args: &RepoArgs) -> Result<Exit> {
     warn_before_the_choice(global, &address, &opened.path)?;
     let password = new_password(args.new_password_file.as_deref(), &opened.path)?;
     let left = replace(global, &opened, &address, &password)?;
-    tell_registered(global, &opened.repo, &address, left, "The new password")
+    print_registered(global, &opened.repo, &address, left, "The new password")
 }
 
 /// Registers, publishes the locator, and only then ends the old records: at no
@@ -76,11 +76,11 @@ pub fn add(global: &Global, args: &RepoArgs) -> Result<Exit> {
     warn_before_the_choice(global, &address, &opened.path)?;
     let password = new_password(args.new_password_file.as_deref(), &opened.path)?;
     let left = replace(global, &opened, &address, &password)?;
-    tell_registered(global, &opened.repo, &address, left, "The password")
+    print_registered(global, &opened.repo, &address, left, "The password")
 }
 
-/// Says that a password is registered.
-fn tell_registered(
+/// Reports that a password is registered, as JSON if that was asked for.
+fn print_registered(
     global: &Global,
     repo: &RepoId,
     address: &Address,

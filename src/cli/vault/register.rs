@@ -136,13 +136,14 @@ pub(super) fn register(
         registration.locator.address.endpoints(),
     );
     if !global.quiet {
-        tell_binding(global, registration.bound);
+        warn_of_binding(global, registration.bound);
     }
     Ok(registration.locator)
 }
 
-/// Says whether the new record is bound to the account whose token was given.
-fn tell_binding(global: &Global, bound: bool) {
+/// Warns the user if the new record is bound to the account whose token was given, or if it
+/// could be and is not.
+fn warn_of_binding(global: &Global, bound: bool) {
     if bound {
         note!(
             "The password opens this repository only together with the account that it was \
@@ -156,7 +157,7 @@ fn tell_binding(global: &Global, bound: bool) {
     }
 }
 
-/// What a registration where there is none before rests on.
+/// The claim by which the vault admits the first registration of a repository.
 pub(super) fn first_claim(global: &Global, repo: &Path) -> Result<Claim<'static>> {
     match secrets::text(global.invite_file.as_ref(), None, &secrets::INVITE, repo)? {
         Some((text, _)) => invited(&text),

@@ -51,7 +51,7 @@ pub fn remove(global: &Global, args: &RemoveArgs) -> Result<Exit> {
     let left = opened.retire_replaced(global, &opened.replaced)?;
     if global.json {
         let ended = opened.slots.len() + opened.replaced.len() - failed.len() - left;
-        tell_removed(&opened.repo, (ended, failed.len(), left))?;
+        print_removed(&opened.repo, (ended, failed.len(), left))?;
     } else if !global.quiet {
         let done = if failed.is_empty() { "The vault's record is deleted. " } else { "" };
         note!("{done}Only the 64-digit key opens this repository now.");
@@ -71,15 +71,15 @@ fn remove_replaced(global: &Global, args: &RemoveArgs) -> Result<Exit> {
         ));
     }
     if global.json {
-        tell_removed(&opened.repo, (opened.replaced.len(), 0, 0))?;
+        print_removed(&opened.repo, (opened.replaced.len(), 0, 0))?;
     } else if !global.quiet {
         note!("{} older records are over.", opened.replaced.len());
     }
     Ok(Exit::Done)
 }
 
-/// Tells a program what became of the records.
-fn tell_removed(repo: &RepoId, (ended, given_up, left): (usize, usize, usize)) -> Result<()> {
+/// Prints one object of JSON with how many records were ended, and how many were not.
+fn print_removed(repo: &RepoId, (ended, given_up, left): (usize, usize, usize)) -> Result<()> {
     output::object(&serde_json::json!({
         "message_type": "removed",
         "repository": hex(repo),

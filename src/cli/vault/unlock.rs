@@ -148,7 +148,7 @@ fn opened(
     if let Some(sealed) = sealed {
         keep_entry(global, &repository.repo, &sealed);
     }
-    for line in told(unlocked.events.since_opened()) {
+    for line in event_lines(unlocked.events.since_opened()) {
         note!("amberfs: {line}");
     }
     let failures = FAILURES.saturating_sub(unlocked.tries.failures_left);
@@ -163,7 +163,7 @@ fn opened(
 
 /// What the owner should know of what happened since the password last opened the
 /// record; of one day and kind in one line.
-fn told(events: &[Event]) -> Vec<String> {
+fn event_lines(events: &[Event]) -> Vec<String> {
     let mut days: Vec<(String, EventKind, usize)> = Vec::new();
     for event in events {
         let day = local_time(event.time.try_into().unwrap_or(i64::MAX));
@@ -190,10 +190,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_happened_is_told_by_the_day() {
+    fn events_of_one_day_and_kind_have_one_line() {
         let event = |kind, time| Event { kind, time };
         let noon = 1_700_000_000 / 86_400 * 86_400 + 43_200;
-        let lines = told(&[
+        let lines = event_lines(&[
             event(EventKind::Activated, noon),
             event(EventKind::Failed, noon + 1),
             event(EventKind::Failed, noon + 2),
