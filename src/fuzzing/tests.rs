@@ -253,7 +253,7 @@ fn requests() -> Vec<Request> {
             registration,
             upload: Box::new([5; 129]),
             verifying: [6; 32],
-            noting: [6; 32],
+            note_key: [6; 32],
             payload: Box::new([7; PAYLOAD_SEALED]),
         },
         Request::Activate { ticket, registration, signature: [8; 64] },
@@ -327,7 +327,7 @@ fn records() -> Vec<Record> {
         reply: [3; 66],
         upload: [4; 129],
         verifying: [5; 32],
-        noting: [5; 32],
+        note_key: [5; 32],
         payload: [6; PAYLOAD_SEALED],
         ke2: [7; 259],
     };

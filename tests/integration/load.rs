@@ -70,7 +70,7 @@ fn register(address: &Address, which: usize) -> Owner {
     let upload: [u8; REGISTER_UPLOAD] = finished.message.serialize().as_slice().try_into().unwrap();
     let signing = SigningKey::from_bytes(&[9; 32]);
     let (verifying, payload) = (signing.verifying_key().to_bytes(), [1; PAYLOAD_SEALED]);
-    let noting = verifying;
+    let note_key = verifying;
     let (upload, kept) = (Box::new(upload), Box::new(payload));
     let enrolled = Enrolled {
         generation,
@@ -80,12 +80,18 @@ fn register(address: &Address, which: usize) -> Owner {
         reply: &reply[..],
         upload: &upload[..],
         verifying: &verifying,
-        noting: &noting,
+        note_key: &note_key,
         payload: &payload,
     };
     let hash = enrolled.hash(&binding);
-    let finish =
-        Request::RegisterFinish { ticket, registration, upload, verifying, noting, payload: kept };
+    let finish = Request::RegisterFinish {
+        ticket,
+        registration,
+        upload,
+        verifying,
+        note_key,
+        payload: kept,
+    };
     assert!(matches!(line.call(&finish), Ok(Reply::Uploaded)));
     let signature = signing.sign(&activation_statement(&hash)).to_bytes();
     let activate = Request::Activate { ticket, registration, signature };

@@ -160,7 +160,7 @@ impl Registering {
         let current = keys.first().ok_or(VaultError::Keys)?.1;
         let signing = signing_key(current, &self.binding.repo, &self.binding.registration);
         let verifying = signing.verifying_key().to_bytes();
-        let noting = {
+        let note_key = {
             let Binding { repo, registration, .. } = &self.binding;
             NoteKeys::derive(current, repo, registration).verifying()
         };
@@ -173,7 +173,7 @@ impl Registering {
             reply: &reply[..],
             upload: &upload,
             verifying: &verifying,
-            noting: &noting,
+            note_key: &note_key,
             payload: &payload,
         };
         let statement = activation_statement(&enrolled.hash(&self.binding));
@@ -184,7 +184,7 @@ impl Registering {
             registration,
             upload: Box::new(upload.as_slice().try_into().expect("RFC 9807's size for P-256")),
             verifying,
-            noting,
+            note_key,
             payload: payload.into_boxed_slice().try_into().expect("sealed payloads have one size"),
         };
         let registered = Registered { ticket: self.ticket, registration, cost: self.cost, bound };

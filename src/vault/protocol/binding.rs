@@ -209,7 +209,7 @@ pub struct Enrolled<'a> {
     /// Public half of the key derived from K.
     pub verifying: &'a [u8; 32],
     /// Public half of the key for notes.
-    pub noting: &'a [u8; 32],
+    pub note_key: &'a [u8; 32],
     /// The sealed payload.
     pub payload: &'a [u8],
 }
@@ -223,7 +223,7 @@ impl Enrolled<'_> {
         record.raw(&binding.fleet).raw(&binding.client_id());
         record.u8(u8::from(self.bound)).raw(self.terms);
         record.bytes(self.request).bytes(self.reply).bytes(self.upload);
-        record.raw(self.verifying).raw(self.noting).bytes(self.payload);
+        record.raw(self.verifying).raw(self.note_key).bytes(self.payload);
         hash(&record.finish())
     }
 }

@@ -53,7 +53,7 @@ pub enum Request {
         /// Public half of the key derived from K.
         verifying: [u8; 32],
         /// Public half of the key for notes.
-        noting: [u8; 32],
+        note_key: [u8; 32],
         /// The sealed payload.
         payload: Box<[u8; PAYLOAD_SEALED]>,
     },
@@ -281,14 +281,15 @@ pub fn encode_request(request: &Request) -> Zeroizing<Vec<u8>> {
             put_right(&mut out, right);
             out.u8(*bind as u8).raw(terms).raw(request)
         }
-        Request::RegisterFinish { ticket, registration, upload, verifying, noting, payload } => out
-            .u8(3)
-            .raw(ticket)
-            .raw(registration)
-            .raw(&upload[..])
-            .raw(verifying)
-            .raw(noting)
-            .raw(&payload[..]),
+        Request::RegisterFinish { ticket, registration, upload, verifying, note_key, payload } => {
+            out.u8(3)
+                .raw(ticket)
+                .raw(registration)
+                .raw(&upload[..])
+                .raw(verifying)
+                .raw(note_key)
+                .raw(&payload[..])
+        }
         Request::Activate { ticket, registration, signature } => {
             out.u8(4).raw(ticket).raw(registration).raw(signature)
         }
@@ -326,7 +327,7 @@ pub fn decode_request(bytes: &[u8]) -> Result<Request> {
             registration: input.array()?,
             upload: boxed(&mut input)?,
             verifying: input.array()?,
-            noting: input.array()?,
+            note_key: input.array()?,
             payload: boxed(&mut input)?,
         },
         4 => Request::Activate {

@@ -117,7 +117,7 @@ impl Enrolment {
                 reply,
                 upload: [0; REGISTER_UPLOAD],
                 verifying: [0; 32],
-                noting: [0; 32],
+                note_key: [0; 32],
                 payload: [0; PAYLOAD_SEALED],
                 ke2: [0; KE2],
             }),

@@ -122,7 +122,7 @@ pub struct Material {
     /// Public half of the key derived from K.
     pub verifying: [u8; 32],
     /// Public half of the key for notes.
-    pub noting: [u8; 32],
+    pub note_key: [u8; 32],
     /// The payload, sealed by the client.
     pub payload: [u8; PAYLOAD_SEALED],
     /// KE2 of the newest attempt.
@@ -296,7 +296,7 @@ impl Record {
         if let Some(material) = &self.material {
             out.raw(&material.credential).raw(&material.terms);
             out.raw(&material.request).raw(&material.reply);
-            out.raw(&material.upload).raw(&material.verifying).raw(&material.noting);
+            out.raw(&material.upload).raw(&material.verifying).raw(&material.note_key);
             out.raw(&material.payload);
             out.raw(&material.ke2);
         }
@@ -349,7 +349,7 @@ impl Record {
                 reply: input.array()?,
                 upload: input.array()?,
                 verifying: input.array()?,
-                noting: input.array()?,
+                note_key: input.array()?,
                 payload: input.array()?,
                 ke2: input.array()?,
             })
@@ -455,7 +455,7 @@ mod tests {
                 reply: [3; REGISTER_REPLY],
                 upload: [4; REGISTER_UPLOAD],
                 verifying: [5; 32],
-                noting: [8; 32],
+                note_key: [8; 32],
                 payload: [6; PAYLOAD_SEALED],
                 ke2: [7; KE2],
             }),

@@ -160,11 +160,11 @@ pub fn step(
         Request::RegisterStart { registration, repo, terms, request, .. } => {
             register_again(record, now, (registration, repo), terms, request)
         }
-        Request::RegisterFinish { registration, upload, verifying, noting, payload, .. } => {
+        Request::RegisterFinish { registration, upload, verifying, note_key, payload, .. } => {
             if *registration != record.registration {
                 return refuse(Refusal::Taken);
             }
-            store(record, now, upload, [verifying, noting], payload)
+            store(record, now, upload, [verifying, note_key], payload)
         }
         Request::Activate { registration, signature, .. } => {
             if *registration != record.registration {
@@ -215,7 +215,7 @@ fn keep_note(
     else {
         return refuse_standing(&record, now);
     };
-    if !is_signed(&material.noting, &note_statement(binding, note.bytes()), signature) {
+    if !is_signed(&material.note_key, &note_statement(binding, note.bytes()), signature) {
         return refuse_proof(&record, now);
     }
     if record.note.number().checked_add(1) != Some(note.number()) {
@@ -285,20 +285,20 @@ fn store(
     mut record: Record,
     now: Served,
     upload: &[u8; REGISTER_UPLOAD],
-    [verifying, noting]: [&[u8; 32]; 2],
+    [verifying, note_key]: [&[u8; 32]; 2],
     payload: &[u8; PAYLOAD_SEALED],
 ) -> Effect {
     let state = record.state;
     let Some(material) = record.material.as_mut() else { return refuse_standing(&record, now) };
     match state {
         State::Started => {
-            let keys = [verifying, noting].map(VerifyingKey::from_bytes);
+            let keys = [verifying, note_key].map(VerifyingKey::from_bytes);
             if !evaluate::upload_is_valid(upload) || keys.iter().any(Result::is_err) {
                 return refuse(Refusal::Malformed);
             }
             material.upload = *upload;
             material.verifying = *verifying;
-            material.noting = *noting;
+            material.note_key = *note_key;
             material.payload = *payload;
             record.state = State::Stored;
             Effect::Persist(Write { record, then: Reply::Uploaded })
@@ -306,7 +306,7 @@ fn store(
         State::Stored
             if material.upload == *upload
                 && material.verifying == *verifying
-                && material.noting == *noting
+                && material.note_key == *note_key
                 && material.payload == *payload =>
         {
             Effect::Answer(Reply::Uploaded)
@@ -351,7 +351,7 @@ fn activate(
         reply: &material.reply,
         upload: &material.upload,
         verifying: &material.verifying,
-        noting: &material.noting,
+        note_key: &material.note_key,
         payload: &material.payload,
     };
     if !signed(&record, &activation_statement(&enrolled.hash(binding)), signature) {

@@ -31,7 +31,7 @@ fn requests() -> Vec<Request> {
         registration,
         upload: Box::new([6; REGISTER_UPLOAD]),
         verifying: [7; 32],
-        noting: [7; 32],
+        note_key: [7; 32],
         payload: Box::new([8; PAYLOAD_SEALED]),
     };
     let retire = |reason| Request::Retire { ticket, registration, reason, signature: [9; 64] };

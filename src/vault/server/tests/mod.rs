@@ -253,7 +253,7 @@ impl Registering {
             registration: REGISTRATION,
             upload: Box::new(upload),
             verifying,
-            noting: verifying,
+            note_key: verifying,
             payload: Box::new(PAYLOAD),
         };
         let enrolled = Enrolled {
@@ -264,7 +264,7 @@ impl Registering {
             reply: &reply[..],
             upload: &upload,
             verifying: &verifying,
-            noting: &verifying,
+            note_key: &verifying,
             payload: &PAYLOAD,
         };
         let statement = activation_statement(&enrolled.hash(&binding));

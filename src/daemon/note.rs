@@ -1,5 +1,6 @@
-//! The owner's note in the vault: how far each device had come. Written when a mount
-//! ends; compared at the next opening by password, on whatever machine.
+//! Writes the owner's note in the vault when a mount ends: the newest generation of each
+//! device. The next opening by password, on whatever machine, compares it with the heads
+//! that are there.
 
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -9,10 +10,10 @@ use crate::vault::line::Timeouts;
 use crate::vault::protocol::{Locator, Mark, NoteKeys};
 use crate::volume::Volume;
 
-/// Unmounting waits no longer for a vault.
-const IN_ALL: Duration = Duration::from_secs(5);
+/// How long an unmount waits until the note is written.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Writes the note of one mount, without K.
+/// What is needed to write the note of one mount. K is not part of it.
 pub(crate) struct NoteWriter {
     /// Talks to the vault, with [`NoteWriter::TIMEOUTS`].
     pub client: Client<'static>,
@@ -32,7 +33,8 @@ impl NoteWriter {
         proof: Duration::from_secs(3),
     };
 
-    /// Writes it, if the vault answers in time: if not, a later mount does.
+    /// Writes the note. Blocks for at most five seconds. A failure is logged; a later mount
+    /// writes a newer note then.
     pub(crate) fn write(self: Arc<Self>, volume: &Volume) {
         let mut marks: Vec<Mark> =
             volume.devices.iter().map(|head| (head.device, head.generation)).collect();
@@ -44,11 +46,11 @@ impl NoteWriter {
             // Nobody waits any more, maybe.
             let _ = done.send(written.map(drop));
         });
-        let why = match outcome.recv_timeout(IN_ALL) {
+        let why = match outcome.recv_timeout(WRITE_TIMEOUT) {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
             Err(_) => "it does not answer".into(),
         };
-        log::info!("the vault was not told how far this device came: {why}");
+        log::info!("the note with this device's newest generation was not written: {why}");
     }
 }
