@@ -214,7 +214,7 @@ impl Fs {
         match value {
             Some(Value::Xattr(Xattr { state: XattrState::Inline(bytes), .. })) => Ok(bytes),
             Some(Value::Xattr(Xattr { state: XattrState::Stored(size, content), .. })) => {
-                let bytes = self.volume.read_xattr(size, content);
+                let bytes = self.volume.read_beside(size, content);
                 bytes.map_err(|error| self.store_failed(&error))
             }
             _ => Err(FsError::NoData),

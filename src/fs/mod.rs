@@ -278,6 +278,8 @@ mod tests_clock;
 #[cfg(test)]
 mod tests_crash;
 #[cfg(test)]
+mod tests_golden;
+#[cfg(test)]
 mod tests_queue;
 #[cfg(test)]
 mod tests_repair;

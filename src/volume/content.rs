@@ -40,8 +40,8 @@ impl Stored {
 }
 
 impl Volume {
-    /// The bytes of an extended attribute that lies outside the tree.
-    pub fn read_xattr(&self, size: u64, content: Content) -> Result<Vec<u8>> {
+    /// The bytes of a long extended attribute or of a recipe: `size` bytes of `content`.
+    pub fn read_beside(&self, size: u64, content: Content) -> Result<Vec<u8>> {
         let stored = Stored { content, size, ..Stored::default() };
         let mut bytes = vec![0; size as usize];
         read(&self.store, &stored, &[], 0, size, &mut bytes)?;

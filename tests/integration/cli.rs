@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
@@ -36,31 +36,76 @@ fn a_phones_folder_comes_back_and_a_later_day_is_cheap() {
     assert!(output.status.success());
 }
 
-/// The second reader knows only docs/format.md.
-#[test]
-fn the_python_reader_sees_the_same_tree() {
+/// Has the second reader write the tree of `repo` to `to`; false if it cannot run here.
+fn extract_with_python(world: &World, to: &str) -> bool {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = root.join("target/venv/bin/python");
     if !python.exists() {
         println!("SKIPPED: target/venv is missing; make test prepares it");
-        return;
+        return false;
     }
-    let world = World::with_repo();
-    chats::generate(&world.path("phone"), &chats::Profile::TINY, 8).unwrap();
-    world.ok(&["put", "repo", "/", "--from", "phone"]);
-    chats::advance(&world.path("phone"), &chats::Profile::TINY, 8, 1).unwrap();
-    world.ok(&["put", "repo", "/", "--from", "phone"]);
     let output = Command::new(python)
         .arg(root.join("tests/reader.py"))
         .arg(world.path("repo"))
         .arg("--key-file")
         .arg(world.path("key"))
         .arg("extract")
-        .arg(world.path("out"))
+        .arg(world.path(to))
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_same_tree(&world.path("phone"), &world.path("out"));
+    true
+}
+
+/// The second reader knows only docs/format.md.
+#[test]
+fn the_python_reader_sees_the_same_tree() {
+    let world = World::with_repo();
+    chats::generate(&world.path("phone"), &chats::Profile::TINY, 8).unwrap();
+    world.ok(&["put", "repo", "/", "--from", "phone"]);
+    chats::advance(&world.path("phone"), &chats::Profile::TINY, 8, 1).unwrap();
+    world.ok(&["put", "repo", "/", "--from", "phone"]);
+    if extract_with_python(&world, "out") {
+        assert_same_tree(&world.path("phone"), &world.path("out"));
+    }
+}
+
+/// A repository of this version, made once, with everything in it: both readers go on to read
+/// it.
+#[test]
+fn the_golden_repository_is_read_and_written_on() {
+    let world = World::new();
+    let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    copy_tree(&golden.join("repo"), &world.path("repo"));
+    fs::write(world.path("key"), "07".repeat(32)).unwrap();
+    fs::set_permissions(world.path("key"), fs::Permissions::from_mode(0o600)).unwrap();
+    world.ok(&["check", "repo", "--read-data"]);
+    // Few file systems hold an attribute of 64 KiB.
+    let output = world.run(&["extract", "repo", "out", "--key-file", "key"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() || said.contains("user.long"), "{said}");
+    let listed = fs::read_to_string(golden.join("tree.txt")).unwrap();
+    assert_eq!(world.ok(&["ls", "repo", "-R"]).lines().count(), listed.lines().count());
+    // Who compares trees would wait for a writer of the pipe.
+    let without_pipe = |tree: &str| {
+        let pipe = world.path(tree).join("pipe");
+        assert!(fs::symlink_metadata(&pipe).unwrap().file_type().is_fifo());
+        fs::remove_file(pipe).unwrap();
+    };
+    without_pipe("out");
+    if extract_with_python(&world, "again") {
+        without_pipe("again");
+        assert_same_tree(&world.path("out"), &world.path("again"));
+    }
+    fs::write(world.path("more"), "more").unwrap();
+    world.ok(&["put", "repo", "/more", "--from", "more"]);
+    assert_eq!(world.ok(&["cat", "repo", "/chats/small.txt"]), "HELLO\n");
+    world.ok(&["check", "repo", "--read-data"]);
+    if extract_with_python(&world, "later") {
+        without_pipe("later");
+        fs::remove_file(world.path("later/more")).unwrap();
+        assert_same_tree(&world.path("out"), &world.path("later"));
+    }
 }
 
 #[test]
