@@ -494,6 +494,14 @@ fn devices_that_a_repair_went_on_without() {
             &[],
         ),
         (
+            "and is missed",
+            here(vec![head(OWN, 3), repaired(4)]),
+            own(),
+            to(Write),
+            on(1),
+            &[(LAPTOP, 5, 0)],
+        ),
+        (
             "of two entries that with the lowest heir counts",
             here(vec![head(OWN, 3).retiring(LAPTOP, 4), repaired(2)]).with(
                 LAPTOP,
@@ -506,15 +514,7 @@ fn devices_that_a_repair_went_on_without() {
             &[],
         ),
         (
-            "and is missed",
-            here(vec![head(OWN, 3), repaired(4)]),
-            own(),
-            to(Write),
-            on(1),
-            &[(LAPTOP, 5, 0)],
-        ),
-        (
-            "of two entries the lower one counts",
+            "the same where its generation is the lower one",
             twice.with(LAPTOP, 3, Why::Bad),
             own(),
             to(Write),
