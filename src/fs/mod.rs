@@ -112,7 +112,7 @@ struct State {
     /// Bytes of data in layers.
     dirty: u64,
     /// Bytes of new chunks that no layer in memory has too. `None`: all of them. Set
-    /// while layers are cut, and once a cut or a checkpoint failed.
+    /// while layers are chunked, and once that or a checkpoint failed.
     apart: Option<u64>,
     /// Numbers for new inodes; none where nothing is changed.
     numbers: Option<Numbers>,
@@ -156,7 +156,7 @@ pub struct Fs {
     state: Mutex<State>,
     /// Held while layers are flushed and while a checkpoint runs.
     flushing: Mutex<()>,
-    /// Checkpoints that wait for it: whoever cuts lets them go first.
+    /// Checkpoints that wait for it: whoever chunks lets them go first.
     awaited: AtomicUsize,
     /// Held while the queue goes to the log.
     draining: Mutex<()>,
@@ -222,7 +222,7 @@ impl Fs {
         self.flushing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The same for a checkpoint: nobody begins to cut meanwhile, or goes on for long.
+    /// Takes `flushing` for a checkpoint: nobody begins to chunk meanwhile, or goes on for long.
     fn flushing_next(&self) -> MutexGuard<'_, ()> {
         self.awaited.fetch_add(1, Ordering::Relaxed);
         let guard = self.flushing();
@@ -234,7 +234,7 @@ impl Fs {
         self.awaited.load(Ordering::Relaxed) > 0
     }
 
-    /// The same if nobody has it, or waits for it.
+    /// Takes `flushing` if nobody has it, or waits for it.
     fn try_flushing(&self) -> Option<MutexGuard<'_, ()>> {
         if self.is_awaited() {
             return None;

@@ -2,59 +2,28 @@
 //! container's sealed directory, so a wrong row cannot serve other bytes.
 //!
 //! The newest rows are in memory. When they are many they become a sorted run in
-//! a file of local state, which has no name any more once it is open: after a
-//! crash nothing of it is left, and the next opening builds the index anew. Of a
-//! run a Bloom filter (10 bits a row) and the first id of each block stay in
-//! memory. Runs of one size are merged [`FAN`] at a time, so there are few.
+//! a file of local state. After a crash nothing of it is left, and the next opening
+//! builds the index anew. Runs of one size are merged [`FAN`] at a time, so there are few.
+//!
+//! Invariant: a row that was inserted is found at any time, in memory, in what is becoming
+//! a run, or in a run.
 //!
 //! Lock order: `spilling`, then `tiers`. No file is read or written under `tiers`.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use fastbloom::BloomFilter;
-
+use super::runs::{IdHasher, Merged, Row, Run};
 use crate::format::node::Id;
-use crate::io::{OpenMode, PrivateFile, PrivateFolder};
+use crate::io::PrivateFolder;
 
 /// Rows in memory that become a run: some 11 MiB of them. Few in unit tests, so that
 /// crashes and faults meet runs too.
 const SPILL: usize = if cfg!(test) { 50 } else { 1 << 18 };
 /// Runs of one size that are merged.
 const FAN: usize = 8;
-/// Bytes of a row in a run: id and number, little-endian.
-const ROW: usize = 20;
-/// Rows of a block, of almost 4 KiB.
-const BLOCK: usize = 204;
-/// How often a filter sends a lookup to its run in vain.
-const FALSE_POSITIVES: f64 = 0.01;
-/// Bytes of a run that are written or read together.
-const BUFFER: usize = 256 * ROW * BLOCK;
-
-/// Ids are keyed hashes already: their first bytes are as good as any hash.
-#[derive(Default)]
-struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        let mut word = [0; 8];
-        let taken = bytes.len().min(8);
-        word[..taken].copy_from_slice(&bytes[..taken]);
-        self.0 = u64::from_le_bytes(word);
-    }
-    fn write_usize(&mut self, _: usize) {}
-}
-
-type Row = (Id, u32);
-
-fn prefix(id: &Id) -> u64 {
-    u64::from_be_bytes(id[..8].try_into().expect("eight of sixteen"))
-}
 
 /// Rows in memory.
 #[derive(Clone, Default)]
@@ -89,154 +58,6 @@ impl Recent {
             self.rows.iter().map(|(id, number)| (*id, *number)).chain(copies).collect();
         rows.sort_unstable();
         rows
-    }
-}
-
-/// Sorted rows in a file.
-struct Run {
-    file: Box<dyn PrivateFile>,
-    rows: usize,
-    /// The first id's prefix of each block.
-    blocks: Vec<u64>,
-    filter: BloomFilter<BuildHasherDefault<IdHasher>>,
-}
-
-impl Run {
-    /// Writes at most `most` rows, which come in order.
-    fn write(
-        state: &dyn PrivateFolder,
-        name: &str,
-        most: usize,
-        rows: impl Iterator<Item = io::Result<Row>>,
-    ) -> io::Result<Self> {
-        let file = match state.open(name, OpenMode::CreateNew) {
-            // Of a process that was killed between the next two lines.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                state.remove(name)?;
-                state.open(name, OpenMode::CreateNew)?
-            }
-            other => other?,
-        };
-        state.remove(name)?;
-        let filter = BloomFilter::with_false_pos(FALSE_POSITIVES)
-            .hasher(BuildHasherDefault::<IdHasher>::default())
-            .expected_items(most);
-        let mut run = Self { file, rows: 0, blocks: Vec::new(), filter };
-        let (mut buffer, mut written) = (Vec::with_capacity(BUFFER), 0);
-        for row in rows {
-            let (id, number) = row?;
-            if run.rows.is_multiple_of(BLOCK) {
-                run.blocks.push(prefix(&id));
-            }
-            run.filter.insert_hash(u64::from_le_bytes(id[..8].try_into().expect("of sixteen")));
-            buffer.extend_from_slice(&id);
-            buffer.extend_from_slice(&number.to_le_bytes());
-            run.rows += 1;
-            if buffer.len() >= BUFFER {
-                run.file.write_at(written, &buffer)?;
-                written += buffer.len() as u64;
-                buffer.clear();
-            }
-        }
-        run.file.write_at(written, &buffer)?;
-        Ok(run)
-    }
-
-    fn any(&self, id: &Id, test: &mut dyn FnMut(u32) -> bool) -> io::Result<bool> {
-        let hash = u64::from_le_bytes(id[..8].try_into().expect("of sixteen"));
-        if !self.filter.contains_hash(hash) {
-            return Ok(false);
-        }
-        let wanted = prefix(id);
-        // Equal ids may begin in the block before the first that could start with it.
-        let first = self.blocks.partition_point(|start| *start < wanted).saturating_sub(1);
-        let mut buffer = [0; BLOCK * ROW];
-        for block in first..self.blocks.len() {
-            if self.blocks[block] > wanted {
-                break;
-            }
-            let count = BLOCK.min(self.rows - block * BLOCK);
-            let bytes = &mut buffer[..count * ROW];
-            read_rows(&*self.file, block * BLOCK, bytes)?;
-            let (rows, _) = bytes.as_chunks::<ROW>();
-            let at = rows.partition_point(|row| row[..16] < id[..]);
-            for row in rows[at..].iter().take_while(|row| row[..16] == id[..]) {
-                if test(row_of(row).1) {
-                    return Ok(true);
-                }
-            }
-        }
-        Ok(false)
-    }
-}
-
-fn row_of(bytes: &[u8; ROW]) -> Row {
-    let (id, number) = bytes.split_at(16);
-    (
-        id.try_into().expect("sixteen bytes"),
-        u32::from_le_bytes(number.try_into().expect("four bytes")),
-    )
-}
-
-fn read_rows(file: &dyn PrivateFile, first: usize, bytes: &mut [u8]) -> io::Result<()> {
-    if file.read_at((first * ROW) as u64, bytes)? < bytes.len() {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a run of the index is short"));
-    }
-    Ok(())
-}
-
-/// All rows of a run, in order.
-struct Cursor<'a> {
-    run: &'a Run,
-    /// Rows read.
-    read: usize,
-    buffer: Vec<u8>,
-    /// Bytes of the buffer that were given out.
-    at: usize,
-}
-
-impl<'a> Cursor<'a> {
-    fn new(run: &'a Run) -> Self {
-        Self { run, read: 0, buffer: Vec::new(), at: 0 }
-    }
-
-    fn peek(&mut self) -> io::Result<Option<Row>> {
-        if self.at == self.buffer.len() {
-            let count = (BUFFER / ROW).min(self.run.rows - self.read);
-            self.buffer.resize(count * ROW, 0);
-            read_rows(&*self.run.file, self.read, &mut self.buffer)?;
-            (self.read, self.at) = (self.read + count, 0);
-        }
-        Ok(self.buffer[self.at..].first_chunk().map(row_of))
-    }
-}
-
-/// The rows of several runs in order, each once.
-struct Merged<'a>(Vec<Cursor<'a>>);
-
-impl Merged<'_> {
-    fn step(&mut self) -> io::Result<Option<Row>> {
-        let mut least = None;
-        for cursor in &mut self.0 {
-            let row = cursor.peek()?;
-            if row.is_some() && (least.is_none() || row < least) {
-                least = row;
-            }
-        }
-        for cursor in &mut self.0 {
-            while least.is_some() && cursor.peek()? == least {
-                cursor.at += ROW;
-            }
-        }
-        Ok(least)
-    }
-}
-
-impl Iterator for Merged<'_> {
-    type Item = io::Result<Row>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.step().transpose()
     }
 }
 
@@ -371,7 +192,7 @@ impl Index {
             Arc::make_mut(&mut tiers.runs).push(Arc::new(run));
             tiers.frozen = None;
         }
-        let tier = |run: &Arc<Run>| (run.rows / self.spill).checked_ilog(FAN);
+        let tier = |run: &Arc<Run>| (run.len() / self.spill).checked_ilog(FAN);
         loop {
             let runs = self.read().runs.clone();
             let Some((_, last)) = runs.len().checked_sub(FAN).map(|at| runs.split_at(at)) else {
@@ -380,9 +201,8 @@ impl Index {
             if last.iter().any(|run| tier(run) != tier(&last[0])) {
                 return Ok(());
             }
-            let cursors = last.iter().map(|run| Cursor::new(run)).collect();
-            let most = last.iter().map(|run| run.rows).sum();
-            let merged = Run::write(state, &name(), most, Merged(cursors))?;
+            let most = last.iter().map(|run| run.len()).sum();
+            let merged = Run::write(state, &name(), most, Merged::of(last))?;
             let mut kept = runs[..runs.len() - FAN].to_vec();
             kept.push(Arc::new(merged));
             self.write().runs = Arc::new(kept);

@@ -19,6 +19,7 @@ mod listing;
 mod presence;
 mod publishing;
 mod reading;
+mod runs;
 mod stage;
 mod strays;
 mod weighted;
