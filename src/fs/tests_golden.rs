@@ -191,11 +191,9 @@ fn paths(fs: &Fs, dir: Ino, at: &str, found: &mut BTreeMap<String, String>) {
 fn tree(fs: &Fs) -> String {
     let mut found = BTreeMap::new();
     paths(fs, ROOT, "", &mut found);
-    let mut text = String::new();
-    for (path, line) in found {
-        text += &format!("{line} {path}\n");
-    }
-    text
+    let lines: Vec<String> =
+        found.into_iter().map(|(path, line)| format!("{line} {path}\n")).collect();
+    lines.concat()
 }
 
 #[test]

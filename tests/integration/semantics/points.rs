@@ -191,8 +191,8 @@ fn attributes(place: &Place) {
     let path = place.path("a");
     let set =
         |name: &str, value: &[u8]| rustix::fs::setxattr(&path, name, value, XattrFlags::empty());
-    set("user.large", &[7; 65536]).unwrap();
-    assert_eq!(set("user.larger", &[7; 65537]), Err(Errno::TOOBIG));
+    set("user.large", &vec![7; 65536]).unwrap();
+    assert_eq!(set("user.larger", &vec![7; 65537]), Err(Errno::TOOBIG));
     set(&format!("user.{}", "n".repeat(250)), b"x").unwrap();
     for number in 2..1024 {
         set(&format!("user.{number}"), b"x").unwrap();
