@@ -19,7 +19,7 @@ use crate::io::PrivateFolder;
 pub const CONFIG: &str = "vault.toml";
 const CONFIG_LIMIT: u64 = 64 * 1024;
 
-/// A site's settings.
+/// The settings of a site, from `vault.toml`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -27,7 +27,7 @@ pub struct Config {
     pub keys: Keys,
     /// Where its records are.
     pub ledger: LedgerAt,
-    /// Which relays it knows.
+    /// The relays whose assertions the site accepts.
     #[serde(skip_serializing_if = "Relays::is_default")]
     pub relays: Relays,
     /// How it is served; the command line goes before.
@@ -42,7 +42,7 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Serve {
-    /// Where to listen.
+    /// The address to listen on, `HOST:PORT`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
     /// What clients are told, if that is another place.
@@ -73,7 +73,7 @@ pub struct Serve {
 pub struct OpenLimits {
     /// From one IPv4 address or one /48 of IPv6; loopback is not counted.
     pub each: u32,
-    /// From all together.
+    /// How many registrations a day from all clients together.
     pub all: u32,
 }
 
@@ -138,7 +138,7 @@ impl Notify {
     }
 }
 
-/// A site's relays.
+/// The relays that a site knows, by key and network.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Relays {
@@ -163,7 +163,7 @@ impl Relays {
         *self == Self::default()
     }
 
-    /// The keys.
+    /// The Ed25519 public keys of the relays, decoded.
     pub fn decoded(&self) -> Result<Vec<[u8; 32]>, ConfigError> {
         let value = |what| ConfigError::Value { key: "relays.keys", what };
         if self.keys.len() > RELAYS_LIMIT {
@@ -203,9 +203,9 @@ impl Default for Keys {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Token {
-    /// The maker's library.
+    /// The PKCS#11 library of the token's maker.
     pub module: PathBuf,
-    /// The token's label.
+    /// The label of the token.
     pub token: String,
     /// A file with the user's PIN; without it systemd's credential
     /// `amberfs-vault.pin`.
@@ -275,9 +275,9 @@ pub struct Etcd {
     pub endpoints: Vec<String>,
     /// Who signs the members' certificates.
     pub ca: PathBuf,
-    /// This site's certificate.
+    /// The certificate that this site shows to etcd, in PEM.
     pub cert: PathBuf,
-    /// Its private key, mode 600.
+    /// The private key of that certificate, a file with mode 600.
     pub key: PathBuf,
     /// Milliseconds for a connection to one member, 50 to 60000.
     #[serde(default = "connect_ms")]
@@ -343,7 +343,7 @@ impl Etcd {
 /// Why settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The disk.
+    /// The file could not be read or written.
     #[error("{CONFIG}: {0}")]
     Io(#[from] io::Error),
     /// Not the file's language, or an unknown key.
@@ -352,9 +352,9 @@ pub enum ConfigError {
     /// A value outside what is allowed.
     #[error("{CONFIG}: {key} {what}")]
     Value {
-        /// Whose value.
+        /// The name of the setting.
         key: &'static str,
-        /// What it must be.
+        /// What the value must be.
         what: &'static str,
     },
 }
@@ -368,7 +368,7 @@ pub fn in_one_line(text: &str, error: &toml::de::Error) -> String {
 }
 
 impl Config {
-    /// Reads settings.
+    /// Parses the text of `vault.toml` and checks every value.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let config: Self =
             toml::from_str(text).map_err(|error| ConfigError::Syntax(in_one_line(text, &error)))?;

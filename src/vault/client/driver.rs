@@ -27,16 +27,16 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// that this machine saw (0 if none).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pin {
-    /// The root.
+    /// The fingerprint of the vault's root.
     pub fingerprint: Fingerprint,
-    /// The epoch.
+    /// The highest epoch of the vault's manifest that this machine has seen.
     pub epoch: u64,
 }
 
 /// How a record stands, and at what kind of vault.
 #[derive(Clone, Debug)]
 pub struct Status {
-    /// The record.
+    /// The state of the record.
     pub standing: Standing,
     /// What the root says about the fleet (key protection, epoch, sites).
     pub manifest: Manifest,
@@ -49,7 +49,7 @@ pub struct NewRecord<'a> {
     pub address: &'a Address,
     /// Highest epoch of that fleet's manifest seen on this machine, or 0.
     pub epoch: u64,
-    /// The repository.
+    /// The id of the repository.
     pub repo: &'a RepoId,
     /// 1 to 8 key ids and keys, the current one first; it signs for the record.
     pub keys: &'a [(KeyCheck, &'a Secret)],
@@ -57,7 +57,7 @@ pub struct NewRecord<'a> {
     pub password: &'a Password,
     /// How the cost is chosen.
     pub argon: Argon2Choice,
-    /// By what right.
+    /// By what right the client registers.
     pub claim: Claim<'a>,
     /// Whether the record is to open for one account only.
     pub bind: Bind,
@@ -74,7 +74,7 @@ pub struct Registration {
     pub bound: bool,
 }
 
-/// Talks to vaults.
+/// A client of vaults. It connects to one endpoint after another until a site answers.
 pub struct Client<'a> {
     random: &'a dyn Random,
     clock: &'a dyn Clock,
@@ -109,7 +109,7 @@ struct Session<'a> {
     /// Least epoch of its manifest.
     least: u64,
     channel: Channel,
-    /// Which of the address's endpoints the channel leads to.
+    /// The index of the address's endpoint that the channel leads to.
     at: usize,
     manifest: Manifest,
     broken: bool,
@@ -126,7 +126,7 @@ impl<'a> Client<'a> {
         Self { random, clock, timeouts, token: None }
     }
 
-    /// The same with an account's token, for relays.
+    /// Sets the account's token that is shown to relays.
     #[must_use]
     pub fn with_token(self, token: Option<Token>) -> Self {
         Self { token, ..self }
@@ -448,7 +448,7 @@ impl Session<'_> {
         }
     }
 
-    /// The same for a proof: a try is paid for, so it is worth some time.
+    /// Sends a proof, and tries longer than with other requests: the try is taken already.
     fn call_for_proof(&mut self, request: &Request) -> Result<Reply, VaultError> {
         let deadline = self.client.clock.elapsed() + self.client.timeouts.proof;
         loop {

@@ -48,17 +48,17 @@ pub enum VaultError {
     /// Nothing answers, or what answers is no vault.
     #[error("The vault at {host} cannot be reached: {why}")]
     Unreachable {
-        /// Where.
+        /// The endpoint that was asked.
         host: String,
-        /// What happened.
+        /// What happened there.
         why: String,
     },
     /// An attempt was sent, and an answer to it did not arrive.
     #[error("The vault at {host} stopped answering in the middle of an attempt: {why}. {}", spent(*.right))]
     Unanswered {
-        /// Where.
+        /// The endpoint that was asked.
         host: String,
-        /// What happened.
+        /// What happened there.
         why: String,
         /// Whether the password was found right before it stopped.
         right: bool,

@@ -102,7 +102,7 @@ impl LoggingIn {
     }
 }
 
-/// What KE2 said.
+/// What the client knows of the password after KE2.
 enum Outcome {
     /// With the export key, and the key's generation.
     Right(Secret, u32),
@@ -122,7 +122,7 @@ pub struct Proving {
 pub struct Unlocked {
     /// Key ids and keys, the current one first.
     pub keys: Vec<(KeyCheck, Secret)>,
-    /// What is left now.
+    /// The tries that are left now.
     pub tries: Tries,
     /// What happened to the record, this opening included.
     pub events: Events,
@@ -161,7 +161,7 @@ impl Proving {
         }
     }
 
-    /// Opens the payload.
+    /// Opens the payload that the site sent after the proof, and checks it.
     pub fn answered(self, reply: Reply, manifest: &Manifest) -> Result<Unlocked, VaultError> {
         let Outcome::Right(export, generation) = &self.outcome else {
             return Err(match (&self.outcome, reply) {

@@ -42,11 +42,11 @@ pub(super) fn retirement(
 pub enum Claim<'a> {
     /// None: the vault takes anybody, or whoever has an account.
     Open,
-    /// An invite.
+    /// An invite of the vault's staff.
     Invite(Invite),
-    /// The same owner has a record there already.
+    /// The owner has an active record at this vault, and the new one replaces it.
     After {
-        /// The old record.
+        /// The locator of the old record.
         locator: &'a Locator,
         /// The first of the keys it was registered with.
         key: &'a Secret,
@@ -218,9 +218,9 @@ pub struct Activating(Registered);
 /// An active registration; one real login still has to prove it.
 #[derive(Clone, Copy)]
 pub struct Registered {
-    /// Names the record.
+    /// The ticket that names the new record.
     pub ticket: Ticket,
-    /// The registration.
+    /// The id of the new registration.
     pub registration: RegistrationId,
     /// The cost it was made at.
     pub cost: Argon2Cost,

@@ -41,7 +41,7 @@ impl Generation {
 /// A fleet's keys and a site's TLS key, in memory.
 pub struct FileKeys {
     fleet: FleetId,
-    /// By rising number.
+    /// The key generations, by rising number.
     generations: Vec<Generation>,
     /// The one for new records: what the manifest says, not the newest here.
     current: u32,
@@ -97,13 +97,13 @@ impl FileKeys {
         })
     }
 
-    /// The same keys with another TLS key.
+    /// Copies the fleet's keys for another site, and makes a TLS key of its own for it.
     pub(crate) fn of_another_site(self, random: &dyn Random) -> Result<Self, KeyError> {
         let tls_scalar = random_scalar(random);
         Ok(Self { tls: tls_key(&tls_scalar)?, tls_scalar, ..self })
     }
 
-    /// The same with `generation` for new records.
+    /// Makes `generation` the one that new records are made under.
     pub(crate) fn with_current(self, generation: u32) -> Result<Self, KeyError> {
         self.of(generation)?;
         Ok(Self { current: generation, ..self })

@@ -36,7 +36,7 @@ pub enum KeyError {
     /// The key file is unusable.
     #[error("vault keys: {0}")]
     Unusable(&'static str),
-    /// The token.
+    /// The PKCS#11 token failed.
     #[error(transparent)]
     Token(#[from] TokenError),
 }

@@ -6,21 +6,21 @@ use std::time::Duration;
 /// try: nothing is evaluated, or what was evaluated is dropped.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TokenError {
-    /// This program was built without the feature.
+    /// This program was built without the feature `pkcs11`.
     #[error("this amberfs-vault was built without PKCS#11 (cargo build --features pkcs11)")]
     NotBuilt,
-    /// The maker's library.
+    /// The PKCS#11 library could not be loaded.
     #[error("the PKCS#11 module {module} cannot be used: {why}")]
     Module {
-        /// Its path.
+        /// The path of the library.
         module: String,
         /// What the loader or the library said.
         why: String,
     },
-    /// No such token.
+    /// No token has this label.
     #[error("no token labelled \"{0}\" is there: plug it in, or correct `token` in vault.toml")]
     Absent(String),
-    /// Several such tokens.
+    /// Several tokens have this label.
     #[error("more than one token is labelled \"{0}\"")]
     Twins(String),
     /// The file with the PIN.
@@ -41,13 +41,13 @@ pub enum TokenError {
     /// No answer in time.
     #[error("the token did not answer within {} ms", .0.as_millis())]
     Slow(Duration),
-    /// It was there, and is not any more.
+    /// The token was removed while the program used it.
     #[error("the token was removed, or ended the session")]
     Removed,
     /// Keys that do not belong together, or results that cannot be.
     #[error("the token's {0} is not what it should be")]
     Wrong(&'static str),
-    /// Anything else.
+    /// The token or its library returned another error.
     #[error("the token: {0}")]
     Refused(String),
 }

@@ -81,14 +81,14 @@ pub struct SiteRequest {
     pub root: [u8; 32],
     /// The site's name for people.
     pub name: String,
-    /// Its TLS key.
+    /// The TLS public key of the new site, as `SubjectPublicKeyInfo` in DER.
     pub spki: Vec<u8>,
-    /// Its token's wrapping key.
+    /// The public wrapping key of the new site's token.
     pub wrapping: RsaPublic,
 }
 
 impl SiteRequest {
-    /// The file's bytes.
+    /// Encodes the file that is carried from site to site.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::new();
         out.raw(REQUEST).u8(VERSION).raw(&self.fleet).raw(&self.root);
@@ -97,7 +97,7 @@ impl SiteRequest {
         out.finish()
     }
 
-    /// Reads the file.
+    /// Decodes and checks a file that was carried from another site.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let mut input = Decoder::new(bytes);
         if input.raw(REQUEST.len())? != REQUEST || input.u8()? != VERSION {
@@ -131,11 +131,11 @@ impl SiteRequest {
 pub struct WrappedKeys {
     /// The AES key, by RSA-OAEP.
     pub transport: Vec<u8>,
-    /// OPRF seed.
+    /// The wrapped OPRF seed.
     pub seed: Vec<u8>,
     /// AKE key, PKCS #8.
     pub ake: Vec<u8>,
-    /// Seal key.
+    /// The wrapped key that seals records.
     pub seal: Vec<u8>,
     /// Lookup key; empty for a later generation: every site has it.
     pub lookup: Vec<u8>,
@@ -146,20 +146,20 @@ pub struct WrappedKeys {
 pub struct Parcel {
     /// Hash of the request that it answers.
     pub request: [u8; 32],
-    /// The keys' generation.
+    /// The key generation that is transferred.
     pub generation: u32,
     /// The public AKE key.
     pub ake: [u8; AKE_PUBLIC],
     /// What [`keys_fingerprint`] gives for the keys.
     pub keys: Aloud,
-    /// The keys.
+    /// The keys, wrapped for the token of the new site.
     pub wrapped: WrappedKeys,
-    /// The manifest, signed.
+    /// The fleet's manifest as its root signed it.
     pub manifest: Vec<u8>,
 }
 
 impl Parcel {
-    /// The file's bytes.
+    /// Encodes the file that is carried from site to site.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::new();
         out.raw(PARCEL).u8(VERSION).raw(&self.request).u32(self.generation);
@@ -172,7 +172,7 @@ impl Parcel {
         out.finish()
     }
 
-    /// Reads the file.
+    /// Decodes and checks a file that was carried from another site.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let mut input = Decoder::new(bytes);
         if input.raw(PARCEL.len())? != PARCEL || input.u8()? != VERSION {

@@ -31,10 +31,10 @@ const SIDES: [u64; 2] = [0, 4096];
 /// Why there is no mark to go by.
 #[derive(Debug, thiserror::Error)]
 pub enum MarkError {
-    /// The ledger.
+    /// The ledger cannot be used.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// The keys.
+    /// The keys of the site cannot be used.
     #[error(transparent)]
     Keys(#[from] KeyError),
     /// The file is not there.

@@ -31,9 +31,9 @@ pub use seal::{open_value, record_name};
 pub type Name = [u8; 32];
 /// Bytes of every sealed value.
 pub const VALUE_SIZE: usize = 3968;
-/// A sealed value.
+/// A sealed value of the ledger. All have the same length.
 pub type Value = Box<[u8; VALUE_SIZE]>;
-/// Which write of a name a value comes from; rises.
+/// The number of the write that made a value. It rises with each write of a name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Revision(pub u64);
 
@@ -66,14 +66,14 @@ pub struct Entry {
     pub revision: Revision,
     /// As the ledger counts.
     pub lineage: Lineage,
-    /// The value.
+    /// The sealed value.
     pub value: Value,
 }
 
 /// A moment in a ledger's life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Head {
-    /// Which ledger; 0 where there can be no other.
+    /// The id of the etcd cluster; 0 for a ledger in a file.
     pub cluster: u64,
     /// Of its newest write of any name.
     pub revision: Revision,
@@ -88,7 +88,7 @@ impl Durable {
         Self(revision)
     }
 
-    /// Of the write.
+    /// The revision of the value that was written.
     pub fn revision(&self) -> Revision {
         self.0
     }
@@ -96,7 +96,7 @@ impl Durable {
 
 /// Outcome of a compare-and-swap that was decided.
 pub enum Swap {
-    /// Written, durably.
+    /// The value is written durably.
     Written(Durable),
     /// Somebody else was first; nothing was written.
     Lost,
@@ -146,12 +146,12 @@ pub enum WentBack {
         /// The highest that this site knows of.
         seen: u64,
     },
-    /// Another cluster.
+    /// The ledger is of another etcd cluster than the site used before.
     #[error("this is ledger {found:x}, but this site counted in ledger {seen:x}")]
     Other {
         /// The cluster that answers.
         found: u64,
-        /// The one before.
+        /// The id of the cluster that the site used before.
         seen: u64,
     },
 }
@@ -179,7 +179,8 @@ pub trait Ledger: Send + Sync {
     fn remove(&self, name: &Name, expected: Revision) -> Result<Swap, LedgerError>;
     /// Up to `limit` names above `after`, in order, for sweeping.
     fn list(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Name>, LedgerError>;
-    /// The same with their values, each as [`Ledger::read`] gives it.
+    /// Lists names in ascending order with their values, each as [`Ledger::read`] gives it:
+    /// at most `limit` names that come after `after`.
     fn page(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Listed>, LedgerError> {
         one_by_one(self, after, limit)
     }

@@ -64,7 +64,8 @@ impl Greeting {
         Self::open_as(endpoint, timeouts, None)
     }
 
-    /// The same; a relay is shown the account's `token`.
+    /// Connects to an endpoint of an address, and shows `token` of an account to a relay
+    /// there.
     pub(crate) fn open_as(
         endpoint: &str,
         timeouts: &Timeouts,

@@ -69,7 +69,7 @@ impl ServerCertVerifier for ProvenKey {
     }
 }
 
-/// For a site.
+/// The TLS settings of a client that connects to a site.
 pub(crate) fn client_config() -> Result<Arc<ClientConfig>, Error> {
     let provider = provider();
     let verifier = ProvenKey(provider.signature_verification_algorithms);

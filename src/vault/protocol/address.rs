@@ -31,9 +31,9 @@ pub enum Transport {
 /// One endpoint of a vault's address, parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint<'a> {
-    /// What answers there.
+    /// What answers at this endpoint.
     pub transport: Transport,
-    /// `HOST:PORT`.
+    /// The host and port, `HOST:PORT`.
     pub host: &'a str,
 }
 

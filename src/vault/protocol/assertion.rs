@@ -31,7 +31,7 @@ pub const SLACK: Seconds = 300;
 /// Why an assertion does not count.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum AssertionError {
-    /// Not its form.
+    /// The bytes do not have the form of an assertion.
     #[error("it is malformed")]
     Malformed,
     /// Signed by nobody the site knows.
@@ -43,7 +43,7 @@ pub enum AssertionError {
     /// Too old, or from too far in the future.
     #[error("its time is over or not there yet")]
     Time,
-    /// Of another handshake.
+    /// The assertion is for another handshake than this one.
     #[error("it belongs to another connection")]
     Hello,
     /// A connection went on under it already.
@@ -54,15 +54,16 @@ pub enum AssertionError {
 /// What a relay vouches for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assertion {
-    /// The relay's key.
+    /// The Ed25519 public key of the relay that signed.
     pub relay: [u8; 32],
     /// Seconds since 1970 after which it counts no more.
     pub expires: Seconds,
-    /// Random.
+    /// A random id, so that a site can refuse a second use.
     pub id: [u8; 16],
     /// BLAKE3 of the client's first record.
     pub hello: Hash,
-    /// Whose connection it is; none if the relay asks for no account.
+    /// The account that the client showed a token of; none if the relay asks for no
+    /// account.
     pub account: Option<String>,
 }
 

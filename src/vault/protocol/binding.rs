@@ -9,11 +9,11 @@ use crate::format::wire::Encoder;
 /// Changing one later locks the owner out, so they never change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Binding {
-    /// The repository.
+    /// The id of the repository.
     pub repo: RepoId,
-    /// The registration.
+    /// The id of the registration.
     pub registration: RegistrationId,
-    /// The fleet.
+    /// The id of the fleet.
     pub fleet: FleetId,
 }
 
@@ -55,13 +55,13 @@ impl Binding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Ended {
-    /// Its tries were used up and the days of grace passed.
+    /// All tries were used up, and the seven days after that are over.
     Exhausted = 1,
     /// A newer registration took its place.
     Superseded = 2,
-    /// Its owner deleted it.
+    /// The owner deleted the record.
     Deleted = 3,
-    /// It was never activated.
+    /// The owner did not activate the record within 24 hours.
     Abandoned = 4,
     /// The vault's operator deleted it.
     Removed = 5,
@@ -87,11 +87,11 @@ pub enum Right {
     Open,
     /// An invite from the operator.
     Invite(Invite),
-    /// The same owner has a record there, which this one is to follow.
+    /// The owner has an active record at this vault, which the new one replaces.
     Successor {
         /// Names the old record.
         ticket: Ticket,
-        /// The old registration.
+        /// The id of the registration that is replaced.
         registration: RegistrationId,
         /// Over [`succession_statement`], by the key derived from K for the old one.
         signature: [u8; 64],
@@ -198,19 +198,19 @@ pub struct Enrolled<'a> {
     pub generation: u32,
     /// Whether the record opens only for the account that registered it.
     pub bound: bool,
-    /// The client's [`terms_hash`].
+    /// The client's [`terms_hash`], which says what it understood the vault to promise.
     pub terms: &'a Hash,
-    /// The blinded password.
+    /// OPAQUE's registration request, with the blinded password.
     pub request: &'a [u8],
     /// The evaluation of the blinded password.
     pub reply: &'a [u8],
-    /// OPAQUE's registration upload.
+    /// OPAQUE's registration upload, with the envelope.
     pub upload: &'a [u8],
     /// Public half of the key derived from K.
     pub verifying: &'a [u8; 32],
     /// Public half of the key for notes.
     pub note_key: &'a [u8; 32],
-    /// The sealed payload.
+    /// What the record gives after a right proof, sealed by the client.
     pub payload: &'a [u8],
 }
 

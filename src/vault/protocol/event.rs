@@ -5,10 +5,10 @@ use crate::format::wire::{DecodeError, Decoder, Encoder, Result};
 
 /// Events that a record keeps.
 pub const EVENTS: usize = 32;
-/// Bytes of one.
+/// Length of an encoded event, in bytes.
 pub const EVENT: usize = 9;
 
-/// What happened.
+/// What happened to a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum EventKind {
@@ -31,9 +31,9 @@ pub enum EventKind {
 /// One event: its kind (1) and its time (8, little-endian) by a site's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// What.
+    /// What happened.
     pub kind: EventKind,
-    /// When.
+    /// When it happened, by a site's clock.
     pub time: Seconds,
 }
 
@@ -93,7 +93,7 @@ impl Events {
         out.raw(&[0; EVENTS * EVENT][self.0.len() * EVENT..]);
     }
 
-    /// Reads those bytes.
+    /// Decodes what [`Events::encode`] wrote.
     pub fn decode(input: &mut Decoder<'_>) -> Result<Self> {
         let mut events = Vec::new();
         for place in 0..EVENTS {

@@ -11,9 +11,9 @@ use crate::format::wire::{DecodeError, Result};
 
 /// Bytes from the client.
 pub const GREETING: usize = 2048;
-/// Bytes back.
+/// Length of the relay's answer, in bytes.
 pub const WELCOME: usize = 16;
-/// Longest token.
+/// Longest token of an account, in bytes.
 pub const TOKEN_MAX: usize = GREETING - 4;
 const VERSION: u8 = 1;
 
@@ -23,11 +23,11 @@ const VERSION: u8 = 1;
 pub enum Welcome {
     /// A site is at the other end from here on.
     Open = 0,
-    /// It wants an account, and got none or one that it does not know.
+    /// The relay asks for an account's token, and the client showed none or an unknown one.
     Account = 1,
     /// Too many connections of this account or address.
     Busy = 2,
-    /// It reaches no site.
+    /// No site accepted a connection from the relay.
     NoSite = 3,
 }
 
@@ -62,7 +62,7 @@ pub fn decode_greeting(bytes: &[u8; GREETING]) -> Result<Option<&str>> {
     }
 }
 
-/// The relay's bytes.
+/// Encodes the relay's answer to a greeting.
 pub fn encode_welcome(welcome: Welcome) -> [u8; WELCOME] {
     let mut bytes = [0; WELCOME];
     (bytes[0], bytes[1]) = (VERSION, welcome as u8);

@@ -13,11 +13,11 @@ const VERSION: u8 = 2;
 /// it tries can be spent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Locator {
-    /// The fleet.
+    /// The address of the vault that has the record.
     pub address: Address,
-    /// Names the record.
+    /// The ticket that names the record.
     pub ticket: Ticket,
-    /// The registration.
+    /// The id of the registration that the record is of.
     pub registration: RegistrationId,
     /// Cost of stretching the password.
     pub cost: Argon2Cost,

@@ -68,7 +68,7 @@ impl Roots {
 pub enum Protection {
     /// In a file: whoever takes that disk can guess passwords offline.
     File = 1,
-    /// In an HSM.
+    /// The fleet's keys are in PKCS#11 tokens.
     Hsm = 2,
 }
 
@@ -84,7 +84,7 @@ impl Protection {
 /// One generation's public AKE key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AkeKey {
-    /// The generation.
+    /// The key generation, counted from 1.
     pub generation: u32,
     /// A compressed P-256 point.
     pub public: [u8; AKE_PUBLIC],
@@ -109,9 +109,9 @@ impl SiteKey {
 /// What the root signs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
-    /// Who may sign.
+    /// The keys that sign manifests, and how many of them must sign.
     pub roots: Roots,
-    /// The fleet.
+    /// The id of the fleet.
     pub fleet: FleetId,
     /// Rises with every manifest; clients refuse a lower one than they saw.
     pub epoch: u64,
@@ -123,7 +123,7 @@ pub struct Manifest {
     pub cost: Argon2Cost,
     /// AKE keys, by rising generation; the last is current.
     pub ake: Vec<AkeKey>,
-    /// The sites.
+    /// The sites of the fleet with their TLS keys.
     pub sites: Vec<SiteKey>,
     /// Where the fleet is reached, as an address names endpoints; may be empty. Whoever
     /// trusts the root trusts these.
@@ -155,9 +155,9 @@ pub enum ManifestError {
     /// An older manifest than one seen before.
     #[error("the manifest is of epoch {found}, but epoch {seen} was seen before")]
     Older {
-        /// Its epoch.
+        /// The epoch of the manifest that was refused.
         found: u64,
-        /// The highest seen.
+        /// The highest epoch that this client has seen.
         seen: u64,
     },
 }
@@ -280,7 +280,7 @@ impl Manifest {
         lines
     }
 
-    /// Its end, in UTC, for people.
+    /// The date on which the manifest expires, in UTC, for people.
     pub fn end_date(&self) -> String {
         date(self.ends)
     }

@@ -23,13 +23,13 @@ pub const PROTOCOL: u8 = 2;
 /// What a client asks.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Request {
-    /// The signed manifest.
+    /// Asks for the fleet's signed manifest.
     Manifest,
     /// A new record; evaluated once.
     RegisterStart {
-        /// Names the record.
+        /// The ticket that names the record.
         ticket: Ticket,
-        /// The registration.
+        /// The id of the registration that the record is of.
         registration: RegistrationId,
         /// The repository, part of the client's identifier.
         repo: RepoId,
@@ -39,84 +39,84 @@ pub enum Request {
         bind: Bind,
         /// Hash of what the password is computed with.
         terms: Hash,
-        /// The blinded password.
+        /// OPAQUE's registration request, with the blinded password.
         request: [u8; REGISTER_REQUEST],
     },
     /// What the record is to hold.
     RegisterFinish {
-        /// Names the record.
+        /// The ticket that names the record.
         ticket: Ticket,
-        /// The registration.
+        /// The id of the registration that the record is of.
         registration: RegistrationId,
-        /// OPAQUE's registration upload.
+        /// OPAQUE's registration upload, with the envelope.
         upload: Box<[u8; REGISTER_UPLOAD]>,
         /// Public half of the key derived from K.
         verifying: [u8; 32],
         /// Public half of the key for notes.
         note_key: [u8; 32],
-        /// The sealed payload.
+        /// What the record gives after a right proof, sealed by the client.
         payload: Box<[u8; PAYLOAD_SEALED]>,
     },
     /// Makes the record live.
     Activate {
-        /// Names the record.
+        /// The ticket that names the record.
         ticket: Ticket,
-        /// The registration.
+        /// The id of the registration that the record is of.
         registration: RegistrationId,
         /// Over the hash of the whole stored record.
         signature: [u8; 64],
     },
-    /// A guess.
+    /// Asks the site to evaluate one guess. It takes a try.
     Attempt {
-        /// Names the record.
+        /// The ticket that names the record.
         ticket: Ticket,
         /// Chosen by the client; the same again is a retry.
         attempt: AttemptId,
         /// Hash of what the password is computed with, as at the registration.
         terms: Hash,
-        /// OPAQUE's KE1.
+        /// OPAQUE's first message, KE1.
         ke1: Box<[u8; KE1]>,
     },
     /// The proof that the guess was right, or as many random bytes.
     Redeem {
-        /// Names the record.
+        /// The ticket that names the record.
         ticket: Ticket,
-        /// The attempt.
+        /// The id of the attempt, which the client chose.
         attempt: AttemptId,
-        /// OPAQUE's KE3.
+        /// OPAQUE's third message, KE3: the proof that the guess was right.
         ke3: [u8; KE3],
     },
     /// The end of a registration.
     Retire {
-        /// Names the record.
+        /// The ticket that names the record.
         ticket: Ticket,
-        /// The registration.
+        /// The id of the registration that the record is of.
         registration: RegistrationId,
-        /// Why.
+        /// Why the owner ends the record.
         reason: Retirement,
         /// By the key derived from K.
         signature: [u8; 64],
     },
     /// How the record stands.
     Status {
-        /// Names the record.
+        /// The ticket that names the record.
         ticket: Ticket,
     },
     /// The owner's note: kept if its number is one more than that of the note there
     /// is.
     Note {
-        /// Names the record.
+        /// The ticket that names the record.
         ticket: Ticket,
-        /// The registration.
+        /// The id of the registration that the record is of.
         registration: RegistrationId,
-        /// The note.
+        /// The owner's note, sealed.
         note: Note,
         /// By the key for notes.
         signature: [u8; 64],
     },
 }
 
-/// What is left.
+/// How many guesses and failures a record has left, and when the next may be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tries {
     /// Guesses left before the record closes.
@@ -130,11 +130,11 @@ pub struct Tries {
 /// How a record stands, told to a holder of its ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Not activated yet.
+    /// The owner has not activated the record yet.
     Registering,
-    /// Can be opened.
+    /// The record is active: the right password opens it.
     Active {
-        /// What is left.
+        /// The tries that are left now.
         tries: Tries,
         /// Whether it opens only for the account that registered it.
         bound: bool,
@@ -158,7 +158,7 @@ pub enum Refusal {
     RegistrationClosed,
     /// Something else is registered there, or it is already active.
     Taken,
-    /// Delays are running.
+    /// The site evaluates no attempt until a delay is over.
     TooEarly(Tries),
     /// The record stands in the way of the request.
     Standing(Standing),
@@ -174,7 +174,7 @@ pub enum Refusal {
     Tampered,
     /// The invite is not known, used, or too old.
     Invite,
-    /// This account has registered as often as it may for now.
+    /// The account has used up its registrations of this day.
     Budget,
     /// The operator has frozen this record: nothing is evaluated until it is released.
     FrozenByStaff,
@@ -190,13 +190,13 @@ pub enum Refusal {
 /// What the vault answers.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// The signed manifest.
+    /// The manifest as its root signed it.
     Manifest(Vec<u8>),
     /// The evaluated password and the key generation it was evaluated under.
     Registered {
         /// OPAQUE's registration response.
         reply: Box<[u8; REGISTER_REPLY]>,
-        /// The key generation.
+        /// The generation of the keys that evaluated the request.
         generation: u32,
         /// Whether the record opens only for the account that registers it.
         bound: bool,
@@ -207,20 +207,20 @@ pub enum Reply {
     Activated(Tries),
     /// The vault's answer to a guess, and what is left after it.
     Challenge {
-        /// OPAQUE's KE2.
+        /// OPAQUE's second message, KE2.
         ke2: Box<[u8; KE2]>,
         /// What is left if this guess fails.
         tries: Tries,
     },
     /// The proof was right.
     Opened {
-        /// The sealed payload.
+        /// What the record gives after a right proof, sealed by the client.
         payload: Box<[u8; PAYLOAD_SEALED]>,
-        /// What is left now.
+        /// The tries that are left now.
         tries: Tries,
-        /// What happened before.
+        /// What happened to the record before this opening.
         events: Events,
-        /// The owner's note.
+        /// The owner's note, sealed.
         note: Note,
     },
     /// How the record stands.
@@ -229,7 +229,7 @@ pub enum Reply {
     Retired(Ended),
     /// The note there is now: the one that was sent, or another that came before it.
     Noted(Note),
-    /// Not done.
+    /// The site did not do what was asked.
     Refused(Refusal),
 }
 

@@ -55,5 +55,5 @@ pub type Ticket = [u8; 16];
 pub type RegistrationId = [u8; 16];
 /// Names an attempt; random, 16 bytes.
 pub type AttemptId = [u8; 16];
-/// Seconds since 1970.
+/// A time in seconds since 1970, in UTC.
 pub type Seconds = u64;

@@ -41,12 +41,12 @@ impl Note {
         Self(bytes)
     }
 
-    /// Its bytes.
+    /// The sealed note as the vault keeps it.
     pub fn bytes(&self) -> &[u8; NOTE] {
         &self.0
     }
 
-    /// Its number; 0 where none was written.
+    /// The number of the note, which rises with each that is written; 0 if none was.
     pub fn number(&self) -> u64 {
         u64::from_le_bytes(self.0[..8].try_into().expect("8 bytes"))
     }

@@ -23,13 +23,13 @@ pub const UNICODE_VERSION: (u8, u8) = (6, 3);
 /// Why a password is refused, before any try is spent.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PasswordError {
-    /// No characters.
+    /// The password has no characters.
     #[error("the password is empty")]
     Empty,
     /// Longer than the limit.
     #[error("the password is longer than {LIMIT} bytes")]
     TooLong,
-    /// Not text.
+    /// The password is not valid UTF-8.
     #[error("the password is not UTF-8 text")]
     NotText,
     /// A control character, or one without a meaning yet in Unicode.

@@ -47,9 +47,9 @@ impl CipherSuite for Suite {
 /// input, so whoever lowers it only makes the password wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Argon2Cost {
-    /// Memory in KiB.
+    /// Memory that Argon2id uses, in KiB.
     pub memory: u32,
-    /// Passes over it.
+    /// How many passes Argon2id makes over its memory.
     pub passes: u32,
     /// Lanes; computed one after the other here.
     pub lanes: u32,
@@ -100,7 +100,7 @@ impl Argon2Cost {
         Params::new(self.memory, self.passes, self.lanes, output)
     }
 
-    /// Writes 12 bytes.
+    /// Appends the 12 bytes of the cost.
     pub fn encode(self, out: &mut Encoder) {
         out.u32(self.memory).u32(self.passes).u32(self.lanes);
     }

@@ -11,7 +11,7 @@ use crate::vault::protocol::{self, is_account};
 
 /// How a relay knows its clients.
 pub enum Accounts {
-    /// It does not: anybody may come.
+    /// The relay asks for no token: anybody may connect.
     None,
     /// By bearer tokens: BLAKE3 of each, and whose it is.
     Tokens(HashMap<[u8; 32], String>),
@@ -59,7 +59,7 @@ impl Accounts {
         Ok(Self::Tokens(tokens))
     }
 
-    /// Whose token this is; nobody's where anybody may come.
+    /// The account that a token belongs to; none if the relay asks for no token.
     pub(crate) fn admit(&self, token: Option<&str>) -> Result<Option<String>, Stranger> {
         match self {
             Self::None => Ok(None),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 #[derive(Default)]
 pub(super) struct Counts(Mutex<HashMap<String, usize>>);
 
-/// One of them; counted until it is dropped.
+/// A connection that counts for an account, until the value is dropped.
 pub(super) struct Held(Arc<Counts>, String);
 
 impl Counts {

@@ -14,14 +14,15 @@ use crate::vault::protocol::is_account;
 /// Seconds that clocks may differ.
 const LEEWAY: u64 = 60;
 
-/// Whose tokens count, and for whom.
+/// Which JSON web tokens the relay accepts: their issuer, their audience, and the claim
+/// with the account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
     /// What `iss` must be.
     pub issuer: String,
     /// What `aud` must be or have.
     pub audience: String,
-    /// Which claim names the account; `sub` mostly.
+    /// The name of the claim that holds the account, mostly `sub`.
     pub claim: String,
 }
 
@@ -51,7 +52,7 @@ struct Key {
     verifying: DecodingKey,
 }
 
-/// Who verifies.
+/// Verifies JSON web tokens with the public keys of their issuer.
 pub struct Verifier {
     terms: Terms,
     keys: Vec<Key>,
@@ -127,7 +128,7 @@ impl Verifier {
         if keys.is_empty() { Err(KeysError::None) } else { Ok(Self { terms, keys }) }
     }
 
-    /// Whose token this is.
+    /// The account that a valid token names; none if the token is not valid now.
     pub fn account(&self, token: &str) -> Option<String> {
         let header = decode_header(token).ok()?;
         // Nothing that must be understood is understood here (RFC 7515, section 4.1.11).

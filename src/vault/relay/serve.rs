@@ -39,7 +39,7 @@ const BUFFER: usize = 4096;
 /// What one relay bears.
 #[derive(Clone, Copy, Debug)]
 pub struct RelayLimits {
-    /// Connections at once.
+    /// Most connections at once.
     pub connections: usize,
     /// Connections at once from one IPv4 address or one /64 of IPv6, and of one
     /// account; four times as many from one /48 (loopback is not counted).
@@ -125,7 +125,8 @@ impl Relay {
         self.accounts.read().expect("replacing does not panic").admit(token)
     }
 
-    /// Whose connection it is, held against the limits of that account; or why not.
+    /// Finds the account of a token and counts the connection for it. None if the relay
+    /// asks for no account. The error is the answer to a client that may not connect.
     fn account(
         &self,
         token: Option<&str>,

@@ -13,7 +13,7 @@ use crate::vault::listen::is_own_trouble;
 
 /// For how long a site that did not answer is asked after all others.
 const SHUNNED: Duration = Duration::from_secs(10);
-/// For one connection.
+/// How long connecting to one site may take.
 const CONNECT: Duration = Duration::from_secs(1);
 
 /// Endpoints of sites, the nearest first.
@@ -26,7 +26,7 @@ pub struct Sites {
 }
 
 impl Sites {
-    /// Sites at `HOST:PORT`.
+    /// Makes the list of the sites at these endpoints, the nearest first.
     pub fn new(endpoints: Vec<String>) -> Self {
         let failed = Mutex::new(vec![None; endpoints.len()]);
         let known = Mutex::new(vec![Vec::new(); endpoints.len()]);

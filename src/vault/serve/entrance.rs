@@ -13,10 +13,10 @@ use crate::vault::protocol::Seconds;
 use crate::vault::protocol::assertion::{self, ASSERTION, Assertion, AssertionError};
 use crate::vault::server::Caller;
 
-/// A site's relays.
+/// The relays whose connections a site accepts, by key and network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Relays {
-    /// Their Ed25519 keys.
+    /// The Ed25519 public keys of the relays.
     pub keys: Vec<[u8; 32]>,
     /// Where they come from: without the limit of connections from one address.
     pub addresses: Vec<IpAddr>,
@@ -47,7 +47,7 @@ impl Entrance {
         Self { open, relays, seen: Seen::default() }
     }
 
-    /// This entrance with a memory of `most` assertions.
+    /// Sets how many assertions the site remembers, so that none is used twice.
     #[cfg(test)]
     pub(crate) fn remembering(self, most: usize) -> Self {
         Self { seen: Seen::new(most), ..self }

@@ -19,7 +19,7 @@ use crate::vault::server::Site;
 /// What one site bears.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at once.
+    /// Most connections at once.
     pub connections: usize,
     /// Connections at once from one IPv4 address or one /64 of IPv6; four times as
     /// many from one /48 (loopback is not counted).

@@ -30,7 +30,7 @@ pub const REQUEST: &str = "request";
 /// Why a ceremony does not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum CeremonyError {
-    /// A site's folder.
+    /// The folder of the site cannot be used.
     #[error(transparent)]
     Folder(#[from] FolderError),
     /// Not the file that was read aloud.
@@ -42,7 +42,7 @@ pub enum CeremonyError {
     /// Neither a request nor a parcel.
     #[error("the file {0}")]
     Decode(#[from] DecodeError),
-    /// Software keys.
+    /// The keys of the site are in a file, not in a PKCS#11 token.
     #[error("the keys of this fleet are in a file; a ceremony copies keys of tokens")]
     NotToken,
     /// A file of another fleet, or for another site.
@@ -206,7 +206,7 @@ pub fn forget_generation(folder: &dyn PrivateFolder, generation: u32) -> Result<
 
 /// What goes to a new site.
 pub struct Exported {
-    /// The parcel.
+    /// The parcel as it is written to a file.
     pub parcel: Vec<u8>,
     /// The keys' fingerprint, equal at all sites.
     pub keys: Aloud,

@@ -21,7 +21,7 @@ pub struct Write {
 }
 
 impl Write {
-    /// What to write.
+    /// The record that is to be written.
     pub fn record(&self) -> &Record {
         &self.record
     }
@@ -49,17 +49,17 @@ impl Write {
     }
 }
 
-/// What to do.
+/// What the site does next with a request.
 pub enum Effect {
-    /// Say this; nothing changed.
+    /// Send this reply. Nothing was changed.
     Answer(Reply),
     /// Take the name, if the client may have it, then look again what to do.
     Reserve(Reservation),
-    /// Write, then answer.
+    /// Write the record, then send the reply that is inside.
     Persist(Write),
-    /// Evaluate a registration, then write, then answer.
+    /// Evaluate a registration request, write the record, then send the reply.
     Enrol(Enrolment),
-    /// Evaluate an attempt, then write, then answer.
+    /// Evaluate an attempt, write the record, then send the reply.
     Evaluate(Admission),
 }
 
@@ -67,7 +67,7 @@ pub enum Effect {
 pub struct Reservation {
     pub(super) repo: [u8; 16],
     pub(super) registration: RegistrationId,
-    /// By what right.
+    /// By what right the client may register.
     pub right: Right,
     /// Whether it is to open for one account only.
     pub bind: Bind,
@@ -87,13 +87,13 @@ impl Reservation {
 pub struct Enrolment {
     /// What holds the name.
     pub(super) record: Record,
-    /// The blinded password.
+    /// OPAQUE's registration request, with the blinded password.
     pub request: [u8; REGISTER_REQUEST],
     pub(super) terms: Hash,
 }
 
 impl Enrolment {
-    /// Which registration.
+    /// The id of the registration that is to be evaluated.
     pub fn registration(&self) -> &RegistrationId {
         &self.record.registration
     }
@@ -130,9 +130,9 @@ impl Enrolment {
 /// An attempt that may be evaluated, because the write that follows pays.
 pub struct Admission {
     pub(super) record: Record,
-    /// The attempt.
+    /// The id of the attempt.
     pub attempt: AttemptId,
-    /// Its KE1.
+    /// OPAQUE's first message of the attempt.
     pub ke1: Box<[u8; KE1]>,
     pub(super) wall: Seconds,
     pub(super) now: Served,
@@ -181,7 +181,7 @@ impl Admission {
     }
 }
 
-/// What is left, now.
+/// The tries that a record has left at `now`.
 pub(super) fn tries(record: &Record, now: Served) -> Tries {
     let failures_left = FAILURES.saturating_sub(record.failures);
     let left = match record.state {

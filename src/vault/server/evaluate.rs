@@ -39,12 +39,12 @@ pub(super) fn ke1_is_valid(ke1: &[u8; KE1]) -> bool {
     CredentialRequest::<Suite>::deserialize(ke1).is_ok()
 }
 
-/// The same for a registration request.
+/// Whether the bytes are a registration request of OPAQUE, with a valid point.
 pub(super) fn request_is_valid(request: &[u8; REGISTER_REQUEST]) -> bool {
     RegistrationRequest::<Suite>::deserialize(request).is_ok()
 }
 
-/// The same for a registration upload.
+/// Whether the bytes are a registration upload of OPAQUE, with a valid public key.
 pub(super) fn upload_is_valid(upload: &[u8; REGISTER_UPLOAD]) -> bool {
     RegistrationUpload::<Suite>::deserialize(upload).is_ok()
 }
@@ -75,7 +75,8 @@ pub(super) struct Evaluated {
     pub login: Zeroizing<[u8; LOGIN_STATE]>,
 }
 
-/// Evaluates an attempt.
+/// Evaluates the KE1 of an attempt. Returns KE2, and the state that a proof is checked
+/// with.
 #[expect(clippy::too_many_arguments, reason = "each is one input of RFC 9807's GenerateKE2")]
 pub(super) fn challenge(
     keys: &dyn KeyProtection,

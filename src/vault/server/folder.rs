@@ -40,24 +40,24 @@ pub enum FolderError {
     /// `init` on a folder that has something in it.
     #[error("the folder is not empty; a vault is never made over another")]
     NotEmpty,
-    /// The disk.
+    /// A file of the vault's folder could not be read or written.
     #[error("{what}: {source}")]
     Io {
-        /// Which file.
+        /// What was done with which file.
         what: &'static str,
-        /// What happened.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The keys.
+    /// The keys of the site cannot be used.
     #[error(transparent)]
     Keys(#[from] KeyError),
-    /// The settings.
+    /// `vault.toml` is wrong or missing.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The ledger.
+    /// The ledger cannot be used.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// The manifest.
+    /// The manifest of the site is not valid.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     /// Keys and manifest are of different fleets.
@@ -91,18 +91,18 @@ fn rollback(error: &MarkError) -> &'static str {
 
 /// An open site's folder.
 pub struct Opened {
-    /// Its keys.
+    /// The keys of the site, open.
     pub keys: Arc<dyn KeyProtection>,
-    /// Its records.
+    /// The ledger with all records.
     pub ledger: Arc<dyn Ledger>,
-    /// Its manifest, as signed.
+    /// The manifest as its root signed it.
     pub signed: Vec<u8>,
-    /// The same, read.
+    /// The decoded manifest.
     pub manifest: Manifest,
 }
 
 impl Opened {
-    /// What clients pin.
+    /// The fingerprint of the fleet's root, which clients pin.
     pub fn fingerprint(&self) -> Fingerprint {
         self.manifest.roots.fingerprint()
     }

@@ -139,7 +139,7 @@ impl Metrics {
         self.alarms.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Somebody connected.
+    /// Counts a new connection.
     pub(crate) fn connected(&self) {
         self.connections.fetch_add(1, Ordering::Relaxed);
     }
@@ -169,12 +169,12 @@ impl Metrics {
         self.replies[REDEEM][WRONG].load(Ordering::Relaxed)
     }
 
-    /// Alarms so far.
+    /// How many records were found changed in the ledger since the start.
     pub fn alarms(&self) -> u64 {
         self.alarms.load(Ordering::Relaxed)
     }
 
-    /// All of it.
+    /// All metrics in the text format of Prometheus.
     pub fn print(&self) -> String {
         let mut out = String::new();
         let head = |out: &mut String, name: &str, kind: &str, help: &str| {

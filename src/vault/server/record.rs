@@ -58,7 +58,7 @@ pub enum State {
     Started,
     /// Everything is stored; the owner has not activated it.
     Stored,
-    /// It can be opened.
+    /// The record is active: the right password opens it.
     Active,
     /// No tries left; erased at `until` unless an attempt already paid for is
     /// proven right.
@@ -66,7 +66,7 @@ pub enum State {
         /// End of the days of grace.
         until: Served,
     },
-    /// A tombstone.
+    /// The record is a tombstone: it is over, and this is why.
     Ended(Ended),
     /// No record: an invite that can be used until then.
     Invite {
@@ -148,16 +148,16 @@ pub struct Pending {
     pub redeemed: bool,
 }
 
-/// One registration.
+/// The vault's record of one registration.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Record {
     /// Generation of the keys it was made under.
     pub generation: u32,
-    /// The repository.
+    /// The id of the repository.
     pub repo: RepoId,
-    /// The registration.
+    /// The id of the registration.
     pub registration: RegistrationId,
-    /// Where it stands.
+    /// What the record is and how far it has come.
     pub state: State,
     /// Guesses left before it closes.
     pub tries_left: u8,
@@ -177,17 +177,17 @@ pub struct Record {
     pub daily: (Served, u16),
     /// What the ledger must report of this very value.
     pub lineage: Lineage,
-    /// The secret part.
+    /// The keys and sealed data of the registration; none before them and after the end.
     pub material: Option<Material>,
     /// Attempts, oldest first; KE2 is stored for the last.
     pub pending: Vec<Pending>,
     /// What the owner is told after a right password.
     pub events: Events,
-    /// Whose it is.
+    /// The account that registered it, if there was one.
     pub label: Label,
     /// Whether the staff froze it: the site evaluates no attempt then.
     pub frozen_by_staff: bool,
-    /// The owner's note.
+    /// The owner's note, sealed.
     pub note: Note,
 }
 

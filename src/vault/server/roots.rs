@@ -13,32 +13,32 @@ use crate::vault::protocol::{
 /// A manifest that has too few signatures, in a site's folder.
 pub const NEXT: &str = "manifest.next";
 
-/// What is to change.
+/// A change of the fleet's manifest.
 pub enum Change {
-    /// A new site.
+    /// Add a site.
     Add(SiteKey),
-    /// The site of this name is no more.
+    /// Remove the site of this name.
     Remove(String),
-    /// New records are made under keys of one more generation.
+    /// Add a key generation, under which new records are made.
     AddGeneration(AkeKey),
-    /// No record is left of this generation.
+    /// Drop a key generation that no record uses any more.
     DropGeneration(u32),
-    /// Where the fleet is reached.
+    /// Set the endpoints where the fleet is reached.
     Endpoints(Vec<String>),
-    /// Nothing but its end.
+    /// Change nothing but the end of the manifest.
     Renew,
 }
 
 /// What became of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Made {
-    /// It is in place, with this epoch.
+    /// Enough keys have signed: the new manifest is in place, with this epoch.
     Installed(u64),
-    /// It is in [`NEXT`] and needs more signatures.
+    /// The new manifest is in [`NEXT`], and more keys must sign it.
     Waits {
-        /// That it has.
+        /// How many valid signatures it has.
         have: usize,
-        /// That it needs.
+        /// How many signatures it needs.
         need: u8,
     },
 }

@@ -11,7 +11,7 @@ use crate::vault::protocol::{Ended, Refusal, Reply};
 /// Records read at once: a mebibyte of them.
 const PAGE: usize = 256;
 
-/// What a sweep did.
+/// How many names a sweep of the ledger read, ended and removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
     /// Names in the ledger.
@@ -31,22 +31,23 @@ enum Done {
     Removed,
 }
 
-/// How many records stand how.
+/// How many records are in each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Census {
-    /// Not activated.
+    /// Records that are not activated yet.
     pub registering: usize,
-    /// Can be opened.
+    /// Active records.
     pub active: usize,
-    /// No tries left.
+    /// Records without tries, which wait for their end.
     pub closed: usize,
     /// Tombstones.
     pub ended: usize,
-    /// Changed behind the vault's back: never opened again.
+    /// Records that somebody else than the vault changed in the ledger. They are never
+    /// opened again.
     pub frozen: usize,
-    /// Cannot be read with these keys.
+    /// Records that cannot be read with the keys of this site.
     pub unreadable: usize,
-    /// Stopped by the operator; counted with the others too.
+    /// Records that the staff froze; counted with the others too.
     pub held: usize,
     /// Invites that can still be used.
     pub invites: usize,
@@ -90,7 +91,7 @@ impl Site {
         }
     }
 
-    /// Counts all records.
+    /// Counts the records of each state. Reads the whole ledger.
     pub fn census(&self) -> Result<Census, LedgerError> {
         let mut census = Census::default();
         self.each(|_, found| {

@@ -43,7 +43,7 @@ impl Served {
     }
 }
 
-/// A site's count.
+/// Counts the seconds in which one site served the vault.
 pub(super) struct Stopwatch {
     clock: Arc<dyn Clock>,
     state: Mutex<Count>,
@@ -73,7 +73,7 @@ impl Stopwatch {
         self.state.lock().expect("counting does not panic")
     }
 
-    /// The count now.
+    /// The vault's own time, as far as this site knows it.
     pub fn now(&self) -> Served {
         self.count().now(&*self.clock)
     }

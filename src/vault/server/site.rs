@@ -153,15 +153,14 @@ impl Site {
         }
     }
 
-    /// This site with another default: `binds` says whether new records open only for the
-    /// account that registers them, where their owner does not say it.
+    /// Sets whether new records open only for the account that registers them, where their
+    /// owner does not say it.
     #[must_use]
     pub fn binding(self, binds: bool) -> Self {
         Self { binds, ..self }
     }
 
-    /// This site with other limits for registrations of people without an account or an
-    /// invite.
+    /// Sets the limits for registrations of people without an account or an invite.
     #[must_use]
     pub fn opening(self, limits: OpenLimits) -> Self {
         Self { openings: Openings::new(limits), ..self }
@@ -195,7 +194,7 @@ impl Site {
         &self.metrics
     }
 
-    /// The site's keys.
+    /// The keys of the site.
     pub fn keys(&self) -> &dyn KeyProtection {
         &*self.keys
     }

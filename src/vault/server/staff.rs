@@ -20,12 +20,12 @@ const RACES: usize = 16;
 /// The state of a record, as the vault's staff may see it.
 #[derive(Clone, Debug)]
 pub struct RecordView {
-    /// Its name in the ledger.
+    /// The name of the record in the ledger.
     pub name: Name,
     /// What the record is and how far it has come; none if somebody else than the vault
     /// changed the ledger.
     pub state: Option<State>,
-    /// Whose it is, if that is known.
+    /// The account that registered it, if that is known.
     pub label: Option<String>,
     /// Whether the staff froze it.
     pub frozen_by_staff: bool,
@@ -39,7 +39,7 @@ pub struct RecordView {
     pub created: Seconds,
     /// Whether it opens only for the account that registered it.
     pub bound: bool,
-    /// The last events.
+    /// The last events of the record, oldest first.
     pub events: Vec<Event>,
     /// When it was looked at, by the vault's own time and by the wall clock.
     pub seen: (Served, Seconds),
@@ -111,7 +111,7 @@ fn reason(ended: Ended) -> &'static str {
 }
 
 impl fmt::Display for RecordView {
-    /// A line each.
+    /// Prints one fact a line, for a terminal.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "record {}", hex(&self.name))?;
         writeln!(out, "  {}", self.stands())?;

@@ -92,7 +92,7 @@ impl Connection {
         self.found.clear();
     }
 
-    /// Reads one attribute.
+    /// Reads one attribute of an object in the token.
     pub(super) fn attribute(
         &self,
         handle: ObjectHandle,
@@ -102,7 +102,7 @@ impl Connection {
         found.into_iter().next().ok_or(TokenError::Wrong("object"))
     }
 
-    /// HMAC-SHA256.
+    /// Computes HMAC-SHA256 of `message` in the token, under the key of that name.
     pub(crate) fn mac(&mut self, name: &KeyName, message: &[u8]) -> Result<Secret, TokenError> {
         let key = self.key(name)?;
         let made = self.session.sign(&Mechanism::Sha256Hmac, key, message).map_err(classify)?;

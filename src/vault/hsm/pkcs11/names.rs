@@ -24,11 +24,11 @@ pub enum Purpose {
 /// One key, or key pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct KeyName {
-    /// Its fleet.
+    /// The fleet that the key belongs to.
     pub fleet: FleetId,
-    /// Its generation; 0 for keys that have none.
+    /// The key generation; 0 for keys that have none.
     pub generation: u32,
-    /// What it is for.
+    /// What the key is used for.
     pub purpose: Purpose,
 }
 
@@ -41,7 +41,7 @@ impl KeyName {
         id
     }
 
-    /// `CKA_LABEL`.
+    /// The key's `CKA_LABEL` in the token.
     pub fn label(&self) -> String {
         format!("amberfs-vault {self}")
     }

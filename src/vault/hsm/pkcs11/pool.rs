@@ -22,7 +22,7 @@ use crate::vault::hsm::TokenError;
 /// What sessions may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Use keys.
+    /// The session uses keys and makes none.
     Use,
     /// Make and destroy them too.
     Change,
