@@ -11,12 +11,12 @@ pub struct Cli {
     /// Options of every command.
     #[command(flatten)]
     pub global: Global,
-    /// What to do.
+    /// The command that is run.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// An answer.
+/// The answer to a question of yes or no that an option gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum YesNo {
     /// Yes.
@@ -80,7 +80,7 @@ pub struct Global {
     pub verbose: u8,
 }
 
-/// The commands.
+/// The commands of `amberfs`, with their arguments.
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Make a repository in a new or empty folder
@@ -146,7 +146,7 @@ pub enum VaultCommand {
     Show(ShowArgs),
 }
 
-/// A repository.
+/// Arguments of a command that takes a repository only.
 #[derive(Args, Debug)]
 pub struct RepoArgs {
     /// The repository

@@ -16,7 +16,7 @@ const ROOM: usize = 8192;
 pub enum Answer {
     /// A key, or what was meant as one.
     Key(Zeroizing<String>),
-    /// A password.
+    /// The user typed a password.
     Password(Zeroizing<String>),
 }
 
@@ -65,7 +65,7 @@ pub fn ask_key(takes_password: bool) -> Result<Answer> {
 /// What to do after a line.
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
-    /// That was all.
+    /// Nothing more is asked.
     Done,
     /// The next line is here: both were pasted.
     Read,

@@ -25,7 +25,7 @@ pub fn groups(fingerprint: Fingerprint) -> Vec<String> {
 /// A question for some groups of one fingerprint.
 pub struct Question {
     fingerprint: Fingerprint,
-    /// Which, from 0, in order.
+    /// The indices of the groups that are asked for, from 0, in ascending order.
     asked: Vec<usize>,
 }
 

@@ -158,7 +158,7 @@ fn each(all: Vec<Result<Found>>, mut one: impl FnMut(&Found) -> Result<()>) -> R
     first.map_or(Ok(Exit::Done), Err)
 }
 
-/// `umount`.
+/// Runs `amberfs umount`.
 pub fn umount(global: &Global, args: &TargetArgs) -> Result<Exit> {
     let targets = match (targets(global, args.mountpoint.as_deref()), &args.mountpoint) {
         (Err(failure), Some(path)) => {
@@ -245,7 +245,7 @@ enum Held {
     Locked,
     /// Nobody does, and it has a journal.
     Journal,
-    /// There is none.
+    /// There is no local state, or it has no journal.
     Nothing,
 }
 
@@ -278,7 +278,7 @@ pub fn add_users(global: &Global, mut failure: Failure, repo: &Path) -> Failure 
     failure
 }
 
-/// `sync`.
+/// Runs `amberfs sync`: has the daemons of the mounts publish a checkpoint.
 pub fn sync(global: &Global, args: &TargetArgs) -> Result<Exit> {
     each(targets(global, args.mountpoint.as_deref())?, |found| {
         ask(found, &Request::Sync)?;
@@ -298,7 +298,7 @@ pub fn done(what: &str, repo: &Path, mountpoint: &Path) -> std::result::Result<(
     }))
 }
 
-/// `status`.
+/// Runs `amberfs status`.
 pub fn status(global: &Global, args: &StatusArgs) -> Result<Exit> {
     let mounts = targets(global, args.path.as_deref())?;
     if mounts.is_empty() && !global.json {

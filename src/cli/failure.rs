@@ -11,7 +11,7 @@ use crate::volume::{Unfit, VolumeError};
 /// Why a command failed: one exit for all errors.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    /// The exit code.
+    /// The exit code of the program.
     pub code: Exit,
     /// What happened, to what.
     pub message: String,

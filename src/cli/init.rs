@@ -19,7 +19,7 @@ use crate::store::is_of_a_client;
 use crate::vault::protocol::{Address, Locator};
 use crate::volume::repository::init;
 
-/// Makes a repository.
+/// Runs `amberfs init`: makes a repository.
 pub fn run(global: &Global, args: &InitArgs) -> Result<Exit> {
     let address = trust::typed_address(global)?;
     check_options(global, args, address.is_some())?;
@@ -57,7 +57,7 @@ struct Made {
     /// Folders on the way to REPO that were not there, the innermost first.
     folders: Vec<PathBuf>,
     key_file: Option<PathBuf>,
-    /// The vault's record.
+    /// The record that was registered at the vault, to be retired if `init` fails.
     record: Option<(RepoId, Secret, Locator)>,
     /// Whether the key was shown.
     is_shown: bool,

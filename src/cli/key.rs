@@ -27,7 +27,7 @@ fn sealed_slots(repository: &Repository, key: &Secret) -> Result<Vec<Slot>> {
     Ok(slots)
 }
 
-/// `key show`.
+/// Runs `amberfs key show`: prints the 64-digit key.
 pub fn show(global: &Global, args: &RepoArgs) -> Result<Exit> {
     let (_, key, _) = opened(global, args)?;
     if global.json {

@@ -20,14 +20,14 @@ pub struct Closing<'a> {
     pub see_also: &'a [&'a str],
 }
 
-/// Pages of amberfs.
+/// The last sections of the manual pages of amberfs.
 pub const AMBERFS: Closing<'_> = Closing {
     section: "1",
     exit_codes: Exit::TABLE,
     see_also: &["amberfs-vault(8)", "mount.amberfs(8)", "amberfs-format(5)"],
 };
 
-/// Pages of amberfs-vault.
+/// The last sections of the manual pages of amberfs-vault.
 pub const VAULT: Closing<'_> = Closing {
     section: "8",
     exit_codes: &[

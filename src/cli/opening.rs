@@ -64,7 +64,7 @@ pub struct RepositoryWithState {
 pub struct ScannedRepository {
     /// The folder, without symlinks.
     pub path: PathBuf,
-    /// What lies in it.
+    /// The heads, registers and strays that the folder holds.
     pub repository: Repository,
     /// K, until the file system is open.
     key: Option<Secret>,
@@ -78,7 +78,7 @@ pub struct ScannedRepository {
 
 /// An open file system with what must live as long as it.
 pub struct OpenRepository {
-    /// The file system.
+    /// The file system, open.
     pub fs: Fs,
     /// What the owner should be told.
     pub notices: Vec<String>,

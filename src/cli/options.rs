@@ -6,10 +6,10 @@ use super::{Exit, Failure, Result};
 use crate::fs::When;
 use crate::fuse::{Access, MountOptions};
 
-/// What `-o` says.
+/// What the option `-o` of `amberfs mount` sets.
 #[derive(Clone, Debug)]
 pub struct MountSettings {
-    /// For the kernel.
+    /// The options that go to the kernel.
     pub mount: MountOptions,
     /// When checkpoints are made.
     pub when: When,
@@ -57,7 +57,7 @@ fn size(text: &str) -> Option<usize> {
 }
 
 impl MountSettings {
-    /// Reads comma-separated options.
+    /// Parses lists of options between commas, each as `-o` gives it.
     pub fn parse(lists: &[String]) -> Result<Self> {
         let mut settings = Self {
             mount: MountOptions { no_devices: true, no_suid: true, ..MountOptions::default() },

@@ -20,7 +20,7 @@ use crate::io::{DirFolder, PrivateFolder};
 
 /// In the folder of local state.
 const REFUSED: &str = "refused";
-/// Passwords remembered.
+/// How many refused passwords are remembered.
 const KEPT: usize = 64;
 /// Passwords of commands remembered, for one repository: with each one more, one more of
 /// 256 right ones is taken for a wrong one.
@@ -58,7 +58,7 @@ impl PasswordFile {
 /// A password that nobody typed, as this machine knows it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unattended {
-    /// In a file.
+    /// The password is in this file.
     File(PasswordFile),
     /// Printed by a command: a byte of its hash.
     Printed(u8),

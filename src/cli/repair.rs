@@ -17,7 +17,7 @@ use crate::sync::OpenOptions;
 use crate::volume::state::State;
 use crate::volume::{Findings, Repaired, RestoreError, Restored, check_names, restore};
 
-/// Runs the repair.
+/// Runs `amberfs check --repair`.
 pub fn run(global: &Global, repo: &Path) -> Result<Exit> {
     let scanned = find(repo)?.obtain_key(global)?.lock_state(global)?.scan()?;
     let world = scanned.world();

@@ -24,7 +24,7 @@ pub const STDIN: &str = "-";
 
 /// A kind of secret.
 pub struct Kind {
-    /// Its name among systemd's credentials, if it has one.
+    /// The name of the systemd credential that it can come from; empty if there is none.
     credential: &'static str,
     /// What is asked where it is to come from a terminal.
     question: &'static str,
@@ -45,7 +45,7 @@ pub fn obtain(global: &Global, repo: &Path, repository: &Repository) -> Result<S
 
 /// K, and what the vault said of the owner's devices if it was asked.
 pub struct Obtained {
-    /// K.
+    /// K, the 64-digit key.
     pub key: Secret,
     /// How far each device had come.
     pub marks: Vec<Mark>,
@@ -79,7 +79,9 @@ fn given_key(global: &Global, repo: &Path, repository: &Repository) -> Result<Op
     given.map(|(text, _)| from_key(&text, repository)).transpose()
 }
 
-/// The same with what else the vault handed out.
+/// Obtains K: from the options, or out of the vault by password. Also returns what the
+/// vault said of the owner's devices, if it was asked. May ask the user, and blocks on the
+/// network.
 pub fn obtain_all(global: &Global, repo: &Path, repository: &Repository) -> Result<Obtained> {
     if let Some(key) = given_key(global, repo, repository)? {
         return Ok(key.into());
@@ -147,7 +149,7 @@ fn from_key(text: &str, repository: &Repository) -> Result<Secret> {
 
 /// Where a secret was found.
 pub(super) enum Origin {
-    /// In this file.
+    /// The secret is in this file.
     File(PasswordFile),
     /// A command printed it.
     Command,

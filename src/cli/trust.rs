@@ -243,9 +243,10 @@ pub enum Said {
 pub struct Reach {
     /// The locator with these endpoints.
     pub locator: Locator,
-    /// Those that somebody other than the folder named.
+    /// The endpoints that somebody other than the folder named. An account's token may be
+    /// sent to them.
     pub endpoints: Vec<String>,
-    /// Those that only the folder names, and that are not asked.
+    /// The endpoints that only the folder names. They are not asked.
     pub strange: Vec<String>,
 }
 

@@ -16,15 +16,15 @@ const GETENT: &str = "/usr/bin/getent";
 /// A user of this system.
 #[derive(Debug, PartialEq, Eq)]
 pub struct User {
-    /// Login name.
+    /// The login name.
     pub name: String,
-    /// Number.
+    /// The number of the user.
     pub uid: u32,
-    /// First group.
+    /// The number of the user's first group.
     pub gid: u32,
-    /// All groups.
+    /// The numbers of all groups of the user.
     pub groups: Vec<u32>,
-    /// Home folder.
+    /// The path of the user's home folder.
     pub home: String,
 }
 

@@ -17,7 +17,7 @@ pub enum ControlError {
     /// Nobody is at the other end.
     #[error("the daemon is gone")]
     Gone,
-    /// The socket failed.
+    /// The socket of the daemon failed.
     #[error("the daemon could not be asked: {0}")]
     Io(#[from] io::Error),
     /// The answer makes no sense.

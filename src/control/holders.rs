@@ -21,9 +21,9 @@ const MAPS_LIMIT: Duration = Duration::from_secs(2);
 /// A process that uses a file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// Its number.
+    /// The number of the process.
     pub pid: u32,
-    /// Its command's name; empty if it cannot be read.
+    /// The name of the process's command; empty if it cannot be read.
     pub name: String,
 }
 

@@ -44,11 +44,11 @@ pub enum Request {
 /// A daemon describes itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Described {
-    /// Its process.
+    /// The number of the daemon's process.
     pub pid: u32,
     /// Where it is mounted.
     pub mountpoint: PathBuf,
-    /// The repository's folder.
+    /// The folder of the repository.
     pub repo: PathBuf,
 }
 
@@ -57,23 +57,23 @@ pub struct Described {
 pub struct Failure {
     /// How the command that asked is to end.
     pub code: Exit,
-    /// For people.
+    /// What failed, for people. Further lines are hints.
     pub text: String,
 }
 
 /// What the daemon answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// Done; nothing follows.
+    /// The request is done. No frame follows.
     Done,
-    /// To `Describe`.
+    /// The answer to `Describe`.
     Described(Described),
     /// A piece of the answer; more follows.
     Data(Vec<u8>),
     /// Everything is in REPO, and somebody uses the mount: what of it is left,
     /// and who they are as far as they can be seen.
     Busy(String),
-    /// Failed; nothing follows.
+    /// The request failed. No frame follows.
     Failed(Failure),
 }
 

@@ -24,7 +24,7 @@ pub struct MountEntry {
     pub device: u64,
     /// The folder of the file system that is shown.
     pub root: PathBuf,
-    /// Where.
+    /// Where it is mounted.
     pub mountpoint: PathBuf,
     /// Whether this mount shows the file system read-only.
     pub read_only: bool,

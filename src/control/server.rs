@@ -23,19 +23,19 @@ const IDLE_LIMIT: Duration = Duration::from_secs(60);
 
 /// How a request ended.
 pub enum Answer {
-    /// Done.
+    /// The request is done.
     Done,
     /// Everything is in REPO, and somebody uses the mount: how it is, and who.
     Busy(String),
-    /// Failed.
+    /// The request failed.
     Failed(Failure),
 }
 
 /// What a daemon does for each request.
 pub trait Handler: Send + Sync + 'static {
-    /// Who it is.
+    /// Says which daemon this is, of which mount and repository.
     fn describe(&self) -> Described;
-    /// Everything else.
+    /// Executes any other request. Output goes out by `exchange`.
     fn handle(&self, request: Request, exchange: &mut Exchange<'_>) -> Answer;
 }
 
@@ -155,7 +155,7 @@ impl Server {
         self.open.wait(end, |open| open.streams.is_empty());
     }
 
-    /// Where it listens.
+    /// The paths of the sockets that the server listens on.
     pub(crate) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
         self.listening.iter().map(|(path, _)| path)
     }

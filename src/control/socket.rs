@@ -38,7 +38,7 @@ fn by_short_name<T>(path: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -> io
     act(&short.join(path.file_name().unwrap_or(OsStr::new(""))))
 }
 
-/// Sends one frame.
+/// Sends one frame: its length and `body`.
 pub(super) fn send(mut stream: &UnixStream, body: &[u8]) -> io::Result<()> {
     if body.len() > MAX_FRAME {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "message is too long"));

@@ -26,18 +26,18 @@ pub struct Elsewhere {
     pub place: PathBuf,
     /// How it keeps it alive.
     pub how: How,
-    /// One of the processes that have it, if this one does not.
+    /// A process whose mount namespace has the mount, if this process's has not.
     pub process: Option<Holder>,
 }
 
 /// How a mount keeps a file system alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
-    /// It is a mount of the same file system.
+    /// Another mount of the same file system.
     Same,
-    /// It is mounted on the mount.
+    /// A file system that is mounted on the mount.
     Within,
-    /// It is an overlay of it.
+    /// An overlay file system with the mount as a layer.
     Overlay,
 }
 

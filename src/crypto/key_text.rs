@@ -16,7 +16,7 @@ pub enum KeyTextError {
     /// Too few or too many digits.
     #[error("the key has {digits} digits, not 64 (16 groups of 4)")]
     WrongLength {
-        /// Digits counted.
+        /// How many digits were read.
         digits: usize,
     },
 }

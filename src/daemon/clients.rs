@@ -16,11 +16,11 @@ const ACCOUNTS: usize = 64;
 /// Where this user's programs keep their settings.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Settings {
-    /// The home folder.
+    /// The path of the home folder.
     pub home: PathBuf,
-    /// `$XDG_CONFIG_HOME`, usually `~/.config`.
+    /// The folder for settings: `$XDG_CONFIG_HOME`, usually `~/.config`.
     pub config: PathBuf,
-    /// `$XDG_STATE_HOME`, usually `~/.local/state`.
+    /// The folder for state: `$XDG_STATE_HOME`, usually `~/.local/state`.
     pub state: PathBuf,
 }
 
@@ -47,7 +47,7 @@ enum Format {
 }
 
 impl Settings {
-    /// Those of this process's user, as far as there is a home folder.
+    /// The folders of the user that this process runs as; none if there is no home folder.
     pub(crate) fn own() -> Option<Self> {
         let set = |name: &str| {
             std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())

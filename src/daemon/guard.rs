@@ -94,7 +94,7 @@ pub fn guard_if_asked() -> bool {
 enum End {
     /// By itself: it said so.
     Clean,
-    /// Without a word.
+    /// The daemon ended without a word to its guard.
     Died,
 }
 

@@ -24,11 +24,11 @@ const READY: u8 = 1;
 const FAILED: u8 = 2;
 const NOTE: u8 = 3;
 
-/// Which side this is.
+/// The two sides after the fork of the daemon.
 pub enum Launched {
     /// The command line's process.
     Parent(Parent),
-    /// The daemon.
+    /// This process is the daemon.
     Child(Child),
 }
 
@@ -38,7 +38,7 @@ pub struct Parent {
     reports: File,
 }
 
-/// The daemon's side.
+/// The daemon's end of the pipe to the process that started it.
 pub struct Child {
     secrets: File,
     reports: File,

@@ -36,7 +36,7 @@ impl Destination {
         open_log_file(path).map(Self::File)
     }
 
-    /// The system log.
+    /// Logs to the system log.
     pub(crate) fn system() -> Self {
         let socket = UnixDatagram::unbound().ok().filter(|socket| socket.connect(SYSLOG).is_ok());
         Self::System(socket)

@@ -19,12 +19,12 @@ const MAX_LINKS: u32 = 40;
 /// only this mount can answer.
 const AUTOMOUNTER: &str = "autofs";
 
-/// Which checks the user turned off.
+/// The checks of a mountpoint that the user turned off.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Checks {
-    /// `-o nonempty`.
+    /// Whether the mountpoint may hold files (`-o nonempty`).
     pub allow_nonempty: bool,
-    /// `--allow-synced-mountpoint`.
+    /// Whether a sync client may upload the mountpoint (`--allow-synced-mountpoint`).
     pub allow_synced: bool,
     /// `-f`: the process stays where it was started.
     pub foreground: bool,
@@ -33,10 +33,10 @@ pub struct Checks {
 /// Why a mountpoint or repository cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
-    /// It is not there.
+    /// The mountpoint does not exist.
     #[error("{0} does not exist. Create it: mkdir {0}")]
     Missing(String),
-    /// It is something else.
+    /// The mountpoint is not a folder.
     #[error("{0} is not a folder.")]
     NotAFolder(String),
     /// It holds files that the mount would hide.
@@ -49,7 +49,7 @@ pub enum Unfit {
         "{mountpoint} is mounted already ({kind}). Unmount it first: amberfs umount {mountpoint}"
     )]
     Mounted {
-        /// The mountpoint.
+        /// The path of the mountpoint.
         mountpoint: String,
         /// Type of the mounted file system.
         kind: String,
@@ -59,9 +59,9 @@ pub enum Unfit {
         "{mountpoint} lies inside the repository {repo}: the files would be uploaded. Choose another mountpoint."
     )]
     InsideRepo {
-        /// The mountpoint.
+        /// The path of the mountpoint.
         mountpoint: String,
-        /// The repository.
+        /// The path of the repository.
         repo: String,
     },
     /// REPO inside it.
@@ -69,9 +69,9 @@ pub enum Unfit {
         "The repository {repo} lies inside {mountpoint}: the mount would hide it. Choose another mountpoint."
     )]
     RepoInside {
-        /// The mountpoint.
+        /// The path of the mountpoint.
         mountpoint: String,
-        /// The repository.
+        /// The path of the repository.
         repo: String,
     },
     /// In a folder that a sync client uploads.
@@ -80,11 +80,11 @@ pub enum Unfit {
          would be uploaded. Choose another, or --allow-synced-mountpoint."
     )]
     Synced {
-        /// The mountpoint.
+        /// The path of the mountpoint.
         mountpoint: String,
-        /// The sync client.
+        /// The name of the sync client.
         client: &'static str,
-        /// What shows it.
+        /// What shows that the client uploads the folder.
         evidence: Evidence,
     },
     /// In the folder that holds REPO.
@@ -94,7 +94,7 @@ pub enum Unfit {
          --allow-synced-mountpoint."
     )]
     BesideRepo {
-        /// The mountpoint.
+        /// The path of the mountpoint.
         mountpoint: String,
         /// The folder around both.
         holder: String,
@@ -102,12 +102,12 @@ pub enum Unfit {
     /// An automounter waits for the mount.
     #[error("{0} is watched by an automounter: there, mount with -f, as amberfs@.service does.")]
     Watched(String),
-    /// It cannot be looked at.
+    /// A folder above or in the mountpoint cannot be read.
     #[error("{path} cannot be used: {source}.")]
     Unreadable {
-        /// Which.
+        /// The path that cannot be read.
         path: String,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
 }

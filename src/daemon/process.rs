@@ -118,7 +118,7 @@ impl LockedBytes {
         Ok(bytes)
     }
 
-    /// The bytes.
+    /// The secret bytes.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }

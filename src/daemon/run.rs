@@ -52,7 +52,7 @@ pub struct Setup {
     pub mountpoint: PathBuf,
     /// The repository's folder, absolute and without symlinks.
     pub repo: PathBuf,
-    /// How to mount.
+    /// The options that go to the kernel.
     pub options: MountOptions,
     /// Where to put the socket.
     pub registry: Registry,
@@ -67,7 +67,7 @@ pub struct Setup {
 pub(super) enum Event {
     /// The kernel let go of the mount.
     Ended,
-    /// SIGTERM, SIGINT.
+    /// A signal asks the daemon to end: SIGTERM or SIGINT.
     Stop,
     /// `amberfs umount`; answered at the very end.
     Unmount(Sender<Answer>),

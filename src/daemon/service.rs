@@ -15,7 +15,7 @@ pub enum Why {
     Due,
     /// The user asked (`amberfs sync`).
     Asked,
-    /// Before unmounting.
+    /// The mount is about to be unmounted.
     Unmount,
 }
 
@@ -25,7 +25,7 @@ pub trait Service: Send + Sync + 'static {
     /// The file system's type.
     type Operations: Operations;
 
-    /// The file system.
+    /// The operations that serve the kernel's requests.
     fn operations(&self) -> Arc<Self::Operations>;
 
     /// Called once, when the mount is usable.

@@ -15,9 +15,9 @@ use crate::control::{MountEntry, mount_over};
 /// Who uploads a folder, and what shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Synced {
-    /// The client's name.
+    /// The name of the sync client.
     pub client: &'static str,
-    /// What shows it.
+    /// What shows that the client uploads the folder.
     pub evidence: Evidence,
 }
 
@@ -28,7 +28,7 @@ pub enum Evidence {
     Mark(PathBuf),
     /// The client's settings, which name the folder.
     Settings(PathBuf),
-    /// The folder's name.
+    /// The name of this folder is one that the client gives.
     Name(PathBuf),
     /// The folder is the client's file system.
     Mount(PathBuf),

@@ -74,7 +74,7 @@ impl Acl {
         if whole { Ok(Self { entries }) } else { Err(FsError::Invalid) }
     }
 
-    /// The attribute's bytes.
+    /// The value of the extended attribute.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = VERSION.to_le_bytes().to_vec();
         for entry in &self.entries {

@@ -28,7 +28,7 @@ const CONNECTIONS: &str = "/sys/fs/fuse/connections";
 /// A mount whose connection to a daemon has ended.
 #[derive(Clone, Debug)]
 pub struct DeadMount {
-    /// Where.
+    /// Where the dead mount is.
     pub mountpoint: PathBuf,
     /// What it shows as its source: REPO.
     pub source: OsString,
@@ -92,7 +92,7 @@ fn answers(root: OwnedFd, entry: &MountEntry) -> Option<bool> {
     answer.recv_timeout(ANSWER_LIMIT).ok()
 }
 
-/// Whose mount it is, as the kernel shows it.
+/// The user and group that a mount belongs to, by the options that the kernel shows.
 fn owner_of(entry: &MountEntry) -> Option<(Uid, Gid)> {
     let value = |name: &[u8]| {
         let mut options = entry.options.as_bytes().split(|&byte| byte == b',');

@@ -89,13 +89,13 @@ pub(super) struct Answer {
     pub(super) shared: Arc<Shared>,
     /// Where to wait for the kernel's pages, if some may be older than the write.
     pub(super) stale: Option<Worker>,
-    /// Inode and offset.
+    /// The inode that is written to, and the offset in bytes.
     pub(super) place: (u64, u64),
     pub(super) reply: ReplyWrite,
 }
 
 impl Answer {
-    /// Writes, and answers.
+    /// Writes the bytes, and answers the kernel.
     pub(super) fn write<O: Operations>(self, operations: &O, bytes: &[u8]) {
         let Self { shared, stale, place: (ino, offset), reply } = self;
         if let Err(errno) = guarded(|| operations.write(ino, offset, bytes, false)) {

@@ -10,7 +10,7 @@ use crate::fs::{Attr, Caller, FsError, Operations, Result, SetAttr, has_namespac
 
 pub(super) const TYPE: u32 = libc::S_IFMT;
 
-/// What to make.
+/// What a request of the kernel makes: a file, a directory or another node.
 pub(super) enum New {
     Directory,
     /// Mode's type bits and the device number say which.

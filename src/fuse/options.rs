@@ -6,7 +6,7 @@ pub enum Access {
     /// Nobody, not even root.
     #[default]
     Owner,
-    /// Root (`allow_root`).
+    /// The user who mounts, and root (`allow_root`).
     OwnerAndRoot,
     /// Everybody, as permissions say (`allow_other`).
     Everybody,

@@ -31,9 +31,9 @@ pub enum MountError {
     /// The kernel or fusermount3 refused.
     #[error("{mountpoint} could not be mounted: {source}")]
     Refused {
-        /// Where.
+        /// The path of the mountpoint.
         mountpoint: String,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
     /// /dev/fuse is not there.
@@ -41,7 +41,7 @@ pub enum MountError {
     NoFuse,
 }
 
-/// How to unmount.
+/// How a mount is unmounted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unmount {
     /// Only if nobody uses it; else EBUSY and the mount stays.
@@ -109,7 +109,7 @@ impl Session {
         &self.mountpoint
     }
 
-    /// Which mount it is.
+    /// The identity of the mount, which no other mount ever has.
     pub fn id(&self) -> MountId {
         self.mount.id()
     }

@@ -29,16 +29,16 @@ pub enum LockError {
     /// Another process has it, and does not let go.
     #[error("is in use by another amberfs")]
     InUse,
-    /// The system's answer.
+    /// The folder cannot be read or written.
     #[error(transparent)]
     Io(#[from] std::io::Error),
 }
 
 /// Local state, locked for this process.
 pub struct LocalState {
-    /// Where it is.
+    /// The path of the folder.
     pub path: PathBuf,
-    /// The folder.
+    /// The open folder.
     pub folder: Arc<dyn PrivateFolder>,
     lock: fs::File,
 }

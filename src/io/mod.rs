@@ -43,7 +43,7 @@ pub struct Timestamp {
     pub nanos: u32,
 }
 
-/// Tells the time.
+/// The wall clock and a monotonic one.
 pub trait Clock: Send + Sync {
     /// The wall clock; may jump.
     fn now(&self) -> Timestamp;
@@ -53,7 +53,7 @@ pub trait Clock: Send + Sync {
 
 /// A cryptographically secure source of random bytes.
 pub trait Random: Send + Sync {
-    /// Fills `buffer`.
+    /// Fills `buffer` with random bytes.
     fn fill(&self, buffer: &mut [u8]);
 }
 
@@ -62,9 +62,9 @@ pub trait Random: Send + Sync {
 pub struct Space {
     /// Bytes that may still be written by this user.
     pub free: u64,
-    /// Bytes in all.
+    /// The size of the file system, in bytes.
     pub total: u64,
-    /// Inodes free.
+    /// How many inodes are free.
     pub files_free: u64,
 }
 
@@ -89,7 +89,7 @@ pub trait PrivateFile: Send + Sync {
     /// the file was removed, or its folder is not at its place any more: nobody
     /// would find the bytes.
     fn sync_data(&self) -> io::Result<()>;
-    /// Length in bytes.
+    /// The length of the file, in bytes.
     fn len(&self) -> io::Result<u64>;
     /// Truncates or extends with zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
@@ -102,11 +102,11 @@ pub trait PrivateFile: Send + Sync {
 /// A folder that only this program uses (local state). Paths are relative,
 /// with `/` between parts.
 pub trait PrivateFolder: Send + Sync {
-    /// Opens a file.
+    /// Opens the file at `path`, below this folder.
     fn open(&self, path: &str, mode: OpenMode) -> io::Result<Box<dyn PrivateFile>>;
     /// Renames a file over whatever has the new name.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
-    /// Removes a file.
+    /// Removes the file at `path`.
     fn remove(&self, path: &str) -> io::Result<()>;
     /// Makes a folder; no error if it is there.
     fn make_dir(&self, path: &str) -> io::Result<()>;
@@ -114,7 +114,7 @@ pub trait PrivateFolder: Send + Sync {
     fn list(&self, path: &str) -> io::Result<Vec<String>>;
     /// Makes names in the folder durable.
     fn sync_dir(&self, path: &str) -> io::Result<()>;
-    /// Room left.
+    /// The space of the file system that the folder is on.
     fn space(&self) -> io::Result<Space>;
     /// Whether the folder is not at its place any more: what is written into its
     /// files now is found by nobody later.
@@ -170,11 +170,11 @@ pub enum EntryKind {
 pub struct Listed {
     /// Name within its folder; bytes that are not UTF-8 are replaced.
     pub name: String,
-    /// Size in bytes.
+    /// The size, in bytes.
     pub size: u64,
-    /// Last change.
+    /// The time of the last change of the content (mtime).
     pub changed: Timestamp,
-    /// What it is.
+    /// Whether it is a file, a folder or something else.
     pub kind: EntryKind,
 }
 
@@ -182,7 +182,7 @@ pub struct Listed {
 pub trait SyncedFile: Send + Sync {
     /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
-    /// Length in bytes.
+    /// The length of the file, in bytes.
     fn len(&self) -> io::Result<u64>;
     /// Whether the length is zero.
     fn is_empty(&self) -> io::Result<bool> {
@@ -221,7 +221,7 @@ pub trait SyncedFolder: Send + Sync {
     /// Removes a file and returns once that is durable; no error if it is gone
     /// already.
     fn remove(&self, path: &str) -> io::Result<()>;
-    /// Room left.
+    /// The space of the file system that the folder is on.
     fn space(&self) -> io::Result<Space>;
 
     /// Reads a whole file of at most `limit` bytes.

@@ -11,7 +11,7 @@ use rustix::fs::StatVfs;
 
 use super::{Clock, OpenMode, PrivateFile, PrivateFolder, Random, Space, SyncedFile, Timestamp};
 
-/// The system's clock.
+/// The clocks of the operating system.
 pub struct SystemClock;
 
 impl Clock for SystemClock {

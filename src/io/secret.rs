@@ -16,7 +16,7 @@ pub const SECRET_MAX: u64 = 4096;
 /// Who named a secrets file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SecretFrom {
-    /// The user.
+    /// The user types it on the terminal.
     User,
     /// systemd, which gives a unit with `User=` a file of root's that an access
     /// list opens to that user; the list shows as permissions of the group.
@@ -26,7 +26,7 @@ pub enum SecretFrom {
 /// Why a secrets file is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretFileError {
-    /// The disk.
+    /// The file cannot be read.
     #[error("cannot be read: {0}")]
     Io(#[from] io::Error),
     /// A folder, a pipe or a device.
@@ -35,13 +35,13 @@ pub enum SecretFileError {
     /// Neither ours nor root's.
     #[error("belongs to somebody else")]
     Foreign,
-    /// Permissions for others.
+    /// Others than the owner may read or write the file.
     #[error("can be read by others")]
     Open,
-    /// More than [`SECRET_MAX`].
+    /// The secret has more than [`SECRET_MAX`] bytes.
     #[error("is too long")]
     TooLong,
-    /// Not UTF-8.
+    /// The secret is not valid UTF-8.
     #[error("is not text")]
     NotText,
     /// Two bytes for each character, as some editors save text.

@@ -31,7 +31,7 @@ impl SimClock {
         self.0.lock().expect("nothing panics while it holds the clock")
     }
 
-    /// Lets time pass.
+    /// Lets this much time pass on both clocks.
     pub fn advance(&self, by: Duration) {
         let mut time = self.lock();
         let nanos = u64::from(time.0.nanos) + u64::from(by.subsec_nanos());
@@ -85,7 +85,7 @@ pub enum Fault {
     /// EIO. A failed sync also loses what it should have made durable: the
     /// system calls it clean afterwards.
     Io,
-    /// ENOSPC.
+    /// The operation fails with ENOSPC.
     NoSpace,
 }
 
@@ -101,9 +101,9 @@ impl Fault {
 /// What becomes of file bytes that were written and not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unsynced {
-    /// All are there.
+    /// All writes that were not synced are there after the power cut.
     Kept,
-    /// None is there.
+    /// No write that was not synced is there after the power cut.
     Lost,
     /// All but the write of this index (0 to [`SimWorld::pending_writes`]).
     OneLost(usize),
@@ -148,7 +148,7 @@ impl SimWorld {
         self.disk.lock().expect("nothing panics while it holds the disk")
     }
 
-    /// Its clock.
+    /// The clock of the simulated world.
     pub fn clock(&self) -> Arc<SimClock> {
         self.clock.clone()
     }

@@ -30,7 +30,7 @@ const PIECES: usize = 64;
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AnswerError {
-    /// The terminal.
+    /// The terminal cannot be read or written.
     #[error("the terminal: {0}")]
     Io(#[from] io::Error),
     /// Whoever was asked wants to stop.
@@ -39,7 +39,7 @@ pub enum AnswerError {
     /// The end of input.
     #[error("no answer was given")]
     NoAnswer,
-    /// Not UTF-8.
+    /// The answer is not valid UTF-8.
     #[error("the answer is not text")]
     NotText,
 }
@@ -83,7 +83,7 @@ impl Terminal {
         Ok(Self { file, before, interrupt })
     }
 
-    /// Shows a line.
+    /// Prints a line on the terminal.
     pub fn show(&self, text: &str) -> Result<(), AnswerError> {
         self.write(&format!("{}\n", shown(text)))
     }

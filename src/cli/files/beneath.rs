@@ -32,7 +32,7 @@ const READ: OFlags =
 /// Bytes of names that the kernel lists at once.
 const LISTED: usize = 16 << 10;
 
-/// An open folder.
+/// A folder that is open, by its descriptor.
 pub(super) struct Folder {
     file: File,
     identity: Identity,
@@ -169,7 +169,7 @@ impl Folder {
         Ok(Fresh { folder: self, temporary: Some(temporary), file: File::from(fd) })
     }
 
-    /// A symlink.
+    /// Makes a symlink `name` in this folder that leads to `target`.
     pub fn symlink(&self, target: &[u8], name: &[u8]) -> io::Result<()> {
         found(rustix::fs::symlinkat(target, &self.file, one(name)?))
     }

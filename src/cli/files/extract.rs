@@ -27,7 +27,7 @@ use crate::format::namespace::ROOT;
 use crate::fs::{Attr, FsError, Operations, Seek};
 use crate::io::{Timestamp, output};
 
-/// `extract`.
+/// Runs `amberfs extract`: copies files out of a repository.
 pub fn extract(global: &Global, args: &ExtractArgs) -> Result<Exit> {
     let parsed = args.paths.iter().map(|path| names(path)).collect::<Result<Vec<_>>>()?;
     let repo = canonical(&args.repo)?;

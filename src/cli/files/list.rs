@@ -10,7 +10,7 @@ use crate::fs::{Attr, Operations};
 use crate::io::local_time;
 use crate::io::output::{self, Data};
 
-/// `ls`.
+/// Runs `amberfs ls`: lists files.
 pub fn ls(global: &Global, args: &LsArgs) -> Result<Exit> {
     let all = vec!["/".to_string()];
     let paths = if args.paths.is_empty() { &all } else { &args.paths };
@@ -156,7 +156,7 @@ fn letters(mode: u32) -> String {
     text
 }
 
-/// `cat`.
+/// Runs `amberfs cat`: writes the content of files to standard output.
 pub fn cat(global: &Global, args: &CatArgs) -> Result<Exit> {
     let parsed = args.paths.iter().map(|path| names(path)).collect::<Result<Vec<_>>>()?;
     let opened = open(global, &args.repo, Access::Read)?;

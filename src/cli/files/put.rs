@@ -36,7 +36,7 @@ use crate::fs::{Caller, FsError, Operations};
 use crate::io::output;
 use placing::in_the_way;
 
-/// `put`.
+/// Runs `amberfs put`: copies files into a repository.
 pub fn put(global: &Global, args: &PutArgs) -> Result<Exit> {
     let names = names(&args.path)?;
     let repo = std::fs::metadata(canonical(&args.repo)?)?;
@@ -83,7 +83,7 @@ pub fn put(global: &Global, args: &PutArgs) -> Result<Exit> {
 
 /// Why something was not put.
 enum Trouble {
-    /// It is left out, and the rest goes on.
+    /// The file is left out, and the command goes on.
     Left(Failure),
     /// Nothing more can be put.
     Over(Failure),

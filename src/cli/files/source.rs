@@ -12,9 +12,9 @@ use super::{of, shown_path};
 
 /// What SOURCE leads to, open.
 pub(super) enum Source<'a> {
-    /// None was given.
+    /// Standard input, since no source was given.
     Stdin,
-    /// A folder.
+    /// A folder, with its path.
     Folder(&'a Path, Folder),
     /// A regular file, only held.
     File(&'a Path, File),
@@ -54,7 +54,7 @@ impl<'a> Source<'a> {
 
 /// A folder that is being put.
 pub(super) struct Level {
-    /// In the repository.
+    /// The inode of the directory in the repository.
     pub dir: u64,
     /// What fstat(2) said of it.
     pub data: Metadata,

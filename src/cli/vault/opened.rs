@@ -16,17 +16,18 @@ use crate::volume::repository::vault_slots;
 
 /// A repository opened with K, and its vault entries as they were sealed.
 pub(super) struct OpenForVault {
-    /// Its file system, and the lock of local state.
+    /// The file system of the repository, and the lock of local state.
     open: opening::OpenRepository,
-    /// K.
+    /// K, the 64-digit key.
     pub key: Secret,
-    /// The repository.
+    /// The id of the repository.
     pub repo: RepoId,
-    /// The current ones.
+    /// The vault entries of the current register.
     pub slots: Vec<Vec<u8>>,
-    /// Those that newer ones replaced, as far as the folder still tells.
+    /// The vault entries that newer ones replaced, as far as older registers are still
+    /// there.
     pub replaced: Vec<Vec<u8>>,
-    /// Its folder, without symlinks.
+    /// The folder of the repository, without symlinks.
     pub path: PathBuf,
 }
 

@@ -68,7 +68,7 @@ pub fn renew(global: &Global, repo: &Path, key: Secret, password: &Password) -> 
     replace(global, &opened, &address, password).map(drop)
 }
 
-/// `vault add`.
+/// Runs `amberfs vault add`: registers a password at a vault.
 pub fn add(global: &Global, args: &RepoArgs) -> Result<Exit> {
     let address = typed_address(global)?
         .ok_or_else(|| Failure::new(Exit::Usage, "give the vault: --vault ADDRESS"))?;

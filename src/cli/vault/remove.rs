@@ -7,7 +7,7 @@ use crate::crypto::{RepoId, hex};
 use crate::io::output;
 use crate::vault::protocol::Retirement;
 
-/// `vault remove`.
+/// Runs `amberfs vault remove`: ends the records of the repository's vault entries.
 pub fn remove(global: &Global, args: &RemoveArgs) -> Result<Exit> {
     if args.replaced {
         return remove_replaced(global, args);
