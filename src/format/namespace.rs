@@ -158,6 +158,13 @@ impl Key {
         Self::prefix(dir, ENTRY, hash)
     }
 
+    /// What the keys of all rows of writers begin with.
+    pub fn writers() -> Vec<u8> {
+        let mut bytes = NO_INO.to_be_bytes().to_vec();
+        bytes.push(WRITER);
+        bytes
+    }
+
     /// The lowest key of an inode's extended attributes.
     pub fn xattrs(ino: Ino) -> Vec<u8> {
         let mut bytes = ino.to_be_bytes().to_vec();

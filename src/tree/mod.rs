@@ -8,6 +8,7 @@
 mod build;
 pub mod content;
 pub mod diff;
+pub mod join;
 mod keyed;
 pub mod ledger;
 pub mod map;
