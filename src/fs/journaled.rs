@@ -11,14 +11,14 @@ impl Log for Journal {
     fn append(&self, record: &[&[u8]], reserve: bool) -> std::io::Result<u64> {
         self.append_pieces(record, reserve).map_err(journal_failed)
     }
-    fn promise(&self, len: usize, reserve: bool) -> std::io::Result<u64> {
-        Journal::promise(self, len, reserve).map_err(journal_failed)
+    fn reserve_room(&self, len: usize, reserve: bool) -> std::io::Result<u64> {
+        Journal::reserve_room(self, len, reserve).map_err(journal_failed)
     }
-    fn take_back(&self, promised: u64) {
-        Journal::take_back(self, promised);
+    fn cancel_reservation(&self, reserved: u64) {
+        Journal::cancel_reservation(self, reserved);
     }
-    fn append_promised(&self, record: &[&[u8]], promised: u64) -> std::io::Result<u64> {
-        Journal::append_promised(self, record, promised).map_err(journal_failed)
+    fn append_reserved(&self, record: &[&[u8]], reserved: u64) -> std::io::Result<u64> {
+        Journal::append_reserved(self, record, reserved).map_err(journal_failed)
     }
     fn write_out(&self) -> std::io::Result<()> {
         Journal::write_out(self).map_err(journal_failed)

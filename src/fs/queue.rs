@@ -5,7 +5,7 @@
 //! the chunks. What is done meanwhile queues behind it, so the log has all in
 //! order.
 //!
-//! Invariants: room in the log is promised to every record before it is
+//! Invariants: room in the log is reserved for every record before it is
 //! acknowledged; whoever drains holds `draining`, and nothing is appended past a
 //! queue that is not empty. The queue has a lock of its own, the last of all: the
 //! log is written even while an operation that has the state waits for REPO.
@@ -50,9 +50,9 @@ enum Record {
     Write(Waiting),
 }
 
-/// A record, the room that was promised for it, and when it was acknowledged.
+/// A record, the bytes of the log that are reserved for it, and when it was acknowledged.
 struct Queued {
-    promised: u64,
+    reserved: u64,
     since: Duration,
     record: Record,
 }
@@ -110,7 +110,7 @@ impl Queue {
             && let Some(queued) = self.records.pop_front()
         {
             self.bytes -= queued.record.len();
-            bytes += queued.promised;
+            bytes += queued.reserved;
             taken.push(queued);
         }
         taken
@@ -179,7 +179,7 @@ impl Fs {
     }
 
     /// Queues a large write that makes `dot`, whoever calls holding the state. `false` if
-    /// the log could not promise room for it: then nothing was done.
+    /// the log could not reserve room for it: then nothing was done.
     pub(super) fn enqueue_write(
         &self,
         dot: Dot,
@@ -189,9 +189,9 @@ impl Fs {
     ) -> bool {
         let change = [Change::Write { ino, offset, bytes: bytes[..].into(), time }];
         let len = encode(dot, &change).0.len() + bytes.len() + SPARE;
-        let Ok(promised) = self.log.promise(len, false) else { return false };
+        let Ok(reserved) = self.log.reserve_room(len, false) else { return false };
         let write = Waiting { dot, ino, offset, time, bytes: bytes.clone(), known: None };
-        self.queue().push(self.queued_now(promised, Record::Write(write)));
+        self.queue().push(self.queued_now(reserved, Record::Write(write)));
         true
     }
 
@@ -204,12 +204,12 @@ impl Fs {
     ) -> Result<()> {
         let mut queue = self.queue();
         if !queue.is_idle() {
-            if let Ok(promised) = self.log.promise(record.len() + data.len(), reserve) {
+            if let Ok(reserved) = self.log.reserve_room(record.len() + data.len(), reserve) {
                 let record = Record::Encoded([record, data].concat());
-                queue.push(self.queued_now(promised, record));
+                queue.push(self.queued_now(reserved, record));
                 return Ok(());
             }
-            // What others were promised may be more than they will need.
+            // What is reserved for others may be more than they will need.
             let Ok(guard) = self.draining.try_lock() else { return Err(FsError::NoSpace) };
             self.log_all(&guard, &mut queue)?;
         }
@@ -218,8 +218,8 @@ impl Fs {
         Ok(())
     }
 
-    fn queued_now(&self, promised: u64, record: Record) -> Queued {
-        Queued { promised, since: self.volume.world().clock.elapsed(), record }
+    fn queued_now(&self, reserved: u64, record: Record) -> Queued {
+        Queued { reserved, since: self.volume.world().clock.elapsed(), record }
     }
 
     /// Makes room in a full queue. What is durable in an object needs none, so first
@@ -332,9 +332,9 @@ impl Fs {
     }
 
     fn log_record(&self, bypassed: &mut u64, queued: Queued) -> Result<u64> {
-        let Queued { promised, record, .. } = queued;
+        let Queued { reserved, record, .. } = queued;
         let log = |record: &[&[u8]]| {
-            self.log.append_promised(record, promised).map_err(|error| self.fail_for_good(&error))
+            self.log.append_reserved(record, reserved).map_err(|error| self.fail_for_good(&error))
         };
         let write = match record {
             Record::Encoded(record) => return log(&[&record]),
@@ -397,24 +397,24 @@ impl Fs {
             });
             // Else it was logged meanwhile.
             let Some(place) = place else { continue };
-            let Queued { promised, since, record: Record::Write(write) } =
+            let Queued { reserved, since, record: Record::Write(write) } =
                 &mut queue.records[place]
             else {
                 continue;
             };
             if end < offset + bytes.len() as u64 {
                 let rest = write.split(end);
-                let spare = *promised - bytes.len() as u64;
+                let spare = *reserved - bytes.len() as u64;
                 let share = rest.bytes.len() as u64 + spare / 2;
-                *promised -= share;
+                *reserved -= share;
                 write.known = Some(known);
-                let rest = Queued { promised: share, since: *since, record: Record::Write(rest) };
+                let rest = Queued { reserved: share, since: *since, record: Record::Write(rest) };
                 queue.records.insert(place + 1, rest);
             } else {
                 write.known = Some(known);
             }
         }
-        for Queued { promised, record, .. } in &mut queue.records {
+        for Queued { reserved, record, .. } in &mut queue.records {
             if let Record::Write(write) = record
                 && !write.bytes.is_empty()
                 && write.known.as_ref().is_some_and(|known| self.are_durable(known))
@@ -423,9 +423,9 @@ impl Fs {
                 queue.bytes -= len;
                 write.bytes = Bytes::new();
                 // The chunks' names take little of it.
-                let spare = (*promised).min(len) / 8 * 7;
-                *promised -= spare;
-                self.log.take_back(spare);
+                let spare = (*reserved).min(len) / 8 * 7;
+                *reserved -= spare;
+                self.log.cancel_reservation(spare);
             }
         }
     }

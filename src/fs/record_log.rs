@@ -9,13 +9,15 @@ pub trait Log: Send + Sync {
     /// acknowledged, if there is no room. Records that make room may use the
     /// `reserve` that others leave.
     fn append(&self, record: &[&[u8]], reserve: bool) -> std::io::Result<u64>;
-    /// Sets room aside for a record of at most `len` bytes that
-    /// [`Log::append_promised`] will bring; returns how much.
-    fn promise(&self, len: usize, reserve: bool) -> std::io::Result<u64>;
-    /// Takes back so much of what was promised.
-    fn take_back(&self, promised: u64);
-    /// Takes a record for which `promised` bytes were set aside.
-    fn append_promised(&self, record: &[&[u8]], promised: u64) -> std::io::Result<u64>;
+    /// Reserves room for a record of at most `len` bytes that is appended later by
+    /// [`Log::append_reserved`]. Returns how many bytes that takes. With `use_reserve` it
+    /// may use the space that other records leave free.
+    fn reserve_room(&self, len: usize, use_reserve: bool) -> std::io::Result<u64>;
+    /// Cancels the reservation of this many bytes.
+    fn cancel_reservation(&self, reserved: u64);
+    /// Appends a record for which `reserved` bytes were reserved. Returns its sequence
+    /// number.
+    fn append_reserved(&self, record: &[&[u8]], reserved: u64) -> std::io::Result<u64>;
     /// Hands what was taken to the operating system.
     fn write_out(&self) -> std::io::Result<()>;
     /// Returns once records up to `sequence` are durable.
@@ -38,11 +40,11 @@ impl Log for NoLog {
     fn append(&self, _: &[&[u8]], _: bool) -> std::io::Result<u64> {
         Ok(0)
     }
-    fn promise(&self, _: usize, _: bool) -> std::io::Result<u64> {
+    fn reserve_room(&self, _: usize, _: bool) -> std::io::Result<u64> {
         Err(std::io::ErrorKind::Unsupported.into())
     }
-    fn take_back(&self, _: u64) {}
-    fn append_promised(&self, _: &[&[u8]], _: u64) -> std::io::Result<u64> {
+    fn cancel_reservation(&self, _: u64) {}
+    fn append_reserved(&self, _: &[&[u8]], _: u64) -> std::io::Result<u64> {
         Ok(0)
     }
     fn write_out(&self) -> std::io::Result<()> {

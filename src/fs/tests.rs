@@ -84,11 +84,11 @@ impl Log for Arc<Kept> {
         records.push((sequence, record.concat()));
         Ok(sequence)
     }
-    fn promise(&self, len: usize, _: bool) -> std::io::Result<u64> {
+    fn reserve_room(&self, len: usize, _: bool) -> std::io::Result<u64> {
         Ok(len as u64)
     }
-    fn take_back(&self, _: u64) {}
-    fn append_promised(&self, record: &[&[u8]], _: u64) -> std::io::Result<u64> {
+    fn cancel_reservation(&self, _: u64) {}
+    fn append_reserved(&self, record: &[&[u8]], _: u64) -> std::io::Result<u64> {
         self.append(record, false)
     }
     fn write_out(&self) -> std::io::Result<()> {

@@ -35,9 +35,9 @@ pub(super) struct State {
     pub durable: u64,
     pub runs: Vec<Run>,
     pub buffered: usize,
-    /// Records that will come for certain: how many bytes they take at most,
-    /// and the longest of them.
-    pub promised: (u64, u64),
+    /// Reservations for records that are appended later: how many bytes all of them take
+    /// at most, and the longest of them.
+    pub reserved: (u64, u64),
     /// Where the next record goes, if it fits.
     pub tail: Option<(Arc<LogFile>, u64)>,
     pub ready: VecDeque<Arc<LogFile>>,
@@ -71,10 +71,10 @@ impl State {
         (need <= tail || !self.ready.is_empty()) && self.room() - lost >= need + reserve
     }
 
-    /// Room that promised records, and one of `need` bytes more, need in files of
+    /// Room that records with a reservation, and one of `need` bytes more, need in files of
     /// `file` bytes. At the end of each file less than the longest is lost.
-    pub fn room_for_promises(&self, need: u64, file: u64) -> u64 {
-        let (bytes, longest) = (self.promised.0 + need, self.promised.1.max(need));
+    pub fn room_for_reserved(&self, need: u64, file: u64) -> u64 {
+        let (bytes, longest) = (self.reserved.0 + need, self.reserved.1.max(need));
         if bytes == 0 {
             return 0;
         }

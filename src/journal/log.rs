@@ -88,7 +88,7 @@ impl Journal {
             durable: last,
             runs: Vec::new(),
             buffered: 0,
-            promised: (0, 0),
+            reserved: (0, 0),
             tail: None,
             ready: VecDeque::new(),
             live,
@@ -142,29 +142,30 @@ impl Journal {
         self.append_pieces(&[record], false)
     }
 
-    /// As [`Self::append`], of a record in pieces. With `reserved` it may use the
+    /// As [`Self::append`], of a record in pieces. With `use_reserve` it may use the
     /// reserve: for deletes and a checkpoint's own records.
-    pub fn append_pieces(&self, record: &[&[u8]], reserved: bool) -> Result<u64> {
-        self.append_with(record, if reserved { 0 } else { self.options.reserve }, false)
+    pub fn append_pieces(&self, record: &[&[u8]], use_reserve: bool) -> Result<u64> {
+        self.append_with(record, if use_reserve { 0 } else { self.options.reserve }, false)
     }
 
-    /// Sets room aside for a record of at most `len` bytes, and returns how much
-    /// that is. The record must come by [`Self::append_promised`].
-    pub fn promise(&self, len: usize, reserved: bool) -> Result<u64> {
+    /// Reserves room for a record of at most `len` bytes, and returns how many bytes that
+    /// takes. The record must be appended by [`Self::append_reserved`]. With `use_reserve`
+    /// it may use the space that is kept free for deletes and a checkpoint's own records.
+    pub fn reserve_room(&self, len: usize, use_reserve: bool) -> Result<u64> {
         let (limit, need) = (self.record_max(), (len + OVERHEAD) as u64);
         // Longer ones could leave half of every file empty.
         if len > limit / 2 {
             return Err(JournalError::TooLarge { len, limit: limit / 2 });
         }
-        let reserve = if reserved { 0 } else { self.options.reserve };
+        let reserve = if use_reserve { 0 } else { self.options.reserve };
         let file = self.options.file_size;
         let lacks =
-            |state: &State| state.room() < state.room_for_promises(need, file) + reserve + need;
+            |state: &State| state.room() < state.room_for_reserved(need, file) + reserve + need;
         loop {
             let mut state = self.state();
             state.check()?;
             if !lacks(&state) {
-                state.promised = (state.promised.0 + need, state.promised.1.max(need));
+                state.reserved = (state.reserved.0 + need, state.reserved.1.max(need));
                 return Ok(need);
             }
             drop(state);
@@ -172,19 +173,20 @@ impl Journal {
         }
     }
 
-    /// Appends a record for which [`Self::promise`] set `promised` aside.
-    pub fn append_promised(&self, record: &[&[u8]], promised: u64) -> Result<u64> {
+    /// Appends a record for which [`Self::reserve_room`] reserved `reserved` bytes. The
+    /// reservation ends, also if appending fails.
+    pub fn append_reserved(&self, record: &[&[u8]], reserved: u64) -> Result<u64> {
         let appended = self.append_with(record, 0, true);
-        self.take_back(promised);
+        self.cancel_reservation(reserved);
         appended
     }
 
-    /// Takes back so much of what was promised: it is not needed any more.
-    pub fn take_back(&self, promised: u64) {
+    /// Cancels the reservation of this many bytes: they are not needed any more.
+    pub fn cancel_reservation(&self, reserved: u64) {
         let mut state = self.state();
-        state.promised.0 = state.promised.0.saturating_sub(promised);
-        if state.promised.0 == 0 {
-            state.promised.1 = 0;
+        state.reserved.0 = state.reserved.0.saturating_sub(reserved);
+        if state.reserved.0 == 0 {
+            state.reserved.1 = 0;
         }
     }
 
@@ -193,12 +195,12 @@ impl Journal {
         RECORD_MAX.min((self.options.file_size - FIRST) as usize - OVERHEAD)
     }
 
-    /// Appends a record that leaves `reserve` free, and what is promised to
-    /// others, unless it is `promised` itself.
-    fn append_with(&self, record: &[&[u8]], reserve: u64, promised: bool) -> Result<u64> {
+    /// Appends a record. It leaves `reserve` bytes free, and what is reserved for other
+    /// records; a record that has a reservation itself (`reserved`) uses all room.
+    fn append_with(&self, record: &[&[u8]], reserve: u64, reserved: bool) -> Result<u64> {
         let file = self.options.file_size;
         let kept = move |state: &State| {
-            if promised { 0 } else { reserve + state.room_for_promises(0, file) }
+            if reserved { 0 } else { reserve + state.room_for_reserved(0, file) }
         };
         let (len, limit) = (record.iter().map(|piece| piece.len()).sum(), self.record_max());
         if len > limit {
