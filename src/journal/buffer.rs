@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::files::{FIRST, LogFile};
 use super::record::{CLAIM, FRAME, Frame, OVERHEAD, PAGE};
-use super::writer::Pen;
+use super::writer::WriterState;
 use super::{JournalError, Result};
 
 /// Consecutive records on their way to one file. `bytes` has a page of room
@@ -42,7 +42,7 @@ pub(super) struct State {
     pub tail: Option<(Arc<LogFile>, u64)>,
     pub ready: VecDeque<Arc<LogFile>>,
     pub live: VecDeque<Live>,
-    pub pen: Option<Pen>,
+    pub writer: Option<WriterState>,
     pub kept: Vec<Vec<u8>>,
 }
 

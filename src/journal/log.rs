@@ -2,7 +2,7 @@
 //!
 //! Lock order: `files`, then `state`. `files` is held while a file is prepared
 //! or recycled, flushes included; only who needs a file waits for it. `state`
-//! is held for moments, never over I/O. The pen is not a lock: whoever takes it
+//! is held for moments, never over I/O. The writer is not a lock: whoever takes it
 //! out of `state` is the one who seals, writes and flushes, and the others wait
 //! on `turn`. Those who arrive during a flush are served together by the next.
 
@@ -15,7 +15,7 @@ use super::buffer::{Live, State};
 use super::files::{FIRST, Files, LogFile, PrepareError, numbers};
 use super::record::{OVERHEAD, PAGE, RECORD_MAX};
 use super::replay::{join, read_file};
-use super::writer::{Lead, Pen};
+use super::writer::{WriterGuard, WriterState};
 use super::{FOLDER, JournalError, JournalKeys, Options, Replay, Result};
 
 /// Buffered bytes at which an append writes them out, if nobody does already.
@@ -81,7 +81,7 @@ impl Journal {
         let mut files = Files { folder, random, keys, options, spares: vec![], next, total };
         files.adopt_spares(&spares)?;
         files.recycle(&done)?;
-        let pen = Pen { written: last, durable: last, ..Pen::default() };
+        let writer = WriterState { written: last, durable: last, ..WriterState::default() };
         let state = State {
             failed: None,
             last,
@@ -92,7 +92,7 @@ impl Journal {
             tail: None,
             ready: VecDeque::new(),
             live,
-            pen: Some(pen),
+            writer: Some(writer),
             kept: Vec::new(),
         };
         let journal = Self {
@@ -217,7 +217,7 @@ impl Journal {
             let keep = kept(&state);
             if state.make_room(len + OVERHEAD, keep) {
                 let sequence = state.push(record, len);
-                let write = state.buffered >= BUFFER_FULL && state.pen.is_some();
+                let write = state.buffered >= BUFFER_FULL && state.writer.is_some();
                 drop(state);
                 if write {
                     // The record is appended whatever comes of this; a failure
@@ -233,9 +233,9 @@ impl Journal {
 
     /// Writes the buffer, without a flush, and prepares files ahead of need.
     pub fn write_out(&self) -> Result<()> {
-        let mut lead = self.lead(|_| false)?.expect("no goal ends the wait early");
-        lead.write()?;
-        drop(lead);
+        let mut guard = self.acquire_writer(|_| false)?.expect("no goal ends the wait early");
+        guard.write()?;
+        drop(guard);
         match self.prepare_ahead() {
             Err(JournalError::Full) => Ok(()),
             other => other,
@@ -245,11 +245,13 @@ impl Journal {
     /// Returns once the record of that number, and all before it, survive a
     /// power cut. One flush serves all who wait.
     pub fn sync(&self, sequence: u64) -> Result<()> {
-        let Some(mut lead) = self.lead(|state| state.durable >= sequence.min(state.last))? else {
+        let Some(mut guard) =
+            self.acquire_writer(|state| state.durable >= sequence.min(state.last))?
+        else {
             return Ok(());
         };
-        lead.write()?;
-        lead.flush()
+        guard.write()?;
+        guard.flush()
     }
 
     /// Begins a new file with the next record, unless the present one is less
@@ -267,14 +269,14 @@ impl Journal {
     /// Tells that all records up to `contained` are in a durable head: files
     /// that hold no others are used again.
     pub fn release(&self, contained: u64) -> Result<()> {
-        let mut lead = self.lead(|_| false)?.expect("no goal ends the wait early");
-        lead.write()?;
+        let mut guard = self.acquire_writer(|_| false)?.expect("no goal ends the wait early");
+        guard.write()?;
         let mut released = Vec::new();
         {
             let mut state = self.state();
             let open = state.tail.as_ref().map(|(file, _)| file.number);
             // What was appended meanwhile is not written, so it is not released.
-            let contained = contained.min(lead.pen().written);
+            let contained = contained.min(guard.writer().written);
             while let Some(first) = state.live.front() {
                 if first.last > contained || Some(first.number) == open {
                     break;
@@ -282,20 +284,20 @@ impl Journal {
                 released.push((first.number, first.len));
                 state.live.pop_front();
             }
-            let pen = lead.pen();
-            if pen
+            let writer = guard.writer();
+            if writer
                 .file
                 .as_ref()
                 .is_some_and(|file| released.iter().any(|(number, _)| *number == file.number))
             {
                 // Nothing in it is needed, so nothing in it needs a flush.
-                pen.file = None;
-                pen.page.clear();
+                writer.file = None;
+                writer.page.clear();
             }
-            pen.durable = pen.durable.max(contained);
+            writer.durable = writer.durable.max(contained);
             state.durable = state.durable.max(contained);
         }
-        drop(lead);
+        drop(guard);
         let done = self.files().recycle(&released);
         done.map_err(|error| self.fail_prepare(error))
     }
@@ -358,16 +360,16 @@ impl Journal {
         Ok(())
     }
 
-    /// Waits for the pen; `None` if `reached` first.
-    fn lead(&self, reached: impl Fn(&State) -> bool) -> Result<Option<Lead<'_>>> {
+    /// Waits for the writer; `None` if `reached` first.
+    fn acquire_writer(&self, reached: impl Fn(&State) -> bool) -> Result<Option<WriterGuard<'_>>> {
         let mut state = self.state();
         loop {
             state.check()?;
             if reached(&state) {
                 return Ok(None);
             }
-            if let Some(pen) = state.pen.take() {
-                return Ok(Some(Lead { journal: self, pen: Some(pen) }));
+            if let Some(writer) = state.writer.take() {
+                return Ok(Some(WriterGuard { journal: self, writer: Some(writer) }));
             }
             state = self.turn.wait(state).expect("nothing panics with the journal's state");
         }

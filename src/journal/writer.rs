@@ -1,4 +1,5 @@
-//! Sealing, writing and flushing, by whoever holds the pen.
+//! Seals, writes and flushes records. One thread at a time does so, the one that holds the
+//! [`WriterGuard`].
 //!
 //! Invariant: a file is flushed before the next one gets its first record.
 
@@ -13,9 +14,9 @@ use super::{JournalError, Result};
 /// Buffers up to this size are kept for the next records.
 const BUFFER_KEPT: usize = 8 << 20;
 
-/// What only the writer of the moment touches.
+/// What only the thread that writes now may use.
 #[derive(Default)]
-pub(super) struct Pen {
+pub(super) struct WriterState {
     /// The file written last.
     pub file: Option<Arc<LogFile>>,
     /// The sealed bytes in that file's last, partial page.
@@ -24,15 +25,16 @@ pub(super) struct Pen {
     pub durable: u64,
 }
 
-/// Holds the pen; gives it back when dropped.
-pub(super) struct Lead<'a> {
+/// The exclusive right to write and flush the journal. Dropping it lets the next thread
+/// write.
+pub(super) struct WriterGuard<'a> {
     pub journal: &'a Journal,
-    pub pen: Option<Pen>,
+    pub writer: Option<WriterState>,
 }
 
-impl Lead<'_> {
-    pub fn pen(&mut self) -> &mut Pen {
-        self.pen.as_mut().expect("there until drop")
+impl WriterGuard<'_> {
+    pub fn writer(&mut self) -> &mut WriterState {
+        self.writer.as_mut().expect("there until drop")
     }
 
     /// Seals and writes all that is buffered.
@@ -43,14 +45,14 @@ impl Lead<'_> {
             std::mem::take(&mut state.runs)
         };
         for mut run in runs {
-            if self.pen().file.as_ref().is_none_or(|file| file.number != run.file.number) {
+            if self.writer().file.as_ref().is_none_or(|file| file.number != run.file.number) {
                 // So a record in a later file proves all of the earlier ones.
                 self.flush()?;
-                let pen = self.pen();
-                pen.file = Some(run.file.clone());
-                pen.page.clear();
+                let writer = self.writer();
+                writer.file = Some(run.file.clone());
+                writer.page.clear();
             }
-            let written = self.pen().write(&mut run);
+            let written = self.writer().write(&mut run);
             if let Err(error) = written {
                 return Err(self.failed(&run.file, &error));
             }
@@ -66,16 +68,16 @@ impl Lead<'_> {
 
     /// Flushes the file written last.
     pub fn flush(&mut self) -> Result<()> {
-        let pen = self.pen();
-        if pen.durable < pen.written {
-            if let Some(file) = pen.file.clone()
+        let writer = self.writer();
+        if writer.durable < writer.written {
+            if let Some(file) = writer.file.clone()
                 && let Err(error) = file.file.sync_data()
             {
                 return Err(self.failed(&file, &error));
             }
-            let pen = self.pen();
-            pen.durable = pen.written;
-            let durable = pen.durable;
+            let writer = self.writer();
+            writer.durable = writer.written;
+            let durable = writer.durable;
             self.journal.state().durable = durable;
         }
         Ok(())
@@ -86,17 +88,17 @@ impl Lead<'_> {
     }
 }
 
-impl Drop for Lead<'_> {
+impl Drop for WriterGuard<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.journal.fail("its writer panicked".to_owned());
         }
-        self.journal.state().pen = self.pen.take();
+        self.journal.state().writer = self.writer.take();
         self.journal.turn.notify_all();
     }
 }
 
-impl Pen {
+impl WriterState {
     /// Seals the records of `run` where they lie and writes them as whole
     /// pages: first what the last page held already, at the end zeros.
     pub fn write(&mut self, run: &mut Run) -> std::io::Result<()> {
