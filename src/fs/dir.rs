@@ -5,8 +5,8 @@ use crate::format::namespace::{Ino, Key, NAME_MAX, ROOT, Value};
 
 /// Entries read at once.
 const BATCH: usize = 256;
-/// The same with their attributes, which cost more: what an answer has no room for was
-/// read in vain.
+/// Entries read at once with their attributes. They are fewer, since attributes cost more
+/// and those that do not fit into the answer are read in vain.
 const ATTRIBUTES_BATCH: usize = 32;
 
 impl Fs {

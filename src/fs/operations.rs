@@ -267,7 +267,8 @@ pub trait Operations: Send + Sync + 'static {
     /// only at the end of the file. What it holds besides, and after an error all
     /// of it, means nothing.
     fn read_into(&self, ino: u64, offset: u64, out: &mut [u8]) -> Result<usize>;
-    /// The same into a buffer of its own.
+    /// Reads at most `len` bytes at `offset` into a new buffer; fewer only at the end of
+    /// the file.
     fn read(&self, ino: u64, offset: u64, len: u32) -> Result<Vec<u8>> {
         let left = self.getattr(ino)?.size.saturating_sub(offset);
         let mut out = vec![0; left.min(u64::from(len)) as usize];

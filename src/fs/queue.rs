@@ -41,7 +41,7 @@ pub(super) struct Waiting {
     time: Timestamp,
     /// What was written; empty once `known` is durable.
     bytes: Bytes,
-    /// The same in chunks, once it is cut.
+    /// The chunks of what was written, once it is chunked.
     known: Option<Vec<Piece>>,
 }
 

@@ -182,7 +182,8 @@ impl Catalogue {
         self.add_objects(commit.device, &commit.objects)
     }
 
-    /// The same for a list of objects of a device.
+    /// Indexes objects of the device `owner`. Returns whether all of them are listed here at
+    /// full size.
     fn add_objects(&self, owner: DeviceId, objects: &[NewObject]) -> bool {
         let mut known = self.write();
         let mut complete = true;

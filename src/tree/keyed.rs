@@ -154,8 +154,8 @@ fn scan_node<S: Keyed, N: Source>(
 /// Keys `[from, to)`; no `to`: up to the end.
 pub type KeyRange = (Vec<u8>, Option<Vec<u8>>);
 
-/// Like [`scan`] over a range, but goes on where a node cannot be read: `lost`
-/// is called with the keys that are, or would be, below it.
+/// Visits all entries of a range in ascending order of keys. Where a node cannot be read it
+/// calls `lost` with the keys that are, or would be, below it, and goes on.
 pub(super) fn salvage<S: Keyed, N: Source>(
     source: &N,
     (id, level): Root,

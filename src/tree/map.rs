@@ -33,8 +33,8 @@ pub fn scan<N: Source>(
     keyed::scan::<Map, N>(source, root, from, visit)
 }
 
-/// Like [`scan`] over a range, but goes on where a node cannot be read: `lost`
-/// is called with the keys that are, or would be, below it.
+/// Visits all entries of a range in ascending order of keys. Where a node cannot be read it
+/// calls `lost` with the keys that are, or would be, below it, and goes on.
 pub fn salvage<N: Source>(
     source: &N,
     root: Root,

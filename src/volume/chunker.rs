@@ -19,9 +19,9 @@ const SAMPLE: usize = 16 << 10;
 /// Smallest chunk, where a boundary is expected, and largest chunk of a
 /// compressible stream, bytes.
 const COMPRESSIBLE: (usize, usize, usize) = (16 << 10, 32 << 10, 64 << 10);
-/// The same of an incompressible stream: chunks have 256 KiB or so. Most of it
-/// is the smallest chunk, which the chunker skips: looking at every byte took a
-/// tenth of the time of a write.
+/// Smallest chunk, where a boundary is expected, and largest chunk of an incompressible
+/// stream, bytes: chunks have 256 KiB or so. Most of it is the smallest chunk, which the
+/// chunker skips: looking at every byte took a tenth of the time of a write.
 const INCOMPRESSIBLE: (usize, usize, usize) = (192 << 10, 128 << 10, 1 << 20);
 
 /// Judges how a file should be cut, by its first bytes.

@@ -17,7 +17,7 @@ use crate::tree::{Keys, NewNodes, Root, Source};
 /// chunk. Where a chunk ends does not depend on what is further away than that, so
 /// the chunks are those of one go.
 const WINDOW: u64 = 8 << 20;
-/// The same of what is cut into pages.
+/// Bytes of content of one page a chunk that are copied together to be chunked.
 const PAGES_WINDOW: u64 = 1 << 20;
 
 /// What [`flush`] made.

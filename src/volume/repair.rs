@@ -51,7 +51,7 @@ struct Walk<'a> {
     volume: &'a Volume,
     /// Whether a head or object is here and whole.
     good: &'a dyn Fn(&Name) -> bool,
-    /// The same, and a head names it.
+    /// Whether a head or object is here and whole, and a head names it.
     named: &'a dyn Fn(&Name) -> bool,
     /// What only objects have that no head names.
     unnamed: HashSet<Id>,
