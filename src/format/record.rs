@@ -169,7 +169,9 @@ pub fn decode(bytes: &[u8]) -> Result<(Dot, Vec<Change<'_>>)> {
                     // Here the bytes of a long attribute stand themselves.
                     Key::Xattr(..) => {
                         let mut bytes = Decoder::new(input.bytes(VALUE_MAX + XATTR_MAX, "value")?);
-                        Value::Xattr(Xattr::decode(&mut bytes, XATTR_MAX)?)
+                        let xattr = Xattr::decode(&mut bytes, XATTR_MAX)?;
+                        bytes.end()?;
+                        Value::Xattr(xattr)
                     }
                     _ => Value::decode(&key, input.bytes(VALUE_MAX, "value")?)?,
                 };

@@ -4,8 +4,6 @@
 //! attribute. The change that made it is its origin. Writing a version again, unchanged, gives
 //! it another dot and keeps its origin.
 
-use std::collections::BTreeSet;
-
 use super::clock::{Dot, Writer};
 use super::namespace::Ino;
 use super::wire::{DecodeError, Decoder, Encoder, Result};
@@ -65,7 +63,12 @@ impl Versions {
     /// The list of a version that stood under `dot` and is written again, unchanged.
     #[must_use]
     pub fn kept(&self, dot: Dot) -> Self {
-        if self.0.is_empty() { Self(vec![VersionRun::of(dot)]) } else { self.clone() }
+        if self.0.is_empty() {
+            return Self(vec![VersionRun::of(dot)]);
+        }
+        // Of a list that another writer made longer than this one writes.
+        let from = self.0.len().saturating_sub(WRITTEN_MAX);
+        Self(self.0[from..].to_vec())
     }
 
     /// The list of a version that the change `new` makes in the place of the `old` ones, each
@@ -95,9 +98,13 @@ impl Versions {
         Self(runs)
     }
 
-    /// Every writer that the list names.
-    pub fn writers(&self) -> BTreeSet<Writer> {
-        self.0.iter().map(|run| run.writer).collect()
+    /// Drops the oldest run, but for the last one; false if there is no other.
+    pub fn forget_oldest(&mut self) -> bool {
+        let is_long = self.0.len() > 1;
+        if is_long {
+            self.0.remove(0);
+        }
+        is_long
     }
 
     /// Writes a count, then of each run: writer (5 bytes), first record, last minus first.

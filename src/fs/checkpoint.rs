@@ -319,6 +319,8 @@ impl Fs {
             }
             contents.push(flushed);
         }
+        // It reads, and may fail: before anything is logged again.
+        let changes = self.volume.stamp(overlay.into_changes())?;
         let without = files.iter().zip(&contents).filter(|(_, stored)| stored.is_none());
         self.log_again(&without.map(|(file, _)| file.ino).collect::<Vec<_>>())?;
         let open: Vec<Content> = {
@@ -326,7 +328,6 @@ impl Fs {
             let unnamed = state.orphans.values().map(|inode| inode.content);
             state.files.values().map(|file| file.stored.content).chain(unnamed).collect()
         };
-        let changes = overlay.into_changes();
         let counts = (inodes, bytes);
         let published = self.volume.checkpoint(changes, counts, sequence, &open)?;
         if let Some(path) = published.gone.first() {

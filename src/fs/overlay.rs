@@ -11,7 +11,7 @@ use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use super::{Fs, FsError, Result, State};
-use crate::format::clock::{Dot, Seen};
+use crate::format::clock::{Dot, Seen, Writer};
 use crate::format::namespace::{Ino, Inode, Key, Value};
 use crate::format::node::MapItem;
 use crate::format::versions::History;
@@ -29,6 +29,8 @@ pub(super) struct Overlay {
     origins: HashMap<Ino, Origins>,
     /// The changes that made them.
     seen: Seen,
+    /// Writers of the changes, in the order of their first ones.
+    writers: Vec<Writer>,
 }
 
 impl Overlay {
@@ -49,8 +51,8 @@ impl Overlay {
 
     /// What the volume is to publish.
     pub(super) fn into_changes(self) -> Changes {
-        let Self { edits, origins, seen } = self;
-        Changes { edits: edits.into_iter().collect(), origins, seen }
+        let Self { edits, origins, seen, writers } = self;
+        Changes { edits: edits.into_iter().collect(), origins, seen, writers }
     }
 
     /// Lays `newer` above it.
@@ -60,6 +62,13 @@ impl Overlay {
             self.origins.entry(ino).or_default().absorb(origins);
         }
         self.seen.join(&newer.seen);
+        newer.writers.into_iter().for_each(|writer| self.add_writer(writer));
+    }
+
+    fn add_writer(&mut self, writer: Writer) {
+        if !self.writers.contains(&writer) {
+            self.writers.push(writer);
+        }
     }
 
     /// The edits of keys from `from` on that have a prefix.
@@ -119,6 +128,7 @@ impl Overlays {
     /// A change was made.
     pub(super) fn see(&mut self, dot: Dot) {
         self.current.seen.add(dot);
+        self.current.add_writer(dot.writer);
     }
 
     /// Changed names and inodes since the last freeze.

@@ -144,7 +144,8 @@ fn later_values(fs: &Fs, ino: Ino) {
         values.into_iter().map(|(key, value)| (key.encode(), Some((dot, value)))).collect();
     let mut seen = Seen::default();
     seen.add(dot);
-    let changes = Changes { edits: edits.into_iter().collect(), origins: HashMap::new(), seen };
+    let changes = Changes { edits: edits.into_iter().collect(), seen, ..Changes::default() };
+    let changes = volume.stamp(changes).unwrap();
     let commit = volume.base().commit.clone();
     volume.checkpoint(changes, (commit.inodes, commit.bytes), commit.journal, &[]).unwrap();
 }

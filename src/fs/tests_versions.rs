@@ -418,3 +418,82 @@ fn a_replay_publishes_the_same_versions() {
         .collect();
     assert_eq!(roots[0], roots[1]);
 }
+
+/// The dot of a name that went was read from its directory's record. Where that went too the
+/// log stayed bound to a version of the database that no tree has, and a join would have hidden
+/// it.
+#[test]
+fn a_log_that_leaves_a_directory_that_goes_is_bound_to_nothing() {
+    let place = Place::new();
+    let fs = place.open();
+    let dir = fs.mkdir(ME, ROOT, b"d", 0o755).unwrap().ino;
+    let (database, wal) = (file(&fs, dir, b"chat.db", b"1"), file(&fs, dir, b"chat.db-wal", b"1"));
+    fs.checkpoint().unwrap();
+    let first = stored(&fs, database).unwrap().content_origin();
+    fs.rename((dir, b"chat.db-wal"), (ROOT, b"keep.log"), RenameMode::Replace).unwrap();
+    fs.rename((dir, b"chat.db"), (ROOT, b"new.db"), RenameMode::Replace).unwrap();
+    fs.rmdir(ROOT, b"d").unwrap();
+    fs.checkpoint().unwrap();
+    assert_eq!(stored(&fs, wal).unwrap().inode.history.main, None);
+    assert_ne!(stored(&fs, database).unwrap().content_origin(), first);
+}
+
+/// Each name of a database counts: one more is another version, so that a change of its mode
+/// elsewhere does not bring back the old names.
+#[test]
+fn a_second_name_of_a_database_is_a_version_and_a_name_that_came_and_went_is_none() {
+    let place = Place::new();
+    let fs = place.open();
+    let (database, wal) =
+        (file(&fs, ROOT, b"chat.db", b"1"), file(&fs, ROOT, b"chat.db-wal", b"1"));
+    fs.checkpoint().unwrap();
+    let first = stored(&fs, database).unwrap().content_origin();
+    file(&fs, ROOT, b"chat.db-journal", b"hot");
+    fs.unlink(ROOT, b"chat.db-journal").unwrap();
+    fs.checkpoint().unwrap();
+    assert_eq!(stored(&fs, database).unwrap().content_origin(), first, "nothing came of it");
+    fs.link(database, ROOT, b"second").unwrap();
+    fs.checkpoint().unwrap();
+    let second = stored(&fs, database).unwrap().content_origin();
+    assert_ne!(second, first);
+    assert_eq!(stored(&fs, wal).unwrap().inode.history.main, Some((database, second)));
+    // A side file of a side file of a side file is none either.
+    let strange = file(&fs, ROOT, b"n-wal-wal-wal", b"1");
+    file(&fs, ROOT, b"n-wal-wal", b"1");
+    fs.checkpoint().unwrap();
+    assert_eq!(stored(&fs, strange).unwrap().inode.history.main, None);
+}
+
+/// After a crash two writers are in one overlay. Their numbers are random: what is later is
+/// decided by the order of the changes, and all beside a record stands under its dot.
+#[test]
+fn changes_of_two_writers_are_ordered_as_they_were_made() {
+    // Which of two random numbers is higher: until it was both.
+    let mut higher = [false; 2];
+    for _ in 0..64 {
+        let place = Place::new();
+        let log = Arc::new(Kept::default());
+        let fs = place.recover(&log);
+        let database = file(&fs, ROOT, b"chat.db", b"1");
+        file(&fs, ROOT, b"chat.db-wal", b"1");
+        fs.checkpoint().unwrap();
+        let wal = fs.lookup(ROOT, b"chat.db-wal").unwrap().ino;
+        fs.link(database, ROOT, b"second").unwrap();
+        fs.write(wal, 0, b"2", false).unwrap();
+        let old = fs.volume.writer();
+        drop(fs);
+        let fs = place.recover(&log);
+        fs.write(database, 0, b"2", false).unwrap();
+        let new = fs.volume.writer();
+        let after = published(&fs, database);
+        assert_eq!((after.dot.writer, after.content_origin().writer), (new, new));
+        assert!(after.beside.iter().all(|(_, dot, _)| *dot == after.dot), "{:?}", after.beside);
+        let main = stored(&fs, wal).unwrap().inode.history.main;
+        assert_eq!(main, Some((database, after.content_origin())));
+        higher[usize::from(new > old)] = true;
+        if higher == [true; 2] {
+            return;
+        }
+    }
+    panic!("64 random numbers on one side");
+}

@@ -28,8 +28,8 @@ pub fn seen<N: Source>(source: &N, root: Root) -> Result<Seen, N::Error> {
 }
 
 /// The root of the join of two trees; nodes that neither has go into `new`. The work grows with
-/// what differs. The bytes of a key's values may exceed what a leaf takes: the caller settles
-/// such keys first ([`crate::format::node::ITEM_BYTES_MAX`]).
+/// what differs. A key may come to more values, or more bytes of them, than a leaf takes: the
+/// caller settles such keys first ([`crate::format::node::ITEM_BYTES_MAX`]).
 pub fn join<N: Source>(
     keys: Keys<'_>,
     source: &N,

@@ -128,6 +128,9 @@ pub struct Changes {
     pub origins: HashMap<Ino, Origins>,
     /// The newest of all changes, of each writer.
     pub seen: Seen,
+    /// Writers of the changes, in the order of their first ones: after a crash there are more
+    /// than one.
+    pub writers: Vec<Writer>,
 }
 
 /// A writer that was perhaps drawn before.

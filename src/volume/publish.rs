@@ -22,21 +22,29 @@ use crate::tree::{Keys, NewNodes, Root, ledger, map};
 /// Bytes of tree nodes that a head carries; more go into metadata objects.
 const HEAD_NODES_MAX: usize = 4 << 20;
 
+/// Changes with what joining needs to know of them, to be published on the tree for which they
+/// were completed.
+pub struct Stamped(Changes);
+
 impl Volume {
+    /// Completes changes before they are published. Reads of the tree what lies beside them.
+    pub fn stamp(&self, changes: Changes) -> Result<Stamped> {
+        stamp::complete(self.tree(), changes).map(Stamped)
+    }
+
     /// Publishes a checkpoint: `changes` become the next commit. `counts` are inodes and bytes
     /// in it, `journal` the last sequence it contains, `open` content roots that are in use and
     /// not part of it.
     pub fn checkpoint(
         &self,
-        changes: Changes,
+        changes: Stamped,
         counts: (u64, u64),
         journal: u64,
         open: &[Content],
     ) -> Result<Published> {
         let base = self.base();
         let below = self.tree_at(base.inherited.root);
-        let Changes { edits, origins, seen } = changes;
-        let edits = stamp::complete(below, edits, &origins)?;
+        let Changes { edits, seen, .. } = changes.0;
         self.check_law(&edits)?;
         let news = !edits.is_empty();
         let rows = self.rows(&seen).into_iter().map(|(key, row)| (key, Some(row)));

@@ -12,15 +12,17 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 
-use super::{Edit, Tree, values};
-use crate::format::clock::Dot;
+use super::{Changes, Tree, values};
+use crate::format::clock::{Dot, Seen, Writer};
 use crate::format::container::Class;
 use crate::format::namespace::{
-    Content, Ino, Inode, Key, ROOT, Value, XATTR_INLINE_MAX, Xattr, XattrState,
+    Content, Ino, Inode, Key, ROOT, VALUE_MAX, Value, XATTR_INLINE_MAX, Xattr, XattrState,
 };
-use crate::format::versions::{OVER_MAX, Versions};
+use crate::format::versions::{History, OVER_MAX, Versions};
 use crate::store::{Result, StoreError};
+use crate::tree::join;
 
+const DIRECTORY: u32 = 0o040_000;
 /// Most removed attributes that an inode keeps; the oldest go.
 const REMOVED_MAX: usize = 64;
 /// What `SQLite` adds to the name of a database for the files beside it ("Temporary Files Used
@@ -44,21 +46,22 @@ impl Origins {
     }
 }
 
-/// Completes `edits`, which are to be made on this tree. What is staged for them is staged
-/// in its store.
-pub(super) fn complete(
-    below: Tree<'_>,
-    edits: Vec<Edit>,
-    origins: &HashMap<Ino, Origins>,
-) -> Result<Vec<Edit>> {
+/// Completes `changes`, which are to be made on the tree `below`. What is staged for them is
+/// staged in its store. What that tree has already, because it was published and the noting
+/// of it failed, is left out.
+pub(super) fn complete(below: Tree<'_>, changes: Changes) -> Result<Changes> {
+    let Changes { edits, origins, seen, writers } = changes;
+    let known = join::seen(below.store, below.root)?;
     let mut stamper = Stamper {
         below,
         edits: edits.into_iter().collect(),
-        origins: origins.clone(),
+        origins,
+        writers: &writers,
         over: HashMap::new(),
         main: HashMap::new(),
         forgotten: HashSet::new(),
     };
+    stamper.leave_out_published(&known)?;
     stamper.databases()?;
     stamper.names()?;
     for (ino, dot) in stamper.changed_inodes() {
@@ -68,15 +71,40 @@ pub(super) fn complete(
         }
     }
     stamper.xattrs()?;
-    Ok(stamper.edits.into_iter().collect())
+    let (edits, origins) = (stamper.edits.into_iter().collect(), stamper.origins);
+    Ok(Changes { edits, origins, seen, writers })
+}
+
+/// Whether two records differ in no more than their lists of versions.
+fn is_same_inode(one: &Inode, other: &Inode) -> bool {
+    let plain = |inode: &Inode| Inode { history: Box::default(), ..inode.clone() };
+    plain(one) == plain(other)
+}
+
+/// What a name ends with, if it is that of a side file.
+fn without_suffix(name: &[u8]) -> Option<&[u8]> {
+    SIDE_SUFFIXES.iter().find_map(|suffix| name.strip_suffix(*suffix))
 }
 
 /// The name of the database to which a file of this name would be a side file.
 fn main_name(name: &[u8]) -> Option<&[u8]> {
-    fn stripped(name: &[u8]) -> Option<&[u8]> {
-        SIDE_SUFFIXES.iter().find_map(|suffix| name.strip_suffix(*suffix))
+    without_suffix(name).filter(|main| !main.is_empty() && without_suffix(main).is_none())
+}
+
+/// Drops what is oldest from the lists of an inode that would not fit into a value otherwise.
+fn shorten(inode: &mut Inode) {
+    let len = |inode: &Inode| Value::Inode(Box::new(inode.clone())).encode().len();
+    while len(inode) > VALUE_MAX {
+        let History { content, attributes, over, .. } = &mut *inode.history;
+        if over.is_empty() {
+            // Neither loses its last run, which has the origin.
+            if !content.forget_oldest() && !attributes.forget_oldest() {
+                return;
+            }
+        } else {
+            over.remove(0);
+        }
     }
-    stripped(name).filter(|main| !main.is_empty() && stripped(main).is_none())
 }
 
 /// A directory and a name in it.
@@ -99,6 +127,8 @@ struct Stamper<'a> {
     below: Tree<'a>,
     edits: BTreeMap<Vec<u8>, Option<(Dot, Value)>>,
     origins: HashMap<Ino, Origins>,
+    /// Writers of the changes, in the order of their first ones.
+    writers: &'a [Writer],
     /// Files that a file was renamed over.
     over: HashMap<Ino, Vec<Ino>>,
     /// The database beside which a side file stands from here on.
@@ -108,6 +138,49 @@ struct Stamper<'a> {
 }
 
 impl Stamper<'_> {
+    /// Where a change stands in the order in which the changes were made. Numbers of writers
+    /// are random, so the order of dots is another one.
+    fn rank(&self, dot: Dot) -> (Option<usize>, u64) {
+        (self.writers.iter().position(|writer| *writer == dot.writer), dot.record)
+    }
+
+    /// The later of two changes.
+    fn later(&self, one: Dot, other: Dot) -> Dot {
+        if self.rank(other) > self.rank(one) { other } else { one }
+    }
+
+    /// Leaves out what the tree below, which has seen `known`, has already.
+    fn leave_out_published(&mut self, known: &Seen) -> Result<()> {
+        let is_new = |dot: &Dot| !known.covers(*dot);
+        for origins in self.origins.values_mut() {
+            origins.content = origins.content.filter(is_new);
+            origins.attributes = origins.attributes.filter(is_new);
+        }
+        let is_known = |edit: &Option<(Dot, Value)>| edit.as_ref().is_some_and(|e| !is_new(&e.0));
+        let covered: Vec<Vec<u8>> = self
+            .edits
+            .iter()
+            .filter(|(_, edit)| is_known(edit))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for encoded in covered {
+            let key = Tree::decode_key(&encoded)?;
+            let held = self.before(&key)?.map(|(_, value)| value);
+            let Some(Some((_, value))) = self.edits.get(&encoded) else { continue };
+            let is_same = match (value, &held) {
+                (Value::Inode(new), Some(Value::Inode(held))) => is_same_inode(new, held),
+                (Value::Xattr(new), Some(Value::Xattr(held))) => {
+                    self.stored(new.state.clone())? == held.state
+                }
+                (new, held) => Some(new) == held.as_ref(),
+            };
+            if is_same {
+                self.edits.remove(&encoded);
+            }
+        }
+        Ok(())
+    }
+
     /// What stands under a key in the tree below.
     fn before(&self, key: &Key) -> Result<Option<(Dot, Value)>> {
         let found = self.below.get_item(&key.encode(), |item| {
@@ -131,6 +204,15 @@ impl Stamper<'_> {
         })
     }
 
+    fn is_dir_after(&self, ino: Ino) -> Result<bool> {
+        let inode = self.after(&Key::Inode(ino))?;
+        Ok(matches!(inode, Some((_, Value::Inode(inode))) if inode.is_dir()))
+    }
+
+    fn is_removed(&self, ino: Ino) -> bool {
+        matches!(self.edits.get(&Key::Inode(ino).encode()), Some(None))
+    }
+
     fn is_file_after(&self, ino: Ino) -> Result<bool> {
         let inode = self.after(&Key::Inode(ino))?;
         Ok(matches!(inode, Some((_, Value::Inode(inode))) if inode.is_file()))
@@ -144,8 +226,9 @@ impl Stamper<'_> {
     /// Writes the record of an inode again under this dot, or a later one if it has that
     /// already.
     fn touch(&mut self, ino: Ino, dot: Dot) -> Result<()> {
-        if let Some((own, _)) = self.edit_of(ino) {
-            *own = dot.max(*own);
+        if let Some(own) = self.edit_of(ino).map(|(own, _)| *own) {
+            let later = self.later(own, dot);
+            self.edit_of(ino).expect("it was there").0 = later;
         } else if let Some((_, inode)) = self.inode_before(ino)? {
             self.edits.insert(Key::Inode(ino).encode(), Some((dot, Value::Inode(inode))));
         }
@@ -272,20 +355,19 @@ impl Stamper<'_> {
         let mut stamps: BTreeMap<Ino, Dot> = BTreeMap::new();
         for (key, (dir, _), named) in self.changed_entries() {
             let Some((ino, dot)) = named else { continue };
-            let stamp = stamps.entry(dir).or_insert(dot);
-            *stamp = dot.max(*stamp);
+            let stamp = stamps.get(&dir).map_or(dot, |stamp| self.later(*stamp, dot));
+            stamps.insert(dir, stamp);
             let old = match self.before(&key)? {
-                Some((_, Value::Entry(old, 0o100_000))) if old != ino => old,
+                Some((_, Value::Entry(old, kind))) if old != ino && kind != DIRECTORY => old,
                 _ => continue,
             };
-            let goes = matches!(self.edits.get(&Key::Inode(old).encode()), Some(None));
-            if goes && self.is_file_after(ino)? {
+            if self.is_removed(old) && !self.is_dir_after(ino)? {
                 self.over.entry(ino).or_default().push(old);
             }
         }
         // From the newest on, each directory is stamped once.
         let mut newest: Vec<(Dot, Ino)> = stamps.into_iter().map(|(dir, dot)| (dot, dir)).collect();
-        newest.sort_unstable_by(|one, other| other.cmp(one));
+        newest.sort_by_key(|(dot, _)| std::cmp::Reverse(self.rank(*dot)));
         let mut stamped: BTreeSet<Ino> = BTreeSet::new();
         for (dot, dir) in newest {
             let mut at = dir;
@@ -306,37 +388,59 @@ impl Stamper<'_> {
     /// version of the database, and each side file beside it says which.
     fn databases(&mut self) -> Result<()> {
         let mut touched: BTreeMap<Place, Touched> = BTreeMap::new();
-        let mut touch = |(dir, name): Place, dot: Dot, is_version: bool| {
-            let main = main_name(&name).map_or_else(|| name.clone(), <[u8]>::to_vec);
-            let all = touched.entry((dir, main)).or_insert(Touched { dot, is_version });
-            all.dot = dot.max(all.dot);
-            all.is_version |= is_version;
-        };
-        // A name that goes has no dot of its own: its directory's record has one as late.
-        let gone = |stamper: &mut Self, dir| stamper.edit_of(dir).map(|(dot, _)| *dot);
-        for (_, place, named) in self.changed_entries() {
-            let dot = match named {
-                Some((_, dot)) => Some(dot),
-                None => gone(self, place.0),
+        let all = self.edits.values().flatten().map(|(dot, _)| *dot);
+        let Some(newest) = all.reduce(|one, other| self.later(one, other)) else { return Ok(()) };
+        for (key, place, named) in self.changed_entries() {
+            let before = match self.before(&key)? {
+                Some((_, Value::Entry(ino, _))) => Some(ino),
+                _ => None,
             };
-            if let Some(dot) = dot {
-                touch(place, dot, true);
+            let after = named.map(|(ino, _)| ino);
+            if before == after {
+                // It came and went, or went and came back.
+                continue;
             }
+            // A name that goes has no dot of its own: its directory's record has one as late.
+            let gone = |stamper: &mut Self| stamper.edit_of(place.0).map(|(dot, _)| *dot);
+            let dot = named.map(|(_, dot)| dot).or_else(|| gone(self)).unwrap_or(newest);
+            // A name more, or less, is another version of the file under all its names.
+            for ino in before.into_iter().chain(after) {
+                if self.inode_before(ino)?.is_some() && self.is_file_after(ino)? {
+                    for place in self.names_after(ino)? {
+                        self.add_touched(&mut touched, place, dot, true);
+                    }
+                }
+            }
+            self.add_touched(&mut touched, place, dot, true);
         }
         for (ino, dot) in self.changed_inodes() {
             let Some(dot) = dot else { continue };
             if !self.is_file_after(ino)? {
                 continue;
             }
-            let origin = self.origins.get(&ino).copied().unwrap_or_default().content;
+            let origins = self.origins.get(&ino).copied().unwrap_or_default();
+            let is_version = origins.content.is_some() || self.inode_before(ino)?.is_none();
             for place in self.names_after(ino)? {
-                touch(place, dot, origin.is_some());
+                self.add_touched(&mut touched, place, dot, is_version);
             }
         }
         for (place, what) in touched {
             self.database(&place, what)?;
         }
         Ok(())
+    }
+
+    fn add_touched(
+        &self,
+        touched: &mut BTreeMap<Place, Touched>,
+        (dir, name): Place,
+        dot: Dot,
+        is_version: bool,
+    ) {
+        let main = main_name(&name).map_or_else(|| name.clone(), <[u8]>::to_vec);
+        let all = touched.entry((dir, main)).or_insert(Touched { dot, is_version });
+        all.dot = self.later(all.dot, dot);
+        all.is_version |= is_version;
     }
 
     /// The names of the side files of a database with this name.
@@ -348,7 +452,7 @@ impl Stamper<'_> {
     fn sides_after(&self, main: Ino) -> Result<BTreeSet<Ino>> {
         let mut sides = BTreeSet::new();
         for place in self.names_after(main)? {
-            if main_name(&place.1).is_some() {
+            if without_suffix(&place.1).is_some() {
                 continue;
             }
             for side in Self::side_places(&place) {
@@ -360,6 +464,9 @@ impl Stamper<'_> {
     }
 
     fn database(&mut self, place: &Place, what: Touched) -> Result<()> {
+        if without_suffix(&place.1).is_some() {
+            return Ok(());
+        }
         let (mut sides, mut had) = (BTreeSet::new(), false);
         for side in Self::side_places(place) {
             let before = self.file_before(&side)?;
@@ -385,8 +492,9 @@ impl Stamper<'_> {
             }
             self.touch(main, what.dot)?;
             if what.is_version {
-                let origins = self.origins.entry(main).or_default();
-                origins.content = origins.content.max(Some(what.dot));
+                let changed = self.origins.get(&main).and_then(|origins| origins.content);
+                let origin = changed.map_or(what.dot, |changed| self.later(changed, what.dot));
+                self.origins.entry(main).or_default().content = Some(origin);
             }
             for side in beside {
                 self.touch(side, what.dot)?;
@@ -412,10 +520,6 @@ impl Stamper<'_> {
     /// The history of an inode, and what lies beside its record, under the dot of that.
     fn inode(&mut self, ino: Ino, dot: Dot) -> Result<()> {
         let before = self.inode_before(ino)?;
-        if before.as_ref().is_some_and(|(old, _)| *old == dot) {
-            // It is there already.
-            return Ok(());
-        }
         let origins = self.origins.get(&ino).copied().unwrap_or_default();
         let mut history =
             before.as_ref().map(|(_, inode)| *inode.history.clone()).unwrap_or_default();
@@ -441,10 +545,17 @@ impl Stamper<'_> {
                 Some(main) => Some((main, self.content_origin(main)?)),
                 None => None,
             };
+        } else if let Some((main, _)) = history.main
+            && !(self.is_file_after(main)? && self.sides_after(main)?.contains(&ino))
+        {
+            // It moved away, and its database moved or went.
+            history.main = None;
         }
         if let Some((_, Value::Inode(inode))) = self.edit_of(ino) {
             *inode.history = history;
+            shorten(inode);
         }
+        self.lift_beside(ino, dot);
         if before.is_some() {
             self.stamp_beside(ino, dot)?;
         }
@@ -462,6 +573,21 @@ impl Stamper<'_> {
                 None => Err(StoreError::damaged("a database", "it has no record")),
             },
         }
+    }
+
+    /// What changed beside a record stands under the dot of that: both have one writer then.
+    fn lift_beside(&mut self, ino: Ino, dot: Dot) {
+        let start = ino.to_be_bytes().to_vec();
+        let (first, last) = (Key::entries_from(ino, 0), Key::entries_from(ino, u64::MAX));
+        let lift = |(_, edit): (&Vec<u8>, &mut Option<(Dot, Value)>)| {
+            if let Some((own, _)) = edit {
+                *own = dot;
+            }
+        };
+        // Entries may be very many, and have dots of their own.
+        self.edits.range_mut(start.clone()..first).for_each(lift);
+        let behind = self.edits.range_mut(last..);
+        behind.take_while(|(key, _)| key.starts_with(&start)).for_each(lift);
     }
 
     fn stamp_beside(&mut self, ino: Ino, dot: Dot) -> Result<()> {
@@ -520,9 +646,8 @@ impl Stamper<'_> {
             };
             let (dot, versions, state) = match self.edits.get(&encoded).cloned().flatten() {
                 Some((dot, Value::Xattr(xattr))) => {
-                    // It was stamped, or is there already.
-                    let known = before.as_ref().is_some_and(|(old, _)| *old == dot);
-                    if known || !xattr.versions.is_empty() {
+                    if !xattr.versions.is_empty() {
+                        // It was stamped.
                         continue;
                     }
                     (dot, replaced(dot), xattr.state)
@@ -533,6 +658,11 @@ impl Stamper<'_> {
                         (dot, xattr.versions.kept(*old), XattrState::Removed)
                     }
                     (Some(dot), Some(_)) => (dot, replaced(dot), XattrState::Removed),
+                    (None, Some((_, xattr))) if xattr.is_removed() && !self.is_removed(ino) => {
+                        // Its removal was published, and the noting of that failed.
+                        self.edits.remove(&encoded);
+                        continue;
+                    }
                     // It goes with its inode, or was in no head.
                     _ => continue,
                 },
@@ -553,5 +683,48 @@ impl Stamper<'_> {
             }
             other => Ok(other),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::namespace::Owner;
+    use crate::io::Timestamp;
+
+    /// Full lists beside long fields of a later version are more than a value takes: it would
+    /// have been written, and refused by every reader.
+    #[test]
+    fn an_inode_with_all_lists_full_fits_into_a_value() {
+        let dot = |writer: u64| {
+            Dot::new(Writer::new((1 << 39) - writer).unwrap(), u64::MAX - writer).unwrap()
+        };
+        let mut full = Versions::default();
+        for writer in 1..=40 {
+            full = Versions::replacing(&[(dot(writer), &full)], dot(writer + 1));
+        }
+        let own = Owner::Id(u32::MAX);
+        let mut inode = Inode::new(0o100_644, own, own, Timestamp::default());
+        inode.inline = vec![1; 256];
+        inode.history.content = full.clone();
+        inode.history.attributes = full.clone();
+        inode.history.over = (0..8).map(|at| (u64::MAX - at, full.clone())).collect();
+        assert!(Value::Inode(Box::new(inode.clone())).encode().len() <= VALUE_MAX);
+        inode.unknown = vec![(40, vec![0; 4000])];
+        assert!(Value::Inode(Box::new(inode.clone())).encode().len() > VALUE_MAX);
+        shorten(&mut inode);
+        let bytes = Value::Inode(Box::new(inode.clone())).encode();
+        assert!(bytes.len() <= VALUE_MAX && inode.history.over.len() >= 4, "{}", bytes.len());
+        assert_eq!(inode.history.content, full);
+        // A long link has room for little.
+        let mut link = Inode::new(0o120_777, own, own, Timestamp::default());
+        link.inline = vec![b'x'; 4095];
+        link.history.content = Versions::default().kept(dot(1));
+        link.history.attributes = full.clone();
+        link.unknown = vec![(40, vec![0; 4200])];
+        shorten(&mut link);
+        let origin = link.history.attributes.origin(dot(99));
+        assert_eq!(origin, full.origin(dot(99)));
+        assert!(Value::Inode(Box::new(link)).encode().len() <= VALUE_MAX);
     }
 }

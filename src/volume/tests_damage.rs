@@ -64,7 +64,8 @@ pub(super) fn checkpoint(
     seen.add(dot);
     let edits =
         values.into_iter().map(|(key, value)| (key, value.map(|value| (dot, value)))).collect();
-    volume.checkpoint(Changes { edits, seen, ..Changes::default() }, counts, 0, &[])
+    let changes = Changes { edits, seen, ..Changes::default() };
+    volume.checkpoint(volume.stamp(changes)?, counts, 0, &[])
 }
 
 pub(super) fn open(

@@ -255,7 +255,7 @@ fn nothing_is_published_twice_under_one_dot() {
             seen: seen.clone(),
             ..Changes::default()
         };
-        volume.checkpoint(changes, (4, 0), 0, &[])
+        volume.checkpoint(volume.stamp(changes)?, (4, 0), 0, &[])
     };
     let again = publish(name(b"a"), dot, value(b"1"), &seen);
     assert!(matches!(again, Err(StoreError::Republished { dot: found }) if found == dot));

@@ -131,8 +131,8 @@ fn invites_let_people_in_and_staff_can_find_stop_and_delete_a_record() {
     assert!(list.starts_with(&show), "{show}");
 
     done(staff(&world, &["record", "freeze"], &by_ticket));
-    let stopped = world.run(&BY_PASSWORD);
-    assert!(stopped.status.code() == Some(13) && said(&stopped).contains("stopped"));
+    let frozen = world.run(&BY_PASSWORD);
+    assert!(frozen.status.code() == Some(13) && said(&frozen).contains("frozen"));
     assert!(done(staff(&world, &["status"], &[])).contains("1 held"));
     done(staff(&world, &["record", "thaw"], &by_ticket));
     let opened = world.run(&BY_PASSWORD);
