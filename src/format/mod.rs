@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod commit;
 pub mod container;
+mod inode;
 pub mod ledger;
 pub mod namespace;
 pub mod node;

@@ -9,6 +9,8 @@
 //! Invariant: a value that is written here for the first time stands under a dot of these
 //! changes, and nobody has seen that dot.
 
+mod databases;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 
@@ -25,10 +27,6 @@ use crate::tree::join;
 const DIRECTORY: u32 = 0o040_000;
 /// Most removed attributes that an inode keeps; the oldest go.
 const REMOVED_MAX: usize = 64;
-/// What `SQLite` adds to the name of a database for the files beside it ("Temporary Files Used
-/// By `SQLite`" in its documentation).
-const SIDE_SUFFIXES: [&[u8]; 3] = [b"-journal", b"-shm", b"-wal"];
-
 /// The newest changes of an inode since the last head that made a version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Origins {
@@ -81,16 +79,6 @@ fn is_same_inode(one: &Inode, other: &Inode) -> bool {
     plain(one) == plain(other)
 }
 
-/// What a name ends with, if it is that of a side file.
-fn without_suffix(name: &[u8]) -> Option<&[u8]> {
-    SIDE_SUFFIXES.iter().find_map(|suffix| name.strip_suffix(*suffix))
-}
-
-/// The name of the database to which a file of this name would be a side file.
-fn main_name(name: &[u8]) -> Option<&[u8]> {
-    without_suffix(name).filter(|main| !main.is_empty() && without_suffix(main).is_none())
-}
-
 /// Drops what is oldest from the lists of an inode that would not fit into a value otherwise.
 fn shorten(inode: &mut Inode) {
     let len = |inode: &Inode| Value::Inode(Box::new(inode.clone())).encode().len();
@@ -113,15 +101,6 @@ type Place = (Ino, Vec<u8>);
 /// A name that changes: its key, its place, and the inode that it names from here on with the
 /// dot of that; none if it goes.
 type ChangedEntry = (Key, Place, Option<(Ino, Dot)>);
-
-/// What happened to a database or its side files.
-#[derive(Clone, Copy)]
-struct Touched {
-    /// The newest change of one of them.
-    dot: Dot,
-    /// Whether one changed its content, or came, went or moved.
-    is_version: bool,
-}
 
 struct Stamper<'a> {
     below: Tree<'a>,
@@ -377,139 +356,6 @@ impl Stamper<'_> {
                     Some((parent, _)) => at = parent,
                     None => break,
                 }
-            }
-        }
-        Ok(())
-    }
-
-    // --- databases
-
-    /// A database and its side files are one version: a change of one of them makes a new
-    /// version of the database, and each side file beside it says which.
-    fn databases(&mut self) -> Result<()> {
-        let mut touched: BTreeMap<Place, Touched> = BTreeMap::new();
-        let all = self.edits.values().flatten().map(|(dot, _)| *dot);
-        let Some(newest) = all.reduce(|one, other| self.later(one, other)) else { return Ok(()) };
-        for (key, place, named) in self.changed_entries() {
-            let before = match self.before(&key)? {
-                Some((_, Value::Entry(ino, _))) => Some(ino),
-                _ => None,
-            };
-            let after = named.map(|(ino, _)| ino);
-            if before == after {
-                // It came and went, or went and came back.
-                continue;
-            }
-            // A name that goes has no dot of its own: its directory's record has one as late.
-            let gone = |stamper: &mut Self| stamper.edit_of(place.0).map(|(dot, _)| *dot);
-            let dot = named.map(|(_, dot)| dot).or_else(|| gone(self)).unwrap_or(newest);
-            // A name more, or less, is another version of the file under all its names.
-            for ino in before.into_iter().chain(after) {
-                if self.inode_before(ino)?.is_some() && self.is_file_after(ino)? {
-                    for place in self.names_after(ino)? {
-                        self.add_touched(&mut touched, place, dot, true);
-                    }
-                }
-            }
-            self.add_touched(&mut touched, place, dot, true);
-        }
-        for (ino, dot) in self.changed_inodes() {
-            let Some(dot) = dot else { continue };
-            if !self.is_file_after(ino)? {
-                continue;
-            }
-            let origins = self.origins.get(&ino).copied().unwrap_or_default();
-            let is_version = origins.content.is_some() || self.inode_before(ino)?.is_none();
-            for place in self.names_after(ino)? {
-                self.add_touched(&mut touched, place, dot, is_version);
-            }
-        }
-        for (place, what) in touched {
-            self.database(&place, what)?;
-        }
-        Ok(())
-    }
-
-    fn add_touched(
-        &self,
-        touched: &mut BTreeMap<Place, Touched>,
-        (dir, name): Place,
-        dot: Dot,
-        is_version: bool,
-    ) {
-        let main = main_name(&name).map_or_else(|| name.clone(), <[u8]>::to_vec);
-        let all = touched.entry((dir, main)).or_insert(Touched { dot, is_version });
-        all.dot = self.later(all.dot, dot);
-        all.is_version |= is_version;
-    }
-
-    /// The names of the side files of a database with this name.
-    fn side_places((dir, name): &Place) -> impl Iterator<Item = Place> {
-        SIDE_SUFFIXES.iter().map(|suffix| (*dir, [name, *suffix].concat()))
-    }
-
-    /// The side files beside a database, under any of its names.
-    fn sides_after(&self, main: Ino) -> Result<BTreeSet<Ino>> {
-        let mut sides = BTreeSet::new();
-        for place in self.names_after(main)? {
-            if without_suffix(&place.1).is_some() {
-                continue;
-            }
-            for side in Self::side_places(&place) {
-                sides.extend(self.file_after(&side)?);
-            }
-        }
-        sides.remove(&main);
-        Ok(sides)
-    }
-
-    fn database(&mut self, place: &Place, what: Touched) -> Result<()> {
-        if without_suffix(&place.1).is_some() {
-            return Ok(());
-        }
-        let (mut sides, mut had) = (BTreeSet::new(), false);
-        for side in Self::side_places(place) {
-            let before = self.file_before(&side)?;
-            had |= before.is_some();
-            sides.extend(before);
-            sides.extend(self.file_after(&side)?);
-        }
-        if sides.is_empty() {
-            return Ok(());
-        }
-        let mut mains = BTreeSet::new();
-        if had {
-            mains.extend(self.file_before(place)?);
-        }
-        mains.extend(self.file_after(place)?);
-        for main in mains {
-            if !self.is_file_after(main)? {
-                continue;
-            }
-            let beside = self.sides_after(main)?;
-            if !had && beside.is_empty() {
-                continue;
-            }
-            self.touch(main, what.dot)?;
-            if what.is_version {
-                let changed = self.origins.get(&main).and_then(|origins| origins.content);
-                let origin = changed.map_or(what.dot, |changed| self.later(changed, what.dot));
-                self.origins.entry(main).or_default().content = Some(origin);
-            }
-            for side in beside {
-                self.touch(side, what.dot)?;
-                self.main.insert(side, Some(main));
-            }
-        }
-        for side in sides {
-            if self.main.contains_key(&side) || !self.is_file_after(side)? {
-                continue;
-            }
-            let Some((_, inode)) = self.inode_before(side)? else { continue };
-            let Some((main, _)) = inode.history.main else { continue };
-            if !self.sides_after(main)?.contains(&side) {
-                self.touch(side, what.dot)?;
-                self.main.insert(side, None);
             }
         }
         Ok(())
