@@ -37,6 +37,7 @@ impl Stamper<'_> {
         let mut touched: BTreeMap<Place, Touched> = BTreeMap::new();
         let all = self.edits.values().flatten().map(|(dot, _)| *dot);
         let Some(newest) = all.reduce(|one, other| self.later(one, other)) else { return Ok(()) };
+        let mut named_anew: BTreeMap<Ino, Dot> = BTreeMap::new();
         for (key, place, named) in self.changed_entries() {
             let before = match self.before(&key)? {
                 Some((_, Value::Entry(ino, _))) => Some(ino),
@@ -50,15 +51,20 @@ impl Stamper<'_> {
             // A name that goes has no dot of its own: its directory's record has one as late.
             let gone = |stamper: &mut Self| stamper.edit_of(place.0).map(|(dot, _)| *dot);
             let dot = named.map(|(_, dot)| dot).or_else(|| gone(self)).unwrap_or(newest);
-            // A name more, or less, is another version of the file under all its names.
             for ino in before.into_iter().chain(after) {
-                if self.inode_before(ino)?.is_some() && self.is_file_after(ino)? {
-                    for place in self.names_after(ino)? {
-                        self.add_touched(&mut touched, place, dot, true);
-                    }
-                }
+                let last = named_anew.get(&ino).map_or(dot, |last| self.later(*last, dot));
+                named_anew.insert(ino, last);
             }
             self.add_touched(&mut touched, place, dot, true);
+        }
+        // A name more, or less, is another version of the file under all its names, of which
+        // there may be very many.
+        for (ino, dot) in named_anew {
+            if self.inode_before(ino)?.is_some() && self.is_file_after(ino)? {
+                for place in self.names_after(ino)? {
+                    self.add_touched(&mut touched, place, dot, true);
+                }
+            }
         }
         for (ino, dot) in self.changed_inodes() {
             let Some(dot) = dot else { continue };
