@@ -118,7 +118,7 @@ impl LockedBytes {
         Ok(bytes)
     }
 
-    /// The secret bytes.
+    /// The secret bytes, for whoever uses them at once.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }

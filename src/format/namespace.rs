@@ -199,7 +199,7 @@ pub enum Value {
     Back,
     /// Of [`Key::Xattr`].
     Xattr(Xattr),
-    /// Of [`Key::Recipe`].
+    /// The value of a [`Key::Recipe`].
     Recipe(Box<Recipe>),
     /// Of [`Key::Writer`]: the device whose mount it was, and what that called itself.
     Writer(DeviceId, String),
@@ -278,7 +278,7 @@ pub struct Xattr {
 /// What an extended attribute is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum XattrState {
-    /// It was removed.
+    /// The attribute was removed.
     Removed,
     /// These bytes, at most [`XATTR_INLINE_MAX`] in a tree.
     Inline(Vec<u8>),
@@ -347,15 +347,15 @@ pub struct Recipe {
     /// The content of the inode for which it was made, by its origin. For any other it says
     /// nothing.
     pub origin: Dot,
-    /// Bytes of the original.
+    /// The size of the original, bytes.
     pub size: u64,
     /// BLAKE3 of the original.
     pub hash: Hash,
     /// Name of the original, 1 to 255 bytes without `/`.
     pub name: Vec<u8>,
-    /// Bytes of the recipe.
+    /// The length of the recipe, bytes.
     pub len: u64,
-    /// The recipe.
+    /// Where the bytes of the recipe are.
     pub content: Content,
 }
 

@@ -18,7 +18,7 @@ pub const OVER_MAX: usize = 8;
 /// Versions that one writer made, each in the place of the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct VersionRun {
-    /// Who made them.
+    /// The writer of all versions of the run.
     pub writer: Writer,
     /// The record that made the first, from 1.
     pub first: u64,

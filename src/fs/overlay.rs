@@ -23,9 +23,9 @@ type Edit = Option<(Dot, Value)>;
 /// Changes of the namespace above what is below.
 #[derive(Clone, Default)]
 pub(super) struct Overlay {
-    /// By encoded key.
+    /// The newest edit of each key, by the encoded key.
     edits: BTreeMap<Vec<u8>, Edit>,
-    /// Of each inode the newest changes that made versions.
+    /// The newest changes of each inode that made versions.
     origins: HashMap<Ino, Origins>,
     /// The changes that made them.
     seen: Seen,
@@ -89,7 +89,7 @@ impl<'a, I: Iterator<Item = (&'a Vec<u8>, &'a Edit)>> Edited<'a> for I {}
 pub(super) struct Overlays {
     /// Changes that a checkpoint is publishing.
     frozen: Option<Arc<Overlay>>,
-    /// Changes since.
+    /// Changes since the last freeze.
     current: Overlay,
 }
 
@@ -105,7 +105,7 @@ impl Overlays {
         self.current.edits.insert(key, Some((dot, value)));
     }
 
-    /// Removes a value.
+    /// Removes the value of a key.
     pub(super) fn remove(&mut self, key: Vec<u8>) {
         self.current.edits.insert(key, None);
     }

@@ -63,7 +63,7 @@ pub(super) struct Amounts {
 /// What has to happen for room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Relief {
-    /// Nothing.
+    /// There is room: nothing has to happen.
     Go,
     /// The file that was asked about is chunked, or the first that was closed; before a
     /// freeze, all large ones.
@@ -161,11 +161,11 @@ pub(super) enum Least {
     /// Even a change without a byte of data: a test decides itself when a file is flushed.
     #[cfg(test)]
     Nothing,
-    /// Any changed byte.
+    /// One changed byte, or more.
     Anything,
     /// What a large write brings.
     Large,
-    /// As much as a file may gather.
+    /// As many bytes as a file may gather before it is chunked.
     Full,
 }
 

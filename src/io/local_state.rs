@@ -38,7 +38,7 @@ pub enum LockError {
 pub struct LocalState {
     /// The path of the folder.
     pub path: PathBuf,
-    /// The open folder.
+    /// The folder, opened for its files.
     pub folder: Arc<dyn PrivateFolder>,
     lock: fs::File,
 }

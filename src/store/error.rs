@@ -10,7 +10,7 @@ pub enum StoreError {
     /// Wrong bytes: repair, or restore the file from the cloud's versions.
     #[error("{path} is damaged: {what}")]
     Damaged {
-        /// Path within REPO.
+        /// The path of the file within REPO.
         path: String,
         /// What is wrong with it.
         what: String,
@@ -18,19 +18,19 @@ pub enum StoreError {
     /// Not here: wait for the sync client, or find out who deleted it.
     #[error("{what} is not here (yet)")]
     Missing {
-        /// Path or id.
+        /// The path within REPO, or the id, of what is not here.
         what: String,
     },
     /// Sealed under an epoch that this keyring lacks: ask for the newer key.
     #[error("{path} is sealed under a newer key")]
     UnknownEpoch {
-        /// Path within REPO.
+        /// The path of the file within REPO.
         path: String,
     },
     /// Written by a newer version: update amberfs.
     #[error("{path} needs a newer amberfs: {what}")]
     Newer {
-        /// Path within REPO.
+        /// The path of the file within REPO.
         path: String,
         /// What this version does not know.
         what: String,
@@ -39,7 +39,7 @@ pub enum StoreError {
     /// that is back.
     #[error("REPO is not there (unmounted? moved?): {place}: {why}")]
     Away {
-        /// Where REPO was.
+        /// The path at which REPO was opened.
         place: String,
         /// What was found there.
         why: String,
@@ -48,17 +48,18 @@ pub enum StoreError {
     /// more: the content must be stored again.
     #[error("{path} has vanished from REPO")]
     Vanished {
-        /// Path within REPO.
+        /// The path of the file within REPO.
         path: String,
     },
     /// This program is wrong: it would publish a second value under the dot of one that is
     /// published. Nothing was published.
     #[error(
-        "the change {} of writer {:010x} was published before with another value: this is a fault of the program",
+        "the change {} of writer {:010x} was published before with another value: this is a fault of the program. \
+         Nothing was published. Mount anew: the changes are in local state",
         dot.record, dot.writer.number()
     )]
     Republished {
-        /// The dot.
+        /// The dot under which two values would stand.
         dot: Dot,
     },
     /// No room in REPO: free some, then it goes on.
@@ -67,17 +68,17 @@ pub enum StoreError {
     /// Local state failed: it must be opened anew.
     #[error("local state: {what}: {source}")]
     State {
-        /// Which part.
+        /// Which part of local state failed.
         what: &'static str,
-        /// The system's answer.
+        /// What the system answered.
         source: std::io::Error,
     },
     /// The operating system said no.
     #[error("{path}: {source}")]
     Io {
-        /// Path within REPO.
+        /// The path of the file or folder within REPO.
         path: String,
-        /// Its error.
+        /// What the system answered.
         source: std::io::Error,
     },
 }

@@ -27,9 +27,9 @@ const NAMES_MAX: usize = 1 << 20;
 /// head or object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// Path within REPO.
+    /// The path of the file within REPO.
     pub path: String,
-    /// Bytes.
+    /// The size of the file, bytes.
     pub size: u64,
     /// The hash in its name.
     pub hash: Option<Hash>,

@@ -96,7 +96,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Longest chunk.
+    /// The longest chunk that a store takes, bytes.
     pub const CHUNK_MAX: u64 = FRAME_MAX;
 
     /// A store that knows no container yet. Without `state` nothing can be
@@ -124,7 +124,7 @@ impl Store {
         }
     }
 
-    /// The repository's keys.
+    /// The id and the keys of the repository.
     pub fn context(&self) -> &Context {
         &self.context
     }
@@ -134,7 +134,7 @@ impl Store {
         &*self.folder
     }
 
-    /// The time.
+    /// The wall clock's time.
     fn now(&self) -> Timestamp {
         self.clock.now()
     }

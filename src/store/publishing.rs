@@ -22,9 +22,9 @@ const PUBLISH_AT: usize = OBJECT_TARGET + OBJECT_TARGET / 4;
 
 /// A head that entered REPO.
 pub struct Entered {
-    /// Its name.
+    /// The name under which the head entered REPO.
     pub name: Name,
-    /// Its bytes.
+    /// The size of the head, bytes.
     pub bytes: u64,
     /// Paths of heads and objects that files written since the last head refer to,
     /// and that are not in REPO any more.

@@ -50,7 +50,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Caches {
-    /// Empty caches.
+    /// Caches that hold nothing yet and may grow to these sizes.
     pub(super) fn new(sizes: CacheSizes) -> Self {
         Self {
             readers: Mutex::new(Weighted::new(READERS_CHUNKS, sizes.containers)),
@@ -84,7 +84,7 @@ impl Caches {
         }
     }
 
-    /// Takes a node.
+    /// Caches a decoded node.
     pub(super) fn put_node(&self, id: Id, node: Arc<Node>) {
         let weight = node.memory();
         locked(&self.nodes).put(id, node, weight);

@@ -150,7 +150,7 @@ fn read_rows(file: &dyn PrivateFile, first: usize, bytes: &mut [u8]) -> io::Resu
 /// All rows of a run, in order.
 struct Cursor<'a> {
     run: &'a Run,
-    /// Rows read.
+    /// How many rows of the run were read.
     read: usize,
     buffer: Vec<u8>,
     /// Bytes of the buffer that were given out.

@@ -1,4 +1,4 @@
-//! What is asked of an opening.
+//! What a caller asks of an opening.
 
 use super::plan::{Purpose, Wanted};
 use crate::crypto::Hash;
@@ -7,14 +7,14 @@ use crate::io::PrivateFolder;
 use crate::store::{CacheSizes, Store};
 use crate::volume::state::State;
 
-/// How to open.
+/// What is asked of an opening.
 #[derive(Clone, Debug, Default)]
 pub struct OpenOptions {
     /// Name given to this device if it is new.
     pub device_name: String,
     /// Use this device's newest head and no other (read-only).
     pub only_device: Option<String>,
-    /// Will not write.
+    /// Opens for reading alone.
     pub read_only: bool,
     /// Repairs: goes on from the newest heads that can be used, as a new device.
     /// Holds the generations that an older state saw.
@@ -33,7 +33,7 @@ pub struct OpenOptions {
     pub adopt: bool,
     /// The repository was made just now: it has no head, and that is right.
     pub first: bool,
-    /// Cache sizes.
+    /// How much the store's caches may hold.
     pub caches: CacheSizes,
 }
 
@@ -58,7 +58,7 @@ impl OpenOptions {
 /// newer heads. It was read before the repository was looked at.
 #[derive(Clone, Debug)]
 pub struct Beside {
-    /// The record.
+    /// The record of the device.
     pub state: State,
     /// Names in its intent log.
     pub intents: Vec<String>,

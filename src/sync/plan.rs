@@ -20,13 +20,13 @@ const ID_DIGITS_MIN: usize = 4;
 /// A head that can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// Its device.
+    /// The device that wrote the head.
     pub device: DeviceId,
     /// What the device calls itself.
     pub name: String,
-    /// Its generation.
+    /// The generation of the head, from 1.
     pub generation: u64,
-    /// Its hash, whose first bytes are its tag.
+    /// BLAKE3 of the head's bytes; the first 8 of them are the head's tag.
     pub hash: Hash,
     /// When it was made.
     pub time: Timestamp,
@@ -76,26 +76,26 @@ impl Why {
 /// A head that is here and cannot be used; no newer head of its device can.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unread {
-    /// Its device.
+    /// The device that wrote the head, by its path.
     pub device: DeviceId,
-    /// Its generation.
+    /// The generation of the head, by its path.
     pub generation: u64,
-    /// Why.
+    /// Why the head cannot be used.
     pub why: Why,
 }
 
 /// A head that can be read, as a link in the chain of its device's heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// Its generation.
+    /// The generation of the head, from 1.
     pub generation: u64,
-    /// Its hash.
+    /// BLAKE3 of the head's bytes.
     pub hash: Hash,
     /// The hash that it calls that of the head before it.
     pub previous: Hash,
 }
 
-/// What is here.
+/// What of a repository's heads is in REPO now, as far as it decides an opening.
 #[derive(Clone, Debug, Default)]
 pub struct Here {
     /// The newest head of each device that can be used, by device. Two of one device have
@@ -116,7 +116,7 @@ pub struct Here {
 /// What a device knows of heads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Known {
-    /// The device.
+    /// The device whose local state it is.
     pub device: DeviceId,
     /// The generation of its newest head, 0 before the first.
     pub generation: u64,
@@ -134,7 +134,7 @@ pub enum Purpose {
     /// To read: what cannot be used is passed by and named.
     #[default]
     Read,
-    /// To write.
+    /// To write: an opening is refused while a newer head cannot be used.
     Write,
     /// To write, as a new device, without what cannot be used or was seen and is gone.
     Repair(Generations),
@@ -206,7 +206,7 @@ pub enum Verdict {
     StandOn(Option<usize>),
     /// On these heads, none of which was made knowing all others: they must be joined.
     Join(Vec<usize>),
-    /// On none.
+    /// On no head: the opening is refused.
     Refuse(Refusal),
 }
 

@@ -115,7 +115,7 @@ mod tests {
     enum Act {
         /// Sets a key, in the place of all values that it has.
         Set(u8),
-        /// Removes it.
+        /// Removes a key and all values that it has.
         Remove(u8),
         /// Joins what another device has.
         Join(usize),

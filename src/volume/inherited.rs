@@ -13,9 +13,9 @@ use crate::tree::Root;
 pub struct Inherited {
     /// The root of the namespace; the dots in it say which changes it contains.
     pub root: Root,
-    /// Inodes in it.
+    /// How many inodes the namespace has.
     pub inodes: u64,
-    /// Sum of file sizes, bytes, modulo 2^64.
+    /// The sum of the sizes of all files, bytes, modulo 2^64.
     pub bytes: u64,
     /// Hashes of the heads that it is based on; none in a fresh repository.
     pub parents: Vec<Hash>,

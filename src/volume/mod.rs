@@ -124,7 +124,7 @@ pub type Edit = (Vec<u8>, Option<(Dot, Value)>);
 pub struct Changes {
     /// What changes, strictly ascending by encoded key.
     pub edits: Vec<Edit>,
-    /// Of each inode the newest changes that made versions.
+    /// The newest changes of each inode that made versions.
     pub origins: HashMap<Ino, Origins>,
     /// The newest of all changes, of each writer.
     pub seen: Seen,

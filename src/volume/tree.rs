@@ -16,7 +16,7 @@ use crate::tree::{Keys, NewNodes, Root};
 pub struct Tree<'a> {
     /// Where its nodes and the content of its files come from.
     pub store: &'a Store,
-    /// Its root.
+    /// The root of the namespace tree: a node and its level.
     pub root: Root,
 }
 

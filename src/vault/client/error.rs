@@ -50,7 +50,7 @@ pub enum VaultError {
     Unreachable {
         /// The endpoint that was asked.
         host: String,
-        /// What happened there.
+        /// What the system, or the endpoint, answered.
         why: String,
     },
     /// An attempt was sent, and an answer to it did not arrive.
@@ -58,7 +58,7 @@ pub enum VaultError {
     Unanswered {
         /// The endpoint that was asked.
         host: String,
-        /// What happened there.
+        /// What the system, or the endpoint, answered.
         why: String,
         /// Whether the password was found right before it stopped.
         right: bool,

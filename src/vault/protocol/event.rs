@@ -31,7 +31,7 @@ pub enum EventKind {
 /// One event: its kind (1) and its time (8, little-endian) by a site's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// What happened.
+    /// What happened to the record.
     pub kind: EventKind,
     /// When it happened, by a site's clock.
     pub time: Seconds,
