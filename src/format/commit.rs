@@ -196,8 +196,7 @@ impl Commit {
         let mut out = Encoder::new();
         out.raw(&self.device)
             .u64(self.generation)
-            .signed(self.time.secs)
-            .var(u64::from(self.time.nanos))
+            .time(self.time)
             .raw(&self.writer.to_bytes())
             .raw(&self.previous)
             .raw(&self.root.0)
@@ -234,10 +233,7 @@ impl Commit {
         let mut commit = Self {
             device: input.array()?,
             generation: input.u64()?,
-            time: Timestamp {
-                secs: input.signed()?,
-                nanos: input.var_max(999_999_999, "nanoseconds")? as u32,
-            },
+            time: input.time()?,
             writer: Writer::from_bytes(input.array()?)?,
             previous: input.array()?,
             root: get_root(&mut input)?,
@@ -276,12 +272,7 @@ impl Commit {
         }
         let mut last = 0;
         while input.remaining() > 0 {
-            let tag = input.var()?;
-            if tag <= last {
-                return Err(DecodeError::Invalid("field order"));
-            }
-            last = tag;
-            let field = input.bytes(FIELD_MAX, "field")?;
+            let (tag, field) = input.field(&mut last, FIELD_MAX)?;
             match tag {
                 BAD => commit.bad = get_set(field)?,
                 LOST => commit.lost = get_set(field)?,

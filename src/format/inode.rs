@@ -51,7 +51,7 @@ impl Content {
     }
 }
 
-/// How a file's content is cut.
+/// How a file's content is chunked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum ContentClass {
     /// Not decided yet.
@@ -88,7 +88,7 @@ pub struct Inode {
     pub flags: u64,
     /// Project id.
     pub project: u64,
-    /// How content is cut.
+    /// How the content is chunked.
     pub class: ContentClass,
     /// Length, bytes.
     pub size: u64,
@@ -151,7 +151,7 @@ impl Inode {
         };
         let time = |time: Timestamp| {
             move |out: &mut Encoder| {
-                out.signed(time.secs).var(u64::from(time.nanos));
+                out.time(time);
             }
         };
         field(1, &|out| {
@@ -248,15 +248,10 @@ impl Inode {
         let mut always = ALWAYS.iter();
         let mut last = 0;
         while input.remaining() > 0 {
-            let tag = input.var()?;
-            if tag <= last {
-                return Err(DecodeError::Invalid("field order"));
-            }
-            last = tag;
+            let (tag, bytes) = input.field(&mut last, VALUE_MAX)?;
             if ALWAYS.contains(&tag) && always.next() != Some(&tag) {
                 return Err(DecodeError::Invalid("inode without a field"));
             }
-            let bytes = input.bytes(VALUE_MAX, "field")?;
             let mut field = Decoder::new(bytes);
             match tag {
                 1 => inode.mode = field.var_max(0o177_777, "mode")? as u32,
@@ -276,10 +271,10 @@ impl Inode {
                     inode.gid = owner(2, gid)?;
                 }
                 3 => inode.rdev = present(field.var()?, "device number")?,
-                4 => inode.mtime = decode_time(&mut field)?,
-                5 => inode.ctime = decode_time(&mut field)?,
-                6 => inode.btime = decode_time(&mut field)?,
-                7 => inode.atime = Some(decode_time(&mut field)?),
+                4 => inode.mtime = field.time()?,
+                5 => inode.ctime = field.time()?,
+                6 => inode.btime = field.time()?,
+                7 => inode.atime = Some(field.time()?),
                 8 => inode.flags = present(field.var()?, "flags")?,
                 9 => inode.project = present(field.var()?, "project")?,
                 10 => {
@@ -340,13 +335,6 @@ fn some_versions(input: &mut Decoder<'_>) -> Result<Versions> {
         versions if versions.is_empty() => Err(DecodeError::Invalid("versions")),
         versions => Ok(versions),
     }
-}
-
-fn decode_time(input: &mut Decoder<'_>) -> Result<Timestamp> {
-    Ok(Timestamp {
-        secs: input.signed()?,
-        nanos: input.var_max(999_999_999, "nanoseconds")? as u32,
-    })
 }
 
 #[cfg(test)]

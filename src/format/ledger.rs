@@ -103,8 +103,7 @@ impl Kept {
     /// Canonical bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::new();
-        out.signed(self.time.secs)
-            .var(u64::from(self.time.nanos))
+        out.time(self.time)
             .raw(&self.root.0)
             .u8(self.root.1)
             .var(self.inodes)
@@ -117,10 +116,7 @@ impl Kept {
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let mut input = Decoder::new(bytes);
         let kept = Self {
-            time: Timestamp {
-                secs: input.signed()?,
-                nanos: input.var_max(999_999_999, "nanoseconds")? as u32,
-            },
+            time: input.time()?,
             root: (input.array()?, input.u8()?),
             inodes: input.var()?,
             bytes: input.var()?,

@@ -100,17 +100,6 @@ const RESIZE: u8 = 4;
 const ZERO: u8 = 5;
 const STORED: u8 = 6;
 
-fn put_time(out: &mut Encoder, time: Timestamp) {
-    out.signed(time.secs).var(u64::from(time.nanos));
-}
-
-fn get_time(input: &mut Decoder<'_>) -> Result<Timestamp> {
-    Ok(Timestamp {
-        secs: input.signed()?,
-        nanos: input.var_max(999_999_999, "nanoseconds")? as u32,
-    })
-}
-
 /// Canonical bytes of a record that made `dot`, in two pieces: the second is the data of
 /// the last change, if it writes any, which is not copied.
 pub fn encode<'a>(dot: Dot, changes: &'a [Change<'_>]) -> (Vec<u8>, &'a [u8]) {
@@ -126,8 +115,7 @@ pub fn encode<'a>(dot: Dot, changes: &'a [Change<'_>]) -> (Vec<u8>, &'a [u8]) {
                 out.u8(REMOVE).bytes(&key.encode());
             }
             Change::Write { ino, offset, bytes, time } => {
-                out.u8(WRITE).u64(*ino).var(*offset);
-                put_time(&mut out, *time);
+                out.u8(WRITE).u64(*ino).var(*offset).time(*time);
                 if nth + 1 == changes.len() {
                     out.var(bytes.len() as u64);
                     return (out.finish(), bytes);
@@ -135,20 +123,17 @@ pub fn encode<'a>(dot: Dot, changes: &'a [Change<'_>]) -> (Vec<u8>, &'a [u8]) {
                 out.bytes(bytes);
             }
             Change::Stored { ino, offset, pieces, time } => {
-                out.u8(STORED).u64(*ino).var(*offset);
-                put_time(&mut out, *time);
+                out.u8(STORED).u64(*ino).var(*offset).time(*time);
                 out.var(pieces.len() as u64);
                 for piece in pieces {
                     out.raw(&piece.id).var(piece.from).var(piece.len);
                 }
             }
             Change::Resize { ino, size, time } => {
-                out.u8(RESIZE).u64(*ino).var(*size);
-                put_time(&mut out, *time);
+                out.u8(RESIZE).u64(*ino).var(*size).time(*time);
             }
             Change::Zero { ino, from, to, time } => {
-                out.u8(ZERO).u64(*ino).var(*from).var(*to);
-                put_time(&mut out, *time);
+                out.u8(ZERO).u64(*ino).var(*from).var(*to).time(*time);
             }
         }
     }
@@ -181,7 +166,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Dot, Vec<Change<'_>>)> {
             WRITE => {
                 let ino = input.u64()?;
                 let offset = input.var_max(size_max, "offset")?;
-                let time = get_time(&mut input)?;
+                let time = input.time()?;
                 let bytes = input.bytes(DATA_MAX, "data")?;
                 if offset + bytes.len() as u64 > size_max {
                     return Err(DecodeError::Limit("offset"));
@@ -191,7 +176,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Dot, Vec<Change<'_>>)> {
             STORED => {
                 let ino = input.u64()?;
                 let offset = input.var_max(size_max, "offset")?;
-                let time = get_time(&mut input)?;
+                let time = input.time()?;
                 let (mut pieces, mut bytes) = (Vec::new(), 0);
                 for _ in 0..input.var_max(PIECES_MAX, "pieces")? {
                     let piece = Piece {
@@ -213,13 +198,13 @@ pub fn decode(bytes: &[u8]) -> Result<(Dot, Vec<Change<'_>>)> {
             RESIZE => Change::Resize {
                 ino: input.u64()?,
                 size: input.var_max(size_max, "size")?,
-                time: get_time(&mut input)?,
+                time: input.time()?,
             },
             ZERO => Change::Zero {
                 ino: input.u64()?,
                 from: input.var_max(size_max, "offset")?,
                 to: input.var_max(size_max, "offset")?,
-                time: get_time(&mut input)?,
+                time: input.time()?,
             },
             _ => return Err(DecodeError::Invalid("change")),
         });

@@ -1,5 +1,7 @@
 //! The primitives of every encoding: little-endian integers, canonical
-//! variable-length integers and length-prefixed bytes, all with limits.
+//! variable-length integers, times, fields and length-prefixed bytes, all with limits.
+
+use crate::io::Timestamp;
 
 /// Why bytes are not a valid encoding.
 #[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
@@ -97,6 +99,11 @@ impl Encoder {
     /// A signed number as a variable-length one: zigzag, then LEB128.
     pub fn signed(&mut self, value: i64) -> &mut Self {
         self.var((value << 1 ^ value >> 63) as u64)
+    }
+
+    /// A point in time: seconds since 1970, negative before, then nanoseconds.
+    pub fn time(&mut self, time: Timestamp) -> &mut Self {
+        self.signed(time.secs).var(u64::from(time.nanos))
     }
 
     /// Bytes as they are; the reader must know how many.
@@ -198,6 +205,23 @@ impl<'a> Decoder<'a> {
         Ok((value >> 1) as i64 ^ -((value & 1) as i64))
     }
 
+    /// A point in time, of fewer than 10^9 nanoseconds.
+    pub fn time(&mut self) -> Result<Timestamp> {
+        let secs = self.signed()?;
+        Ok(Timestamp { secs, nanos: self.var_max(999_999_999, "nanoseconds")? as u32 })
+    }
+
+    /// The tag of the next field, which must be above the `last` one, and the bytes of the
+    /// field, at most `limit`.
+    pub fn field(&mut self, last: &mut u64, limit: usize) -> Result<(u64, &'a [u8])> {
+        let tag = self.var()?;
+        if tag <= *last {
+            return Err(DecodeError::Invalid("field order"));
+        }
+        *last = tag;
+        Ok((tag, self.bytes(limit, "field")?))
+    }
+
     /// Length-prefixed bytes of at most `limit`.
     pub fn bytes(&mut self, limit: usize, what: &'static str) -> Result<&'a [u8]> {
         let len = self.var_max(limit as u64, what)?;
@@ -242,6 +266,34 @@ mod tests {
     #[should_panic(expected = "no room to grow")]
     fn a_secret_encoding_does_not_grow() {
         Encoder::with_capacity(4).raw(&[1; 4]).u8(2);
+    }
+
+    #[test]
+    fn times_survive_and_seconds_have_less_than_a_billion_nanoseconds() {
+        for (secs, nanos) in [(0, 0), (-5, 999_999_999), (i64::MIN, 1), (i64::MAX, 0)] {
+            let mut encoder = Encoder::new();
+            encoder.time(Timestamp { secs, nanos });
+            let bytes = encoder.finish();
+            assert_eq!(Decoder::new(&bytes).time(), Ok(Timestamp { secs, nanos }));
+        }
+        let mut encoder = Encoder::new();
+        encoder.time(Timestamp { secs: 0, nanos: 1_000_000_000 });
+        let bytes = encoder.finish();
+        assert_eq!(Decoder::new(&bytes).time(), Err(DecodeError::Limit("nanoseconds")));
+    }
+
+    #[test]
+    fn fields_ascend() {
+        let mut decoder = Decoder::new(&[3, 1, 7, 4, 0, 4, 0]);
+        let mut last = 0;
+        assert_eq!(decoder.field(&mut last, 1), Ok((3, &[7][..])));
+        assert_eq!(decoder.field(&mut last, 1), Ok((4, &[][..])));
+        assert_eq!(decoder.field(&mut last, 1), Err(DecodeError::Invalid("field order")));
+        assert_eq!(
+            Decoder::new(&[0, 0]).field(&mut 0, 1),
+            Err(DecodeError::Invalid("field order"))
+        );
+        assert_eq!(Decoder::new(&[1, 2, 0, 0]).field(&mut 0, 1), Err(DecodeError::Limit("field")));
     }
 
     #[test]
