@@ -181,7 +181,8 @@ impl Fs {
             return Err(FsError::Range);
         }
         if value.len() > XATTR_MAX {
-            return Err(FsError::NoSpace);
+            // As the kernel answers (setxattr(2)), which asks for none of these.
+            return Err(FsError::TooBig);
         }
         let now = self.now();
         let mut state = self.lock();

@@ -252,7 +252,7 @@ fn a_long_attribute_survives_crash_checkpoint_and_reopening() {
     for (name, bytes) in &all {
         fs.setxattr(ino, *name, bytes, 0).unwrap();
     }
-    assert_eq!(fs.setxattr(ino, b"user.d", &vec![0; XATTR_MAX + 1], 0), Err(FsError::NoSpace));
+    assert_eq!(fs.setxattr(ino, b"user.d", &vec![0; XATTR_MAX + 1], 0), Err(FsError::TooBig));
     same(&fs, ino);
     drop(fs);
     let fs = place.recover(&log);

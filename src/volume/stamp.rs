@@ -25,8 +25,10 @@ use crate::store::{Result, StoreError};
 use crate::tree::join;
 
 const DIRECTORY: u32 = 0o040_000;
-/// Most removed attributes that an inode keeps; the oldest go.
+/// Most removed attributes that are written again beside an inode. Writers have no order, so those
+/// with the lowest origins go.
 const REMOVED_MAX: usize = 64;
+
 /// The newest changes of an inode since the last head that made a version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Origins {
@@ -60,8 +62,9 @@ pub(super) fn complete(below: Tree<'_>, changes: Changes) -> Result<Changes> {
         forgotten: HashSet::new(),
     };
     stamper.leave_out_published(&known)?;
-    stamper.databases()?;
-    stamper.names()?;
+    let entries = stamper.changed_entries()?;
+    stamper.databases(&entries)?;
+    stamper.names(&entries)?;
     for (ino, dot) in stamper.changed_inodes() {
         match dot {
             Some(dot) => stamper.inode(ino, dot)?,
@@ -98,9 +101,15 @@ fn shorten(inode: &mut Inode) {
 /// A directory and a name in it.
 type Place = (Ino, Vec<u8>);
 
-/// A name that changes: its key, its place, and the inode that it names from here on with the
-/// dot of that; none if it goes.
-type ChangedEntry = (Key, Place, Option<(Ino, Dot)>);
+/// A name that is edited.
+struct ChangedEntry {
+    /// The directory and the name.
+    place: Place,
+    /// The inode for which the name stands in the tree below, and the type of that.
+    before: Option<(Ino, u32)>,
+    /// The inode for which the name stands from here on, and the dot of that.
+    after: Option<(Ino, Dot)>,
+}
 
 struct Stamper<'a> {
     below: Tree<'a>,
@@ -149,7 +158,7 @@ impl Stamper<'_> {
             let is_same = match (value, &held) {
                 (Value::Inode(new), Some(Value::Inode(held))) => is_same_inode(new, held),
                 (Value::Xattr(new), Some(Value::Xattr(held))) => {
-                    self.stored(new.state.clone())? == held.state
+                    self.stored_form(&new.state) == held.state
                 }
                 (new, held) => Some(new) == held.as_ref(),
             };
@@ -223,20 +232,25 @@ impl Stamper<'_> {
         self.edits.iter().filter_map(inode).collect()
     }
 
-    /// Edits of names: place, the inode that is named and the dot; none if the name goes.
-    fn changed_entries(&self) -> Vec<ChangedEntry> {
+    fn changed_entries(&self) -> Result<Vec<ChangedEntry>> {
         let mut found = Vec::new();
         for (bytes, edit) in &self.edits {
-            let Ok(key) = Key::decode(bytes) else { continue };
-            let Key::Entry(dir, _, name) = &key else { continue };
-            let place = (*dir, name.clone());
-            let named = match edit {
+            let key = Tree::decode_key(bytes)?;
+            if !matches!(key, Key::Entry(..)) {
+                continue;
+            }
+            let before = match self.before(&key)? {
+                Some((_, Value::Entry(ino, kind))) => Some((ino, kind)),
+                _ => None,
+            };
+            let after = match edit {
                 Some((dot, Value::Entry(ino, _))) => Some((*ino, *dot)),
                 _ => None,
             };
-            found.push((key, place, named));
+            let Key::Entry(dir, _, name) = key else { continue };
+            found.push(ChangedEntry { place: (dir, name), before, after });
         }
-        found
+        Ok(found)
     }
 
     /// Visits items of the tree below from `from` on, as long as `inside` says so of the key.
@@ -310,19 +324,17 @@ impl Stamper<'_> {
         Key::Entry(*dir, self.below.store.context().ids.name_hash(name), name.clone())
     }
 
-    /// The file that a name stood for in the tree below.
-    fn file_before(&self, place: &Place) -> Result<Option<Ino>> {
-        Ok(match self.before(&self.entry_key(place))? {
-            Some((_, Value::Entry(ino, 0o100_000))) => Some(ino),
+    /// The files for which a name stands in the tree below, and once the changes are made.
+    fn files(&self, place: &Place) -> Result<(Option<Ino>, Option<Ino>)> {
+        let file = |value: Option<&Value>| match value {
+            Some(Value::Entry(ino, 0o100_000)) => Some(*ino),
             _ => None,
-        })
-    }
-
-    /// The file that a name stands for once the changes are made.
-    fn file_after(&self, place: &Place) -> Result<Option<Ino>> {
-        Ok(match self.after(&self.entry_key(place))? {
-            Some((_, Value::Entry(ino, 0o100_000))) => Some(ino),
-            _ => None,
+        };
+        let key = self.entry_key(place);
+        let before = file(self.before(&key)?.as_ref().map(|(_, value)| value));
+        Ok(match self.edits.get(&key.encode()) {
+            Some(edit) => (before, file(edit.as_ref().map(|(_, value)| value))),
+            None => (before, before),
         })
     }
 
@@ -330,18 +342,22 @@ impl Stamper<'_> {
 
     /// A new name keeps the directories above it alive. A file that takes the name of one that
     /// goes was renamed over it.
-    fn names(&mut self) -> Result<()> {
+    fn names(&mut self, entries: &[ChangedEntry]) -> Result<()> {
         let mut stamps: BTreeMap<Ino, Dot> = BTreeMap::new();
-        for (key, (dir, _), named) in self.changed_entries() {
-            let Some((ino, dot)) = named else { continue };
-            let stamp = stamps.get(&dir).map_or(dot, |stamp| self.later(*stamp, dot));
-            stamps.insert(dir, stamp);
-            let old = match self.before(&key)? {
-                Some((_, Value::Entry(old, kind))) if old != ino && kind != DIRECTORY => old,
-                _ => continue,
-            };
-            if self.is_removed(old) && !self.is_dir_after(ino)? {
-                self.over.entry(ino).or_default().push(old);
+        for ChangedEntry { place: (dir, _), before, after } in entries {
+            let Some((ino, dot)) = *after else { continue };
+            let stamp = stamps.get(dir).map_or(dot, |stamp| self.later(*stamp, dot));
+            stamps.insert(*dir, stamp);
+            match *before {
+                Some((old, kind))
+                    if old != ino
+                        && kind != DIRECTORY
+                        && self.is_removed(old)
+                        && !self.is_dir_after(ino)? =>
+                {
+                    self.over.entry(ino).or_default().push(old);
+                }
+                _ => {}
             }
         }
         // From the newest on, each directory is stamped once.
@@ -513,22 +529,33 @@ impl Stamper<'_> {
                     _ => continue,
                 },
             };
-            let state = self.stored(state)?;
+            let state = self.stored(&state)?;
             let value = Value::Xattr(Xattr { versions, state });
             self.edits.insert(encoded, Some((dot, value)));
         }
         Ok(())
     }
 
-    fn stored(&self, state: XattrState) -> Result<XattrState> {
+    /// An attribute as a tree holds it: a long one names the chunk of its bytes.
+    fn stored_form(&self, state: &XattrState) -> XattrState {
         match state {
             XattrState::Inline(bytes) if bytes.len() > XATTR_INLINE_MAX => {
-                let id = self.below.store.context().ids.chunk_id(&bytes);
-                self.below.store.stage(Class::Compressible, id, &bytes)?;
-                Ok(XattrState::Stored(bytes.len() as u64, Content::Chunk(id)))
+                let id = self.below.store.context().ids.chunk_id(bytes);
+                XattrState::Stored(bytes.len() as u64, Content::Chunk(id))
             }
-            other => Ok(other),
+            other => other.clone(),
         }
+    }
+
+    /// An attribute as a tree holds it; the chunk of a long one is staged.
+    fn stored(&self, state: &XattrState) -> Result<XattrState> {
+        let form = self.stored_form(state);
+        if let (XattrState::Inline(bytes), XattrState::Stored(_, Content::Chunk(id))) =
+            (state, &form)
+        {
+            self.below.store.stage(Class::Compressible, *id, bytes)?;
+        }
+        Ok(form)
     }
 }
 

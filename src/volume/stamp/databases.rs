@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Place, Stamper};
+use super::{ChangedEntry, Place, Stamper};
 use crate::format::clock::Dot;
-use crate::format::namespace::{Ino, Value};
+use crate::format::namespace::Ino;
 use crate::store::Result;
 
 /// What `SQLite` adds to the name of a database for the files beside it ("Temporary Files Used
@@ -33,29 +33,25 @@ struct Touched {
 impl Stamper<'_> {
     /// A database and its side files are one version: a change of one of them makes a new
     /// version of the database, and each side file beside it says which.
-    pub(super) fn databases(&mut self) -> Result<()> {
+    pub(super) fn databases(&mut self, entries: &[ChangedEntry]) -> Result<()> {
         let mut touched: BTreeMap<Place, Touched> = BTreeMap::new();
         let all = self.edits.values().flatten().map(|(dot, _)| *dot);
         let Some(newest) = all.reduce(|one, other| self.later(one, other)) else { return Ok(()) };
         let mut named_anew: BTreeMap<Ino, Dot> = BTreeMap::new();
-        for (key, place, named) in self.changed_entries() {
-            let before = match self.before(&key)? {
-                Some((_, Value::Entry(ino, _))) => Some(ino),
-                _ => None,
-            };
-            let after = named.map(|(ino, _)| ino);
-            if before == after {
+        for ChangedEntry { place, before, after } in entries {
+            let (before, named) = (before.map(|(ino, _)| ino), after.map(|(ino, _)| ino));
+            if before == named {
                 // It came and went, or went and came back.
                 continue;
             }
             // A name that goes has no dot of its own: its directory's record has one as late.
             let gone = |stamper: &mut Self| stamper.edit_of(place.0).map(|(dot, _)| *dot);
-            let dot = named.map(|(_, dot)| dot).or_else(|| gone(self)).unwrap_or(newest);
-            for ino in before.into_iter().chain(after) {
+            let dot = after.map(|(_, dot)| dot).or_else(|| gone(self)).unwrap_or(newest);
+            for ino in before.into_iter().chain(named) {
                 let last = named_anew.get(&ino).map_or(dot, |last| self.later(*last, dot));
                 named_anew.insert(ino, last);
             }
-            self.add_touched(&mut touched, place, dot, true);
+            self.add_touched(&mut touched, place.clone(), dot, true);
         }
         // A name more, or less, is another version of the file under all its names, of which
         // there may be very many.
@@ -109,7 +105,7 @@ impl Stamper<'_> {
                 continue;
             }
             for side in Self::side_places(&place) {
-                sides.extend(self.file_after(&side)?);
+                sides.extend(self.files(&side)?.1);
             }
         }
         sides.remove(&main);
@@ -122,19 +118,15 @@ impl Stamper<'_> {
         }
         let (mut sides, mut had) = (BTreeSet::new(), false);
         for side in Self::side_places(place) {
-            let before = self.file_before(&side)?;
+            let (before, after) = self.files(&side)?;
             had |= before.is_some();
-            sides.extend(before);
-            sides.extend(self.file_after(&side)?);
+            sides.extend(before.into_iter().chain(after));
         }
         if sides.is_empty() {
             return Ok(());
         }
-        let mut mains = BTreeSet::new();
-        if had {
-            mains.extend(self.file_before(place)?);
-        }
-        mains.extend(self.file_after(place)?);
+        let (before, after) = self.files(place)?;
+        let mains: BTreeSet<Ino> = before.filter(|_| had).into_iter().chain(after).collect();
         for main in mains {
             if !self.is_file_after(main)? {
                 continue;
