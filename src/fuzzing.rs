@@ -16,7 +16,7 @@ use crate::crypto::{
 };
 use crate::format;
 use crate::format::clock;
-use crate::format::commit::{self, Commit, Name};
+use crate::format::commit::{self, Commit, Name, NewObject};
 use crate::format::container::{
     Class, Codec, Directory, FRAME_MAX, Frame, Kind, PLACE_AT, PLACE_SEALED, PREFIX, Place, Prefix,
     VERSION, version_of,
@@ -25,6 +25,7 @@ use crate::format::namespace::{Key, ROOT, Value};
 use crate::format::node::Node;
 use crate::format::record;
 use crate::format::register::{Epoch, Features, HeadExtension, Header, Keyring, Register, Stamp};
+use crate::format::wire::Encoder;
 use crate::fs::{Fs, NoLog, Operations, Options as FsOptions, Ownership, Seek};
 use crate::io::sim::{SimRandom, SimWorld};
 use crate::journal::{Journal, JournalKeys, Options, Replay};
@@ -116,10 +117,10 @@ pub fn commit(data: &[u8]) {
     canonical(data, Commit::decode, Commit::encode);
 }
 
-/// Prefix (0), place (1), directory (2) of a container.
+/// Prefix (0), place (1), directory (2) of a container, or what an index run has beside it (3).
 pub fn container(data: &[u8]) {
     let (what, rest) = choose(data);
-    match what % 3 {
+    match what % 4 {
         0 => {
             if let Ok((mut prefix, extension, place)) = Prefix::decode_fixed(rest) {
                 assert_eq!(version_of(rest), Some(VERSION));
@@ -131,6 +132,11 @@ pub fn container(data: &[u8]) {
             }
         }
         1 => canonical(rest, Place::decode, |place| place.encode()),
+        3 => canonical(rest, NewObject::decode_run, |objects| {
+            let mut out = Encoder::new();
+            NewObject::encode_all(objects, &mut out);
+            out.finish()
+        }),
         _ => {
             canonical(rest, Directory::decode, Directory::encode);
             if let Ok(directory) = Directory::decode(rest) {
@@ -570,5 +576,9 @@ pub fn password(data: &[u8]) {
     }
 }
 
+#[cfg(test)]
+mod seeds;
+#[cfg(test)]
+mod seeds_vault;
 #[cfg(test)]
 mod tests;

@@ -340,16 +340,8 @@ fn some_versions(input: &mut Decoder<'_>) -> Result<Versions> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::clock::Writer;
     use crate::format::namespace::{Key, Value};
-
-    fn dot(record: u64) -> Dot {
-        Dot::new(Writer::new(5).unwrap(), record).unwrap()
-    }
-
-    fn versions(record: u64) -> Versions {
-        Versions::default().kept(dot(record))
-    }
+    use crate::format::versions::testing::{dot, versions};
 
     #[test]
     fn an_inode_survives_with_fields_it_does_not_know() {

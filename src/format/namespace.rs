@@ -381,17 +381,24 @@ impl Recipe {
     }
 }
 
+/// A recipe for the content with this origin.
+#[cfg(test)]
+pub(crate) fn recipe_sample(origin: Dot) -> Recipe {
+    Recipe {
+        form: 1,
+        origin,
+        size: 1 << 30,
+        hash: [7; 32],
+        name: b"msgstore.db.crypt15".to_vec(),
+        len: 312,
+        content: Content::Chunk([6; 16]),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn dot(record: u64) -> Dot {
-        Dot::new(Writer::new(5).unwrap(), record).unwrap()
-    }
-
-    fn versions(record: u64) -> Versions {
-        Versions::default().kept(dot(record))
-    }
+    use crate::format::versions::testing::{dot, versions};
 
     #[test]
     fn key_bytes_sort_as_the_keys_mean() {
@@ -452,15 +459,7 @@ mod tests {
         let key = Key::Recipe(9);
         assert_eq!(Key::decode(&key.encode()), Ok(key.clone()));
         assert_eq!(Key::decode(&[&key.encode()[..], b"x"].concat()), Err(DecodeError::Trailing));
-        let recipe = Recipe {
-            form: 1,
-            origin: dot(3),
-            size: 1 << 30,
-            hash: [7; 32],
-            name: b"msgstore.db.crypt15".to_vec(),
-            len: 312,
-            content: Content::Chunk([1; 16]),
-        };
+        let recipe = recipe_sample(dot(3));
         let none = Recipe { len: 0, content: Content::None, ..recipe.clone() };
         for recipe in [recipe.clone(), none] {
             let value = Value::Recipe(Box::new(recipe.clone()));

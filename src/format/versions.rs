@@ -164,6 +164,22 @@ impl History {
     }
 }
 
+/// Dots and lists for tests.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// A dot of the writer 5.
+    pub fn dot(record: u64) -> Dot {
+        Dot::new(Writer::new(5).unwrap(), record).unwrap()
+    }
+
+    /// The list of a version with this origin of the writer 5, written again.
+    pub fn versions(record: u64) -> Versions {
+        Versions::default().kept(dot(record))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

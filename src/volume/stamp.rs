@@ -235,10 +235,7 @@ impl Stamper<'_> {
     fn changed_entries(&self) -> Result<Vec<ChangedEntry>> {
         let mut found = Vec::new();
         for (bytes, edit) in &self.edits {
-            let key = Tree::decode_key(bytes)?;
-            if !matches!(key, Key::Entry(..)) {
-                continue;
-            }
+            let Ok(key @ Key::Entry(..)) = Key::decode(bytes) else { continue };
             let before = match self.before(&key)? {
                 Some((_, Value::Entry(ino, kind))) => Some((ino, kind)),
                 _ => None,

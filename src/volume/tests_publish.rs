@@ -4,11 +4,17 @@ use super::chunker::{Chunking, chunk_region};
 use super::content::{Layer, Stored, read};
 use super::flush::flush;
 use super::parts::{Part, Stretch, align_holes, parts};
-use super::tests_damage::{open, repository};
+use super::repository::Repository;
+use super::tests_damage::{key, open, repository};
 use super::*;
+use crate::format::commit::{Commit, NewObject};
+use crate::format::container::Kind;
 use crate::format::namespace::{Content, Ino, Inode, Owner, Xattr};
-use crate::io::sim::{Fault, SimWorld};
+use crate::format::node::Id;
+use crate::format::wire::Encoder;
+use crate::io::sim::{Fault, SimRandom, SimWorld};
 use crate::io::{SyncedFolder, Timestamp};
+use crate::store::{CacheSizes, Context, Writer};
 use crate::sync::OpenOptions;
 use crate::tree::content::range;
 
@@ -366,4 +372,47 @@ fn nothing_enters_a_folder_that_is_not_the_one_that_was_opened() {
             assert!(is_whole(&world, &noise(2_000_000)));
         }
     }
+}
+
+/// Once the heads that listed an object are gone, an index run says what it has.
+#[test]
+fn an_index_run_says_which_chunks_objects_have() {
+    let world = repository();
+    let volume = open(&world, Some("state"), &OpenOptions::default(), 60).unwrap();
+    let commit = volume.base().commit.clone();
+    let [object] = &commit.objects[..] else { panic!("one object to a head") };
+    let chunk = object.chunks[0];
+    let gone = NewObject { hash: [9; 32], chunks: vec![[9; 16]], ..object.clone() };
+    let mut extra = Encoder::new();
+    NewObject::encode_all(&[object.clone(), gone], &mut extra);
+    let run = |extra: Vec<u8>| {
+        let run =
+            Writer::new(volume.store.context(), Kind::IndexRun, Vec::new(), &SimRandom::new(1));
+        let built = run.finish(extra, false);
+        let name = Name::Object { device: commit.device, hash: built.hash };
+        world.put(&format!("repo/{}", name.path()), &built.bytes);
+        let size = built.bytes.len() as u64;
+        let object = NewObject { hash: built.hash, kind: Kind::IndexRun, size, chunks: Vec::new() };
+        Commit { objects: vec![object], ..commit.clone() }
+    };
+    // Of no head but one that names the run.
+    let found = |commit: &Commit| {
+        let repository = Repository::find(&*world.synced("repo")).unwrap();
+        let (keyring, ..) = repository.unlock(&key()).unwrap();
+        let store = Store::new(
+            Arc::new(Context::new(repository.repo, keyring)),
+            world.synced("repo"),
+            None,
+            (world.clock(), Arc::new(SimRandom::new(2))),
+            commit.device,
+            CacheSizes::default(),
+        );
+        store.list_objects(&[commit.device]).unwrap();
+        assert!(store.index_commit(commit), "the run is here");
+        let known = |id: &Id| store.is_in(id, &|_| true).unwrap();
+        (known(&chunk), known(&[9; 16]))
+    };
+    assert_eq!(found(&run(extra.finish())), (true, false), "what is not here is not said to be");
+    // One that cannot be read says nothing, and stops nothing.
+    assert_eq!(found(&run(b"no list".to_vec())), (false, false));
 }
