@@ -144,6 +144,7 @@ pub struct IdKeys {
     node: Secret,
     name: Secret,
     boundary: Secret,
+    loser: Secret,
     chunker_seed: u64,
 }
 
@@ -156,6 +157,7 @@ impl IdKeys {
             node: derive(Purpose::NodeId, id_key, &[repo]),
             name: derive(Purpose::NameHash, id_key, &[repo]),
             boundary: derive(Purpose::Boundary, id_key, &[repo]),
+            loser: derive(Purpose::LoserNumber, id_key, &[repo]),
             chunker_seed: u64::from_le_bytes(seed.expose()[..8].try_into().expect("8 bytes")),
         }
     }
@@ -189,6 +191,17 @@ impl IdKeys {
         hasher.update(&[level]);
         hasher.update(key);
         u32::from_le_bytes(hasher.finalize().as_bytes()[..4].try_into().expect("4 bytes"))
+    }
+
+    /// The inode number of a version that stands beside the file of which it is one: 2^62, and
+    /// the lowest 62 bits of a hash of the file's number and of the version's origin, which is
+    /// the writer and the record of a change.
+    pub fn loser_number(&self, ino: u64, writer: &[u8; 5], record: u64) -> u64 {
+        let mut hasher = blake3::Hasher::new_keyed(self.loser.expose());
+        hasher.update(&ino.to_be_bytes()).update(writer).update(&record.to_be_bytes());
+        let full = hasher.finalize();
+        let low = u64::from_le_bytes(full.as_bytes()[..8].try_into().expect("8 bytes"));
+        1 << 62 | low & ((1 << 62) - 1)
     }
 
     /// The seed that the content-defined chunker mixes into its table. No
@@ -227,6 +240,14 @@ mod tests {
         contexts.sort_unstable();
         contexts.dedup();
         assert_eq!(contexts.len(), all.len());
+    }
+
+    /// The example of `docs/format.md`, section 16.
+    #[test]
+    fn the_number_of_a_loser() {
+        let secret = |byte| Secret::take(&mut [byte; 32]);
+        let keys = IdKeys::new(&secret(0x33), &secret(0x44), &[0x11; 16]);
+        assert_eq!(keys.loser_number(0x80_0002, &[0, 0, 0, 0, 1], 3), 0x5fe9_1c56_8ebb_940d);
     }
 
     /// BLAKE3's own test vectors (`test_vectors.json`): input of length 0 and 3

@@ -82,6 +82,29 @@ impl Versions {
         for (dot, list) in old.iter().filter(grows) {
             own.first = own.first.min(list.0.last().map_or(dot.record, |run| run.first));
         }
+        Self::merged(old, own)
+    }
+
+    /// The list of the version `stays`, a dot and a list, that is written again in the place
+    /// of `all`.
+    #[must_use]
+    pub fn settling(all: &[(Dot, &Self)], (dot, stays): (Dot, &Self)) -> Self {
+        Self::merged(all, stays.own_run(dot))
+    }
+
+    /// The list of a version that stood under `dot`, without those that it replaced.
+    #[must_use]
+    pub fn alone(&self, dot: Dot) -> Self {
+        Self(vec![VersionRun::of(self.origin(dot))])
+    }
+
+    /// The run that ends with the origin of a version that stands under `dot`.
+    fn own_run(&self, dot: Dot) -> VersionRun {
+        self.0.last().copied().unwrap_or_else(|| VersionRun::of(dot))
+    }
+
+    /// All versions of `old`, and last a run that ends with the origin of the new one.
+    fn merged(old: &[(Dot, &Self)], own: VersionRun) -> Self {
         let mut runs: Vec<VersionRun> = Vec::new();
         for run in old.iter().flat_map(|(dot, list)| list.kept(*dot).0) {
             let inside = run.writer == own.writer && run.first >= own.first && run.last <= own.last;

@@ -8,6 +8,7 @@ mod open;
 mod options;
 pub mod plan;
 mod read;
+pub mod repair;
 mod tell;
 #[cfg(test)]
 mod tests_plan;

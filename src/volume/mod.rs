@@ -61,6 +61,7 @@ pub use repair::{Lost, Repaired};
 pub(crate) use restore::{RestoreError, Restored, restore};
 pub use shortfall::{Gap, Inspection, Presence, Shortfall};
 pub use stamp::Origins;
+pub(crate) use stamp::{SIDE_SUFFIXES, main_name};
 use state::State;
 pub use tree::Tree;
 pub(crate) use unfit::unfit;

@@ -9,7 +9,7 @@ use crate::store::Result;
 
 /// What `SQLite` adds to the name of a database for the files beside it ("Temporary Files Used
 /// By `SQLite`" in its documentation).
-const SIDE_SUFFIXES: [&[u8]; 3] = [b"-journal", b"-shm", b"-wal"];
+pub(crate) const SIDE_SUFFIXES: [&[u8]; 3] = [b"-journal", b"-shm", b"-wal"];
 
 /// What a name ends with, if it is that of a side file.
 fn without_suffix(name: &[u8]) -> Option<&[u8]> {
@@ -17,7 +17,7 @@ fn without_suffix(name: &[u8]) -> Option<&[u8]> {
 }
 
 /// The name of the database to which a file of this name would be a side file.
-fn main_name(name: &[u8]) -> Option<&[u8]> {
+pub(crate) fn main_name(name: &[u8]) -> Option<&[u8]> {
     without_suffix(name).filter(|main| !main.is_empty() && without_suffix(main).is_none())
 }
 

@@ -1,0 +1,96 @@
+//! Names of files that stand beside another one.
+
+use super::Name;
+use super::part::Part;
+use crate::crypto::hex;
+use crate::format::clock::Dot;
+use crate::format::namespace::{Ino, NAME_MAX};
+use crate::io::Timestamp;
+
+/// Longest name of a device in the name of a file, bytes.
+const DEVICE_MAX: usize = 32;
+/// Longest ending that stays behind what is added, bytes.
+const ENDING_MAX: usize = 32;
+/// What a side file of a database may add to its name, bytes.
+const SIDE_MAX: usize = 8;
+
+/// The name of the file `ino` beside the one called `name`: who made it, and when.
+///
+/// It says nothing of which others are there, so each device finds the same.
+pub(super) fn loser(part: &Part<'_>, name: &[u8], ino: Ino, origin: Dot, mtime: Timestamp) -> Name {
+    let device = part.device(origin.writer);
+    let device = device.map_or_else(String::new, |(id, name)| {
+        Some(cleaned(&name)).filter(|name| !name.is_empty()).unwrap_or_else(|| hex(&id[..4]))
+    });
+    let device = if device.is_empty() { "another device" } else { &device };
+    let digits = part.loser_number(ino, origin) & 0xffff;
+    with(name, &format!(" (from {device}, {} {digits:04x})", date(mtime)))
+}
+
+/// The name with a number behind it.
+pub(super) fn numbered(name: &[u8], number: u32) -> Name {
+    with(name, &format!(" {number}"))
+}
+
+/// A name with this added before its ending, cut where it would be too long.
+fn with(name: &[u8], added: &str) -> Name {
+    let dot = name.iter().rposition(|byte| *byte == b'.');
+    let at = dot.filter(|at| *at > 0 && name.len() - at <= ENDING_MAX).unwrap_or(name.len());
+    let (stem, ending) = name.split_at(at);
+    let most = NAME_MAX - SIDE_MAX - added.len() - ending.len();
+    [cut(stem, most), added.as_bytes(), ending].concat()
+}
+
+/// The first bytes, at most `most`, and no part of a character at the end.
+fn cut(bytes: &[u8], most: usize) -> &[u8] {
+    if bytes.len() <= most {
+        return bytes;
+    }
+    let goes_on = |at: &usize| bytes[*at] & 0xc0 == 0x80;
+    let at = (most.saturating_sub(3)..=most).rev().find(|at| !goes_on(at));
+    &bytes[..at.unwrap_or(most)]
+}
+
+/// What a device calls itself, fit for a name.
+fn cleaned(name: &str) -> String {
+    let fit: String = name.chars().filter(|c| *c != '/' && !c.is_control()).collect();
+    let fit = fit.trim_start_matches('.');
+    String::from_utf8_lossy(cut(fit.as_bytes(), DEVICE_MAX)).into_owned()
+}
+
+/// A day, in UTC.
+fn date(time: Timestamp) -> String {
+    let time = jiff::Timestamp::from_second(time.secs);
+    time.map_or_else(|_| "no date".into(), |time| time.strftime("%Y-%m-%d").to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_added_stands_before_the_ending() {
+        let added = " (from X, 2026-11-28 3f2a)";
+        let name = |name: &str| String::from_utf8(with(name.as_bytes(), added)).unwrap();
+        assert_eq!(name("chat"), format!("chat{added}"));
+        assert_eq!(name("chat.db"), format!("chat{added}.db"));
+        assert_eq!(name(".bashrc"), format!(".bashrc{added}"));
+        assert_eq!(name("a.tar.gz"), format!("a.tar{added}.gz"));
+        let sentence = "a. And here begins another sentence of a name";
+        assert_eq!(name(sentence), format!("{sentence}{added}"));
+        let long = name(&format!("{}.db", "ä".repeat(126)));
+        assert!(long.len() <= NAME_MAX - SIDE_MAX && long.ends_with(&format!("ä{added}.db")));
+        assert_eq!(numbered(b"chat.db", 2), b"chat 2.db");
+        assert_eq!(numbered(&[0xff; 255], 2).len(), NAME_MAX - SIDE_MAX);
+    }
+
+    #[test]
+    fn names_of_devices_are_cleaned() {
+        assert_eq!(cleaned("LAPTOP"), "LAPTOP");
+        assert_eq!(cleaned("..a/b\n\u{85}c"), "abc");
+        assert_eq!(cleaned(&"ä".repeat(40)), "ä".repeat(16));
+        assert_eq!(cleaned(&format!("a{}", "ä".repeat(40))), format!("a{}", "ä".repeat(15)));
+        assert_eq!(date(Timestamp { secs: 1_764_000_000, nanos: 5 }), "2025-11-24");
+        assert_eq!(date(Timestamp { secs: i64::MAX, nanos: 0 }), "no date");
+    }
+}
