@@ -58,8 +58,7 @@ fn contents(all: &[Version], is_bound: impl Fn(Dot) -> bool) -> Vec<Version> {
         let from = origin(&version);
         let is_same = |other: &Version| {
             let of = origin(other);
-            of == from
-                || same_bytes(&other.1, &version.1) && !is_bound(of) && !is_bound(from)
+            of == from || same_bytes(&other.1, &version.1) && !is_bound(of) && !is_bound(from)
         };
         if !found.iter().any(is_same) {
             found.push(version);
@@ -83,7 +82,8 @@ pub(super) fn xattr(values: &[(Dot, Value)]) -> Option<(Dot, &Xattr)> {
         &Value::Xattr(ref xattr) => Some((dot, xattr)),
         _ => None,
     };
-    let all: Vec<(Dot, &Xattr)> = values.iter().map(|(dot, value)| (*dot, value)).filter_map(of).collect();
+    let all: Vec<(Dot, &Xattr)> =
+        values.iter().map(|(dot, value)| (*dot, value)).filter_map(of).collect();
     let is_replaced = |(dot, old): &&(Dot, &Xattr)| {
         all.iter().any(|(d, new)| replaces((*d, &new.versions), (*dot, &old.versions)))
     };
@@ -135,15 +135,17 @@ impl Files {
         let is_file = |all: &[Version]| all.last().is_some_and(|(_, inode)| !inode.is_dir());
         let is_side = |all: &[Version]| all.iter().any(|(_, inode)| inode.history.main.is_some());
         let files = || {
-            part.records.iter().map(|(ino, all)| (*ino, all.as_slice())).filter(|(_, all)| is_file(all))
+            part.records
+                .iter()
+                .map(|(ino, all)| (*ino, all.as_slice()))
+                .filter(|(_, all)| is_file(all))
         };
         // The version of a database with which a value goes, if anything is known of it.
         let known = |(_, inode): &Version| {
             let (main, from) = inode.history.main?;
             let values = part.record(main).filter(|all| is_file(all) && !is_side(all))?;
-            let knows = |value: &Version| {
-                origin(value) == from || value.1.history.content.contain(from)
-            };
+            let knows =
+                |value: &Version| origin(value) == from || value.1.history.content.contain(from);
             values.iter().any(knows).then_some((main, from))
         };
         let mut found = Self {

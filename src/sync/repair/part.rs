@@ -179,7 +179,8 @@ impl<'a> Part<'a> {
 
     fn load_inode<J: Joined>(&mut self, joined: &J, ino: Ino) -> Result<(), J::Error> {
         let number = ino.to_be_bytes();
-        let after = ino.checked_add(1).map_or([0xff; 16].to_vec(), |next| next.to_be_bytes().to_vec());
+        let after =
+            ino.checked_add(1).map_or([0xff; 16].to_vec(), |next| next.to_be_bytes().to_vec());
         // Entries may be very many, so they are passed by.
         let mut found = joined.scan(&number, &Key::entries_from(ino, 0))?;
         found.extend(joined.scan(&Key::Recipe(ino).encode(), &after)?);

@@ -109,7 +109,8 @@ fn again(
     if own.is_empty() {
         // No parent lives: under the root, with its plain name.
         let name = known.iter().map(|(_, link)| (link.dir, &link.name)).min();
-        let name = name.map_or_else(|| format!("inode {ino:x}").into_bytes(), |(_, name)| name.clone());
+        let name =
+            name.map_or_else(|| format!("inode {ino:x}").into_bytes(), |(_, name)| name.clone());
         let dot = part.records[&ino].last().expect("an inode has a record").0;
         own = vec![(dot, Link { dir: ROOT, name, ino })];
     }

@@ -80,8 +80,14 @@ pub(super) fn show(part: &Part<'_>) -> Tree {
     let is_shown = |ino: &Ino| Some((*ino, files.best(*ino)?.clone()));
     tree.best = plan.dirs.keys().filter_map(is_shown).collect();
     tree.bound.clone_from(&files.bound);
-    let mut builder =
-        Builder { part, plan: &plan, files: &files, united: BTreeMap::new(), losers: Vec::new(), tree };
+    let mut builder = Builder {
+        part,
+        plan: &plan,
+        files: &files,
+        united: BTreeMap::new(),
+        losers: Vec::new(),
+        tree,
+    };
     builder.directories();
     builder.versions();
     for ino in &plan.cycles {
@@ -220,8 +226,7 @@ impl Builder<'_> {
         if ino == other {
             return true;
         }
-        let is_plain =
-            |ino| self.part.opaque(ino).next().is_none() && !self.files.has_sides(ino);
+        let is_plain = |ino| self.part.opaque(ino).next().is_none() && !self.files.has_sides(ino);
         let attributes = |ino: Ino| attributes(&self.part.records[&ino]).1;
         same_bytes(&claim.version.1, &version.1)
             && same_attributes(&attributes(other), &attributes(ino))
@@ -234,7 +239,8 @@ impl Builder<'_> {
     fn versions(&mut self) {
         for (ino, _) in self.plan.dirs.iter().filter(|(_, is_dir)| !**is_dir) {
             let canon = |dir: Ino| self.united.get(&dir).copied().unwrap_or(dir);
-            let names = self.plan.links[ino].iter().map(|link| (canon(link.dir), link.name.clone()));
+            let names =
+                self.plan.links[ino].iter().map(|link| (canon(link.dir), link.name.clone()));
             let (dir, name) = names.min().expect("an inode has a name");
             let own = usize::from(!self.files.first.contains_key(ino));
             for version in self.files.plain.get(ino).into_iter().flatten().skip(own) {
@@ -295,9 +301,8 @@ impl Tree {
 pub(super) fn loser_number(part: &Part<'_>, of: Ino, from: Dot) -> (Ino, bool) {
     let mut number = part.loser_number(of, from);
     while let Some(all) = part.record(number) {
-        let is_it = |version: &Version| {
-            origin(version) == from || version.1.history.content.contain(from)
-        };
+        let is_it =
+            |version: &Version| origin(version) == from || version.1.history.content.contain(from);
         if all.iter().any(is_it) {
             return (number, true);
         }
@@ -308,13 +313,7 @@ pub(super) fn loser_number(part: &Part<'_>, of: Ino, from: Dot) -> (Ino, bool) {
 
 /// Shows something under a name, or with a number in it if the name is taken. Under its new
 /// name it stands beside no database, and no file beside it.
-pub(super) fn put(
-    part: &Part<'_>,
-    tree: &mut Tree,
-    dir: Ino,
-    wanted: &[u8],
-    shown: Shown,
-) -> Name {
+pub(super) fn put(part: &Part<'_>, tree: &mut Tree, dir: Ino, wanted: &[u8], shown: Shown) -> Name {
     let is_there = |tree: &Tree, name: &[u8]| {
         part.want_name(dir, name);
         tree.entries.contains_key(&(dir, name.to_vec()))

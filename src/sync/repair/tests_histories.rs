@@ -1,1 +1,163 @@
-//! Tests.
+//! What holds whatever devices did: on random histories.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::tests_devices::{Device, Listing, Map, Pairs, checked, joined, pairs, repairs, settled};
+
+/// What a device does: to the path of this number, and of that.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Write(usize),
+    Append(usize),
+    Save(usize),
+    Rename(usize, usize),
+    Link(usize, usize),
+    Unlink(usize),
+    Mkdir(usize),
+    Rmdir(usize),
+    Chmod(usize, u32),
+    SetXattr(usize),
+    RemoveXattr(usize),
+}
+
+const FILES: [&str; 14] = [
+    "f",
+    "g",
+    "D/f",
+    "D/g",
+    "E/f",
+    "D/F/f",
+    "E/F/g",
+    "db",
+    "db-wal",
+    "D/db",
+    "D/db-wal",
+    "E/db",
+    "E/db-wal",
+    "db-journal",
+];
+const DIRS: [&str; 6] = ["D", "E", "D/F", "E/F", "D/E", "E/D"];
+
+fn act() -> impl Strategy<Value = Act> {
+    let file = || 0..FILES.len();
+    let dir = || 0..DIRS.len();
+    let any = || 0..FILES.len() + DIRS.len();
+    prop_oneof![
+        4 => file().prop_map(Act::Write),
+        1 => file().prop_map(Act::Append),
+        2 => file().prop_map(Act::Save),
+        4 => (any(), any()).prop_map(|(from, to)| Act::Rename(from, to)),
+        // A log with two names is no log.
+        1 => (0usize..8, 0usize..8).prop_map(|(from, to)| Act::Link(from, to)),
+        3 => file().prop_map(Act::Unlink),
+        2 => dir().prop_map(Act::Mkdir),
+        1 => dir().prop_map(Act::Rmdir),
+        1 => (any(), 0u32..4).prop_map(|(at, mode)| Act::Chmod(at, 0o600 | mode)),
+        1 => file().prop_map(Act::SetXattr),
+        1 => file().prop_map(Act::RemoveXattr),
+    ]
+}
+
+fn acts(most: usize) -> impl Strategy<Value = Vec<Act>> {
+    prop::collection::vec(act(), 0..most)
+}
+
+fn path(at: usize) -> &'static str {
+    FILES.iter().chain(&DIRS).nth(at).unwrap()
+}
+
+/// Does all of it, as far as it can be done. Bytes are made once.
+fn play(device: &Device, name: &str, acts: &[Act], made: &mut u32) {
+    for act in acts {
+        *made += 1;
+        let bytes = format!("{name}{made};");
+        match *act {
+            Act::Write(at) => device.write(path(at), &bytes),
+            Act::Append(at) => device.append(path(at), &bytes),
+            Act::Save(at) => device.write("t", &bytes) && device.rename("t", path(at)),
+            Act::Rename(from, to) => device.rename(path(from), path(to)),
+            Act::Link(from, to) => device.link(path(from), path(to)),
+            Act::Unlink(at) => device.unlink(path(at)),
+            Act::Mkdir(at) => device.mkdir(path(at)),
+            Act::Rmdir(at) => device.rmdir(path(at)),
+            Act::Chmod(at, mode) => device.chmod(path(at), mode),
+            Act::SetXattr(at) => device.set_xattr(path(at), &bytes),
+            Act::RemoveXattr(at) => device.remove_xattr(path(at)),
+        };
+    }
+}
+
+fn contents(listing: &Listing) -> BTreeSet<String> {
+    listing.values().filter(|line| !line.is_dir).map(|line| line.bytes.clone()).collect()
+}
+
+/// Checks a join of heads of devices that had all seen `base` and nothing of one another.
+fn check(base: &Map, maps: &[&Map], ids: &crate::crypto::IdKeys) -> Result<(), String> {
+    let (map, _) = checked(maps, ids)?;
+    let listing = map.listing()?;
+    let all: Vec<Listing> = maps.iter().map(|map| map.listing().unwrap()).collect();
+    let (before, shown) = (contents(&base.listing().unwrap()), contents(&listing));
+    for listing in &all {
+        let lost =
+            contents(listing).into_iter().find(|b| !before.contains(b) && !shown.contains(b));
+        if let Some(bytes) = lost {
+            return Err(format!("{bytes:?} is lost"));
+        }
+    }
+    let known: BTreeSet<String> = all.iter().flat_map(contents).collect();
+    if let Some(bytes) = shown.iter().find(|bytes| !known.contains(*bytes)) {
+        return Err(format!("{bytes:?} came from nowhere"));
+    }
+    let known: Pairs = all.iter().flat_map(pairs).collect();
+    if let Some(pair) = pairs(&listing).into_iter().find(|pair| !known.contains(pair)) {
+        return Err(format!("nobody had {pair:?} beside each other"));
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+    #[test]
+    fn three_devices_join_to_a_plain_tree(
+        first in acts(14), a in acts(9), b in acts(9), c in acts(7),
+        more in acts(5), choice in any::<u64>(),
+    ) {
+        let mut made = 0;
+        let laptop = Device::first("LAPTOP");
+        DIRS[..3].iter().for_each(|dir| assert!(laptop.mkdir(dir)));
+        play(&laptop, "base", &first, &mut made);
+        let base = laptop.publish();
+        let (phone, desk) = (laptop.another("PHONE", 3), laptop.another("DESK", 4));
+        play(&laptop, "laptop", &a, &mut made);
+        play(&phone, "phone", &b, &mut made);
+        play(&desk, "desk", &c, &mut made);
+        let [a, b, c] = [&laptop, &phone, &desk].map(Device::publish);
+        let ids = laptop.ids();
+        let story = |error: String| TestCaseError::fail(error);
+        let nothing = repairs(&a, ids, &a.suspects());
+        prop_assert!(nothing.is_empty(), "one device made {:#?}", nothing);
+        check(&base, &[&a, &b], ids).map_err(story)?;
+        check(&base, &[&a, &b, &c], ids).map_err(story)?;
+
+        // Somebody stores what two have, or a part of it; one of them goes on, and a third
+        // comes with what it did before.
+        let (map, suspects) = joined(&[&a, &b]);
+        let found = repairs(&map, ids, &suspects);
+        let whole = settled(&map, ids, &found).map_err(story)?;
+        play(&laptop, "more", &more, &mut made);
+        let later = laptop.publish();
+        checked(&[&whole, &later], ids).map_err(story)?;
+        checked(&[&whole, &c], ids).map_err(story)?;
+        checked(&[&whole, &later, &c], ids).map_err(story)?;
+        let chosen = found.groups.iter().enumerate();
+        let chosen = chosen.filter(|(at, _)| choice >> (at % 64) & 1 == 1).map(|(_, group)| group);
+        let writer = crate::format::clock::Writer::new(77).unwrap();
+        let part = map.with(chosen, Some(writer));
+        // What was not stored may need a repair wherever it is.
+        let (map, _) = joined(&[&part, &later, &c]);
+        let rest = repairs(&map, ids, &map.suspects());
+        settled(&map, ids, &rest).map_err(story)?;
+    }
+}

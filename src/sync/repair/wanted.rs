@@ -42,11 +42,7 @@ pub(super) fn wanted(part: &Part<'_>, tree: &Tree) -> Wanted {
 }
 
 /// The lists of several versions, settled by the one that stays.
-fn settled(
-    all: &[Version],
-    stays: &Version,
-    list: impl Fn(&Inode) -> &Versions,
-) -> Versions {
+fn settled(all: &[Version], stays: &Version, list: impl Fn(&Inode) -> &Versions) -> Versions {
     let lists: Vec<(Dot, &Versions)> = all.iter().map(|(dot, inode)| (*dot, list(inode))).collect();
     Versions::settling(&lists, (stays.0, list(&stays.1)))
 }
@@ -124,9 +120,7 @@ fn own(part: &Part<'_>, tree: &Tree, ino: Ino, want: &mut Wanted) {
             }
             // The recipe of the content that stays; a kind that is not known stays as it is.
             (_, values) => {
-                let is_of = |value: &&Value| {
-                    matches!(value, Value::Recipe(recipe) if recipe.origin == content)
-                };
+                let is_of = |value: &&Value| matches!(value, Value::Recipe(recipe) if recipe.origin == content);
                 let mut all = values.iter().rev().map(|(_, value)| value);
                 let last = values.last().map(|(_, value)| value);
                 let Some(value) = all.find(is_of).or(last) else { continue };
@@ -157,9 +151,7 @@ fn loser(part: &Part<'_>, ino: Ino, of: Ino, version: &Version, want: &mut Wante
                 }
             }
             Key::Recipe(_) => {
-                let is_of = |value: &&Value| {
-                    matches!(value, Value::Recipe(recipe) if recipe.origin == origin(version))
-                };
+                let is_of = |value: &&Value| matches!(value, Value::Recipe(recipe) if recipe.origin == origin(version));
                 let recipe = values.iter().rev().map(|(_, value)| value).find(is_of);
                 if let Some(recipe) = recipe {
                     want.insert(Key::Recipe(ino), recipe.clone());
