@@ -11,6 +11,7 @@
 
 mod files;
 mod groups;
+mod heads;
 mod names;
 mod part;
 mod place;
@@ -25,6 +26,8 @@ mod tests_histories;
 mod wanted;
 
 use std::collections::BTreeSet;
+
+pub use heads::join_heads;
 
 use crate::crypto::{DeviceId, IdKeys};
 use crate::format::clock::Dot;

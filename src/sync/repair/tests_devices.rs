@@ -234,6 +234,12 @@ impl Map {
         })
     }
 
+    /// A writer of which nothing is in it.
+    pub fn new_writer(&self) -> Writer {
+        let mut all = (0x7f_0000_0001..).map(|number| Writer::new(number).unwrap());
+        all.find(|writer| !self.items.contains_key(&Key::Writer(*writer).encode())).unwrap()
+    }
+
     /// All of it is suspected.
     pub fn suspects(&self) -> Suspects {
         let mut suspects = Suspects::default();
@@ -455,7 +461,7 @@ pub(super) fn settled(map: &Map, ids: &IdKeys, repairs: &Repairs) -> Result<Map,
     if !again.is_empty() {
         return Err(format!("repaired again: {:#?}\nafter {:#?}", again.groups, repairs.groups));
     }
-    let writer = Writer::new(0x7f_0000_0001).unwrap();
+    let writer = map.new_writer();
     let count = repairs.groups.len();
     let choices: Vec<u64> = match count {
         0..=3 => (1..1 << count).collect(),
