@@ -1,7 +1,7 @@
 //! Databases and the files beside them (`docs/merging.md`, section 6): a log is shown beside
 //! the version of its database with which it was written, and beside no other.
 
-use super::files::{Files, origin};
+use super::files::{Files, Side, origin};
 use super::part::{Part, Version};
 use super::place::{Link, Plan};
 use super::show::{Knot, Shown, Tree, What, loser_number, put};
@@ -62,19 +62,25 @@ pub(super) fn set_apart(part: &Part<'_>, files: &Files, tree: &mut Tree) {
 }
 
 /// What a side file's name adds to that of its database.
-fn suffix(part: &Part<'_>, plan: &Plan, ino: Ino) -> &'static [u8] {
+fn suffix(part: &Part<'_>, plan: &Plan, side: &Side) -> &'static [u8] {
     let of = |name: &[u8]| {
         let is_side = main_name(name).is_some();
         SIDE_SUFFIXES.into_iter().find(|suffix| is_side && name.ends_with(suffix))
     };
-    let links = plan.links.get(&ino).into_iter().flatten();
-    let shown = links.filter_map(|link| of(&link.name)).next();
-    // It was renamed on another device: then an older name says it.
-    let known = part.backs(ino).filter_map(|(key, _)| match key {
-        Key::Back(_, _, name) => of(name),
-        _ => None,
-    });
-    shown.or_else(|| known.into_iter().next()).unwrap_or(b"-wal")
+    let backs = |is_own: bool| {
+        let maker = side.version.0.writer;
+        part.backs(side.ino).find_map(|(key, values)| match key {
+            Key::Back(_, _, name) if !is_own || values.iter().any(|(d, _)| d.writer == maker) => {
+                of(name)
+            }
+            _ => None,
+        })
+    };
+    // Whoever wrote this version of it wrote its names again with it. Another device may have
+    // given it another one.
+    let mut links = plan.links.get(&side.ino).into_iter().flatten();
+    let shown = || links.find_map(|link| of(&link.name));
+    backs(true).or_else(shown).or_else(|| backs(false)).unwrap_or(b"-wal")
 }
 
 /// Each side file stands beside the version of its database with which it goes.
@@ -87,7 +93,7 @@ pub(super) fn pair_up(
 ) {
     for (at, side) in files.sides.iter().enumerate() {
         let (ino, main, from) = (side.ino, side.main, side.from);
-        let suffix = suffix(part, plan, ino);
+        let suffix = suffix(part, plan, side);
         let is_winner = origin(&files.plain[&main][0]) == from;
         let (db, is_stored) =
             if is_winner { (main, false) } else { loser_number(part, main, from) };
@@ -133,7 +139,7 @@ pub(super) fn pair_up(
 fn stand_beside(
     part: &Part<'_>,
     tree: &mut Tree,
-    side: &super::files::Side,
+    side: &Side,
     (dir, mut name): Place,
     suffix: &[u8],
     (number, db): (Ino, Ino),
