@@ -1,6 +1,8 @@
 //! Databases and the files beside them (`docs/merging.md`, section 6): a log is shown beside
 //! the version of its database with which it was written, and beside no other.
 
+use std::collections::BTreeSet;
+
 use super::files::{Files, Side, origin};
 use super::part::{Part, Version};
 use super::place::{Link, Plan};
@@ -83,6 +85,38 @@ fn suffix(part: &Part<'_>, plan: &Plan, side: &Side) -> &'static [u8] {
     backs(true).or_else(shown).or_else(|| backs(false)).unwrap_or(b"-wal")
 }
 
+/// The file that shows the version of the database with which a side file goes, and whether
+/// somebody stored it as a file of its own.
+fn database(part: &Part<'_>, files: &Files, side: &Side) -> (Ino, bool) {
+    let is_winner = origin(&files.plain[&side.main][0]) == side.from;
+    if is_winner { (side.main, false) } else { loser_number(part, side.main, side.from) }
+}
+
+/// A database beside which there is no room for a side file of it gets another name. Returns
+/// the names of those.
+fn make_room(part: &Part<'_>, plan: &Plan, files: &Files, tree: &mut Tree) -> BTreeSet<Place> {
+    let mut moved = BTreeSet::new();
+    for side in &files.sides {
+        let (db, is_stored) = database(part, files, side);
+        let suffix = suffix(part, plan, side);
+        let is_crowded = |(place, shown): &(&Place, &Shown)| {
+            let beside = [&place.1, suffix].concat();
+            let is_long = beside.len() > NAME_MAX;
+            shown.ino == db && (is_long || tree.entries.contains_key(&(place.0, beside)))
+        };
+        let crowded = tree.entries.iter().filter(is_crowded).map(|(place, _)| place.clone());
+        let crowded: Vec<Place> = if is_stored { Vec::new() } else { crowded.collect() };
+        for (dir, name) in crowded {
+            let beside = [&name, suffix].concat();
+            tree.ties.push((Knot::Name(dir, beside), Knot::Ino(db)));
+            tree.ties.push((Knot::Name(dir, name.clone()), Knot::Ino(db)));
+            let shown = tree.entries.remove(&(dir, name.clone())).expect("it is shown");
+            moved.insert((dir, put(part, tree, dir, &names::numbered(&name, 2), shown)));
+        }
+    }
+    moved
+}
+
 /// Each side file stands beside the version of its database with which it goes.
 pub(super) fn pair_up(
     part: &Part<'_>,
@@ -91,12 +125,11 @@ pub(super) fn pair_up(
     canon: &dyn Fn(Ino) -> Ino,
     tree: &mut Tree,
 ) {
+    let moved = make_room(part, plan, files, tree);
     for (at, side) in files.sides.iter().enumerate() {
-        let (ino, main, from) = (side.ino, side.main, side.from);
+        let (ino, from) = (side.ino, side.from);
         let suffix = suffix(part, plan, side);
-        let is_winner = origin(&files.plain[&main][0]) == from;
-        let (db, is_stored) =
-            if is_winner { (main, false) } else { loser_number(part, main, from) };
+        let (db, is_stored) = database(part, files, side);
         let is_first = files.first.get(&ino) == Some(&at);
         tree.ties.push((Knot::Ino(ino), Knot::Ino(db)));
         // Somebody stored the database, and this with it, as files of their own already.
@@ -118,7 +151,8 @@ pub(super) fn pair_up(
         let is_own = |place: &&Place| {
             let name = [&place.1, suffix].concat();
             let mut links = plan.links.get(&ino).into_iter().flatten();
-            links.any(|link| canon(link.dir) == place.0 && link.name == name)
+            moved.contains(*place)
+                || links.any(|link| canon(link.dir) == place.0 && link.name == name)
         };
         let mut places: Vec<Place> = names.iter().filter(is_own).cloned().collect();
         if !is_first || places.is_empty() {
@@ -153,8 +187,8 @@ fn stand_beside(
     tree.mains.insert(number, (db, side.from));
     let mut beside = [&name, suffix].concat();
     part.want_name(dir, &beside);
-    if tree.entries.contains_key(&(dir, beside.clone())) || beside.len() > NAME_MAX {
-        // It had two names, and a log at each; or its name leaves no room for one.
+    if tree.entries.contains_key(&(dir, beside.clone())) {
+        // It had two names, and a log at each.
         let again = tree.entries[&(dir, name.clone())].clone();
         let wanted = names::numbered(&name, 2);
         name = put(part, tree, dir, &wanted, again);

@@ -354,3 +354,12 @@ fn a_file_that_only_looks_like_a_log_does_not_stand_beside_a_database() {
         ["chat (from PHONE, 2026-11-28 ####).db-wal=no log of it", "chat.db=a database"]
     );
 }
+
+#[test]
+fn a_database_makes_room_for_its_log() {
+    let devices = two(|_| ());
+    devices.0.write("chat.db", "a database");
+    devices.0.write("chat.db-wal", "its log");
+    devices.1.mkdir("chat.db-wal");
+    assert_eq!(both(&devices), ["chat 2.db-wal=its log", "chat 2.db=a database", "chat.db-wal/"]);
+}
