@@ -3,13 +3,16 @@
 
 It shares no code with amberfs, so that document and program cannot drift. It
 checks all that the document promises and is in no hurry. It does not look at
-conflict copies of sync clients, and does not merge what several devices wrote.
+conflict copies of sync clients. What several devices wrote apart it joins by
+docs/merging.md (reader_join.py).
 
     reader.py REPO --key-file F list            type mode size blake3 path
+    reader.py REPO --key-file F list --json     all of it, one object a line
     reader.py REPO --key-file F extract DEST    writes the tree to DEST
 """
 import argparse
 import functools
+import json
 import os
 import re
 import stat
@@ -21,6 +24,8 @@ import zstandard
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
+
+import reader_join
 
 MAGIC, VERSION, NO_ID = b"amberfs\0", 1, bytes(16)
 HEADER, HEAD, DATA, METADATA, INDEX_RUN = range(1, 6)
@@ -35,7 +40,8 @@ XATTR_INLINE_MAX, XATTR_MAX, VERSIONS_MAX, OVER_MAX = 4096, 65_536, 255, 8
 SIZE_MAX, LIST_MAX = (1 << 63) - 1, 1 << 22
 
 Commit = namedtuple("Commit", "device generation time previous root level ledger processed news objects")
-Inode = namedtuple("Inode", "mode mtime size content inline holes versions main")
+Inode = namedtuple("Inode", "mode owner device mtime ctime btime atime flags project size content inline holes "
+                            "versions attribute_versions over main unknown")
 
 
 class Bad(Exception):
@@ -376,11 +382,12 @@ class Repository:
         need(opened, "damaged: a register names this key and none opens" if named else "wrong key")
         _stamp, id_key, epochs = max(opened)
         self.epochs, self.newest = dict(epochs), epochs[-1][0]
-        self.chunk_key, self.node_key, self.name_key, self.boundary_key = (
-            derive(purpose, id_key, self.id) for purpose in ("chunk id", "node id", "name hash", "node boundary"))
+        self.chunk_key, self.node_key, self.name_key, self.boundary_key, self.loser_key = (
+            derive(purpose, id_key, self.id)
+            for purpose in ("chunk id", "node id", "name hash", "node boundary", "loser number"))
 
     def _open_heads(self, heads):
-        self.where, newest, self.commit, names, self.commits = {}, {}, None, {}, {}
+        self.where, newest, names, self.commits = {}, {}, {}, {}
         for device, generation, name_hash, _path in heads:
             names.setdefault((device, generation), set()).add(name_hash)
         for device, generation, name_hash, path in sorted(heads, reverse=True):
@@ -404,12 +411,27 @@ class Repository:
                     self.where.setdefault(chunk, []).append(listed.hash)
             if head.epoch == self.newest:
                 newest.setdefault(device, commit)
-        for commit in newest.values():
-            others = [other for other in newest.values() if other.device != commit.device]
-            if all(commit.processed.get(other.device, (0, b""))[0] >= other.news for other in others):
-                if not self.commit or (commit.time, commit.generation) > (self.commit.time, self.commit.generation):
-                    self.commit = commit
-        need(self.commit or not newest, "no head was made knowing all others; this reader does not merge")
+        self.tips = self._tips(list(newest.values()))
+
+    @staticmethod
+    def _tips(heads):
+        """The heads that no other one covers. Of two that cover each other the newest."""
+        def covers(one, other):
+            return one is not other and one.processed.get(other.device, (0, b""))[0] >= other.news
+
+        def age(head):
+            return head.time, head.generation, head.device
+
+        def is_covered(head):
+            return any(covers(other, head) and not (covers(head, other) and age(head) > age(other)) for other in heads)
+
+        return [head for head in heads if not is_covered(head)] or heads
+
+    def loser_number(self, ino, origin):
+        """Section 16."""
+        writer, record = origin
+        hashed = keyed(self.loser_key, ino.to_bytes(8, "big") + writer.to_bytes(5, "big") + record.to_bytes(8, "big"))
+        return 1 << 62 | int.from_bytes(hashed[:8], "little") & (1 << 62) - 1
 
     def object(self, name):
         if name not in self.opened:
@@ -644,7 +666,7 @@ def read_content(data):
 
 def read_inode(raw, ino):
     """Section 9."""
-    found = {}
+    found, unknown = {}, {}
     for tag, data in read_fields(Input(raw, f"inode {ino}"), VALUE_MAX):
         if tag in (1, 3, 8, 9, 11):
             found[tag] = data.var({1: 0o177777, 11: SIZE_MAX}.get(tag, (1 << 64) - 1))
@@ -677,10 +699,12 @@ def read_inode(raw, ino):
         elif tag == 18:
             found[tag] = data.var(), read_dot(data)
         else:
-            data.raw(data.left())
+            unknown[tag] = data.raw(data.left())
         data.end()
     need({1, 2, 4, 5, 6} <= set(found), f"inode {ino} lacks a field")
-    inode = Inode(found[1], found[4], found.get(11, 0), found.get(12), found.get(13, b""), found.get(14, 0), found.get(15), found.get(18))
+    inode = Inode(*(found[tag] for tag in (1, 2)), found.get(3, 0), *(found[tag] for tag in (4, 5, 6)), found.get(7),
+                  *(found.get(tag, 0) for tag in (8, 9, 11)), found.get(12), found.get(13, b""), found.get(14, 0),
+                  found.get(15), found.get(16), found.get(17, []), found.get(18), unknown)
     need(not inode.holes or inode.content and inode.content[1] != 255, f"inode {ino} has holes and no tree")
     limit = SYMLINK_MAX if stat.S_ISLNK(inode.mode) else INLINE_MAX
     fine = not (inode.content and inode.inline) and len(inode.inline) <= limit
@@ -692,75 +716,133 @@ class Namespace:
     """Section 9: the map read into inodes and directories, and its laws."""
 
     def __init__(self, repository):
-        self.repository, self.inodes, self.entries, self.origins = repository, {}, {}, {}
-        seen, backs = {}, set()
-        root, level = (repository.commit.root, repository.commit.level) if repository.commit else (NO_ID, 0)
-        for key, values in Map(repository).items(root, level):
+        self.repository = repository
+        maps = [self.map(tip.root, tip.level) for tip in repository.tips] or [({}, {})]
+        values, _seen = functools.reduce(reader_join.join, maps)
+        joined = self.read(values)
+        if len(maps) == 1 and len({device for device, _ in joined.devices.values()}) < 2:
+            self.take(joined)
+        else:
+            repaired = reader_join.Repair(joined, repository.loser_number, self.equal)
+            self.inodes, self.xattrs, self.entries = repaired.plain_tree()
+        self.check()
+
+    def map(self, root, level):
+        """All values of a head's map, and the highest record that it has seen of each writer."""
+        seen, found = {}, {}
+        for key, values in Map(self.repository).items(root, level):
             need(len(key) >= 9, "a key of the namespace is too short")
-            need(len(values) == 1, "a key has concurrent values; this reader does not merge")
-            ino, kind, rest = int.from_bytes(key[:8], "big"), key[8], key[9:]
-            writer, record, value = values[0]
-            data = Input(value, f"a value of inode {ino}")
-            if kind == 7:
-                row = Input(rest, "the row of a writer")
-                need(ino == 0 and read_writer(row) == writer, "the row of a writer is another's")
-                row.end()
-                data.raw(16), data.bytes(255).decode()
-                data.end()
+            if key[:9] == bytes(8) + b"\7":
+                writer, record, _ = values[0]
+                need(len(values) == 1 and key[9:] == writer.to_bytes(5, "big"), "the row of a writer is another's")
                 seen[writer] = record
             # Rows of writers come before all else.
-            need(record <= seen.get(writer, 0), f"inode {ino}: a value under a dot that was not seen")
-            if kind == 1:
-                need(not rest, f"inode {ino}: its key is too long")
-                self.inodes[ino] = read_inode(value, ino)
-                versions = self.inodes[ino].versions
-                self.origins[ino] = (versions[-1][0], versions[-1][2]) if versions else (writer, record)
-            elif kind == 3:
+            fine = all(record <= seen.get(writer, 0) for writer, record, _ in values)
+            need(fine, f"inode {int.from_bytes(key[:8], 'big')}: a value under a dot that was not seen")
+            found[key] = {(writer, record): value for writer, record, value in values}
+        return found, seen
+
+    def read(self, joined):
+        """All values of the kinds that are shown."""
+        found = reader_join.Joined({}, {}, {}, {}, {}, set())
+        for key, values in sorted(joined.items()):
+            ino, kind, rest = int.from_bytes(key[:8], "big"), key[8], key[9:]
+            if kind == 4:
+                need(self.is_name(rest[8:]) and not any(values.values()), f"inode {ino}: a bad back reference")
+                place = int.from_bytes(rest[:8], "big"), rest[8:]
+                found.backs.setdefault(ino, {})[place] = sorted(values)
+                continue
+            if kind not in (1, 3, 4, 5, 7, 9, 10):
+                found.opaque.add(ino)
+            if kind == 3:
                 need(1 <= len(rest) <= 255, f"inode {ino}: a bad name of an extended attribute")
-                read_versions(data)
-                self.xattr(data)
-            elif kind == 4:
-                need(not value and self.is_name(rest[8:]), f"inode {ino}: a bad back reference")
-                backs.add((int.from_bytes(rest[:8], "big"), rest[8:], ino))
-            elif kind == 5:
-                name, hashed = rest[8:], keyed(repository.name_key, rest[8:])[:8]
+            if kind == 5:
+                name, hashed = rest[8:], keyed(self.repository.name_key, rest[8:])[:8]
                 hashed = max(int.from_bytes(hashed, "little") >> 1, 4)
                 need(self.is_name(name), f"directory {ino}: a bad name")
                 need(rest[:8] == hashed.to_bytes(8, "big"), f"directory {ino}: a name's hash is not its own")
-                self.entries.setdefault(ino, {})[name] = data.var(), data.var(15) << 12
-                data.end()
-        self.check(backs)
+            for dot, value in sorted(values.items()):
+                data = Input(value, f"a value of inode {ino}")
+                if kind == 7:
+                    need(ino == 0, "the row of a writer is another's")
+                    found.devices[dot[0]] = data.raw(16), data.bytes(255).decode()
+                    data.end()
+                elif kind == 1:
+                    need(not rest, f"inode {ino}: its key is too long")
+                    found.records.setdefault(ino, []).append((dot, read_inode(value, ino)))
+                elif kind == 3:
+                    versions = read_versions(data)
+                    all = found.xattrs.setdefault(ino, {}).setdefault(rest, [])
+                    all.append((dot, versions, self.xattr(data)))
+                elif kind == 5:
+                    child, mode = data.var(), data.var(15) << 12
+                    data.end()
+                    found.entries.setdefault((ino, name), []).append((dot, child, mode))
+        return found
+
+    def take(self, joined):
+        """What one device wrote has one value for each key and is a plain tree as it stands."""
+        single = [*joined.records.values(), *joined.entries.values()]
+        single += [values for all in joined.xattrs.values() for values in all.values()]
+        single += [dots for all in joined.backs.values() for dots in all.values()]
+        need(all(len(values) == 1 for values in single), "one device wrote, and a key has concurrent values")
+        self.inodes = {ino: inode for ino, [(_, inode)] in joined.records.items()}
+        self.xattrs = {ino: {name: value for name, [(_, _, value)] in all.items() if value is not None}
+                       for ino, all in joined.xattrs.items()}
+        self.entries = {}
+        for (dir, name), [(_, ino, mode)] in joined.entries.items():
+            self.entries.setdefault(dir, {})[name] = ino, mode
+        forward = {(dir, name, ino) for (dir, name), [(_, ino, _)] in joined.entries.items()}
+        backs = {(*place, ino) for ino, places in joined.backs.items() for place in places}
+        need(forward == backs, "entries and back references differ")
+        origins = {ino: reader_join.origin_of(dot, inode.versions) for ino, [(dot, inode)] in joined.records.items()}
+        for ino, inode in self.inodes.items():
+            # A side file names the version of its database that is here.
+            fine = not inode.main or origins.get(inode.main[0]) == inode.main[1]
+            need(fine, f"inode {ino} stands beside another version of its database")
+
+    def equal(self, one, other):
+        """Whether two records have the same bytes."""
+        if (stat.S_IFMT(one.mode), one.size) != (stat.S_IFMT(other.mode), other.size):
+            return False
+        if (one.content, one.inline) == (other.content, other.inline):
+            return True
+        hashes = []
+        for inode in (one, other):
+            hasher = blake3()
+            for piece in self.bytes_of(inode, "a record"):
+                hasher.update(piece)
+            hashes.append(hasher.digest())
+        return hashes[0] == hashes[1]
 
     def xattr(self, data):
+        """The bytes of an extended attribute, or None where it was removed."""
         state = data.number(1)
         need(state <= 2, f"{data.what}: an extended attribute of another state")
         if state == 1:
             need(data.left() <= XATTR_INLINE_MAX, f"{data.what}: an extended attribute is too long")
-            data.raw(data.left())
+            return data.raw(data.left())
         elif state == 2:
             size, (root, level) = data.var(XATTR_MAX), read_content(data)
             need(size > XATTR_INLINE_MAX, f"{data.what}: a short extended attribute in a chunk")
             runs = [(root, size, 1)] if level == 255 else Content(self.repository).items(root, level)
-            found = [len(self.repository.chunk(chunk)) * count for chunk, _, count in runs]
-            need(sum(found) == size, f"{data.what}: an extended attribute has another length")
+            found = b"".join(self.repository.chunk(chunk) * count for chunk, _, count in runs)
+            need(len(found) == size, f"{data.what}: an extended attribute has another length")
+            data.end()
+            return found
         data.end()
+        return None
 
     @staticmethod
     def is_name(name):
         return 1 <= len(name) <= 255 and name not in (b".", b"..") and b"/" not in name and b"\0" not in name
 
-    def check(self, backs):
-        forward = {(dir, name, ino) for dir, names in self.entries.items() for name, (ino, _) in names.items()}
-        need(forward == backs, "entries and back references differ")
+    def check(self):
         for dir, names in self.entries.items():
             need(dir in self.inodes and stat.S_ISDIR(self.inodes[dir].mode), f"{dir} has entries and is no directory")
             for ino, kind in names.values():
                 fine = ino in self.inodes and stat.S_IFMT(self.inodes[ino].mode) == kind
                 need(fine, f"directory {dir}: an entry does not fit inode {ino}")
-        for ino, inode in self.inodes.items():
-            # One device wrote: a side file names the version of its database that is here.
-            fine = not inode.main or self.origins.get(inode.main[0]) == inode.main[1]
-            need(fine, f"inode {ino} stands beside another version of its database")
         seen = set()
         for _path, ino in self.walk():
             need(ino not in seen or not stat.S_ISDIR(self.inodes[ino].mode), f"directory {ino} has two names")
@@ -781,8 +863,11 @@ class Namespace:
 
     def content(self, ino):
         """The bytes of a file, in pieces."""
-        inode, total = self.inodes[ino], len(self.inodes[ino].inline)
-        holes = 0
+        return self.bytes_of(self.inodes[ino], f"inode {ino}")
+
+    def bytes_of(self, inode, what):
+        """The bytes that a record has, in pieces."""
+        total, holes = len(inode.inline), 0
         yield inode.inline
         if inode.content:
             root, level = inode.content
@@ -792,16 +877,16 @@ class Namespace:
                 runs = Content(self.repository).items(root, level)
             for chunk, size, count in runs:
                 total += size * count
-                need(total <= inode.size, f"inode {ino}: its content is longer than the file")
+                need(total <= inode.size, f"{what}: its content is longer than the file")
                 if chunk == NO_ID:
                     holes += size
                     yield from zeros(size)
                     continue
                 data = self.repository.chunk(chunk)
-                need(len(data) == size, f"inode {ino}: chunk {chunk.hex()} has another length")
+                need(len(data) == size, f"{what}: chunk {chunk.hex()} has another length")
                 for _ in range(count):
                     yield data
-        need(inode.holes <= holes + inode.size - total, f"inode {ino}: its record says more holes than it has")
+        need(inode.holes <= holes + inode.size - total, f"{what}: its record says more holes than it has")
         yield from zeros(inode.size - total)
 
 
@@ -818,19 +903,28 @@ def escaped(raw):
     return "".join(chr(b) if 32 < b < 127 and b != 92 else f"\\x{b:02x}" for b in raw)
 
 
-def list_tree(space):
+def list_tree(space, as_json):
     for path, ino in space.walk():
         inode = space.inodes[ino]
         kind = TYPES.get(stat.S_IFMT(inode.mode), "?")
-        digest, shown, size = "-", escaped(path), 0
+        digest, shown, size, mode = "-", escaped(path), 0, f"{stat.S_IMODE(inode.mode):04o}"
         if kind in "fl":
             hasher = blake3()
             for piece in space.content(ino):
                 hasher.update(piece)
             digest, size = hasher.hexdigest(), inode.size
+        if as_json:
+            selves, ids = inode.owner
+            print(json.dumps({
+                "path": path.decode(errors="backslashreplace"), "kind": kind, "mode": mode, "size": size,
+                "blake3": digest, "inode": ino, "mtime": inode.mtime,
+                "owner": ["self" if selves >> bit & 1 else ids[bit] for bit in (0, 1)],
+                "xattrs": {name.decode(errors="backslashreplace"): value.hex()
+                           for name, value in sorted(space.xattrs.get(ino, {}).items())}}))
+            continue
         if kind == "l":
             shown += " -> " + escaped(b"".join(space.content(ino)))
-        print(kind, f"{stat.S_IMODE(inode.mode):04o}", size, digest, shown)
+        print(kind, mode, size, digest, shown)
 
 
 def extract(space, dest):
@@ -882,13 +976,13 @@ def main():
     parser.add_argument("repo")
     parser.add_argument("--key-file", required=True)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list")
+    commands.add_parser("list").add_argument("--json", action="store_true")
     commands.add_parser("extract").add_argument("dest", type=os.fsencode)
     arguments = parser.parse_args()
     try:
         repository = Repository(arguments.repo, read_key(arguments.key_file))
         space = Namespace(repository)
-        extract(space, arguments.dest) if arguments.command == "extract" else list_tree(space)
+        extract(space, arguments.dest) if arguments.command == "extract" else list_tree(space, arguments.json)
         repository.check_all()
         need(not repository.damage, "; ".join(repository.damage))
     except (Bad, OSError) as error:
