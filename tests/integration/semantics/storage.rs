@@ -45,7 +45,7 @@ pub const ROWS: &[Row] = &[
     ),
     (
         "Space",
-        "New content rests on heads and objects in REPO only if each was seen there at full size within seconds before, and all of them are looked at again before the head that says so",
+        "New content refers to heads and objects in REPO only if amberfs saw each there at full size within seconds before",
         Elsewhere(&[
             "src/volume/tests_publish.rs::what_rests_on_an_object_that_is_not_whole_any_more_is_stored_again",
         ]),
