@@ -48,6 +48,9 @@ pub enum Key {
     Recipe(Ino),
     /// The row of a writer: its dot is the last change of the writer that the tree contains.
     Writer(Writer),
+    /// A repair that is not stored changes this inode, or in this directory the names with
+    /// this hash.
+    Unsettled(Ino, Option<u64>),
     /// A kind that this version does not know: inode, kind, rest.
     Opaque(Ino, u8, Vec<u8>),
 }
@@ -58,6 +61,7 @@ const BACK: u8 = 4;
 const ENTRY: u8 = 5;
 const RECIPE: u8 = 6;
 const WRITER: u8 = 7;
+const UNSETTLED: u8 = 11;
 
 impl Key {
     /// The inode (or directory) that the key belongs to.
@@ -69,7 +73,7 @@ impl Key {
             | Self::Entry(ino, ..)
             | Self::Recipe(ino)
             | Self::Opaque(ino, ..) => *ino,
-            Self::Writer(_) => NO_INO,
+            Self::Writer(_) | Self::Unsettled(..) => NO_INO,
         }
     }
 
@@ -97,6 +101,11 @@ impl Key {
             Self::Writer(writer) => {
                 bytes.push(WRITER);
                 bytes.extend_from_slice(&writer.to_bytes());
+            }
+            Self::Unsettled(ino, hash) => {
+                bytes.push(UNSETTLED);
+                bytes.extend_from_slice(&ino.to_be_bytes());
+                bytes.extend(hash.iter().flat_map(|hash| hash.to_be_bytes()));
             }
             Self::Opaque(_, kind, rest) => {
                 bytes.push(*kind);
@@ -135,12 +144,7 @@ impl Key {
             XATTR => Self::Xattr(ino, name(&mut input)?),
             BACK => Self::Back(ino, u64::from_be_bytes(input.array()?), file_name(&mut input)?),
             ENTRY => {
-                let hash = u64::from_be_bytes(input.array()?);
-                // Lower ones are the places of `.` and `..` in a listing, and
-                // one more than the highest is still a number of 63 bits.
-                if !(NAME_HASH_MIN..=i64::MAX as u64).contains(&hash) {
-                    return Err(DecodeError::Invalid("name hash"));
-                }
+                let hash = name_hash(&mut input)?;
                 Self::Entry(ino, hash, file_name(&mut input)?)
             }
             RECIPE => Self::Recipe(ino),
@@ -148,6 +152,12 @@ impl Key {
                 Self::Writer(Writer::from_bytes(input.array::<WRITER_BYTES>()?)?)
             }
             WRITER => return Err(DecodeError::Invalid("row of a writer")),
+            UNSETTLED if ino == NO_INO => {
+                let (ino, is_name) = (u64::from_be_bytes(input.array()?), input.remaining() > 0);
+                let hash = if is_name { Some(name_hash(&mut input)?) } else { None };
+                Self::Unsettled(ino, hash)
+            }
+            UNSETTLED => return Err(DecodeError::Invalid("row of what is unsettled")),
             _ => Self::Opaque(ino, kind, input.raw(input.remaining())?.to_vec()),
         };
         input.end()?;
@@ -163,6 +173,13 @@ impl Key {
     pub fn writers() -> Vec<u8> {
         let mut bytes = NO_INO.to_be_bytes().to_vec();
         bytes.push(WRITER);
+        bytes
+    }
+
+    /// What the keys of all rows of what is unsettled begin with.
+    pub fn unsettled() -> Vec<u8> {
+        let mut bytes = NO_INO.to_be_bytes().to_vec();
+        bytes.push(UNSETTLED);
         bytes
     }
 
@@ -188,6 +205,14 @@ impl Key {
     }
 }
 
+fn name_hash(input: &mut Decoder<'_>) -> Result<u64> {
+    let hash = u64::from_be_bytes(input.array()?);
+    // Lower ones are the places of `.` and `..` in a listing, and one more than the highest
+    // is still a number of 63 bits.
+    let is_fit = (NAME_HASH_MIN..=i64::MAX as u64).contains(&hash);
+    if is_fit { Ok(hash) } else { Err(DecodeError::Invalid("name hash")) }
+}
+
 /// A value of the namespace map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
@@ -203,6 +228,8 @@ pub enum Value {
     Recipe(Box<Recipe>),
     /// Of [`Key::Writer`]: the device whose mount it was, and what that called itself.
     Writer(DeviceId, String),
+    /// The value of a [`Key::Unsettled`].
+    Unsettled,
     /// Of [`Key::Opaque`].
     Opaque(Vec<u8>),
 }
@@ -216,7 +243,7 @@ impl Value {
             Self::Entry(ino, kind) => {
                 out.var(*ino).var(u64::from(kind >> 12));
             }
-            Self::Back => {}
+            Self::Back | Self::Unsettled => {}
             Self::Xattr(xattr) => xattr.encode(&mut out),
             Self::Recipe(recipe) => recipe.encode(&mut out),
             Self::Opaque(bytes) => {
@@ -258,6 +285,7 @@ impl Value {
                 let name = String::from_utf8(name);
                 Self::Writer(device, name.map_err(|_| DecodeError::Invalid("device name"))?)
             }
+            Key::Unsettled(..) => Self::Unsettled,
             Key::Opaque(..) => Self::Opaque(input.raw(bytes.len())?.to_vec()),
         };
         input.end()?;
@@ -405,6 +433,9 @@ mod tests {
         let keys = [
             Key::Writer(Writer::new(2).unwrap()),
             Key::Writer(Writer::new(256).unwrap()),
+            Key::Unsettled(1, None),
+            Key::Unsettled(1, Some(4)),
+            Key::Unsettled(2, None),
             Key::Inode(1),
             Key::Opaque(1, 2, b"?".to_vec()),
             Key::Xattr(1, b"user.a".to_vec()),
@@ -492,6 +523,25 @@ mod tests {
         let zero = [&key.encode()[..9], &[0; 5]].concat();
         assert_eq!(Key::decode(&zero), Err(DecodeError::Invalid("writer")));
         assert!(Key::decode(&key.encode()[..13]).is_err());
+    }
+
+    #[test]
+    fn rows_of_what_is_unsettled_survive_and_stand_at_inode_0() {
+        for key in [Key::Unsettled(9, None), Key::Unsettled(9, Some(4))] {
+            let bytes = key.encode();
+            assert!(bytes.starts_with(&Key::unsettled()));
+            assert_eq!(Value::decode(&key, &[]), Ok(Value::Unsettled));
+            assert_eq!(Value::decode(&key, &[0]), Err(DecodeError::Trailing));
+            let mut elsewhere = bytes.clone();
+            elsewhere[7] = 1;
+            let what = "row of what is unsettled";
+            assert_eq!(Key::decode(&elsewhere), Err(DecodeError::Invalid(what)));
+            for cut in (0..bytes.len()).filter(|cut| *cut != 17) {
+                assert!(Key::decode(&bytes[..cut]).is_err());
+            }
+        }
+        let low = Key::Unsettled(9, Some(3)).encode();
+        assert_eq!(Key::decode(&low), Err(DecodeError::Invalid("name hash")));
     }
 
     /// The next place in a listing is the hash and one: of the highest number

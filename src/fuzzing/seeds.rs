@@ -241,6 +241,8 @@ pub(super) fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         chosen(0, &Key::Xattr(5, b"user.a".to_vec()).encode()),
         chosen(0, &Key::Back(5, 1, b"name".to_vec()).encode()),
         chosen(0, &Key::Entry(1, 77, b"name".to_vec()).encode()),
+        chosen(0, &Key::Unsettled(5, None).encode()),
+        chosen(0, &Key::Unsettled(1, Some(77)).encode()),
         chosen(0, &Key::Opaque(1, 77, b"later".to_vec()).encode()),
         chosen(2, &Value::Writer(DEVICE, "laptop".into()).encode()),
         chosen(3, &Value::Xattr(Xattr::new(b"value".to_vec())).encode()),
@@ -260,7 +262,7 @@ pub(super) fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         news: 3,
         head: [5; 32],
         journal: 6,
-        base: [7; 32],
+        base: vec![[7; 32]],
         seen: [(DEVICE, 4), ([0x23; 16], 9)].into_iter().collect(),
     }
     .encode();
