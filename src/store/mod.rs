@@ -125,7 +125,7 @@ impl Store {
     }
 
     /// The id and the keys of the repository.
-    pub fn context(&self) -> &Context {
+    pub fn context(&self) -> &Arc<Context> {
         &self.context
     }
 

@@ -2,6 +2,9 @@
 //!
 //! Invariant: what is staged is left here until the catalogue has a container with it, so that
 //! it can be read at any time.
+//!
+//! Beside them are nodes that are read and never published: those of a tree that this device
+//! computed and no head names.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
@@ -86,10 +89,18 @@ impl Waiting {
     }
 }
 
+/// How many sets of nodes that are not published are kept. Reading that began on the tree of an
+/// older set ends before that set goes.
+const UNPUBLISHED_SETS: usize = 4;
+
+type NodeSet = HashMap<Id, Arc<Node>>;
+
 /// What waits for a container.
 #[derive(Default)]
 pub(super) struct Stage {
     waiting: RwLock<Waiting>,
+    /// Nodes that no container will have, the newest set last.
+    unpublished: RwLock<VecDeque<NodeSet>>,
     /// Bytes of chunks, to be read without the lock.
     bytes: AtomicUsize,
 }
@@ -128,8 +139,16 @@ impl Stage {
     }
 
     /// A node that waits.
-    pub(super) fn node(&self, id: &Id) -> Option<Arc<Node>> {
+    fn waiting_node(&self, id: &Id) -> Option<Arc<Node>> {
         self.read().nodes.get(id).map(|(node, _)| node.clone())
+    }
+
+    /// A node that waits, or that is never published.
+    pub(super) fn node(&self, id: &Id) -> Option<Arc<Node>> {
+        self.waiting_node(id).or_else(|| {
+            let sets = self.unpublished.read().unwrap_or_else(PoisonError::into_inner);
+            sets.iter().rev().find_map(|set| set.get(id).cloned())
+        })
     }
 
     /// The oldest chunks, up to `limit` bytes, at least one.
@@ -170,6 +189,14 @@ impl Stage {
             waiting.replaces_bad.insert(id);
         }
         waiting.nodes.insert(id, (node, bytes));
+    }
+
+    fn keep_unpublished(&self, set: NodeSet) {
+        let mut sets = self.unpublished.write().unwrap_or_else(PoisonError::into_inner);
+        sets.push_back(set);
+        if sets.len() > UNPUBLISHED_SETS {
+            sets.pop_front();
+        }
     }
 
     /// Drops what is not in `live`, but for what replaces bad bytes.
@@ -271,9 +298,17 @@ impl Store {
         }
     }
 
+    /// Keeps nodes in memory that can be read and are never published: those of a tree that no
+    /// head names. The sets given in the three calls before are kept too.
+    pub fn keep_unpublished(&self, nodes: &NewNodes) {
+        let decode = |bytes: &Vec<u8>| Node::decode(bytes).expect("nodes we encode are valid");
+        let set = nodes.iter().map(|(id, bytes)| (*id, Arc::new(decode(bytes))));
+        self.stage.keep_unpublished(set.collect());
+    }
+
     /// A node, if it is staged.
     pub fn staged_node(&self, id: &Id) -> Option<Arc<Node>> {
-        self.stage.node(id)
+        self.stage.waiting_node(id)
     }
 
     /// Drops staged nodes and chunks that are not in `live`.
@@ -291,6 +326,18 @@ fn store_again(error: &StoreError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nodes_that_are_not_published_are_read_and_older_sets_go() {
+        let stage = Stage::default();
+        let node = || Arc::new(Node::MapLeaf(Vec::new()));
+        for set in 0..=UNPUBLISHED_SETS as u8 {
+            stage.keep_unpublished(NodeSet::from([([set; 16], node())]));
+        }
+        assert!(stage.node(&[0; 16]).is_none());
+        assert!(stage.node(&[1; 16]).is_some() && stage.waiting_node(&[1; 16]).is_none());
+        assert!(stage.nodes().is_empty());
+    }
 
     /// Its bytes were counted twice for as long as the process lived.
     #[test]
