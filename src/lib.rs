@@ -110,6 +110,8 @@ pub mod tree;
 
 pub mod store;
 
+pub mod merge;
+
 pub mod journal;
 
 pub mod volume;

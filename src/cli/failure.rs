@@ -112,7 +112,6 @@ impl From<VolumeError> for Failure {
             VolumeError::NoDevice { .. } => Self::new(Exit::Usage, error),
             VolumeError::SeveralDevices { .. } => Self::new(Exit::Usage, error)
                 .hint("device= takes the first digits of an id too, four or more"),
-            VolumeError::Diverged(_) => Self::new(Exit::Unusable, error),
             VolumeError::Waiting(_) => Self::new(Exit::NotAllHere, error).hint(
                 "reading (-o ro) shows what was before it. A file that its device will never \
                  finish can be moved out of the repository: it is given up then",

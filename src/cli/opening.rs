@@ -260,19 +260,50 @@ impl ScannedRepository {
     pub fn open(mut self, global: &Global, wanted: &Wanted) -> Result<OpenRepository> {
         let (keyring, register, _) = open_keyring(&self.repository, self.key())?;
         self.key = None;
-        let volume = self.volume_with(keyring, register, &self.options(global, wanted))?;
+        let options = self.options(global, wanted);
+        let writes = self.state.is_some();
+        let volume = self.volume_with(keyring, register, &options)?;
+        let mut told = told_by(&volume);
+        let (mut fs, replayed) = file_system(volume, writes, wanted.owner)?;
+        if writes && fs.volume().is_replay() {
+            match fs.checkpoint() {
+                Ok(_) => {
+                    let volume = self.volume_again(fs, &options)?;
+                    told = told_by(&volume);
+                    fs = file_system(volume, writes, wanted.owner)?.0;
+                }
+                Err(error) => told.push(format!(
+                    "what other devices wrote is not shown yet: the changes of this one could \
+                     not be published first ({error})"
+                )),
+            }
+        }
         let Self { state, mut notices, .. } = self;
-        notices.extend(volume.notices.iter().map(ToString::to_string));
-        notices.extend(volume.behind.iter().map(ToString::to_string));
-        let is_partial = !volume.behind.is_empty() || !volume.unusable.is_empty();
-        let (fs, replayed) = file_system(volume, state.is_some(), wanted.owner)?;
+        notices.append(&mut told);
         if replayed > 0 {
             notices.push(format!(
                 "brought back {replayed} changes that were not in the repository yet"
             ));
         }
+        let volume = fs.volume();
+        let is_partial = !volume.behind.is_empty() || !volume.unusable.is_empty();
         Ok(OpenRepository { fs, notices, state, is_partial })
     }
+
+    /// Opens the volume of a file system once more, after it published what its journal held.
+    fn volume_again(&self, fs: Fs, options: &OpenOptions) -> Result<Volume> {
+        let volume = fs.volume();
+        let (context, register) = (volume.context(), volume.register());
+        drop(fs);
+        let repository = scan(&self.path)?;
+        Ok(sync::open(self.world(), &repository, context, register, options)?)
+    }
+}
+
+/// What the owner should be told of an opening.
+fn told_by(volume: &Volume) -> Vec<String> {
+    let notices = volume.notices.iter().map(ToString::to_string);
+    notices.chain(volume.behind.iter().map(ToString::to_string)).collect()
 }
 
 /// How many containers may be open at once, `most` or fewer: other files must find
@@ -414,10 +445,6 @@ fn not_recovered(error: RecoverError) -> Failure {
                 "what was acknowledged and not yet in the repository is in this journal; keep a \
                  copy of the state folder before you change anything",
             ),
-        error @ RecoverError::Diverged(_) => Failure::new(Exit::Unusable, error).hint(
-            "nothing is lost: they stay in local state. To look at what the others wrote, mount \
-             with -o ro; to go on here without them, mount as a new device with --state DIR",
-        ),
         error @ RecoverError::Replay(_) => Failure::new(Exit::Damage, error),
     }
 }

@@ -13,5 +13,6 @@ pub mod namespace;
 pub mod node;
 pub mod record;
 pub mod register;
+pub mod side_files;
 pub mod versions;
 pub mod wire;

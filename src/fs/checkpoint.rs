@@ -262,6 +262,10 @@ impl Fs {
         } else {
             self.log.last()
         };
+        if self.volume.has_repairs() {
+            // The change under which the next head stores those that it touches.
+            self.take_dot(&mut state);
+        }
         let overlay = state.overlays.freeze();
         state.changed = None;
         self.reset_bypassed();

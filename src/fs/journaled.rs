@@ -56,13 +56,6 @@ pub enum RecoverError {
     /// The repository cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The records were made before another device's head was seen: applied to
-    /// it they could undo what that device did.
-    #[error(
-        "{0} changes of this device are in its journal and not in the repository yet, and meanwhile \
-         another device wrote a head. Merging is not there yet"
-    )]
-    Diverged(usize),
     /// A record does not fit what is there.
     #[error("the journal cannot be replayed: {0}")]
     Replay(String),
@@ -91,10 +84,12 @@ impl Fs {
         let keys = volume.journal_keys();
         let random = Arc::clone(&world.random);
         let (journal, replay) = Journal::open(folder, keys, known.journal, random, journal)?;
-        if !replay.records.is_empty() && !volume.stands_where_journal_does() {
-            return Err(RecoverError::Diverged(replay.records.len()));
+        if !replay.records.is_empty() && !volume.is_base_of_journal() {
+            let count = replay.records.len();
+            let text = format!("{count} records were made on another state of the repository");
+            return Err(RecoverError::Replay(text));
         }
-        volume.stand()?;
+        volume.note_base_of_journal()?;
         let keep = replay.records.iter().any(|(_, record)| rests_on_chunks(record));
         let torn = volume.resolve_intents(keep)?;
         let fs = Self::new(volume, Box::new(journal), options)?;

@@ -266,10 +266,12 @@ fn devices_that_saw_what_was_lost_go_on_or_are_told() {
     }
     let told = boot(&world, "state", 102).err().unwrap();
     assert!(told.contains("a repair of the repository went on without"), "{told}");
-    // It comes back: nothing is chosen silently.
+    // It comes back: what it changed is there, and what it removed is gone.
     world.put(&heads[4], &newest);
-    let told = boot(&world, "new", 103).err().unwrap();
-    assert!(told.contains("without seeing each other"), "{told}");
+    let fs = boot(&world, "new", 103).unwrap();
+    sound(&fs);
+    let newest = commits[4].iter().map(|(path, bytes)| (path.clone(), Some(bytes.clone())));
+    assert_eq!(seen(&fs), newest.collect());
 }
 
 #[test]

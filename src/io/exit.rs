@@ -62,7 +62,7 @@ exits! {
     NotThePinnedVault = 16,
     /// mountpoint, REPO or local state cannot be used: its place, or that it belongs to another
     /// machine or folder, or to another history of this device; REPO not empty at `init`; not
-    /// mounted (`umount`, `sync`, `status`); two devices diverged
+    /// mounted (`umount`, `sync`, `status`)
     Unusable = 17,
     /// this machine has too little free memory to stretch the password. The memory is claimed
     /// before anything is sent, so no try was spent unless the message says so

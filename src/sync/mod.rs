@@ -4,12 +4,14 @@
 //! Invariant: nothing is decided while something is read or written. Whoever changes when
 //! a head counts, or when an opening is refused, changes `plan` alone.
 
+mod base;
 mod open;
 mod options;
 pub mod plan;
 mod read;
-pub mod repair;
 mod tell;
+#[cfg(test)]
+mod tests_devices;
 #[cfg(test)]
 mod tests_plan;
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::base::based_on;
 use super::options::OpenOptions;
 use super::plan::{Known, Plan, Purpose, Verdict, plan};
 use super::read::{Heads, Loaded, drop_torn, load_heads};
@@ -12,12 +13,13 @@ use crate::format::clock::Generations;
 use crate::format::commit::{Commit, Name};
 use crate::format::register::{HEADER_MAX, Header, Register};
 use crate::io::SyncedFolder;
+use crate::journal::Journal;
 use crate::store::{Context, Landmarks, Store, StoreError, Stray};
-use crate::volume::repository::{HeadFile, OpenFailure, Repository};
+use crate::volume::repository::{HeadFile, OpenFailure, Repository, open_head};
 use crate::volume::state::State;
 use crate::volume::{
     Base, DeviceHead, Notice, Own, Parts, Unfit, Unusable, Volume, VolumeError, World, draw_writer,
-    unfit,
+    journal_keys, unfit,
 };
 
 type Result<T> = std::result::Result<T, VolumeError>;
@@ -55,15 +57,22 @@ pub fn open(
     if let Some(files) = heads.get_mut(&machine.device) {
         drop_torn(&store, files, &intents, machine.generation, options.read_only)?;
     }
-    let with_nodes = options.read_only && options.repair.is_none();
+    let wanted = options.wanted();
+    let with_nodes = options.repair.is_none();
     let mut loaded = load_heads(&store, &heads, with_nodes);
     loaded.here.features.merge(store.context().keyring.features);
     loaded.here.closed = tell::closed(repository).map(|(_, device)| device).collect();
     loaded.here.hides = repository.strays.iter().any(Stray::hides);
-    let own = known(&state, &heads, &intents);
     let beside = options.beside.as_ref().map(|beside| known(&beside.state, &heads, &[]));
-    let wanted = options.wanted();
-    let plan = plan(&loaded.here, &own, beside.as_ref(), &wanted);
+    let decide = |own: &Known| plan(&loaded.here, own, beside.as_ref(), &wanted);
+    if let Some(at) = decide(&known(&state, &heads, &intents)).finishes {
+        finish(&mut state, &loaded.heads[at], &*world.repo, &mut notices)?;
+    }
+    let mut own = known(&state, &heads, &intents);
+    if wanted.purpose == Purpose::Write {
+        own.journal = journal_base(&world, store.context(), &state, &loaded);
+    }
+    let plan = decide(&own);
     notices.append(&mut loaded.notices);
     tell::tell_heads(&loaded, &plan, &mut notices);
     tell::tell_changed_features(repository, loaded.here.features, &mut notices);
@@ -71,21 +80,25 @@ pub fn open(
     if !options.first {
         tell::tell_none(repository, &mut notices);
     }
-    if let Some(at) = plan.finishes {
-        finish(&mut state, &loaded.heads[at], &*world.repo, &mut notices)?;
-    }
     let writer = draw_writer(&*world.random);
+    let is_replay = plan.verdict == Verdict::Replay;
     let base = match plan.verdict {
-        Verdict::StandOn(Some(at)) => {
-            let (head, file) = &loaded.heads[at];
-            Base::new(head.commit.clone(), file.hash)
-        }
+        Verdict::StandOn(Some(at)) => based_on(&store, &[&loaded.heads[at]])?,
         Verdict::StandOn(None) => {
             let device_name = state.name.clone();
             let empty = Commit { device_name, ..Commit::empty(state.device, writer) };
-            Base::new(empty, [0; 32])
+            Base::plain(empty, [0; 32])
         }
-        Verdict::Join(tips) => return Err(tell::diverged(&loaded, &tips)),
+        Verdict::Join(tips) => {
+            let tips: Vec<_> = tips.iter().map(|at| &loaded.heads[*at]).collect();
+            let base = based_on(&store, &tips)?;
+            notices.extend(tell::joined(&tips, &base));
+            base
+        }
+        Verdict::Replay => {
+            let noted = noted_heads(&store, &heads, &state.base)?;
+            based_on(&store, &noted.iter().collect::<Vec<_>>())?
+        }
         Verdict::Refuse(refusal) => {
             if let Some(what) = tell::overtaken(&refusal, state.generation) {
                 let files = heads.get(&state.device).map_or(&[][..], Vec::as_slice);
@@ -97,7 +110,8 @@ pub fn open(
     };
     let Plan { without, behind, seen, newest, unusable, .. } = plan;
     state.seen = seen;
-    store.recognise_by(landmarks(&store, &world, repository, &heads, &[state.head, base.hash]));
+    let landmark_heads = [&[state.head], &base.inherited.parents[..]].concat();
+    store.recognise_by(landmarks(&store, &world, repository, &heads, &landmark_heads));
     store.mark_bad(&base.inherited.bad);
     let is_unread = |file: &HeadFile| !store.is_known(&file.name());
     let own_unread = heads.get(&state.device).is_some_and(|files| files.iter().any(is_unread));
@@ -126,6 +140,7 @@ pub fn open(
         own: said,
         writer,
         own_unread,
+        is_replay,
         without,
         notices,
         behind,
@@ -167,7 +182,7 @@ fn local_state(world: &World, repository: &Repository, options: &OpenOptions) ->
         news: 0,
         head: [0; 32],
         journal: 0,
-        base: [0; 32],
+        base: Vec::new(),
         seen: Generations::default(),
     }))
 }
@@ -235,7 +250,48 @@ fn known(state: &State, heads: &Heads, intents: &[String]) -> Known {
         head: state.head,
         seen: state.seen.clone(),
         entering,
+        journal: None,
     }
+}
+
+/// The heads on which changes in the journal were made that no head has; none if there are
+/// no such changes. The journal is read only if other heads than those are here.
+fn journal_base(
+    world: &World,
+    context: &Context,
+    state: &State,
+    loaded: &Loaded,
+) -> Option<Vec<Hash>> {
+    let folder = world.state.as_ref()?;
+    if loaded.here.heads.iter().all(|head| state.base.contains(&head.hash)) {
+        return None;
+    }
+    // A journal that cannot be read is refused where it is opened.
+    let keys = journal_keys(context, state.device);
+    let read = Journal::read(&**folder, &keys, state.journal);
+    let has_changes = read.is_ok_and(|replay| !replay.records.is_empty());
+    has_changes.then(|| state.base.clone())
+}
+
+/// The heads with these hashes, which are not the newest ones.
+fn noted_heads(
+    store: &Store,
+    heads: &Heads,
+    hashes: &[Hash],
+) -> Result<Vec<(DeviceHead, HeadFile)>> {
+    let noted = |hash: &Hash| {
+        let file = heads.values().flatten().find(|file| file.hash == *hash);
+        let file = file.ok_or_else(|| {
+            let hash = hex(&hash[..4]);
+            VolumeError::Waiting(format!("the head {hash}, on which changes in the journal rest"))
+        })?;
+        let (commit, ..) = open_head(store, file)?;
+        let HeadFile { device, generation, hash, .. } = *file;
+        let name = commit.device_name.clone();
+        let head = DeviceHead { device, name, generation, hash, commit, complete: true };
+        Ok((head, file.clone()))
+    };
+    hashes.iter().map(noted).collect()
 }
 
 /// Finishes a checkpoint that a crash interrupted between a head and its record.
@@ -255,7 +311,7 @@ fn finish(
     state.generation = head.generation;
     state.news = head.commit.news;
     state.head = file.hash;
-    state.base = file.hash;
+    state.base = vec![file.hash];
     state.journal = head.commit.journal;
     Ok(())
 }

@@ -2,7 +2,8 @@
 //! without reading or writing anything.
 //!
 //! Invariant: nobody writes on while a newer head of any device is here and cannot be
-//! used, nor while local state and own heads disagree.
+//! used, nor while local state and own heads disagree; and changes in a journal are replayed
+//! on the heads on which they were made.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -126,6 +127,9 @@ pub struct Known {
     pub seen: Generations,
     /// Own heads that may have been entering REPO when the process died.
     pub entering: BTreeSet<Hash>,
+    /// The heads on which changes in its journal were made, ascending; none if its journal
+    /// has no change that is in no head.
+    pub journal: Option<Vec<Hash>>,
 }
 
 /// What the repository is opened for.
@@ -204,8 +208,11 @@ pub enum Verdict {
     /// On this head, which was made knowing all others; on none in a repository that
     /// has no head yet.
     StandOn(Option<usize>),
-    /// On these heads, none of which was made knowing all others: they must be joined.
+    /// On these heads, none of which was made knowing all others, joined.
     Join(Vec<usize>),
+    /// On the heads on which changes in the journal were made, although newer ones are here:
+    /// those changes are replayed and published first.
+    Replay,
     /// On no head: the opening is refused.
     Refuse(Refusal),
 }
@@ -363,9 +370,12 @@ impl Choice<'_> {
             return Err(Refusal::OwnOlder { here });
         }
         if here == *generation {
-            // With both of them here, they are two branches.
             let is_here = newest.hash == *head || self.here.files.contains(head);
-            return if is_here { Ok(None) } else { Err(Refusal::Copied) };
+            let heads = self.here.heads.iter().filter(|head| head.device == *device);
+            let writes = self.wanted.purpose == Purpose::Write;
+            // Who reads is shown both.
+            let is_copied = !is_here || (writes && heads.count() > 1);
+            return if is_copied { Err(Refusal::Copied) } else { Ok(None) };
         }
         if entering.contains(&newest.hash) {
             return Ok(Some(*at));
@@ -391,6 +401,14 @@ impl Choice<'_> {
         let mut tips = self.tips();
         let twins = (0..self.here.heads.len()).filter(|at| !self.newest.contains(at));
         tips.extend(twins);
+        if self.wanted.purpose == Purpose::Write
+            && let Some(journal) = &self.own.journal
+        {
+            let tips: BTreeSet<&Hash> = tips.iter().map(|at| &self.here.heads[*at].hash).collect();
+            if tips != journal.iter().collect() {
+                return Ok(Verdict::Replay);
+            }
+        }
         Ok(match tips[..] {
             [only] if self.newest.contains(&only) => Verdict::StandOn(Some(only)),
             _ => Verdict::Join(tips),

@@ -6,9 +6,10 @@ use super::plan::{Plan, Refusal};
 use super::read::Loaded;
 use crate::crypto::{DeviceId, Hash, hex, unhex};
 use crate::format::register::Features;
+use crate::merge::ConflictKind;
 use crate::store::{Oddity, Store, StoreError, Stray};
-use crate::volume::repository::{OpenFailure, Repository};
-use crate::volume::{DeviceHead, Notice, VolumeError};
+use crate::volume::repository::{HeadFile, OpenFailure, Repository};
+use crate::volume::{Base, DeviceHead, Notice, VolumeError};
 
 /// Folders of devices, or of their heads, that cannot be listed, and whose they are.
 pub(super) fn closed(repository: &Repository) -> impl Iterator<Item = (&Stray, DeviceId)> {
@@ -173,13 +174,24 @@ pub(super) fn refused(
     }
 }
 
-/// The error for heads that would have to be joined.
-pub(super) fn diverged(loaded: &Loaded, tips: &[usize]) -> VolumeError {
-    let shown = tips.iter().map(|at| {
-        let (DeviceHead { name, device, generation, .. }, _) = &loaded.heads[*at];
-        format!("{} generation {generation}", named(name, device))
+/// What the owner is told of heads that were joined.
+pub(super) fn joined(tips: &[&(DeviceHead, HeadFile)], base: &Base) -> Vec<Notice> {
+    let shown = tips.iter().map(|(DeviceHead { name, device, generation, .. }, _)| {
+        format!("{} (state {generation})", named(name, device))
     });
-    VolumeError::Diverged(shown.collect())
+    let shown: Vec<String> = shown.collect();
+    let text =
+        format!("what these devices wrote apart from each other is joined: {}", shown.join(", "));
+    let mut notices = vec![Notice::Note(text)];
+    let beside = base.namespace.repairs.conflicts.iter();
+    let beside = beside.filter(|conflict| conflict.kind != ConflictKind::Replaced).count();
+    if beside > 0 {
+        notices.push(Notice::Note(format!(
+            "{beside} files or directories were changed on two devices at once: both are there, \
+             and the name of one says which device it is from"
+        )));
+    }
+    notices
 }
 
 /// A device as messages name it: two may have one name.

@@ -393,6 +393,33 @@ fn devices_that_wrote_without_knowing_each_other() {
         ("three digits are too few", fork(), own(), only("020"), no("020"), &[]),
         ("nobody", fork(), own(), only("nobody"), no("nobody"), &[]),
     ]);
+    // Changes in the journal go to the heads on which they were made.
+    let made_on = |heads: &[(u8, u64)]| Known {
+        journal: Some(heads.iter().map(|(device, at)| hash(*device, *at)).collect()),
+        ..own()
+    };
+    let replay = || Verdict::Replay;
+    check(vec![
+        ("made before", fork(), made_on(&[(OWN, 4)]), to(Write), replay(), &[]),
+        ("made on both", fork(), made_on(&[(OWN, 4), (LAPTOP, 5)]), to(Write), join(&[0, 1]), &[]),
+        (
+            "made on an older join",
+            third(),
+            made_on(&[(OWN, 4), (LAPTOP, 5)]),
+            to(Write),
+            replay(),
+            &[],
+        ),
+        (
+            "who reads looks at no journal",
+            fork(),
+            made_on(&[(OWN, 4)]),
+            to(Read),
+            join(&[0, 1]),
+            &[],
+        ),
+        ("one knows both now", merged(), made_on(&[(OWN, 4)]), to(Write), replay(), &[]),
+    ]);
     let mut same_name = fork();
     same_name.heads[0].name = "device 2".into();
     let several = refuse(Refusal::SeveralDevices("device 2".into(), vec![0, 1]));
@@ -415,6 +442,14 @@ fn local_state_that_was_copied_or_put_back() {
             here(vec![head(OWN, 4), twin(4)]),
             own(4),
             to(Write),
+            refuse(Refusal::Copied),
+            &[],
+        ),
+        (
+            "both copies wrote, to read",
+            here(vec![head(OWN, 4), twin(4)]),
+            own(4),
+            to(Read),
             join(&[0, 1]),
             &[],
         ),

@@ -45,9 +45,6 @@ pub enum VolumeError {
         /// Each with its name, id and generation.
         here: Vec<String>,
     },
-    /// Two devices wrote without knowing of each other.
-    #[error("{}", diverged(.0))]
-    Diverged(Vec<String>),
     /// Newer heads are named by others but not here.
     #[error("waiting for {0} (sync not finished), not damage")]
     Waiting(String),
@@ -62,13 +59,4 @@ pub enum VolumeError {
         /// The system's answer.
         source: std::io::Error,
     },
-}
-
-fn diverged(heads: &[String]) -> String {
-    format!(
-        "{} devices wrote without seeing each other's changes: {}. Merging is not there yet; \
-         mount one read-only with -o ro,device=ID",
-        heads.len(),
-        heads.join(" and ")
-    )
 }

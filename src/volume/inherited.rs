@@ -1,10 +1,13 @@
 //! What stands in a head: what it takes over from the heads that it is based on, and what
 //! its device says of itself alone.
 
+use std::collections::BTreeSet;
+
 use crate::crypto::Hash;
 use crate::format::clock::{Processed, Tag};
 use crate::format::commit::{Commit, Retired};
 use crate::format::node::{Id, NO_ID};
+use crate::merge::Namespace;
 use crate::tree::Root;
 
 /// What a head takes over from those that it is based on, whichever device wrote them. The
@@ -55,6 +58,37 @@ impl Inherited {
     }
 }
 
+impl Inherited {
+    /// Takes over what another head hands on too; the namespace, and what is in it, is as
+    /// before.
+    pub fn join(&mut self, other: &Self) {
+        let Self { parents, merged, retired, bad, lost, unknown, .. } = other;
+        self.parents.extend(
+            parents.iter().filter(|hash| !self.parents.contains(hash)).copied().collect::<Vec<_>>(),
+        );
+        self.merged.join(merged);
+        let new = |entry: &&Retired| !self.retired.contains(entry);
+        let retired: Vec<Retired> = retired.iter().filter(new).cloned().collect();
+        self.retired.extend(retired);
+        self.bad = union(&self.bad, bad);
+        self.lost = union(&self.lost, lost);
+        for (tag, bytes) in unknown {
+            match self.unknown.iter_mut().find(|(own, _)| own == tag) {
+                // Which of them a later version would make of the two nobody knows here.
+                Some((_, own)) => *own = own.clone().min(bytes.clone()),
+                None => self.unknown.push((*tag, bytes.clone())),
+            }
+        }
+        self.unknown.sort_unstable();
+    }
+}
+
+/// All of two lists, ascending.
+fn union<T: Ord + Clone>(one: &[T], other: &[T]) -> Vec<T> {
+    let all: BTreeSet<T> = one.iter().chain(other).cloned().collect();
+    all.into_iter().collect()
+}
+
 /// The fields of later versions that a head takes over: those with even tags.
 fn even_tags(fields: &[(u64, Vec<u8>)]) -> Vec<(u64, Vec<u8>)> {
     fields.iter().filter(|(tag, _)| tag % 2 == 0).cloned().collect()
@@ -88,16 +122,25 @@ impl Own {
 pub struct Base {
     /// What the next head takes over.
     pub inherited: Inherited,
+    /// The namespace whose stored root that is.
+    pub namespace: Namespace,
     /// The newest commit in it; a fresh repository has an empty one of generation 0.
     pub commit: Commit,
-    /// The hash of that commit's head.
-    pub hash: Hash,
 }
 
 impl Base {
-    /// One head, or the empty commit of a fresh repository.
-    pub fn new(commit: Commit, hash: Hash) -> Self {
-        Self { inherited: Inherited::of(&commit, hash), commit, hash }
+    /// What a head says whose namespace needs no repair, or the empty commit of a fresh
+    /// repository.
+    pub fn plain(commit: Commit, hash: Hash) -> Self {
+        let inherited = Inherited::of(&commit, hash);
+        let namespace = Namespace::plain(inherited.root);
+        Self { inherited, namespace, commit }
+    }
+
+    /// Hashes of the heads, ascending; none in a fresh repository.
+    pub fn heads(&self) -> Vec<Hash> {
+        let heads: BTreeSet<Hash> = self.inherited.parents.iter().copied().collect();
+        heads.into_iter().collect()
     }
 }
 

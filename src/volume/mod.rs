@@ -49,7 +49,7 @@ use crate::format::namespace::{Ino, Key, Value};
 use crate::format::register::{Features, Register, SLOT_VAULT, Slot, Stamp};
 use crate::io::Random;
 pub use crate::store::StoreError;
-use crate::store::{Result, Store};
+use crate::store::{Context, Result, Store};
 use crate::tree::Root;
 pub(crate) use check::{check, check_names};
 pub use error::VolumeError;
@@ -61,11 +61,10 @@ pub use repair::{Lost, Repaired};
 pub(crate) use restore::{RestoreError, Restored, restore};
 pub use shortfall::{Gap, Inspection, Presence, Shortfall};
 pub use stamp::Origins;
-pub(crate) use stamp::{SIDE_SUFFIXES, main_name};
 use state::State;
 pub use tree::Tree;
-pub(crate) use unfit::unfit;
 pub use unfit::{Held, Unfit};
+pub(crate) use unfit::{journal_keys, unfit};
 pub use world::World;
 
 /// An open repository.
@@ -84,6 +83,9 @@ pub struct Volume {
     spent: AtomicU64,
     /// An own head cannot be read: nothing is swept.
     own_unread: bool,
+    /// It is based on older heads than are here, because changes in the journal were made on
+    /// those.
+    is_replay: bool,
     /// What a repair goes on without.
     without: Vec<Retired>,
     /// What this device's newest head says of the device alone.
@@ -170,6 +172,7 @@ pub(crate) struct Parts {
     pub own: Own,
     pub writer: Writer,
     pub own_unread: bool,
+    pub is_replay: bool,
     pub without: Vec<Retired>,
     pub notices: Vec<Notice>,
     pub behind: Vec<Behind>,
@@ -190,6 +193,7 @@ impl Volume {
             writer: AtomicU64::new(parts.writer.number()),
             spent: AtomicU64::new(0),
             own_unread: parts.own_unread,
+            is_replay: parts.is_replay,
             without: parts.without,
             own: Mutex::new(parts.own),
             notices: parts.notices,
@@ -214,18 +218,18 @@ impl Volume {
         self.state().store(&**folder)
     }
 
-    /// Whether records in the journal were made on the head that this volume
-    /// stands on.
-    pub fn stands_where_journal_does(&self) -> bool {
-        self.state().base == self.base().hash
+    /// Whether this volume is based on the very heads on which the records in the journal were
+    /// made.
+    pub fn is_base_of_journal(&self) -> bool {
+        self.state().base == self.base().heads()
     }
 
-    /// Notes durably what records of the journal stand on from here on.
-    pub fn stand(&self) -> Result<()> {
-        if self.stands_where_journal_does() {
+    /// Notes durably on which heads records of the journal are made from here on.
+    pub fn note_base_of_journal(&self) -> Result<()> {
+        if self.is_base_of_journal() {
             return Ok(());
         }
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).base = self.base().hash;
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).base = self.base().heads();
         self.store_state().map_err(|error| StoreError::state("device record", error))
     }
 
@@ -299,19 +303,36 @@ impl Volume {
         Ok(())
     }
 
-    /// The commit that everything stands on.
+    /// What everything is based on.
     pub fn base(&self) -> Arc<Base> {
         self.base.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The namespace that everything is based on, below any overlay.
+    /// The namespace that is shown below any overlay.
     pub fn tree(&self) -> Tree<'_> {
-        self.tree_at(self.base().inherited.root)
+        self.tree_at(self.base().namespace.shown)
     }
 
     /// The namespace at another root: of a kept commit, or of another device's head.
     pub fn tree_at(&self, root: Root) -> Tree<'_> {
         Tree { store: &self.store, root }
+    }
+
+    /// The id and the keys of the repository.
+    pub(crate) fn context(&self) -> Arc<Context> {
+        self.store.context().clone()
+    }
+
+    /// Whether newer heads were here at the opening than those that it is based on, because
+    /// changes in the journal were made on these. Once the changes are published, another
+    /// opening joins all.
+    pub fn is_replay(&self) -> bool {
+        self.is_replay
+    }
+
+    /// Whether what is shown has repairs that no head has.
+    pub fn has_repairs(&self) -> bool {
+        !self.base().namespace.repairs.is_empty()
     }
 
     /// The writer of this mount's changes.

@@ -16,8 +16,9 @@ use crate::format::ledger::{Container, Key as LedgerKey};
 use crate::format::namespace::{Content, Key, Value};
 use crate::format::node::{LedgerItem, MapItem, NO_ID};
 use crate::format::register::HeadExtension;
+use crate::merge::{self, Namespace};
 use crate::store::{Entered, HEAD_DATA_MAX, Result, Store, StoreError};
-use crate::tree::{Keys, NewNodes, Root, ledger, map};
+use crate::tree::{Keys, NewNodes, Root, ledger};
 
 /// Bytes of tree nodes that a head carries; more go into metadata objects.
 const HEAD_NODES_MAX: usize = 4 << 20;
@@ -35,6 +36,10 @@ impl Volume {
     /// Publishes a checkpoint: `changes` become the next commit. `counts` are inodes and bytes
     /// in it, `journal` the last sequence it contains, `open` content roots that are in use and
     /// not part of it.
+    ///
+    /// Repairs that the changes touch are stored with them, under the newest of the changes of
+    /// this mount's writer. Whoever has a base with repairs makes one, also if nothing else
+    /// changed ([`Volume::has_repairs`]).
     pub fn checkpoint(
         &self,
         changes: Stamped,
@@ -43,7 +48,6 @@ impl Volume {
         open: &[Content],
     ) -> Result<Published> {
         let base = self.base();
-        let below = self.tree_at(base.inherited.root);
         let Changes { edits, seen, .. } = changes.0;
         self.check_law(&edits)?;
         let news = !edits.is_empty();
@@ -55,17 +59,17 @@ impl Volume {
                 (key, Some(item))
             }
         });
-        let edits: Vec<map::Edit> = rows.chain(edits).collect();
-        let mut new = NewNodes::new();
-        let root = below.edit(&edits, &mut new)?;
-        self.store.stage_nodes(new);
+        let edits: merge::Edits = rows.chain(edits).collect();
+        let settling = seen.dots().find(|dot| dot.writer == self.writer());
+        let namespace = merge::edit(&self.store, &base.namespace, edits, settling)?;
+        let root = namespace.stored;
         self.store.drop_unreachable(root, open)?;
         if self.store.staged_bytes() > HEAD_DATA_MAX {
             self.store.publish_objects(0)?;
         }
         let (inodes, bytes) = counts;
         let next = Inherited { root, inodes, bytes, ..base.inherited.clone() };
-        self.commit(next, journal, news, Vec::new())
+        self.commit(next, namespace, journal, news, Vec::new())
     }
 
     /// The rows that say how far each writer of this head's changes has come, in the order
@@ -158,11 +162,13 @@ impl Volume {
         (root.expect("an empty tree has no node that cannot be read"), new)
     }
 
-    /// Publishes what is staged with a head that hands this on. It has `news` if other
-    /// devices must answer it, and names `objects` beside those that are new.
+    /// Publishes what is staged with a head that hands this on, whose root is that of the
+    /// `namespace`. It has `news` if other devices must answer it, and names `objects` beside
+    /// those that are new.
     pub(super) fn commit(
         &self,
         inherited: Inherited,
+        namespace: Namespace,
         journal: u64,
         news: bool,
         objects: Vec<NewObject>,
@@ -216,13 +222,13 @@ impl Volume {
             state.generation = commit.generation;
             state.news = commit.news;
             state.head = *hash;
-            state.base = *hash;
+            state.base = vec![*hash];
             state.journal = journal;
             let device = state.device;
             state.seen.set(device, commit.generation);
         }
         *self.base.write().unwrap_or_else(PoisonError::into_inner) =
-            Arc::new(Base::new(commit, *hash));
+            Arc::new(Base { inherited: Inherited::of(&commit, *hash), namespace, commit });
         if !self.store.is_stateless() {
             let folder = self.world.state.as_ref().expect("only a volume with state writes");
             self.store_state().map_err(|error| StoreError::state("device record", error))?;

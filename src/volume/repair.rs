@@ -16,6 +16,7 @@ use crate::format::commit::{BAD_MAX, Name, NewObject};
 use crate::format::container::Class;
 use crate::format::namespace::{Content, Ino, Inode, Key};
 use crate::format::node::{Id, MapItem, NO_ID, Node};
+use crate::merge::Namespace;
 use crate::store::{Result, StoreError};
 use crate::tree::{NewNodes, Root, Source as _, map};
 use tree::Tree;
@@ -170,7 +171,8 @@ impl Volume {
             return Err(StoreError::damaged("the repository", what));
         }
         self.store.mark_bad(&bad_list);
-        let (items, holes) = self.collect(&self.roots(repository))?;
+        let (mut items, holes) = self.collect(&self.roots(repository))?;
+        self.settle_all(&mut items);
         let mut tree = Self::take_apart(items);
         self.mend(&mut tree);
         let listed: HashSet<Hash> =
@@ -239,8 +241,22 @@ impl Volume {
         let retired = [&base.inherited.retired[..], &retired].concat();
         let inherited = base.inherited.clone();
         let next = Inherited { root, inodes, bytes, retired, bad: bad_list, ..inherited };
-        let published = self.commit(next, self.state().journal, true, objects)?;
+        let namespace = Namespace::plain(root);
+        let published = self.commit(next, namespace, self.state().journal, true, objects)?;
         Ok(Repaired { published: Some(published), changes, healed, lost })
+    }
+
+    /// Of what is shown, what no head has is a change of this repair.
+    fn settle_all(&self, items: &mut BTreeMap<Vec<u8>, MapItem>) {
+        let rows = Key::unsettled();
+        items.retain(|key, _| !key.starts_with(&rows));
+        let base = self.base();
+        for repair in base.namespace.repairs.groups.iter().flat_map(|group| &group.repairs) {
+            for value in items.get_mut(&repair.key.encode()).into_iter().flat_map(|i| &mut i.values)
+            {
+                value.dot = self.repair_dot();
+            }
+        }
     }
 
     /// The dot of all that a repair changes: it is one change.

@@ -14,8 +14,6 @@ mod databases;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 
-pub(crate) use databases::{SIDE_SUFFIXES, main_name};
-
 use super::{Changes, Tree, values};
 use crate::format::clock::{Dot, Seen, Writer};
 use crate::format::container::Class;

@@ -14,6 +14,8 @@ use crate::io::PrivateFolder;
 const FILE: &str = "device";
 const MAGIC: [u8; 8] = *b"amberst\0";
 const LIMIT: u64 = 4 << 20;
+/// Most heads whose join a journal is based on.
+const HEADS_MAX: u64 = 1 << 16;
 
 /// What this device knows of itself and of others.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,8 +36,9 @@ pub struct State {
     pub head: Hash,
     /// Highest journal sequence number in that head.
     pub journal: u64,
-    /// Hash of the head that records of the journal stand on, zeros for none.
-    pub base: Hash,
+    /// Hashes of the heads on which the records of the journal were made, ascending; none in
+    /// a repository without a head. Of several the join is meant.
+    pub base: Vec<Hash>,
     /// Highest generation seen of each device.
     pub seen: Generations,
 }
@@ -53,7 +56,10 @@ impl State {
             .u64(self.news)
             .raw(&self.head)
             .u64(self.journal)
-            .raw(&self.base);
+            .var(self.base.len() as u64);
+        for head in &self.base {
+            out.raw(head);
+        }
         self.seen.encode(&mut out);
         let mut bytes = out.finish();
         let check = hash(&bytes);
@@ -81,7 +87,7 @@ impl State {
             news: input.u64()?,
             head: input.array()?,
             journal: input.u64()?,
-            base: input.array()?,
+            base: heads(&mut input)?,
             seen: Generations::decode(&mut input)?,
         };
         input.end()?;
@@ -123,6 +129,18 @@ impl State {
     }
 }
 
+fn heads(input: &mut Decoder<'_>) -> Result<Vec<Hash>> {
+    let mut heads: Vec<Hash> = Vec::new();
+    for _ in 0..input.var_max(HEADS_MAX, "heads")? {
+        let head = input.array()?;
+        if heads.last().is_some_and(|last| *last >= head) {
+            return Err(DecodeError::Invalid("order of heads"));
+        }
+        heads.push(head);
+    }
+    Ok(heads)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,11 +156,11 @@ mod tests {
             news: 3,
             head: [5; 32],
             journal: 6,
-            base: [7; 32],
+            base: vec![[7; 32], [8; 32]],
             seen: [([2; 16], 4)].into_iter().collect(),
         };
         let bytes = state.encode();
-        assert_eq!(State::decode(&bytes), Ok(state));
+        assert_eq!(State::decode(&bytes), Ok(state.clone()));
         // A device named twice: one generation would hide the other.
         let mut twice = bytes[..bytes.len() - 32].to_vec();
         twice[bytes.len() - 32 - 18] = 2;
@@ -150,6 +168,9 @@ mod tests {
         twice.push(9);
         twice.extend_from_slice(&hash(&twice.clone()));
         assert_eq!(State::decode(&twice), Err(DecodeError::Invalid("device order")));
+        let unordered = State { base: vec![[8; 32], [7; 32]], ..state };
+        let error = State::decode(&unordered.encode());
+        assert_eq!(error, Err(DecodeError::Invalid("order of heads")));
         for at in 0..bytes.len() {
             let mut flipped = bytes.clone();
             flipped[at] ^= 1;

@@ -205,7 +205,6 @@ fn kind(error: &VolumeError) -> &'static str {
         VolumeError::Open(_) => "other",
         VolumeError::WrongKey => "wrong key",
         VolumeError::State(_) | VolumeError::Unfit { .. } => "state",
-        VolumeError::Diverged(_) => "diverged",
         VolumeError::Waiting(_) => "waiting",
         VolumeError::NoDevice { .. } => "no device",
         VolumeError::SeveralDevices { .. } => "several devices",

@@ -170,7 +170,7 @@ fn a_head_has_tags_only_of_heads_that_its_own_device_saw() {
     let processed = other.base().commit.processed.clone();
     assert_eq!(processed.get(&third), Some((7, Tag::default())), "its changes are in it");
     assert_eq!(processed.held(&third), None, "it never saw a head of that device");
-    let seen = Some((first.commit.generation, Tag::of(&first.hash)));
+    let seen = Some((first.commit.generation, Tag::of(&first.heads()[0])));
     assert_eq!(processed.get(&first.commit.device), seen);
     assert_eq!(processed.get(&other.state().device), None, "its own it does not name");
     drop(other);
@@ -220,7 +220,7 @@ fn a_ledger_has_the_own_containers() {
             assert_eq!(size, Some(row.size as usize), "{}", name.path());
         }
         let left: Vec<_> = files.into_keys().collect();
-        assert!(left.len() == 1 && left[0].contains(&hex(&base.hash)), "{left:?}");
+        assert!(left.len() == 1 && left[0].contains(&hex(&base.heads()[0])), "{left:?}");
         let kinds = rows.iter().filter(|(_, row)| row.kind == Kind::Head).count();
         assert_eq!(kinds as u64, heads - 1);
     };
@@ -271,7 +271,7 @@ fn nothing_is_published_twice_under_one_dot() {
 }
 
 #[test]
-fn two_devices_that_both_wrote_are_named_and_each_can_be_read() {
+fn what_two_devices_wrote_is_joined_and_each_can_be_read() {
     let world = repository();
     let (one, two) = ("state", "second");
     let first = open(&world, Some(one), &plain(), 10).unwrap();
@@ -279,12 +279,19 @@ fn two_devices_that_both_wrote_are_named_and_each_can_be_read() {
     publish(&first, 4);
     publish(&second, 5);
     drop((first, second));
-    for state in [one, two] {
-        let error = refused(&world, state, &plain());
-        assert!(error.starts_with("diverged: "), "{error}");
-        assert!(error.contains(one) && error.contains(two), "{error}");
+    let mut shown = Vec::new();
+    for state in [None, Some(one), Some(two)] {
+        let volume = open(&world, state, &plain(), 12).unwrap();
+        let told: Vec<String> = volume.notices.iter().map(ToString::to_string).collect();
+        let joined = told.iter().find(|notice| notice.contains("is joined"));
+        let joined = joined.unwrap_or_else(|| panic!("{told:?}"));
+        assert!(joined.contains(one) && joined.contains(two), "{joined}");
+        for ino in [4, 5] {
+            assert!(volume.tree().get(&Key::Inode(ino)).unwrap().is_some(), "{ino}");
+        }
+        shown.push((volume.tree().root, volume.base().inherited.inodes));
     }
-    assert_eq!(outcome(&open(&world, None, &plain(), 12)), "diverged");
+    assert!(shown.iter().all(|one| *one == shown[0]), "{shown:?}");
     for (name, seen) in [(one, "4:123"), (two, "1:123")] {
         let only = OpenOptions { only_device: Some(name.into()), ..plain() };
         assert_eq!(outcome(&open(&world, None, &only, 13)), seen);
@@ -305,7 +312,7 @@ fn a_head_that_does_not_follow_the_one_before_is_told() {
     publish(&other, 6);
     let last = format!("repo/{}", {
         let base = other.base();
-        Name::Head { device: base.commit.device, generation: 5, hash: base.hash }.path()
+        Name::Head { device: base.commit.device, generation: 5, hash: base.heads()[0] }.path()
     });
     drop(other);
     let told = |world: &SimWorld| -> Vec<String> {
@@ -345,8 +352,11 @@ fn two_heads_of_one_generation_are_two_branches() {
         one.put(&path, &bytes);
     }
     let error = refused(&one, "state", &plain());
-    assert!(error.starts_with("diverged: ") && error.contains("generation 4"), "{error}");
-    assert_eq!(outcome(&open(&one, None, &plain(), 12)), "diverged");
+    assert!(error.starts_with("state: ") && error.contains("another copy of it"), "{error}");
+    let both = open(&one, None, &plain(), 12).unwrap();
+    for ino in [4, 5] {
+        assert!(both.tree().get(&Key::Inode(ino)).unwrap().is_some(), "{ino}");
+    }
     // The copy's head came and its own was taken away.
     restore(&one, "repo", &files(&two, "repo"));
     assert!(refused(&one, "state", &plain()).starts_with("state: "));

@@ -9,7 +9,7 @@ use crate::journal::{Journal, JournalKeys};
 use crate::store::Context;
 
 /// The keys of a device's journal.
-pub(super) fn journal_keys(context: &Context, device: DeviceId) -> JournalKeys {
+pub(crate) fn journal_keys(context: &Context, device: DeviceId) -> JournalKeys {
     let epochs = &context.keyring.epochs;
     JournalKeys {
         repo: context.repo,

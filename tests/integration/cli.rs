@@ -250,7 +250,7 @@ fn a_folder_put_back_is_noticed_by_the_device_that_saw_newer() {
 }
 
 #[test]
-fn two_devices_that_both_wrote_are_both_named() {
+fn what_two_devices_wrote_apart_is_joined() {
     let world = World::with_repo();
     fs::write(world.path("file"), b"one").unwrap();
     world.ok(&["put", "repo", "/file", "--from", "file"]);
@@ -259,8 +259,15 @@ fn two_devices_that_both_wrote_are_both_named() {
     world.ok(&["put", "other", "/b", "--from", "file", "--state", "state-b"]);
     world.ok(&["put", "repo", "/a", "--from", "file"]);
     copy_tree(&world.path("other"), &world.path("repo"));
-    let said = world.fails(&["put", "repo", "/c", "--from", "file"], 17);
-    assert!(said.contains("2 devices wrote"), "{said}");
+    let output = world.command(&["ls", "repo", "--key-file", "key"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "a\nb\nfile\n");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("what these devices wrote apart from each other is joined"), "{said}");
+    world.ok(&["put", "repo", "/c", "--from", "file"]);
+    // The head of the last one has all of it.
+    let output = world.command(&["ls", "repo", "--key-file", "key"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "a\nb\nc\nfile\n");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     // Going on after the other device is no conflict.
     let world = World::with_repo();
     fs::write(world.path("file"), b"one").unwrap();

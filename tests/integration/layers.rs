@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 /// In order; `docs/architecture.md` has the picture. `crypto` needs `io` for
 /// random numbers only.
-const LAYERS: [&str; 16] = [
-    "io", "crypto", "format", "tree", "store", "journal", "volume", "sync", "fs", "vault",
+const LAYERS: [&str; 17] = [
+    "io", "crypto", "format", "tree", "store", "merge", "journal", "volume", "sync", "fs", "vault",
     "control", "fuse", "daemon", "cli", "fuzzing", "bin",
 ];
 

@@ -196,7 +196,9 @@ pub fn sound(fs: &Fs) {
                 (Key::Back(ino, dir, name), Value::Back) => {
                     backs.insert((dir, name, ino));
                 }
-                (Key::Xattr(..), _) | (Key::Writer(_), Value::Writer(..)) => {}
+                (Key::Xattr(..), _)
+                | (Key::Writer(_), Value::Writer(..))
+                | (Key::Unsettled(..), Value::Unsettled) => {}
                 other => panic!("unexpected item {other:?}"),
             }
             ControlFlow::Continue(())
@@ -215,9 +217,9 @@ pub fn sound(fs: &Fs) {
         let least = usize::from(*ino != ROOT);
         assert!((least..=most).contains(names), "inode {ino} has {names} names");
     }
-    let commit = &fs.volume().base().commit;
-    assert_eq!(commit.inodes, inodes.len() as u64, "inodes counted in the commit");
-    assert_eq!(commit.bytes, bytes, "bytes counted in the commit");
+    let inherited = &fs.volume().base().inherited;
+    assert_eq!(inherited.inodes, inodes.len() as u64, "inodes counted in the commit");
+    assert_eq!(inherited.bytes, bytes, "bytes counted in the commit");
 }
 
 /// What every life does after a crash, to show that it can go on.

@@ -5,21 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{ChangedEntry, Place, Stamper};
 use crate::format::clock::Dot;
 use crate::format::namespace::Ino;
+use crate::format::side_files::{SIDE_SUFFIXES, main_name, without_suffix};
 use crate::store::Result;
-
-/// What `SQLite` adds to the name of a database for the files beside it ("Temporary Files Used
-/// By `SQLite`" in its documentation).
-pub(crate) const SIDE_SUFFIXES: [&[u8]; 3] = [b"-journal", b"-shm", b"-wal"];
-
-/// What a name ends with, if it is that of a side file.
-fn without_suffix(name: &[u8]) -> Option<&[u8]> {
-    SIDE_SUFFIXES.iter().find_map(|suffix| name.strip_suffix(*suffix))
-}
-
-/// The name of the database to which a file of this name would be a side file.
-pub(crate) fn main_name(name: &[u8]) -> Option<&[u8]> {
-    without_suffix(name).filter(|main| !main.is_empty() && without_suffix(main).is_none())
-}
 
 /// What happened to a database or its side files.
 #[derive(Clone, Copy)]

@@ -7,17 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::files::{Files, attributes, origin, same_attributes, same_bytes, same_xattrs};
 use super::part::{Part, Version};
 use super::place::{Link, Plan, place};
-use super::{Conflict, ConflictKind, Name, Place, ROOT, names, sides};
+use super::{Conflict, ConflictKind, Knot, Name, Place, ROOT, names, sides};
 use crate::format::clock::Dot;
 use crate::format::namespace::{Ino, Key};
-use crate::volume::{SIDE_SUFFIXES, main_name};
-
-/// What may hang together: an inode, or a name in a directory.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Knot {
-    Ino(Ino),
-    Name(Ino, Name),
-}
+use crate::format::side_files::{SIDE_SUFFIXES, main_name};
 
 /// What a name shows.
 #[derive(Clone, Debug)]

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeSet;
 
+use super::Knot;
 use super::files::{Files, Side, origin};
 use super::part::{Part, Version};
 use super::place::{Link, Plan};
-use super::show::{Knot, Shown, Tree, What, loser_number, put};
+use super::show::{Shown, Tree, What, loser_number, put};
 use super::{ConflictKind, Place, names};
 use crate::format::namespace::{Ino, Key, NAME_MAX};
-use crate::volume::{SIDE_SUFFIXES, main_name};
+use crate::format::side_files::{SIDE_SUFFIXES, main_name};
 
 /// A database with side files has the names that whoever wrote its version last saw: their
 /// back references were written with it. Under another name it would stand without them.

@@ -12,7 +12,7 @@ use super::{Joined, Place, ROOT, Suspects, Values};
 use crate::crypto::{DeviceId, IdKeys};
 use crate::format::clock::{Dot, Writer};
 use crate::format::namespace::{Ino, Inode, Key, Value};
-use crate::volume::{SIDE_SUFFIXES, main_name};
+use crate::format::side_files::{SIDE_SUFFIXES, main_name};
 
 /// A record of an inode and its dot.
 pub(super) type Version = (Dot, Rc<Inode>);

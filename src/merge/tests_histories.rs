@@ -7,11 +7,11 @@ use proptest::prelude::*;
 use super::tests_devices::{
     Device, Line, Listing, Map, Pairs, checked, joined, pairs, repairs, settled,
 };
-use crate::volume::main_name;
+use crate::format::side_files::main_name;
 
 /// What a device does: to the path of this number, and of that.
 #[derive(Clone, Copy, Debug)]
-enum Act {
+pub(crate) enum Act {
     Write(usize),
     Append(usize),
     Save(usize),
@@ -41,7 +41,7 @@ const FILES: [&str; 14] = [
     "E/db-wal",
     "db-journal",
 ];
-const DIRS: [&str; 6] = ["D", "E", "D/F", "E/F", "D/E", "E/D"];
+pub(crate) const DIRS: [&str; 6] = ["D", "E", "D/F", "E/F", "D/E", "E/D"];
 
 fn act() -> impl Strategy<Value = Act> {
     let file = || 0..FILES.len();
@@ -63,7 +63,7 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-fn acts(most: usize) -> impl Strategy<Value = Vec<Act>> {
+pub(crate) fn acts(most: usize) -> impl Strategy<Value = Vec<Act>> {
     prop::collection::vec(act(), 0..most)
 }
 
@@ -76,7 +76,7 @@ fn is_log_name(at: usize) -> bool {
 }
 
 /// Does all of it, as far as it can be done. Bytes are made once.
-fn play(device: &Device, name: &str, acts: &[Act], made: &mut u32) {
+pub(crate) fn play(device: &Device, name: &str, acts: &[Act], made: &mut u32) {
     for act in acts {
         *made += 1;
         let bytes = format!("{name}{made};");

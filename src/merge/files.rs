@@ -78,12 +78,12 @@ pub(super) fn attributes(all: &[Version]) -> Version {
 /// The extended attribute of a key that counts: of those that nobody replaced the one with the
 /// highest dot.
 pub(super) fn xattr(values: &[(Dot, Value)]) -> Option<(Dot, &Xattr)> {
-    let of = |(dot, value)| match value {
-        &Value::Xattr(ref xattr) => Some((dot, xattr)),
-        _ => None,
-    };
-    let all: Vec<(Dot, &Xattr)> =
-        values.iter().map(|(dot, value)| (*dot, value)).filter_map(of).collect();
+    let mut all: Vec<(Dot, &Xattr)> = Vec::new();
+    for (dot, value) in values {
+        if let Value::Xattr(xattr) = value {
+            all.push((*dot, xattr));
+        }
+    }
     let is_replaced = |(dot, old): &&(Dot, &Xattr)| {
         all.iter().any(|(d, new)| replaces((*d, &new.versions), (*dot, &old.versions)))
     };

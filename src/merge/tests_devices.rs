@@ -13,26 +13,31 @@ use crate::crypto::{Secret, random_id};
 use crate::format::clock::Writer;
 use crate::format::namespace::{Inode, XattrState};
 use crate::format::node::{Dotted, NO_ID};
-use crate::fs::{Caller, Fs, NoLog, Operations, Options, Ownership, RenameMode, SetAttr};
+use crate::format::side_files::{SIDE_SUFFIXES, main_name};
+use crate::fs::{Caller, Fs, Operations, Options, Ownership, RenameMode, SetAttr};
 use crate::io::sim::{SimRandom, SimWorld};
+use crate::journal::Options as JournalOptions;
 use crate::store::Context;
 use crate::sync::{self, OpenOptions};
 use crate::tree::testing::{Memory, keys};
 use crate::tree::{Keys, NewNodes, Root, diff, join, map};
+use crate::volume::World;
 use crate::volume::repository::{Repository, init};
-use crate::volume::{SIDE_SUFFIXES, World, main_name};
 
+const JOURNAL: JournalOptions =
+    JournalOptions { file_size: 256 << 10, max_total: 64 << 20, reserve: 64 << 10, spares: 1 };
 const ME: Caller = Caller { uid: 1000, gid: 1000 };
 /// When everything begins, seconds since 1970: a day in November 2026.
 const BEGIN: i64 = 1_795_860_000;
 
 /// A machine with its own copy of the repository.
-pub(super) struct Device {
+pub(crate) struct Device {
     world: SimWorld,
     key: Rc<Secret>,
     /// The hands of all clocks.
     now: Rc<Cell<i64>>,
     fs: Fs,
+    name: String,
 }
 
 impl Device {
@@ -73,8 +78,38 @@ impl Device {
         let ownership =
             Ownership { uid: 1000, gid: 1000, record_self: true, force_uid: None, force_gid: None };
         let options = Options { read_only: false, ownership };
-        let fs = Fs::new(volume, Box::new(NoLog), options).unwrap();
-        Self { world, key, now, fs }
+        let (fs, _) = Fs::recover(volume, JOURNAL, options).unwrap();
+        Self { world, key, now, fs, name: name.into() }
+    }
+
+    /// Ends the mount and mounts again. What was acknowledged and not published is in the
+    /// journal.
+    pub fn remount(self, seed: u64) -> Self {
+        self.fs.flush_log().unwrap();
+        let Self { world, key, now, fs, name } = self;
+        drop(fs);
+        let opened = Self::open(world, key, now, &name, seed);
+        if !opened.fs.volume().is_replay() {
+            return opened;
+        }
+        opened.fs.checkpoint().unwrap();
+        opened.remount(seed + 1)
+    }
+
+    pub fn volume(&self) -> &crate::volume::Volume {
+        self.fs.volume()
+    }
+
+    /// Publishes what changed.
+    pub fn checkpoint(&self) {
+        self.fs.checkpoint().unwrap();
+    }
+
+    /// Takes all files over that another device has in its copy of REPO.
+    pub fn receive(&self, other: &Self) {
+        for path in other.world.paths().iter().filter(|path| path.starts_with("repo/")) {
+            self.world.put(path, &other.world.get(path).unwrap());
+        }
     }
 
     pub fn ids(&self) -> &IdKeys {
@@ -169,9 +204,49 @@ impl Device {
         self.find(path).is_some_and(|ino| self.fs.removexattr(ino, b"user.x").is_ok())
     }
 
+    /// All names, as the mount shows them.
+    pub fn seen(&self) -> Listing {
+        let mut listing = Listing::new();
+        self.walk(ROOT, "", &mut listing);
+        listing
+    }
+
+    fn walk(&self, dir: Ino, above: &str, listing: &mut Listing) {
+        let mut entries = Vec::new();
+        let mut fill = |entry: &crate::fs::DirEntry| {
+            entries.push(entry.clone());
+            true
+        };
+        self.fs.readdir(dir, 2, true, &mut fill).unwrap();
+        for entry in entries {
+            let path = format!("{above}{}", String::from_utf8(entry.name).unwrap());
+            let ino = entry.attr.ino;
+            let is_dir = entry.attr.mode & 0o170_000 == 0o040_000;
+            let bytes = if is_dir {
+                self.walk(ino, &format!("{path}/"), listing);
+                Vec::new()
+            } else {
+                self.fs.read(ino, 0, u32::MAX).unwrap()
+            };
+            let line = Line {
+                is_dir,
+                bytes: String::from_utf8(bytes).unwrap(),
+                mode: entry.attr.mode,
+                links: if is_dir { 1 } else { entry.attr.nlink as usize },
+                xattrs: self.fs.getxattr(ino, b"user.x").into_iter().collect(),
+            };
+            listing.insert(path, line);
+        }
+    }
+
     /// What a head holds that is published now.
     pub fn publish(&self) -> Map {
-        self.fs.checkpoint().unwrap();
+        self.checkpoint();
+        self.shown()
+    }
+
+    /// What is shown below what is not published.
+    pub fn shown(&self) -> Map {
         let mut items = BTreeMap::new();
         let tree = self.fs.volume().tree();
         tree.scan_items(&[], &mut |item| {
@@ -185,7 +260,7 @@ impl Device {
 
 /// A namespace as a map.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Map {
+pub(crate) struct Map {
     items: BTreeMap<Vec<u8>, Vec<Dotted>>,
 }
 
@@ -214,7 +289,7 @@ impl Joined for Map {
 
 /// What is seen of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Line {
+pub(crate) struct Line {
     pub is_dir: bool,
     pub bytes: String,
     mode: u32,
@@ -223,7 +298,7 @@ pub(super) struct Line {
 }
 
 /// All paths.
-pub(super) type Listing = BTreeMap<String, Line>;
+pub(crate) type Listing = BTreeMap<String, Line>;
 
 impl Map {
     fn all(&self) -> impl Iterator<Item = (Key, Values)> + '_ {
@@ -244,7 +319,9 @@ impl Map {
     pub fn suspects(&self) -> Suspects {
         let mut suspects = Suspects::default();
         for (key, values) in self.all() {
-            values.iter().for_each(|(_, value)| suspects.add(&key, value));
+            for (_, value) in &values {
+                suspects.add(&key, value);
+            }
         }
         suspects
     }
@@ -265,12 +342,12 @@ impl Map {
     /// of this writer.
     pub fn with<'r>(
         &self,
-        groups: impl IntoIterator<Item = &'r Vec<Repair>>,
+        groups: impl IntoIterator<Item = &'r Group>,
         writer: Option<Writer>,
     ) -> Self {
         let mut map = self.clone();
         for (at, group) in groups.into_iter().enumerate() {
-            for Repair { key, value, drops } in group {
+            for Repair { key, value, drops } in &group.repairs {
                 let encoded = key.encode();
                 assert!(Key::decode(&encoded).as_ref() == Ok(key), "{key:?} is no key");
                 let mut values = map.items.remove(&encoded).unwrap_or_default();
@@ -405,9 +482,9 @@ impl Map {
 }
 
 /// Of each file that is no side file its bytes, and those of each side file beside it.
-pub(super) type Pairs = BTreeSet<(String, usize, Option<String>)>;
+pub(crate) type Pairs = BTreeSet<(String, usize, Option<String>)>;
 
-pub(super) fn pairs(listing: &Listing) -> Pairs {
+pub(crate) fn pairs(listing: &Listing) -> Pairs {
     let mut pairs = Pairs::new();
     for (path, line) in listing.iter().filter(|(_, line)| !line.is_dir) {
         let name = path.rsplit('/').next().unwrap();
@@ -424,7 +501,7 @@ pub(super) fn pairs(listing: &Listing) -> Pairs {
 }
 
 /// The join of maps, in their order, and what of it may need a repair.
-pub(super) fn joined(maps: &[&Map]) -> (Map, Suspects) {
+pub(crate) fn joined(maps: &[&Map]) -> (Map, Suspects) {
     let mut memory = Memory::default();
     let roots: Vec<Root> = maps.iter().map(|map| map.store(&mut memory)).collect();
     let mut root = roots[0];
@@ -448,13 +525,13 @@ pub(super) fn joined(maps: &[&Map]) -> (Map, Suspects) {
     (Map { items }, suspects)
 }
 
-pub(super) fn repairs(map: &Map, ids: &IdKeys, suspects: &Suspects) -> Repairs {
+pub(crate) fn repairs(map: &Map, ids: &IdKeys, suspects: &Suspects) -> Repairs {
     let Ok(repairs) = repair(map, ids, suspects);
     repairs
 }
 
 /// What a joined map and its repairs show; any choice of them, stored, shows the same.
-pub(super) fn settled(map: &Map, ids: &IdKeys, repairs: &Repairs) -> Result<Map, String> {
+pub(crate) fn settled(map: &Map, ids: &IdKeys, repairs: &Repairs) -> Result<Map, String> {
     let view = map.with(&repairs.groups, None);
     let listing = view.listing()?;
     let again = self::repairs(&view, ids, &view.suspects());
@@ -484,7 +561,7 @@ pub(super) fn settled(map: &Map, ids: &IdKeys, repairs: &Repairs) -> Result<Map,
 }
 
 /// What plain trees join to, with its repairs: checked for all that holds of every join.
-pub(super) fn checked(maps: &[&Map], ids: &IdKeys) -> Result<(Map, Repairs), String> {
+pub(crate) fn checked(maps: &[&Map], ids: &IdKeys) -> Result<(Map, Repairs), String> {
     let (map, suspects) = joined(maps);
     let repairs = self::repairs(&map, ids, &suspects);
     let backwards: Vec<&Map> = maps.iter().rev().copied().collect();
@@ -502,7 +579,7 @@ pub(super) fn checked(maps: &[&Map], ids: &IdKeys) -> Result<(Map, Repairs), Str
 
 /// All that is shown of a join: paths of directories end with a slash, files have their bytes
 /// behind them. Digits in names of losers are hidden, as they follow from random numbers.
-pub(super) fn shown(maps: &[&Map], ids: &IdKeys) -> Vec<String> {
+pub(crate) fn shown(maps: &[&Map], ids: &IdKeys) -> Vec<String> {
     let (map, _) = checked(maps, ids).unwrap_or_else(|error| panic!("{error}"));
     let line = |(path, line): (&String, &Line)| {
         let path = match path.find(" (from ").and_then(|at| Some(at + path[at..].find(')')?)) {

@@ -11,8 +11,8 @@
 
 mod files;
 mod groups;
-mod heads;
 mod names;
+mod namespace;
 mod part;
 mod place;
 mod show;
@@ -20,14 +20,14 @@ mod sides;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-mod tests_devices;
+pub(crate) mod tests_devices;
 #[cfg(test)]
-mod tests_histories;
+pub(crate) mod tests_histories;
 mod wanted;
 
 use std::collections::BTreeSet;
 
-pub use heads::join_heads;
+pub use namespace::{Edits, Namespace, edit, join};
 
 use crate::crypto::{DeviceId, IdKeys};
 use crate::format::clock::Dot;
@@ -80,6 +80,17 @@ impl Suspects {
             }
             key => {
                 self.inodes.insert(key.ino());
+            }
+        }
+    }
+
+    /// Takes in a row of what is unsettled. `named` are the entries of the directory with the
+    /// row's hash, each with its values.
+    pub fn add_row(&mut self, ino: Ino, named: &[(Key, Values)]) {
+        self.inodes.insert(ino);
+        for (key, values) in named {
+            for (_, value) in values {
+                self.add(key, value);
             }
         }
     }
@@ -148,11 +159,29 @@ pub struct Conflict {
     pub time: Timestamp,
 }
 
+/// What may hang together: an inode, or a name in a directory.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Knot {
+    /// An inode, with what belongs to it.
+    Ino(Ino),
+    /// A name in a directory.
+    Name(Ino, Vec<u8>),
+}
+
+/// Repairs that hang together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// The repairs, ascending by encoded key.
+    pub repairs: Vec<Repair>,
+    /// All that hangs together with them, ascending.
+    pub knots: Vec<Knot>,
+}
+
 /// The repairs of a joined namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Repairs {
     /// Groups: what is stored of one is stored with all of it.
-    pub groups: Vec<Vec<Repair>>,
+    pub groups: Vec<Group>,
     /// What people should look at, ascending.
     pub conflicts: Vec<Conflict>,
 }

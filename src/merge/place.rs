@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::Knot;
 use super::part::Part;
-use super::show::Knot;
 use super::{Name, ROOT};
 use crate::format::clock::Dot;
 use crate::format::namespace::{Ino, Key, Value};
@@ -134,7 +134,9 @@ fn drop_empty(
         if gone.is_empty() {
             return;
         }
-        gone.iter().for_each(|ino| drop(links.remove(ino)));
+        for ino in &gone {
+            links.remove(ino);
+        }
     }
 }
 

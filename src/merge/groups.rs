@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::part::Part;
-use super::show::{Knot, Tree, is_opaque};
+use super::show::{Tree, is_opaque};
 use super::wanted::{Wanted, wanted, written_again};
-use super::{Repair, Values};
+use super::{Group, Knot, Repair, Values};
 use crate::format::clock::Dot;
 use crate::format::namespace::{Ino, Key, Value};
 
@@ -16,9 +16,11 @@ struct Edit {
 }
 
 type Edits = BTreeMap<Key, Edit>;
+/// Edits by encoded key.
+type Encoded = BTreeMap<Vec<u8>, (Key, Edit)>;
 
 /// The groups that make a part what is shown of it.
-pub(super) fn groups(part: &Part<'_>, tree: &Tree) -> Vec<Vec<Repair>> {
+pub(super) fn groups(part: &Part<'_>, tree: &Tree) -> Vec<Group> {
     let want = wanted(part, tree);
     let mut edits = differences(part, &want);
     if edits.is_empty() {
@@ -139,7 +141,7 @@ impl Sets {
 }
 
 /// The edits in groups, each ascending by encoded key.
-fn divide(part: &Part<'_>, tree: &Tree, edits: Edits) -> Vec<Vec<Repair>> {
+fn divide(part: &Part<'_>, tree: &Tree, edits: Edits) -> Vec<Group> {
     let mut sets = Sets::default();
     for (one, other) in &tree.ties {
         sets.tie(one, other);
@@ -161,7 +163,7 @@ fn divide(part: &Part<'_>, tree: &Tree, edits: Edits) -> Vec<Vec<Repair>> {
             _ => {}
         }
     }
-    let mut groups: BTreeMap<usize, BTreeMap<Vec<u8>, (Key, Edit)>> = BTreeMap::new();
+    let mut groups: BTreeMap<usize, Encoded> = BTreeMap::new();
     for (key, edit) in edits {
         let knot = match &key {
             Key::Entry(dir, _, name) => Knot::Name(*dir, name.clone()),
@@ -169,9 +171,20 @@ fn divide(part: &Part<'_>, tree: &Tree, edits: Edits) -> Vec<Vec<Repair>> {
         };
         groups.entry(sets.find(&knot)).or_default().insert(key.encode(), (key, edit));
     }
-    let mut groups: Vec<_> = groups.into_values().collect();
-    groups.sort_by(|one, other| one.keys().next().cmp(&other.keys().next()));
-    groups.into_iter().map(|group| dotted(part, group.into_values().collect())).collect()
+    let mut knots: BTreeMap<usize, Vec<Knot>> = BTreeMap::new();
+    for knot in sets.number.keys().cloned().collect::<Vec<_>>() {
+        let set = sets.find(&knot);
+        if groups.contains_key(&set) {
+            knots.entry(set).or_default().push(knot);
+        }
+    }
+    let mut groups: Vec<(usize, Encoded)> = groups.into_iter().collect();
+    groups.sort_by(|(_, one), (_, other)| one.keys().next().cmp(&other.keys().next()));
+    let group = |(set, edits): (usize, Encoded)| Group {
+        repairs: dotted(part, edits.into_values().collect()),
+        knots: knots.remove(&set).expect("each edit has a knot"),
+    };
+    groups.into_iter().map(group).collect()
 }
 
 /// A group under one dot: the newest of all that it is made of.

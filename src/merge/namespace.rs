@@ -1,0 +1,264 @@
+//! The namespace of a head, as it is stored and as it is shown.
+//!
+//! Invariant: what is shown is a plain tree, and the repairs of what is stored make it. An edit
+//! changes of what is shown what it names, and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::{Group, Joined, Knot, Repairs, Suspects, Values, repair};
+use crate::format::clock::Dot;
+use crate::format::namespace::{Key, Value};
+use crate::format::node::{Dotted, MapItem};
+use crate::format::wire::DecodeError;
+use crate::store::{Result, Store, StoreError};
+use crate::tree::{Keys, NewNodes, Root, diff, join as tree_join, map};
+
+/// A namespace that was joined of several, or one that still has repairs that nobody stored.
+#[derive(Clone, Debug)]
+pub struct Namespace {
+    /// The namespace as a head stores it: concurrent changes stand beside each other.
+    pub stored: Root,
+    /// The namespace as it is shown: a plain tree. Nodes that only it has are in memory.
+    pub shown: Root,
+    /// The repairs that make one of the other.
+    pub repairs: Arc<Repairs>,
+}
+
+impl Namespace {
+    /// The namespace of a root that needs no repair.
+    pub fn plain(root: Root) -> Self {
+        Self { stored: root, shown: root, repairs: Arc::default() }
+    }
+}
+
+/// Edits of a namespace by encoded key: the item, or none if it goes.
+pub type Edits = BTreeMap<Vec<u8>, Option<MapItem>>;
+
+/// Joins the namespaces of several heads. New nodes of what is stored are staged. The work
+/// grows with what differs. Every order of `roots` has the same outcome.
+///
+/// # Panics
+///
+/// If there is no root.
+pub fn join(store: &Store, roots: &[Root]) -> Result<Namespace> {
+    let keys = Keys(&store.context().ids);
+    let mut stored = roots[0];
+    for other in &roots[1..] {
+        let mut new = NewNodes::new();
+        stored = tree_join::join(keys, store, (stored, *other), &mut new)?;
+        store.stage_nodes(new);
+    }
+    let mut suspects = rows(store, stored)?;
+    for root in roots {
+        for difference in diff::maps(store, stored, *root) {
+            suspects.add_difference(&difference?).map_err(damaged)?;
+        }
+    }
+    shown(store, stored, &suspects)
+}
+
+/// The namespace after `edits` of what is shown. Groups of repairs that hang together with one
+/// of the edits are stored with them, under the dot `settling`, which no head has yet; rows say
+/// which are left. New nodes of what is stored are staged.
+///
+/// Where the repairs that are left do not show the rest as it was shown, all are stored.
+pub fn edit(
+    store: &Store,
+    base: &Namespace,
+    mut edits: Edits,
+    settling: Option<Dot>,
+) -> Result<Namespace> {
+    let edited = |root: Root, edits: &Edits| {
+        let edits: Vec<map::Edit> =
+            edits.iter().map(|(key, item)| (key.clone(), item.clone())).collect();
+        let mut new = NewNodes::new();
+        map::edit(Keys(&store.context().ids), store, root, &edits, &mut new).map(|root| (root, new))
+    };
+    let (touched, left) = divide(&base.repairs.groups, &edits);
+    let rows_before = row_keys(store, base.stored)?;
+    if touched.is_empty() && left.is_empty() && rows_before.is_empty() {
+        let (root, new) = edited(base.stored, &edits)?;
+        store.stage_nodes(new);
+        return Ok(Namespace::plain(root));
+    }
+    let Some(dot) = settling else {
+        return Err(StoreError::damaged("a joined namespace", "it is edited without a change"));
+    };
+    let all: Vec<&Group> = touched.iter().chain(&left).copied().collect();
+    let mut settled = edits.clone();
+    settle(&mut settled, &all, dot);
+    settle(&mut edits, &touched, dot);
+    mark(&mut edits, &rows_before, &left, dot);
+    let (stored, new) = edited(base.stored, &edits)?;
+    store.stage_nodes(new);
+    let namespace = shown(store, stored, &rows(store, stored)?)?;
+    let (expected, _) = edited(base.shown, &edits)?;
+    if namespace.shown == expected {
+        return Ok(namespace);
+    }
+    log::debug!("all repairs are stored: the others would change what is shown");
+    mark(&mut settled, &rows_before, &[], dot);
+    let (root, new) = edited(base.stored, &settled)?;
+    store.stage_nodes(new);
+    Ok(Namespace::plain(root))
+}
+
+/// What a namespace shows whose repairs are among the suspects.
+fn shown(store: &Store, stored: Root, suspects: &Suspects) -> Result<Namespace> {
+    let ids = &store.context().ids;
+    let repairs = repair(&Stored { store, root: stored }, ids, suspects)?;
+    if repairs.is_empty() {
+        let repairs = Arc::new(repairs);
+        return Ok(Namespace { stored, shown: stored, repairs });
+    }
+    let all = repairs.groups.iter().flat_map(|group| &group.repairs);
+    let edits: Edits = all
+        .map(|repair| {
+            let key = repair.key.encode();
+            let item = repair.value.as_ref().map(|(dot, value)| single(&key, *dot, value));
+            (key, item)
+        })
+        .collect();
+    let edits: Vec<map::Edit> = edits.into_iter().collect();
+    let mut new = NewNodes::new();
+    let shown = map::edit(Keys(ids), store, stored, &edits, &mut new)?;
+    store.keep_unpublished(&new);
+    Ok(Namespace { stored, shown, repairs: Arc::new(repairs) })
+}
+
+fn single(key: &[u8], dot: Dot, value: &Value) -> MapItem {
+    MapItem { key: key.to_vec().into(), values: vec![Dotted { dot, bytes: value.encode() }] }
+}
+
+/// The groups that hang together with one of the edits, and the others.
+fn divide<'a>(groups: &'a [Group], edits: &Edits) -> (Vec<&'a Group>, Vec<&'a Group>) {
+    if groups.is_empty() {
+        return (Vec::new(), Vec::new());
+    }
+    let mut knots: BTreeSet<Knot> = BTreeSet::new();
+    for (encoded, item) in edits {
+        match Key::decode(encoded) {
+            Ok(key @ Key::Entry(..)) => {
+                let value = item.iter().flat_map(|item| &item.values);
+                for value in value.filter_map(|value| Value::decode(&key, &value.bytes).ok()) {
+                    if let Value::Entry(ino, _) = value {
+                        knots.insert(Knot::Ino(ino));
+                    }
+                }
+                if let Key::Entry(dir, _, name) = key {
+                    knots.insert(Knot::Name(dir, name));
+                }
+            }
+            Ok(Key::Writer(_) | Key::Unsettled(..)) | Err(_) => {}
+            Ok(key) => {
+                knots.insert(Knot::Ino(key.ino()));
+            }
+        }
+    }
+    groups.iter().partition(|group| group.knots.iter().any(|knot| knots.contains(knot)))
+}
+
+/// Adds the repairs of the groups, under this dot, to edits that come after them.
+fn settle(edits: &mut Edits, groups: &[&Group], dot: Dot) {
+    for repair in groups.iter().flat_map(|group| &group.repairs) {
+        let key = repair.key.encode();
+        let item = repair.value.as_ref().map(|(_, value)| single(&key, dot, value));
+        edits.entry(key).or_insert(item);
+    }
+}
+
+/// Adds the rows that say which repairs are left, and removes the others.
+fn mark(edits: &mut Edits, before: &BTreeSet<Key>, left: &[&Group], dot: Dot) {
+    let repairs = left.iter().flat_map(|group| &group.repairs);
+    let rows: BTreeSet<Key> = repairs.map(|repair| row(&repair.key)).collect();
+    for key in before.difference(&rows) {
+        edits.insert(key.encode(), None);
+    }
+    for key in rows.difference(before) {
+        let key = key.encode();
+        edits.insert(key.clone(), Some(single(&key, dot, &Value::Unsettled)));
+    }
+}
+
+/// The row for a key that a repair changes.
+fn row(key: &Key) -> Key {
+    match key {
+        Key::Entry(dir, hash, _) => Key::Unsettled(*dir, Some(*hash)),
+        key => Key::Unsettled(key.ino(), None),
+    }
+}
+
+/// The rows of a namespace that say what is unsettled.
+fn row_keys(store: &Store, root: Root) -> Result<BTreeSet<Key>> {
+    let from = Key::unsettled();
+    let to = [&from[..], &[0xff; 17]].concat();
+    let rows = Stored { store, root }.scan(&from, &to)?;
+    Ok(rows.into_iter().map(|(key, _)| key).collect())
+}
+
+/// What a namespace itself says that repairs may change.
+fn rows(store: &Store, root: Root) -> Result<Suspects> {
+    let stored = Stored { store, root };
+    let mut suspects = Suspects::default();
+    for key in row_keys(store, root)? {
+        let Key::Unsettled(ino, hash) = key else { continue };
+        let named = match hash {
+            // The highest hash and one is still a number.
+            Some(hash) => {
+                stored.scan(&Key::entries_from(ino, hash), &Key::entries_from(ino, hash + 1))?
+            }
+            None => Vec::new(),
+        };
+        suspects.add_row(ino, &named);
+    }
+    Ok(suspects)
+}
+
+fn damaged(error: DecodeError) -> StoreError {
+    StoreError::damaged("a value of the namespace", error)
+}
+
+/// A namespace with all values of each key.
+struct Stored<'a> {
+    store: &'a Store,
+    root: Root,
+}
+
+fn decoded(key: &Key, item: &MapItem) -> Result<Values> {
+    let value =
+        |value: &Dotted| Ok((value.dot, Value::decode(key, &value.bytes).map_err(damaged)?));
+    item.values.iter().map(value).collect()
+}
+
+impl Joined for Stored<'_> {
+    type Error = StoreError;
+
+    fn values(&self, key: &Key) -> Result<Values> {
+        let found = map::get(self.store, self.root, &key.encode(), |item| decoded(key, item))?;
+        found.unwrap_or_else(|| Ok(Vec::new()))
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8]) -> Result<Vec<(Key, Values)>> {
+        let (mut found, mut failed) = (Vec::new(), Ok(()));
+        map::scan(self.store, self.root, from, &mut |item| {
+            if &*item.key >= to {
+                return ControlFlow::Break(());
+            }
+            let pair = Key::decode(&item.key).map_err(damaged).and_then(|key| {
+                let values = decoded(&key, item)?;
+                Ok((key, values))
+            });
+            match pair {
+                Ok(pair) => found.push(pair),
+                Err(error) => {
+                    failed = Err(error);
+                    return ControlFlow::Break(());
+                }
+            }
+            ControlFlow::Continue(())
+        })?;
+        failed.map(|()| found)
+    }
+}

@@ -1,0 +1,165 @@
+//! Devices that write to one repository, each through its own copy of REPO, and mount again
+//! after others' heads came.
+
+use proptest::prelude::*;
+
+use crate::merge::tests_devices::{Device, Listing};
+use crate::merge::tests_histories::{Act, DIRS, acts, play};
+
+fn listing(device: &Device) -> Listing {
+    device.shown().listing().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Publishes what changed; what is shown below is then what the mount showed before.
+fn publish(device: &Device) -> Result<(), TestCaseError> {
+    let seen = device.seen();
+    device.checkpoint();
+    let shown = listing(device);
+    prop_assert!(seen == shown, "the mount shows {:#?}\nthe tree {:#?}", seen, shown);
+    Ok(())
+}
+
+#[test]
+fn two_devices_write_and_both_see_everything() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.mkdir("D") && laptop.write("D/f", "base"));
+    let phone = laptop.another("PHONE", 3);
+    assert!(laptop.write("D/f", "laptop") && laptop.write("only", "laptop"));
+    assert!(phone.write("D/f", "phone") && phone.mkdir("E"));
+    laptop.checkpoint();
+    phone.checkpoint();
+    laptop.receive(&phone);
+    phone.receive(&laptop);
+    let (laptop, phone) = (laptop.remount(10), phone.remount(11));
+    let both = listing(&laptop);
+    assert_eq!(both, listing(&phone));
+    assert_eq!(laptop.volume().tree().root, phone.volume().tree().root);
+    let files = both.values().filter(|line| !line.is_dir).map(|line| line.bytes.as_str());
+    let mut files: Vec<&str> = files.collect();
+    files.sort_unstable();
+    assert_eq!(files, ["laptop", "laptop", "phone"]);
+    // One of them goes on: what it does not touch is as before, for the other too.
+    assert!(laptop.volume().has_repairs());
+    assert!(laptop.write("new", "laptop again"));
+    laptop.checkpoint();
+    assert!(laptop.volume().has_repairs(), "what nobody touched is not stored");
+    phone.receive(&laptop);
+    let phone = phone.remount(12);
+    let after = listing(&phone);
+    assert_eq!(after, listing(&laptop));
+    assert_eq!(after.len(), both.len() + 1);
+    // The other edits the file that both changed.
+    assert!(phone.write("D/f", "phone again"));
+    phone.checkpoint();
+    assert!(!phone.volume().has_repairs());
+    laptop.receive(&phone);
+    let laptop = laptop.remount(13);
+    assert_eq!(listing(&laptop), listing(&phone));
+    assert_eq!(listing(&laptop).len(), after.len());
+    assert_eq!(listing(&laptop)["D/f"].bytes, "phone again");
+}
+
+/// What a device did before the others' heads came is replayed on what it had then.
+#[test]
+fn changes_in_the_journal_are_replayed_before_heads_are_joined() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("f", "base"));
+    let phone = laptop.another("PHONE", 3);
+    assert!(phone.write("f", "phone"));
+    phone.checkpoint();
+    assert!(laptop.write("f", "laptop"));
+    laptop.receive(&phone);
+    let laptop = laptop.remount(10);
+    let mut files: Vec<String> = listing(&laptop).into_values().map(|line| line.bytes).collect();
+    files.sort_unstable();
+    assert_eq!(files, ["laptop", "phone"]);
+}
+
+/// A step of a world of three devices.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A device does these things; its clock may be wrong.
+    Act(usize, Vec<Act>),
+    /// A device publishes.
+    Publish(usize),
+    /// All that the second has reaches the first.
+    Carry(usize, usize),
+    /// A device mounts again; without publishing, if told so.
+    Mount(usize, bool),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let device = || 0usize..3;
+    prop_oneof![
+        4 => (device(), acts(5)).prop_map(|(device, acts)| Step::Act(device, acts)),
+        2 => device().prop_map(Step::Publish),
+        3 => (device(), device()).prop_map(|(to, from)| Step::Carry(to, from)),
+        3 => (device(), any::<bool>()).prop_map(|(device, kill)| Step::Mount(device, kill)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn devices_that_joined_the_same_heads_show_the_same(
+        first in acts(10), steps in prop::collection::vec(step(), 5..30),
+    ) {
+        let (mut made, mut seed) = (0, 100);
+        let laptop = Device::first("LAPTOP");
+        DIRS[..3].iter().for_each(|dir| assert!(laptop.mkdir(dir)));
+        play(&laptop, "base", &first, &mut made);
+        let (phone, desk) = (laptop.another("PHONE", 3), laptop.another("DESK", 4));
+        let mut devices = [Some(laptop), Some(phone), Some(desk)];
+        let mut mount = |slot: &mut Option<Device>| {
+            seed += 10;
+            let before = slot.take().expect("each has one");
+            *slot = Some(before.remount(seed));
+        };
+        for step in steps {
+            match step {
+                Step::Act(at, acts) => {
+                    play(devices[at].as_ref().unwrap(), "x", &acts, &mut made);
+                }
+                Step::Publish(at) => publish(devices[at].as_ref().unwrap())?,
+                Step::Carry(to, from) if to == from => {}
+                Step::Carry(to, from) => {
+                    devices[to].as_ref().unwrap().receive(devices[from].as_ref().unwrap());
+                }
+                Step::Mount(at, kill) => {
+                    if !kill {
+                        publish(devices[at].as_ref().unwrap())?;
+                    }
+                    mount(&mut devices[at]);
+                    let device = devices[at].as_ref().unwrap();
+                    let seen = device.seen();
+                    // What was replayed stands above the tree.
+                    if !kill {
+                        let shown = listing(device);
+                        prop_assert!(seen == shown, "{:#?}\n{:#?}", seen, shown);
+                    }
+                }
+            }
+        }
+        // All reaches all, and nobody does anything any more.
+        for slot in &mut devices {
+            publish(slot.as_ref().unwrap())?;
+            mount(slot);
+            publish(slot.as_ref().unwrap())?;
+        }
+        for (to, from) in [(0, 1), (0, 2), (1, 0), (2, 0)] {
+            devices[to].as_ref().unwrap().receive(devices[from].as_ref().unwrap());
+        }
+        for slot in &mut devices {
+            mount(slot);
+        }
+        let all: Vec<&Device> = devices.iter().flatten().collect();
+        for device in &all[1..] {
+            let (one, other) = (all[0].volume().base(), device.volume().base());
+            prop_assert_eq!(one.inherited.root, other.inherited.root);
+            prop_assert_eq!(one.namespace.shown, other.namespace.shown);
+            prop_assert_eq!(&one.namespace.repairs, &other.namespace.repairs);
+            prop_assert_eq!(one.inherited.inodes, other.inherited.inodes);
+            prop_assert_eq!(one.inherited.bytes, other.inherited.bytes);
+        }
+    }
+}
