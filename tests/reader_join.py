@@ -375,9 +375,16 @@ class Repair:
 
     def set_apart(self):
         """A file that only its name makes a side file does not stand beside a database."""
-        loose = [(dir, name) for dir, name in sorted(self.shown)
-                 if main_name(name) and self.is_file((dir, name)) and self.is_file((dir, main_name(name)))]
-        for dir, name in loose:
+        def is_apart(dir, name):
+            main = main_name(name)
+            if not main or not self.is_file((dir, name)) or not self.is_file((dir, main)):
+                return False
+            side, main = self.shown[dir, name], self.shown[dir, main]
+            # One file under both names, or one that has side files too and goes with this version.
+            goes_with = main.of or main.ino, origin(self.version_of(main))
+            return side.ino != main.ino and self.version_of(side).inode.main != goes_with
+
+        for dir, name in [place for place in sorted(self.shown) if is_apart(*place)]:
             shown = self.shown.pop((dir, name))
             self.put(dir, self.loser_name(name, shown.ino, self.version_of(shown)), shown)
 
@@ -423,9 +430,10 @@ class Repair:
             number = self.hashed(number, side.source)
         own = {(self.united[link.dir], link.name) for link in self.links.get(side.ino, [])}
         names = self.names_of(db)
-        places = [(dir, name) for dir, name in names if (dir, name) in moved or (dir, name + suffix) in own]
+        places = [(*place, suffix) for place in names if place in moved]
+        places += [(dir, name, one) for dir, name in names for one in SIDE_SUFFIXES if (dir, name + one) in own]
         shown = Shown(number, None, None) if is_first else Shown(number, side.ino, side.version)
-        for dir, name in places if is_first and places else names[:1]:
+        for dir, name, suffix in places if is_first and places else [(*place, suffix) for place in names[:1]]:
             self.main_of[number] = db, side.source
             if (dir, name + suffix) in self.shown:
                 # It had two names, and a log at each.
@@ -444,7 +452,7 @@ class Repair:
             inode = self.version_of(shown).inode
         return inode._replace(mode=newest.mode, owner=newest.owner, device=newest.device, ctime=newest.ctime,
                               atime=newest.atime, flags=newest.flags, project=newest.project, unknown=newest.unknown,
-                              main=self.main_of.get(shown.ino))
+                              main=self.main_of.get(shown.ino, inode.main))
 
     def plain_tree(self):
         """Inodes by number, extended attributes by inode, names by directory."""
