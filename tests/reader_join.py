@@ -410,30 +410,34 @@ class Repair:
     def make_room(self):
         """A database whose side file finds its name taken, or too long, gets another name."""
         moved = set()
-        for side in self.sides:
+        for at, side in enumerate(self.sides):
             db, is_stored = self.database(side)
-            suffix = self.suffix(side)
-            for dir, name in [] if is_stored else self.names_of(db):
+            for dir, name, suffix in [] if is_stored else self.places(at, db, moved):
                 beside = name + suffix
                 if len(beside) > NAME_MAX or (dir, beside) in self.shown:
                     moved.add((dir, self.put(dir, added(name, " 2"), self.shown.pop((dir, name)))))
         return moved
 
+    def places(self, at, db, moved):
+        """The names of its database, each with a suffix, beside which a side file stands."""
+        side, suffix = self.sides[at], self.suffix(self.sides[at])
+        own = {(self.united[link.dir], link.name) for link in self.links.get(side.ino, [])}
+        names = self.names_of(db)
+        places = [(*place, suffix) for place in names if place in moved]
+        places += [(dir, name, one) for dir, name in names for one in SIDE_SUFFIXES if (dir, name + one) in own]
+        return places if self.first.get(side.ino) == at and places else [(*place, suffix) for place in names[:1]]
+
     def stand_beside(self, at, moved):
         """A side file is shown beside the version of its database with which it was written."""
-        side, suffix = self.sides[at], self.suffix(self.sides[at])
+        side = self.sides[at]
         db, is_stored = self.database(side)
         if is_stored:
             return
         is_first, number = self.first.get(side.ino) == at, side.ino
         while number == side.ino and not is_first or number != side.ino and number in self.records:
             number = self.hashed(number, side.source)
-        own = {(self.united[link.dir], link.name) for link in self.links.get(side.ino, [])}
-        names = self.names_of(db)
-        places = [(*place, suffix) for place in names if place in moved]
-        places += [(dir, name, one) for dir, name in names for one in SIDE_SUFFIXES if (dir, name + one) in own]
         shown = Shown(number, None, None) if is_first else Shown(number, side.ino, side.version)
-        for dir, name, suffix in places if is_first and places else [(*place, suffix) for place in names[:1]]:
+        for dir, name, suffix in self.places(at, db, moved):
             self.main_of[number] = db, side.source
             if (dir, name + suffix) in self.shown:
                 # It had two names, and a log at each.
