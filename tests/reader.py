@@ -720,7 +720,8 @@ class Namespace:
         maps = [self.map(tip.root, tip.level) for tip in repository.tips] or [({}, {})]
         values, _seen = functools.reduce(reader_join.join, maps)
         joined = self.read(values)
-        if len(maps) == 1 and len({device for device, _ in joined.devices.values()}) < 2:
+        # A head that leaves repairs unstored has rows that say so.
+        if len(maps) == 1 and not any(key[:9] == bytes(8) + b"\x0b" for key in values):
             self.take(joined)
         else:
             repaired = reader_join.Repair(joined, repository.loser_number, self.equal)
@@ -752,7 +753,9 @@ class Namespace:
                 place = int.from_bytes(rest[:8], "big"), rest[8:]
                 found.backs.setdefault(ino, {})[place] = sorted(values)
                 continue
-            if kind not in (1, 3, 4, 5, 7, 9, 10):
+            if kind == 11:
+                need(ino == 0 and len(rest) in (8, 16) and not any(values.values()), "a bad row of repairs")
+            if kind not in (1, 3, 4, 5, 7, 9, 10, 11):
                 found.opaque.add(ino)
             if kind == 3:
                 need(1 <= len(rest) <= 255, f"inode {ino}: a bad name of an extended attribute")
@@ -781,11 +784,11 @@ class Namespace:
         return found
 
     def take(self, joined):
-        """What one device wrote has one value for each key and is a plain tree as it stands."""
+        """A head without repairs that it does not store is a plain tree as it stands."""
         single = [*joined.records.values(), *joined.entries.values()]
         single += [values for all in joined.xattrs.values() for values in all.values()]
         single += [dots for all in joined.backs.values() for dots in all.values()]
-        need(all(len(values) == 1 for values in single), "one device wrote, and a key has concurrent values")
+        need(all(len(values) == 1 for values in single), "a key has concurrent values, which this head says are settled")
         self.inodes = {ino: inode for ino, [(_, inode)] in joined.records.items()}
         self.xattrs = {ino: {name: value for name, [(_, _, value)] in all.items() if value is not None}
                        for ino, all in joined.xattrs.items()}
