@@ -168,7 +168,10 @@ impl World {
         let started = std::time::Instant::now();
         // Commands find it a moment after the kernel does.
         let registry = Registry::at(&self.path("run/amberfs"));
-        while !is_mounted(&mountpoint) || registry.find(&mountpoint).is_none() {
+        // A dead mount there is one too, and its daemon's socket is there, until the new daemon
+        // clears both away: so it has to answer, and to be mounted after that.
+        let answers = || rustix::fs::statvfs(&mountpoint).is_ok() && is_mounted(&mountpoint);
+        while !answers() || registry.find(&mountpoint).is_none() {
             let ended = child.try_wait().unwrap();
             let log = fs::read_to_string(self.path("mount.log")).unwrap();
             assert!(ended.is_none(), "{ended:?}: {log}");
