@@ -116,10 +116,10 @@ pub fn open(
     let is_unread = |file: &HeadFile| !store.is_known(&file.name());
     let own_unread = heads.get(&state.device).is_some_and(|files| files.iter().any(is_unread));
     let features = loaded.here.features;
-    let reads = wanted.purpose == Purpose::Read;
+    let repairs = matches!(wanted.purpose, Purpose::Repair(_));
     let own_device = beside.map_or(state.device, |beside| beside.device);
     let unusable =
-        if reads { take_unusable(&mut loaded, &unusable, own_device) } else { Vec::new() };
+        if repairs { Vec::new() } else { take_unusable(&mut loaded, &unusable, own_device) };
     let mut devices = Vec::new();
     let mut said = Own::none();
     for (at, (head, file)) in loaded.heads.into_iter().enumerate() {

@@ -1,9 +1,9 @@
 //! Which head an opening is based on, and when it is refused: decided from plain data,
 //! without reading or writing anything.
 //!
-//! Invariant: nobody writes on while a newer head of any device is here and cannot be
-//! used, nor while local state and own heads disagree; and changes in a journal are replayed
-//! on the heads on which they were made.
+//! Invariant: nobody writes on while a newer head is damaged, or an own one is not here in
+//! full, nor while local state and own heads disagree; and changes in a journal are replayed on
+//! the heads on which they were made.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -138,7 +138,8 @@ pub enum Purpose {
     /// To read: what cannot be used is passed by and named.
     #[default]
     Read,
-    /// To write: an opening is refused while a newer head cannot be used.
+    /// To write: what of other devices is here in part is passed by and named; an opening is
+    /// refused while any other newer head cannot be used.
     Write,
     /// To write, as a new device, without what cannot be used or was seen and is gone.
     Repair(Generations),
@@ -343,14 +344,18 @@ impl Choice<'_> {
         knowing.seen.knows(device) || self.heads().any(names)
     }
 
-    /// Writing on while a newer head cannot be read would make two histories.
+    /// Newer heads that are damaged need a repair first. Those of other devices that are here in
+    /// part are joined once they are here: until then their devices' older heads count.
     fn refuse_unusable(&self) -> Result<(), Refusal> {
-        let is_bad = |at: &&usize| self.here.unusable[**at].why != Why::Arriving;
-        match self.unusable.iter().find(is_bad) {
-            Some(at) => Err(Refusal::Unusable(*at)),
-            None if self.unusable.is_empty() => Ok(()),
-            None => Err(Refusal::Arriving(self.unusable.clone())),
+        let unread = |at: &usize| &self.here.unusable[*at];
+        let is_bad = |at: &&usize| unread(at).why != Why::Arriving;
+        if let Some(at) = self.unusable.iter().find(is_bad) {
+            return Err(Refusal::Unusable(*at));
         }
+        let is_own = |at: &usize| unread(at).device == self.own.device;
+        let waits = self.newest.is_empty() || self.unusable.iter().any(is_own);
+        let waits = waits && !self.unusable.is_empty();
+        if waits { Err(Refusal::Arriving(self.unusable.clone())) } else { Ok(()) }
     }
 
     /// Refuses local state that is not that of this device's newest head. Returns the head

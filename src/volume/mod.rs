@@ -94,8 +94,8 @@ pub struct Volume {
     pub notices: Vec<Notice>,
     /// Devices whose newest heads are known and not here.
     pub behind: Vec<Behind>,
-    /// Newer heads that are here and cannot be used; of a volume that is only
-    /// read.
+    /// Newer heads that are here and cannot be used; none of a volume that is opened to be
+    /// repaired.
     pub unusable: Vec<Unusable>,
     /// Newest head of each device, by name, for status.
     pub devices: Vec<DeviceHead>,
