@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::part::{Part, Version};
+use super::loaded::{Loaded, Version};
 use crate::format::clock::Dot;
 use crate::format::namespace::{Ino, Inode, Key, Value, Xattr};
 use crate::format::versions::Versions;
@@ -92,9 +92,9 @@ pub(super) fn xattr(values: &[(Dot, Value)]) -> Option<(Dot, &Xattr)> {
 }
 
 /// Whether the extended attributes of two inodes are equal.
-pub(super) fn same_xattrs(part: &Part<'_>, one: Ino, other: Ino) -> bool {
+pub(super) fn same_xattrs(loaded: &Loaded<'_>, one: Ino, other: Ino) -> bool {
     let of = |ino| {
-        let shown = part.beside(ino).filter_map(|(key, values)| match key {
+        let shown = loaded.beside(ino).filter_map(|(key, values)| match key {
             Key::Xattr(_, name) => {
                 let (_, xattr) = xattr(values)?;
                 (!xattr.is_removed()).then(|| (name.clone(), xattr.state.clone()))
@@ -130,12 +130,13 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// The files of a part.
-    pub fn read(part: &Part<'_>) -> Self {
+    /// The files of a loaded.
+    pub fn read(loaded: &Loaded<'_>) -> Self {
         let is_file = |all: &[Version]| all.last().is_some_and(|(_, inode)| !inode.is_dir());
         let is_side = |all: &[Version]| all.iter().any(|(_, inode)| inode.history.main.is_some());
         let files = || {
-            part.records
+            loaded
+                .records
                 .iter()
                 .map(|(ino, all)| (*ino, all.as_slice()))
                 .filter(|(_, all)| is_file(all))
@@ -143,7 +144,7 @@ impl Files {
         // The version of a database with which a value goes, if anything is known of it.
         let known = |(_, inode): &Version| {
             let (main, from) = inode.history.main?;
-            let values = part.record(main).filter(|all| is_file(all) && !is_side(all))?;
+            let values = loaded.record(main).filter(|all| is_file(all) && !is_side(all))?;
             let knows =
                 |value: &Version| origin(value) == from || value.1.history.content.contain(from);
             values.iter().any(knows).then_some((main, from))

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::part::Part;
+use super::loaded::Loaded;
 use super::show::{Tree, is_opaque};
-use super::wanted::{Wanted, wanted, written_again};
+use super::target::{Target, target, written_again};
 use super::{Group, Knot, Repair, Values};
 use crate::format::clock::Dot;
 use crate::format::namespace::{Ino, Key, Value};
@@ -19,27 +19,27 @@ type Edits = BTreeMap<Key, Edit>;
 /// Edits by encoded key.
 type Encoded = BTreeMap<Vec<u8>, (Key, Edit)>;
 
-/// The groups that make a part what is shown of it.
-pub(super) fn groups(part: &Part<'_>, tree: &Tree) -> Vec<Group> {
-    let want = wanted(part, tree);
-    let mut edits = differences(part, &want);
+/// The groups after which what is loaded is what is shown of it.
+pub(super) fn groups(loaded: &Loaded<'_>, tree: &Tree) -> Vec<Group> {
+    let target = target(loaded, tree);
+    let mut edits = differences(loaded, &target);
     if edits.is_empty() {
         return Vec::new();
     }
-    write_together(part, tree, &want, &mut edits);
-    write_names_again(part, &want, &mut edits);
-    divide(part, tree, edits)
+    write_together(loaded, tree, &target, &mut edits);
+    write_names_again(loaded, &target, &mut edits);
+    divide(loaded, tree, edits)
 }
 
 fn dots(values: &Values) -> Vec<Dot> {
     values.iter().map(|(dot, _)| *dot).collect()
 }
 
-/// What of the part is not as it is shown.
-fn differences(part: &Part<'_>, want: &Wanted) -> Edits {
+/// What is loaded and is not as it is shown.
+fn differences(loaded: &Loaded<'_>, target: &Target) -> Edits {
     let mut edits = Edits::new();
-    for (key, values) in &part.items {
-        let value = match want.get(key) {
+    for (key, values) in &loaded.items {
+        let value = match target.get(key) {
             _ if matches!(key, Key::Writer(_)) => continue,
             None => None,
             Some(_) if is_opaque(key) => continue,
@@ -48,7 +48,7 @@ fn differences(part: &Part<'_>, want: &Wanted) -> Edits {
         };
         edits.insert(key.clone(), Edit { value, drops: dots(values) });
     }
-    for (key, value) in want.iter().filter(|(key, _)| !part.items.contains_key(key)) {
+    for (key, value) in target.iter().filter(|(key, _)| !loaded.items.contains_key(key)) {
         edits.insert(key.clone(), Edit { value: Some(value.clone()), drops: Vec::new() });
     }
     edits
@@ -64,7 +64,7 @@ fn records(edits: &Edits) -> impl Iterator<Item = Ino> {
 }
 
 /// Writes again what must not stand under an older dot than what is edited.
-fn write_together(part: &Part<'_>, tree: &Tree, want: &Wanted, edits: &mut Edits) {
+fn write_together(loaded: &Loaded<'_>, tree: &Tree, target: &Target, edits: &mut Edits) {
     // What stands for something that is dropped, or another's removal of it would take both.
     let mut stamp: BTreeSet<Ino> = tree.heirs.clone();
     // A record is never written without what lies beside it.
@@ -84,10 +84,10 @@ fn write_together(part: &Part<'_>, tree: &Tree, want: &Wanted, edits: &mut Edits
         stamp.extend([side, main]);
     }
     for ino in stamp {
-        let beside = part.beside(ino).map(|(key, _)| key.clone());
+        let beside = loaded.beside(ino).map(|(key, _)| key.clone());
         let keys: Vec<Key> = std::iter::once(Key::Inode(ino)).chain(beside).collect();
         for key in keys.into_iter().filter(|key| !edits.contains_key(key)).collect::<Vec<_>>() {
-            let (Some(values), Some(value)) = (part.items.get(&key), want.get(&key)) else {
+            let (Some(values), Some(value)) = (loaded.items.get(&key), target.get(&key)) else {
                 continue;
             };
             let last = values.last().expect("no key is without a value").0;
@@ -99,14 +99,14 @@ fn write_together(part: &Part<'_>, tree: &Tree, want: &Wanted, edits: &mut Edits
 
 /// Where a name is dropped the others are written again, or another's removal of them leaves
 /// none. The record is not: what somebody deleted does not come back because of that.
-fn write_names_again(part: &Part<'_>, want: &Wanted, edits: &mut Edits) {
+fn write_names_again(loaded: &Loaded<'_>, target: &Target, edits: &mut Edits) {
     let is_dropped = |(key, edit): (&Key, &Edit)| match key {
         Key::Back(ino, ..) if edit.value.is_none() => Some(*ino),
         _ => None,
     };
     let dropped: BTreeSet<Ino> = edits.iter().filter_map(is_dropped).collect();
-    for (key, values) in dropped.into_iter().flat_map(|ino| part.backs(ino)) {
-        if want.contains_key(key) && !edits.contains_key(key) {
+    for (key, values) in dropped.into_iter().flat_map(|ino| loaded.backs(ino)) {
+        if target.contains_key(key) && !edits.contains_key(key) {
             let edit = Edit { value: Some(Value::Back), drops: dots(values) };
             edits.insert(key.clone(), edit);
         }
@@ -141,7 +141,7 @@ impl Sets {
 }
 
 /// The edits in groups, each ascending by encoded key.
-fn divide(part: &Part<'_>, tree: &Tree, edits: Edits) -> Vec<Group> {
+fn divide(loaded: &Loaded<'_>, tree: &Tree, edits: Edits) -> Vec<Group> {
     let mut sets = Sets::default();
     for (one, other) in &tree.ties {
         sets.tie(one, other);
@@ -150,7 +150,7 @@ fn divide(part: &Part<'_>, tree: &Tree, edits: Edits) -> Vec<Group> {
         match key {
             Key::Entry(dir, _, name) => {
                 let name = Knot::Name(*dir, name.clone());
-                let old = part.items.get(key).into_iter().flatten().map(|(_, value)| value);
+                let old = loaded.items.get(key).into_iter().flatten().map(|(_, value)| value);
                 for value in old.chain(&edit.value) {
                     if let Value::Entry(ino, _) = value {
                         sets.tie(&name, &Knot::Ino(*ino));
@@ -181,15 +181,16 @@ fn divide(part: &Part<'_>, tree: &Tree, edits: Edits) -> Vec<Group> {
     let mut groups: Vec<(usize, Encoded)> = groups.into_iter().collect();
     groups.sort_by(|(_, one), (_, other)| one.keys().next().cmp(&other.keys().next()));
     let group = |(set, edits): (usize, Encoded)| Group {
-        repairs: dotted(part, edits.into_values().collect()),
+        repairs: dotted(loaded, edits.into_values().collect()),
         knots: knots.remove(&set).expect("each edit has a knot"),
     };
     groups.into_iter().map(group).collect()
 }
 
 /// A group under one dot: the newest of all that it is made of.
-fn dotted(part: &Part<'_>, group: Vec<(Key, Edit)>) -> Vec<Repair> {
-    let record = |ino: Ino| part.records.get(&ino).and_then(|all| all.last()).map(|(dot, _)| *dot);
+fn dotted(loaded: &Loaded<'_>, group: Vec<(Key, Edit)>) -> Vec<Repair> {
+    let record =
+        |ino: Ino| loaded.records.get(&ino).and_then(|all| all.last()).map(|(dot, _)| *dot);
     let dots = group.iter().flat_map(|(key, edit)| {
         let named = match &edit.value {
             Some(Value::Entry(ino, _)) => record(*ino),

@@ -11,19 +11,19 @@
 
 mod files;
 mod groups;
+mod loaded;
 mod names;
 mod namespace;
-mod part;
 mod place;
 mod show;
 mod sides;
+mod target;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 pub(crate) mod tests_devices;
 #[cfg(test)]
 pub(crate) mod tests_histories;
-mod wanted;
 
 use std::collections::BTreeSet;
 
@@ -202,13 +202,13 @@ pub fn repair<J: Joined>(
     if suspects.is_empty() {
         return Ok(Repairs::default());
     }
-    let mut part = part::Part::new(ids, suspects);
+    let mut loaded = loaded::Loaded::new(ids, suspects);
     loop {
-        part.load(joined)?;
-        let mut tree = show::show(&part);
-        let groups = groups::groups(&part, &tree);
+        loaded.load(joined)?;
+        let mut tree = show::show(&loaded);
+        let groups = groups::groups(&loaded, &tree);
         // Whatever was asked for and is not here yet may change the answer.
-        if part.is_whole() {
+        if loaded.is_whole() {
             let mut conflicts = std::mem::take(&mut tree.conflicts);
             conflicts.sort_unstable();
             conflicts.dedup();

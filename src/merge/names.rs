@@ -1,7 +1,7 @@
 //! Names of files that stand beside another one.
 
 use super::Name;
-use super::part::Part;
+use super::loaded::Loaded;
 use crate::crypto::hex;
 use crate::format::clock::Dot;
 use crate::format::namespace::{Ino, NAME_MAX};
@@ -17,13 +17,19 @@ const SIDE_MAX: usize = 8;
 /// The name of the file `ino` beside the one called `name`: who made it, and when.
 ///
 /// It says nothing of which others are there, so each device finds the same.
-pub(super) fn loser(part: &Part<'_>, name: &[u8], ino: Ino, origin: Dot, mtime: Timestamp) -> Name {
-    let device = part.device(origin.writer);
+pub(super) fn loser(
+    loaded: &Loaded<'_>,
+    name: &[u8],
+    ino: Ino,
+    origin: Dot,
+    mtime: Timestamp,
+) -> Name {
+    let device = loaded.device(origin.writer);
     let device = device.map_or_else(String::new, |(id, name)| {
         Some(cleaned(&name)).filter(|name| !name.is_empty()).unwrap_or_else(|| hex(&id[..4]))
     });
     let device = if device.is_empty() { "another device" } else { &device };
-    let digits = part.loser_number(ino, origin) & 0xffff;
+    let digits = loaded.loser_number(ino, origin) & 0xffff;
     with(name, &format!(" (from {device}, {} {digits:04x})", date(mtime)))
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Knot;
-use super::part::Part;
+use super::loaded::Loaded;
 use super::{Name, ROOT};
 use crate::format::clock::Dot;
 use crate::format::namespace::{Ino, Key, Value};
@@ -30,9 +30,9 @@ pub(super) struct Plan {
 type Claims = BTreeMap<Ino, Vec<(Dot, Link)>>;
 
 /// Names by entries, and names by back references.
-fn claims(part: &Part<'_>, dirs: &BTreeMap<Ino, bool>) -> (Claims, Claims) {
+fn claims(loaded: &Loaded<'_>, dirs: &BTreeMap<Ino, bool>) -> (Claims, Claims) {
     let (mut entries, mut backs) = (Claims::new(), Claims::new());
-    for (key, values) in &part.items {
+    for (key, values) in &loaded.items {
         match key {
             Key::Entry(dir, _, name) => {
                 let mut highest: BTreeMap<Ino, Dot> = BTreeMap::new();
@@ -60,14 +60,14 @@ fn claims(part: &Part<'_>, dirs: &BTreeMap<Ino, bool>) -> (Claims, Claims) {
 }
 
 /// The places; what hangs together by them goes into `ties`.
-pub(super) fn place(part: &Part<'_>, ties: &mut Vec<(Knot, Knot)>) -> Plan {
+pub(super) fn place(loaded: &Loaded<'_>, ties: &mut Vec<(Knot, Knot)>) -> Plan {
     let is_dir = |(ino, all): (&Ino, &Vec<_>)| {
-        let last: &super::part::Version = all.last().expect("an inode has a record");
+        let last: &super::loaded::Version = all.last().expect("an inode has a record");
         (*ino, last.1.is_dir())
     };
-    let mut dirs: BTreeMap<Ino, bool> = part.records.iter().map(is_dir).collect();
+    let mut dirs: BTreeMap<Ino, bool> = loaded.records.iter().map(is_dir).collect();
     dirs.insert(ROOT, true);
-    let (mut entries, backs) = claims(part, &dirs);
+    let (mut entries, backs) = claims(loaded, &dirs);
     let mut links: BTreeMap<Ino, Vec<Link>> = BTreeMap::new();
     let mut nameless: BTreeSet<Ino> = BTreeSet::new();
     for (&ino, &dir) in dirs.iter().filter(|(ino, _)| **ino != ROOT) {
@@ -75,10 +75,10 @@ pub(super) fn place(part: &Part<'_>, ties: &mut Vec<(Knot, Knot)>) -> Plan {
         if own.is_empty() {
             nameless.insert(ino);
             if dir {
-                part.want_entries(ino);
+                loaded.request_entries(ino);
             }
             let known = backs.get(&ino).map_or(&[][..], Vec::as_slice);
-            own = again(part, ino, known, &dirs);
+            own = again(loaded, ino, known, &dirs);
         }
         if dir {
             own = own.into_iter().max().into_iter().collect();
@@ -88,7 +88,7 @@ pub(super) fn place(part: &Part<'_>, ties: &mut Vec<(Knot, Knot)>) -> Plan {
         links.insert(ino, own);
     }
     drop_empty(&mut links, &dirs, &nameless);
-    let cycles = cut_cycles(part, &mut links, &dirs, ties);
+    let cycles = cut_cycles(loaded, &mut links, &dirs, ties);
     dirs.retain(|ino, _| *ino == ROOT || links.contains_key(ino));
     Plan { dirs, links, cycles }
 }
@@ -96,7 +96,7 @@ pub(super) fn place(part: &Part<'_>, ties: &mut Vec<(Knot, Knot)>) -> Plan {
 /// The names of an inode without entries: the change that kept it alive kept its back
 /// references too.
 fn again(
-    part: &Part<'_>,
+    loaded: &Loaded<'_>,
     ino: Ino,
     known: &[(Dot, Link)],
     dirs: &BTreeMap<Ino, bool>,
@@ -111,11 +111,11 @@ fn again(
         let name = known.iter().map(|(_, link)| (link.dir, &link.name)).min();
         let name =
             name.map_or_else(|| format!("inode {ino:x}").into_bytes(), |(_, name)| name.clone());
-        let dot = part.records[&ino].last().expect("an inode has a record").0;
+        let dot = loaded.records[&ino].last().expect("an inode has a record").0;
         own = vec![(dot, Link { dir: ROOT, name, ino })];
     }
     for (_, link) in &own {
-        part.want_name(link.dir, &link.name);
+        loaded.request_name(link.dir, &link.name);
     }
     own
 }
@@ -143,7 +143,7 @@ fn drop_empty(
 /// Directories that do not hang below the root hang in a cycle: its lowest goes under the
 /// root.
 fn cut_cycles(
-    part: &Part<'_>,
+    loaded: &Loaded<'_>,
     links: &mut BTreeMap<Ino, Vec<Link>>,
     dirs: &BTreeMap<Ino, bool>,
     ties: &mut Vec<(Knot, Knot)>,
@@ -163,7 +163,7 @@ fn cut_cycles(
             ties.extend(path[from..].iter().map(|ino| (Knot::Ino(lowest), Knot::Ino(*ino))));
             let link = &mut links.get_mut(&lowest).expect("a directory has a place")[0];
             link.dir = ROOT;
-            part.want_name(ROOT, &link.name);
+            loaded.request_name(ROOT, &link.name);
             cut.push(lowest);
         }
         safe.extend(path);

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::files::{Files, attributes, origin, same_attributes, same_bytes, same_xattrs};
-use super::part::{Part, Version};
+use super::loaded::{Loaded, Version};
 use super::place::{Link, Plan, place};
 use super::{Conflict, ConflictKind, Knot, Name, Place, ROOT, names, sides};
 use crate::format::clock::Dot;
@@ -65,16 +65,16 @@ struct Claim {
 }
 
 /// What the joined namespace shows.
-pub(super) fn show(part: &Part<'_>) -> Tree {
+pub(super) fn show(loaded: &Loaded<'_>) -> Tree {
     let mut tree = Tree::default();
-    let mut plan = place(part, &mut tree.ties);
-    let files = Files::read(part);
-    sides::keep_names(part, &files, &mut plan);
+    let mut plan = place(loaded, &mut tree.ties);
+    let files = Files::read(loaded);
+    sides::keep_names(loaded, &files, &mut plan);
     let is_shown = |ino: &Ino| Some((*ino, files.best(*ino)?.clone()));
     tree.best = plan.dirs.keys().filter_map(is_shown).collect();
     tree.bound.clone_from(&files.bound);
     let mut builder = Builder {
-        part,
+        loaded,
         plan: &plan,
         files: &files,
         united: BTreeMap::new(),
@@ -84,18 +84,18 @@ pub(super) fn show(part: &Part<'_>) -> Tree {
     builder.directories();
     builder.versions();
     for ino in &plan.cycles {
-        builder.tell(ConflictKind::Cycle, *ino, *ino, None);
+        builder.report(ConflictKind::Cycle, *ino, *ino, None);
     }
     builder.name_losers();
     let Builder { united, mut tree, .. } = builder;
     let canon = |dir: Ino| united.get(&dir).copied().unwrap_or(dir);
-    sides::set_apart(part, &files, &mut tree);
-    sides::pair_up(part, &plan, &files, &canon, &mut tree);
+    sides::set_apart(loaded, &files, &mut tree);
+    sides::pair_up(loaded, &plan, &files, &canon, &mut tree);
     tree
 }
 
 struct Builder<'a> {
-    part: &'a Part<'a>,
+    loaded: &'a Loaded<'a>,
     plan: &'a Plan,
     files: &'a Files,
     /// Of a directory that is united with a lower one: that one.
@@ -122,7 +122,7 @@ impl Builder<'_> {
             let mut names: BTreeMap<&Name, Vec<Link>> = BTreeMap::new();
             for member in &group {
                 if group.len() > 1 {
-                    self.part.want_entries(*member);
+                    self.loaded.request_entries(*member);
                 }
                 for link in children.get(member).into_iter().flatten() {
                     names.entry(&link.name).or_default().push((*link).clone());
@@ -168,7 +168,7 @@ impl Builder<'_> {
                 self.tree.entries.insert((dir, name.clone()), Shown { ino, what: What::File });
             } else {
                 self.lose(dir, name, ino, &claim.version, What::File);
-                self.tell(ConflictKind::Name, ino, ino, Some(&claim.version));
+                self.report(ConflictKind::Name, ino, ino, Some(&claim.version));
             }
         }
         (!dirs.is_empty()).then_some(dirs)
@@ -200,7 +200,7 @@ impl Builder<'_> {
             left.clone_from(&all);
         } else {
             for (link, version) in &over {
-                self.tell(ConflictKind::Replaced, link.ino, link.ino, Some(version));
+                self.report(ConflictKind::Replaced, link.ino, link.ino, Some(version));
             }
         }
         let mut claims: Vec<Claim> = Vec::new();
@@ -219,11 +219,11 @@ impl Builder<'_> {
         if ino == other {
             return true;
         }
-        let is_plain = |ino| self.part.opaque(ino).next().is_none() && !self.files.has_sides(ino);
-        let attributes = |ino: Ino| attributes(&self.part.records[&ino]).1;
+        let is_plain = |ino| self.loaded.opaque(ino).next().is_none() && !self.files.has_sides(ino);
+        let attributes = |ino: Ino| attributes(&self.loaded.records[&ino]).1;
         same_bytes(&claim.version.1, &version.1)
             && same_attributes(&attributes(other), &attributes(ino))
-            && same_xattrs(self.part, other, ino)
+            && same_xattrs(self.loaded, other, ino)
             && is_plain(other)
             && is_plain(ino)
     }
@@ -237,7 +237,7 @@ impl Builder<'_> {
             let (dir, name) = names.min().expect("an inode has a name");
             let own = usize::from(!self.files.first.contains_key(ino));
             for version in self.files.plain.get(ino).into_iter().flatten().skip(own) {
-                let (number, is_stored) = loser_number(self.part, *ino, origin(version));
+                let (number, is_stored) = loser_number(self.loaded, *ino, origin(version));
                 self.tree.ties.push((Knot::Ino(*ino), Knot::Ino(number)));
                 // Somebody stored it already: it is that file.
                 if is_stored {
@@ -246,13 +246,13 @@ impl Builder<'_> {
                 }
                 let what = What::Loser { of: *ino, version: version.clone() };
                 self.lose(dir, &name, number, version, what);
-                self.tell(ConflictKind::Version, number, *ino, Some(version));
+                self.report(ConflictKind::Version, number, *ino, Some(version));
             }
         }
     }
 
     fn lose(&mut self, dir: Ino, plain: &Name, ino: Ino, version: &Version, what: What) {
-        let wanted = names::loser(self.part, plain, ino, origin(version), version.1.mtime);
+        let wanted = names::loser(self.loaded, plain, ino, origin(version), version.1.mtime);
         self.losers.push(Loser { dir, plain: plain.clone(), wanted, ino, what });
     }
 
@@ -264,51 +264,57 @@ impl Builder<'_> {
         });
         for Loser { dir, plain, wanted, ino, what } in losers {
             self.tree.ties.push((Knot::Name(dir, plain), Knot::Ino(ino)));
-            put(self.part, &mut self.tree, dir, &wanted, Shown { ino, what });
+            put(self.loaded, &mut self.tree, dir, &wanted, Shown { ino, what });
         }
     }
 
-    fn tell(&mut self, kind: ConflictKind, ino: Ino, of: Ino, version: Option<&Version>) {
-        self.tree.tell(self.part, kind, (ino, of), version);
+    fn report(&mut self, kind: ConflictKind, ino: Ino, of: Ino, version: Option<&Version>) {
+        self.tree.report(self.loaded, kind, (ino, of), version);
     }
 }
 
 impl Tree {
     /// Notes what people should look at. Of a directory the newest record counts.
-    pub fn tell(
+    pub fn report(
         &mut self,
-        part: &Part<'_>,
+        loaded: &Loaded<'_>,
         kind: ConflictKind,
         (ino, of): (Ino, Ino),
         version: Option<&Version>,
     ) {
-        let last = || part.records.get(&of).and_then(|all| all.last());
+        let last = || loaded.records.get(&of).and_then(|all| all.last());
         let Some(version) = version.or_else(last) else { return };
-        let device = part.device(origin(version).writer);
+        let device = loaded.device(origin(version).writer);
         self.conflicts.push(Conflict { ino, kind, of, device, time: version.1.mtime });
     }
 }
 
 /// The number of a version as a file of its own, and whether somebody stored it as that. A
 /// number that another file has is hashed again.
-pub(super) fn loser_number(part: &Part<'_>, of: Ino, from: Dot) -> (Ino, bool) {
-    let mut number = part.loser_number(of, from);
-    while let Some(all) = part.record(number) {
+pub(super) fn loser_number(loaded: &Loaded<'_>, of: Ino, from: Dot) -> (Ino, bool) {
+    let mut number = loaded.loser_number(of, from);
+    while let Some(all) = loaded.record(number) {
         let is_it =
             |version: &Version| origin(version) == from || version.1.history.content.contain(from);
         if all.iter().any(is_it) {
             return (number, true);
         }
-        number = part.loser_number(number, from);
+        number = loaded.loser_number(number, from);
     }
     (number, false)
 }
 
 /// Shows something under a name, or with a number in it if the name is taken. Under its new
 /// name it stands beside no database, and no file beside it.
-pub(super) fn put(part: &Part<'_>, tree: &mut Tree, dir: Ino, wanted: &[u8], shown: Shown) -> Name {
+pub(super) fn put(
+    loaded: &Loaded<'_>,
+    tree: &mut Tree,
+    dir: Ino,
+    wanted: &[u8],
+    shown: Shown,
+) -> Name {
     let is_there = |tree: &Tree, name: &[u8]| {
-        part.want_name(dir, name);
+        loaded.request_name(dir, name);
         tree.entries.contains_key(&(dir, name.to_vec()))
     };
     let is_taken = |tree: &Tree, name: &[u8]| {

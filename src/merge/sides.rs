@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::Knot;
 use super::files::{Files, Side, origin};
-use super::part::{Part, Version};
+use super::loaded::{Loaded, Version};
 use super::place::{Link, Plan};
 use super::show::{Shown, Tree, What, loser_number, put};
 use super::{ConflictKind, Place, names};
@@ -14,14 +14,14 @@ use crate::format::side_files::{SIDE_SUFFIXES, main_name};
 
 /// A database with side files has the names that whoever wrote its version last saw: their
 /// back references were written with it. Under another name it would stand without them.
-pub(super) fn keep_names(part: &Part<'_>, files: &Files, plan: &mut Plan) {
+pub(super) fn keep_names(loaded: &Loaded<'_>, files: &Files, plan: &mut Plan) {
     for side in files.sides.iter().filter(|side| files.first.contains_key(&side.ino)) {
-        let versions = part.record(side.main).unwrap_or_default();
+        let versions = loaded.record(side.main).unwrap_or_default();
         let own = versions.iter().filter(|version| origin(version) == side.from);
         let Some(last) = own.map(|version| version.0).max() else { continue };
         let is_seen = |link: &Link| {
             let back = Key::Back(link.ino, link.dir, link.name.clone());
-            let values = part.items.get(&back);
+            let values = loaded.items.get(&back);
             values.into_iter().flatten().any(|(dot, _)| dot.writer == last.writer)
         };
         let Some(links) = plan.links.get_mut(&side.main) else { continue };
@@ -34,7 +34,7 @@ pub(super) fn keep_names(part: &Part<'_>, files: &Files, plan: &mut Plan) {
 }
 
 /// A file that only its name makes a side file does not stand beside a database.
-pub(super) fn set_apart(part: &Part<'_>, files: &Files, tree: &mut Tree) {
+pub(super) fn set_apart(loaded: &Loaded<'_>, files: &Files, tree: &mut Tree) {
     let is_file = |shown: &Shown| match &shown.what {
         What::Dir => false,
         What::File => tree.best.get(&shown.ino).is_some_and(|(_, inode)| inode.is_file()),
@@ -58,21 +58,21 @@ pub(super) fn set_apart(part: &Part<'_>, files: &Files, tree: &mut Tree) {
             _ => files.best(shown.ino).expect("it is shown").clone(),
         };
         tree.entries.remove(&(dir, name.clone()));
-        let wanted = names::loser(part, &name, shown.ino, origin(&version), version.1.mtime);
-        tree.tell(part, ConflictKind::Apart, (shown.ino, shown.ino), Some(&version));
-        put(part, tree, dir, &wanted, shown);
+        let wanted = names::loser(loaded, &name, shown.ino, origin(&version), version.1.mtime);
+        tree.report(loaded, ConflictKind::Apart, (shown.ino, shown.ino), Some(&version));
+        put(loaded, tree, dir, &wanted, shown);
     }
 }
 
 /// What a side file's name adds to that of its database.
-fn suffix(part: &Part<'_>, plan: &Plan, side: &Side) -> &'static [u8] {
+fn suffix(loaded: &Loaded<'_>, plan: &Plan, side: &Side) -> &'static [u8] {
     let of = |name: &[u8]| {
         let is_side = main_name(name).is_some();
         SIDE_SUFFIXES.into_iter().find(|suffix| is_side && name.ends_with(suffix))
     };
     let backs = |is_own: bool| {
         let maker = side.version.0.writer;
-        part.backs(side.ino).find_map(|(key, values)| match key {
+        loaded.backs(side.ino).find_map(|(key, values)| match key {
             Key::Back(_, _, name) if !is_own || values.iter().any(|(d, _)| d.writer == maker) => {
                 of(name)
             }
@@ -88,18 +88,18 @@ fn suffix(part: &Part<'_>, plan: &Plan, side: &Side) -> &'static [u8] {
 
 /// The file that shows the version of the database with which a side file goes, and whether
 /// somebody stored it as a file of its own.
-fn database(part: &Part<'_>, files: &Files, side: &Side) -> (Ino, bool) {
+fn database(loaded: &Loaded<'_>, files: &Files, side: &Side) -> (Ino, bool) {
     let is_winner = origin(&files.plain[&side.main][0]) == side.from;
-    if is_winner { (side.main, false) } else { loser_number(part, side.main, side.from) }
+    if is_winner { (side.main, false) } else { loser_number(loaded, side.main, side.from) }
 }
 
 /// A database beside which there is no room for a side file of it gets another name. Returns
 /// the names of those.
-fn make_room(part: &Part<'_>, plan: &Plan, files: &Files, tree: &mut Tree) -> BTreeSet<Place> {
+fn make_room(loaded: &Loaded<'_>, plan: &Plan, files: &Files, tree: &mut Tree) -> BTreeSet<Place> {
     let mut moved = BTreeSet::new();
     for side in &files.sides {
-        let (db, is_stored) = database(part, files, side);
-        let suffix = suffix(part, plan, side);
+        let (db, is_stored) = database(loaded, files, side);
+        let suffix = suffix(loaded, plan, side);
         let is_crowded = |(place, shown): &(&Place, &Shown)| {
             let beside = [&place.1, suffix].concat();
             let is_long = beside.len() > NAME_MAX;
@@ -112,7 +112,7 @@ fn make_room(part: &Part<'_>, plan: &Plan, files: &Files, tree: &mut Tree) -> BT
             tree.ties.push((Knot::Name(dir, beside), Knot::Ino(db)));
             tree.ties.push((Knot::Name(dir, name.clone()), Knot::Ino(db)));
             let shown = tree.entries.remove(&(dir, name.clone())).expect("it is shown");
-            moved.insert((dir, put(part, tree, dir, &names::numbered(&name, 2), shown)));
+            moved.insert((dir, put(loaded, tree, dir, &names::numbered(&name, 2), shown)));
         }
     }
     moved
@@ -120,30 +120,30 @@ fn make_room(part: &Part<'_>, plan: &Plan, files: &Files, tree: &mut Tree) -> BT
 
 /// Each side file stands beside the version of its database with which it goes.
 pub(super) fn pair_up(
-    part: &Part<'_>,
+    loaded: &Loaded<'_>,
     plan: &Plan,
     files: &Files,
     canon: &dyn Fn(Ino) -> Ino,
     tree: &mut Tree,
 ) {
-    let moved = make_room(part, plan, files, tree);
+    let moved = make_room(loaded, plan, files, tree);
     for (at, side) in files.sides.iter().enumerate() {
         let (ino, from) = (side.ino, side.from);
-        let suffix = suffix(part, plan, side);
-        let (db, is_stored) = database(part, files, side);
+        let suffix = suffix(loaded, plan, side);
+        let (db, is_stored) = database(loaded, files, side);
         let is_first = files.first.get(&ino) == Some(&at);
         tree.ties.push((Knot::Ino(ino), Knot::Ino(db)));
         // Somebody stored the database, and this with it, as files of their own already.
         if is_stored {
-            let number = part.loser_number(ino, from);
+            let number = loaded.loser_number(ino, from);
             tree.ties.push((Knot::Ino(ino), Knot::Ino(number)));
-            let stored = [db, number].into_iter().filter(|ino| part.record(*ino).is_some());
+            let stored = [db, number].into_iter().filter(|ino| loaded.record(*ino).is_some());
             tree.heirs.extend(stored);
             continue;
         }
         let mut number = ino;
-        while number == ino && !is_first || number != ino && part.record(number).is_some() {
-            number = part.loser_number(number, from);
+        while number == ino && !is_first || number != ino && loaded.record(number).is_some() {
+            number = loaded.loser_number(number, from);
             tree.ties.push((Knot::Ino(ino), Knot::Ino(number)));
         }
         let of_main = |shown: &(&Place, &Shown)| shown.1.ino == db;
@@ -161,18 +161,18 @@ pub(super) fn pair_up(
         }
         // A database that is not shown shows none of its side files.
         for place in places {
-            stand_beside(part, tree, side, place, suffix, (number, db), is_first);
+            stand_beside(loaded, tree, side, place, suffix, (number, db), is_first);
         }
     }
     // Whatever became of them: what is said of one may change what is said of the other.
-    for (ino, all) in &part.records {
+    for (ino, all) in &loaded.records {
         let mains = all.iter().filter_map(|(_, inode): &Version| inode.history.main);
         tree.ties.extend(mains.map(|(main, _)| (Knot::Ino(*ino), Knot::Ino(main))));
     }
 }
 
 fn stand_beside(
-    part: &Part<'_>,
+    loaded: &Loaded<'_>,
     tree: &mut Tree,
     side: &Side,
     (dir, mut name): Place,
@@ -187,12 +187,12 @@ fn stand_beside(
     };
     tree.mains.insert(number, (db, side.from));
     let mut beside = [&name, suffix].concat();
-    part.want_name(dir, &beside);
+    loaded.request_name(dir, &beside);
     if tree.entries.contains_key(&(dir, beside.clone())) {
         // It had two names, and a log at each.
         let again = tree.entries[&(dir, name.clone())].clone();
         let wanted = names::numbered(&name, 2);
-        name = put(part, tree, dir, &wanted, again);
+        name = put(loaded, tree, dir, &wanted, again);
         beside = [&name, suffix].concat();
     }
     tree.ties.push((Knot::Name(dir, beside.clone()), Knot::Ino(number)));

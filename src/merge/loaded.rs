@@ -1,8 +1,8 @@
-//! The part of a joined namespace that hangs together with what may need a repair.
+//! What is read of a joined namespace: all that hangs together with what may need a repair.
 //!
 //! Invariant: an inode is here with everything but its entries, with all its names, and with
 //! all directories above it. What somebody asks for and is not here is noted, and is here
-//! after the next [`Part::load`].
+//! after the next [`Loaded::load`].
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +22,7 @@ const NO_INO: Ino = 0;
 
 /// Something to read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Want {
+enum Request {
     Inode(Ino),
     Place(Place),
     /// All entries of a directory.
@@ -31,40 +31,40 @@ enum Want {
 }
 
 /// What was read so far.
-pub(super) struct Part<'a> {
+pub(super) struct Loaded<'a> {
     /// The keys of the repository.
     pub ids: &'a IdKeys,
     /// All keys of it, with their values.
     pub items: BTreeMap<Key, Values>,
     /// The records of its inodes, ascending by dot; none is empty.
     pub records: BTreeMap<Ino, Vec<Version>>,
-    read: BTreeSet<Want>,
-    wants: RefCell<BTreeSet<Want>>,
+    read: BTreeSet<Request>,
+    requests: RefCell<BTreeSet<Request>>,
 }
 
-impl<'a> Part<'a> {
+impl<'a> Loaded<'a> {
     /// Nothing, and what to begin with.
     pub fn new(ids: &'a IdKeys, suspects: &Suspects) -> Self {
         let inodes = suspects.inodes.iter().filter(|ino| **ino != NO_INO);
-        let wants = inodes.map(|ino| Want::Inode(*ino));
-        let wants = wants.chain(suspects.places.iter().cloned().map(Want::Place));
+        let requests = inodes.map(|ino| Request::Inode(*ino));
+        let requests = requests.chain(suspects.places.iter().cloned().map(Request::Place));
         Self {
             ids,
             items: BTreeMap::new(),
             records: BTreeMap::new(),
             read: BTreeSet::new(),
-            wants: RefCell::new(wants.chain([Want::Inode(ROOT)]).collect()),
+            requests: RefCell::new(requests.chain([Request::Inode(ROOT)]).collect()),
         }
     }
 
     /// Whether all that was asked for is here.
     pub fn is_whole(&self) -> bool {
-        self.wants.borrow().is_empty()
+        self.requests.borrow().is_empty()
     }
 
-    fn want(&self, want: Want) {
-        if !self.read.contains(&want) {
-            self.wants.borrow_mut().insert(want);
+    fn request(&self, request: Request) {
+        if !self.read.contains(&request) {
+            self.requests.borrow_mut().insert(request);
         }
     }
 
@@ -72,29 +72,29 @@ impl<'a> Part<'a> {
 
     /// The records of an inode, if it is there.
     pub fn record(&self, ino: Ino) -> Option<&[Version]> {
-        self.want(Want::Inode(ino));
+        self.request(Request::Inode(ino));
         self.records.get(&ino).map(Vec::as_slice)
     }
 
     /// Asks for what stands under a name, and for the files that belong to one database with
     /// it by their names.
-    pub fn want_name(&self, dir: Ino, name: &[u8]) {
-        self.want_place(dir, name);
-        self.want_beside(dir, name);
+    pub fn request_name(&self, dir: Ino, name: &[u8]) {
+        self.request_place(dir, name);
+        self.request_beside(dir, name);
     }
 
-    fn want_place(&self, dir: Ino, name: &[u8]) {
-        self.want(Want::Place((dir, name.to_vec())));
+    fn request_place(&self, dir: Ino, name: &[u8]) {
+        self.request(Request::Place((dir, name.to_vec())));
     }
 
     /// Asks for all entries of a directory.
-    pub fn want_entries(&self, dir: Ino) {
-        self.want(Want::Entries(dir));
+    pub fn request_entries(&self, dir: Ino) {
+        self.request(Request::Entries(dir));
     }
 
     /// The device of a writer, and what that called itself.
     pub fn device(&self, writer: Writer) -> Option<(DeviceId, String)> {
-        self.want(Want::Writer(writer));
+        self.request(Request::Writer(writer));
         match self.items.get(&Key::Writer(writer))?.last()? {
             (_, Value::Writer(device, name)) => Some((*device, name.clone())),
             _ => None,
@@ -141,28 +141,28 @@ impl<'a> Part<'a> {
     /// Reads what was asked for, and what hangs together with it.
     pub fn load<J: Joined>(&mut self, joined: &J) -> Result<(), J::Error> {
         loop {
-            let next = self.wants.get_mut().pop_first();
-            let Some(want) = next else { return Ok(()) };
-            if !self.read.insert(want.clone()) {
+            let next = self.requests.get_mut().pop_first();
+            let Some(request) = next else { return Ok(()) };
+            if !self.read.insert(request.clone()) {
                 continue;
             }
-            match want {
-                Want::Inode(ino) => self.load_inode(joined, ino)?,
-                Want::Place((dir, name)) => {
+            match request {
+                Request::Inode(ino) => self.load_inode(joined, ino)?,
+                Request::Place((dir, name)) => {
                     let key = self.entry(dir, &name);
                     let values = joined.values(&key)?;
                     self.add_place(key, values);
                 }
-                Want::Entries(dir) => {
+                Request::Entries(dir) => {
                     let (from, to) = (Key::entries_from(dir, 0), Key::Recipe(dir).encode());
                     for (key, values) in joined.scan(&from, &to)? {
                         if let Key::Entry(_, _, name) = &key {
-                            self.read.insert(Want::Place((dir, name.clone())));
+                            self.read.insert(Request::Place((dir, name.clone())));
                         }
                         self.add_place(key, values);
                     }
                 }
-                Want::Writer(writer) => {
+                Request::Writer(writer) => {
                     let key = Key::Writer(writer);
                     let values = joined.values(&key)?;
                     self.add(key, values);
@@ -198,7 +198,7 @@ impl<'a> Part<'a> {
                     for (_, inode) in &records {
                         is_file |= inode.is_file();
                         if let Some((main, _)) = inode.history.main {
-                            self.want(Want::Inode(main));
+                            self.request(Request::Inode(main));
                         }
                     }
                     if !records.is_empty() {
@@ -210,23 +210,23 @@ impl<'a> Part<'a> {
             self.add(key, values);
         }
         for (dir, name) in names {
-            self.want(Want::Inode(dir));
+            self.request(Request::Inode(dir));
             if is_file {
-                self.want_beside(dir, &name);
+                self.request_beside(dir, &name);
             }
-            self.want(Want::Place((dir, name)));
+            self.request(Request::Place((dir, name)));
         }
         Ok(())
     }
 
     fn add_place(&mut self, key: Key, values: Values) {
         let Key::Entry(dir, _, name) = &key else { return };
-        self.want(Want::Inode(*dir));
+        self.request(Request::Inode(*dir));
         for (_, value) in &values {
             if let Value::Entry(ino, kind) = value {
-                self.want(Want::Inode(*ino));
+                self.request(Request::Inode(*ino));
                 if *kind == 0o100_000 {
-                    self.want_beside(*dir, name);
+                    self.request_beside(*dir, name);
                 }
             }
         }
@@ -234,12 +234,12 @@ impl<'a> Part<'a> {
     }
 
     /// Asks for the files that belong to one database with the file of this name.
-    fn want_beside(&self, dir: Ino, name: &[u8]) {
+    fn request_beside(&self, dir: Ino, name: &[u8]) {
         if let Some(main) = main_name(name) {
-            self.want_place(dir, main);
+            self.request_place(dir, main);
         } else {
             for suffix in SIDE_SUFFIXES {
-                self.want_place(dir, &[name, suffix].concat());
+                self.request_place(dir, &[name, suffix].concat());
             }
         }
     }

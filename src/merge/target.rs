@@ -4,41 +4,41 @@ use std::collections::BTreeMap;
 
 use super::ROOT;
 use super::files::{attributes, origin, same_bytes, xattr};
-use super::part::{Part, Version};
+use super::loaded::{Loaded, Version};
 use super::show::{Shown, Tree, What};
 use crate::format::clock::Dot;
 use crate::format::namespace::{Ino, Inode, Key, Value, Xattr};
 use crate::format::versions::Versions;
 
 /// Keys and the one value that each is to have.
-pub(super) type Wanted = BTreeMap<Key, Value>;
+pub(super) type Target = BTreeMap<Key, Value>;
 
 /// All keys of what is shown.
-pub(super) fn wanted(part: &Part<'_>, tree: &Tree) -> Wanted {
-    let mut want = Wanted::new();
-    own(part, tree, ROOT, &mut want);
+pub(super) fn target(loaded: &Loaded<'_>, tree: &Tree) -> Target {
+    let mut target = Target::new();
+    own(loaded, tree, ROOT, &mut target);
     for ((dir, name), shown) in &tree.entries {
         let Shown { ino, what } = shown;
         match what {
-            What::Dir | What::File => own(part, tree, *ino, &mut want),
-            What::Loser { of, version } => loser(part, *ino, *of, version, &mut want),
+            What::Dir | What::File => own(loaded, tree, *ino, &mut target),
+            What::Loser { of, version } => loser(loaded, *ino, *of, version, &mut target),
         }
-        let Some(Value::Inode(inode)) = want.get_mut(&Key::Inode(*ino)) else { continue };
+        let Some(Value::Inode(inode)) = target.get_mut(&Key::Inode(*ino)) else { continue };
         let kind = inode.kind();
         if let Some(main) = tree.mains.get(ino)
             && inode.history.main != Some(*main)
         {
             inode.history.main = Some(*main);
             // The value is another one now: its own dot is no longer its origin.
-            if let Some((dot, _)) = part.records.get(ino).and_then(|all| all.last()) {
+            if let Some((dot, _)) = loaded.records.get(ino).and_then(|all| all.last()) {
                 inode.history.content = inode.history.content.kept(*dot);
                 inode.history.attributes = inode.history.attributes.kept(*dot);
             }
         }
-        want.insert(part.entry(*dir, name), Value::Entry(*ino, kind));
-        want.insert(Key::Back(*ino, *dir, name.clone()), Value::Back);
+        target.insert(loaded.entry(*dir, name), Value::Entry(*ino, kind));
+        target.insert(Key::Back(*ino, *dir, name.clone()), Value::Back);
     }
-    want
+    target
 }
 
 /// The lists of several versions, settled by the one that stays.
@@ -97,12 +97,12 @@ fn record(tree: &Tree, ino: Ino, all: &[Version]) -> Inode {
 }
 
 /// An inode under its own number, and what lies beside its record.
-fn own(part: &Part<'_>, tree: &Tree, ino: Ino, want: &mut Wanted) {
-    let Some(all) = part.records.get(&ino) else { return };
+fn own(loaded: &Loaded<'_>, tree: &Tree, ino: Ino, target: &mut Target) {
+    let Some(all) = loaded.records.get(&ino) else { return };
     let inode = record(tree, ino, all);
     let content = inode.history.content.origin(all.last().expect("an inode has a record").0);
-    want.insert(Key::Inode(ino), Value::Inode(Box::new(inode)));
-    for (key, values) in part.beside(ino) {
+    target.insert(Key::Inode(ino), Value::Inode(Box::new(inode)));
+    for (key, values) in loaded.beside(ino) {
         let value = match (key, values.as_slice()) {
             (Key::Back(..), _) => continue,
             (_, [(_, only)]) => only.clone(),
@@ -127,34 +127,34 @@ fn own(part: &Part<'_>, tree: &Tree, ino: Ino, want: &mut Wanted) {
                 value.clone()
             }
         };
-        want.insert(key.clone(), value);
+        target.insert(key.clone(), value);
     }
 }
 
 /// A version that lost, as a file of its own: with the attributes that its file shows.
-fn loser(part: &Part<'_>, ino: Ino, of: Ino, version: &Version, want: &mut Wanted) {
-    let Some(all) = part.records.get(&of) else { return };
+fn loser(loaded: &Loaded<'_>, ino: Ino, of: Ino, version: &Version, target: &mut Target) {
+    let Some(all) = loaded.records.get(&of) else { return };
     let newest = attributes(all);
     let mut inode = (*version.1).clone();
     take_attributes(&mut inode, all, &newest);
     inode.history.attributes = newest.1.history.attributes.kept(newest.0);
     inode.history.content = version.1.history.content.alone(version.0);
-    want.insert(Key::Inode(ino), Value::Inode(Box::new(inode)));
-    for (key, values) in part.beside(of) {
+    target.insert(Key::Inode(ino), Value::Inode(Box::new(inode)));
+    for (key, values) in loaded.beside(of) {
         match key {
             Key::Xattr(_, name) => {
                 let Some((dot, shown)) = xattr(values) else { continue };
                 if !shown.is_removed() {
                     let versions = shown.versions.kept(dot);
                     let value = Value::Xattr(Xattr { versions, state: shown.state.clone() });
-                    want.insert(Key::Xattr(ino, name.clone()), value);
+                    target.insert(Key::Xattr(ino, name.clone()), value);
                 }
             }
             Key::Recipe(_) => {
                 let is_of = |value: &&Value| matches!(value, Value::Recipe(recipe) if recipe.origin == origin(version));
                 let recipe = values.iter().rev().map(|(_, value)| value).find(is_of);
                 if let Some(recipe) = recipe {
-                    want.insert(Key::Recipe(ino), recipe.clone());
+                    target.insert(Key::Recipe(ino), recipe.clone());
                 }
             }
             _ => {}
