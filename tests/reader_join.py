@@ -102,6 +102,11 @@ def added(name, text):
     return cut(stem, NAME_MAX - SIDE_MAX - len(text) - len(ending)) + text + ending
 
 
+def database_name(name):
+    """The name for a database that cannot have this one; it does not end like a side file's."""
+    return cut(name, NAME_MAX - SIDE_MAX - 2) + b" 2" if name.endswith(SIDE_SUFFIXES) else added(name, " 2")
+
+
 def day(time):
     try:
         return (datetime.date(1970, 1, 1) + datetime.timedelta(time[0] // 86400)).isoformat()
@@ -127,9 +132,9 @@ class Repair:
         self.show_versions()
         self.name_losers()
         self.set_apart()
-        moved = self.make_room()
+        rooms = self.make_room()
         for at in range(len(self.sides)):
-            self.stand_beside(at, moved)
+            self.stand_beside(at, rooms)
 
     # --- names
 
@@ -189,7 +194,9 @@ class Repair:
             if own and links:
                 writer = max(own)[0]
                 known = [link for link in links if any(dot[0] == writer for dot in backs.get(link[:2], []))]
-                self.links[side.main] = known or links[:1]
+                # Beside a name that ends like a side file's there is no room for one.
+                fit = [link for link in links if not link.name.endswith(SIDE_SUFFIXES)]
+                self.links[side.main] = known if any(link in fit for link in known) else (fit or links)[:1]
 
     # --- contents
 
@@ -407,27 +414,43 @@ class Repair:
     def names_of(self, ino):
         return sorted(place for place, shown in self.shown.items() if shown.ino == ino)
 
+    def fits(self, place, suffix):
+        """Whether a side file can stand beside a file of this name."""
+        dir, name = place
+        beside = name + suffix
+        return not name.endswith(SIDE_SUFFIXES) and len(beside) <= NAME_MAX and (dir, beside) not in self.shown
+
+    def own_places(self, at, db):
+        """The names that a side file has beside its database, and where there is room for it."""
+        side = self.sides[at]
+        if self.first.get(side.ino) != at:
+            return []
+        own = {(self.united[link.dir], link.name) for link in self.links.get(side.ino, [])}
+        return [((dir, name), suffix) for dir, name in self.names_of(db) for suffix in SIDE_SUFFIXES
+                if (dir, name + suffix) in own and self.fits((dir, name), suffix)]
+
     def make_room(self):
-        """A database whose side file finds its name taken, or too long, gets another name."""
-        moved = set()
+        """The name of each database beside which those of its side files stand that have no place
+        of their own. Where there is no room beside any, it gets another name."""
+        sides, rooms = {}, {}
         for at, side in enumerate(self.sides):
             db, is_stored = self.database(side)
-            for dir, name, suffix in [] if is_stored else self.places(at, db, moved):
-                beside = name + suffix
-                if len(beside) > NAME_MAX or (dir, beside) in self.shown:
-                    moved.add((dir, self.put(dir, added(name, " 2"), self.shown.pop((dir, name)))))
-        return moved
+            if not is_stored:
+                sides.setdefault(db, []).append(at)
+        for db, those in sorted(sides.items()):
+            names = self.names_of(db)
+            if not names or all(self.own_places(at, db) for at in those):
+                continue
+            suffixes = [self.suffix(self.sides[at]) for at in those]
+            fit = [place for place in names if all(self.fits(place, suffix) for suffix in suffixes)]
+            if fit:
+                rooms[db] = fit[0]
+            else:
+                dir, name = names[0]
+                rooms[db] = dir, self.put(dir, database_name(name), self.shown.pop((dir, name)))
+        return rooms
 
-    def places(self, at, db, moved):
-        """The names of its database, each with a suffix, beside which a side file stands."""
-        side, suffix = self.sides[at], self.suffix(self.sides[at])
-        own = {(self.united[link.dir], link.name) for link in self.links.get(side.ino, [])}
-        names = self.names_of(db)
-        places = [(*place, suffix) for place in names if place in moved]
-        places += [(dir, name, one) for dir, name in names for one in SIDE_SUFFIXES if (dir, name + one) in own]
-        return places if self.first.get(side.ino) == at and places else [(*place, suffix) for place in names[:1]]
-
-    def stand_beside(self, at, moved):
+    def stand_beside(self, at, rooms):
         """A side file is shown beside the version of its database with which it was written."""
         side = self.sides[at]
         db, is_stored = self.database(side)
@@ -437,11 +460,12 @@ class Repair:
         while number == side.ino and not is_first or number != side.ino and number in self.records:
             number = self.hashed(number, side.source)
         shown = Shown(number, None, None) if is_first else Shown(number, side.ino, side.version)
-        for dir, name, suffix in self.places(at, db, moved):
+        room = [(rooms[db], self.suffix(side))] if db in rooms else []
+        for (dir, name), suffix in self.own_places(at, db) or room:
             self.main_of[number] = db, side.source
             if (dir, name + suffix) in self.shown:
                 # It had two names, and a log at each.
-                name = self.put(dir, added(name, " 2"), self.shown[dir, name])
+                name = self.put(dir, database_name(name), self.shown[dir, name])
             self.shown[dir, name + suffix] = shown
 
     # --- the plain tree

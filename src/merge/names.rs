@@ -5,6 +5,7 @@ use super::loaded::Loaded;
 use crate::crypto::hex;
 use crate::format::clock::Dot;
 use crate::format::namespace::{Ino, NAME_MAX};
+use crate::format::side_files::without_suffix;
 use crate::io::Timestamp;
 
 /// Longest name of a device in the name of a file, bytes.
@@ -36,6 +37,21 @@ pub(super) fn loser(
 /// The name with a number behind it.
 pub(super) fn numbered(name: &[u8], number: u32) -> Name {
     with(name, &format!(" {number}"))
+}
+
+/// The name for a database that cannot have this one: with a number behind it, and no ending
+/// that makes it look like a side file.
+pub(super) fn of_database(name: &[u8]) -> Name {
+    const ADDED: &[u8] = b" 2";
+    if !is_like_side(name) {
+        return numbered(name, 2);
+    }
+    [cut(name, NAME_MAX - SIDE_MAX - ADDED.len()), ADDED].concat()
+}
+
+/// Whether a name ends like that of a side file. Beside such a file stand none.
+pub(super) fn is_like_side(name: &[u8]) -> bool {
+    without_suffix(name).is_some()
 }
 
 /// A name with this added before its ending, cut where it would be too long.
@@ -88,6 +104,10 @@ mod tests {
         assert!(long.len() <= NAME_MAX - SIDE_MAX && long.ends_with(&format!("ä{added}.db")));
         assert_eq!(numbered(b"chat.db", 2), b"chat 2.db");
         assert_eq!(numbered(&[0xff; 255], 2).len(), NAME_MAX - SIDE_MAX);
+        assert_eq!(of_database(b"chat.db"), b"chat 2.db");
+        assert_eq!(of_database(b"chat.db-wal"), b"chat.db-wal 2");
+        let long = [&[b'a'; 251][..], b"-wal"].concat();
+        assert_eq!(of_database(&long).len(), NAME_MAX - SIDE_MAX);
     }
 
     #[test]

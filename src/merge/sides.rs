@@ -1,7 +1,7 @@
 //! Databases and the files beside them (`docs/merging.md`, section 6): a log is shown beside
 //! the version of its database with which it was written, and beside no other.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::Knot;
 use super::files::{Files, Side, origin};
@@ -25,10 +25,13 @@ pub(super) fn keep_names(loaded: &Loaded<'_>, files: &Files, plan: &mut Plan) {
             values.into_iter().flatten().any(|(dot, _)| dot.writer == last.writer)
         };
         let Some(links) = plan.links.get_mut(&side.main) else { continue };
-        if links.iter().any(is_seen) {
+        // Beside a name that is like a side file's there is no room for one.
+        let has_room = |link: &Link| !names::is_like_side(&link.name);
+        if links.iter().any(|link| has_room(link) && is_seen(link)) {
             links.retain(is_seen);
         } else {
-            links.truncate(1);
+            let at = links.iter().position(has_room).unwrap_or(0);
+            *links = vec![links[at].clone()];
         }
     }
 }
@@ -40,11 +43,24 @@ pub(super) fn set_apart(loaded: &Loaded<'_>, files: &Files, tree: &mut Tree) {
         What::File => tree.best.get(&shown.ino).is_some_and(|(_, inode)| inode.is_file()),
         What::Loser { version, .. } => version.1.is_file(),
     };
+    let version = |shown: &Shown| match &shown.what {
+        What::Loser { version, .. } => version.clone(),
+        _ => files.best(shown.ino).expect("it is shown").clone(),
+    };
+    // One file may have both names, or go with this very version by another of its names.
+    let is_apart = |side: &Shown, main: &Shown| {
+        let of = match main.what {
+            What::Loser { of, .. } => of,
+            _ => main.ino,
+        };
+        let goes_with = (of, origin(&version(main)));
+        side.ino != main.ino && version(side).1.history.main != Some(goes_with)
+    };
     let mut loose: Vec<(Place, Shown)> = Vec::new();
     for (place, shown) in &tree.entries {
         let Some(main) = main_name(&place.1) else { continue };
-        let beside = tree.entries.get(&(place.0, main.to_vec()));
-        if is_file(shown) && beside.is_some_and(is_file) {
+        let Some(beside) = tree.entries.get(&(place.0, main.to_vec())) else { continue };
+        if is_file(shown) && is_file(beside) && is_apart(shown, beside) {
             loose.push((place.clone(), shown.clone()));
         }
     }
@@ -53,10 +69,7 @@ pub(super) fn set_apart(loaded: &Loaded<'_>, files: &Files, tree: &mut Tree) {
         // The tree of a single device has such pairs: its databases are tied to them.
         tree.ties.push((Knot::Name(dir, main.to_vec()), Knot::Ino(shown.ino)));
         tree.ties.push((Knot::Name(dir, name.clone()), Knot::Ino(shown.ino)));
-        let version = match &shown.what {
-            What::Loser { version, .. } => version.clone(),
-            _ => files.best(shown.ino).expect("it is shown").clone(),
-        };
+        let version = version(&shown);
         tree.entries.remove(&(dir, name.clone()));
         let wanted = names::loser(loaded, &name, shown.ino, origin(&version), version.1.mtime);
         tree.report(loaded, ConflictKind::Apart, (shown.ino, shown.ino), Some(&version));
@@ -93,29 +106,89 @@ fn database(loaded: &Loaded<'_>, files: &Files, side: &Side) -> (Ino, bool) {
     if is_winner { (side.main, false) } else { loser_number(loaded, side.main, side.from) }
 }
 
-/// A database beside which there is no room for a side file of it gets another name. Returns
-/// the names of those.
-fn make_room(loaded: &Loaded<'_>, plan: &Plan, files: &Files, tree: &mut Tree) -> BTreeSet<Place> {
-    let mut moved = BTreeSet::new();
-    for side in &files.sides {
-        let (db, is_stored) = database(loaded, files, side);
-        let suffix = suffix(loaded, plan, side);
-        let is_crowded = |(place, shown): &(&Place, &Shown)| {
-            let beside = [&place.1, suffix].concat();
-            let is_long = beside.len() > NAME_MAX;
-            shown.ino == db && (is_long || tree.entries.contains_key(&(place.0, beside)))
-        };
-        let crowded = tree.entries.iter().filter(is_crowded).map(|(place, _)| place.clone());
-        let crowded: Vec<Place> = if is_stored { Vec::new() } else { crowded.collect() };
-        for (dir, name) in crowded {
-            let beside = [&name, suffix].concat();
-            tree.ties.push((Knot::Name(dir, beside), Knot::Ino(db)));
-            tree.ties.push((Knot::Name(dir, name.clone()), Knot::Ino(db)));
-            let shown = tree.entries.remove(&(dir, name.clone())).expect("it is shown");
-            moved.insert((dir, put(loaded, tree, dir, &names::numbered(&name, 2), shown)));
-        }
+/// A side file that is to be shown.
+struct Beside<'a> {
+    side: &'a Side,
+    suffix: &'static [u8],
+    /// The file that shows its database.
+    db: Ino,
+    /// Whether it has its file's own number.
+    is_first: bool,
+}
+
+impl Beside<'_> {
+    /// Whether it can stand beside a file of this name, with this suffix.
+    fn fits(&self, tree: &Tree, (dir, name): &Place, suffix: &[u8]) -> bool {
+        let beside = [name, suffix].concat();
+        let is_free = beside.len() <= NAME_MAX && !tree.entries.contains_key(&(*dir, beside));
+        is_free && !names::is_like_side(name)
     }
-    moved
+}
+
+/// Whether a side file has this name.
+type IsOwn<'a> = &'a dyn Fn(&Beside<'_>, &Place) -> bool;
+
+/// The names that a side file has beside its database, and where there is room for it: that of
+/// the database, and the suffix.
+fn own_places(
+    beside: &Beside<'_>,
+    places: &[Place],
+    is_own: IsOwn<'_>,
+    tree: &Tree,
+) -> Vec<(Place, &'static [u8])> {
+    let all = places.iter().flat_map(|place| SIDE_SUFFIXES.map(|suffix| (place.clone(), suffix)));
+    let is_there = |((dir, name), suffix): &(Place, &[u8])| {
+        let own = (*dir, [name, *suffix].concat());
+        is_own(beside, &own) && beside.fits(tree, &(*dir, name.clone()), suffix)
+    };
+    all.filter(is_there).collect()
+}
+
+/// The names of a file that are shown, ascending.
+fn names_of(tree: &Tree, ino: Ino) -> Vec<Place> {
+    let of = |shown: &(&Place, &Shown)| shown.1.ino == ino;
+    tree.entries.iter().filter(of).map(|(place, _)| place.clone()).collect()
+}
+
+/// Of each database the name beside which those of its side files stand that have no place of
+/// their own. Where there is no room beside any, it gets another name.
+fn make_room(
+    loaded: &Loaded<'_>,
+    all: &[Beside<'_>],
+    is_own: IsOwn<'_>,
+    tree: &mut Tree,
+) -> BTreeMap<Ino, Place> {
+    let mut sides: BTreeMap<Ino, Vec<&Beside<'_>>> = BTreeMap::new();
+    for beside in all {
+        sides.entry(beside.db).or_default().push(beside);
+    }
+    let mut rooms = BTreeMap::new();
+    for (db, sides) in sides {
+        let places = names_of(tree, db);
+        let has_place = |side: &&Beside<'_>| !own_places(side, &places, is_own, tree).is_empty();
+        // A database that is not shown shows none of its side files.
+        if places.is_empty() || sides.iter().all(has_place) {
+            continue;
+        }
+        for ((dir, name), side) in places.iter().flat_map(|p| sides.iter().map(move |s| (p, s))) {
+            let beside = (*dir, [name, side.suffix].concat());
+            if tree.entries.contains_key(&beside) {
+                tree.ties.push((Knot::Name(beside.0, beside.1), Knot::Ino(db)));
+            }
+        }
+        let has_room =
+            |place: &&Place| sides.iter().all(|side| side.fits(tree, place, side.suffix));
+        if let Some(place) = places.iter().find(has_room) {
+            rooms.insert(db, place.clone());
+            continue;
+        }
+        let (dir, name) = places[0].clone();
+        tree.ties.push((Knot::Name(dir, name.clone()), Knot::Ino(db)));
+        let shown = tree.entries.remove(&(dir, name.clone())).expect("it is shown");
+        let name = put(loaded, tree, dir, &names::of_database(&name), shown);
+        rooms.insert(db, (dir, name));
+    }
+    rooms
 }
 
 /// Each side file stands beside the version of its database with which it goes.
@@ -126,12 +199,10 @@ pub(super) fn pair_up(
     canon: &dyn Fn(Ino) -> Ino,
     tree: &mut Tree,
 ) {
-    let moved = make_room(loaded, plan, files, tree);
+    let mut all = Vec::new();
     for (at, side) in files.sides.iter().enumerate() {
         let (ino, from) = (side.ino, side.from);
-        let suffix = suffix(loaded, plan, side);
         let (db, is_stored) = database(loaded, files, side);
-        let is_first = files.first.get(&ino) == Some(&at);
         tree.ties.push((Knot::Ino(ino), Knot::Ino(db)));
         // Somebody stored the database, and this with it, as files of their own already.
         if is_stored {
@@ -141,27 +212,28 @@ pub(super) fn pair_up(
             tree.heirs.extend(stored);
             continue;
         }
+        let is_first = files.first.get(&ino) == Some(&at);
+        all.push(Beside { side, suffix: suffix(loaded, plan, side), db, is_first });
+    }
+    let is_own = |beside: &Beside<'_>, place: &Place| {
+        let mut links = plan.links.get(&beside.side.ino).into_iter().flatten();
+        beside.is_first && links.any(|link| canon(link.dir) == place.0 && link.name == place.1)
+    };
+    let rooms = make_room(loaded, &all, &is_own, tree);
+    for beside in &all {
+        let (ino, from) = (beside.side.ino, beside.side.from);
         let mut number = ino;
-        while number == ino && !is_first || number != ino && loaded.record(number).is_some() {
+        while number == ino && !beside.is_first || number != ino && loaded.record(number).is_some()
+        {
             number = loaded.loser_number(number, from);
             tree.ties.push((Knot::Ino(ino), Knot::Ino(number)));
         }
-        let of_main = |shown: &(&Place, &Shown)| shown.1.ino == db;
-        let names: Vec<Place> =
-            tree.entries.iter().filter(of_main).map(|(place, _)| place.clone()).collect();
-        let is_own = |place: &&Place| {
-            let name = [&place.1, suffix].concat();
-            let mut links = plan.links.get(&ino).into_iter().flatten();
-            moved.contains(*place)
-                || links.any(|link| canon(link.dir) == place.0 && link.name == name)
-        };
-        let mut places: Vec<Place> = names.iter().filter(is_own).cloned().collect();
-        if !is_first || places.is_empty() {
-            places = names.into_iter().take(1).collect();
+        let mut places = own_places(beside, &names_of(tree, beside.db), &is_own, tree);
+        if places.is_empty() {
+            places.extend(rooms.get(&beside.db).map(|room| (room.clone(), beside.suffix)));
         }
-        // A database that is not shown shows none of its side files.
-        for place in places {
-            stand_beside(loaded, tree, side, place, suffix, (number, db), is_first);
+        for (place, suffix) in places {
+            stand_beside(loaded, tree, beside, (place, suffix), number);
         }
     }
     // Whatever became of them: what is said of one may change what is said of the other.
@@ -174,27 +246,25 @@ pub(super) fn pair_up(
 fn stand_beside(
     loaded: &Loaded<'_>,
     tree: &mut Tree,
-    side: &Side,
-    (dir, mut name): Place,
-    suffix: &[u8],
-    (number, db): (Ino, Ino),
-    is_first: bool,
+    beside: &Beside<'_>,
+    ((dir, mut name), suffix): (Place, &[u8]),
+    number: Ino,
 ) {
-    let what = if is_first {
+    let Beside { side, db, is_first, .. } = beside;
+    let what = if *is_first {
         What::File
     } else {
         What::Loser { of: side.ino, version: side.version.clone() }
     };
-    tree.mains.insert(number, (db, side.from));
-    let mut beside = [&name, suffix].concat();
-    loaded.request_name(dir, &beside);
-    if tree.entries.contains_key(&(dir, beside.clone())) {
+    tree.mains.insert(number, (*db, side.from));
+    let mut own = [&name, suffix].concat();
+    loaded.request_name(dir, &own);
+    if tree.entries.contains_key(&(dir, own.clone())) {
         // It had two names, and a log at each.
         let again = tree.entries[&(dir, name.clone())].clone();
-        let wanted = names::numbered(&name, 2);
-        name = put(loaded, tree, dir, &wanted, again);
-        beside = [&name, suffix].concat();
+        name = put(loaded, tree, dir, &names::of_database(&name), again);
+        own = [&name, suffix].concat();
     }
-    tree.ties.push((Knot::Name(dir, beside.clone()), Knot::Ino(number)));
-    tree.entries.insert((dir, beside), Shown { ino: number, what });
+    tree.ties.push((Knot::Name(dir, own.clone()), Knot::Ino(number)));
+    tree.entries.insert((dir, own), Shown { ino: number, what });
 }

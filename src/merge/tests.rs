@@ -355,6 +355,33 @@ fn a_file_that_only_looks_like_a_log_does_not_stand_beside_a_database() {
     );
 }
 
+/// The database had the name of a log after the join, and beside that there is none.
+#[test]
+fn a_database_that_got_the_name_of_a_log_keeps_its_own_log() {
+    let begin = |laptop: &Device| {
+        laptop.write("chat.db", "base");
+        laptop.write("chat.db-wal", "log");
+    };
+    let devices = two(begin);
+    devices.0.rename("chat.db", "old.db-wal");
+    devices.1.append("chat.db-wal", " and more");
+    let versions = [
+        "old (from LAPTOP, 2026-11-28 ####).db-wal=base",
+        "old.db-wal 2-wal=log and more",
+        "old.db-wal 2=base",
+    ];
+    assert_eq!(both(&devices), versions);
+    let devices = two(begin);
+    devices.0.append("chat.db-wal", " and more");
+    devices.1.rename("chat.db", "old.db-wal");
+    let versions = [
+        "old (from LAPTOP, 2026-11-28 ####).db-wal 2-wal=log and more",
+        "old (from LAPTOP, 2026-11-28 ####).db-wal 2=base",
+        "old.db-wal=base",
+    ];
+    assert_eq!(both(&devices), versions);
+}
+
 #[test]
 fn a_database_makes_room_for_its_log() {
     let devices = two(|_| ());
