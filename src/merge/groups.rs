@@ -98,14 +98,15 @@ fn write_together(loaded: &Loaded<'_>, tree: &Tree, target: &Target, edits: &mut
 }
 
 /// Where a name is dropped the others are written again, or another's removal of them leaves
-/// none. The record is not: what somebody deleted does not come back because of that.
+/// none. So are all names of an inode of which an entry is made: else its keys say nothing of
+/// the inode. The record is not: what somebody deleted does not come back because of that.
 fn write_names_again(loaded: &Loaded<'_>, target: &Target, edits: &mut Edits) {
-    let is_dropped = |(key, edit): (&Key, &Edit)| match key {
-        Key::Back(ino, ..) if edit.value.is_none() => Some(*ino),
+    let is_named = |(key, edit): (&Key, &Edit)| match (key, &edit.value) {
+        (Key::Back(ino, ..), None) | (_, Some(Value::Entry(ino, _))) => Some(*ino),
         _ => None,
     };
-    let dropped: BTreeSet<Ino> = edits.iter().filter_map(is_dropped).collect();
-    for (key, values) in dropped.into_iter().flat_map(|ino| loaded.backs(ino)) {
+    let named: BTreeSet<Ino> = edits.iter().filter_map(is_named).collect();
+    for (key, values) in named.into_iter().flat_map(|ino| loaded.backs(ino)) {
         if target.contains_key(key) && !edits.contains_key(key) {
             let edit = Edit { value: Some(Value::Back), drops: dots(values) };
             edits.insert(key.clone(), edit);

@@ -43,12 +43,17 @@ pub(crate) struct Device {
 impl Device {
     /// The device that makes the repository.
     pub fn first(name: &str) -> Self {
+        Self::first_of(name, 2)
+    }
+
+    /// The device that makes the repository, with numbers of its own.
+    pub fn first_of(name: &str, seed: u64) -> Self {
         let world = SimWorld::new();
         let random = SimRandom::new(1);
         let key = Rc::new(Secret::random(&random));
         let repo = random_id(&random);
         init(&*world.synced("repo"), &key, repo, [1; 16], Vec::new(), &random).unwrap();
-        Self::open(world, key, Rc::new(Cell::new(BEGIN)), name, 2)
+        Self::open(world, key, Rc::new(Cell::new(BEGIN)), name, seed)
     }
 
     /// Another device, whose repository has all that this one published.
@@ -530,6 +535,20 @@ pub(crate) fn repairs(map: &Map, ids: &IdKeys, suspects: &Suspects) -> Repairs {
     repairs
 }
 
+/// What rows for these repairs suspect in a map.
+pub(crate) fn of_rows(map: &Map, repairs: &Repairs) -> Suspects {
+    let mut suspects = Suspects::default();
+    for repair in repairs.groups.iter().flat_map(|group| &group.repairs) {
+        let Ok(values) = map.values(&repair.key);
+        let named = match &repair.key {
+            key @ Key::Entry(..) => vec![(key.clone(), values)],
+            _ => Vec::new(),
+        };
+        suspects.add_row(repair.key.ino(), &named);
+    }
+    suspects
+}
+
 /// What a joined map and its repairs show; any choice of them, stored, shows the same.
 pub(crate) fn settled(map: &Map, ids: &IdKeys, repairs: &Repairs) -> Result<Map, String> {
     let view = map.with(&repairs.groups, None);
@@ -549,6 +568,13 @@ pub(crate) fn settled(map: &Map, ids: &IdKeys, repairs: &Repairs) -> Result<Map,
         let chosen = chosen.filter(|(at, _)| choice >> (at % 60) & 1 == 1).map(|(_, group)| group);
         let stored = map.with(chosen, Some(writer));
         let rest = self::repairs(&stored, ids, &stored.suspects());
+        let known = self::repairs(&stored, ids, &of_rows(&stored, repairs));
+        if known != rest {
+            return Err(format!(
+                "choice {choice:b} of {:#?} leaves {:#?}\nby rows {:#?}",
+                repairs.groups, rest, known
+            ));
+        }
         let shown = stored.with(&rest.groups, None).listing()?;
         if shown != listing {
             let groups = &repairs.groups;
@@ -572,6 +598,10 @@ pub(crate) fn checked(maps: &[&Map], ids: &IdKeys) -> Result<(Map, Repairs), Str
     let whole = self::repairs(&map, ids, &map.suspects());
     if whole != repairs {
         return Err(format!("of the whole map: {whole:#?}\nof what differs: {repairs:#?}"));
+    }
+    let known = self::repairs(&map, ids, &of_rows(&map, &repairs));
+    if known != repairs {
+        return Err(format!("by rows: {known:#?}\nof what differs: {repairs:#?}"));
     }
     settled(&map, ids, &repairs)?;
     Ok((map.with(&repairs.groups, None), repairs))
