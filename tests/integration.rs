@@ -31,6 +31,8 @@ mod fleet;
 mod fleet_faults;
 #[path = "integration/hung.rs"]
 mod hung;
+#[path = "integration/joined_reader.rs"]
+mod joined_reader;
 #[path = "integration/killed.rs"]
 mod killed;
 #[path = "integration/layers.rs"]

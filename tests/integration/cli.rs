@@ -5,13 +5,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
-use std::process::Command;
 
 use amberfs::control::{Answer, Described, Exchange, Failure, Handler, Request, Server};
 use amberfs::io::Exit;
 
 use crate::chats;
-use crate::world::{World, assert_same_tree, settle};
+use crate::world::{World, assert_same_tree, copy_tree, settle};
 
 #[test]
 fn a_phones_folder_comes_back_and_a_later_day_is_cheap() {
@@ -38,23 +37,7 @@ fn a_phones_folder_comes_back_and_a_later_day_is_cheap() {
 
 /// Has the second reader write the tree of `repo` to `to`; false if it cannot run here.
 fn extract_with_python(world: &World, to: &str) -> bool {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let python = root.join("target/venv/bin/python");
-    if !python.exists() {
-        println!("SKIPPED: target/venv is missing; make test prepares it");
-        return false;
-    }
-    let output = Command::new(python)
-        .arg(root.join("tests/reader.py"))
-        .arg(world.path("repo"))
-        .arg("--key-file")
-        .arg(world.path("key"))
-        .arg("extract")
-        .arg(world.path(to))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    true
+    world.read_again("repo", &["extract", world.path(to).to_str().unwrap()]).is_some()
 }
 
 /// The second reader knows only docs/format.md.
@@ -275,11 +258,6 @@ fn what_two_devices_wrote_apart_is_joined() {
     world.ok(&["put", "repo", "/b", "--from", "file", "--state", "state-b"]);
     world.ok(&["put", "repo", "/a", "--from", "file"]);
     assert_eq!(world.ok(&["ls", "repo"]), "a\nb\nfile\n");
-}
-
-fn copy_tree(from: &std::path::Path, to: &std::path::Path) {
-    let status = Command::new("cp").arg("-a").arg("-T").arg(from).arg(to).status().unwrap();
-    assert!(status.success());
 }
 
 /// An object that was lost or spoiled went on serving deduplication by its

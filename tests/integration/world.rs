@@ -105,6 +105,26 @@ impl World {
         said
     }
 
+    /// What the second reader (`tests/reader.py`) prints of a repository; none if it cannot
+    /// run here.
+    pub fn read_again(&self, repo: &str, arguments: &[&str]) -> Option<String> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let python = root.join("target/venv/bin/python");
+        if !python.exists() {
+            println!("SKIPPED: target/venv is missing; make test prepares it");
+            return None;
+        }
+        let output = Command::new(python)
+            .args([&root.join("tests/reader.py"), &self.path(repo)])
+            .arg("--key-file")
+            .arg(self.path("key"))
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Some(String::from_utf8(output.stdout).unwrap())
+    }
+
     /// Files below `name`, relative to it.
     pub fn files(&self, name: &str) -> Vec<PathBuf> {
         let mut found = Vec::new();
@@ -119,6 +139,12 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
         let path = entry.unwrap().path();
         if path.is_dir() { collect(&path, found) } else { found.push(path) }
     }
+}
+
+/// Copies a tree to where nothing is, or where parts of it are.
+pub fn copy_tree(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").arg("-T").arg(from).arg(to).status().unwrap();
+    assert!(status.success());
 }
 
 /// Compares two trees: names, types, contents, link targets.
