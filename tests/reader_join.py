@@ -133,8 +133,10 @@ class Repair:
         self.name_losers()
         self.set_apart()
         rooms = self.make_room()
+        # Before one of them is shown: two may have one name.
+        places = [self.own_places(at, self.database(side)[0]) for at, side in enumerate(self.sides)]
         for at in range(len(self.sides)):
-            self.stand_beside(at, rooms)
+            self.stand_beside(at, places[at], rooms)
 
     # --- names
 
@@ -450,7 +452,7 @@ class Repair:
                 rooms[db] = dir, self.put(dir, database_name(name), self.shown.pop((dir, name)))
         return rooms
 
-    def stand_beside(self, at, rooms):
+    def stand_beside(self, at, places, rooms):
         """A side file is shown beside the version of its database with which it was written."""
         side = self.sides[at]
         db, is_stored = self.database(side)
@@ -461,7 +463,7 @@ class Repair:
             number = self.hashed(number, side.source)
         shown = Shown(number, None, None) if is_first else Shown(number, side.ino, side.version)
         room = [(rooms[db], self.suffix(side))] if db in rooms else []
-        for (dir, name), suffix in self.own_places(at, db) or room:
+        for (dir, name), suffix in places or room:
             self.main_of[number] = db, side.source
             if (dir, name + suffix) in self.shown:
                 # It had two names, and a log at each.
