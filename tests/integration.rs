@@ -49,6 +49,8 @@ mod load;
 mod looked;
 #[path = "integration/main_job.rs"]
 mod main_job;
+#[path = "integration/many.rs"]
+mod many;
 #[path = "../benches/memfs/mod.rs"]
 mod memfs;
 #[path = "integration/memory.rs"]

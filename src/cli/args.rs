@@ -285,7 +285,7 @@ pub struct MountArgs {
     /// Where to show it: an empty folder
     pub mountpoint: PathBuf,
     /// Options: ro, `allow_other`, `allow_root`, nonempty, noatime, uid=N, gid=N,
-    /// cache=SIZE, checkpoint=30s,10m, device=NAME
+    /// cache=SIZE, checkpoint=30s,10m, device=NAME, follow
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<String>,
     /// Stay in the foreground

@@ -17,6 +17,6 @@ pub fn run(global: &Global, args: &CheckArgs) -> Result<Exit> {
     let opened = if args.no_key { None } else { Some(open(global, &args.repo, Access::Check)?) };
     let volume = opened.as_ref().map(|opened| opened.fs.volume());
     let found = check(&folder, &SystemClock, &repository, volume, args.read_data)?;
-    let behind = volume.map_or(&[][..], |volume| &volume.behind);
-    conclude(found, global, &args.repo, behind)
+    let heads = volume.map(crate::volume::Volume::heads).unwrap_or_default();
+    conclude(found, global, &args.repo, &heads.behind)
 }

@@ -53,14 +53,16 @@ fn prepare(
     };
     let opened = scanned.open(global, &wanted)?;
     let own: Vec<Behind> =
-        opened.fs.volume().behind.iter().filter(|behind| behind.own).cloned().collect();
+        opened.fs.volume().heads().behind.iter().filter(|behind| behind.own).cloned().collect();
     if !global.accept_older {
         refuse_behind(&own)
             .map_err(|failure| failure.hint("--accept-older goes on with what is here"))?;
     }
-    let OpenRepository { fs, mut notices, state, .. } = opened;
+    let OpenRepository { fs, mut notices, state, follower, .. } = opened;
     notices.extend(not_here(fs.volume()));
-    let mounted = Mounted::new(Arc::new(fs), state, note.map(Arc::new), settings.when);
+    let follower = settings.follow.then_some(follower);
+    let note = note.map(Arc::new);
+    let mounted = Mounted::new(Arc::new(fs), state, note, settings.when, follower);
     Ok((mounted, notices))
 }
 

@@ -26,7 +26,7 @@ use crate::io::{DirFolder, DirSynced, LocalState, SystemClock, SystemRandom};
 use crate::journal::Options as JournalOptions;
 use crate::store::{CacheSizes, Context, StoreError};
 use crate::sync::plan::{Less, first_behind, less};
-use crate::sync::{self, Beside, OpenOptions};
+use crate::sync::{self, Beside, Follower, OpenOptions};
 use crate::vault::protocol::{Locator, Mark};
 use crate::volume::repository::{Repository, vault_slots};
 use crate::volume::{Behind, Volume, World};
@@ -84,6 +84,8 @@ pub struct OpenRepository {
     pub notices: Vec<String>,
     /// Local state, locked; none if it is only read.
     pub state: Option<LocalState>,
+    /// Looks for what other devices write while the file system is open.
+    pub follower: Follower,
     /// Something that is known of is not here, or cannot be used: what is read is
     /// not all there is.
     is_partial: bool,
@@ -285,9 +287,10 @@ impl ScannedRepository {
                 "brought back {replayed} changes that were not in the repository yet"
             ));
         }
-        let volume = fs.volume();
-        let is_partial = !volume.behind.is_empty() || !volume.unusable.is_empty();
-        Ok(OpenRepository { fs, notices, state, is_partial })
+        let heads = fs.volume().heads();
+        let is_partial = !heads.behind.is_empty() || !heads.unusable.is_empty();
+        let follower = Follower::new(&options);
+        Ok(OpenRepository { fs, notices, state, follower, is_partial })
     }
 
     /// Opens the volume of a file system once more, after it published what its journal held.
@@ -303,7 +306,7 @@ impl ScannedRepository {
 /// What the owner should be told of an opening.
 fn told_by(volume: &Volume) -> Vec<String> {
     let notices = volume.notices.iter().map(ToString::to_string);
-    notices.chain(volume.behind.iter().map(ToString::to_string)).collect()
+    notices.chain(volume.heads().behind.iter().map(ToString::to_string)).collect()
 }
 
 /// How many containers may be open at once, `most` or fewer: other files must find
@@ -352,12 +355,12 @@ impl OpenRepository {
 
     /// Fails if more is known than can be used here, unless the owner accepts it.
     pub fn refuse_less(&self, global: &Global) -> Result<()> {
-        let volume = self.fs.volume();
+        let heads = self.fs.volume().heads();
         let hint = "--accept-older goes on with what is here";
         if global.accept_older {
             return Ok(());
         }
-        match less(&volume.unusable, &volume.behind) {
+        match less(&heads.unusable, &heads.behind) {
             None => Ok(()),
             Some(Less::Behind(behind)) => Err(is_behind(behind).hint(hint)),
             Some(Less::Unusable(head)) => {

@@ -23,6 +23,8 @@ pub struct MountSettings {
     pub device: Option<String>,
     /// Mount over a folder that is not empty.
     pub nonempty: bool,
+    /// Show what other devices write while it is mounted.
+    pub follow: bool,
     /// Go on with local state of another place (`--adopt`).
     pub adopt: bool,
 }
@@ -67,6 +69,7 @@ impl MountSettings {
             cache: 64 << 20,
             device: None,
             nonempty: false,
+            follow: false,
             adopt: false,
         };
         let mut before = "";
@@ -82,6 +85,7 @@ impl MountSettings {
                 ("allow_other", None) => mount.access = Access::Everybody,
                 ("allow_root", None) => mount.access = Access::OwnerAndRoot,
                 ("nonempty", None) => settings.nonempty = true,
+                ("follow", None) => settings.follow = true,
                 ("nodev" | "dev", None) => mount.no_devices = name == "nodev",
                 ("nosuid" | "suid", None) => mount.no_suid = name == "nosuid",
                 ("noexec" | "exec", None) => mount.no_exec = name == "noexec",

@@ -149,7 +149,7 @@ fn go_on(
 ) -> Result<Repaired> {
     let volume = scanned.volume(&scanned.options(global, &Wanted::default()))?;
     if !global.accept_older {
-        refuse_behind(&volume.behind)?;
+        refuse_behind(&volume.heads().behind)?;
     }
     if !volume.missing_objects().is_empty() {
         refuse_closed(closed)?;

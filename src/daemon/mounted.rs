@@ -5,15 +5,16 @@
 //! stable storage for more than five.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::note::NoteWriter;
 use super::run::TICK;
 use super::service::{Handle, Service, Why};
 use crate::control::Failure;
-use crate::fs::{Fs, FsError, When, is_scarce};
+use crate::fs::{Followed, Fs, FsError, When, is_scarce};
 use crate::io::{Exit, LocalState, byte_count, shown};
+use crate::sync::Follower;
 
 /// What is that old goes into the log at each tick.
 const LOG_AGE: Duration = Duration::from_millis(400);
@@ -36,6 +37,10 @@ pub(crate) struct Mounted {
     /// When checkpoints are made.
     when: When,
     read_only: bool,
+    /// Looks for what other devices write; none if the mount does not follow them.
+    follower: Option<Follower>,
+    /// Why what they wrote is not shown yet; empty if it is.
+    following: Mutex<String>,
     ticks: AtomicU64,
     handle: OnceLock<Handle>,
 }
@@ -47,10 +52,16 @@ impl Mounted {
         state: Option<LocalState>,
         note: Option<Arc<NoteWriter>>,
         when: When,
+        follower: Option<Follower>,
     ) -> Self {
         let read_only = state.is_none();
         let (ticks, handle) = (AtomicU64::new(0), OnceLock::new());
-        Self { fs, state, note, when, read_only, ticks, handle }
+        let following = Mutex::default();
+        Self { fs, state, note, when, read_only, follower, following, ticks, handle }
+    }
+
+    fn set_following(&self, text: String) {
+        *self.following.lock().unwrap_or_else(PoisonError::into_inner) = text;
     }
 
     /// Why not everything is in REPO, where what is not is, and what to do. What it
@@ -125,6 +136,38 @@ impl Service for Mounted {
         fs.is_due(&self.when)
     }
 
+    fn has_news(&self) -> bool {
+        let Some(follower) = &self.follower else { return false };
+        follower.has_news(self.fs.volume()).unwrap_or_else(|error| {
+            log::debug!("the folders of heads cannot be listed: {error}");
+            false
+        })
+    }
+
+    fn follow(&self) {
+        let Some(follower) = &self.follower else { return };
+        match self.fs.follow(follower) {
+            Ok(Followed::Nothing) => self.set_following(String::new()),
+            Ok(Followed::Changed(changed)) => {
+                let count = changed.names.len();
+                log::info!("other devices' changes are shown: {count} names");
+                if let Some(handle) = self.handle.get() {
+                    handle.forget(&changed);
+                }
+                self.set_following(String::new());
+            }
+            Ok(Followed::Later(None)) => log::debug!("files are written: heads are joined later"),
+            Ok(Followed::Later(Some(ino))) => self.set_following(format!(
+                "another device changed a file that is open here (inode {ino}); what it wrote is \
+                 shown once the file is closed"
+            )),
+            Err(error) => {
+                log::warn!("what other devices wrote cannot be shown: {error}");
+                self.set_following(format!("what other devices wrote cannot be shown: {error}"));
+            }
+        }
+    }
+
     fn checkpoint(&self, why: Why) -> Result<(), Failure> {
         if self.read_only {
             return Ok(());
@@ -137,8 +180,8 @@ impl Service for Mounted {
         let fs = &self.fs;
         let progress = fs.progress();
         let volume = fs.volume();
-        let (base, state) = (volume.base(), volume.state());
-        let others = || volume.devices.iter().filter(|head| head.device != state.device);
+        let (base, state, heads) = (volume.base(), volume.state(), volume.heads());
+        let others = || heads.newest.iter().filter(|head| head.device != state.device);
         let elsewhere: Vec<serde_json::Value> = others()
             .filter_map(|head| {
                 let generation = head.commit.processed.held(&state.device)?;
@@ -150,7 +193,7 @@ impl Service for Mounted {
         let own = if base.commit.device == state.device {
             Some(&base.commit)
         } else {
-            volume.devices.iter().find(|head| head.device == state.device).map(|head| &head.commit)
+            heads.newest.iter().find(|head| head.device == state.device).map(|head| &head.commit)
         };
         let own = own.filter(|commit| commit.generation > 0);
         let newest = Some(&base.commit).filter(|commit| commit.generation > 0);
@@ -168,8 +211,10 @@ impl Service for Mounted {
             })),
             "others": others().count(),
             "elsewhere": elsewhere,
-            "behind": volume.behind.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "unusable": volume.unusable.iter().map(|head| head.error.to_string()).collect::<Vec<_>>(),
+            "behind": heads.behind.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "unusable": heads.unusable.iter().map(|head| head.error.to_string()).collect::<Vec<_>>(),
+            "following": Some(self.following.lock().unwrap_or_else(PoisonError::into_inner).clone())
+                .filter(|text| !text.is_empty()),
             "trouble": progress.trouble,
             "failed": progress.failed,
         })

@@ -37,7 +37,7 @@ impl NoteWriter {
     /// writes a newer note then.
     pub(crate) fn write(self: Arc<Self>, volume: &Volume) {
         let mut marks: Vec<Mark> =
-            volume.devices.iter().map(|head| (head.device, head.generation)).collect();
+            volume.heads().newest.iter().map(|head| (head.device, head.generation)).collect();
         let state = volume.state();
         marks.push((state.device, state.generation));
         let (done, outcome) = mpsc::channel();

@@ -43,6 +43,8 @@ const BUSY_TRIES: u32 = 10;
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
 /// From one tick of the service to the next.
 pub(super) const TICK: Duration = Duration::from_millis(500);
+/// From one question whether something came from elsewhere to the next.
+const FOLLOW_PAUSE: Duration = Duration::from_secs(5);
 /// How long answers may take to reach the command line at the end.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
@@ -243,6 +245,7 @@ impl<S: Service> Life<S> {
                 thread::sleep(next.saturating_duration_since(Instant::now()));
             }
         })?;
+        self.start_following()?;
         let (service, session) = (Arc::clone(&self.service), Arc::downgrade(&self.session));
         let one = Arc::clone(&self.one_checkpoint);
         spawn("checkpoint", move || {
@@ -254,6 +257,33 @@ impl<S: Service> Life<S> {
                 if let Err(failure) = write_back_and_checkpoint(&*service, &session, Why::Due) {
                     log::error!("checkpoint failed: {}", failure.text);
                 }
+            }
+        })
+    }
+
+    /// Starts the thread that shows what comes from elsewhere.
+    fn start_following(&self) -> Result<(), Failure> {
+        let (service, session) = (Arc::clone(&self.service), Arc::downgrade(&self.session));
+        let (one, closed) = (Arc::clone(&self.one_checkpoint), Arc::clone(&self.closed));
+        spawn("follow", move || {
+            loop {
+                thread::sleep(FOLLOW_PAUSE);
+                if session.upgrade().is_none() {
+                    return;
+                }
+                if !catch_unwind(AssertUnwindSafe(|| service.has_news())).unwrap_or(false) {
+                    continue;
+                }
+                let _one = one.lock().unwrap_or_else(PoisonError::into_inner);
+                let Some(session) = session.upgrade().filter(|_| closed.get().is_none()) else {
+                    return;
+                };
+                if let Err(error) = session.write_back(WRITEBACK_LIMIT) {
+                    log::warn!("the kernel's pages could not be pulled: {error}");
+                    continue;
+                }
+                let _ = catch_unwind(AssertUnwindSafe(|| service.follow()));
+                give_back_memory();
             }
         })
     }

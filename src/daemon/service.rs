@@ -4,7 +4,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Weak};
 
 use crate::control::{Answer, Exchange, Failure};
-use crate::fs::Operations;
+use crate::fs::{Changed, Operations};
 use crate::fuse::Session;
 use crate::io::Exit;
 
@@ -34,6 +34,16 @@ pub trait Service: Send + Sync + 'static {
     /// Called twice a second; true lets the checkpoint thread make a checkpoint.
     /// Must not take long.
     fn tick(&self) -> bool;
+
+    /// Whether something came from elsewhere that the file system would show. Called every few
+    /// seconds; must not take long.
+    fn has_news(&self) -> bool {
+        false
+    }
+
+    /// Shows what came from elsewhere. The kernel's dirty pages were pulled just before. Never
+    /// at the same time as a checkpoint.
+    fn follow(&self) {}
 
     /// Everything acknowledged goes into REPO. The kernel's dirty pages were
     /// pulled just before.
@@ -68,6 +78,18 @@ impl Handle {
     /// Has a checkpoint made soon, in the checkpoint thread.
     pub fn request_checkpoint(&self) {
         let _ = self.checkpoints.send(());
+    }
+
+    /// Has the kernel forget what changed, after it changed.
+    pub(crate) fn forget(&self, changed: &Changed) {
+        let Some(session) = self.session.upgrade() else { return };
+        let invalidator = session.invalidator();
+        for (dir, name) in &changed.names {
+            invalidator.entry(*dir, name);
+        }
+        for ino in &changed.inodes {
+            invalidator.inode(*ino);
+        }
     }
 
     /// Files opened for writing from now on bypass the kernel's cache, so that

@@ -175,7 +175,10 @@ impl Fs {
     }
 
     /// With `flushing` held. Also returns why some files are not in it.
-    fn checkpoint_locked(&self, always: bool) -> Result<Option<(Published, Option<StoreError>)>> {
+    pub(super) fn checkpoint_locked(
+        &self,
+        always: bool,
+    ) -> Result<Option<(Published, Option<StoreError>)>> {
         let _cutting = self.begin_chunking();
         let mut tries = TRIES;
         loop {

@@ -14,6 +14,7 @@ mod checkpoint;
 mod data;
 mod dir;
 mod failing;
+mod follow;
 mod journaled;
 mod mount;
 mod names;
@@ -31,6 +32,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 
 pub use checkpoint::Progress;
+pub use follow::{Changed, Followed};
 pub use journaled::RecoverError;
 pub use operations::{
     Attr, Caller, DirEntry, FsError, Operations, RenameMode, Result, Seek, SetAttr, SpaceStat,

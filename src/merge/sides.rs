@@ -116,13 +116,11 @@ struct Beside<'a> {
     is_first: bool,
 }
 
-impl Beside<'_> {
-    /// Whether it can stand beside a file of this name, with this suffix.
-    fn fits(&self, tree: &Tree, (dir, name): &Place, suffix: &[u8]) -> bool {
-        let beside = [name, suffix].concat();
-        let is_free = beside.len() <= NAME_MAX && !tree.entries.contains_key(&(*dir, beside));
-        is_free && !names::is_like_side(name)
-    }
+/// Whether a side file can stand beside a file of this name, with this suffix.
+fn fits(tree: &Tree, (dir, name): &Place, suffix: &[u8]) -> bool {
+    let beside = [name, suffix].concat();
+    let is_free = beside.len() <= NAME_MAX && !tree.entries.contains_key(&(*dir, beside));
+    is_free && !names::is_like_side(name)
 }
 
 /// Whether a side file has this name.
@@ -139,7 +137,7 @@ fn own_places(
     let all = places.iter().flat_map(|place| SIDE_SUFFIXES.map(|suffix| (place.clone(), suffix)));
     let is_there = |((dir, name), suffix): &(Place, &[u8])| {
         let own = (*dir, [name, *suffix].concat());
-        is_own(beside, &own) && beside.fits(tree, &(*dir, name.clone()), suffix)
+        is_own(beside, &own) && fits(tree, &(*dir, name.clone()), suffix)
     };
     all.filter(is_there).collect()
 }
@@ -176,8 +174,7 @@ fn make_room(
                 tree.ties.push((Knot::Name(beside.0, beside.1), Knot::Ino(db)));
             }
         }
-        let has_room =
-            |place: &&Place| sides.iter().all(|side| side.fits(tree, place, side.suffix));
+        let has_room = |place: &&Place| sides.iter().all(|side| fits(tree, place, side.suffix));
         if let Some(place) = places.iter().find(has_room) {
             rooms.insert(db, place.clone());
             continue;

@@ -14,7 +14,7 @@ use crate::format::clock::Writer;
 use crate::format::namespace::{Inode, XattrState};
 use crate::format::node::{Dotted, NO_ID};
 use crate::format::side_files::{SIDE_SUFFIXES, main_name};
-use crate::fs::{Caller, Fs, Operations, Options, Ownership, RenameMode, SetAttr};
+use crate::fs::{Caller, Followed, Fs, Operations, Options, Ownership, RenameMode, SetAttr};
 use crate::io::sim::{SimRandom, SimWorld};
 use crate::journal::Options as JournalOptions;
 use crate::store::Context;
@@ -108,6 +108,22 @@ impl Device {
     /// Publishes what changed.
     pub fn checkpoint(&self) {
         self.fs.checkpoint().unwrap();
+    }
+
+    /// Goes on from what others wrote, if nothing keeps it from that now.
+    pub fn follow(&self) -> Followed {
+        let options = OpenOptions { device_name: self.name.clone(), ..OpenOptions::default() };
+        self.fs.follow(&sync::Follower::new(&options)).unwrap()
+    }
+
+    /// Opens a file, until [`Device::close`].
+    pub fn open_file(&self, path: &str) -> Option<Ino> {
+        let ino = self.find(path)?;
+        self.fs.open(ino, false, false).ok().map(|()| ino)
+    }
+
+    pub fn close(&self, ino: Ino) {
+        self.fs.release(ino, false);
     }
 
     /// Takes all files over that another device has in its copy of REPO.

@@ -132,7 +132,7 @@ fn check(base: &Map, maps: &[&Map], ids: &crate::crypto::IdKeys) -> Result<(), S
 }
 
 /// How many times more histories are tried than in the gate.
-fn factor() -> u32 {
+pub(crate) fn factor() -> u32 {
     std::env::var("AMBERFS_TEST_FACTOR").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 

@@ -175,6 +175,14 @@ impl Catalogue {
         Some(Name::Object { device, hash: lacking.hash }.path())
     }
 
+    /// Whether all objects that a commit names are listed here at full size.
+    pub(super) fn has_all(&self, commit: &Commit) -> bool {
+        let known = self.read();
+        commit.objects.iter().all(|object| {
+            known.objects.get(&object.hash).is_some_and(|(_, size)| *size == object.size)
+        })
+    }
+
     /// Indexes the objects that a commit names. Returns whether all of them are
     /// listed here at full size; those that are not take no part in
     /// deduplication.
@@ -396,6 +404,11 @@ impl Store {
         let objects = objects.map_err(|error| StoreError::damaged(&name.path(), error))?;
         self.catalogue.add_run(device, objects);
         Ok(())
+    }
+
+    /// Whether all objects that a commit names are listed here at full size.
+    pub fn has_all(&self, commit: &Commit) -> bool {
+        self.catalogue.has_all(commit)
     }
 
     /// The path of an object of tree nodes that a commit names and that is not here

@@ -5,6 +5,7 @@
 //! a head counts, or when an opening is refused, changes `plan` alone.
 
 mod base;
+mod follow;
 mod open;
 mod options;
 pub mod plan;
@@ -15,6 +16,7 @@ mod tests_devices;
 #[cfg(test)]
 mod tests_plan;
 
+pub use follow::{Follower, Looked};
 pub use open::open;
 pub use options::{Beside, OpenOptions};
 pub use plan::plan;

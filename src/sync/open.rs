@@ -120,14 +120,14 @@ pub fn open(
     let own_device = beside.map_or(state.device, |beside| beside.device);
     let unusable =
         if repairs { Vec::new() } else { take_unusable(&mut loaded, &unusable, own_device) };
-    let mut devices = Vec::new();
+    let mut newest_heads = Vec::new();
     let mut said = Own::none();
     for (at, (head, file)) in loaded.heads.into_iter().enumerate() {
         if newest.contains(&at) {
             if head.device == state.device {
                 said = Own::of(&head.commit, file.size);
             }
-            devices.push(head);
+            newest_heads.push(head);
         }
     }
     let volume = Volume::new(Parts {
@@ -143,9 +143,7 @@ pub fn open(
         is_replay,
         without,
         notices,
-        behind,
-        unusable,
-        devices,
+        heads: crate::volume::Heads { newest: newest_heads, behind, unusable },
     });
     if !options.read_only {
         volume.store_state().map_err(|error| VolumeError::State(error.to_string()))?;
@@ -240,7 +238,7 @@ fn intents(world: &World, options: &OpenOptions) -> Result<Vec<String>> {
 }
 
 /// What of local state decides.
-fn known(state: &State, heads: &Heads, intents: &[String]) -> Known {
+pub(super) fn known(state: &State, heads: &Heads, intents: &[String]) -> Known {
     let own = heads.get(&state.device).into_iter().flatten();
     let entering: BTreeSet<_> =
         own.filter(|file| intents.contains(&file.name().path())).map(|file| file.hash).collect();
@@ -338,7 +336,7 @@ fn landmarks(
 }
 
 /// The unusable heads at these places, which ascend.
-fn take_unusable(loaded: &mut Loaded, places: &[usize], own: DeviceId) -> Vec<Unusable> {
+pub(super) fn take_unusable(loaded: &mut Loaded, places: &[usize], own: DeviceId) -> Vec<Unusable> {
     let all = std::mem::take(&mut loaded.unusable).into_iter().enumerate();
     let taken = all.filter(|(at, _)| places.contains(at));
     taken

@@ -166,7 +166,9 @@ fn load_head(
             (commit, extension, reader) = open_head(store, file)?;
         }
     }
-    let complete = store.index_commit(&commit);
+    // What is indexed already stays as it is.
+    let is_known = store.is_known(&name);
+    let complete = if is_known { store.has_all(&commit) } else { store.index_commit(&commit) };
     if newest
         && with_nodes
         && let Some(path) = store.lacking_nodes(&commit)
@@ -174,6 +176,8 @@ fn load_head(
         // Nothing below its root could be listed.
         return Err(StoreError::Missing { what: path });
     }
-    store.index_container(&name, Arc::new(reader));
+    if !is_known {
+        store.index_container(&name, Arc::new(reader));
+    }
     Ok((commit, extension.features, complete))
 }

@@ -3,8 +3,9 @@
 
 use proptest::prelude::*;
 
+use crate::fs::Followed;
 use crate::merge::tests_devices::{Device, Listing};
-use crate::merge::tests_histories::{Act, DIRS, acts, play};
+use crate::merge::tests_histories::{Act, DIRS, acts, factor, play};
 
 fn listing(device: &Device) -> Listing {
     device.shown().listing().unwrap_or_else(|error| panic!("{error}"))
@@ -75,6 +76,40 @@ fn changes_in_the_journal_are_replayed_before_heads_are_joined() {
     assert_eq!(files, ["laptop", "phone"]);
 }
 
+#[test]
+fn a_mount_follows_what_another_device_writes() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.mkdir("D") && laptop.write("D/f", "base") && laptop.write("g", "base"));
+    let phone = laptop.another("PHONE", 3);
+    assert!(matches!(laptop.follow(), Followed::Nothing));
+    assert!(phone.write("D/f", "phone") && phone.write("new", "phone") && phone.unlink("g"));
+    phone.checkpoint();
+    laptop.receive(&phone);
+    // What is open here, and what is not published, is not taken away from under anybody.
+    let open = laptop.open_file("D/f").unwrap();
+    assert!(matches!(laptop.follow(), Followed::Later(Some(ino)) if ino == open));
+    assert_eq!(laptop.seen()["D/f"].bytes, "base");
+    laptop.close(open);
+    assert!(laptop.write("own", "laptop"));
+    let Followed::Changed(changed) = laptop.follow() else { panic!("it is closed") };
+    let names: Vec<&[u8]> = changed.names.iter().map(|(_, name)| name.as_slice()).collect();
+    for name in [&b"f"[..], b"g", b"new"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+    let seen = laptop.seen();
+    assert_eq!(seen["D/f"].bytes, "phone");
+    assert!(seen.contains_key("new") && seen.contains_key("own") && !seen.contains_key("g"));
+    assert_eq!(seen, listing(&laptop));
+    // It goes on from there, and so does the other.
+    assert!(laptop.append("D/f", "+laptop"));
+    laptop.checkpoint();
+    phone.receive(&laptop);
+    assert!(matches!(phone.follow(), Followed::Changed(_)));
+    assert_eq!(phone.seen(), laptop.seen());
+    assert_eq!(phone.seen()["D/f"].bytes, "phone+laptop");
+    assert!(matches!(phone.follow(), Followed::Nothing));
+}
+
 /// A step of a world of three devices.
 #[derive(Clone, Debug)]
 enum Step {
@@ -86,6 +121,8 @@ enum Step {
     Carry(usize, usize),
     /// A device mounts again; without publishing, if told so.
     Mount(usize, bool),
+    /// A device goes on from what has come, while it is mounted.
+    Follow(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -94,12 +131,13 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (device(), acts(5)).prop_map(|(device, acts)| Step::Act(device, acts)),
         2 => device().prop_map(Step::Publish),
         3 => (device(), device()).prop_map(|(to, from)| Step::Carry(to, from)),
-        3 => (device(), any::<bool>()).prop_map(|(device, kill)| Step::Mount(device, kill)),
+        2 => (device(), any::<bool>()).prop_map(|(device, kill)| Step::Mount(device, kill)),
+        3 => device().prop_map(Step::Follow),
     ]
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(200 * factor()))]
     #[test]
     fn devices_that_joined_the_same_heads_show_the_same(
         first in acts(10), steps in prop::collection::vec(step(), 5..30),
@@ -119,6 +157,12 @@ proptest! {
             match step {
                 Step::Act(at, acts) => {
                     play(devices[at].as_ref().unwrap(), "x", &acts, &mut made);
+                }
+                Step::Follow(at) => {
+                    let device = devices[at].as_ref().unwrap();
+                    let followed = device.follow();
+                    prop_assert!(!matches!(followed, Followed::Later(_)), "{:?}", followed);
+                    prop_assert_eq!(device.seen(), listing(device));
                 }
                 Step::Publish(at) => publish(devices[at].as_ref().unwrap())?,
                 Step::Carry(to, from) if to == from => {}

@@ -43,7 +43,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::crypto::{DeviceId, Hash, Secret};
-use crate::format::clock::{Dot, Seen, Writer};
+use crate::format::clock::{Dot, Generations, Seen, Writer};
 use crate::format::commit::{Commit, Name, Retired};
 use crate::format::namespace::{Ino, Key, Value};
 use crate::format::register::{Features, Register, SLOT_VAULT, Slot, Stamp};
@@ -92,13 +92,19 @@ pub struct Volume {
     own: Mutex<Own>,
     /// Things that the owner should be told.
     pub notices: Vec<Notice>,
+    heads: RwLock<Arc<Heads>>,
+}
+
+/// What is known of the heads of all devices.
+#[derive(Debug, Default)]
+pub struct Heads {
+    /// The newest head of each device that can be used.
+    pub newest: Vec<DeviceHead>,
     /// Devices whose newest heads are known and not here.
     pub behind: Vec<Behind>,
     /// Newer heads that are here and cannot be used; none of a volume that is opened to be
     /// repaired.
     pub unusable: Vec<Unusable>,
-    /// Newest head of each device, by name, for status.
-    pub devices: Vec<DeviceHead>,
 }
 
 /// What is known of a device's newest head.
@@ -175,9 +181,7 @@ pub(crate) struct Parts {
     pub is_replay: bool,
     pub without: Vec<Retired>,
     pub notices: Vec<Notice>,
-    pub behind: Vec<Behind>,
-    pub unusable: Vec<Unusable>,
-    pub devices: Vec<DeviceHead>,
+    pub heads: Heads,
 }
 
 impl Volume {
@@ -197,9 +201,7 @@ impl Volume {
             without: parts.without,
             own: Mutex::new(parts.own),
             notices: parts.notices,
-            behind: parts.behind,
-            unusable: parts.unusable,
-            devices: parts.devices,
+            heads: RwLock::new(Arc::new(parts.heads)),
         }
     }
 
@@ -306,6 +308,32 @@ impl Volume {
     /// What everything is based on.
     pub fn base(&self) -> Arc<Base> {
         self.base.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is known of the heads of all devices.
+    pub fn heads(&self) -> Arc<Heads> {
+        self.heads.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Goes on from another base. With local state, nothing may be in the journal that is in no
+    /// head; notes durably on what records are made from here on.
+    pub fn rebase(&self, base: Base, heads: Heads, seen: Generations) -> Result<()> {
+        if self.world.state.is_some() {
+            {
+                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                state.base = base.heads();
+                state.seen = seen;
+            }
+            self.store_state().map_err(|error| StoreError::state("device record", error))?;
+        }
+        *self.base.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(base);
+        self.set_heads(heads);
+        Ok(())
+    }
+
+    /// Takes over what was found of the heads of all devices.
+    pub fn set_heads(&self, heads: Heads) {
+        *self.heads.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(heads);
     }
 
     /// The namespace that is shown below any overlay.

@@ -116,7 +116,7 @@ impl Volume {
     fn processed(&self, inherited: &Inherited, device: DeviceId) -> Processed {
         let mut processed = self.own().processed;
         processed.join(&inherited.merged);
-        for head in self.devices.iter().filter(|head| head.complete) {
+        for head in self.heads().newest.iter().filter(|head| head.complete) {
             if processed.generation(&head.device) >= head.commit.news {
                 processed.add(head.device, head.generation, Tag::of(&head.hash));
             }

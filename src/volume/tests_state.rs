@@ -118,14 +118,14 @@ fn an_older_repo_is_named_with_device_and_generation() {
     let own = refused(&world, "state", &plain());
     assert!(own.starts_with("rolled back: ") && own.contains("generation 4"), "{own}");
     let watcher = open(&world, Some("watcher"), &plain(), 12).unwrap();
-    let behind = watcher.behind.clone();
+    let behind = watcher.heads().behind.clone();
     let [one] = &behind[..] else { panic!("{behind:?}") };
     assert_eq!((one.known, one.here, one.own), (4, 3, false));
     assert_eq!(one.name.as_deref(), Some("state"));
     assert!(one.time.is_some());
     drop(watcher);
     let again = open(&world, Some("watcher"), &plain(), 13).unwrap();
-    assert_eq!(again.behind, behind, "it is not forgotten");
+    assert_eq!(again.heads().behind, behind, "it is not forgotten");
     drop(again);
     assert_eq!(outcome(&open(&world, None, &plain(), 12)), "3:123");
     // Reading beside local state: its own heads are missed, and those of others.
@@ -134,17 +134,18 @@ fn an_older_repo_is_named_with_device_and_generation() {
         assert!(beside.is_some());
         let options = OpenOptions { beside, ..plain() };
         let read = open(&world, None, &options, 14).unwrap();
-        let [one] = &read.behind[..] else { panic!("{:?}", read.behind) };
+        let heads = read.heads();
+        let [one] = &heads.behind[..] else { panic!("{:?}", heads.behind) };
         assert_eq!((one.known, one.here, one.own), (4, 3, own));
     }
     // So does what the vault was told, the highest of all that is known.
     let told = [(one.device, 9)].into_iter().collect();
     let read = open(&world, None, &OpenOptions { told, ..plain() }, 14).unwrap();
-    assert_eq!(read.behind[0].known, 9);
+    assert_eq!(read.heads().behind[0].known, 9);
     let accepted = OpenOptions { accept_older: true, ..plain() };
     drop(open(&world, Some("watcher"), &accepted, 15).unwrap());
     let after = open(&world, Some("watcher"), &plain(), 16).unwrap();
-    assert_eq!(after.behind, []);
+    assert_eq!(after.heads().behind, []);
     drop(after);
     let header: Vec<_> = old.into_iter().filter(|(path, _)| path.contains("/amberfs-")).collect();
     restore(&world, "repo", &header);

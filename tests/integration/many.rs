@@ -1,0 +1,145 @@
+//! Two machines that write to one repository, each through its own copy of the folder, which a
+//! sync client carries.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::mounted::has_fuse;
+use crate::world::{World, wait_for};
+
+/// How long a mount may take to show what has come.
+const LIMIT: Duration = Duration::from_secs(40);
+
+/// A repository, and the copy of its folder on another machine.
+fn two_folders() -> World {
+    let world = World::with_repo();
+    fs::create_dir(world.path("other")).expect("creates");
+    carry(&world, "repo", "other");
+    world
+}
+
+/// All that is in one folder and not in the other comes there.
+fn carry(world: &World, from: &str, to: &str) {
+    let from = format!("{}/.", world.path(from).display());
+    let status = Command::new("cp").arg("-an").arg(from).arg(world.path(to)).status();
+    assert!(status.expect("runs").success());
+}
+
+/// All files below a folder: path and content.
+fn files(folder: &Path) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut ahead = vec![folder.to_owned()];
+    while let Some(dir) = ahead.pop() {
+        for entry in fs::read_dir(&dir).expect("lists") {
+            let path = entry.expect("lists").path();
+            if path.is_dir() {
+                ahead.push(path);
+            } else {
+                let name = path.strip_prefix(folder).expect("lies below").display().to_string();
+                let bytes = fs::read(&path).expect("reads");
+                found.insert(name, String::from_utf8_lossy(&bytes).into_owned());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn two_machines_write_apart_and_both_have_everything() {
+    if !has_fuse("many, apart") {
+        return;
+    }
+    let world = two_folders();
+    let key = ["--key-file", "key"];
+    let one = world.mount("repo", "one", &key);
+    fs::create_dir(world.path("one/chats")).expect("creates");
+    fs::write(world.path("one/chats/both"), "base").expect("writes");
+    fs::write(world.path("one/chats/gone"), "base").expect("writes");
+    one.unmount(&world);
+    carry(&world, "repo", "other");
+    let one = world.mount("repo", "one", &key);
+    let other = world.mount("other", "two", &key);
+    for (at, name) in ["one", "two"].into_iter().enumerate() {
+        fs::write(world.path(&format!("{name}/chats/both")), name).expect("writes");
+        fs::write(world.path(&format!("{name}/only-{name}")), name).expect("writes");
+        if at == 0 {
+            fs::remove_file(world.path("one/chats/gone")).expect("removes");
+        }
+    }
+    one.unmount(&world);
+    other.unmount(&world);
+    carry(&world, "repo", "other");
+    carry(&world, "other", "repo");
+    let one = world.mount("repo", "one", &key);
+    let said = world.log();
+    assert!(said.contains("joined") && said.contains("changed on two devices at once"), "{said}");
+    let other = world.mount("other", "two", &key);
+    let (mine, theirs) = (files(&world.path("one")), files(&world.path("two")));
+    assert_eq!(mine, theirs);
+    let mut both: Vec<&str> = mine.values().map(String::as_str).collect();
+    both.sort_unstable();
+    assert_eq!(both, ["one", "one", "two", "two"], "{mine:?}");
+    assert!(mine.keys().any(|path| path.starts_with("chats/both (from ")), "{mine:?}");
+    // Whoever deletes the other version has decided, for both.
+    let beside = mine.keys().find(|path| path.contains("(from")).expect("is there").clone();
+    fs::remove_file(world.path("one").join(&beside)).expect("removes");
+    one.unmount(&world);
+    other.unmount(&world);
+    carry(&world, "repo", "other");
+    let other = world.mount("other", "two", &key);
+    assert!(!files(&world.path("two")).contains_key(&beside));
+    assert_eq!(world.log(), "", "nothing is left to be told");
+    other.unmount(&world);
+    for repo in ["repo", "other"] {
+        world.ok(&["check", repo, "--read-data"]);
+    }
+}
+
+#[test]
+fn a_mount_that_follows_shows_what_another_machine_wrote() {
+    if !has_fuse("many, following") {
+        return;
+    }
+    let world = two_folders();
+    let arguments = ["--key-file", "key", "-o", "follow"];
+    let one = world.mount("repo", "one", &arguments);
+    let other = world.mount("other", "two", &arguments);
+    fs::write(world.path("one/file"), "first").expect("writes");
+    fs::write(world.path("one/held"), "first").expect("writes");
+    world.ok(&["sync", "one"]);
+    carry(&world, "repo", "other");
+    let shows = |path: &str, content: &str| {
+        let path = world.path(path);
+        wait_for(&format!("{content} in {}", path.display()), LIMIT, || {
+            fs::read_to_string(&path).is_ok_and(|found| found == content)
+        });
+    };
+    shows("two/file", "first");
+    let names = || fs::read_dir(world.path("two")).expect("lists").count();
+    assert_eq!(names(), 2);
+    // What the kernel has of it is forgotten: content, length, names.
+    fs::write(world.path("one/file"), "second, and longer").expect("writes");
+    fs::write(world.path("one/more"), "more").expect("writes");
+    world.ok(&["sync", "one"]);
+    carry(&world, "repo", "other");
+    shows("two/file", "second, and longer");
+    assert_eq!((names(), fs::metadata(world.path("two/file")).expect("stats").len()), (3, 18));
+    // A file that is open keeps its version until it is closed.
+    let held = fs::File::open(world.path("one/held")).expect("opens");
+    fs::write(world.path("two/held"), "by the other").expect("writes");
+    fs::remove_file(world.path("two/more")).expect("removes");
+    world.ok(&["sync", "two"]);
+    carry(&world, "other", "repo");
+    let waits =
+        || world.ok(&["status", "one", "--json"]).contains("is shown once the file is closed");
+    wait_for("status to say so", LIMIT, waits);
+    assert_eq!(fs::read_to_string(world.path("one/held")).expect("reads"), "first");
+    drop(held);
+    shows("one/held", "by the other");
+    assert!(!world.path("one/more").exists());
+    one.unmount(&world);
+    other.unmount(&world);
+}
