@@ -7,8 +7,8 @@ use rustix::fs::FlockOperation;
 use super::args::{Global, StatusArgs, TargetArgs};
 use super::{Exit, Failure, Result, opening, place, print_failure};
 use crate::control::{
-    Client, ControlError, Found, MountEntry, Registry, Request, daemon_of, mount_at, mount_over,
-    read_mounts, take_end,
+    Client, ControlError, MountEntry, Registry, Request, RunningDaemon, daemon_of, mount_at,
+    mount_over, read_mounts, take_end,
 };
 use crate::daemon::find_dead;
 use crate::fuse::DeadMount;
@@ -18,19 +18,22 @@ use crate::io::{byte_count, local_time};
 /// The type of our mounts, as the kernel shows it.
 const MOUNT_TYPE: &str = "fuse.amberfs";
 
-/// The register of this user's mounts. A state folder of `--state` is looked into too.
+/// The register of this user's mounts. It includes the state folder of `--state`.
 pub fn registry(global: &Global) -> Registry {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     Registry::new(runtime.as_deref(), &place::note_folders(global))
 }
 
-fn ask(found: &Found, request: &Request) -> Result<Vec<u8>> {
-    with_mountpoint(found, try_ask(found, request))
+fn ask(daemon: &RunningDaemon, request: &Request) -> Result<Vec<u8>> {
+    with_mountpoint(daemon, try_ask(daemon, request))
 }
 
-fn try_ask(found: &Found, request: &Request) -> std::result::Result<Vec<u8>, ControlError> {
+fn try_ask(
+    daemon: &RunningDaemon,
+    request: &Request,
+) -> std::result::Result<Vec<u8>, ControlError> {
     let mut answer = Vec::new();
-    Client::connect_to(&found.socket, found.owner)?.ask(request, |piece| {
+    Client::connect_to(&daemon.socket, daemon.owner)?.ask(request, |piece| {
         answer.extend_from_slice(piece);
         Ok(())
     })?;
@@ -39,10 +42,10 @@ fn try_ask(found: &Found, request: &Request) -> std::result::Result<Vec<u8>, Con
 
 /// Names the mountpoint in the failure of a request to its daemon.
 fn with_mountpoint(
-    found: &Found,
+    daemon: &RunningDaemon,
     asked: std::result::Result<Vec<u8>, ControlError>,
 ) -> Result<Vec<u8>> {
-    let mountpoint = &found.described.mountpoint;
+    let mountpoint = &daemon.described.mountpoint;
     match asked {
         Ok(answer) => Ok(answer),
         Err(ControlError::Busy(text)) => {
@@ -59,11 +62,11 @@ fn with_mountpoint(
     }
 }
 
-fn find(global: &Global, path: &Path) -> Result<Found> {
+fn find(global: &Global, path: &Path) -> Result<RunningDaemon> {
     let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     let registry = registry(global);
-    if let Some(found) = registry.find(&real) {
-        return Ok(found);
+    if let Some(daemon) = registry.find(&real) {
+        return Ok(daemon);
     }
     let mounts = read_mounts()?;
     let over = mount_over(&mounts, &real).filter(|mount| mount.kind == MOUNT_TYPE);
@@ -71,7 +74,7 @@ fn find(global: &Global, path: &Path) -> Result<Found> {
         let text = format!("{} is not mounted by amberfs", path.display());
         let mut failure = Failure::new(Exit::Unusable, text);
         failure.hints = registry
-            .look()
+            .scan()
             .iter()
             .filter_map(|daemon| daemon.as_ref().err().map(|socket| silent(socket)))
             .collect();
@@ -84,7 +87,7 @@ fn find(global: &Global, path: &Path) -> Result<Found> {
     let elsewhere = (owner == own || own == 0)
         .then(|| Registry::of(owner, None, &[]))
         .and_then(|registry| registry.find_anywhere(&real).or_else(|| registry.find(&real)))
-        .filter(|found| owner == own || found.described.mountpoint == mount.mountpoint);
+        .filter(|daemon| owner == own || daemon.described.mountpoint == mount.mountpoint);
     elsewhere.ok_or_else(|| unanswered(mount))
 }
 
@@ -120,14 +123,14 @@ fn silent(socket: &Path) -> String {
 
 /// What a command is about: one mount, or all of this user; of those, what the kernel
 /// shows and nobody answers for comes last.
-fn targets(global: &Global, path: Option<&Path>) -> Result<Vec<Result<Found>>> {
+fn targets(global: &Global, path: Option<&Path>) -> Result<Vec<Result<RunningDaemon>>> {
     if let Some(path) = path {
         return Ok(vec![Ok(find(global, path)?)]);
     }
-    let answers = registry(global).look();
+    let answers = registry(global).scan();
     let own = rustix::process::geteuid().as_raw();
     let answered: Vec<PathBuf> =
-        answers.iter().flatten().map(|found| found.described.mountpoint.clone()).collect();
+        answers.iter().flatten().map(|daemon| daemon.described.mountpoint.clone()).collect();
     let mounts = read_mounts()?;
     let others = mounts.iter().filter(|mount| {
         mount.kind == MOUNT_TYPE
@@ -147,9 +150,13 @@ fn targets(global: &Global, path: Option<&Path>) -> Result<Vec<Result<Found>>> {
 
 /// Does something with each, whatever becomes of the others. The first failure
 /// is the command's own; the others are told here.
-fn each(all: Vec<Result<Found>>, mut one: impl FnMut(&Found) -> Result<()>) -> Result<Exit> {
+fn each(
+    all: Vec<Result<RunningDaemon>>,
+    mut one: impl FnMut(&RunningDaemon) -> Result<()>,
+) -> Result<Exit> {
     let mut first = None;
-    for failure in all.into_iter().filter_map(|found| found.and_then(|found| one(&found)).err()) {
+    for failure in all.into_iter().filter_map(|daemon| daemon.and_then(|daemon| one(&daemon)).err())
+    {
         match first {
             None => first = Some(failure),
             Some(_) => print_failure(&failure),
@@ -170,16 +177,16 @@ pub fn umount(global: &Global, args: &TargetArgs) -> Result<Exit> {
         }
         (targets, _) => targets?,
     };
-    each(targets, |found| {
-        match try_ask(found, &Request::Unmount) {
+    each(targets, |daemon| {
+        match try_ask(daemon, &Request::Unmount) {
             // It ended a moment before.
-            Err(ControlError::Gone) if has_ended_well(global, &found.described.mountpoint) => {}
-            asked => drop(with_mountpoint(found, asked)?),
+            Err(ControlError::Gone) if has_ended_well(global, &daemon.described.mountpoint) => {}
+            asked => drop(with_mountpoint(daemon, asked)?),
         }
         if global.json {
-            done("unmounted", &found.described.repo, &found.described.mountpoint)?;
+            done("unmounted", &daemon.described.repo, &daemon.described.mountpoint)?;
         } else if !global.quiet && args.all {
-            note!("unmounted {}", found.described.mountpoint.display());
+            note!("unmounted {}", daemon.described.mountpoint.display());
         }
         Ok(())
     })
@@ -268,11 +275,11 @@ pub fn add_users(global: &Global, mut failure: Failure, repo: &Path) -> Failure 
     let registry = (failure.code == Exit::InUse).then(|| registry(global));
     let repo = place::canonical(repo).ok();
     let daemons = registry.iter().flat_map(Registry::all);
-    for found in daemons.filter(|found| Some(&found.described.repo) == repo.as_ref()) {
-        let said = ask(&found, &Request::Users).ok();
+    for daemon in daemons.filter(|daemon| Some(&daemon.described.repo) == repo.as_ref()) {
+        let said = ask(&daemon, &Request::Users).ok();
         if let Some(text) = said.as_deref().map(String::from_utf8_lossy) {
             failure =
-                failure.hint(format!("the daemon with process {} {text}", found.described.pid));
+                failure.hint(format!("the daemon with process {} {text}", daemon.described.pid));
         }
     }
     failure
@@ -280,10 +287,10 @@ pub fn add_users(global: &Global, mut failure: Failure, repo: &Path) -> Failure 
 
 /// Runs `amberfs sync`: has the daemons of the mounts publish a checkpoint.
 pub fn sync(global: &Global, args: &TargetArgs) -> Result<Exit> {
-    each(targets(global, args.mountpoint.as_deref())?, |found| {
-        ask(found, &Request::Sync)?;
+    each(targets(global, args.mountpoint.as_deref())?, |daemon| {
+        ask(daemon, &Request::Sync)?;
         if global.json {
-            done("synced", &found.described.repo, &found.described.mountpoint)?;
+            done("synced", &daemon.described.repo, &daemon.described.mountpoint)?;
         }
         Ok(())
     })
@@ -304,13 +311,13 @@ pub fn status(global: &Global, args: &StatusArgs) -> Result<Exit> {
     if mounts.is_empty() && !global.json {
         say!("nothing is mounted")?;
     }
-    each(mounts, |found| {
-        let answer = ask(found, &Request::Status)?;
+    each(mounts, |daemon| {
+        let answer = ask(daemon, &Request::Status)?;
         let mut value: serde_json::Value = serde_json::from_slice(&answer)
             .map_err(|_| Failure::new(Exit::Other, "the daemon's answer is not understood"))?;
         value["message_type"] = "status".into();
-        value["mountpoint"] = found.described.mountpoint.display().to_string().into();
-        value["repo"] = found.described.repo.display().to_string().into();
+        value["mountpoint"] = daemon.described.mountpoint.display().to_string().into();
+        value["repo"] = daemon.described.repo.display().to_string().into();
         if global.json {
             if let Some(time) = value["time"].as_i64() {
                 value["time_text"] = local_time(time).into();

@@ -23,6 +23,6 @@ pub use message::{Described, Failure, Reply, Request};
 pub(crate) use mounts::parse_mountinfo;
 pub(crate) use mounts::{MountEntry, MountId, Place, look_at, mount_at, mount_over, read_mounts};
 pub(crate) use process::{GUARD_ARGUMENT, daemon_of};
-pub use registry::{Found, Registry};
+pub use registry::{Registry, RunningDaemon};
 pub use server::{Answer, Exchange, Handler, Server};
 pub(crate) use users::Users;

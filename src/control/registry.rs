@@ -36,14 +36,14 @@ pub struct Registry {
     owner: u32,
 }
 
-/// A daemon that answered.
+/// A daemon that answered over its socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct RunningDaemon {
     /// The path of the socket that the daemon listens on.
     pub socket: PathBuf,
     /// The user id that the daemon runs as.
     pub owner: u32,
-    /// What it says of itself.
+    /// The mountpoint, repository and process that the daemon names as its own.
     pub described: Described,
 }
 
@@ -77,7 +77,7 @@ impl Registry {
         Self { runtime: Vec::new(), kept: vec![folder.to_path_buf()], owner }
     }
 
-    /// The folders, as they are looked into.
+    /// The folders in the order in which [`Registry::scan`] reads them.
     pub(crate) fn folders(&self) -> impl Iterator<Item = &PathBuf> {
         self.runtime.iter().chain(&self.kept)
     }
@@ -101,21 +101,21 @@ impl Registry {
         if paths.is_empty() { Err(last) } else { Ok(paths) }
     }
 
-    /// Asks all daemons of this user who they are; those that answer.
-    pub fn all(&self) -> Vec<Found> {
-        self.look().into_iter().flatten().collect()
+    /// Asks all daemons of this user who they are, and returns those that answer.
+    pub fn all(&self) -> Vec<RunningDaemon> {
+        self.scan().into_iter().flatten().collect()
     }
 
-    /// Asks all daemons of this user who they are; by mountpoint, then those
-    /// that live and do not say, by the path of their socket.
-    pub(crate) fn look(&self) -> Vec<Result<Found, PathBuf>> {
-        self.look_into(self.folders())
+    /// Asks all daemons of this user who they are. Daemons that answer come first, by
+    /// mountpoint; then come the sockets on which a daemon listens and does not answer, by path.
+    pub(crate) fn scan(&self) -> Vec<Result<RunningDaemon, PathBuf>> {
+        self.scan_folders(self.folders())
     }
 
-    fn look_into<'a>(
+    fn scan_folders<'a>(
         &self,
         folders: impl Iterator<Item = &'a PathBuf>,
-    ) -> Vec<Result<Found, PathBuf>> {
+    ) -> Vec<Result<RunningDaemon, PathBuf>> {
         let mut found = Vec::new();
         let mut seen: HashSet<OsString> = HashSet::new();
         for folder in folders.filter(|folder| is_private(folder, self.owner)) {
@@ -134,31 +134,31 @@ impl Registry {
             }
         }
         found.sort_by_key(|daemon| match daemon {
-            Ok(found) => (0, found.described.mountpoint.clone()),
+            Ok(daemon) => (0, daemon.described.mountpoint.clone()),
             Err(socket) => (1, socket.clone()),
         });
         found
     }
 
-    /// The daemon whose mount `path` is in, or whose repository it is.
-    pub fn find(&self, path: &Path) -> Option<Found> {
+    /// Finds the daemon that has mounted the file system at `path`, or the repository at `path`.
+    pub fn find(&self, path: &Path) -> Option<RunningDaemon> {
         Self::choose(self.all(), path)
     }
 
-    /// Finds the daemon of a path wherever its sockets are: looked for by what the kernel
-    /// lists, not by the variables of this process.
-    pub(crate) fn find_anywhere(&self, path: &Path) -> Option<Found> {
+    /// Finds the daemon of `path` wherever its sockets are: in all folders for which the kernel
+    /// lists a bound socket, whatever the variables of this process say.
+    pub(crate) fn find_anywhere(&self, path: &Path) -> Option<RunningDaemon> {
         let listed = std::fs::read("/proc/net/unix").unwrap_or_default();
         let folders = socket_folders(&listed);
-        Self::choose(self.look_into(folders.iter()).into_iter().flatten().collect(), path)
+        Self::choose(self.scan_folders(folders.iter()).into_iter().flatten().collect(), path)
     }
 
-    fn choose(mut candidates: Vec<Found>, path: &Path) -> Option<Found> {
+    fn choose(mut candidates: Vec<RunningDaemon>, path: &Path) -> Option<RunningDaemon> {
         let path = resolve(path);
-        candidates.retain(|found| {
-            path.starts_with(&found.described.mountpoint) || path == found.described.repo
+        candidates.retain(|daemon| {
+            path.starts_with(&daemon.described.mountpoint) || path == daemon.described.repo
         });
-        candidates.into_iter().max_by_key(|found| found.described.mountpoint.as_os_str().len())
+        candidates.into_iter().max_by_key(|daemon| daemon.described.mountpoint.as_os_str().len())
     }
 }
 
@@ -185,9 +185,9 @@ fn resolve(path: &Path) -> PathBuf {
         .unwrap_or_else(|_| path.to_path_buf())
 }
 
-fn ask(socket: &Path, owner: u32) -> Option<Result<Found, PathBuf>> {
+fn ask(socket: &Path, owner: u32) -> Option<Result<RunningDaemon, PathBuf>> {
     match Client::connect_to(socket, owner).and_then(|mut client| client.describe()) {
-        Ok(described) => Some(Ok(Found { socket: socket.to_path_buf(), owner, described })),
+        Ok(described) => Some(Ok(RunningDaemon { socket: socket.to_path_buf(), owner, described })),
         Err(ControlError::Gone) => {
             // Left by a daemon that was killed.
             let _ = std::fs::remove_file(socket);
