@@ -147,18 +147,18 @@ fn from_key(text: &str, repository: &Repository) -> Result<Secret> {
     Ok(key)
 }
 
-/// Where a secret was found.
+/// Where a secret came from.
 pub(super) enum Origin {
     /// The secret is in this file.
     File(PasswordFile),
     /// A command printed it.
     Command,
-    /// On standard input, or typed.
+    /// Standard input, or the terminal.
     Input,
 }
 
-/// A secret and where it was found.
-type Found = (Zeroizing<String>, Origin);
+/// A secret and where it came from.
+type FoundSecret = (Zeroizing<String>, Origin);
 
 /// A secret from a file, a command or systemd's credentials.
 pub(super) fn text(
@@ -166,7 +166,7 @@ pub(super) fn text(
     command: Option<&String>,
     kind: &Kind,
     repo: &Path,
-) -> Result<Option<Found>> {
+) -> Result<Option<FoundSecret>> {
     if let Some(path) = file {
         return read(path, repo, SecretFrom::User, kind).map(Some);
     }
@@ -201,7 +201,7 @@ pub fn read_file(path: &Path, repo: &Path) -> Result<Zeroizing<String>> {
     read(path, repo, SecretFrom::User, &NEW_PASSWORD).map(|(text, _)| text)
 }
 
-fn read(path: &Path, repo: &Path, from: SecretFrom, kind: &Kind) -> Result<Found> {
+fn read(path: &Path, repo: &Path, from: SecretFrom, kind: &Kind) -> Result<FoundSecret> {
     let bad = |what: &dyn std::fmt::Display| {
         Failure::new(Exit::Usage, format!("the secrets file {} {what}", path.display()))
     };
