@@ -5,7 +5,7 @@
 
 use super::effect::{Reservation, Write};
 use super::record::{Label, Record, State};
-use super::site::{Caller, Content, Found, Site, Undecided};
+use super::site::{Caller, Content, OpenedEntry, Site, Undecided};
 use super::step::is_succeeded;
 use crate::vault::ledger::{Name, account_name, invite_name, record_name};
 use crate::vault::protocol::{
@@ -147,7 +147,7 @@ impl Site {
             ..record.clone()
         };
         // A lost race: somebody else has it.
-        Ok(self.write(&name, Some(found.place()), kept(used))?.map(|_| label))
+        Ok(self.write(&name, Some(found.expected()), kept(used))?.map(|_| label))
     }
 
     /// Whether an invite is still this registration's, now that its name is taken; then
@@ -167,7 +167,7 @@ impl Site {
                 return Ok(false);
             }
             let confirmed = kept(Record { tries_left: 1, ..record.clone() });
-            if self.write(&name, Some(found.place()), confirmed)?.is_some() {
+            if self.write(&name, Some(found.expected()), confirmed)?.is_some() {
                 return Ok(true);
             }
         }
@@ -184,7 +184,7 @@ impl Site {
             State::Ended(ended) => Ok(ended == Ended::Abandoned),
             State::Reserved | State::Started | State::Stored => {
                 let over = kept(record.tombstone(Ended::Abandoned));
-                Ok(self.write(&name, Some(found.place()), over)?.is_some())
+                Ok(self.write(&name, Some(found.expected()), over)?.is_some())
             }
             _ => Ok(false),
         }
@@ -227,12 +227,12 @@ impl Site {
                 self.write(name, None, kept(record))?;
                 continue;
             };
-            let place = found.place();
-            let Found { content: Content::Record(record), .. } = found else {
+            let expected = found.expected();
+            let OpenedEntry { content: Content::Record(record), .. } = found else {
                 return Err(Undecided::Record);
             };
             let Some(next) = change(&record) else { return Ok(Some(Box::new(record))) };
-            if self.write(name, Some(place), kept(next))?.is_some() {
+            if self.write(name, Some(expected), kept(next))?.is_some() {
                 return Ok(None);
             }
         }

@@ -3,7 +3,7 @@
 
 use super::effect::Write;
 use super::record::State;
-use super::site::{Content, Found, RACES_LIMIT, Site, Undecided};
+use super::site::{Content, OpenedEntry, RACES_LIMIT, Site, Undecided};
 use super::step::{Asked, may_go, spend_step, sweep_step};
 use crate::vault::ledger::{LedgerError, Name, Swap};
 use crate::vault::protocol::{Ended, Refusal, Reply};
@@ -78,7 +78,7 @@ impl Site {
     /// fails.
     pub(super) fn each(
         &self,
-        mut each: impl FnMut(&Name, Result<Option<Found>, Undecided>) -> Result<(), LedgerError>,
+        mut each: impl FnMut(&Name, Result<Option<OpenedEntry>, Undecided>) -> Result<(), LedgerError>,
     ) -> Result<(), LedgerError> {
         let mut after = None;
         loop {
@@ -86,7 +86,7 @@ impl Site {
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(*last);
             for (name, entry) in page {
-                each(&name, self.found(&name, entry))?;
+                each(&name, self.open_entry(&name, entry))?;
             }
         }
     }
@@ -102,7 +102,7 @@ impl Site {
         Ok(census)
     }
 
-    fn count(&self, census: &mut Census, found: &Result<Option<Found>, Undecided>) {
+    fn count(&self, census: &mut Census, found: &Result<Option<OpenedEntry>, Undecided>) {
         if let Ok(Some(found)) = found {
             census.outdated += usize::from(self.is_outdated(found));
         }
@@ -147,32 +147,32 @@ impl Site {
         Ok(swept)
     }
 
-    fn sweep_one(&self, name: &Name, found: Option<Found>) -> Result<Done, Undecided> {
+    fn sweep_one(&self, name: &Name, found: Option<OpenedEntry>) -> Result<Done, Undecided> {
         let Some(found) = found else { return Ok(Done::Nothing) };
-        let place = found.place();
+        let expected = found.expected();
         let Content::Record(record) = found.content else {
             self.alarm(name);
             return Ok(Done::Nothing);
         };
         let now = self.served()?;
         if may_go(&record, now) {
-            let removed = matches!(self.ledger.remove(name, place.0)?, Swap::Written(_));
+            let removed = matches!(self.ledger.remove(name, expected.0)?, Swap::Written(_));
             return Ok(if removed { Done::Removed } else { Done::Nothing });
         }
         let Some(write) = sweep_step(&record, now) else { return Ok(Done::Nothing) };
-        let ended = self.write(name, Some(place), write)?.is_some();
+        let ended = self.write(name, Some(expected), write)?.is_some();
         Ok(if ended { Done::Ended } else { Done::Nothing })
     }
 
     /// Whether keys of an older generation are needed for it.
-    fn is_outdated(&self, found: &Found) -> bool {
+    fn is_outdated(&self, found: &OpenedEntry) -> bool {
         let current = self.keys().generation();
         let made = match &found.content {
             // Without material nothing is evaluated.
             Content::Record(record) if record.material.is_some() => record.generation,
             _ => current,
         };
-        found.sealed != current || made != current
+        found.sealed_under != current || made != current
     }
 
     /// Seals all values under the current generation that are under an older one.
@@ -198,14 +198,14 @@ impl Site {
     fn reseal_one(
         &self,
         name: &Name,
-        mut found: Result<Option<Found>, Undecided>,
+        mut found: Result<Option<OpenedEntry>, Undecided>,
     ) -> Result<Option<bool>, Undecided> {
         for _ in 0..RACES_LIMIT {
             let Some(now) = found? else { return Ok(None) };
-            if now.sealed == self.keys().generation() {
+            if now.sealed_under == self.keys().generation() {
                 return Ok(None);
             }
-            let place = now.place();
+            let expected = now.expected();
             let record = match now.content {
                 // Half a day's registration ends or goes on by itself.
                 Content::Record(record) if record.is_placeholder() => {
@@ -216,7 +216,7 @@ impl Site {
             };
             // Nobody waits for this reply.
             let write = Write { record, then: Reply::Refused(Refusal::TryLater) };
-            if self.write(name, Some(place), write)?.is_some() {
+            if self.write(name, Some(expected), write)?.is_some() {
                 return Ok(Some(true));
             }
             found = self.read(name);
@@ -243,17 +243,17 @@ impl Site {
     fn spend_one(
         &self,
         name: &Name,
-        mut found: Result<Option<Found>, Undecided>,
+        mut found: Result<Option<OpenedEntry>, Undecided>,
         tries: u8,
     ) -> Result<bool, Undecided> {
         for _ in 0..RACES_LIMIT {
             // What is frozen is not evaluated anyway.
             let Some(now) = found? else { return Ok(false) };
-            let place = now.place();
+            let expected = now.expected();
             let Content::Record(record) = now.content else { return Ok(false) };
             let asked = Asked { wall: self.now(), now: self.served()?, account: None };
             let Some(write) = spend_step(&record, &asked, tries) else { return Ok(false) };
-            if self.write(name, Some(place), write)?.is_some() {
+            if self.write(name, Some(expected), write)?.is_some() {
                 return Ok(true);
             }
             found = self.read(name);

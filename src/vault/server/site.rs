@@ -50,18 +50,21 @@ impl Undecided {
     }
 }
 
-/// What is under a name.
-pub(super) struct Found {
+/// An entry of the ledger, and what the site could unseal of its value.
+pub(super) struct OpenedEntry {
+    /// The revision that a swap of this entry must expect.
     pub revision: Revision,
+    /// The lineage that the ledger counts for the name.
     pub lineage: Lineage,
-    /// Generation of the key it is sealed under.
-    pub sealed: u32,
+    /// The generation of the seal key under which the value is sealed; 0 if it cannot be read.
+    pub sealed_under: u32,
+    /// The record in the value, and whether it belongs there.
     pub content: Content,
 }
 
-impl Found {
-    /// What a write over it must expect.
-    pub fn place(&self) -> (Revision, Lineage) {
+impl OpenedEntry {
+    /// Revision and lineage that a write over this entry must expect.
+    pub fn expected(&self) -> (Revision, Lineage) {
         (self.revision, self.lineage)
     }
 }
@@ -255,7 +258,7 @@ impl Site {
             let mut found = self.read(&name)?;
             let account = caller.account.as_deref();
             let asked = Asked { wall: self.now(), now: self.served()?, account };
-            let before = found.as_ref().map(Found::place);
+            let before = found.as_ref().map(OpenedEntry::expected);
             let record = match found.take().map(|found| found.content) {
                 None => None,
                 Some(Content::Record(record)) => Some(record),
@@ -329,25 +332,31 @@ impl Site {
         Err(Undecided::Races)
     }
 
-    pub(super) fn read(&self, name: &Name) -> Result<Option<Found>, Undecided> {
+    pub(super) fn read(&self, name: &Name) -> Result<Option<OpenedEntry>, Undecided> {
         let started = self.clock.elapsed();
         let entry = self.ledger.read(name);
         self.metrics.read_took(self.clock.elapsed().saturating_sub(started));
-        self.found(name, entry)
+        self.open_entry(name, entry)
     }
 
-    /// What a value that was read holds.
-    pub(super) fn found(
+    /// Unseals the value of an entry that was read from the ledger; `None` if the ledger has no
+    /// entry. A value that is forged or out of its place is no error: the content says so.
+    pub(super) fn open_entry(
         &self,
         name: &Name,
         entry: Result<Option<Entry>, LedgerError>,
-    ) -> Result<Option<Found>, Undecided> {
+    ) -> Result<Option<OpenedEntry>, Undecided> {
         let entry = match entry {
             Ok(Some(entry)) => entry,
             Ok(None) => return Ok(None),
             Err(LedgerError::Foreign) => {
                 let (revision, lineage) = (Revision(0), Lineage::default());
-                return Ok(Some(Found { revision, lineage, sealed: 0, content: Content::Forged }));
+                return Ok(Some(OpenedEntry {
+                    revision,
+                    lineage,
+                    sealed_under: 0,
+                    content: Content::Forged,
+                }));
             }
             Err(error) => return Err(error.into()),
         };
@@ -364,19 +373,18 @@ impl Site {
             Err(SealError::Forged) => Content::Forged,
             Err(error) => return Err(error.into()),
         };
-        let (revision, lineage, sealed) =
-            (entry.revision, entry.lineage, sealed_under(&entry.value));
-        Ok(Some(Found { revision, lineage, sealed, content }))
+        let Entry { revision, lineage, value } = entry;
+        Ok(Some(OpenedEntry { revision, lineage, sealed_under: sealed_under(&value), content }))
     }
 
-    /// Writes over what was found (none: makes the name).
+    /// Writes over the entry with this revision and lineage; with `None` makes the name.
     pub(super) fn write(
         &self,
         name: &Name,
-        found: Option<(Revision, Lineage)>,
+        over: Option<(Revision, Lineage)>,
         write: Write,
     ) -> Result<Option<Reply>, Undecided> {
-        let (expected, lineage) = found.unzip();
+        let (expected, lineage) = over.unzip();
         let write = write.of_lineage(lineage, self.stopwatch.now());
         let value = seal_value(self.keys(), &*self.random, name, &write.record().encode())?;
         let started = self.clock.elapsed();

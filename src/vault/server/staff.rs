@@ -208,7 +208,7 @@ impl Site {
         let error = |error: Undecided| error.to_string();
         for _ in 0..RACES {
             let found = self.read(name).map_err(error)?.ok_or("there is no such record")?;
-            let place = found.place();
+            let expected = found.expected();
             let record = match (found.content, action) {
                 (Content::Record(record), _) => record,
                 // To end it is still right.
@@ -235,7 +235,7 @@ impl Site {
             };
             // Nobody waits for this reply.
             let write = Write { record: next, then: Reply::Standing(Standing::Registering) };
-            if self.write(name, Some(place), write).map_err(error)?.is_some() {
+            if self.write(name, Some(expected), write).map_err(error)?.is_some() {
                 return Ok(());
             }
         }
