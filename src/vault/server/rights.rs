@@ -27,9 +27,9 @@ fn kept(record: Record) -> Write {
 }
 
 impl Site {
-    /// Whether `wanted` may take the name of `ticket`; under which label, and whether it
-    /// opens for that account only.
-    pub(super) fn entitle(
+    /// Decides whether the reservation `wanted` may take the name of `ticket`. Returns the label
+    /// of the record, and whether it opens for that account only; or why it is refused.
+    pub(super) fn authorize(
         &self,
         ticket: &Ticket,
         wanted: &Reservation,
@@ -71,13 +71,13 @@ impl Site {
                         return Ok(Ok(if stays { before } else { labelled(before.0) }));
                     }
                 }
-                Ok(self.entitle_openly(registration, caller)?.map(labelled))
+                Ok(self.authorize_openly(registration, caller)?.map(labelled))
             }
-            Right::Open => Ok(self.entitle_openly(registration, caller)?.map(labelled)),
+            Right::Open => Ok(self.authorize_openly(registration, caller)?.map(labelled)),
         }
     }
 
-    fn entitle_openly(
+    fn authorize_openly(
         &self,
         registration: &RegistrationId,
         caller: &Caller,

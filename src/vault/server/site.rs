@@ -276,7 +276,7 @@ impl Site {
                 Effect::Persist(write) => write,
                 // Whoever takes it: the next round sees it.
                 Effect::Reserve(reservation) => {
-                    match self.entitle(ticket, &reservation, caller)? {
+                    match self.authorize(ticket, &reservation, caller)? {
                         Ok(owner) => {
                             let write = reservation.write(self.keys.generation(), owner);
                             self.write(&name, before, write)?;
