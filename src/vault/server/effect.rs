@@ -60,7 +60,7 @@ pub enum Effect {
     /// Evaluate a registration request, write the record, then send the reply.
     Enrol(Enrolment),
     /// Evaluate an attempt, write the record, then send the reply.
-    Evaluate(Admission),
+    Evaluate(PaidAttempt),
 }
 
 /// A name that is to be taken. Nothing is answered by that.
@@ -127,11 +127,11 @@ impl Enrolment {
     }
 }
 
-/// An attempt that may be evaluated, because the write that follows pays.
-pub struct Admission {
+/// An attempt that may be evaluated, because the write that follows pays a try for it.
+pub struct PaidAttempt {
     pub(super) record: Record,
-    /// The id of the attempt.
-    pub attempt: AttemptId,
+    /// The client's id of the attempt.
+    pub id: AttemptId,
     /// OPAQUE's first message of the attempt.
     pub ke1: Box<[u8; KE1]>,
     pub(super) wall: Seconds,
@@ -139,8 +139,8 @@ pub struct Admission {
     pub(super) delays: bool,
 }
 
-impl Admission {
-    /// The record the attempt is made on.
+impl PaidAttempt {
+    /// The record on which the attempt is made.
     pub fn record(&self) -> &Record {
         &self.record
     }
@@ -159,7 +159,7 @@ impl Admission {
             record.pending.remove(oldest);
         }
         record.pending.push(Pending {
-            attempt: self.attempt,
+            attempt: self.id,
             ke1: hash(&self.ke1[..]),
             login: *login,
             made: wall,

@@ -305,8 +305,8 @@ impl Site {
                     )?;
                     enrolment.evaluated(generation, credential, reply)
                 }
-                Effect::Evaluate(admission) => {
-                    let record = admission.record();
+                Effect::Evaluate(attempt) => {
+                    let record = attempt.record();
                     let material =
                         record.material.as_ref().expect("only active records are evaluated");
                     let evaluated = evaluate::challenge(
@@ -316,10 +316,10 @@ impl Site {
                         &material.credential,
                         &material.upload,
                         &record.binding(policy.fleet),
-                        &admission.attempt,
-                        &admission.ke1,
+                        &attempt.id,
+                        &attempt.ke1,
                     )?;
-                    admission.evaluated(evaluated.ke2, &evaluated.login)
+                    attempt.evaluated(evaluated.ke2, &evaluated.login)
                 }
             };
             // A lost race drops what was evaluated; the next round finds the

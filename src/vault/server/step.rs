@@ -6,7 +6,7 @@
 
 use ed25519_dalek::{Signature, VerifyingKey};
 
-use super::effect::{Admission, Effect, Enrolment, Reservation, Write, tries};
+use super::effect::{Effect, Enrolment, PaidAttempt, Reservation, Write, tries};
 use super::evaluate;
 use super::record::{Record, State};
 use super::served::Served;
@@ -414,9 +414,9 @@ fn admit(
     if !record.charge(now) {
         return refuse(Refusal::TooOften);
     }
-    Effect::Evaluate(Admission {
+    Effect::Evaluate(PaidAttempt {
         record,
-        attempt: *attempt,
+        id: *attempt,
         ke1: Box::new(*ke1),
         wall: asked.wall,
         now,
