@@ -12,7 +12,7 @@ use amberfs::io::{Clock, DirFolder, PrivateFolder, SystemClock, SystemRandom};
 use amberfs::vault::config::{Config, LedgerAt, OpenLimits, Serve};
 use amberfs::vault::listen::affordable;
 use amberfs::vault::protocol::{Address, MANIFEST_WARNS, Protection};
-use amberfs::vault::serve::{Entrance, Limits, Relays, serve, server_config};
+use amberfs::vault::serve::{Admission, Limits, Relays, serve, server_config};
 use amberfs::vault::server::{Opened, Site, open_site};
 use clap::Args;
 use tokio::net::TcpListener;
@@ -208,7 +208,7 @@ async fn serve_here(
         Arc::clone(&site),
         acceptor,
         limits,
-        Arc::new(Entrance::new(open, relays)),
+        Arc::new(Admission::new(open, relays)),
         stopped,
     ));
     let mut beside = vec![

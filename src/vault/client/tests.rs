@@ -18,14 +18,14 @@ use crate::vault::ledger::sim::SimLedger;
 use crate::vault::ledger::{Entry, Head, Ledger, LedgerError, Name, Revision, Swap, Value};
 use crate::vault::line::{Greeting, Timeouts};
 use crate::vault::protocol::*;
-use crate::vault::serve::{Entrance, Limits, Relays, serve, server_config};
+use crate::vault::serve::{Admission, Limits, Relays, serve, server_config};
 use crate::vault::server::{Site, create_site, join_site, open_site};
 use ed25519_dalek::SigningKey;
 
 const REPO: RepoId = [7; 16];
 
-fn entrance(open: bool) -> Arc<Entrance> {
-    Arc::new(Entrance::new(open, Relays::default()))
+fn admission(open: bool) -> Arc<Admission> {
+    Arc::new(Admission::new(open, Relays::default()))
 }
 
 #[derive(Default)]
@@ -84,7 +84,7 @@ impl Vault {
             Arc::clone(&site),
             acceptor,
             Limits::default(),
-            entrance(open),
+            admission(open),
             stopped,
         );
         runtime.spawn(serving);
@@ -390,7 +390,7 @@ fn serve_stolen_manifest(thief: &mut Vault, owner: &Vault) {
         Arc::clone(&site),
         acceptor,
         Limits::default(),
-        entrance(true),
+        admission(true),
         stopped,
     ));
     thief.running = Some((runtime, stop, site));
@@ -607,7 +607,7 @@ fn what_one_site_began_another_finishes() {
             site,
             acceptor,
             Limits::default(),
-            entrance(true),
+            admission(true),
             stopped.clone(),
         ));
         host

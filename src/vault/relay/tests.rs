@@ -14,7 +14,7 @@ use crate::io::{SystemClock, SystemRandom};
 use crate::vault::line::{Channel, ConnectError, Greeting};
 use crate::vault::protocol::greeting::{WELCOME, Welcome, decode_welcome, encode_greeting};
 use crate::vault::serve::tests::{Here, asks, impatient, listening};
-use crate::vault::serve::{Entrance, Limits, Relays};
+use crate::vault::serve::{Admission, Limits, Relays};
 
 /// A relay before a site that takes nobody without it.
 struct Both {
@@ -28,9 +28,9 @@ fn key() -> SigningKey {
     SigningKey::from_bytes(&[5; 32])
 }
 
-fn entrance() -> Entrance {
+fn admission() -> Admission {
     let keys = vec![key().verifying_key().to_bytes()];
-    Entrance::new(true, Relays { keys, only: true, ..Relays::default() })
+    Admission::new(true, Relays { keys, only: true, ..Relays::default() })
 }
 
 impl Both {
@@ -52,7 +52,7 @@ impl Both {
 
     fn with_few(connections: usize) -> Self {
         let limits = RelayLimits { connections, ..RelayLimits::default() };
-        Self::serve(limits, Accounts::None, Here::serve(Limits::default(), entrance()))
+        Self::serve(limits, Accounts::None, Here::serve(Limits::default(), admission()))
     }
 
     fn way(&self) -> String {
@@ -90,7 +90,7 @@ impl Both {
 #[test]
 fn garbage_hellos_leave_nothing_at_a_site() {
     const MOST: usize = 16;
-    let here = Here::serve(Limits::default(), entrance().remembering(MOST));
+    let here = Here::serve(Limits::default(), admission().remembering(MOST));
     let both = Both::serve(RelayLimits::default(), Accounts::None, here);
     for number in 0..=2 * MOST {
         let mut stream = both.garbage();
@@ -146,7 +146,7 @@ fn one_hello_keeps_no_place_for_ever() {
 fn strangers_behind_a_relay_do_not_fill_its_site() {
     let few = Limits { connections: 8, ..Limits::default() };
     let limits = RelayLimits::default();
-    let both = Both::serve(limits, Accounts::None, Here::serve(few, entrance()));
+    let both = Both::serve(limits, Accounts::None, Here::serve(few, admission()));
     let mut strangers = Vec::new();
     for _ in 0..3 {
         strangers.extend((0..20).map(|_| both.greeted(None)));
@@ -160,7 +160,7 @@ fn an_account_keeps_its_place_before_strangers() {
     let Accounts::Tokens(tokens) = Accounts::parse(&line).ok().unwrap() else { panic!() };
     let accounts = Accounts::Tokens(HashMap::from_iter(tokens));
     let limits = RelayLimits { connections: 8, ..RelayLimits::default() };
-    let both = Both::serve(limits, accounts, Here::serve(Limits::default(), entrance()));
+    let both = Both::serve(limits, accounts, Here::serve(Limits::default(), admission()));
     // Before her hello already.
     let (mut early, answer) = both.greeted(Some(&token));
     assert_eq!(answer, Some(Welcome::Open));

@@ -3,13 +3,13 @@
 //! Invariant: a request is taken only from whoever finished a handshake; under an
 //! assertion of a relay one connection goes on, and no other.
 
-mod entrance;
+mod admission;
 mod seen;
 mod site;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tls;
 
-pub use entrance::{Entrance, Relays};
+pub use admission::{Admission, Relays};
 pub use site::{Limits, serve};
 pub use tls::server_config;

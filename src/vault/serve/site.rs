@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
-use super::entrance::Entrance;
+use super::admission::Admission;
 use crate::vault::listen::{ConnectionSlot, ConnectionSlots, Origin, Shortage, take_connections};
 use crate::vault::protocol::{REQUEST_SIZE, Refusal, Reply, decode_request, encode_reply};
 use crate::vault::server::Site;
@@ -51,13 +51,13 @@ impl Default for Limits {
 }
 
 /// Serves `site` on `listener` until `stop` turns true, then lets running
-/// requests end. `entrance` says who may come, and register.
+/// requests end. `admission` decides who may connect and who may register.
 pub async fn serve(
     listener: TcpListener,
     site: Arc<Site>,
     acceptor: TlsAcceptor,
     limits: Limits,
-    entrance: Arc<Entrance>,
+    admission: Arc<Admission>,
     stop: watch::Receiver<bool>,
 ) {
     let counted = Arc::clone(&site);
@@ -72,14 +72,14 @@ pub async fn serve(
     let origin = |from| {
         site.metrics().connected();
         // A relay comes for many.
-        Ok(if entrance.is_relay(from) { None } else { Origin::of(from) })
+        Ok(if admission.is_relay(from) { None } else { Origin::of(from) })
     };
     let stopped = stop.clone();
     let begin = |stream, slot: ConnectionSlot| {
         let (site, acceptor, stop) = (Arc::clone(&site), acceptor.clone(), stop.clone());
-        let entrance = Arc::clone(&entrance);
+        let admission = Arc::clone(&admission);
         async move {
-            let whole = connection(stream, site, acceptor, limits, entrance, stop, &slot);
+            let whole = connection(stream, site, acceptor, limits, admission, stop, &slot);
             let _ = slot.run_until_evicted(timeout(limits.lifetime, whole)).await;
         }
     };
@@ -92,7 +92,7 @@ async fn connection(
     site: Arc<Site>,
     acceptor: TlsAcceptor,
     limits: Limits,
-    entrance: Arc<Entrance>,
+    admission: Arc<Admission>,
     mut stop: watch::Receiver<bool>,
     slot: &ConnectionSlot,
 ) -> Option<()> {
@@ -100,9 +100,9 @@ async fn connection(
     // Whoever has not asked anything by then is a stranger.
     let mut deadline = Instant::now() + limits.handshake;
     let came = async {
-        let (stream, claim) = entrance.pass(stream, site.now()).await?;
+        let (stream, claim) = admission.identify(stream, site.now()).await?;
         let stream = acceptor.accept(stream).await.ok()?;
-        Some((stream, entrance.admit(claim, site.now())?))
+        Some((stream, admission.admit(claim, site.now())?))
     };
     let (mut stream, caller) = timeout_at(deadline, came).await.ok()??;
     let mut frame = Zeroizing::new(vec![0; REQUEST_SIZE]);

@@ -40,7 +40,7 @@ pub(crate) fn listening() -> (tokio::runtime::Runtime, tokio::net::TcpListener) 
 }
 
 impl Here {
-    pub(crate) fn serve(limits: Limits, entrance: Entrance) -> Self {
+    pub(crate) fn serve(limits: Limits, admission: Admission) -> Self {
         let world = SimWorld::new();
         let folder = world.folder("vault");
         let fingerprint = create_site(&*folder, &SystemRandom, Argon2Cost::FLOOR).ok().unwrap();
@@ -57,8 +57,8 @@ impl Here {
         let (runtime, listener) = listening();
         let endpoint = listener.local_addr().unwrap();
         let (stop, stopped) = tokio::sync::watch::channel(false);
-        let entrance = Arc::new(entrance);
-        runtime.spawn(serve(listener, Arc::clone(&site), acceptor, limits, entrance, stopped));
+        let admission = Arc::new(admission);
+        runtime.spawn(serve(listener, Arc::clone(&site), acceptor, limits, admission, stopped));
         Self { _runtime: runtime, _stop: stop, site, endpoint, fingerprint }
     }
 
@@ -87,8 +87,8 @@ fn few() -> Limits {
     Limits { connections: 8, ..Limits::default() }
 }
 
-fn open() -> Entrance {
-    Entrance::new(true, Relays::default())
+fn open() -> Admission {
+    Admission::new(true, Relays::default())
 }
 
 /// 256 connections that said nothing kept everybody out.

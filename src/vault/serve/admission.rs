@@ -1,4 +1,4 @@
-//! Who comes to a site: clients themselves, and relays for clients.
+//! Who may use a site: clients that come directly, and clients that come by a relay.
 
 use std::io::Cursor;
 use std::net::IpAddr;
@@ -18,11 +18,12 @@ use crate::vault::server::Caller;
 pub struct Relays {
     /// The Ed25519 public keys of the relays.
     pub keys: Vec<[u8; 32]>,
-    /// Where they come from: without the limit of connections from one address.
+    /// The addresses of the relays. The limit of connections from one address does not apply to
+    /// them.
     pub addresses: Vec<IpAddr>,
-    /// Nobody else may come.
+    /// Whether clients may come by these relays only.
     pub only: bool,
-    /// Whoever has an account there may register.
+    /// Whether a client for which a relay vouches an account may register.
     pub register: bool,
 }
 
@@ -33,16 +34,17 @@ pub(super) struct Claim {
     fresh: Option<Fresh>,
 }
 
-/// The way into a site.
+/// Decides who may use a site: which connections it takes, for which account, and whether they
+/// may register.
 #[derive(Default)]
-pub struct Entrance {
+pub struct Admission {
     open: bool,
     relays: Relays,
     seen: Seen,
 }
 
-impl Entrance {
-    /// `open`: whoever connects may register.
+impl Admission {
+    /// Makes the rules of a site. With `open` everybody who connects may register.
     pub fn new(open: bool, relays: Relays) -> Self {
         Self { open, relays, seen: Seen::default() }
     }
@@ -53,13 +55,15 @@ impl Entrance {
         Self { seen: Seen::new(most), ..self }
     }
 
+    /// Whether the settings name `address` as one of a relay.
     pub(super) fn is_relay(&self, address: IpAddr) -> bool {
         self.relays.addresses.contains(&address.to_canonical())
     }
 
-    /// Takes what a relay says, if one is at the other end. Nobody who comes without
-    /// one, where only relays may come.
-    pub(super) async fn pass(
+    /// Reads the assertion of a relay, if a relay is at the other end, and the client's hello
+    /// after it. Returns the stream as the client sent it, and who the client says it is;
+    /// `None` if the assertion is not valid, or if only relays may come and this is none.
+    pub(super) async fn identify(
         &self,
         mut stream: TcpStream,
         now: Seconds,
@@ -84,6 +88,7 @@ impl Entrance {
         Some((tokio::io::join(Cursor::new(hello).chain(read), write), claim))
     }
 
+    /// Verifies the assertion in `bytes` for a connection that begins with `hello`.
     fn vouched(
         &self,
         bytes: &[u8; ASSERTION],
@@ -97,8 +102,8 @@ impl Entrance {
         Ok(Claim { caller: Caller { open, account, origin: None }, fresh })
     }
 
-    /// Lets a client in whose handshake has succeeded; nobody a second time under one
-    /// assertion.
+    /// Admits a client whose handshake has succeeded. Returns `None` if another connection was
+    /// admitted under the same assertion.
     pub(super) fn admit(&self, claim: Claim, now: Seconds) -> Option<Caller> {
         if let Some(fresh) = claim.fresh {
             self.seen.record(fresh, now).inspect_err(|error| refused(*error)).ok()?;
