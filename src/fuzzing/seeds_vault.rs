@@ -8,8 +8,9 @@ use crate::vault::hsm::transfer::{Aloud, Parcel, RsaPublic, SiteRequest, Wrapped
 use crate::vault::ledger::{Lineage, Revision};
 use crate::vault::protocol::{
     Address, AkeKey, Argon2Cost, Bind, Binding, Ended, EventKind, Events, Fingerprint, Locator,
-    Manifest, NOTE, NOTE_TEXT, Note, NoteKeys, PAYLOAD_SEALED, Protection, Refusal, Reply, Request,
-    Retirement, Right, Roots, SiteKey, Standing, Tries, encode_marks, seal_payload, sign_manifest,
+    Manifest, NOTE, NOTE_TEXT, Note, NoteKeys, PAYLOAD_SEALED, Protection, RecordState, Refusal,
+    Reply, Request, Retirement, Right, Roots, SiteKey, Tries, encode_marks, seal_payload,
+    sign_manifest,
 };
 use crate::vault::server::{Material, Pending, Record, Served, State as Stands};
 
@@ -146,17 +147,17 @@ pub(super) fn replies() -> Vec<Reply> {
         Reply::Noted(a_note()),
         Reply::Retired(Ended::Deleted),
     ];
-    let stands = [
-        Standing::Registering,
-        Standing::Active { tries, bound: true },
-        Standing::Closed { left: 9 },
-        Standing::Ended(Ended::Exhausted),
+    let states = [
+        RecordState::Registering,
+        RecordState::Active { tries, bound: true },
+        RecordState::Closed { left: 9 },
+        RecordState::Ended(Ended::Exhausted),
     ];
-    all.extend(stands.map(Reply::Standing));
+    all.extend(states.map(Reply::State));
     let refusals = [
         Refusal::UnknownTicket,
         Refusal::TooEarly(tries),
-        Refusal::Standing(stands[2]),
+        Refusal::WrongState(states[2]),
         Refusal::BadProof(tries),
         Refusal::Malformed,
         Refusal::Tampered,

@@ -22,8 +22,8 @@ use amberfs::vault::ledger::{
 };
 use amberfs::vault::line::{Greeting, Timeouts};
 use amberfs::vault::protocol::{
-    Address, Argon2Choice, Argon2Cost, AttemptId, Bind, KE2, Locator, Password, Refusal, Reply,
-    Request, Standing,
+    Address, Argon2Choice, Argon2Cost, AttemptId, Bind, KE2, Locator, Password, RecordState,
+    Refusal, Reply, Request,
 };
 use amberfs::vault::server::{PENDING_LIMIT, Record, State};
 use rand::rngs::StdRng;
@@ -137,7 +137,7 @@ fn guess_wrong(fleet: &mut Fleet, locator: &Locator) {
 
 fn tries_left(fleet: &mut Fleet, locator: &Locator) -> u8 {
     let status = decided(fleet, |fleet| client().status(locator, pin(fleet))).unwrap();
-    let Standing::Active { tries, .. } = status.standing else { panic!("{:?}", status.standing) };
+    let RecordState::Active { tries, .. } = status.state else { panic!("{:?}", status.state) };
     tries.left
 }
 
@@ -438,11 +438,11 @@ fn no_fault_of_two_machines_stretches_the_limit() {
     let states: Vec<State> = records.values().map(|all| all.last().unwrap().state).collect();
     for locator in &*seen.registered.lock().unwrap() {
         let status = decided(&mut fleet, |fleet| client().status(locator, pin(fleet))).unwrap();
-        match status.standing {
-            Standing::Active { .. } => {
+        match status.state {
+            RecordState::Active { .. } => {
                 decided(&mut fleet, |fleet| unlock(fleet, locator, RIGHT)).unwrap();
             }
-            Standing::Closed { .. } => {}
+            RecordState::Closed { .. } => {}
             other => panic!("an acknowledged registration is there: {other:?}"),
         }
     }

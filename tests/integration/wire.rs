@@ -9,7 +9,7 @@ use std::time::Duration;
 use amberfs::vault::client::{Claim, NewRecord, Pin, VaultError};
 use amberfs::vault::line::Timeouts;
 use amberfs::vault::protocol::{
-    Address, Argon2Choice, Argon2Cost, Bind, Locator, REPLY_SIZE, REQUEST_SIZE, Standing, Tries,
+    Address, Argon2Choice, Argon2Cost, Bind, Locator, REPLY_SIZE, REQUEST_SIZE, RecordState, Tries,
 };
 
 use crate::main_job::Vault;
@@ -150,15 +150,15 @@ impl Wired {
     }
 
     /// Not over the line.
-    fn standing(&self) -> Standing {
+    fn state(&self) -> RecordState {
         let address = self.vault.address.parse().unwrap();
         let locator = Locator { address, ..self.locator.clone() };
-        client(timeouts()).status(&locator, self.pin).unwrap().standing
+        client(timeouts()).status(&locator, self.pin).unwrap().state
     }
 
     fn left(&self) -> u8 {
-        match self.standing() {
-            Standing::Active { tries: Tries { left, .. }, .. } => left,
+        match self.state() {
+            RecordState::Active { tries: Tries { left, .. }, .. } => left,
             _ => 0,
         }
     }

@@ -9,7 +9,7 @@ use crate::crypto::hex;
 use crate::io::{Clock, DirSynced, SystemClock, local_time, output};
 use crate::vault::client::VaultError;
 use crate::vault::line::Timeouts;
-use crate::vault::protocol::{Locator, Protection, Standing};
+use crate::vault::protocol::{Locator, Protection, RecordState};
 
 /// `vault show`: spends no try.
 pub fn show(global: &Global, args: &ShowArgs) -> Result<Exit> {
@@ -42,10 +42,10 @@ pub fn show(global: &Global, args: &ShowArgs) -> Result<Exit> {
     // The root has signed it: whatever comes later must not be older.
     remember_or_warn(global, locator.address.fingerprint(), &status.manifest, &reach.endpoints);
     if global.json {
-        let mut object = standing(&status.standing);
+        let mut object = state_json(&status.state);
         object["message_type"] = "vault".into();
         object["vault"] = locator.address.to_string().into();
-        object["text"] = stands(&status.standing).into();
+        object["text"] = state_text(&status.state).into();
         object["keys"] = match status.manifest.protection {
             Protection::File => "file".into(),
             Protection::Hsm => "hsm".into(),
@@ -55,7 +55,7 @@ pub fn show(global: &Global, args: &ShowArgs) -> Result<Exit> {
         return Ok(Exit::Done);
     }
     say!("{}", locator.address)?;
-    say!("  {}", stands(&status.standing))?;
+    say!("  {}", state_text(&status.state))?;
     let place = match status.manifest.protection {
         Protection::File => "a file",
         Protection::Hsm => "an HSM",
@@ -70,30 +70,30 @@ fn in_seconds(seconds: u64) -> u64 {
     now.saturating_add(seconds)
 }
 
-/// How a record stands, for a program; times in seconds since 1970.
-fn standing(standing: &Standing) -> serde_json::Value {
-    match standing {
-        Standing::Registering => serde_json::json!({"state": "registering"}),
-        Standing::Active { tries, bound } => serde_json::json!({
+/// The state of a record as JSON. Times are in seconds since 1970.
+fn state_json(state: &RecordState) -> serde_json::Value {
+    match state {
+        RecordState::Registering => serde_json::json!({"state": "registering"}),
+        RecordState::Active { tries, bound } => serde_json::json!({
             "state": "active",
             "bound": bound,
             "tries_left": tries.left,
             "failures_left": tries.failures_left,
             "not_before": (tries.wait != 0).then(|| in_seconds(tries.wait)),
         }),
-        Standing::Closed { left } => {
+        RecordState::Closed { left } => {
             serde_json::json!({"state": "closed", "tries_left": 0, "until": in_seconds(*left)})
         }
-        Standing::Ended(_) => serde_json::json!({"state": "ended", "tries_left": 0}),
+        RecordState::Ended(_) => serde_json::json!({"state": "ended", "tries_left": 0}),
     }
 }
 
-/// How a record stands, for its owner.
-fn stands(standing: &Standing) -> String {
+/// The state of a record as text for its owner. Times are local.
+fn state_text(state: &RecordState) -> String {
     let time = |seconds: u64| local_time(in_seconds(seconds).try_into().unwrap_or(i64::MAX));
-    match standing {
-        Standing::Registering => "not activated yet".into(),
-        Standing::Active { tries, bound } => {
+    match state {
+        RecordState::Registering => "not activated yet".into(),
+        RecordState::Active { tries, bound } => {
             let only = if *bound { "; opens only for the account that registered it" } else { "" };
             let left = format!(
                 "active: {} tries left, {} failures left in its life{only}",
@@ -104,9 +104,9 @@ fn stands(standing: &Standing) -> String {
                 wait => format!("{left}, no attempt before {}", time(wait)),
             }
         }
-        Standing::Closed { left } => {
+        RecordState::Closed { left } => {
             format!("closed: all tries are used up; erased at {}", time(*left))
         }
-        Standing::Ended(ended) => VaultError::Ended(*ended).to_string(),
+        RecordState::Ended(ended) => VaultError::Ended(*ended).to_string(),
     }
 }

@@ -13,7 +13,7 @@ use crate::io::{Clock, Random};
 use crate::vault::line::{Channel, ConnectError, Greeting, Timeouts, WANTS_ACCOUNT, pause};
 use crate::vault::protocol::{
     Address, Argon2Choice, Argon2Cost, Bind, Binding, Fingerprint, KE3, Locator, Manifest, Mark,
-    Note, NoteKeys, Password, Refusal, Reply, Request, Retirement, Standing, UNICODE_VERSION,
+    Note, NoteKeys, Password, RecordState, Refusal, Reply, Request, Retirement, UNICODE_VERSION,
     audience,
 };
 
@@ -33,11 +33,11 @@ pub struct Pin {
     pub epoch: u64,
 }
 
-/// How a record stands, and at what kind of vault.
+/// The state of a record, and the manifest of its vault.
 #[derive(Clone, Debug)]
 pub struct Status {
     /// The state of the record.
-    pub standing: Standing,
+    pub state: RecordState,
     /// What the root says about the fleet (key protection, epoch, sites).
     pub manifest: Manifest,
 }
@@ -238,7 +238,7 @@ impl<'a> Client<'a> {
         let binding = Binding { repo: *repo, registration: locator.registration, fleet };
         match session.call(&retirement(key, &binding, locator.ticket, reason))? {
             Reply::Retired(_)
-            | Reply::Refused(Refusal::UnknownTicket | Refusal::Standing(Standing::Ended(_))) => {
+            | Reply::Refused(Refusal::UnknownTicket | Refusal::WrongState(RecordState::Ended(_))) => {
                 Ok(())
             }
             Reply::Refused(refusal) => Err(refusal.into()),
@@ -246,11 +246,11 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// How a record stands. Spends nothing.
+    /// Asks the vault for the state of a record. This takes no try.
     pub fn status(&self, locator: &Locator, pin: Pin) -> Result<Status, VaultError> {
         let mut session = self.session_of(locator, pin)?;
         match session.call(&Request::Status { ticket: locator.ticket })? {
-            Reply::Standing(standing) => Ok(Status { standing, manifest: session.manifest }),
+            Reply::State(state) => Ok(Status { state, manifest: session.manifest }),
             Reply::Refused(refusal) => Err(refusal.into()),
             _ => Err(VaultError::Unexpected("a reply to another question")),
         }

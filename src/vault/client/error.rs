@@ -4,7 +4,7 @@
 use crate::io::Exit;
 use crate::vault::line::ConnectError;
 use crate::vault::protocol::{
-    CostError, Ended, NoMemory, PasswordError, Refusal, Seconds, Standing, Tries,
+    CostError, Ended, NoMemory, PasswordError, RecordState, Refusal, Seconds, Tries,
 };
 
 /// Why the vault did not do it.
@@ -259,13 +259,13 @@ impl From<NoMemory> for VaultError {
     }
 }
 
-impl From<Standing> for VaultError {
-    fn from(standing: Standing) -> Self {
-        match standing {
-            Standing::Registering => Self::NotActivated,
-            Standing::Active { .. } => Self::Unexpected("an active record was refused"),
-            Standing::Closed { left } => Self::Closed { left },
-            Standing::Ended(ended) => Self::Ended(ended),
+impl From<RecordState> for VaultError {
+    fn from(state: RecordState) -> Self {
+        match state {
+            RecordState::Registering => Self::NotActivated,
+            RecordState::Active { .. } => Self::Unexpected("an active record was refused"),
+            RecordState::Closed { left } => Self::Closed { left },
+            RecordState::Ended(ended) => Self::Ended(ended),
         }
     }
 }
@@ -279,7 +279,7 @@ impl From<Refusal> for VaultError {
             Refusal::TooEarly(tries) => {
                 Self::TryLater { wait: Some(tries.wait), tries: Some(tries) }
             }
-            Refusal::Standing(standing) => standing.into(),
+            Refusal::WrongState(state) => state.into(),
             Refusal::BadProof(_) => Self::BadSignature,
             Refusal::UnknownAttempt => Self::Unexpected("the attempt is no longer known"),
             Refusal::TryLater => Self::TryLater { wait: None, tries: None },

@@ -165,7 +165,7 @@ fn a_password_opens_what_was_registered_until_ten_wrong_ones_close_it() {
     let locator = register(&vault, &keys, RIGHT);
     assert!(Locator::decode(&locator.encode()).is_ok_and(|read| read == locator));
     // Registering did one real login, so all tries are there.
-    let Standing::Active { tries, .. } = client().status(&locator, vault.pin()).unwrap().standing
+    let RecordState::Active { tries, .. } = client().status(&locator, vault.pin()).unwrap().state
     else {
         panic!("not active");
     };
@@ -244,7 +244,7 @@ fn a_new_password_ends_the_old_registration_and_delete_ends_the_new_one() {
     client().delete(&new, &REPO, &keys[0].1, vault.pin()).unwrap();
     client().delete(&new, &REPO, &keys[0].1, vault.pin()).unwrap();
     let status = client().status(&new, vault.pin()).unwrap();
-    assert_eq!(status.standing, Standing::Ended(Ended::Deleted));
+    assert_eq!(status.state, RecordState::Ended(Ended::Deleted));
     // What the vault does not know is over too.
     let unknown = Locator { ticket: [9; 16], ..new };
     client().delete(&unknown, &REPO, &keys[0].1, vault.pin()).unwrap();

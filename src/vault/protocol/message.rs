@@ -97,7 +97,7 @@ pub enum Request {
         /// By the key derived from K.
         signature: [u8; 64],
     },
-    /// How the record stands.
+    /// Asks for the record's state.
     Status {
         /// The ticket that names the record.
         ticket: Ticket,
@@ -116,7 +116,7 @@ pub enum Request {
     },
 }
 
-/// How many guesses and failures a record has left, and when the next may be made.
+/// How many guesses and failures a record has left, and when the vault takes the next guess.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tries {
     /// Guesses left before the record closes.
@@ -127,16 +127,16 @@ pub struct Tries {
     pub wait: Seconds,
 }
 
-/// How a record stands, told to a holder of its ticket.
+/// The state of a record, as the vault tells it to whoever has the record's ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum RecordState {
     /// The owner has not activated the record yet.
     Registering,
     /// The record is active: the right password opens it.
     Active {
         /// The tries that are left now.
         tries: Tries,
-        /// Whether it opens only for the account that registered it.
+        /// Whether the record opens only for the account that registered it.
         bound: bool,
     },
     /// No tries left. For the time given, a proof of an attempt already paid
@@ -145,7 +145,7 @@ pub enum Standing {
         /// Seconds from now until the key material is erased.
         left: Seconds,
     },
-    /// Over; nothing is left but a tombstone.
+    /// The record is over; only a tombstone is left.
     Ended(Ended),
 }
 
@@ -160,8 +160,8 @@ pub enum Refusal {
     Taken,
     /// The site evaluates no attempt until a delay is over.
     TooEarly(Tries),
-    /// The record stands in the way of the request.
-    Standing(Standing),
+    /// A record in this state does not allow the request.
+    WrongState(RecordState),
     /// The proof or signature is not valid.
     BadProof(Tries),
     /// The vault does not know this attempt any more.
@@ -223,8 +223,8 @@ pub enum Reply {
         /// The owner's note, sealed.
         note: Note,
     },
-    /// How the record stands.
-    Standing(Standing),
+    /// The record's state.
+    State(RecordState),
     /// The registration is over.
     Retired(Ended),
     /// The note there is now: the one that was sent, or another that came before it.
@@ -402,31 +402,31 @@ fn take_ended(input: &mut Decoder<'_>) -> Result<Ended> {
     Ended::from_byte(input.u8()?).ok_or(DecodeError::Invalid("reason"))
 }
 
-fn put_standing(out: &mut Encoder, standing: &Standing) {
-    match standing {
-        Standing::Registering => {
+fn put_state(out: &mut Encoder, state: &RecordState) {
+    match state {
+        RecordState::Registering => {
             out.u8(1);
         }
-        Standing::Active { tries, bound } => {
+        RecordState::Active { tries, bound } => {
             put_tries(out.u8(2), tries);
             out.u8(u8::from(*bound));
         }
-        Standing::Closed { left } => {
+        RecordState::Closed { left } => {
             out.u8(3).u64(*left);
         }
-        Standing::Ended(ended) => {
+        RecordState::Ended(ended) => {
             out.u8(4).u8(*ended as u8);
         }
     }
 }
 
-fn take_standing(input: &mut Decoder<'_>) -> Result<Standing> {
+fn take_state(input: &mut Decoder<'_>) -> Result<RecordState> {
     Ok(match input.u8()? {
-        1 => Standing::Registering,
-        2 => Standing::Active { tries: take_tries(input)?, bound: input.flag("bound")? },
-        3 => Standing::Closed { left: input.u64()? },
-        4 => Standing::Ended(take_ended(input)?),
-        _ => return Err(DecodeError::Invalid("standing")),
+        1 => RecordState::Registering,
+        2 => RecordState::Active { tries: take_tries(input)?, bound: input.flag("bound")? },
+        3 => RecordState::Closed { left: input.u64()? },
+        4 => RecordState::Ended(take_ended(input)?),
+        _ => return Err(DecodeError::Invalid("state")),
     })
 }
 
@@ -442,7 +442,7 @@ fn put_refusal(out: &mut Encoder, refusal: &Refusal) {
             out.u8(3);
         }
         Refusal::TooEarly(tries) => put_tries(out.u8(4), tries),
-        Refusal::Standing(standing) => put_standing(out.u8(5), standing),
+        Refusal::WrongState(state) => put_state(out.u8(5), state),
         Refusal::BadProof(tries) => put_tries(out.u8(6), tries),
         Refusal::UnknownAttempt => {
             out.u8(7);
@@ -483,7 +483,7 @@ fn take_refusal(input: &mut Decoder<'_>) -> Result<Refusal> {
         2 => Refusal::RegistrationClosed,
         3 => Refusal::Taken,
         4 => Refusal::TooEarly(take_tries(input)?),
-        5 => Refusal::Standing(take_standing(input)?),
+        5 => Refusal::WrongState(take_state(input)?),
         6 => Refusal::BadProof(take_tries(input)?),
         7 => Refusal::UnknownAttempt,
         8 => Refusal::TryLater,
@@ -519,7 +519,7 @@ pub fn encode_reply(reply: &Reply) -> Vec<u8> {
             events.encode(&mut out);
             out.raw(note.bytes());
         }
-        Reply::Standing(standing) => put_standing(out.u8(7), standing),
+        Reply::State(state) => put_state(out.u8(7), state),
         Reply::Retired(ended) => {
             out.u8(8).u8(*ended as u8);
         }
@@ -550,7 +550,7 @@ pub fn decode_reply(bytes: &[u8]) -> Result<Reply> {
             events: Events::decode(&mut input)?,
             note: Note::from_bytes(boxed(&mut input)?),
         },
-        7 => Reply::Standing(take_standing(&mut input)?),
+        7 => Reply::State(take_state(&mut input)?),
         8 => Reply::Retired(take_ended(&mut input)?),
         9 => Reply::Refused(take_refusal(&mut input)?),
         10 => Reply::Noted(Note::from_bytes(boxed(&mut input)?)),

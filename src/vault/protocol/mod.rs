@@ -32,7 +32,7 @@ pub use manifest::{
     Roots, SiteKey, sign_manifest, sign_more, signatures_of,
 };
 pub use message::{
-    PROTOCOL, REPLY_SIZE, REQUEST_SIZE, Refusal, Reply, Request, Standing, Tries, decode_reply,
+    PROTOCOL, REPLY_SIZE, REQUEST_SIZE, RecordState, Refusal, Reply, Request, Tries, decode_reply,
     decode_request, encode_reply, encode_request,
 };
 pub use note::{MARKS_LIMIT, Mark, NOTE, NOTE_TEXT, Note, NoteError, NoteKeys};

@@ -7,8 +7,8 @@ use crate::crypto::{Hash, hash};
 use crate::vault::ledger::{Durable, Lineage};
 use crate::vault::protocol::{
     AttemptId, Bind, EventKind, FAILURES, GRACE, KE1, KE2, LOGIN_STATE, PAYLOAD_SEALED,
-    REGISTER_REPLY, REGISTER_REQUEST, REGISTER_UPLOAD, RegistrationId, Reply, Right, Seconds,
-    Standing, TRIES, Tries,
+    REGISTER_REPLY, REGISTER_REQUEST, REGISTER_UPLOAD, RecordState, RegistrationId, Reply, Right,
+    Seconds, TRIES, Tries,
 };
 
 /// Waiting times after the third, fourth, ... failure in a row.
@@ -79,7 +79,7 @@ impl Reservation {
     pub fn write(self, generation: u32, owner: (Label, bool)) -> Write {
         let Self { repo, registration, now, .. } = self;
         let record = Record::reservation(generation, repo, registration, owner, now);
-        Write { record, then: Reply::Standing(Standing::Registering) }
+        Write { record, then: Reply::State(RecordState::Registering) }
     }
 }
 

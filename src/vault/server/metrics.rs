@@ -87,7 +87,7 @@ fn reply_kind(reply: &Reply) -> usize {
             | Refusal::Terms
             | Refusal::TooOften => 1,
             Refusal::BadProof(_) => WRONG,
-            Refusal::Standing(_) => 3,
+            Refusal::WrongState(_) => 3,
             Refusal::TooEarly(_) => 4,
             Refusal::TryLater => 5,
             Refusal::Malformed => 6,
@@ -159,7 +159,7 @@ impl Metrics {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How all records stood at the last sweep.
+    /// The number of records in each state at the last sweep.
     pub(super) fn counted(&self, census: Census) {
         *self.census.lock().expect("nothing here panics") = Some(census);
     }
@@ -225,7 +225,7 @@ impl Metrics {
         }
         if let Some(census) = &*self.census.lock().expect("nothing here panics") {
             let name = "amberfs_vault_records";
-            head(&mut out, name, "gauge", "Records at the last sweep, by how they stand.");
+            head(&mut out, name, "gauge", "Records at the last sweep, by state.");
             for (state, count) in census.by_state() {
                 let _ = writeln!(out, "{name}{{state=\"{state}\"}} {count}");
             }

@@ -48,7 +48,7 @@ const LONGEST: usize = HEAD
     + LINEAGE;
 const _: () = assert!(LONGEST <= RECORD_LIMIT);
 
-/// Where a registration stands.
+/// The state of a registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// The name is taken, nothing is evaluated yet: the one value that cannot

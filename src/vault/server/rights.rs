@@ -9,7 +9,7 @@ use super::site::{Caller, Content, OpenedEntry, Site, Undecided};
 use super::step::is_succeeded;
 use crate::vault::ledger::{Name, account_name, invite_name, record_name};
 use crate::vault::protocol::{
-    Bind, Ended, Invite, Refusal, RegistrationId, Reply, Right, Seconds, Standing, Ticket,
+    Bind, Ended, Invite, RecordState, Refusal, RegistrationId, Reply, Right, Seconds, Ticket,
     succession_statement,
 };
 
@@ -23,7 +23,7 @@ const RACES: usize = 16;
 /// What became of a name that stands for a right.
 fn kept(record: Record) -> Write {
     // Nobody waits for this reply.
-    Write { record, then: Reply::Standing(Standing::Registering) }
+    Write { record, then: Reply::State(RecordState::Registering) }
 }
 
 impl Site {

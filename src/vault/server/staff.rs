@@ -11,7 +11,7 @@ use super::site::{Content, Site, Undecided};
 use crate::crypto::hex;
 use crate::vault::ledger::{Name, record_name};
 use crate::vault::protocol::{
-    Ended, Event, EventKind, FAILURES, Reply, Seconds, Standing, TRIES, Ticket,
+    Ended, Event, EventKind, FAILURES, RecordState, Reply, Seconds, TRIES, Ticket,
 };
 
 /// How often an action is tried again because another site wrote the record meanwhile.
@@ -72,7 +72,8 @@ impl RecordView {
         }
     }
 
-    fn stands(&self) -> String {
+    /// The state of the record as text for the staff. Times are in UTC.
+    fn state_text(&self) -> String {
         match self.state {
             None => "frozen: somebody else than the vault changed it in the ledger".into(),
             Some(State::Reserved | State::Started | State::Stored) => "registering".into(),
@@ -114,7 +115,7 @@ impl fmt::Display for RecordView {
     /// Prints one fact a line, for a terminal.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "record {}", hex(&self.name))?;
-        writeln!(out, "  {}", self.stands())?;
+        writeln!(out, "  {}", self.state_text())?;
         if self.frozen_by_staff {
             writeln!(out, "  frozen by staff")?;
         }
@@ -234,7 +235,7 @@ impl Site {
                 }
             };
             // Nobody waits for this reply.
-            let write = Write { record: next, then: Reply::Standing(Standing::Registering) };
+            let write = Write { record: next, then: Reply::State(RecordState::Registering) };
             if self.write(name, Some(expected), write).map_err(error)?.is_some() {
                 return Ok(());
             }

@@ -13,8 +13,8 @@ use super::served::Served;
 use crate::crypto::{Hash, hash};
 use crate::vault::protocol::{
     AttemptId, Binding, Ended, Enrolled, EventKind, FAILURES, FleetId, GRACE, KE1, KE3, Note,
-    PAYLOAD_SEALED, PROOFS, REGISTER_REQUEST, REGISTER_UPLOAD, Refusal, RegistrationId, Reply,
-    Request, Seconds, Standing, TRIES, activation_statement, note_statement,
+    PAYLOAD_SEALED, PROOFS, REGISTER_REQUEST, REGISTER_UPLOAD, RecordState, Refusal,
+    RegistrationId, Reply, Request, Seconds, TRIES, activation_statement, note_statement,
 };
 
 /// A registration that is not activated within this time is dropped.
@@ -40,15 +40,15 @@ pub struct Asked<'a> {
     pub account: Option<&'a str>,
 }
 
-fn standing(record: &Record, now: Served) -> Standing {
+fn state_of(record: &Record, now: Served) -> RecordState {
     match record.state {
-        State::Reserved | State::Started | State::Stored => Standing::Registering,
-        State::Active => Standing::Active { tries: tries(record, now), bound: record.bound },
-        State::Closed { until } => Standing::Closed { left: until.left_at(now) },
-        State::Ended(ended) => Standing::Ended(ended),
+        State::Reserved | State::Started | State::Stored => RecordState::Registering,
+        State::Active => RecordState::Active { tries: tries(record, now), bound: record.bound },
+        State::Closed { until } => RecordState::Closed { left: until.left_at(now) },
+        State::Ended(ended) => RecordState::Ended(ended),
         // Under no ticket's name.
         State::Invite { .. } | State::Used | State::Account | State::Clock => {
-            Standing::Ended(Ended::Removed)
+            RecordState::Ended(Ended::Removed)
         }
     }
 }
@@ -57,8 +57,8 @@ fn refuse(refusal: Refusal) -> Effect {
     Effect::Answer(Reply::Refused(refusal))
 }
 
-fn refuse_standing(record: &Record, now: Served) -> Effect {
-    refuse(Refusal::Standing(standing(record, now)))
+fn refuse_state(record: &Record, now: Served) -> Effect {
+    refuse(Refusal::WrongState(state_of(record, now)))
 }
 
 fn refuse_proof(record: &Record, now: Served) -> Effect {
@@ -96,7 +96,7 @@ pub fn may_go(record: &Record, now: Served) -> bool {
 /// The tombstone of a record whose time is up.
 pub fn sweep_step(record: &Record, now: Served) -> Option<Write> {
     let ended = due(record, now)?;
-    let then = Reply::Standing(Standing::Ended(ended));
+    let then = Reply::State(RecordState::Ended(ended));
     Some(Write { record: record.tombstone(ended), then })
 }
 
@@ -126,7 +126,7 @@ pub fn spend_step(record: &Record, asked: &Asked<'_>, tries: u8) -> Option<Write
         | State::Account
         | State::Clock => return None,
     };
-    let then = Reply::Standing(standing(&record, asked.now));
+    let then = Reply::State(state_of(&record, asked.now));
     (tries > 0).then_some(Write { record, then })
 }
 
@@ -144,10 +144,10 @@ pub fn step(
         return refuse(Refusal::UnknownTicket);
     }
     if let Some(ended) = due(&record, now) {
-        let standing = Standing::Ended(ended);
+        let state = RecordState::Ended(ended);
         let then = match request {
-            Request::Status { .. } => Reply::Standing(standing),
-            _ => Reply::Refused(Refusal::Standing(standing)),
+            Request::Status { .. } => Reply::State(state),
+            _ => Reply::Refused(Refusal::WrongState(state)),
         };
         return Effect::Persist(Write { record: record.tombstone(ended), then });
     }
@@ -185,14 +185,14 @@ pub fn step(
             }
             if !signed(&record, &reason.statement(&binding), signature) {
                 return match record.state {
-                    State::Ended(_) => refuse_standing(&record, now),
+                    State::Ended(_) => refuse_state(&record, now),
                     _ => refuse_proof(&record, now),
                 };
             }
             let ended = reason.ended();
             Effect::Persist(Write { record: record.tombstone(ended), then: Reply::Retired(ended) })
         }
-        Request::Status { .. } => Effect::Answer(Reply::Standing(standing(&record, now))),
+        Request::Status { .. } => Effect::Answer(Reply::State(state_of(&record, now))),
         Request::Note { registration, note, signature, .. } => {
             if *registration != record.registration {
                 return refuse_proof(&record, now);
@@ -213,7 +213,7 @@ fn keep_note(
 ) -> Effect {
     let (State::Active | State::Closed { .. }, Some(material)) = (record.state, &record.material)
     else {
-        return refuse_standing(&record, now);
+        return refuse_state(&record, now);
     };
     if !is_signed(&material.note_key, &note_statement(binding, note.bytes()), signature) {
         return refuse_proof(&record, now);
@@ -276,7 +276,7 @@ fn register_again(
                 bound: record.bound,
             })
         }
-        (State::Ended(_), _) => refuse_standing(&record, now),
+        (State::Ended(_), _) => refuse_state(&record, now),
         _ => refuse(Refusal::Taken),
     }
 }
@@ -289,7 +289,7 @@ fn store(
     payload: &[u8; PAYLOAD_SEALED],
 ) -> Effect {
     let state = record.state;
-    let Some(material) = record.material.as_mut() else { return refuse_standing(&record, now) };
+    let Some(material) = record.material.as_mut() else { return refuse_state(&record, now) };
     match state {
         State::Started => {
             let keys = [verifying, note_key].map(VerifyingKey::from_bytes);
@@ -341,7 +341,7 @@ fn activate(
 ) -> Effect {
     let now = asked.now;
     let (State::Stored | State::Active, Some(material)) = (record.state, &record.material) else {
-        return refuse_standing(&record, now);
+        return refuse_state(&record, now);
     };
     let enrolled = Enrolled {
         generation: record.generation,
@@ -381,7 +381,7 @@ fn admit(
     let now = asked.now;
     let (State::Active | State::Closed { .. }, Some(material)) = (record.state, &record.material)
     else {
-        return refuse_standing(&record, now);
+        return refuse_state(&record, now);
     };
     if !may_guess(&record, asked) {
         return refuse(Refusal::Account);
@@ -403,7 +403,7 @@ fn admit(
         };
     }
     if record.state != State::Active {
-        return refuse_standing(&record, now);
+        return refuse_state(&record, now);
     }
     if !evaluate::ke1_is_valid(ke1) {
         return refuse(Refusal::Malformed);
@@ -439,7 +439,7 @@ fn redeem(
     let closed = match record.state {
         State::Active => false,
         State::Closed { .. } => true,
-        _ => return refuse_standing(&record, now),
+        _ => return refuse_state(&record, now),
     };
     let Some(at) = record
         .pending

@@ -67,19 +67,19 @@ fn replies() -> Vec<Reply> {
             note: Note::new(3, &[2; NOTE_TEXT]),
         },
         Reply::Noted(Note::default()),
-        Reply::Standing(Standing::Active { tries: tries(), bound: true }),
+        Reply::State(RecordState::Active { tries: tries(), bound: true }),
         Reply::Retired(Ended::Deleted),
     ];
     let ended =
         [Ended::Exhausted, Ended::Superseded, Ended::Deleted, Ended::Abandoned, Ended::Removed];
-    replies.extend(ended.map(|end| Reply::Standing(Standing::Ended(end))));
+    replies.extend(ended.map(|end| Reply::State(RecordState::Ended(end))));
     let refusals = [
         Refusal::UnknownTicket,
         Refusal::RegistrationClosed,
         Refusal::Taken,
         Refusal::TooEarly(tries()),
-        Refusal::Standing(Standing::Closed { left: 8 }),
-        Refusal::Standing(Standing::Registering),
+        Refusal::WrongState(RecordState::Closed { left: 8 }),
+        Refusal::WrongState(RecordState::Registering),
         Refusal::BadProof(tries()),
         Refusal::UnknownAttempt,
         Refusal::TryLater,

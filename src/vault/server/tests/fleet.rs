@@ -499,12 +499,12 @@ fn run(seed: u64, count: &mut Count) -> Vec<u8> {
         owner.ticket = ticket;
         fleet.clock.pass(2 * 24 * 3600);
         match owner.ask(&Request::Status { ticket }).unwrap() {
-            Reply::Standing(Standing::Active { tries, .. }) => {
+            Reply::State(RecordState::Active { tries, .. }) => {
                 assert!(tries.left > 0 && owner.try_once(true), "the right password gets in");
                 count.opened += 1;
             }
-            Reply::Standing(Standing::Closed { .. }) => count.closed += 1,
-            Reply::Standing(Standing::Ended(_)) => count.ended += 1,
+            Reply::State(RecordState::Closed { .. }) => count.closed += 1,
+            Reply::State(RecordState::Ended(_)) => count.ended += 1,
             _ => assert!(!exists, "an acknowledged registration is there"),
         }
     }
@@ -514,8 +514,8 @@ fn run(seed: u64, count: &mut Count) -> Vec<u8> {
     owner.ticket = BOUND;
     let status = owner.ask(&Request::Status { ticket: BOUND });
     let whole = |tries: &Tries| (tries.left, tries.failures_left) == (9, 50);
-    let is_whole = |standing: &Standing| matches!(standing, Standing::Active { tries, bound: true } if whole(tries));
-    assert!(matches!(&status, Some(Reply::Standing(standing)) if is_whole(standing)));
+    let is_whole = |state: &RecordState| matches!(state, RecordState::Active { tries, bound: true } if whole(tries));
+    assert!(matches!(&status, Some(Reply::State(state)) if is_whole(state)));
     let which = owner.attempt(true);
     let request = owner.seen.attempts[which].request.clone();
     let reply = owner.ask_as(&from("anna"), &request);

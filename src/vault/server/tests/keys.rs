@@ -84,7 +84,7 @@ fn keys_that_fail_cost_no_try_and_give_none_back() {
             Reply::Refused(Refusal::TryLater) => {
                 assert_eq!(world.records().len(), written, "{calls} calls");
                 assert!(
-                    matches!(world.status(), Standing::Active { tries, .. } if tries.left == 9)
+                    matches!(world.status(), RecordState::Active { tries, .. } if tries.left == 9)
                 );
             }
             Reply::Challenge { tries, .. } => break assert_eq!(tries.left, 8),
@@ -101,7 +101,7 @@ fn keys_that_fail_cost_no_try_and_give_none_back() {
         match world.redeem(1, which, proof) {
             Reply::Refused(Refusal::TryLater) => {
                 assert!(
-                    matches!(world.status(), Standing::Active { tries, .. } if tries.left == 8)
+                    matches!(world.status(), RecordState::Active { tries, .. } if tries.left == 8)
                 );
             }
             Reply::Opened { tries, .. } => break assert_eq!(tries.left, 10),

@@ -171,10 +171,10 @@ impl World {
             .handle(&Request::Redeem { ticket: TICKET, attempt, ke3 }, &Caller::unknown(true))
     }
 
-    fn status(&self) -> Standing {
+    fn status(&self) -> RecordState {
         match self.ask(&Request::Status { ticket: TICKET }) {
-            Reply::Standing(standing) => standing,
-            _ => panic!("a ticket holder is told how the record stands"),
+            Reply::State(state) => state,
+            _ => panic!("a ticket holder is told the record's state"),
         }
     }
 

@@ -48,8 +48,8 @@ fn an_invite_is_good_for_one_record() {
     let reply = world.sites[1].handle(&second.request, &nobody);
     let Reply::Registered { reply, generation, .. } = reply else { panic!("taken again") };
     let first = Request::Status { ticket: [1; 16] };
-    let Reply::Standing(standing) = world.ask(&first) else { panic!() };
-    assert_eq!(standing, Standing::Ended(Ended::Abandoned));
+    let Reply::State(state) = world.ask(&first) else { panic!() };
+    assert_eq!(state, RecordState::Ended(Ended::Abandoned));
     let (finish, active) = second.finish(&world.keys, &reply, generation, &SystemRandom);
     for request in [&finish, &active] {
         assert!(!matches!(world.sites[0].handle(request, &nobody), Reply::Refused(_)));
@@ -136,7 +136,7 @@ fn the_owner_of_a_record_may_register_its_successor() {
     assert!(is_refused(&world.start(right, 1, &nobody), CLOSED), "not while it is stopped");
     world.sites[0].apply_staff_action(StaffAction::Release, &name).unwrap();
     assert!(matches!(world.start(right, 1, &nobody), Reply::Registered { .. }));
-    assert!(matches!(world.status(), Standing::Active { .. }), "the old one is still there");
+    assert!(matches!(world.status(), RecordState::Active { .. }), "the old one is still there");
     // Where anybody may register, a record that is over is no reason to refuse.
     let gone = Right::Successor { ticket: [7; 16], registration: [7; 16], signature: [7; 64] };
     assert!(matches!(world.start(gone, 5, &Caller::unknown(true)), Reply::Registered { .. }));
@@ -168,7 +168,7 @@ fn the_staff_can_stop_look_and_delete_and_nothing_else() {
     assert!(printed.contains("frozen by staff") && printed.lines().count() > 4, "{printed}");
 
     site.apply_staff_action(StaffAction::Remove, &name).unwrap();
-    assert_eq!(world.status(), Standing::Ended(Ended::Removed));
+    assert_eq!(world.status(), RecordState::Ended(Ended::Removed));
     assert!(world.records().pop().unwrap().material.is_none());
     for action in [StaffAction::Freeze, StaffAction::Release, StaffAction::Remove] {
         assert!(site.apply_staff_action(action, &name).unwrap_err().contains("over"));

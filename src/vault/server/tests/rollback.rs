@@ -4,7 +4,7 @@ use super::*;
 
 fn left(world: &World) -> u8 {
     match world.status() {
-        Standing::Active { tries, .. } => tries.left,
+        RecordState::Active { tries, .. } => tries.left,
         other => panic!("{other:?}"),
     }
 }
@@ -32,9 +32,9 @@ fn tries_that_came_back_are_taken_again() {
     for all in [9, 10, u8::MAX] {
         world.ledger.restore(copy.clone());
         assert_eq!(world.sites[0].spend(all).unwrap(), 1);
-        assert!(matches!(world.status(), Standing::Closed { .. }), "{all}");
+        assert!(matches!(world.status(), RecordState::Closed { .. }), "{all}");
         let which = world.attempt(true);
-        assert!(matches!(world.send(0, which), Reply::Refused(Refusal::Standing(_))));
+        assert!(matches!(world.send(0, which), Reply::Refused(Refusal::WrongState(_))));
         assert_eq!(world.sites[0].spend(all).unwrap(), 0, "and stays closed");
     }
 }
@@ -49,8 +49,8 @@ fn a_record_that_was_not_active_in_the_copy_has_less_too() {
         assert_eq!(world.sites[0].spend(spend).unwrap(), 1);
         match (world.ask(&steps[2]), left_then) {
             (Reply::Activated(tries), Some(left)) => assert_eq!(tries.left, left),
-            (Reply::Refused(Refusal::Standing(standing)), None) => {
-                assert_eq!(standing, Standing::Ended(Ended::Abandoned));
+            (Reply::Refused(Refusal::WrongState(state)), None) => {
+                assert_eq!(state, RecordState::Ended(Ended::Abandoned));
             }
             _ => panic!("{spend}"),
         }

@@ -14,11 +14,11 @@ fn ten_guesses_in_all_count_the_registration_and_close_the_record() {
         assert!(matches!(reply, Reply::Refused(Refusal::BadProof(tries)) if tries.left == left));
     }
     let which = world.attempt(true);
-    assert_eq!(world.status(), Standing::Closed { left: GRACE });
-    assert!(matches!(world.send(1, which), Reply::Refused(Refusal::Standing(_))));
+    assert_eq!(world.status(), RecordState::Closed { left: GRACE });
+    assert!(matches!(world.send(1, which), Reply::Refused(Refusal::WrongState(_))));
     world.clock.pass(GRACE);
     assert_eq!(world.sites[0].sweep().unwrap(), Swept { names: 1, ended: 1, ..Swept::default() });
-    assert_eq!(world.status(), Standing::Ended(Ended::Exhausted));
+    assert_eq!(world.status(), RecordState::Ended(Ended::Exhausted));
     let last = world.records().pop().unwrap();
     assert!(last.material.is_none() && last.pending.is_empty(), "nothing is left to guess");
     world.audit();
@@ -35,15 +35,15 @@ fn a_paid_attempt_reopens_a_closed_record_within_the_days_of_grace() {
             let which = world.attempt(false);
             world.send(1, which);
         }
-        assert!(matches!(world.status(), Standing::Closed { .. }));
+        assert!(matches!(world.status(), RecordState::Closed { .. }));
         world.clock.pass(wait);
         let reply = world.redeem(0, owner, world.proof(owner).unwrap());
         if opens {
             assert!(matches!(reply, Reply::Opened { tries, .. } if tries.left == 10));
-            assert!(matches!(world.status(), Standing::Active { .. }));
+            assert!(matches!(world.status(), RecordState::Active { .. }));
         } else {
-            let ended = Standing::Ended(Ended::Exhausted);
-            assert!(matches!(reply, Reply::Refused(Refusal::Standing(s)) if s == ended));
+            let ended = RecordState::Ended(Ended::Exhausted);
+            assert!(matches!(reply, Reply::Refused(Refusal::WrongState(s)) if s == ended));
         }
         world.audit();
     }
@@ -126,7 +126,7 @@ fn nothing_can_be_guessed_before_activation_nor_registered_after() {
     let mut world = World::new(false);
     let [start, finish, active] = world.register(false).try_into().ok().unwrap();
     let which = world.attempt(true);
-    let registering = Refusal::Standing(Standing::Registering);
+    let registering = Refusal::WrongState(RecordState::Registering);
     assert!(matches!(world.send(0, which), Reply::Refused(r) if r == registering));
     // The same bytes again get the stored reply; other bytes are refused.
     assert!(matches!(world.ask(&start), Reply::Registered { .. }));
@@ -153,9 +153,9 @@ fn a_registration_that_is_never_activated_is_dropped() {
     let world = World::new(false);
     let steps = world.register(false);
     world.clock.pass(24 * 3600 + 1);
-    let ended = Refusal::Standing(Standing::Ended(Ended::Abandoned));
+    let ended = Refusal::WrongState(RecordState::Ended(Ended::Abandoned));
     assert!(matches!(world.ask(&steps[2]), Reply::Refused(refusal) if refusal == ended));
-    assert_eq!(world.status(), Standing::Ended(Ended::Abandoned));
+    assert_eq!(world.status(), RecordState::Ended(Ended::Abandoned));
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn only_the_key_derived_from_k_ends_a_registration() {
         world.ask(&retire(&SIGNING, Retirement::Deleted, Retirement::Deleted)),
         Reply::Retired(_)
     ));
-    assert_eq!(world.status(), Standing::Ended(Ended::Deleted));
+    assert_eq!(world.status(), RecordState::Ended(Ended::Deleted));
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn malformed_guesses_cost_nothing() {
             world.ask(&Request::Attempt { ticket: TICKET, attempt: [7; 16], terms: TERMS, ke1 });
         assert!(matches!(reply, Reply::Refused(Refusal::Malformed)));
     }
-    assert!(matches!(world.status(), Standing::Active { tries, .. } if tries.left == 9));
+    assert!(matches!(world.status(), RecordState::Active { tries, .. } if tries.left == 9));
 }
 
 #[test]
@@ -255,9 +255,9 @@ fn fifty_failures_in_a_life_close_the_record() {
         let owner = world.attempt(true);
         let reply = world.send(0, owner);
         if round == 9 {
-            let closed = Refusal::Standing(world.status());
+            let closed = Refusal::WrongState(world.status());
             assert!(matches!(reply, Reply::Refused(refusal) if refusal == closed));
-            assert!(matches!(world.status(), Standing::Closed { .. }));
+            assert!(matches!(world.status(), RecordState::Closed { .. }));
         } else {
             let proof = world.proof(owner).unwrap();
             assert!(matches!(world.redeem(0, owner, proof), Reply::Opened { .. }));

@@ -97,7 +97,7 @@ fn a_clock_that_is_put_forward_ends_nothing() {
         world.send(0, which);
     }
     world.clock.set_by(10 * YEAR);
-    assert_eq!(world.status(), Standing::Closed { left: GRACE });
+    assert_eq!(world.status(), RecordState::Closed { left: GRACE });
     assert_eq!(world.sites[0].sweep().unwrap().ended, 0);
     let proof = world.proof(owner).unwrap();
     assert!(matches!(world.redeem(1, owner, proof), Reply::Opened { .. }));

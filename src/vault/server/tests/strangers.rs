@@ -25,7 +25,7 @@ fn an_attempt_pays_for_sixteen_proofs() {
     }
     assert_eq!(world.ledger.log().len() - before, usize::from(PROOFS));
     // It is no evaluation either.
-    assert!(matches!(world.status(), Standing::Active { tries, .. } if tries.left == 8));
+    assert!(matches!(world.status(), RecordState::Active { tries, .. } if tries.left == 8));
     world.audit();
 }
 
@@ -165,7 +165,7 @@ fn a_bound_record_is_guessed_at_by_its_account_only() {
     let owner = world.attempts.len() - 1;
     let proof = world.proof(owner).unwrap();
     assert!(matches!(world.redeem(1, owner, proof), Reply::Opened { .. }));
-    let bound = |standing| matches!(standing, Standing::Active { bound: true, .. });
+    let bound = |state| matches!(state, RecordState::Active { bound: true, .. });
     assert!(bound(world.status()));
     world.audit();
 }
@@ -304,6 +304,6 @@ fn names_that_were_never_activated_go() {
     // Nobody was harmed: the record that was activated is there, and a ticket that went
     // can be registered.
     assert_eq!(world.ledger.list(None, 99).unwrap().len(), 1);
-    assert!(matches!(world.status(), Standing::Active { .. }));
+    assert!(matches!(world.status(), RecordState::Active { .. }));
     assert!(matches!(world.begins(1, &anna), Reply::Registered { .. }));
 }

@@ -113,7 +113,7 @@ fn a_dead_record_stays_dead() {
         world.guess(1);
         world.clock.pass(GRACE);
         assert_eq!(world.sites[0].sweep().unwrap().ended, 1);
-        assert_eq!(world.status(), Standing::Ended(Ended::Exhausted));
+        assert_eq!(world.status(), RecordState::Ended(Ended::Exhausted));
         world.put_back(how, &last);
         world.assert_frozen(owner, proof);
     }
@@ -168,7 +168,7 @@ fn a_reservation_is_taken_up_by_any_site_and_ends_by_itself() {
     // The answer to the first write is lost.
     world.ledger.next_write(Fault::CrashAfter);
     assert!(refused(&world.ask(&request), Refusal::TryLater));
-    assert_eq!(world.status(), Standing::Registering);
+    assert_eq!(world.status(), RecordState::Registering);
     let mut other = request.clone();
     if let Request::RegisterStart { registration, .. } = &mut other {
         registration[0] ^= 1;
@@ -185,7 +185,7 @@ fn a_reservation_is_taken_up_by_any_site_and_ends_by_itself() {
     world.ask(&request);
     world.clock.pass(24 * 3600 + 1);
     assert_eq!(world.sites[0].sweep().unwrap(), Swept { names: 1, ended: 1, ..Swept::default() });
-    assert_eq!(world.status(), Standing::Ended(Ended::Abandoned));
+    assert_eq!(world.status(), RecordState::Ended(Ended::Abandoned));
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn the_owner_can_end_a_frozen_record() {
         let stranger = world.ask(&retire([9; 32]));
         assert!(matches!(stranger, Reply::Refused(Refusal::BadProof(_))));
         assert!(matches!(world.ask(&retire(SIGNING)), Reply::Retired(Ended::Deleted)));
-        assert_eq!(world.status(), Standing::Ended(Ended::Deleted));
+        assert_eq!(world.status(), RecordState::Ended(Ended::Deleted));
         let last = world.records().pop().unwrap();
         assert!(last.material.is_none());
     }
