@@ -21,7 +21,9 @@ pub(crate) use message::char_boundary;
 pub use message::{Described, Failure, Reply, Request};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use mounts::parse_mountinfo;
-pub(crate) use mounts::{MountEntry, MountId, Place, look_at, mount_at, mount_over, read_mounts};
+pub(crate) use mounts::{
+    MountEntry, MountId, MountLocation, look_at, mount_at, mount_over, read_mounts,
+};
 pub(crate) use process::{GUARD_ARGUMENT, daemon_of};
 pub use registry::{Registry, RunningDaemon};
 pub use server::{Answer, Exchange, Handler, Server};

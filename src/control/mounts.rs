@@ -40,7 +40,7 @@ pub struct MountEntry {
     pub options: OsString,
 }
 
-/// Which mount it is: one file system at one place, from mounting to
+/// Identifies a mount: one file system at one mountpoint, from mounting to
 /// unmounting.
 ///
 /// The kernel gives a device number, and the number of a mount, to the next
@@ -53,12 +53,12 @@ pub struct MountId {
     device: u64,
 }
 
-/// Where a mount is.
+/// Where a mount is now, and whether something covers it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// Here, and nothing is mounted over it.
+pub enum MountLocation {
+    /// At this mountpoint, and nothing is mounted over it.
     At(PathBuf),
-    /// Here, below a file system of this type.
+    /// At this mountpoint, below a file system of this type (empty if that is not known).
     Covered(PathBuf, String),
     /// Not mounted any more, as far as this process sees.
     Gone,
@@ -103,24 +103,24 @@ impl MountId {
         entry.id == self.number && entry.device == self.device
     }
 
-    /// Finds the mount, wherever it was moved to.
-    pub(crate) fn find(&self) -> io::Result<Place> {
+    /// Finds the mount in the kernel's table, also if somebody moved it.
+    pub(crate) fn find(&self) -> io::Result<MountLocation> {
         let mounts = read_mounts()?;
         let Some(entry) = mounts.iter().find(|entry| self.is_entry(entry)) else {
-            return Ok(Place::Gone);
+            return Ok(MountLocation::Gone);
         };
-        let place = entry.mountpoint.clone();
+        let mountpoint = entry.mountpoint.clone();
         let kind = |number| mounts.iter().find(|entry| entry.id == number);
-        Ok(match Self::at(&place) {
-            Ok(top) if top == *self => Place::At(place),
+        Ok(match Self::at(&mountpoint) {
+            Ok(top) if top == *self => MountLocation::At(mountpoint),
             // The next mount has the same numbers.
-            Ok(top) if top.number == self.number => Place::Gone,
+            Ok(top) if top.number == self.number => MountLocation::Gone,
             Ok(top) => {
                 let over = kind(top.number).map_or_else(String::new, |over| over.kind.clone());
-                Place::Covered(place, over)
+                MountLocation::Covered(mountpoint, over)
             }
             // What covers a folder above lacks the path.
-            Err(_) => Place::Covered(place, String::new()),
+            Err(_) => MountLocation::Covered(mountpoint, String::new()),
         })
     }
 }
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn a_mount_is_found_by_its_id() {
         let id = MountId::at(Path::new("/proc/self")).expect("is there");
-        assert_eq!(id.find().expect("is told"), Place::At("/proc".into()));
+        assert_eq!(id.find().expect("is told"), MountLocation::At("/proc".into()));
         let mounts = read_mounts().expect("are told");
         let top = mount_at(&mounts, Path::new("/proc")).expect("is looked at").expect("mounted");
         assert_eq!(top.kind, "proc");

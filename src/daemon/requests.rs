@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::run::{Event, write_back_and_checkpoint};
 use super::service::{Service, Why};
 use crate::control::{
-    Answer, Described, Exchange, Failure, Handler, Place, Registry, Request, take_end,
+    Answer, Described, Exchange, Failure, Handler, MountLocation, Registry, Request, take_end,
 };
 use crate::fuse::Session;
 use crate::io::Exit;
@@ -71,12 +71,12 @@ impl<S: Service> Requests<S> {
         let Some(session) = session else {
             return format!("was unmounted from {mountpoint}, and still works for it");
         };
-        match session.place() {
-            Ok(Place::At(place)) => format!("has it mounted on {}", place.display()),
-            Ok(Place::Covered(place, _)) => {
+        match session.location() {
+            Ok(MountLocation::At(place)) => format!("has it mounted on {}", place.display()),
+            Ok(MountLocation::Covered(place, _)) => {
                 format!("has it mounted on {}, below another file system", place.display())
             }
-            Ok(Place::Gone) => {
+            Ok(MountLocation::Gone) => {
                 let users = session.users();
                 format!("was unmounted from {mountpoint}, and is still used by {users}")
             }

@@ -20,7 +20,7 @@ use super::mountpoint;
 use super::process::give_back_memory;
 use super::requests::{PendingMount, Requests};
 use super::service::{Handle, Service, Why};
-use crate::control::{Answer, Failure, Place, Registry, Server, note_end, take_end};
+use crate::control::{Answer, Failure, MountLocation, Registry, Server, note_end, take_end};
 use crate::fuse::{MountOptions, Session, Unmount};
 use crate::io::Exit;
 
@@ -320,7 +320,7 @@ impl<S: Service> Life<S> {
             match self.session.unmount(Unmount::IfIdle) {
                 Ok(()) => return self.let_go().map_err(|text| self.busy(&text)),
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-                    if let Ok(Place::Covered(_, kind)) = self.session.place() {
+                    if let Ok(MountLocation::Covered(_, kind)) = self.session.location() {
                         let kind = if kind.is_empty() { "one" } else { &kind };
                         let text = format!("is below another file system ({kind})");
                         return Err(self.busy(&text));
@@ -349,7 +349,7 @@ impl<S: Service> Life<S> {
 
     /// Whether the mount is where programs find it.
     fn is_here(&self) -> bool {
-        !matches!(self.session.place(), Ok(Place::Gone))
+        !matches!(self.session.location(), Ok(MountLocation::Gone))
     }
 
     /// Waits for the kernel's end after unmounting. It does not come while others
@@ -411,7 +411,7 @@ impl<S: Service> Life<S> {
             _ => None,
         });
         let replies: Vec<_> = self.waiting.into_iter().chain(late).collect();
-        if self.session.has_ended() && matches!(self.session.place(), Ok(Place::At(_))) {
+        if self.session.has_ended() && matches!(self.session.location(), Ok(MountLocation::At(_))) {
             // Not by unmounting: somebody ended the connection.
             if replies.is_empty() {
                 log::warn!("the connection to the kernel was ended; the dead mount stays");

@@ -18,7 +18,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use rustix::process::{Gid, Uid};
 
 use super::kernel_mount::{TYPE, unmount_path};
-use crate::control::{MountEntry, MountId, Place, look_at, read_mounts};
+use crate::control::{MountEntry, MountId, MountLocation, look_at, read_mounts};
 
 /// How long a live mount may take to answer; one that takes longer counts as alive.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -107,7 +107,7 @@ fn owner_of(entry: &MountEntry) -> Option<(Uid, Gid)> {
 /// The mount stays, and answers `ENOTCONN`. Does nothing where the mount is gone,
 /// or cannot be told from another one.
 pub fn end_connection(mount: &MountId) -> io::Result<()> {
-    let Place::At(path) = mount.find()? else { return Ok(()) };
+    let MountLocation::At(path) = mount.find()? else { return Ok(()) };
     // While it is open, nothing else gets its device number.
     let root = look_at(&path)?;
     if MountId::of(&root)? != *mount {

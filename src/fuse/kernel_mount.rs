@@ -21,7 +21,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use super::options::{Access, MountOptions};
-use crate::control::{MountId, Place, Users, read_mounts};
+use crate::control::{MountId, MountLocation, Users, read_mounts};
 use crate::io::with_first_limits;
 
 /// The type that /proc/self/mountinfo shows.
@@ -190,7 +190,7 @@ impl KernelMount {
     }
 
     /// Where the mount is now.
-    pub(super) fn place(&self) -> io::Result<Place> {
+    pub(super) fn location(&self) -> io::Result<MountLocation> {
         self.id.find()
     }
 
@@ -233,8 +233,8 @@ impl KernelMount {
             let root = File::open(path).ok()?;
             (rustix::fs::fstat(&root).ok()?.st_dev == self.id.device()).then_some(root)
         };
-        match self.place() {
-            Ok(Place::At(path)) => same(&path),
+        match self.location() {
+            Ok(MountLocation::At(path)) => same(&path),
             _ => self.other_mounts().ways_in().find_map(|path| same(&path)),
         }
     }
@@ -242,12 +242,12 @@ impl KernelMount {
     /// Unmounts; `detach` also if busy: the name goes at once, the rest when
     /// the last user is gone. A mount that is gone already is no error.
     pub(super) fn unmount(&self, detach: bool) -> io::Result<()> {
-        match self.place()? {
-            Place::At(path) => unmount_path(&path, detach, self.by_root),
-            Place::Gone => Ok(()),
+        match self.location()? {
+            MountLocation::At(path) => unmount_path(&path, detach, self.by_root),
+            MountLocation::Gone => Ok(()),
             // Unmounting what somebody else mounted over ours would be worse than
             // leaving ours.
-            Place::Covered(..) => Err(io::Error::from_raw_os_error(libc::EBUSY)),
+            MountLocation::Covered(..) => Err(io::Error::from_raw_os_error(libc::EBUSY)),
         }
     }
 }

@@ -19,7 +19,7 @@ use super::kernel_mount::{self, KernelMount};
 use super::options::{Access, MountOptions};
 use super::shared::Shared;
 use super::writeback::{Aliases, Writeback};
-use crate::control::{MountId, Place, Users};
+use crate::control::{MountId, MountLocation, Users};
 use crate::fs::Operations;
 
 /// How long event loops may take to see that the kernel has let go.
@@ -115,8 +115,8 @@ impl Session {
     }
 
     /// Where the mount is now: others may have unmounted, moved or covered it.
-    pub fn place(&self) -> io::Result<Place> {
-        self.mount.place()
+    pub fn location(&self) -> io::Result<MountLocation> {
+        self.mount.location()
     }
 
     /// Who keeps the file system alive, beside the mount itself.
