@@ -232,11 +232,11 @@ fn follow(mountpoint: &Path) -> io::Result<PathBuf> {
 mod tests {
     use super::*;
 
-    struct Place {
+    struct TestFolders {
         folder: tempfile::TempDir,
     }
 
-    impl Place {
+    impl TestFolders {
         fn new() -> Self {
             let folder = tempfile::tempdir().expect("folder");
             for name in ["repo", "repo/in", "mnt"] {
@@ -256,70 +256,70 @@ mod tests {
 
     #[test]
     fn an_empty_folder_is_fit() {
-        let place = Place::new();
-        let path = place.check("mnt", Checks::default()).expect("is fit");
-        assert_eq!(path, place.path("mnt").canonicalize().expect("path"));
+        let folders = TestFolders::new();
+        let path = folders.check("mnt", Checks::default()).expect("is fit");
+        assert_eq!(path, folders.path("mnt").canonicalize().expect("path"));
     }
 
     #[test]
     fn what_is_no_folder_is_not() {
-        let place = Place::new();
-        std::fs::write(place.path("file"), "").expect("write");
-        let error = place.check("file", Checks::default()).expect_err("is a file");
+        let folders = TestFolders::new();
+        std::fs::write(folders.path("file"), "").expect("write");
+        let error = folders.check("file", Checks::default()).expect_err("is a file");
         assert!(matches!(error, Unfit::NotAFolder(_)));
-        let error = place.check("none", Checks::default()).expect_err("is missing");
+        let error = folders.check("none", Checks::default()).expect_err("is missing");
         assert!(matches!(error, Unfit::Missing(_)));
         assert_eq!(error.exit_code(), Exit::Unusable);
     }
 
     #[test]
     fn files_would_be_hidden() {
-        let place = Place::new();
-        std::fs::write(place.path("mnt/file"), "").expect("write");
-        let error = place.check("mnt", Checks::default()).expect_err("is not empty");
+        let folders = TestFolders::new();
+        std::fs::write(folders.path("mnt/file"), "").expect("write");
+        let error = folders.check("mnt", Checks::default()).expect_err("is not empty");
         assert!(matches!(error, Unfit::NotEmpty(_)));
         let checks = Checks { allow_nonempty: true, ..Checks::default() };
-        place.check("mnt", checks).expect("was allowed");
+        folders.check("mnt", checks).expect("was allowed");
     }
 
     #[test]
     fn neither_contains_the_other() {
-        let place = Place::new();
+        let folders = TestFolders::new();
         for name in ["repo", "repo/in"] {
-            let error = place.check(name, Checks::default()).expect_err("is inside");
+            let error = folders.check(name, Checks::default()).expect_err("is inside");
             assert!(matches!(error, Unfit::InsideRepo { .. }));
         }
-        let link = place.path("link");
-        std::os::unix::fs::symlink(place.path("repo/in"), link).expect("link");
-        let error = place.check("link", Checks::default()).expect_err("is inside by a link");
+        let link = folders.path("link");
+        std::os::unix::fs::symlink(folders.path("repo/in"), link).expect("link");
+        let error = folders.check("link", Checks::default()).expect_err("is inside by a link");
         assert!(matches!(error, Unfit::InsideRepo { .. }));
-        let error = place.check("", Checks::default()).expect_err("has it inside");
+        let error = folders.check("", Checks::default()).expect_err("has it inside");
         assert!(matches!(error, Unfit::RepoInside { .. }));
     }
 
     #[test]
     fn a_synced_folder_is_refused_in_the_words_of_the_manual() {
-        let place = Place::new();
-        std::fs::write(place.path(".sync_1a2b.db"), "").expect("write");
-        let error = place.check("mnt", Checks::default()).expect_err("is synced");
+        let folders = TestFolders::new();
+        std::fs::write(folders.path(".sync_1a2b.db"), "").expect("write");
+        let error = folders.check("mnt", Checks::default()).expect_err("is synced");
         let expected = format!(
             "{} lies in a folder that Nextcloud syncs (found {}): your plain files would be \
              uploaded. Choose another, or --allow-synced-mountpoint.",
-            place.path("mnt").display(),
-            place.path(".sync_1a2b.db").canonicalize().expect("path").display(),
+            folders.path("mnt").display(),
+            folders.path(".sync_1a2b.db").canonicalize().expect("path").display(),
         );
         assert_eq!(error.to_string(), expected);
         let checks = Checks { allow_synced: true, ..Checks::default() };
-        place.check("mnt", checks).expect("was allowed");
+        folders.check("mnt", checks).expect("was allowed");
     }
 
     #[test]
     fn a_folder_beside_the_repository_is_refused_where_both_may_be_uploaded() {
-        let place = Place::new();
-        std::fs::create_dir_all(place.path("cloud/chats")).expect("create");
-        std::fs::create_dir_all(place.path("cloud/plain")).expect("create");
+        let folders = TestFolders::new();
+        std::fs::create_dir_all(folders.path("cloud/chats")).expect("create");
+        std::fs::create_dir_all(folders.path("cloud/plain")).expect("create");
         let check = |checks| {
-            check_mountpoint(&place.path("cloud/plain"), &place.path("cloud/chats"), checks)
+            check_mountpoint(&folders.path("cloud/plain"), &folders.path("cloud/chats"), checks)
         };
         let error = check(Checks::default()).expect_err("is beside it");
         assert!(matches!(error, Unfit::BesideRepo { .. }), "{error}");

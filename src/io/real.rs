@@ -60,40 +60,40 @@ pub(super) fn space_of(stat: &StatVfs) -> Space {
 
 /// A private folder on disk. Files are 0600, folders 0700.
 pub struct DirFolder {
-    place: Arc<Place>,
+    root: Arc<PrivateRoot>,
 }
 
-/// Where a private folder is, and which folder it was when it was first used.
-struct Place {
-    root: PathBuf,
-    /// Device and inode; none if it was not there yet.
+/// The path of a private folder, and which folder it named when it was first used.
+struct PrivateRoot {
+    path: PathBuf,
+    /// Device and inode number; `None` if the folder was not there yet.
     id: Option<(u64, u64)>,
 }
 
-impl Place {
+impl PrivateRoot {
     fn is_gone(&self) -> bool {
-        let now = fs::metadata(&self.root).ok().map(|data| (data.dev(), data.ino()));
+        let now = fs::metadata(&self.path).ok().map(|data| (data.dev(), data.ino()));
         self.id.is_some() && now != self.id
     }
 }
 
 impl DirFolder {
-    /// The folder at `root`, which must exist.
-    pub fn new(root: impl Into<PathBuf>) -> Self {
-        let root = root.into();
-        let id = fs::metadata(&root).ok().map(|data| (data.dev(), data.ino()));
-        Self { place: Arc::new(Place { root, id }) }
+    /// The folder at `path`, which must exist before a file in it is used.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        let id = fs::metadata(&path).ok().map(|data| (data.dev(), data.ino()));
+        Self { root: Arc::new(PrivateRoot { path, id }) }
     }
 
     fn path(&self, path: &str) -> PathBuf {
-        self.place.root.join(path)
+        self.root.path.join(path)
     }
 }
 
 /// A file of a private folder.
 struct PrivateFileOnDisk {
     file: File,
-    place: Arc<Place>,
+    root: Arc<PrivateRoot>,
 }
 
 impl PrivateFile for PrivateFileOnDisk {
@@ -110,7 +110,7 @@ impl PrivateFile for PrivateFileOnDisk {
         let gone = |what| Err(io::Error::new(io::ErrorKind::NotFound, what));
         if self.file.metadata()?.nlink() == 0 {
             gone("the file was removed while it was in use")
-        } else if self.place.is_gone() {
+        } else if self.root.is_gone() {
             gone("its folder was removed or moved while it was in use")
         } else {
             Ok(())
@@ -164,7 +164,7 @@ impl PrivateFolder for DirFolder {
         options.read(true).write(mode != OpenMode::Read).mode(0o600);
         options.custom_flags(libc::O_NOFOLLOW).create_new(mode == OpenMode::CreateNew);
         let file = options.open(self.path(path))?;
-        Ok(Box::new(PrivateFileOnDisk { file, place: Arc::clone(&self.place) }))
+        Ok(Box::new(PrivateFileOnDisk { file, root: Arc::clone(&self.root) }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -201,10 +201,10 @@ impl PrivateFolder for DirFolder {
     }
 
     fn space(&self) -> io::Result<Space> {
-        Ok(space_of(&rustix::fs::statvfs(&self.place.root)?))
+        Ok(space_of(&rustix::fs::statvfs(&self.root.path)?))
     }
 
     fn is_gone(&self) -> bool {
-        self.place.is_gone()
+        self.root.is_gone()
     }
 }

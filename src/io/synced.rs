@@ -416,11 +416,11 @@ mod tests {
 
     use super::*;
 
-    struct Place {
+    struct TestFolders {
         folder: tempfile::TempDir,
     }
 
-    impl Place {
+    impl TestFolders {
         fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
             fs::create_dir(folder.path().join("repo")).unwrap();
@@ -442,30 +442,30 @@ mod tests {
     /// REPO.
     #[test]
     fn a_folder_that_is_gone_is_not_made() {
-        let place = Place::new();
-        let repo = place.repo();
-        fs::rename(place.path("repo"), place.path("moved")).unwrap();
+        let folders = TestFolders::new();
+        let repo = folders.repo();
+        fs::rename(folders.path("repo"), folders.path("moved")).unwrap();
         let gone = |error: io::Error| assert_eq!(error.kind(), io::ErrorKind::NotFound);
         gone(repo.publish("a/b/file", b"bytes").unwrap_err());
         gone(repo.list("").unwrap_err());
         gone(repo.list("a").unwrap_err());
         gone(repo.look("a").unwrap_err());
         gone(repo.hold().map(drop).unwrap_err());
-        assert!(!place.path("repo").exists());
-        fs::rename(place.path("moved"), place.path("repo")).unwrap();
+        assert!(!folders.path("repo").exists());
+        fs::rename(folders.path("moved"), folders.path("repo")).unwrap();
         repo.publish("a/b/file", b"bytes").unwrap();
         assert_eq!(repo.read("a/b/file", 10).unwrap(), b"bytes");
     }
 
     #[test]
     fn what_is_held_stays_the_folder_that_it_was() {
-        let place = Place::new();
-        let repo = place.repo();
+        let folders = TestFolders::new();
+        let repo = folders.repo();
         let held = repo.hold().unwrap();
-        fs::rename(place.path("repo"), place.path("moved")).unwrap();
-        fs::create_dir(place.path("repo")).unwrap();
+        fs::rename(folders.path("repo"), folders.path("moved")).unwrap();
+        fs::create_dir(folders.path("repo")).unwrap();
         held.publish("file", b"bytes").unwrap();
-        assert!(place.path("moved/file").exists() && !place.path("repo/file").exists());
+        assert!(folders.path("moved/file").exists() && !folders.path("repo/file").exists());
         assert_eq!(repo.look("file").unwrap(), None);
     }
 
@@ -473,17 +473,17 @@ mod tests {
     /// and a pipe under the name of an object blocked its reader for ever.
     #[test]
     fn nothing_is_reached_through_a_link_and_nothing_but_files_is_read() {
-        let place = Place::new();
-        let repo = place.repo();
-        fs::create_dir(place.path("elsewhere")).unwrap();
-        fs::write(place.path("elsewhere/file"), "secret").unwrap();
-        symlink(place.path("elsewhere"), place.path("repo/linked")).unwrap();
-        symlink("loop", place.path("repo/loop")).unwrap();
-        symlink(place.path("elsewhere/file"), place.path("repo/link")).unwrap();
-        fs::create_dir(place.path("repo/folder")).unwrap();
-        let made = Command::new("mkfifo").arg(place.path("repo/pipe")).status().unwrap();
+        let folders = TestFolders::new();
+        let repo = folders.repo();
+        fs::create_dir(folders.path("elsewhere")).unwrap();
+        fs::write(folders.path("elsewhere/file"), "secret").unwrap();
+        symlink(folders.path("elsewhere"), folders.path("repo/linked")).unwrap();
+        symlink("loop", folders.path("repo/loop")).unwrap();
+        symlink(folders.path("elsewhere/file"), folders.path("repo/link")).unwrap();
+        fs::create_dir(folders.path("repo/folder")).unwrap();
+        let made = Command::new("mkfifo").arg(folders.path("repo/pipe")).status().unwrap();
         assert!(made.success());
-        drop(std::os::unix::net::UnixListener::bind(place.path("repo/socket")).unwrap());
+        drop(std::os::unix::net::UnixListener::bind(folders.path("repo/socket")).unwrap());
         let odd = |error: io::Error, path: &str| {
             assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{path}: {error}");
         };
@@ -494,8 +494,8 @@ mod tests {
         odd(repo.list("linked").map(drop).unwrap_err(), "linked");
         odd(repo.publish("linked/new", b"x").unwrap_err(), "linked/new");
         odd(repo.remove("linked/file").unwrap_err(), "linked/file");
-        assert_eq!(fs::read(place.path("elsewhere/file")).unwrap(), b"secret");
-        assert_eq!(fs::read_dir(place.path("elsewhere")).unwrap().count(), 1);
+        assert_eq!(fs::read(folders.path("elsewhere/file")).unwrap(), b"secret");
+        assert_eq!(fs::read_dir(folders.path("elsewhere")).unwrap().count(), 1);
         let kinds: Vec<_> =
             repo.list("").unwrap().into_iter().map(|found| (found.name, found.kind)).collect();
         let expected = [
@@ -511,12 +511,12 @@ mod tests {
 
     #[test]
     fn a_kernel_without_openat2_gives_the_same_answers() {
-        let place = Place::new();
-        fs::create_dir_all(place.path("repo/a/b")).unwrap();
-        fs::write(place.path("repo/a/b/file"), "x").unwrap();
-        symlink("a", place.path("repo/linked")).unwrap();
+        let folders = TestFolders::new();
+        fs::create_dir_all(folders.path("repo/a/b")).unwrap();
+        fs::write(folders.path("repo/a/b/file"), "x").unwrap();
+        symlink("a", folders.path("repo/linked")).unwrap();
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let repo = place.repo();
+        let repo = folders.repo();
         let root = repo.open_root().unwrap();
         let open = |path| open_stepwise(root.folder.as_fd(), path, flags);
         open("a/b/file").unwrap();
@@ -533,55 +533,55 @@ mod tests {
     #[test]
     fn every_file_and_folder_has_one_mode() {
         let before = rustix::process::umask(Mode::from_raw_mode(0o077));
-        let place = Place::new();
-        place.repo().publish("a/b/placed", b"x").unwrap();
-        let staged = DirSynced::new(place.path("repo"), Some(&place.path("staging")));
+        let folders = TestFolders::new();
+        folders.repo().publish("a/b/placed", b"x").unwrap();
+        let staged = DirSynced::new(folders.path("repo"), Some(&folders.path("staging")));
         staged.publish("a/c/staged", b"x").unwrap();
         rustix::process::umask(before);
-        let mode = |path| fs::metadata(place.path(path)).unwrap().permissions().mode() & 0o7777;
+        let mode = |path| fs::metadata(folders.path(path)).unwrap().permissions().mode() & 0o7777;
         for path in ["repo/a/b/placed", "repo/a/c/staged"] {
             assert_eq!(mode(path), 0o644, "{path}");
         }
         for path in ["repo/a", "repo/a/b", "repo/a/c"] {
             assert_eq!(mode(path), 0o755, "{path}");
         }
-        assert_eq!(fs::read_dir(place.path("staging")).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(folders.path("staging")).unwrap().count(), 0);
         // Removed with all local state: what is in memory still enters REPO.
-        fs::remove_dir(place.path("staging")).unwrap();
+        fs::remove_dir(folders.path("staging")).unwrap();
         staged.publish("a/c/placed", b"x").unwrap();
         assert_eq!(mode("repo/a/c/placed"), 0o644);
     }
 
     #[test]
     fn the_same_bytes_are_left_alone_and_torn_ones_written_again() {
-        let place = Place::new();
-        let repo = place.repo();
+        let folders = TestFolders::new();
+        let repo = folders.repo();
         let bytes = vec![7; (1 << 20) + 5];
         repo.publish("file", &bytes).unwrap();
-        let inode = fs::metadata(place.path("repo/file")).unwrap().ino();
+        let inode = fs::metadata(folders.path("repo/file")).unwrap().ino();
         repo.publish("file", &bytes).unwrap();
-        assert_eq!(fs::metadata(place.path("repo/file")).unwrap().ino(), inode);
+        assert_eq!(fs::metadata(folders.path("repo/file")).unwrap().ino(), inode);
         for torn in [&bytes[..9], &[]] {
-            fs::write(place.path("repo/file"), torn).unwrap();
+            fs::write(folders.path("repo/file"), torn).unwrap();
             repo.publish("file", &bytes).unwrap();
-            assert_eq!(fs::read(place.path("repo/file")).unwrap(), bytes);
+            assert_eq!(fs::read(folders.path("repo/file")).unwrap(), bytes);
         }
         let mut other = bytes.clone();
         *other.last_mut().unwrap() = 8;
-        fs::write(place.path("repo/file"), other).unwrap();
+        fs::write(folders.path("repo/file"), other).unwrap();
         repo.publish("file", &bytes).unwrap();
-        assert_eq!(fs::read(place.path("repo/file")).unwrap(), bytes);
+        assert_eq!(fs::read(folders.path("repo/file")).unwrap(), bytes);
         repo.publish("empty", b"").unwrap();
         repo.publish("empty", b"").unwrap();
     }
 
     #[test]
     fn a_folder_that_cannot_be_written_says_so() {
-        let place = Place::new();
-        place.repo().check_writable("").unwrap();
+        let folders = TestFolders::new();
+        folders.repo().check_writable("").unwrap();
         let error = DirSynced::new("/proc/self", None).check_writable("").unwrap_err();
         assert_ne!(error.kind(), io::ErrorKind::NotFound, "{error}");
-        let error = place.repo().check_writable("none").unwrap_err();
+        let error = folders.repo().check_writable("none").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 }
