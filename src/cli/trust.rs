@@ -230,24 +230,26 @@ pub fn moved(global: &Global, fingerprint: Fingerprint) -> Result<Option<Address
     Ok(known.into_iter().find(|address| address.fingerprint() == fingerprint))
 }
 
-/// Who says where a vault is.
+/// Who named the vault that a locator leads to.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Said {
-    /// The folder, in the clear: whoever can write to it.
+pub enum NamedBy {
+    /// The folder in the clear: whoever can write to the folder.
     Folder,
-    /// The folder, sealed with its key: its owner.
+    /// A copy that is sealed under the folder's key: the folder's owner.
     Sealed,
 }
 
-/// Where to look for a vault, and where its account's token may be sent.
-pub struct Reach {
-    /// The locator with these endpoints.
+/// The endpoints at which a client asks for a vault, and those to which it may send the
+/// account's token.
+pub struct VaultEndpoints {
+    /// The locator, with the endpoints that the client asks.
     pub locator: Locator,
     /// The endpoints that somebody other than the folder named. An account's token may be
     /// sent to them.
-    pub endpoints: Vec<String>,
-    /// The endpoints that only the folder names. They are not asked.
-    pub strange: Vec<String>,
+    pub trusted: Vec<String>,
+    /// The endpoints that only the folder names, and that the client does not ask because it
+    /// knows others.
+    pub folder_only: Vec<String>,
 }
 
 /// Where this machine's user or administrator says that a vault is, or where it was pinned:
@@ -258,16 +260,21 @@ fn endpoints_of(global: &Global, fingerprint: Fingerprint) -> Result<Vec<String>
     Ok(in_order(typed.iter().flat_map(Address::endpoints).chain(&pinned)))
 }
 
-/// `locator` with the endpoints where to look for its vault. Where this machine knows one, it
-/// goes to none that only the folder names.
-pub fn reached(global: &Global, locator: &Locator, said: Said) -> Result<Reach> {
+/// Decides which endpoints a client asks for the vault of `locator`. If this machine knows one,
+/// these are the known ones alone; else they are those that the folder names, and a message
+/// says so.
+pub fn vault_endpoints(
+    global: &Global,
+    locator: &Locator,
+    named_by: NamedBy,
+) -> Result<VaultEndpoints> {
     let fingerprint = locator.address.fingerprint();
     let mut endpoints = endpoints_of(global, fingerprint)?;
-    if said == Said::Sealed {
+    if named_by == NamedBy::Sealed {
         endpoints = in_order(endpoints.iter().chain(locator.address.endpoints()));
     }
     let named = locator.address.endpoints();
-    let (asked, strange) = if endpoints.is_empty() {
+    let (asked, folder_only) = if endpoints.is_empty() {
         if !global.quiet {
             note!(
                 "amberfs: only the folder says that the vault is at {}: no account's token is \
@@ -284,21 +291,26 @@ pub fn reached(global: &Global, locator: &Locator, said: Said) -> Result<Reach> 
     };
     let address =
         Address::new(asked, fingerprint).map_err(|error| Failure::new(Exit::Usage, error))?;
-    Ok(Reach { locator: Locator { address, ..locator.clone() }, endpoints, strange })
+    Ok(VaultEndpoints {
+        locator: Locator { address, ..locator.clone() },
+        trusted: endpoints,
+        folder_only,
+    })
 }
 
-impl Reach {
-    /// Tells of endpoints that were not asked, where none of the others answered.
+impl VaultEndpoints {
+    /// Makes `error` a failure. If no endpoint answered, a hint names those that the client did
+    /// not ask.
     pub fn explain(&self, error: VaultError) -> Failure {
         let silent = matches!(error, VaultError::Unreachable { .. });
         let failure = Failure::from(error);
-        if !silent || self.strange.is_empty() {
+        if !silent || self.folder_only.is_empty() {
             return failure;
         }
         failure.hint(format!(
             "the folder also names {}, which whoever can write to it may have put there; if the \
              vault has moved to it, give its address by --vault",
-            self.strange.join(", ")
+            self.folder_only.join(", ")
         ))
     }
 }

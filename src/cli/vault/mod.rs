@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::args::Global;
 use super::opening::ScannedRepository;
-use super::trust::{Reach, Said, known, reached};
+use super::trust::{NamedBy, VaultEndpoints, known, vault_endpoints};
 use super::{Result, secrets};
 use crate::daemon::NoteWriter;
 use crate::io::{SystemClock, SystemRandom};
@@ -63,8 +63,9 @@ pub fn note_writer(global: &Global, scanned: &ScannedRepository) -> Result<Optio
     };
     // Sealed with K: the address is the owner's own.
     let pin = known(global, sealed.address.fingerprint())?;
-    let Reach { locator, endpoints, .. } = reached(global, &sealed, Said::Sealed)?;
+    let VaultEndpoints { locator, trusted, .. } =
+        vault_endpoints(global, &sealed, NamedBy::Sealed)?;
     let keys = NoteKeys::derive(scanned.key(), &scanned.repository.repo, &locator.registration);
-    let client = client(global, &scanned.path, NoteWriter::TIMEOUTS, &endpoints)?;
+    let client = client(global, &scanned.path, NoteWriter::TIMEOUTS, &trusted)?;
     Ok(Some(NoteWriter { client, locator, keys, pin }))
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::super::Result;
 use super::super::args::Global;
 use super::super::opening::{self, RepositoryWithKey, Wanted, find};
-use super::super::trust::{Reach, Said, known, reached, typed_address};
+use super::super::trust::{NamedBy, VaultEndpoints, known, typed_address, vault_endpoints};
 use super::{client_by, token};
 use crate::crypto::{RepoId, Secret};
 use crate::io::DirSynced;
@@ -90,8 +90,9 @@ impl OpenForVault {
                 continue;
             }
             // Sealed with K: these addresses are the owner's own.
-            let Reach { locator: asked, endpoints, .. } = reached(global, &locator, Said::Sealed)?;
-            let client = client_by(token.as_ref(), Timeouts::default(), &endpoints);
+            let VaultEndpoints { locator: asked, trusted, .. } =
+                vault_endpoints(global, &locator, NamedBy::Sealed)?;
+            let client = client_by(token.as_ref(), Timeouts::default(), &trusted);
             let pin = known(global, fingerprint)?;
             if let Err(error) = client.retire(&asked, &self.repo, &self.key, pin, reason) {
                 let why = format!("{}: {error}", locator.address);

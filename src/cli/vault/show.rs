@@ -2,7 +2,7 @@
 
 use super::super::args::{Global, ShowArgs};
 use super::super::opening::{FoundRepository, find};
-use super::super::trust::{Said, reached, remember_or_warn, trust};
+use super::super::trust::{NamedBy, remember_or_warn, trust, vault_endpoints};
 use super::super::{Exit, Result};
 use super::client;
 use crate::crypto::hex;
@@ -36,11 +36,12 @@ pub fn show(global: &Global, args: &ShowArgs) -> Result<Exit> {
         return Ok(Exit::Done);
     }
     let pin = trust(global, &locator)?;
-    let reach = reached(global, &locator, Said::Folder)?;
-    let client = client(global, &path, Timeouts::default(), &reach.endpoints)?;
-    let status = client.status(&reach.locator, pin).map_err(|error| reach.explain(error))?;
+    let endpoints = vault_endpoints(global, &locator, NamedBy::Folder)?;
+    let client = client(global, &path, Timeouts::default(), &endpoints.trusted)?;
+    let status =
+        client.status(&endpoints.locator, pin).map_err(|error| endpoints.explain(error))?;
     // The root has signed it: whatever comes later must not be older.
-    remember_or_warn(global, locator.address.fingerprint(), &status.manifest, &reach.endpoints);
+    remember_or_warn(global, locator.address.fingerprint(), &status.manifest, &endpoints.trusted);
     if global.json {
         let mut object = state_json(&status.state);
         object["message_type"] = "vault".into();

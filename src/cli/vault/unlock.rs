@@ -4,7 +4,9 @@ use std::path::Path;
 
 use super::super::args::Global;
 use super::super::secrets::Obtained;
-use super::super::trust::{Said, keep_entry, kept_entry, reached, remember_or_warn, trust};
+use super::super::trust::{
+    NamedBy, keep_entry, kept_entry, remember_or_warn, trust, vault_endpoints,
+};
 use super::super::{Exit, Failure, Result};
 use super::{client_by, token};
 use crate::io::{DirSynced, local_time};
@@ -63,12 +65,12 @@ pub fn unlock(
                 continue;
             }
         };
-        let reach = reached(global, &locator, Said::Folder)?;
-        let client = client_by(token.as_ref(), Timeouts::default(), &reach.endpoints);
-        match client.unlock(&reach.locator, &repository.repo, &password, pin) {
+        let endpoints = vault_endpoints(global, &locator, NamedBy::Folder)?;
+        let client = client_by(token.as_ref(), Timeouts::default(), &endpoints.trusted);
+        match client.unlock(&endpoints.locator, &repository.repo, &password, pin) {
             Ok(unlocked) => {
                 let is_outdated = unlocked.generation < unlocked.manifest.generation();
-                let found = (&locator, reach.endpoints.as_slice());
+                let found = (&locator, endpoints.trusted.as_slice());
                 let obtained = opened(global, &folder, repository, found, unlocked)?;
                 let outdated = is_outdated.then_some(password);
                 return Ok(Obtained { outdated, ..obtained });
@@ -78,7 +80,7 @@ pub fn unlock(
                 let was_kept = kept.as_ref() == Some(&locator);
                 let goes_on = has_nothing_to_try(&error) || was_kept && is_decided(&error);
                 let is_wrong = matches!(error, VaultError::WrongPassword(_));
-                let failure = reach.explain(error);
+                let failure = endpoints.explain(error);
                 match (goes_on, is_wrong) {
                     (false, true) => return Err(failure),
                     (false, false) => return Err(spent.unwrap_or(failure)),
