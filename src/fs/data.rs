@@ -62,7 +62,7 @@ impl Fs {
     }
 
     pub(super) fn do_release(&self, ino: Ino) {
-        let cut = {
+        let should_chunk = {
             let mut guard = self.lock();
             let state = &mut *guard;
             let mut waits = false;
@@ -81,14 +81,14 @@ impl Fs {
             drop_unused(state, ino);
             waits && state.is_much_closed()
         };
-        if cut {
+        if should_chunk {
             self.chunk_closed();
         }
     }
 
-    /// Cuts files that were closed until there is room, unless somebody is cutting:
-    /// many files of some megabytes then bypass the log, as long ones do. Nobody waits
-    /// for the kernel's release of a file.
+    /// Makes chunks of files that were closed until there is room, unless another thread makes
+    /// chunks already. So many files of some megabytes bypass the log, as long ones do. The
+    /// caller may be slow here: nobody waits for the answer when the kernel releases a file.
     pub(super) fn chunk_closed(&self) {
         let Some(_flushing) = self.try_flushing() else { return };
         loop {
@@ -167,8 +167,8 @@ impl Fs {
                 self.perform(&mut state, &changes)?;
             }
             let layer = state.files.get(&ino).map(|file| &file.layer);
-            // What is scattered is cut with all that lies around it, so the more
-            // of it together the better.
+            // Scattered changes become chunks together with the content around them, so it is
+            // better to wait for more of them.
             let in_file = layer.filter(|layer| !layer.is_scattered()).map_or(0, |l| l.bytes);
             (Amounts { dirty, in_file, ..Amounts::default() }, state.dirty)
         };
@@ -226,8 +226,8 @@ impl Fs {
         Ok(true)
     }
 
-    /// Cuts the changes of all files into chunks, so that they leave memory;
-    /// what is new of them waits for an object, the rest is known already.
+    /// Makes chunks of the changes of all files, so that these leave memory. New chunks wait
+    /// for an object; the others are stored already.
     fn chunk_all(&self) -> Result<()> {
         let dirty: Vec<Ino> = {
             let state = self.lock();
@@ -236,8 +236,8 @@ impl Fs {
             dirty.sort_unstable();
             dirty
         };
-        // One that cannot be cut, because what is below it cannot be read, does
-        // not keep the others in memory.
+        // A file that cannot be chunked, because stored content below its changes cannot be
+        // read, does not keep the others in memory.
         let results = dirty.into_iter().map(|ino| {
             let _flushing = self.flushing();
             self.flush_file(ino, Least::Anything, false)
@@ -261,9 +261,9 @@ impl Fs {
         Ok(())
     }
 
-    /// Chunks what a file has gathered, if it is `least` or more, before a checkpoint
-    /// does: so a stream of any length takes bounded memory. The last chunk of a file
-    /// that is `streaming` stays, more may follow. With `flushing` held.
+    /// Makes chunks of the changes of a file before a checkpoint does, if they are `least` or
+    /// more. So a stream of any length takes bounded memory. If the file is `streaming`, its
+    /// last chunk stays in memory, because more may follow. The caller holds `flushing`.
     pub(super) fn flush_file(&self, ino: Ino, least: Least, streaming: bool) -> Result<()> {
         let (stored, frozen, size, apart) = {
             let mut state = self.lock();
@@ -271,8 +271,8 @@ impl Fs {
             if !least.is_met(file.layer.bytes) {
                 return Ok(());
             }
-            // Its start tells how it is cut, and may come later: the kernel's
-            // requests are handled side by side.
+            // The first bytes of a file decide how it is chunked, and they may come later: the
+            // kernel's requests are handled side by side.
             let is_new = file.stored == Stored::default() || file.layer.shows_below == 0;
             if streaming && is_new && !file.layer.starts_with_data() {
                 return Ok(());
@@ -286,14 +286,14 @@ impl Fs {
             state.apart.get_or_insert_with(|| self.volume.new_bytes());
             (stored, frozen, size, apart)
         };
-        let cutting = self.begin_chunking();
+        let chunking = self.begin_chunking();
         let flushed = self.volume.flush(&stored, &frozen, size, streaming);
-        let cut = match &flushed {
+        let chunked = match &flushed {
             Ok(flushed) => self.chunks_of_writes(ino, &frozen, flushed),
             Err(_) => Vec::new(),
         };
-        self.note_chunked(cut);
-        drop(cutting);
+        self.note_chunked(chunked);
+        drop(chunking);
         let mut state = self.lock();
         if let Ok(flushed) = &flushed {
             // After a failure all that left the layer counts as new, which is the most

@@ -222,8 +222,9 @@ impl Fs {
         Queued { reserved, since: self.volume.world().clock.elapsed(), record }
     }
 
-    /// Makes room in a full queue. What is durable in an object needs none, so first
-    /// this waits for whoever is cutting, or cuts; the log takes what is left.
+    /// Makes room in a full queue. A write whose chunks are durable in an object needs none, so
+    /// this first waits for the thread that makes chunks, or makes chunks itself. What is left
+    /// then goes into the log.
     pub(super) fn make_queue_room(&self) -> Result<()> {
         let is_full = |queue: &Queue| {
             let amounts = Amounts { queued: queue.bytes, ..Amounts::default() };
@@ -385,12 +386,12 @@ impl Fs {
         waiting.into_iter().filter_map(chunked).collect()
     }
 
-    /// Notes the chunks of waiting writes. Those of any file whose chunks are
-    /// durable by now give their bytes up.
-    pub(super) fn note_chunked(&self, cut: Vec<ChunkedWrite>) {
+    /// Records the chunks of waiting writes. Then all waiting writes, of any file, whose chunks
+    /// are durable by now give up their bytes.
+    pub(super) fn note_chunked(&self, chunked: Vec<ChunkedWrite>) {
         let mut queue = self.queue();
         let queue = &mut *queue;
-        for ChunkedWrite { offset, bytes, end, known } in cut {
+        for ChunkedWrite { offset, bytes, end, known } in chunked {
             let place = queue.records.iter().position(|queued| {
                 matches!(&queued.record, Record::Write(write) if write.offset == offset
                     && write.bytes.as_ptr() == bytes.as_ptr() && write.bytes.len() == bytes.len())

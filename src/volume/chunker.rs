@@ -14,7 +14,7 @@ use crate::store::{Result, Store};
 
 /// Page size where nothing else is known, bytes.
 pub const PAGE: u64 = 4096;
-/// Bytes looked at to classify a class.
+/// Bytes of a file's start that decide its class.
 const SAMPLE: usize = 16 << 10;
 /// Smallest chunk, where a boundary is expected, and largest chunk of a
 /// compressible stream, bytes.
@@ -24,7 +24,7 @@ const COMPRESSIBLE: (usize, usize, usize) = (16 << 10, 32 << 10, 64 << 10);
 /// chunker skips: looking at every byte took a tenth of the time of a write.
 const INCOMPRESSIBLE: (usize, usize, usize) = (192 << 10, 128 << 10, 1 << 20);
 
-/// Judges how a file should be cut, by its first bytes.
+/// Judges by the first bytes of a file how it should be chunked.
 pub fn classify(start: &[u8]) -> ContentClass {
     if start.len() >= 100 && start.starts_with(b"SQLite format 3\0") {
         // SQLite file format, section 1.3.2: two bytes, big-endian; 1 is 65536.
@@ -69,7 +69,7 @@ pub fn granularity(class: ContentClass) -> u64 {
     }
 }
 
-/// How a region is cut.
+/// How a region is chunked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Chunking {
     /// At multiples of this many bytes from the start of the file.

@@ -15,7 +15,7 @@ use crate::tree::content::{Placed, range};
 /// Content as an inode record has it.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Stored {
-    /// How it is cut.
+    /// How the content is chunked.
     pub class: ContentClass,
     /// Where it is.
     pub content: Content,

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::chunker::{Chunking, PAGE, chunk_region, classify, granularity};
 use super::content::{Layer, Stored, read, stored_runs};
-use super::parts::{Part, Stretch, align_holes, parts};
+use super::parts::{Span, Stretch, align_holes, spans};
 use super::shape::{self, Shape};
 use crate::format::namespace::{Content, ContentClass, INLINE_MAX};
 use crate::format::node::{NO_ID, Node, Run};
@@ -13,9 +13,9 @@ use crate::store::{Result, Store};
 use crate::tree::content::{Placed, Splice, splice};
 use crate::tree::{Keys, NewNodes, Root, Source};
 
-/// Bytes of a stream that are copied together to be cut; some times the longest
-/// chunk. Where a chunk ends does not depend on what is further away than that, so
-/// the chunks are those of one go.
+/// Bytes of a stream that are copied together to be chunked: several times the longest
+/// chunk. Where a chunk ends does not depend on bytes that are further away than that, so
+/// the chunks are the same as if all were copied at once.
 const WINDOW: u64 = 8 << 20;
 /// Bytes of content of one page a chunk that are copied together to be chunked.
 const PAGES_WINDOW: u64 = 1 << 20;
@@ -25,7 +25,7 @@ pub struct Flushed {
     /// The content to store.
     pub stored: Stored,
     /// With `streaming`: all content above the end of `stored`, whether it was
-    /// in the layer or stored before; it was not cut yet and must stay.
+    /// in the layer or stored before. It is in no chunk yet and must stay in memory.
     pub rest: Layer,
     /// The runs that the flush made, ascending. All data of the layer below the end of
     /// `stored` is in them, but for inline content.
@@ -57,7 +57,7 @@ impl Flushed {
     }
 }
 
-/// Cuts a layer of changes into chunks, stages them, and splices them into the
+/// Makes chunks of a layer of changes, stages them, and splices them into the
 /// content tree. `size` is the new length. With `streaming`, the end of a file
 /// that is still being appended to is left in the layer.
 pub fn flush(
@@ -107,19 +107,19 @@ pub fn flush(
     let (mut splices, mut made) = (Vec::new(), Vec::new());
     let mut data = base.data();
     let mut rest = Layer::default();
-    let mut cut_to = size;
+    let mut chunked_to = size;
     for region in &regions {
         let window = match region.chunking {
             Chunking::Pages(page) => PAGES_WINDOW.max(page),
             Chunking::Stream => WINDOW,
         };
         let range = region.from..region.to;
-        let parts = parts(store, &base, layer, range, kept)?;
-        let parts = align_holes(parts, region.from, size, granularity(class));
+        let spans = spans(store, &base, layer, range, kept)?;
+        let spans = align_holes(spans, region.from, size, granularity(class));
         let (mut runs, mut at) = (Vec::new(), region.from);
-        for group in parts.chunk_by(|one, next| one.is_data() && next.is_data()) {
-            let end = at + group.iter().map(Part::len).sum::<u64>();
-            if let [Part::Hole(len)] = group {
+        for group in spans.chunk_by(|one, next| one.is_data() && next.is_data()) {
+            let end = at + group.iter().map(Span::len).sum::<u64>();
+            if let [Span::Hole(len)] = group {
                 runs.push(Run { id: NO_ID, len: *len, count: 1 });
                 at = end;
                 continue;
@@ -141,8 +141,8 @@ pub fn flush(
                     chunk_region(store, class, region.chunking, at, &bytes, open, &mut runs)?;
                 at += done as u64;
                 if to == end && at < end {
-                    cut_to = at;
-                    rest.write(cut_to, &bytes[done..]);
+                    chunked_to = at;
+                    rest.write(chunked_to, &bytes[done..]);
                     break;
                 }
             }
@@ -161,12 +161,12 @@ pub fn flush(
     let mut new = NewNodes::new();
     let root = splice(Keys(&store.context().ids), store, root, &splices, &mut new)?;
     store.stage_nodes(new);
-    let content = content_of(store, root, cut_to)?;
+    let content = content_of(store, root, chunked_to)?;
     let holes = match content {
-        Content::Tree(..) => cut_to.saturating_sub(data),
+        Content::Tree(..) => chunked_to.saturating_sub(data),
         _ => 0,
     };
-    let stored = Stored { class, content, inline: Vec::new(), size: cut_to, holes };
+    let stored = Stored { class, content, inline: Vec::new(), size: chunked_to, holes };
     Ok(Flushed { stored, rest, made })
 }
 
@@ -220,8 +220,8 @@ struct Region {
     chunking: Chunking,
 }
 
-/// The regions to cut anew, ascending and disjoint, on chunk boundaries of the
-/// base below `kept`.
+/// The regions that are chunked anew, ascending and disjoint. Below `kept` they begin and end
+/// on chunk boundaries of the base.
 fn regions(
     store: &Store,
     base: &Stored,
@@ -258,7 +258,7 @@ fn regions(
         }
     }
     // Beyond what is kept everything is made anew: extents, else holes. If
-    // nothing is to come there, a region that reaches the end cuts it off.
+    // nothing is to come there, a region that reaches the end removes it.
     if kept < size || (kept < base.size && reached < size) {
         add(kept, size)?;
     }
@@ -280,7 +280,7 @@ fn widen(
         low = low / page * page;
         high = high.next_multiple_of(page);
     }
-    // The chunk at the edge of what is kept is cut again too: it may have been
+    // The chunk at the edge of what is kept is made anew too: it may have been
     // shortened, or it is the unfinished end of a stream.
     let touches_end = high >= kept;
     let edge = if touches_end && kept > 0 { low.min(kept - 1) } else { low };

@@ -1,26 +1,26 @@
-//! What a stretch of a file consists of once a layer of changes lies on it, and its
-//! bytes, a window at a time: so what is cut takes little memory beside the layer.
+//! The spans of which a range of a file consists once a layer of changes lies on it, and their
+//! bytes, a window at a time: so chunking takes little memory beside the layer.
 
 use std::ops::Range;
 
 use super::content::{Extent, Layer, Stored, read_stored, stored_runs};
 use crate::store::{Result, Store};
 
-/// A part of new content.
+/// A range of new content, and where its bytes come from.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Part<'a> {
-    /// Bytes of the layer.
+pub enum Span<'a> {
+    /// These bytes of the layer.
     New(&'a [u8]),
-    /// Bytes that are stored, by their place in the file.
+    /// Stored bytes, by their range in the file.
     Kept(Range<u64>),
-    /// Zeros that are stored, count of bytes.
+    /// So many zeros, which are stored as data.
     Zeros(u64),
-    /// Zeros that are not stored, count of bytes.
+    /// So many zeros, which are a hole.
     Hole(u64),
 }
 
-impl Part<'_> {
-    /// Bytes it covers.
+impl Span<'_> {
+    /// The length of the range in bytes.
     pub fn len(&self) -> u64 {
         match self {
             Self::New(bytes) => bytes.len() as u64,
@@ -29,134 +29,135 @@ impl Part<'_> {
         }
     }
 
-    /// Whether it takes room.
+    /// Whether the range is stored as data, so that it is no hole.
     pub fn is_data(&self) -> bool {
         !matches!(self, Self::Hole(_))
     }
 }
 
-fn push_hole(parts: &mut Vec<Part<'_>>, len: u64) {
-    match parts.last_mut() {
-        Some(Part::Hole(before)) => *before += len,
-        _ => parts.push(Part::Hole(len)),
+fn push_hole(spans: &mut Vec<Span<'_>>, len: u64) {
+    match spans.last_mut() {
+        Some(Span::Hole(before)) => *before += len,
+        _ => spans.push(Span::Hole(len)),
     }
 }
 
-/// The parts of `range`: `layer` on `base`, of which nothing at or above `kept` shows.
-/// Holes that meet are one.
-pub fn parts<'a>(
+/// The spans of `range` of a file with the changes in `layer` above the stored content `base`,
+/// of which nothing at or above `kept` shows. Holes that meet become one. Fails if the content
+/// tree cannot be read.
+pub fn spans<'a>(
     store: &Store,
     base: &Stored,
     layer: &'a Layer,
     range: Range<u64>,
     kept: u64,
-) -> Result<Vec<Part<'a>>> {
-    let mut parts = Vec::new();
+) -> Result<Vec<Span<'a>>> {
+    let mut spans = Vec::new();
     let mut at = range.start;
-    let below = |low: u64, high: u64, parts: &mut Vec<Part<'a>>| -> Result<()> {
+    let below = |low: u64, high: u64, spans: &mut Vec<Span<'a>>| -> Result<()> {
         let shown = high.min(kept).max(low);
         for placed in stored_runs(store, base, low, shown)? {
             let start = placed.start.max(low);
             let end = (placed.start + placed.run.total()).min(shown);
             if placed.run.is_hole() {
-                push_hole(parts, end - start);
-            } else if let Some(Part::Kept(last)) = parts.last_mut()
+                push_hole(spans, end - start);
+            } else if let Some(Span::Kept(last)) = spans.last_mut()
                 && last.end == start
             {
                 last.end = end;
             } else {
-                parts.push(Part::Kept(start..end));
+                spans.push(Span::Kept(start..end));
             }
         }
         if high > shown {
-            push_hole(parts, high - shown);
+            push_hole(spans, high - shown);
         }
         Ok(())
     };
     for (start, extent) in layer.touching(range.start, range.end) {
         if *start > at {
-            below(at, *start, &mut parts)?;
+            below(at, *start, &mut spans)?;
         }
         let (low, high) = (at.max(*start), range.end.min(start + extent.len()));
         match extent {
-            Extent::Zero(_) => push_hole(&mut parts, high - low),
+            Extent::Zero(_) => push_hole(&mut spans, high - low),
             Extent::Data(new) => {
-                parts.push(Part::New(&new[(low - start) as usize..(high - start) as usize]));
+                spans.push(Span::New(&new[(low - start) as usize..(high - start) as usize]));
             }
         }
         at = high;
     }
     if at < range.end {
-        below(at, range.end, &mut parts)?;
+        below(at, range.end, &mut spans)?;
     }
-    Ok(parts)
+    Ok(spans)
 }
 
-/// Makes holes start and end at multiples of `grain`: the rest of them becomes zeros.
-/// `start` is where the first part lies.
+/// Makes holes start and end at multiples of `grain` bytes: the rest of each becomes zeros.
+/// `start` is the offset of the first span in the file.
 pub fn align_holes(
-    parts: Vec<Part<'_>>,
+    spans: Vec<Span<'_>>,
     start: u64,
     end_of_file: u64,
     grain: u64,
-) -> Vec<Part<'_>> {
-    let mut aligned: Vec<Part<'_>> = Vec::with_capacity(parts.len());
+) -> Vec<Span<'_>> {
+    let mut aligned: Vec<Span<'_>> = Vec::with_capacity(spans.len());
     let mut at = start;
-    for part in parts {
-        let Part::Hole(len) = part else {
-            at += part.len();
-            aligned.push(part);
+    for span in spans {
+        let Span::Hole(len) = span else {
+            at += span.len();
+            aligned.push(span);
             continue;
         };
         let end = at + len;
         // The region's start and the file's end count as aligned.
         let first = if at == start { at } else { at.next_multiple_of(grain).min(end) };
         let last = if end == end_of_file { end } else { (end / grain * grain).max(first) };
-        let split = [Part::Zeros(first - at), Part::Hole(last - first), Part::Zeros(end - last)];
-        aligned.extend(split.into_iter().filter(|part| part.len() > 0));
+        let split = [Span::Zeros(first - at), Span::Hole(last - first), Span::Zeros(end - last)];
+        aligned.extend(split.into_iter().filter(|span| span.len() > 0));
         at = end;
     }
     aligned
 }
 
-/// Parts of data that lie side by side.
+/// Adjoining spans of data.
 pub struct Stretch<'a> {
-    parts: &'a [Part<'a>],
-    /// Where the first of them lies in the file.
+    spans: &'a [Span<'a>],
+    /// The offset of the first span in the file.
     start: u64,
 }
 
 impl<'a> Stretch<'a> {
-    /// Parts from `start` on.
-    pub fn new(parts: &'a [Part<'a>], start: u64) -> Self {
-        Self { parts, start }
+    /// A stretch of `spans`, of which the first is at offset `start` of the file.
+    pub fn new(spans: &'a [Span<'a>], start: u64) -> Self {
+        Self { spans, start }
     }
 
-    /// The bytes `[from, to)` of the file, which lie within. What is before them cannot
-    /// be asked for any more.
+    /// Returns the bytes `[from, to)` of the file, which must be within the stretch. After that
+    /// the bytes before `from` can no longer be asked for.
     pub fn compose(&mut self, store: &Store, base: &Stored, from: u64, to: u64) -> Result<Vec<u8>> {
-        while let Some((first, rest)) = self.parts.split_first()
+        while let Some((first, rest)) = self.spans.split_first()
             && self.start + first.len() <= from
         {
             self.start += first.len();
-            self.parts = rest;
+            self.spans = rest;
         }
         let mut bytes = Vec::with_capacity((to - from) as usize);
         let mut start = self.start;
-        for part in self.parts {
-            let (low, high) = (from.max(start) - start, to.min(start + part.len()) - start);
-            match part {
-                Part::New(new) => bytes.extend_from_slice(&new[low as usize..high as usize]),
-                Part::Kept(range) => {
+        for span in self.spans {
+            let (low, high) = (from.max(start) - start, to.min(start + span.len()) - start);
+            match span {
+                Span::New(new) => bytes.extend_from_slice(&new[low as usize..high as usize]),
+                Span::Kept(range) => {
                     let before = bytes.len();
                     bytes.resize(before + (high - low) as usize, 0);
                     let (low, high) = (range.start + low, range.start + high);
                     read_stored(store, base, low, high, &mut bytes[before..])?;
                 }
-                Part::Zeros(_) => bytes.resize(bytes.len() + (high - low) as usize, 0),
-                Part::Hole(_) => unreachable!("a stretch is data"),
+                Span::Zeros(_) => bytes.resize(bytes.len() + (high - low) as usize, 0),
+                Span::Hole(_) => unreachable!("a stretch is data"),
             }
-            start += part.len();
+            start += span.len();
             if start >= to {
                 break;
             }
@@ -172,28 +173,28 @@ mod tests {
     #[test]
     fn holes_are_rounded_inwards() {
         let (before, after) = ([1; 100], [2; 50]);
-        let hole = Part::Hole(3 * 4096);
-        let parts = vec![Part::New(&before), hole, Part::New(&after)];
+        let hole = Span::Hole(3 * 4096);
+        let spans = vec![Span::New(&before), hole, Span::New(&after)];
         let expected = [
-            Part::New(&before),
-            Part::Zeros(3996),
-            Part::Hole(2 * 4096),
-            Part::Zeros(100),
-            Part::New(&after),
+            Span::New(&before),
+            Span::Zeros(3996),
+            Span::Hole(2 * 4096),
+            Span::Zeros(100),
+            Span::New(&after),
         ];
-        assert_eq!(align_holes(parts, 0, 1 << 30, 4096), expected);
+        assert_eq!(align_holes(spans, 0, 1 << 30, 4096), expected);
     }
 
     #[test]
     fn short_holes_are_zeros_and_the_end_of_the_file_counts_as_aligned() {
-        let parts = vec![Part::Kept(0..8200), Part::Hole(4000), Part::New(&[1]), Part::Hole(4099)];
+        let spans = vec![Span::Kept(0..8200), Span::Hole(4000), Span::New(&[1]), Span::Hole(4099)];
         let expected = [
-            Part::Kept(0..8200),
-            Part::Zeros(4000),
-            Part::New(&[1]),
-            Part::Zeros(87),
-            Part::Hole(4012),
+            Span::Kept(0..8200),
+            Span::Zeros(4000),
+            Span::New(&[1]),
+            Span::Zeros(87),
+            Span::Hole(4012),
         ];
-        assert_eq!(align_holes(parts, 0, 16300, 4096), expected);
+        assert_eq!(align_holes(spans, 0, 16300, 4096), expected);
     }
 }
