@@ -41,7 +41,7 @@ pub fn format_key(key: &Secret) -> Zeroizing<String> {
 pub const SHEET_TITLE: &str = "amberfs: the key of a backup";
 /// The line of a key sheet after which the key's lines come.
 pub const SHEET_KEY: &str = "key";
-/// Lines of a key.
+/// How many lines of a key sheet a key takes.
 const LINES: usize = 4;
 
 /// The lines of the key in a saved key sheet.

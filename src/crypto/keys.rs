@@ -25,7 +25,7 @@ impl Secret {
         secret
     }
 
-    /// A fresh random secret.
+    /// Makes a secret of 32 fresh random bytes.
     pub fn random(random: &dyn Random) -> Self {
         let mut secret = Self(Box::new([0; 32]));
         random.fill(&mut secret.0[..]);

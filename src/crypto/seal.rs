@@ -176,7 +176,8 @@ impl ValueCipher {
             .into()
     }
 
-    /// Opens a sealed value.
+    /// Opens the value that was sealed under this key with `number` and `aad`. An error if the
+    /// bytes are not what was sealed.
     pub fn open(&self, number: u64, aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
         let body = sealed.len().checked_sub(TAG).ok_or(OpenError)?;
         let tag: [u8; TAG] = sealed[body..].try_into().expect("the last 16 bytes");

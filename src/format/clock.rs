@@ -60,7 +60,8 @@ impl Writer {
         self.0.to_be_bytes()[8 - WRITER_BYTES..].try_into().expect("the last 5 of 8 bytes")
     }
 
-    /// Reads what [`Writer::to_bytes`] made.
+    /// Decodes a writer from the bytes that [`Writer::to_bytes`] returns. The number 0 is an error,
+    /// and so is one above the limit.
     pub fn from_bytes(bytes: [u8; WRITER_BYTES]) -> Result<Self> {
         let mut number = [0; 8];
         number[8 - WRITER_BYTES..].copy_from_slice(&bytes);
@@ -73,7 +74,7 @@ impl Writer {
 /// a replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Dot {
-    /// Who made the change.
+    /// The writer that made the change.
     pub writer: Writer,
     /// Which of the writer's changes it is.
     pub record: u64,
@@ -90,7 +91,7 @@ impl Dot {
         out.raw(&self.writer.to_bytes()).var(self.record);
     }
 
-    /// Reads what [`Dot::encode`] wrote.
+    /// Decodes a dot, as [`Dot::encode`] writes it. A change with the number 0 is an error.
     pub fn decode(input: &mut Decoder<'_>) -> Result<Self> {
         let writer = Writer::from_bytes(input.array()?)?;
         Self::new(writer, input.var()?).ok_or(DecodeError::Invalid("dot"))
@@ -103,7 +104,7 @@ impl Dot {
 pub struct Seen(BTreeMap<Writer, u64>);
 
 impl Seen {
-    /// Whether nothing was seen.
+    /// Whether the state contains no change of any writer.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -197,7 +198,8 @@ impl Processed {
         }
     }
 
-    /// Reads what [`Processed::encode`] wrote.
+    /// Decodes a list of processed heads, as [`Processed::encode`] writes it. Devices that do not
+    /// ascend are an error.
     pub fn decode(input: &mut Decoder<'_>) -> Result<Self> {
         let mut heads = BTreeMap::new();
         for _ in 0..input.var_max(DEVICES_MAX, "processed heads")? {
@@ -262,7 +264,8 @@ impl Generations {
         }
     }
 
-    /// Reads what [`Generations::encode`] wrote.
+    /// Decodes a list of generations, as [`Generations::encode`] writes it. Devices that do not
+    /// ascend are an error.
     pub fn decode(input: &mut Decoder<'_>) -> Result<Self> {
         let mut newest = BTreeMap::new();
         for _ in 0..input.var_max(DEVICES_MAX, "devices")? {

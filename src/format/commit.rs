@@ -17,7 +17,7 @@ const FIELD_MAX: usize = 1 << 20;
 /// Tag of [`Commit::bad`]. Fields with even tags are sets that grow, and a merge inherits
 /// them; those with odd ones are of one head.
 const BAD: u64 = 2;
-/// Tag of [`Commit::lost`].
+/// The tag of the field [`Commit::lost`].
 const LOST: u64 = 4;
 /// Most hashes that [`Commit::bad`] may hold.
 pub const BAD_MAX: usize = FIELD_MAX / size_of::<Hash>();
@@ -31,7 +31,7 @@ pub struct NewObject {
     pub hash: Hash,
     /// Data, metadata or index run.
     pub kind: Kind,
-    /// Bytes.
+    /// The size of the object's file in bytes.
     pub size: u64,
     /// Ids of its chunks, ascending.
     pub chunks: Vec<Id>,
@@ -50,7 +50,7 @@ impl NewObject {
         }
     }
 
-    /// Reads what [`NewObject::encode_all`] wrote.
+    /// Decodes a list of objects, as [`NewObject::encode_all`] writes it.
     pub fn decode_all(input: &mut Decoder<'_>) -> Result<Vec<Self>> {
         let mut objects = Vec::new();
         for _ in 0..input.var_max(LIST_MAX, "object count")? {
@@ -87,9 +87,9 @@ impl NewObject {
 /// A device that will not write again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retired {
-    /// The device.
+    /// The id of the retired device.
     pub device: DeviceId,
-    /// Its last generation.
+    /// The last generation of the device that counts.
     pub last: u64,
     /// The tag of that head; zeros where there was none.
     pub tag: Tag,
@@ -104,7 +104,7 @@ pub struct Commit {
     pub device: DeviceId,
     /// Equal to the head's extension.
     pub generation: u64,
-    /// When it was made.
+    /// When the commit was made, by the wall clock of the device.
     pub time: Timestamp,
     /// The mount that made it: two heads of one generation with different ones mean a
     /// clone.
@@ -123,22 +123,22 @@ pub struct Commit {
     pub news: u64,
     /// Highest journal sequence number that it contains.
     pub journal: u64,
-    /// Inodes in it.
+    /// How many inodes the namespace has.
     pub inodes: u64,
     /// Sum of file sizes, bytes.
     pub bytes: u64,
     /// What the device calls itself.
     pub device_name: String,
-    /// Objects new in it.
+    /// The objects that are listed for the first time in this commit.
     pub objects: Vec<NewObject>,
-    /// Devices retired; only grows.
+    /// All devices that were ever retired. Later commits only add to them.
     pub retired: Vec<Retired>,
     /// Heads and objects that a repair found damaged, ascending: what they hold
     /// does not count as stored.
     pub bad: Vec<Hash>,
     /// Chunks that nobody can bring any more, ascending.
     pub lost: Vec<Id>,
-    /// Fields of later versions.
+    /// Fields that later versions add, by their tags. They are kept as they are.
     pub unknown: Vec<(u64, Vec<u8>)>,
 }
 
@@ -191,7 +191,7 @@ impl Commit {
         }
     }
 
-    /// Canonical bytes.
+    /// Encodes the commit in its canonical form: equal commits give equal bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::new();
         out.raw(&self.device)
@@ -227,7 +227,8 @@ impl Commit {
         out.finish()
     }
 
-    /// Reads them.
+    /// Decodes a commit. Fields with unknown tags are kept; bytes that break a rule of the
+    /// format are an error.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let mut input = Decoder::new(bytes);
         let mut commit = Self {
@@ -286,22 +287,22 @@ impl Commit {
 /// A name in REPO that amberfs gives.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Name {
-    /// `amberfs-<repo id>.amb`
+    /// The header: `amberfs-<repo id>.amb`.
     Header(RepoId),
-    /// `<device>/head/<generation>-<hash>.amb`
+    /// A head: `<device>/head/<generation>-<hash>.amb`.
     Head {
-        /// The device.
+        /// The device that published the head.
         device: DeviceId,
-        /// Its generation.
+        /// The generation of the head.
         generation: u64,
-        /// BLAKE3 of the file.
+        /// The BLAKE3 hash of the file's bytes.
         hash: Hash,
     },
-    /// `<device>/obj/<first digit of hash>/<hash>.amb`
+    /// An object: `<device>/obj/<first digit of hash>/<hash>.amb`.
     Object {
-        /// The device.
+        /// The device that published the object.
         device: DeviceId,
-        /// BLAKE3 of the file.
+        /// The BLAKE3 hash of the file's bytes.
         hash: Hash,
     },
 }
@@ -315,7 +316,7 @@ impl Name {
         }
     }
 
-    /// The path within REPO.
+    /// The path that a file of this name has within REPO.
     pub fn path(&self) -> String {
         match self {
             Self::Header(repo) => format!("amberfs-{}{EXTENSION}", hex(repo)),

@@ -27,13 +27,13 @@ pub const CHUNKS_MAX: u64 = 1 << 21;
 pub enum Kind {
     /// The header, written once by init.
     Header = 1,
-    /// A checkpoint.
+    /// A head, which a checkpoint published last.
     Head = 2,
-    /// Chunks of file content.
+    /// A data object: chunks of file content.
     Data = 3,
     /// Tree nodes, repacked or too many for a head.
     Metadata = 4,
-    /// A merged index run.
+    /// An index run: which chunks other objects have, merged into one file.
     IndexRun = 5,
 }
 
@@ -161,12 +161,12 @@ pub const PLACE_SEALED: usize = 16 + TAG;
 pub struct Place {
     /// Offset in the file, bytes.
     pub offset: u64,
-    /// Sealed length, bytes.
+    /// The length of the sealed directory, in bytes.
     pub len: u64,
 }
 
 impl Place {
-    /// Sixteen bytes.
+    /// Encodes the place in sixteen bytes.
     pub fn encode(self) -> Vec<u8> {
         let mut out = Encoder::new();
         out.u64(self.offset).u64(self.len);
@@ -191,11 +191,11 @@ impl Place {
 pub enum Class {
     /// Pages of databases and of files overwritten in place.
     Pages = 1,
-    /// Streams that compress.
+    /// Streams of bytes that can be compressed, such as text.
     Compressible = 2,
-    /// Streams that do not.
+    /// Streams of bytes that cannot be compressed, such as media.
     Incompressible = 3,
-    /// Tree nodes.
+    /// Nodes of trees.
     Nodes = 4,
 }
 
@@ -216,37 +216,37 @@ impl Class {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Codec {
-    /// As it is.
+    /// The plaintext as it is.
     Raw = 0,
-    /// One zstd frame.
+    /// The plaintext compressed as one zstd frame.
     Zstd = 1,
     /// Zeros that only fill; never read.
     Padding = 255,
 }
 
-/// One frame.
+/// A row of the directory for one frame of the container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// How it is stored.
+    /// How the plaintext is stored.
     pub codec: Codec,
-    /// What it holds.
+    /// The class of all chunks in the frame.
     pub class: Class,
-    /// Bytes before sealing.
+    /// The length of the frame in bytes after compression and before sealing.
     pub stored: u32,
-    /// Bytes after decompression.
+    /// The length of the frame's plaintext in bytes, after decompression.
     pub plain: u32,
 }
 
 /// One chunk within a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkPlace {
-    /// The chunk's id.
+    /// The id of the chunk.
     pub id: [u8; 16],
-    /// Frame it lies in.
+    /// The number of the frame that holds the chunk, from 0.
     pub frame: u32,
     /// Offset in the frame's plaintext, bytes.
     pub offset: u32,
-    /// Bytes.
+    /// The length of the chunk in bytes.
     pub len: u32,
 }
 
@@ -258,7 +258,7 @@ pub struct Directory {
     pub frames: Vec<Frame>,
     /// Chunks, strictly ascending by id.
     pub chunks: Vec<ChunkPlace>,
-    /// What the kind adds.
+    /// What the kind of container adds; in a head, its commit.
     pub extra: Vec<u8>,
 }
 

@@ -9,9 +9,9 @@ use crate::io::Timestamp;
 /// A user or group: a number, or *self*, shown as whoever mounts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// Whoever mounts.
+    /// Whoever mounts; shown with that person's number.
     SelfOwned,
-    /// This number.
+    /// The user or group with this number.
     Id(u32),
 }
 
@@ -41,7 +41,7 @@ impl Content {
         }
     }
 
-    /// Reads what `encode` wrote.
+    /// Decodes what [`Content::encode`] writes. A level above the limit is an error.
     pub(super) fn decode(input: &mut Decoder<'_>) -> Result<Self> {
         match input.u8()? {
             CONTENT_CHUNK => Ok(Self::Chunk(input.array()?)),
@@ -54,14 +54,14 @@ impl Content {
 /// How a file's content is chunked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum ContentClass {
-    /// Not decided yet.
+    /// The class is not decided yet.
     #[default]
     Unknown,
     /// Pages of this many bytes.
     Pages(u32),
-    /// A compressible stream.
+    /// A stream that can be compressed; chunks end where the content decides.
     Compressible,
-    /// An incompressible stream.
+    /// A stream that cannot be compressed; chunks end where the content decides, and are larger.
     Incompressible,
 }
 
@@ -70,29 +70,29 @@ pub enum ContentClass {
 pub struct Inode {
     /// Type and permissions, as `st_mode`.
     pub mode: u32,
-    /// User.
+    /// The user that owns the inode.
     pub uid: Owner,
-    /// Group.
+    /// The group that owns the inode.
     pub gid: Owner,
     /// Device number of device nodes.
     pub rdev: u64,
-    /// Last change of content.
+    /// When the content changed last.
     pub mtime: Timestamp,
     /// Last change of the inode.
     pub ctime: Timestamp,
-    /// Birth.
+    /// When the inode was made.
     pub btime: Timestamp,
     /// Last access, only where it was set explicitly.
     pub atime: Option<Timestamp>,
-    /// `FS_*_FL` flags.
+    /// Flags as of chattr(1), `FS_*_FL`. They are kept, and nothing obeys them yet.
     pub flags: u64,
-    /// Project id.
+    /// The project id for quotas. It is kept, and nothing uses it yet.
     pub project: u64,
     /// How the content is chunked.
     pub class: ContentClass,
-    /// Length, bytes.
+    /// The length of the content in bytes.
     pub size: u64,
-    /// Where the content is.
+    /// Where the content is stored, unless it is in `inline`.
     pub content: Content,
     /// Content of at most 256 bytes, or the target of a symlink.
     pub inline: Vec<u8>,
@@ -128,7 +128,7 @@ impl Inode {
         }
     }
 
-    /// `S_IFMT` bits.
+    /// The type of the inode: the `S_IFMT` bits of its mode.
     pub fn kind(&self) -> u32 {
         self.mode & 0o170_000
     }

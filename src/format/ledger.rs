@@ -30,7 +30,7 @@ pub struct Container {
     pub kind: Kind,
     /// A head's own generation; else that of the head which listed it first.
     pub generation: u64,
-    /// Bytes of the file.
+    /// The size of the container's file in bytes.
     pub size: u64,
     /// The generation since which it is given back; 0 while it is kept.
     pub condemned: u64,
@@ -39,11 +39,11 @@ pub struct Container {
 /// A commit whose tree is kept although its head may go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kept {
-    /// When it was made.
+    /// When the commit was made, by the wall clock of its device.
     pub time: Timestamp,
     /// Root node of its namespace tree, and its level.
     pub root: (Id, u8),
-    /// Inodes in it.
+    /// How many inodes the namespace of the commit has.
     pub inodes: u64,
     /// Sum of file sizes, bytes.
     pub bytes: u64,
@@ -75,14 +75,14 @@ impl Key {
 }
 
 impl Container {
-    /// Canonical bytes.
+    /// Encodes the row in its canonical form.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::new();
         out.u8(self.kind as u8).var(self.generation).var(self.size).var(self.condemned);
         out.finish()
     }
 
-    /// Reads them.
+    /// Decodes the row of a container. A generation of 0 is an error, and so is the kind *header*.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let mut input = Decoder::new(bytes);
         let container = Self {
@@ -100,7 +100,7 @@ impl Container {
 }
 
 impl Kept {
-    /// Canonical bytes.
+    /// Encodes the row in its canonical form.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::new();
         out.time(self.time)
@@ -112,7 +112,7 @@ impl Kept {
         out.finish()
     }
 
-    /// Reads them.
+    /// Decodes the row of a kept commit. A label that is not UTF-8 is an error.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let mut input = Decoder::new(bytes);
         let kept = Self {

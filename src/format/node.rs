@@ -33,15 +33,15 @@ const VALUE_OVERHEAD: usize = 24;
 const SIBLINGS_MAX: u64 = 256;
 /// Most writers that the values of a leaf may have.
 const WRITERS_MAX: u64 = ITEMS_MAX as u64 * SIBLINGS_MAX;
-/// Longest chunk.
+/// The longest chunk, in bytes.
 pub const CHUNK_MAX: u64 = super::container::FRAME_MAX;
 
 /// One value with the change that made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dotted {
-    /// Who wrote it.
+    /// The change that made the value.
     pub dot: Dot,
-    /// The encoded value.
+    /// The encoded value of the namespace.
     pub bytes: Vec<u8>,
 }
 
@@ -49,7 +49,7 @@ pub struct Dotted {
 /// in a search through the items of a node read nothing else.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ItemKey {
-    /// See [`head`].
+    /// The first 16 bytes of the key, as the function [`head`] returns them.
     head: [u64; 2],
     bytes: Box<[u8]>,
 }
@@ -100,9 +100,9 @@ impl<'a> Sought<'a> {
 /// dot; more than one only after concurrent changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapItem {
-    /// Encoded key.
+    /// The encoded key of the namespace.
     pub key: ItemKey,
-    /// Values.
+    /// The values of the key, ascending by dot; at least one.
     pub values: Vec<Dotted>,
 }
 
@@ -118,9 +118,9 @@ impl MapItem {
 /// ([`super::ledger`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LedgerItem {
-    /// Encoded key.
+    /// The encoded key of the ledger.
     pub key: ItemKey,
-    /// Encoded value.
+    /// The encoded value of the ledger.
     pub bytes: Vec<u8>,
 }
 
@@ -134,9 +134,9 @@ impl LedgerItem {
 /// An item of a branch of the namespace, or of a ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapChild {
-    /// The lowest key below.
+    /// The lowest key in the leaves below the child.
     pub first: ItemKey,
-    /// The node.
+    /// The id of the child node.
     pub id: Id,
 }
 
@@ -152,7 +152,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// Bytes in all.
+    /// The length of the run in bytes: all its chunks, or the hole.
     pub fn total(&self) -> u64 {
         self.len * self.count
     }
@@ -171,7 +171,7 @@ impl Run {
 /// An item of a content branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContentChild {
-    /// The node.
+    /// The id of the child node.
     pub id: Id,
     /// Bytes of content below it.
     pub len: u64,
@@ -180,17 +180,17 @@ pub struct ContentChild {
 /// A node of any tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Node {
-    /// Namespace, level 0.
+    /// A leaf of the namespace tree, level 0.
     MapLeaf(Vec<MapItem>),
-    /// Namespace, above.
+    /// A branch of the namespace tree: its level, from 1, and its children.
     MapBranch(u8, Vec<MapChild>),
-    /// Content, level 0.
+    /// A leaf of a content tree, level 0.
     ContentLeaf(Vec<Run>),
-    /// Content, above.
+    /// A branch of a content tree: its level, from 1, and its children.
     ContentBranch(u8, Vec<ContentChild>),
-    /// Ledger, level 0.
+    /// A leaf of a ledger, level 0.
     LedgerLeaf(Vec<LedgerItem>),
-    /// Ledger, above.
+    /// A branch of a ledger: its level, from 1, and its children.
     LedgerBranch(u8, Vec<MapChild>),
 }
 
@@ -278,7 +278,7 @@ fn add_bytes(total: u64, more: u64) -> Result<u64> {
 }
 
 impl Node {
-    /// Canonical bytes.
+    /// Encodes the node in its canonical form: equal nodes give equal bytes and so an equal id.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::new();
         match self {

@@ -21,48 +21,49 @@ pub const PIECES_MAX: u64 = 4096;
 pub enum Change<'a> {
     /// A key of the namespace gets a value.
     Set(Key, Value),
-    /// A key goes.
+    /// The key of the namespace is removed.
     Remove(Key),
     /// Bytes of a file; sets mtime and ctime and grows the file.
     Write {
-        /// The file.
+        /// The inode number of the file.
         ino: Ino,
-        /// Where, bytes.
+        /// The offset in the file of the first byte written.
         offset: u64,
-        /// What.
+        /// The bytes that are written.
         bytes: Cow<'a, [u8]>,
-        /// When.
+        /// The time that becomes the file's mtime and ctime.
         time: Timestamp,
     },
-    /// As [`Change::Write`], of bytes that chunks in REPO hold durably.
+    /// A write whose bytes are not in the record, because chunks in REPO hold them durably. It has
+    /// the same effect as [`Change::Write`].
     Stored {
-        /// The file.
+        /// The inode number of the file.
         ino: Ino,
-        /// Where, bytes.
+        /// The offset in the file of the first byte written.
         offset: u64,
         /// What, one after the other; at least one.
         pieces: Vec<Piece>,
-        /// When.
+        /// The time that becomes the file's mtime and ctime.
         time: Timestamp,
     },
     /// A file's length; bytes beyond the old one are a hole.
     Resize {
-        /// The file.
+        /// The inode number of the file.
         ino: Ino,
-        /// The new length, bytes.
+        /// The new length of the file in bytes.
         size: u64,
-        /// When.
+        /// The time that becomes the file's mtime and ctime.
         time: Timestamp,
     },
     /// `[from, to)` of a file becomes a hole; the length stays.
     Zero {
-        /// The file.
+        /// The inode number of the file.
         ino: Ino,
-        /// First byte.
+        /// The offset of the first byte of the hole.
         from: u64,
-        /// First byte kept.
+        /// The offset of the first byte behind the hole.
         to: u64,
-        /// When.
+        /// The time that becomes the file's mtime and ctime.
         time: Timestamp,
     },
 }
@@ -70,9 +71,9 @@ pub enum Change<'a> {
 /// A part of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
-    /// The chunk.
+    /// The id of the chunk.
     pub id: Id,
-    /// First byte of it.
+    /// The offset in the chunk of the first byte that is used.
     pub from: u64,
     /// How many bytes; at least one.
     pub len: u64,

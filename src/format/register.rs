@@ -16,7 +16,7 @@ use crate::io::Random;
 
 /// Most unlock slots in a register.
 pub const SLOTS_MAX: u64 = 32;
-/// Longest unlock slot.
+/// The longest unlock slot, in bytes.
 pub const SLOT_MAX: usize = 4096;
 /// Most bytes of all slots of a register together.
 pub const SLOTS_BYTES_MAX: usize = 32 << 10;
@@ -33,12 +33,12 @@ const _: () = assert!(
 );
 /// Most epochs in a keyring.
 pub const EPOCHS_MAX: u64 = 1024;
-/// Longest sealed keyring.
+/// The longest sealed keyring, in bytes.
 pub const KEYRING_MAX: usize = 128 << 10;
 /// Keyrings are padded to a multiple of this, so that their size tells nothing
 /// of epochs and slots.
 const KEYRING_PAD: usize = 1024;
-/// Longest header file.
+/// The longest header file, in bytes.
 pub const HEADER_MAX: u64 = EXTENSION_MAX as u64 + 4096;
 
 /// Slot type of a key check value (16 bytes).
@@ -69,7 +69,7 @@ impl Features {
         self.incompatible != 0 || self.read_only_compatible != 0
     }
 
-    /// Adds those of `more`.
+    /// Sets all bits that are set in `more` too.
     pub fn merge(&mut self, more: Self) {
         self.compatible |= more.compatible;
         self.read_only_compatible |= more.read_only_compatible;
@@ -92,27 +92,28 @@ impl Features {
 /// One way to unlock; unknown types are kept and skipped.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Slot {
-    /// What the bytes are.
+    /// The type of the slot, which says what the bytes are: [`SLOT_KEY_CHECK`], [`SLOT_VAULT`], or
+    /// one that this version does not know.
     pub kind: u64,
-    /// The slot itself.
+    /// The content of the slot.
     pub bytes: Vec<u8>,
 }
 
 /// Orders registers: the highest that authenticates wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stamp {
-    /// Counts changes.
+    /// How many times the register was changed.
     pub counter: u64,
-    /// Who made this one.
+    /// The device that made this change.
     pub device: DeviceId,
 }
 
 /// What may change after init, as it stands in the clear.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Register {
-    /// Its place in the order.
+    /// The place of this register in the order of all registers.
     pub stamp: Stamp,
-    /// Unlock slots.
+    /// The unlock slots in the clear. They are a hint; the sealed ones count.
     pub slots: Vec<Slot>,
     /// Salt of the keyring's key.
     pub salt: [u8; 32],
@@ -140,7 +141,7 @@ fn decode_slots(input: &mut Decoder<'_>) -> Result<(Stamp, Vec<Slot>)> {
 }
 
 impl Register {
-    /// Canonical bytes.
+    /// Encodes the register in its canonical form.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::new();
         encode_slots(&mut out, self.stamp, &self.slots);
@@ -148,7 +149,7 @@ impl Register {
         out.finish()
     }
 
-    /// Reads them.
+    /// Decodes a register. Its keyring stays sealed.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let mut input = Decoder::new(bytes);
         let (stamp, slots) = decode_slots(&mut input)?;
@@ -226,9 +227,9 @@ fn keyring_aad(repo: &RepoId) -> Vec<u8> {
 
 /// One epoch: what is written under it names its id.
 pub struct Epoch {
-    /// Names it in files.
+    /// The id of the epoch, which is in each file that is sealed under its key.
     pub id: EpochId,
-    /// The data key.
+    /// The data key of the epoch, from which the keys of files are derived.
     pub key: Secret,
 }
 
@@ -295,14 +296,14 @@ impl Keyring {
     }
 }
 
-/// The header file.
+/// The content of the header file, which init writes once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     /// Feature sets: a hint, the keyring has those that count.
     pub features: Features,
     /// The repository's id; also in the file's name.
     pub repo: RepoId,
-    /// The first register.
+    /// The register with which the repository was made.
     pub register: Register,
 }
 
@@ -347,7 +348,7 @@ impl Header {
 /// The clear extension of a head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeadExtension {
-    /// Feature sets.
+    /// The feature sets in the clear. They are a hint; those in the keyring count.
     pub features: Features,
     /// The repository's id, so that a lost header can be made anew.
     pub repo: RepoId,
@@ -360,7 +361,7 @@ pub struct HeadExtension {
 }
 
 impl HeadExtension {
-    /// Canonical bytes.
+    /// Encodes the extension in its canonical form.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::new();
         self.features.encode(&mut out);
@@ -368,7 +369,7 @@ impl HeadExtension {
         out.finish()
     }
 
-    /// Reads them.
+    /// Decodes the extension of a head.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let mut input = Decoder::new(bytes);
         let extension = Self {
@@ -431,7 +432,7 @@ mod tests {
         }
     }
 
-    /// docs/format.md, "Limits".
+    /// The limits of slots that docs/format.md, "Limits", states.
     #[test]
     fn slots_of_4096_bytes_survive_and_32_kib_are_the_most() {
         let key = Secret::random(&SystemRandom);

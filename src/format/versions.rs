@@ -138,7 +138,7 @@ impl Versions {
         }
     }
 
-    /// Reads what [`Versions::encode`] wrote.
+    /// Decodes a list of versions, as [`Versions::encode`] writes it.
     pub fn decode(input: &mut Decoder<'_>) -> Result<Self> {
         let mut runs = Vec::new();
         for _ in 0..input.var_max(READ_MAX, "versions")? {

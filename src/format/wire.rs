@@ -20,10 +20,10 @@ pub enum DecodeError {
     Invalid(&'static str),
 }
 
-/// Result of decoding.
+/// The result of decoding.
 pub type Result<T> = std::result::Result<T, DecodeError>;
 
-/// Builds an encoding.
+/// Appends fields to an encoding; `docs/format.md` has the rules of the encoding.
 #[derive(Default)]
 pub struct Encoder {
     bytes: Vec<u8>,
@@ -32,7 +32,7 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// An empty encoding.
+    /// An encoding without any bytes yet.
     pub fn new() -> Self {
         Self::default()
     }
@@ -52,12 +52,12 @@ impl Encoder {
         self
     }
 
-    /// The bytes.
+    /// Returns the bytes that were encoded.
     pub fn finish(self) -> Vec<u8> {
         self.bytes
     }
 
-    /// Bytes so far.
+    /// How many bytes were encoded so far.
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
@@ -67,22 +67,22 @@ impl Encoder {
         self.bytes.is_empty()
     }
 
-    /// One byte.
+    /// Appends a number as one byte.
     pub fn u8(&mut self, value: u8) -> &mut Self {
         self.extend(&[value])
     }
 
-    /// Two bytes, little-endian.
+    /// Appends a number as two bytes, little-endian.
     pub fn u16(&mut self, value: u16) -> &mut Self {
         self.raw(&value.to_le_bytes())
     }
 
-    /// Four bytes, little-endian.
+    /// Appends a number as four bytes, little-endian.
     pub fn u32(&mut self, value: u32) -> &mut Self {
         self.raw(&value.to_le_bytes())
     }
 
-    /// Eight bytes, little-endian.
+    /// Appends a number as eight bytes, little-endian.
     pub fn u64(&mut self, value: u64) -> &mut Self {
         self.raw(&value.to_le_bytes())
     }
@@ -117,7 +117,7 @@ impl Encoder {
     }
 }
 
-/// Reads an encoding.
+/// Reads the fields of an encoding, one after the other.
 #[derive(Clone)]
 pub struct Decoder<'a> {
     rest: &'a [u8],
@@ -134,12 +134,12 @@ impl<'a> Decoder<'a> {
         if self.rest.is_empty() { Ok(()) } else { Err(DecodeError::Trailing) }
     }
 
-    /// Bytes not read yet.
+    /// How many bytes were not read yet.
     pub fn remaining(&self) -> usize {
         self.rest.len()
     }
 
-    /// The next `count` bytes.
+    /// Reads the next `count` bytes. An error if fewer are left.
     pub fn raw(&mut self, count: usize) -> Result<&'a [u8]> {
         if count > self.rest.len() {
             return Err(DecodeError::Short);
@@ -149,27 +149,27 @@ impl<'a> Decoder<'a> {
         Ok(taken)
     }
 
-    /// The next `N` bytes.
+    /// Reads the next `N` bytes. An error if fewer are left.
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
         Ok(self.raw(N)?.try_into().expect("raw returns N bytes"))
     }
 
-    /// One byte.
+    /// Reads a number of one byte. An error if none is left.
     pub fn u8(&mut self) -> Result<u8> {
         Ok(self.array::<1>()?[0])
     }
 
-    /// Two bytes, little-endian.
+    /// Reads a number of two bytes, little-endian. An error if fewer are left.
     pub fn u16(&mut self) -> Result<u16> {
         Ok(u16::from_le_bytes(self.array()?))
     }
 
-    /// Four bytes, little-endian.
+    /// Reads a number of four bytes, little-endian. An error if fewer are left.
     pub fn u32(&mut self) -> Result<u32> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
-    /// Eight bytes, little-endian.
+    /// Reads a number of eight bytes, little-endian. An error if fewer are left.
     pub fn u64(&mut self) -> Result<u64> {
         Ok(u64::from_le_bytes(self.array()?))
     }
@@ -199,7 +199,7 @@ impl<'a> Decoder<'a> {
         if value > limit { Err(DecodeError::Limit(what)) } else { Ok(value) }
     }
 
-    /// A signed variable-length number.
+    /// Reads a signed number of variable length.
     pub fn signed(&mut self) -> Result<i64> {
         let value = self.var()?;
         Ok((value >> 1) as i64 ^ -((value & 1) as i64))

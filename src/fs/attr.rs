@@ -48,7 +48,8 @@ impl Fs {
         })
     }
 
-    /// Number of names.
+    /// Returns how many names the inode has: the number of its back references. A large number is
+    /// counted once and then kept in memory.
     pub(super) fn links(&self, state: &mut State, ino: Ino) -> Result<usize> {
         if let Some(count) = state.names.get(&ino) {
             return Ok(*count);
@@ -131,7 +132,7 @@ impl Fs {
         self.do_getattr(ino)
     }
 
-    /// Bytes free.
+    /// Returns how many bytes may still be written, by the file systems of REPO and of local state.
     pub(super) fn free(&self) -> Result<u64> {
         Ok(self.space()?.free)
     }

@@ -11,7 +11,7 @@ use crate::format::namespace::{Ino, Inode};
 use crate::volume::content::Stored;
 use crate::volume::shape::{self, Shape, Stretches};
 
-/// What is counted, bytes.
+/// The unit in which data is counted, in bytes.
 const PAGE: u64 = 4096;
 /// Units of `st_blocks` in one.
 const UNITS: u64 = PAGE / 512;
@@ -26,7 +26,7 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    /// The file changed.
+    /// Drops the count, because the file changed.
     pub(super) fn forget(&mut self) {
         self.changes += 1;
         self.counted = None;

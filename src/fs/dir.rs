@@ -3,7 +3,7 @@
 use super::{Attr, DirEntry, Fs, FsError, Result, State};
 use crate::format::namespace::{Ino, Key, NAME_MAX, ROOT, Value};
 
-/// Entries read at once.
+/// How many entries are read from the tree at once, when attributes are not wanted.
 const BATCH: usize = 256;
 /// Entries read at once with their attributes. They are fewer, since attributes cost more
 /// and those that do not fit into the answer are read in vain.

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use super::{Fs, FsError, Result};
 use crate::volume::StoreError;
 
-/// What failed so far.
+/// The failures that stop the file system, and what is remembered of the last ones.
 #[derive(Default)]
 pub(super) struct Failing {
     /// Read-only with EIO until reopened.

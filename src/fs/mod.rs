@@ -56,24 +56,24 @@ use crate::volume::{StoreError, Volume};
 /// How a file system behaves.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Refuses changes.
+    /// Whether all changes are refused with EROFS.
     pub read_only: bool,
-    /// Owners.
+    /// How owners are stored and shown.
     pub ownership: Ownership,
 }
 
 /// A file whose content is open or changed.
 #[derive(Default)]
 struct File {
-    /// Content below all layers.
+    /// The stored content, below all layers.
     stored: Stored,
     /// Changes that a checkpoint is flushing.
     frozen: Option<Arc<Layer>>,
-    /// Changes since.
+    /// The changes since the last freeze of the file.
     layer: Layer,
-    /// Length with all layers.
+    /// The length of the file with all layers, in bytes.
     size: u64,
-    /// Opens.
+    /// How many times the kernel has the file open.
     opens: u32,
     /// The kernel's mtime and ctime, as it told them last in this open.
     told: Option<(Timestamp, Timestamp)>,
@@ -92,10 +92,10 @@ impl File {
     }
 }
 
-/// Everything in memory.
+/// Everything that the file system has in memory, behind one lock.
 #[derive(Default)]
 struct State {
-    /// Changes of the namespace.
+    /// The changes of the namespace that are in no head yet.
     overlays: Overlays,
     files: HashMap<Ino, File>,
     /// Files that were written and closed, in that order.
@@ -211,7 +211,7 @@ impl Fs {
         Ok(fs)
     }
 
-    /// The volume below.
+    /// The volume in which the file system is stored.
     pub fn volume(&self) -> &Volume {
         &self.volume
     }

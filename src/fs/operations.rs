@@ -14,61 +14,61 @@ pub fn has_namespace(attribute: &[u8]) -> bool {
 /// Why an operation failed, sorted by errno.
 #[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
 pub enum FsError {
-    /// ENOENT.
+    /// ENOENT: there is no file or directory of this name.
     #[error("no such file or directory")]
     NotFound,
-    /// EEXIST.
+    /// EEXIST: the name is taken.
     #[error("exists already")]
     Exists,
-    /// ENOTDIR.
+    /// ENOTDIR: something on the path is no directory.
     #[error("not a directory")]
     NotDir,
-    /// EISDIR.
+    /// EISDIR: the operation is not for directories.
     #[error("is a directory")]
     IsDir,
-    /// ENOTEMPTY.
+    /// ENOTEMPTY: the directory still has entries.
     #[error("directory is not empty")]
     NotEmpty,
-    /// ENOSPC.
+    /// ENOSPC: there is no room, in REPO or for the journal.
     #[error("no space left")]
     NoSpace,
-    /// EROFS.
+    /// EROFS: the file system is mounted read-only.
     #[error("read-only")]
     ReadOnly,
-    /// EPERM.
+    /// EPERM: the caller may not do that, or nobody may.
     #[error("not permitted")]
     NotPermitted,
-    /// EACCES.
+    /// EACCES: permissions deny access.
     #[error("access denied")]
     Access,
-    /// EINVAL.
+    /// EINVAL: an argument makes no sense for this operation.
     #[error("invalid argument")]
     Invalid,
-    /// ENAMETOOLONG.
+    /// ENAMETOOLONG: a name or the target of a symlink is too long.
     #[error("name is too long")]
     NameTooLong,
-    /// EMLINK.
+    /// EMLINK: the inode has as many names as are allowed.
     #[error("too many links")]
     TooManyLinks,
-    /// ENODATA.
+    /// ENODATA: there is no extended attribute of this name.
     #[error("no such attribute")]
     NoData,
-    /// ERANGE.
+    /// ERANGE: a name or value does not fit.
     #[error("does not fit")]
     Range,
-    /// E2BIG.
+    /// E2BIG: a value is longer than is allowed.
     #[error("too large")]
     TooBig,
-    /// EFBIG.
+    /// EFBIG: the file would become longer than is allowed.
     #[error("file would be too large")]
     FileTooBig,
-    /// ENXIO.
+    /// ENXIO: no data or hole follows the offset.
     #[error("no data there")]
     NoSuchData,
-    /// EOPNOTSUPP.
+    /// EOPNOTSUPP: amberfs has no such operation.
     #[error("not supported")]
     NotSupported,
-    /// ESTALE.
+    /// ESTALE: the inode has no name and no user any more.
     #[error("inode is gone")]
     Stale,
     /// EIO: something in REPO that is not here yet; the log says what.
@@ -86,7 +86,7 @@ pub enum FsError {
 }
 
 impl FsError {
-    /// The one map to errno.
+    /// The errno that a system call returns for this error. No other place maps errors to errno.
     pub fn errno(self) -> i32 {
         match self {
             Self::NotFound => libc::ENOENT,
@@ -113,119 +113,121 @@ impl FsError {
     }
 }
 
-/// Result of an operation.
+/// The result of an operation of the file system.
 pub type Result<T> = std::result::Result<T, FsError>;
 
-/// Who asks. Permission checks are the kernel's (`default_permissions`).
+/// The user on whose behalf the kernel asks. The kernel itself checks permissions
+/// (`default_permissions`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// File system user id.
+    /// The user id, as fsuid.
     pub uid: u32,
-    /// File system group id.
+    /// The group id, as fsgid.
     pub gid: u32,
 }
 
-/// What stat(2) shows.
+/// The attributes of an inode, as stat(2) shows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attr {
-    /// Inode number.
+    /// The inode number.
     pub ino: u64,
-    /// Bytes.
+    /// The length in bytes.
     pub size: u64,
-    /// Units of 512 bytes that are not holes.
+    /// How many units of 512 bytes have data, as `st_blocks`; holes do not count.
     pub blocks: u64,
-    /// Last access.
+    /// When the content was read last.
     pub atime: Timestamp,
-    /// Last change of content.
+    /// When the content changed last.
     pub mtime: Timestamp,
-    /// Last change of the inode.
+    /// When the inode changed last.
     pub ctime: Timestamp,
-    /// Birth.
+    /// When the inode was made.
     pub btime: Timestamp,
-    /// Type and permissions, as `st_mode`.
+    /// The type and the permissions, as `st_mode`.
     pub mode: u32,
-    /// Number of names (a directory: 2 and one for each directory in it).
+    /// How many names a file has; for a directory 2, and one for each directory in it.
     pub nlink: u32,
-    /// Shown user.
+    /// The user that is shown as the owner.
     pub uid: u32,
-    /// Shown group.
+    /// The group that is shown as the owner.
     pub gid: u32,
-    /// Device number, as `st_rdev`.
+    /// The device number of a device node, as `st_rdev`.
     pub rdev: u32,
 }
 
-/// A time to set.
+/// A time that setattr sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeSet {
-    /// The current time.
+    /// The time at which the file system handles the request.
     Now,
-    /// This time.
+    /// The time that the caller gives.
     At(Timestamp),
 }
 
-/// What setattr changes; `None` leaves a field.
+/// The attributes that a setattr request changes. A field that is `None` stays as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SetAttr {
-    /// Permissions (type bits are ignored).
+    /// The new permissions; bits of the type are ignored.
     pub mode: Option<u32>,
-    /// User.
+    /// The new owner.
     pub uid: Option<u32>,
-    /// Group.
+    /// The new group.
     pub gid: Option<u32>,
-    /// Length: truncates or extends with a hole.
+    /// The new length in bytes. The file is truncated, or extended by a hole.
     pub size: Option<u64>,
-    /// Last access.
+    /// The new time of the last access.
     pub atime: Option<TimeSet>,
-    /// Last change of content.
+    /// The new time of the last change of the content.
     pub mtime: Option<TimeSet>,
-    /// Last change of the inode, as the kernel's writeback cache tells it.
+    /// The time of the last change of the inode, as the kernel's writeback cache reports it.
     pub ctime: Option<Timestamp>,
 }
 
-/// How rename treats an existing target.
+/// What a rename does if the target name exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RenameMode {
-    /// Replace it.
+    /// It replaces the target.
     Replace,
-    /// Fail (`RENAME_NOREPLACE`).
+    /// It fails with [`FsError::Exists`] (`RENAME_NOREPLACE`).
     NoReplace,
-    /// Swap the two (`RENAME_EXCHANGE`).
+    /// It exchanges the two names (`RENAME_EXCHANGE`).
     Exchange,
 }
 
-/// What to look for.
+/// What lseek(2) searches for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seek {
-    /// `SEEK_DATA`.
+    /// The next byte that has data: `SEEK_DATA`.
     Data,
-    /// `SEEK_HOLE`.
+    /// The next byte in a hole, or the end of the file: `SEEK_HOLE`.
     Hole,
 }
 
-/// What statfs(2) shows.
+/// The room in a file system, as statfs(2) shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpaceStat {
-    /// Bytes of a block.
+    /// The size of a block in bytes.
     pub block: u32,
-    /// Blocks in all.
+    /// How many blocks the file system has.
     pub blocks: u64,
-    /// Blocks free.
+    /// How many blocks this user may still write.
     pub free: u64,
-    /// Inodes in all.
+    /// How many inodes the file system can have.
     pub files: u64,
-    /// Inodes free.
+    /// How many inodes can still be made.
     pub files_free: u64,
 }
 
 /// One entry of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirEntry {
-    /// The name.
+    /// The name of the entry, without a `/`.
     pub name: Vec<u8>,
-    /// Where reading goes on after this entry: stable, stateless.
+    /// The position behind this entry, at which readdir goes on. It stays valid for as long as
+    /// the directory exists, also across mounts.
     pub cookie: u64,
-    /// The inode's attributes (only `ino` and the type bits of `mode` are
-    /// right if attributes were not asked for).
+    /// The attributes of the inode. If the caller did not ask for attributes, only `ino` and the
+    /// bits of the type in `mode` are right.
     pub attr: Attr,
 }
 
@@ -233,39 +235,41 @@ pub struct DirEntry {
 /// threads at once. Inode 1 is the root. An inode stays valid while the kernel
 /// knows it (lookup counts) or has it open, also after its last name is gone.
 pub trait Operations: Send + Sync + 'static {
-    /// Finds a name; counts one lookup on success.
+    /// Finds the inode of a name in a directory. On success the kernel knows the inode: this
+    /// counts one lookup.
     fn lookup(&self, parent: u64, name: &[u8]) -> Result<Attr>;
-    /// The kernel drops `count` lookups.
+    /// Takes back `count` lookups, which the kernel has forgotten.
     fn forget(&self, ino: u64, count: u64);
-    /// Attributes.
+    /// Returns the attributes of an inode.
     fn getattr(&self, ino: u64) -> Result<Attr>;
-    /// Changes attributes.
+    /// Changes attributes of an inode, and returns all of them as they are then.
     fn setattr(&self, ino: u64, change: &SetAttr) -> Result<Attr>;
-    /// Target of a symlink.
+    /// Returns the target of a symlink. [`FsError::Invalid`] if the inode is something else.
     fn readlink(&self, ino: u64) -> Result<Vec<u8>>;
-    /// Makes a file, fifo, socket or device node (`mode` with type bits);
-    /// counts one lookup. The group is inherited from a setgid parent.
+    /// Makes a file, fifo, socket or device node: `mode` has the bits of the type. Counts one
+    /// lookup. If the parent has sgid, the new inode has the parent's group.
     fn mknod(&self, caller: Caller, parent: u64, name: &[u8], mode: u32, rdev: u32)
     -> Result<Attr>;
-    /// Makes a directory; counts one lookup.
+    /// Makes a directory, and counts one lookup of it.
     fn mkdir(&self, caller: Caller, parent: u64, name: &[u8], mode: u32) -> Result<Attr>;
-    /// Makes a symlink; counts one lookup.
+    /// Makes a symlink to `target`, and counts one lookup of it.
     fn symlink(&self, caller: Caller, parent: u64, name: &[u8], target: &[u8]) -> Result<Attr>;
-    /// Gives an inode another name; counts one lookup.
+    /// Gives an inode another name, and counts one lookup of it.
     fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<Attr>;
-    /// Removes a name of something that is not a directory.
+    /// Removes a name. [`FsError::IsDir`] if it is the name of a directory.
     fn unlink(&self, parent: u64, name: &[u8]) -> Result<()>;
     /// Removes an empty directory.
     fn rmdir(&self, parent: u64, name: &[u8]) -> Result<()>;
-    /// Moves a name.
+    /// Moves a name to another name, in one step that no other operation sees half done.
     fn rename(&self, from: (u64, &[u8]), to: (u64, &[u8]), mode: RenameMode) -> Result<()>;
-    /// Opens a file for reading or writing; counts one open.
+    /// Opens a file for reading, or with `write` for writing, and counts one open. With
+    /// `truncate` its length becomes 0.
     fn open(&self, ino: u64, write: bool, truncate: bool) -> Result<()>;
-    /// Closes; `write` as at open.
+    /// Takes back one open. `write` is what [`Operations::open`] was called with.
     fn release(&self, ino: u64, write: bool);
-    /// Reads into `out` and returns how many bytes that were; fewer than it takes
-    /// only at the end of the file. What it holds besides, and after an error all
-    /// of it, means nothing.
+    /// Reads at `offset` into `out`, and returns how many bytes it read: fewer than fit only at
+    /// the end of the file. The rest of `out`, and after an error all of it, has no defined
+    /// content.
     fn read_into(&self, ino: u64, offset: u64, out: &mut [u8]) -> Result<usize>;
     /// Reads at most `len` bytes at `offset` into a new buffer; fewer only at the end of
     /// the file.
@@ -276,14 +280,15 @@ pub trait Operations: Send + Sync + 'static {
         out.truncate(read);
         Ok(out)
     }
-    /// Writes all of `bytes`; `kill_privileges` clears suid and sgid.
+    /// Writes all of `bytes` at `offset`. With `kill_privileges` it clears suid and sgid.
     fn write(&self, ino: u64, offset: u64, bytes: &[u8], kill_privileges: bool) -> Result<()>;
-    /// Whether a write would have to wait for room, in memory or in the log:
-    /// then it is made where it keeps nobody else waiting.
+    /// Whether a write would have to wait for room, in memory or in the log. The caller then
+    /// makes the write in a thread in which no other request waits for it.
     fn is_congested(&self) -> bool {
         false
     }
-    /// Returns once everything acknowledged for the file is durable here.
+    /// Makes everything that was acknowledged for the file durable on this machine. Blocks until
+    /// that is done.
     fn fsync(&self, ino: u64) -> Result<()>;
     /// Calls `fill` for `.` and `..` (cookies 1 and 2) and the entries after
     /// `cookie` in stable order until it returns false.
@@ -296,21 +301,23 @@ pub trait Operations: Send + Sync + 'static {
     ) -> Result<()>;
     /// Counts one lookup of an entry that readdirplus handed to the kernel.
     fn remember(&self, ino: u64);
-    /// Space.
+    /// Returns how much room the file system has.
     fn statfs(&self) -> Result<SpaceStat>;
-    /// Sets an extended attribute; `flags` as setxattr(2).
+    /// Sets an extended attribute. `flags` are those of setxattr(2).
     fn setxattr(&self, ino: u64, name: &[u8], value: &[u8], flags: i32) -> Result<()>;
-    /// An extended attribute.
+    /// Returns the value of an extended attribute; [`FsError::NoData`] if there is none.
     fn getxattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>>;
-    /// Names of extended attributes.
+    /// Returns the names of all extended attributes.
     fn listxattr(&self, ino: u64) -> Result<Vec<Vec<u8>>>;
-    /// Removes an extended attribute.
+    /// Removes an extended attribute; [`FsError::NoData`] if there is none.
     fn removexattr(&self, ino: u64, name: &[u8]) -> Result<()>;
-    /// fallocate(2): 0, keep size, punch hole and zero range.
+    /// Does what fallocate(2) does with the modes 0, keep size, punch hole and zero range. Other
+    /// modes are [`FsError::NotSupported`].
     fn fallocate(&self, ino: u64, offset: u64, len: u64, mode: i32) -> Result<()>;
-    /// Next data or hole at or after `offset`.
+    /// Returns the offset of the next data or hole at or after `offset`.
+    /// [`FsError::NoSuchData`] at or beyond the end of the file.
     fn seek(&self, ino: u64, offset: u64, what: Seek) -> Result<u64>;
-    /// Copies within the file system by sharing chunks where it can; returns
-    /// bytes copied.
+    /// Copies `len` bytes from one file and offset to another, and returns how many bytes it
+    /// copied.
     fn copy_file_range(&self, from: (u64, u64), to: (u64, u64), len: u64) -> Result<u64>;
 }

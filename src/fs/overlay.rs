@@ -55,7 +55,7 @@ impl Overlay {
         Changes { edits: edits.into_iter().collect(), origins, seen, writers }
     }
 
-    /// Lays `newer` above it.
+    /// Adds the changes of `newer`, which replace earlier ones of the same keys.
     fn absorb(&mut self, newer: Self) {
         self.edits.extend(newer.edits);
         for (ino, origins) in newer.origins {
@@ -125,7 +125,7 @@ impl Overlays {
         self.current.origins.entry(ino).or_default().attributes = Some(dot);
     }
 
-    /// A change was made.
+    /// Records that the change `dot` was made.
     pub(super) fn see(&mut self, dot: Dot) {
         self.current.seen.add(dot);
         self.current.add_writer(dot.writer);
@@ -142,7 +142,7 @@ impl Overlays {
         self.current.edits.len() as u64 + frozen as u64
     }
 
-    /// Whether something is frozen.
+    /// Whether a checkpoint is publishing frozen changes.
     pub(super) fn is_frozen(&self) -> bool {
         self.frozen.is_some()
     }
@@ -296,7 +296,7 @@ pub(super) enum Item<'a> {
 }
 
 impl Item<'_> {
-    /// Its value; `key` is its own.
+    /// Decodes the value of the item, whose key is `key`.
     pub(super) fn value(&self, key: &Key) -> std::result::Result<Value, StoreError> {
         match self {
             Self::Above(value) => Ok((*value).clone()),

@@ -7,9 +7,9 @@
 use super::Caller;
 use crate::format::namespace::{Inode, Owner};
 
-/// Set-user-id bit.
+/// The set-user-id bit of a mode.
 const SUID: u32 = 0o4000;
-/// Set-group-id bit.
+/// The set-group-id bit of a mode.
 const SGID: u32 = 0o2000;
 /// The group may execute it.
 const GROUP_EXECUTES: u32 = 0o010;

@@ -68,11 +68,11 @@ pub(super) enum Relief {
     /// The file that was asked about is chunked, or the first that was closed; before a
     /// freeze, all large ones.
     Chunk,
-    /// All files are chunked.
+    /// Chunks must be made of the changes of all files.
     ChunkAll,
     /// The queue must get room.
     Wait,
-    /// A checkpoint is made.
+    /// A checkpoint must be made.
     Checkpoint,
 }
 
@@ -165,7 +165,7 @@ pub(super) enum Least {
     Anything,
     /// What a large write brings.
     Large,
-    /// As many bytes as a file may gather before it is chunked.
+    /// As many bytes as the changes of a file may have before they are chunked.
     Full,
 }
 

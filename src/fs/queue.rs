@@ -33,7 +33,7 @@ const SPARE: usize = 4096;
 /// Bytes taken out of the queue at a time.
 const BATCH: u64 = 1 << 20;
 
-/// A write that waits.
+/// A large write that waits in the queue before the journal.
 pub(super) struct Waiting {
     dot: Dot,
     ino: Ino,
@@ -69,7 +69,7 @@ pub(super) struct ChunkedWrite {
 #[derive(Default)]
 pub(super) struct Queue {
     records: VecDeque<Queued>,
-    /// Bytes in them.
+    /// The bytes of all records in the queue.
     bytes: u64,
     /// Last sequence number of the log.
     sequence: u64,
@@ -132,7 +132,8 @@ impl Waiting {
     }
 }
 
-/// As long as it lives, a thread chunks: whoever needs room in the queue waits for it.
+/// Marks that a thread is making chunks. While it lives, writers that need room in the queue wait
+/// for that thread.
 pub(super) struct ChunkingGuard<'a>(&'a Fs);
 
 impl Drop for ChunkingGuard<'_> {
@@ -173,7 +174,7 @@ impl Fs {
         self.queue().sequence
     }
 
-    /// Notes what replay found.
+    /// Sets the sequence number of the last record that replay found in the journal.
     pub(super) fn note_logged(&self, sequence: u64) {
         self.queue().sequence = sequence;
     }

@@ -39,7 +39,7 @@ pub use terminal::{AnswerError, Terminal, can_ask};
 pub struct Timestamp {
     /// Seconds since 1970-01-01 00:00:00 UTC, negative before.
     pub secs: i64,
-    /// Nanoseconds within the second.
+    /// Nanoseconds within the second, from 0 to 999,999,999.
     pub nanos: u32,
 }
 
@@ -71,7 +71,7 @@ pub struct Space {
 /// How a private file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenMode {
-    /// Must exist; only read.
+    /// The file must exist, and is only read.
     Read,
     /// Must exist; read and written.
     Write,
@@ -83,7 +83,8 @@ pub enum OpenMode {
 pub trait PrivateFile: Send + Sync {
     /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
-    /// Writes all of `bytes`.
+    /// Writes all of `bytes` at `offset`. They are durable after the next
+    /// [`PrivateFile::sync_data`].
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Returns once what was written is on stable storage (fdatasync). An error if
     /// the file was removed, or its folder is not at its place any more: nobody
@@ -157,7 +158,7 @@ pub trait PrivateFolder: Send + Sync {
 pub enum EntryKind {
     /// A regular file.
     File,
-    /// A folder.
+    /// A folder; its content is not listed with it.
     Folder,
     /// A symbolic link: amberfs makes none in REPO, and follows none.
     Link,
@@ -170,7 +171,7 @@ pub enum EntryKind {
 pub struct Listed {
     /// Name within its folder; bytes that are not UTF-8 are replaced.
     pub name: String,
-    /// The size, in bytes.
+    /// The size of a file in bytes.
     pub size: u64,
     /// The time of the last change of the content (mtime).
     pub changed: Timestamp,

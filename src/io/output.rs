@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use super::exit::Exit;
 use super::shown::{shown, steers};
 
-/// Bytes that [`Data`] gathers.
+/// How many bytes [`Data`] gathers before it writes them.
 const ROOM: usize = 64 << 10;
 /// How long a message waits for a standard error that accepts no bytes.
 const STDERR_TIMEOUT: Duration = Duration::from_secs(1);
@@ -52,7 +52,7 @@ mod start {
 pub struct OutputError(#[from] io::Error);
 
 impl OutputError {
-    /// The promised exit code.
+    /// The exit code that docs/cli.md promises for this error.
     pub fn exit_code(&self) -> Exit {
         match self.0.raw_os_error() {
             Some(libc::ENOSPC | libc::EDQUOT) => Exit::NoSpace,
@@ -168,7 +168,7 @@ impl Data {
         self.bytes(b"\n")
     }
 
-    /// Writes what was gathered.
+    /// Writes to standard output what was gathered.
     pub fn flush(&mut self) -> Result<(), OutputError> {
         let written = write_out(&self.buffer);
         self.buffer.clear();

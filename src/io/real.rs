@@ -126,7 +126,7 @@ impl PrivateFile for PrivateFileOnDisk {
     }
 }
 
-/// A file of REPO.
+/// An open file of REPO on disk.
 pub(super) struct RealFile(File);
 
 impl RealFile {

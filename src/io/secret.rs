@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::terminal::{AnswerError, Terminal, can_ask};
 
-/// Longest secrets file, bytes.
+/// The longest secrets file that is read, in bytes.
 pub const SECRET_MAX: u64 = 4096;
 
 /// Who named a secrets file.
@@ -32,7 +32,7 @@ pub enum SecretFileError {
     /// A folder, a pipe or a device.
     #[error("is not a regular file")]
     NotRegular,
-    /// Neither ours nor root's.
+    /// The file belongs neither to this user nor to root.
     #[error("belongs to somebody else")]
     Foreign,
     /// Others than the owner may read or write the file.

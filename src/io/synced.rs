@@ -25,7 +25,7 @@ const FOLDER_MODE: u32 = 0o755;
 /// (openat2(2), EAGAIN).
 const LOOKUP_TRIES: u32 = 16;
 
-/// REPO at a path.
+/// REPO on disk, found by its path at each use.
 pub struct DirSynced {
     root: PathBuf,
     /// A folder on the same file system, outside REPO, through which files
@@ -53,7 +53,7 @@ impl DirSynced {
     }
 }
 
-/// REPO's folder, held open.
+/// REPO's folder, held open while one operation lasts.
 struct Root<'a> {
     folder: OwnedFd,
     at: &'a DirSynced,

@@ -36,7 +36,7 @@ pub enum AnswerError {
     /// Whoever was asked wants to stop.
     #[error("interrupted")]
     Interrupted,
-    /// The end of input.
+    /// The input ended before an answer.
     #[error("no answer was given")]
     NoAnswer,
     /// The answer is not valid UTF-8.

@@ -24,7 +24,8 @@ pub(super) struct Run {
 pub(super) struct Live {
     pub number: u64,
     pub len: u64,
-    /// Its last record; of the newest one, so far.
+    /// The sequence number of the file's last record; in the newest file, of the last record so
+    /// far.
     pub last: u64,
     pub used: u64,
 }

@@ -21,7 +21,7 @@ const SPACE_LEFT: u64 = 1 << 20;
 pub(super) struct LogFile {
     pub number: u64,
     pub file: Box<dyn PrivateFile>,
-    /// Bytes in all.
+    /// The length of the file in bytes.
     pub len: u64,
     /// None for a file of an earlier opening: nothing is appended to it.
     pub seal: Option<FileSeal>,
@@ -77,7 +77,7 @@ impl From<PrepareError> for JournalError {
     }
 }
 
-/// Makes and recycles files.
+/// Makes the journal's files, and keeps released ones for later use.
 pub(super) struct Files {
     pub folder: Arc<dyn PrivateFolder>,
     pub random: Arc<dyn Random>,

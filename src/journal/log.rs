@@ -142,8 +142,9 @@ impl Journal {
         self.append_pieces(&[record], false)
     }
 
-    /// As [`Self::append`], of a record in pieces. With `use_reserve` it may use the
-    /// reserve: for deletes and a checkpoint's own records.
+    /// Appends a record that the caller has in pieces, as [`Self::append`] does with a whole one.
+    /// With `use_reserve` the record may use the space that is kept free for deletes and for a
+    /// checkpoint's own records.
     pub fn append_pieces(&self, record: &[&[u8]], use_reserve: bool) -> Result<u64> {
         self.append_with(record, if use_reserve { 0 } else { self.options.reserve }, false)
     }

@@ -37,9 +37,9 @@ pub const FOLDER: &str = "journal";
 
 /// Whose journal it is and the keys that open it.
 pub struct JournalKeys {
-    /// The repository.
+    /// The id of the repository.
     pub repo: RepoId,
-    /// This device.
+    /// The id of this device.
     pub device: DeviceId,
     /// The epoch under which new files are sealed; one of `epochs`.
     pub epoch: EpochId,
@@ -97,21 +97,21 @@ pub enum JournalError {
     /// The record is longer than the limit or than a file.
     #[error("a record of {len} bytes is longer than the journal takes ({limit})")]
     TooLarge {
-        /// Its bytes.
+        /// The length of the record in bytes.
         len: usize,
-        /// The limit here.
+        /// The longest record that this journal takes, in bytes.
         limit: usize,
     },
     /// A write or flush failed earlier; reopen.
     #[error("the journal stopped: {reason}")]
     Failed {
-        /// What failed, and how.
+        /// The operation that failed, and the system's error.
         reason: String,
     },
     /// Bytes that were durable are gone or wrong.
     #[error("{file} is damaged: {what}")]
     Damaged {
-        /// The file.
+        /// The path of the file within local state.
         file: String,
         /// What is wrong with it.
         what: String,
@@ -119,23 +119,23 @@ pub enum JournalError {
     /// The file belongs to another device or repository.
     #[error("{file} belongs to another device or repository; move it away to go on without it")]
     Foreign {
-        /// The file.
+        /// The path of the file within local state.
         file: String,
     },
     /// The file is sealed under an epoch that the keyring lacks.
     #[error("{file} is sealed under a key that is not known here (epoch {epoch})")]
     UnknownEpoch {
-        /// The file.
+        /// The path of the file within local state.
         file: String,
-        /// The epoch in hexadecimal.
+        /// The id of the epoch, in hexadecimal digits.
         epoch: String,
     },
     /// A newer program wrote the file.
     #[error("{file} has journal version {version}, newer than this program")]
     Unsupported {
-        /// The file.
+        /// The path of the file within local state.
         file: String,
-        /// Its version.
+        /// The format version that the file states.
         version: u16,
     },
     /// The options or keys given contradict themselves.
@@ -144,12 +144,12 @@ pub enum JournalError {
     /// Reading or preparing a file failed while opening.
     #[error("{path}: {source}")]
     Io {
-        /// The file or folder.
+        /// The path of the file or folder within local state.
         path: String,
-        /// The system's answer.
+        /// The error that the operating system returned.
         source: io::Error,
     },
 }
 
-/// Result of journal operations.
+/// The result of an operation of the journal.
 pub type Result<T> = std::result::Result<T, JournalError>;

@@ -27,7 +27,7 @@ pub(super) const FRAME: usize = 16;
 pub(super) const CLAIM: usize = 8;
 /// Bytes that a record takes beside its own.
 pub(super) const OVERHEAD: usize = FRAME + CLAIM + TAG;
-/// Longest record.
+/// The longest record that the format allows, in bytes.
 pub const RECORD_MAX: usize = 4 << 20;
 
 /// Why a header is not one that this device wrote for this file.
@@ -58,12 +58,12 @@ pub(super) struct FileSeal {
     mask: u64,
 }
 
-/// What a frame says.
+/// The fields of a record's frame, unmasked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Frame {
     /// Sequence number of the record.
     pub sequence: u64,
-    /// Bytes of the record.
+    /// The length of the record's plaintext in bytes.
     pub len: usize,
 }
 

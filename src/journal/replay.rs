@@ -13,10 +13,10 @@ use super::{JournalError, JournalKeys, Replay, Result};
 /// in 4 GiB, so more means that somebody placed them.
 const RESYNC_MAX: usize = 4096;
 
-/// What one file holds.
+/// The records that replay could read from one file of the journal.
 #[derive(Debug, Default)]
 pub(super) struct FileRecords {
-    /// Name, for errors.
+    /// The path of the file within local state, for error messages.
     pub name: String,
     /// Records from the start, contiguous, up to the first bad place.
     pub records: Vec<(u64, Vec<u8>)>,

@@ -17,7 +17,7 @@ const BUFFER_KEPT: usize = 8 << 20;
 /// What only the thread that writes now may use.
 #[derive(Default)]
 pub(super) struct WriterState {
-    /// The file written last.
+    /// The file to which the last page was written.
     pub file: Option<Arc<LogFile>>,
     /// The sealed bytes in that file's last, partial page.
     pub page: Vec<u8>,

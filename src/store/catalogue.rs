@@ -22,7 +22,7 @@ use crate::io::PrivateFolder;
 /// A head or object that chunks may be in.
 struct Container {
     name: Name,
-    /// Its bytes, by a head or by its own directory.
+    /// The size of the container in bytes, as a head or its own directory states it.
     size: u64,
     /// The last inspection, if there was one.
     inspected: Option<Inspection>,

@@ -30,11 +30,11 @@ const LEVEL: i32 = 1;
 /// Plaintext of one padding frame.
 const PADDING_FRAME: u64 = 64 << 20;
 
-/// A finished container.
+/// A container that is complete and sealed, and not yet in REPO.
 pub struct Built {
-    /// BLAKE3 of the bytes.
+    /// The BLAKE3 hash of the bytes, which is part of the container's name.
     pub hash: Hash,
-    /// The file.
+    /// The bytes of the whole file.
     pub bytes: Vec<u8>,
     /// Ids of its chunks, ascending.
     pub chunks: Vec<Id>,
@@ -299,7 +299,7 @@ impl Reader {
         })
     }
 
-    /// The open file.
+    /// Returns the container's file. Opens it if it was closed; an error if it is not in REPO.
     fn file(&self) -> Result<Arc<dyn SyncedFile>> {
         self.used.store(true, Ordering::Relaxed);
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
@@ -313,7 +313,7 @@ impl Reader {
         Ok(opened)
     }
 
-    /// Closes the file.
+    /// Closes the container's file. The next read opens it again.
     pub fn close(&self) {
         *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -325,7 +325,7 @@ impl Reader {
         }
     }
 
-    /// The directory.
+    /// The sealed directory of the container, which was read when it was opened.
     pub fn directory(&self) -> &Directory {
         &self.directory
     }
@@ -335,12 +335,12 @@ impl Reader {
         self.directory
     }
 
-    /// The clear prefix.
+    /// The prefix of the container, which is in the clear.
     pub fn prefix(&self) -> &Prefix {
         &self.prefix
     }
 
-    /// Bytes of the file.
+    /// The size of the container's file in bytes.
     pub fn len(&self) -> u64 {
         self.len
     }

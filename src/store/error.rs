@@ -41,7 +41,7 @@ pub enum StoreError {
     Away {
         /// The path at which REPO was opened.
         place: String,
-        /// What was found there.
+        /// What the path leads to instead, or why it leads nowhere.
         why: String,
     },
     /// A file was in REPO when new content was made to rest on it, and is not any
@@ -70,7 +70,7 @@ pub enum StoreError {
     State {
         /// Which part of local state failed.
         what: &'static str,
-        /// What the system answered.
+        /// The error that the operating system returned.
         source: std::io::Error,
     },
     /// The operating system said no.
@@ -78,7 +78,7 @@ pub enum StoreError {
     Io {
         /// The path of the file or folder within REPO.
         path: String,
-        /// What the system answered.
+        /// The error that the operating system returned.
         source: std::io::Error,
     },
 }
@@ -128,5 +128,5 @@ impl StoreError {
     }
 }
 
-/// Result of the store.
+/// The result of an operation of the store.
 pub type Result<T> = std::result::Result<T, StoreError>;

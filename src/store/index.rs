@@ -25,7 +25,7 @@ const SPILL: usize = if cfg!(test) { 50 } else { 1 << 18 };
 /// Runs of one size that are merged.
 const FAN: usize = 8;
 
-/// Rows in memory.
+/// The newest rows, which are in memory and in no run yet.
 #[derive(Clone, Default)]
 struct Recent {
     rows: HashMap<Id, u32, BuildHasherDefault<IdHasher>>,
@@ -66,13 +66,13 @@ struct Tiers {
     recent: Recent,
     /// Rows that are becoming a run.
     frozen: Option<Arc<Recent>>,
-    /// Oldest first.
+    /// The sorted runs, the oldest first.
     runs: Arc<Vec<Arc<Run>>>,
 }
 
 #[derive(Default)]
 struct Spilling {
-    /// Runs made so far.
+    /// How many runs were made since the mount. The name of a run's file has its number.
     made: u64,
     /// A run could not be written; all rows stay in memory from then on.
     failed: bool,

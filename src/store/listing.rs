@@ -105,7 +105,7 @@ pub fn unreadable(path: &str, error: std::io::Error) -> Result<Stray> {
     }
 }
 
-/// The objects in REPO.
+/// What the folders of objects in REPO hold.
 #[derive(Debug, Default)]
 pub struct Listing {
     /// Those in their places: the device in whose folder each lies, and its size.

@@ -36,7 +36,7 @@ pub struct Entered {
 pub(super) struct Published {
     /// Objects that the next head will name. Whoever publishes holds this lock.
     new: Mutex<Vec<NewObject>>,
-    /// Their bytes, to be read without the lock.
+    /// The size of these objects in bytes. Readers need no lock for it.
     unnamed_bytes: AtomicU64,
     /// Files whose publishing failed: they may be in REPO, whole or torn.
     failed: Mutex<Vec<Name>>,

@@ -20,9 +20,9 @@ const READERS_CHUNKS: usize = 1 << 20;
 /// How much memory the caches may take.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheSizes {
-    /// Unpacked frames, bytes.
+    /// How many bytes the unpacked frames may take.
     pub frames: usize,
-    /// Tree nodes, bytes.
+    /// How many bytes the decoded tree nodes may take.
     pub nodes: usize,
     /// Open containers; fewer where the process may have few descriptors.
     pub containers: usize,
@@ -59,7 +59,7 @@ impl Caches {
         }
     }
 
-    /// Takes an open container.
+    /// Puts an open container into the cache, under its number.
     pub(super) fn put_reader(&self, number: u32, reader: Arc<Reader>) {
         let weight = reader.directory().chunks.len();
         locked(&self.readers).put(number, reader, weight);
@@ -84,7 +84,7 @@ impl Caches {
         }
     }
 
-    /// Caches a decoded node.
+    /// Puts a decoded node into the cache, under its id.
     pub(super) fn put_node(&self, id: Id, node: Arc<Node>) {
         let weight = node.memory();
         locked(&self.nodes).put(id, node, weight);

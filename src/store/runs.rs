@@ -177,7 +177,7 @@ impl<'a> Cursor<'a> {
 pub(super) struct Merged<'a>(Vec<Cursor<'a>>);
 
 impl<'a> Merged<'a> {
-    /// All rows of these.
+    /// Merges all rows of these runs.
     pub(super) fn of(runs: &'a [Arc<Run>]) -> Self {
         Self(runs.iter().map(|run| Cursor::new(run)).collect())
     }

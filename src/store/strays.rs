@@ -13,7 +13,7 @@ use crate::format::commit::{
 };
 use crate::io::{EntryKind, Listed};
 
-/// What a stray is.
+/// In which way an entry of REPO is a stray.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Oddity {
     /// A file with a name that is not ours.
@@ -26,7 +26,7 @@ pub enum Oddity {
     Renamed(String),
     /// A file or folder whose name differs from this path in case only.
     Case(String),
-    /// A symbolic link.
+    /// A symbolic link, which amberfs does not follow.
     Link,
     /// A file, or something else, where a folder of ours should be.
     NotAFolder,
@@ -43,9 +43,9 @@ pub enum Oddity {
 /// A name in REPO that is not ours, or not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stray {
-    /// Path within REPO.
+    /// The path of the entry within REPO.
     pub path: String,
-    /// What it is.
+    /// In which way the entry is a stray.
     pub what: Oddity,
     /// Whether it stands where something of ours should be, or is called so.
     pub in_place: bool,
@@ -138,7 +138,7 @@ fn quoted(path: &str) -> String {
 /// How a name compares with a name of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Likeness<T> {
-    /// It is the name.
+    /// The name is exactly this one of ours.
     Same(T),
     /// It differs in case only.
     Case(T),

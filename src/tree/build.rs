@@ -67,7 +67,7 @@ impl<'a, S: Shape, N: Source> Builder<'a, S, N> {
         }
     }
 
-    /// Appends one leaf item.
+    /// Appends an item to the leaves. Items must come in the order of the tree.
     pub fn push(&mut self, item: S::Leaf) {
         if let Some(last) = &mut self.pending {
             if S::join(last, &item) {

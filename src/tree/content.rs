@@ -76,7 +76,7 @@ impl Shape for Content {
 pub struct Placed {
     /// Offset of its first byte in the file.
     pub start: u64,
-    /// The run.
+    /// The run that starts at this offset.
     pub run: Run,
 }
 
@@ -144,11 +144,11 @@ pub fn len<N: Source>(source: &N, root: Root) -> Result<u64, N::Error> {
 /// Replaces the bytes `[start, end)` of the old content by `runs`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Splice {
-    /// First byte replaced.
+    /// The offset of the first byte that is replaced.
     pub start: u64,
-    /// First byte kept.
+    /// The offset of the first byte behind those that are replaced.
     pub end: u64,
-    /// What stands there instead.
+    /// The runs that take the place of the replaced bytes. Their length may differ.
     pub runs: Vec<Run>,
 }
 

@@ -110,7 +110,7 @@ mod tests {
         made: u64,
     }
 
-    /// What a device does.
+    /// A step of one device in a random history.
     #[derive(Clone, Debug)]
     enum Act {
         /// Sets a key, in the place of all values that it has.
@@ -251,7 +251,7 @@ mod tests {
         assert!(has(8), "and not this one");
     }
 
-    /// A source that counts.
+    /// A source of nodes that counts how many were read.
     struct Counting<'a>(&'a Memory, Cell<usize>);
 
     impl Source for Counting<'_> {

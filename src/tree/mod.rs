@@ -22,7 +22,7 @@ use crate::format::node::{Id, Node};
 /// A root: the id of its node and that node's level. `NO_ID` is the empty tree.
 pub type Root = (Id, u8);
 
-/// Where nodes come from.
+/// Where trees read their nodes from.
 pub trait Source {
     /// Why a node cannot be had.
     type Error;
@@ -44,7 +44,7 @@ pub(crate) mod testing {
     //! A source in memory.
     use super::*;
 
-    /// Nodes in a map.
+    /// A source of nodes that has them in a map, for tests.
     #[derive(Clone, Default)]
     pub struct Memory(pub NewNodes);
 

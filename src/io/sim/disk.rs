@@ -38,7 +38,7 @@ struct File {
     changed: Timestamp,
 }
 
-/// A name's meaning.
+/// What a name of the simulated disk leads to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Node {
     File(u64),
