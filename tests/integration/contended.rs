@@ -86,8 +86,12 @@ fn disturb(host: &str, fleet: &Plan, proofs: &Proofs, stop: &AtomicBool, wrong: 
 fn open(fleet: &Plan, locator: &Locator) -> Duration {
     let pin = Pin { fingerprint: fleet.fingerprint, epoch: 0 };
     let started = Instant::now();
-    let opened =
-        Client::new(&SystemRandom, &SystemClock).unlock(locator, &REPO, &password(RIGHT), pin);
+    let opened = Client::new(&SystemRandom, &SystemClock, Timeouts::default()).unlock(
+        locator,
+        &REPO,
+        &password(RIGHT),
+        pin,
+    );
     let took = started.elapsed();
     if let Err(error) = opened {
         panic!("the owner was kept out for {took:.1?}: {error}");

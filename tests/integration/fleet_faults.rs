@@ -50,7 +50,7 @@ fn timeouts() -> Timeouts {
 }
 
 fn client() -> Client<'static> {
-    Client::with_timeouts(&SystemRandom, &SystemClock, timeouts())
+    Client::new(&SystemRandom, &SystemClock, timeouts())
 }
 
 fn password(text: &str) -> Password {

@@ -236,7 +236,7 @@ pub fn timeouts() -> Timeouts {
 }
 
 pub fn client(timeouts: Timeouts) -> Client<'static> {
-    Client::with_timeouts(&SystemRandom, &SystemClock, timeouts)
+    Client::new(&SystemRandom, &SystemClock, timeouts)
 }
 
 pub fn password(text: &str) -> Password {

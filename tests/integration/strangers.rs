@@ -28,7 +28,7 @@ const OPENING_LIMIT: Duration = Duration::from_secs(5);
 
 fn client() -> Client<'static> {
     let [connect, reply, proof] = [3, 4, 4].map(Duration::from_secs);
-    Client::with_timeouts(&SystemRandom, &SystemClock, Timeouts { connect, reply, proof })
+    Client::new(&SystemRandom, &SystemClock, Timeouts { connect, reply, proof })
 }
 
 fn password() -> Password {

@@ -75,7 +75,7 @@ fn probe(
     times: &mut Vec<String>,
 ) -> Result<(), (&'static str, VaultError)> {
     let timeouts = Timeouts { proof: Duration::from_secs(10), ..Timeouts::default() };
-    let client = Client::with_timeouts(&SystemRandom, &SystemClock, timeouts);
+    let client = Client::new(&SystemRandom, &SystemClock, timeouts);
     let client = client.with_token(
         token.map(|text| Token { text: text.clone(), endpoints: address.endpoints().to_vec() }),
     );

@@ -51,7 +51,7 @@ fn client_by(
     endpoints: &[String],
 ) -> Client<'static> {
     let token = token.map(|text| Token { text: text.clone(), endpoints: endpoints.to_vec() });
-    Client::with_timeouts(&SystemRandom, &SystemClock, timeouts).with_token(token)
+    Client::new(&SystemRandom, &SystemClock, timeouts).with_token(token)
 }
 
 /// What tells the vault how far this device came, for the record that the sealed entry of

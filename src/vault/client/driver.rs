@@ -116,13 +116,8 @@ struct Session<'a> {
 }
 
 impl<'a> Client<'a> {
-    /// A client with the usual timeouts.
-    pub fn new(random: &'a dyn Random, clock: &'a dyn Clock) -> Self {
-        Self::with_timeouts(random, clock, Timeouts::default())
-    }
-
-    /// A client with other timeouts.
-    pub fn with_timeouts(random: &'a dyn Random, clock: &'a dyn Clock, timeouts: Timeouts) -> Self {
+    /// A client that waits at most `timeouts` for an endpoint and for its replies.
+    pub fn new(random: &'a dyn Random, clock: &'a dyn Clock, timeouts: Timeouts) -> Self {
         Self { random, clock, timeouts, token: None }
     }
 
@@ -194,25 +189,8 @@ impl<'a> Client<'a> {
         self.session_of(locator, pin)?.login(locator, repo, password)
     }
 
-    /// Registers anew (a new password, new keys, or a new generation) and then
-    /// ends the old registration. The caller puts the new locator into the
-    /// folder after this returns. The second value says how the ending went: if
-    /// it failed, the old record still opens with the old password, and is to
-    /// be ended later by [`Client::retire`].
-    pub fn replace(
-        &self,
-        old: &Locator,
-        old_key: &Secret,
-        pin: Pin,
-        new: &NewRecord<'_>,
-    ) -> Result<(Registration, Result<(), VaultError>), VaultError> {
-        let registration = self.register(new)?;
-        let ended = self.retire(old, new.repo, old_key, pin, Retirement::Superseded);
-        Ok((registration, ended))
-    }
-
-    /// Deletes a record: opening by this password is turned off. `key` is the
-    /// first of the keys it was registered with.
+    /// Deletes a record, so that its password opens nothing any more. `key` is the first of the
+    /// keys with which the record was registered.
     pub fn delete(
         &self,
         locator: &Locator,
@@ -223,8 +201,8 @@ impl<'a> Client<'a> {
         self.retire(locator, repo, key, pin, Retirement::Deleted)
     }
 
-    /// Ends a registration. One that is over already, was never activated or is
-    /// not known there is fine: nothing is left of it.
+    /// Ends a registration for the given reason. It is no error if the registration is over
+    /// already, was never activated, or is not known to the vault: nothing is left of it then.
     pub(crate) fn retire(
         &self,
         locator: &Locator,

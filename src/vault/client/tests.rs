@@ -117,7 +117,7 @@ fn client() -> Client<'static> {
         reply: Duration::from_secs(20),
         proof: Duration::from_secs(10),
     };
-    Client::with_timeouts(&SystemRandom, &SystemClock, timeouts)
+    Client::new(&SystemRandom, &SystemClock, timeouts)
 }
 
 fn password(text: &str) -> Password {
@@ -231,9 +231,8 @@ fn a_new_password_ends_the_old_registration_and_delete_ends_the_new_one() {
         claim: Claim::Open,
         bind: Bind::Usual,
     };
-    let (new, ended) = client().replace(&old, &keys[0].1, vault.pin(), &new).unwrap();
-    let new = new.locator;
-    ended.unwrap();
+    let new = client().register(&new).unwrap().locator;
+    client().retire(&old, &REPO, &keys[0].1, vault.pin(), Retirement::Superseded).unwrap();
     assert_ne!(new.ticket, old.ticket);
     let error = client().unlock(&old, &REPO, &password(RIGHT), vault.pin()).err().unwrap();
     assert!(matches!(error, VaultError::Ended(Ended::Superseded)));
