@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, Uni
 use rustls::version::TLS13;
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-/// What client and site agree on, and nothing else.
+/// The algorithms that client and site offer and accept. There are no others.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider {
         kx_groups: vec![kx_group::X25519MLKEM768],
@@ -25,7 +25,7 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 }
 
 /// Accepts any raw key that the peer proves to hold. Whether it is a site's key
-/// is decided afterwards, from the manifest; until then nothing is said.
+/// is decided afterwards, from the manifest; until then the client sends nothing secret.
 #[derive(Debug)]
 pub(crate) struct ProvenKey(pub(crate) WebPkiSupportedAlgorithms);
 
@@ -73,19 +73,29 @@ impl ServerCertVerifier for ProvenKey {
 pub(crate) fn client_config() -> Result<Arc<ClientConfig>, Error> {
     let provider = provider();
     let verifier = ProvenKey(provider.signature_verification_algorithms);
+    config_with(provider, Arc::new(verifier)).map(Arc::new)
+}
+
+/// The TLS settings of a client that has the algorithms of `provider` and accepts the keys that
+/// `verifier` accepts. It takes up no session again, sends no early data and no SNI.
+pub(crate) fn config_with(
+    provider: Arc<CryptoProvider>,
+    verifier: Arc<dyn ServerCertVerifier>,
+) -> Result<ClientConfig, Error> {
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
     config.enable_sni = false;
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
-/// For whoever has an ordinary certificate, a relay say: by the roots of this machine, or
-/// of `SSL_CERT_FILE`.
+/// The TLS settings of a client that connects to a relay, which has an ordinary certificate. The
+/// client trusts the roots of this machine, or those in `SSL_CERT_FILE`. An error if there are
+/// none.
 pub(crate) fn outer_client_config() -> Result<Arc<ClientConfig>, Error> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

@@ -33,7 +33,7 @@ mod tests {
     use super::*;
     use crate::io::SystemRandom;
     use crate::vault::hsm::{FileKeys, KeyProtection};
-    use crate::vault::line::tls::{ProvenKey, client_config};
+    use crate::vault::line::tls::{ProvenKey, client_config, config_with};
     use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
     use rustls::crypto::CryptoProvider;
     use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
@@ -77,12 +77,7 @@ mod tests {
     fn a_client_without_the_hybrid_group_is_refused() {
         let provider = CryptoProvider { kx_groups: vec![kx_group::X25519], ..default_provider() };
         let verifier = ProvenKey(provider.signature_verification_algorithms);
-        let config = ClientConfig::builder_with_provider(Arc::new(provider))
-            .with_protocol_versions(&[&TLS13])
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_no_client_auth();
+        let config = config_with(Arc::new(provider), Arc::new(verifier)).unwrap();
         assert!(handshake(Arc::new(config)).is_err());
     }
 
@@ -126,12 +121,7 @@ mod tests {
     fn a_client_that_wants_a_certificate_is_refused() {
         let provider = provider();
         let verifier = Certificates(ProvenKey(provider.signature_verification_algorithms));
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&TLS13])
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_no_client_auth();
+        let config = config_with(provider, Arc::new(verifier)).unwrap();
         assert!(handshake(Arc::new(config)).is_err());
     }
 }
