@@ -3,7 +3,7 @@
 use super::chunker::{Chunking, chunk_region};
 use super::content::{Layer, Stored, read};
 use super::flush::flush;
-use super::parts::{Part, Stretch, align_holes, parts};
+use super::parts::{Span, Stretch, align_holes, spans};
 use super::repository::Repository;
 use super::tests_damage::{key, open, repository};
 use super::*;
@@ -143,11 +143,11 @@ fn what_lies_between_holes_takes_its_own_room_only() {
         layer.write(offset, &block);
     }
     layer.zero(1 << 20, 2 << 20);
-    let parts = parts(&volume.store, &Stored::default(), &layer, 0..size, 0).unwrap();
-    let parts = align_holes(parts, 0, size, 4096);
+    let spans = spans(&volume.store, &Stored::default(), &layer, 0..size, 0).unwrap();
+    let spans = align_holes(spans, 0, size, 4096);
     let (mut at, mut stretches) = (0, 0);
-    for group in parts.chunk_by(|one, next| one.is_data() && next.is_data()) {
-        let end = at + group.iter().map(Part::len).sum::<u64>();
+    for group in spans.chunk_by(|one, next| one.is_data() && next.is_data()) {
+        let end = at + group.iter().map(Span::len).sum::<u64>();
         if group[0].is_data() {
             let mut stretch = Stretch::new(group, at);
             let bytes = stretch.compose(&volume.store, &Stored::default(), at, end).unwrap();
@@ -186,13 +186,13 @@ fn a_stretch_in_windows_is_the_stretch() {
     }
     layer.zero(100_001, 100_099);
     expected[100_001..100_099].fill(0);
-    let parts = parts(&volume.store, &base, &layer, 0..size, size).unwrap();
-    let parts = align_holes(parts, 0, size, 4096);
-    assert!(parts.len() > 8 && parts.iter().all(Part::is_data));
+    let spans = spans(&volume.store, &base, &layer, 0..size, size).unwrap();
+    let spans = align_holes(spans, 0, size, 4096);
+    assert!(spans.len() > 8 && spans.iter().all(Span::is_data));
     for window in [1, 99, 4096, 65_537, size] {
         // The first bytes alone: one at a time takes long.
         let end = size.min(window * 3000);
-        let (mut stretch, mut composed) = (Stretch::new(&parts, 0), Vec::new());
+        let (mut stretch, mut composed) = (Stretch::new(&spans, 0), Vec::new());
         for at in (0..end).step_by(window as usize) {
             let to = (at + window).min(end);
             composed.extend(stretch.compose(&volume.store, &base, at, to).unwrap());
