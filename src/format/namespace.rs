@@ -12,33 +12,33 @@ pub use super::inode::{Content, ContentClass, Inode, Owner};
 pub type Ino = u64;
 /// The inode to which the rows of writers belong; no file has this number.
 const NO_INO: Ino = 0;
-/// The root directory.
+/// The inode number of the root directory.
 pub const ROOT: Ino = 1;
-/// Longest name, bytes.
+/// The longest name, in bytes.
 pub const NAME_MAX: usize = 255;
-/// Longest symlink target, bytes.
+/// The longest target of a symlink, in bytes.
 pub const SYMLINK_MAX: usize = 4095;
-/// Longest content that lives in the inode, bytes.
+/// The longest content that is in the inode itself, in bytes.
 pub const INLINE_MAX: usize = 256;
-/// Longest extended attribute, bytes: the kernel's `XATTR_SIZE_MAX`.
+/// The longest extended attribute, in bytes: the kernel's `XATTR_SIZE_MAX`.
 pub const XATTR_MAX: usize = 65536;
-/// Longest extended attribute that lies in the tree itself, bytes.
+/// The longest extended attribute whose bytes are in the tree itself, in bytes.
 pub const XATTR_INLINE_MAX: usize = 4096;
-/// Lowest hash of a name.
+/// The lowest hash of a name; lower positions of a listing are for `.` and `..`.
 const NAME_HASH_MIN: u64 = 4;
-/// Longest encoded value: that of an inode with all its lists of versions, or an extended
+/// The longest encoded value, in bytes: that of an inode with all its lists of versions, or an extended
 /// attribute with one.
 pub const VALUE_MAX: usize = 8448;
-/// Longest encoded key.
+/// The longest encoded key, in bytes.
 pub const KEY_MAX: usize = 8 + 1 + 8 + NAME_MAX;
 
 /// A key of the namespace map. Its bytes sort as `docs/format.md` says: by
 /// inode first, so that what belongs to one inode lies together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
-    /// The inode itself.
+    /// The key of an inode's own record.
     Inode(Ino),
-    /// An extended attribute.
+    /// The key of an extended attribute: inode and name.
     Xattr(Ino, Vec<u8>),
     /// A name of the inode: parent and name.
     Back(Ino, Ino, Vec<u8>),
@@ -77,7 +77,7 @@ impl Key {
         }
     }
 
-    /// Bytes whose order is the order of the map.
+    /// Encodes the key. The order of the bytes is the order of the map.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(32);
         bytes.extend_from_slice(&self.ino().to_be_bytes());
@@ -216,26 +216,28 @@ fn name_hash(input: &mut Decoder<'_>) -> Result<u64> {
 /// A value of the namespace map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
-    /// Of [`Key::Inode`].
+    /// The value of a [`Key::Inode`]: the record of the inode.
     Inode(Box<Inode>),
-    /// Of [`Key::Entry`]: the inode named, and its type (`S_IFMT` bits).
+    /// The value of a [`Key::Entry`]: the inode that the entry names, and its type (`S_IFMT`
+    /// bits).
     Entry(Ino, u32),
-    /// Of [`Key::Back`].
+    /// The value of a [`Key::Back`], which has no bytes: the key says everything.
     Back,
-    /// Of [`Key::Xattr`].
+    /// The value of a [`Key::Xattr`].
     Xattr(Xattr),
     /// The value of a [`Key::Recipe`].
     Recipe(Box<Recipe>),
-    /// Of [`Key::Writer`]: the device whose mount it was, and what that called itself.
+    /// The value of a [`Key::Writer`]: the device whose mount the writer was, and the name of that
+    /// device.
     Writer(DeviceId, String),
     /// The value of a [`Key::Unsettled`].
     Unsettled,
-    /// Of [`Key::Opaque`].
+    /// The value of a [`Key::Opaque`], as it was read.
     Opaque(Vec<u8>),
 }
 
 impl Value {
-    /// Canonical bytes.
+    /// Encodes the value in its canonical form.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::new();
         match self {
@@ -320,7 +322,7 @@ impl Xattr {
         Self { versions: Versions::default(), state: XattrState::Inline(bytes) }
     }
 
-    /// Whether it was removed.
+    /// Whether the attribute was removed.
     pub fn is_removed(&self) -> bool {
         self.state == XattrState::Removed
     }
@@ -375,13 +377,13 @@ pub struct Recipe {
     /// The content of the inode for which it was made, by its origin. For any other it says
     /// nothing.
     pub origin: Dot,
-    /// The size of the original, bytes.
+    /// The size of the original in bytes.
     pub size: u64,
-    /// BLAKE3 of the original.
+    /// The BLAKE3 hash of the original's bytes.
     pub hash: Hash,
     /// Name of the original, 1 to 255 bytes without `/`.
     pub name: Vec<u8>,
-    /// The length of the recipe, bytes.
+    /// The length of the recipe in bytes.
     pub len: u64,
     /// Where the bytes of the recipe are.
     pub content: Content,

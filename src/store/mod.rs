@@ -56,16 +56,16 @@ pub use strays::{
 
 /// The keys of an open repository.
 pub struct Context {
-    /// Its id.
+    /// The id of the repository.
     pub repo: RepoId,
-    /// Its epochs.
+    /// The epochs with their data keys, and the feature sets that count.
     pub keyring: Keyring,
-    /// Its keyed ids.
+    /// The keys for the ids of chunks and nodes, for hashes of names and for the chunker.
     pub ids: IdKeys,
 }
 
 impl Context {
-    /// Derives what follows from the keyring.
+    /// Makes a context of an opened keyring: derives the keys for ids.
     pub fn new(repo: RepoId, keyring: Keyring) -> Self {
         let ids = IdKeys::new(&keyring.id_key, &keyring.chunker_key, &repo);
         Self { repo, keyring, ids }
@@ -129,12 +129,12 @@ impl Store {
         &self.context
     }
 
-    /// The folder it reads from.
+    /// REPO's folder, from which the store reads.
     pub fn folder(&self) -> &dyn SyncedFolder {
         &*self.folder
     }
 
-    /// The wall clock's time.
+    /// The time by the wall clock.
     fn now(&self) -> Timestamp {
         self.clock.now()
     }

@@ -18,12 +18,12 @@ use crate::format::container::Class;
 use crate::format::node::{Id, Node};
 use crate::tree::NewNodes;
 
-/// A chunk with its class.
+/// A chunk that waits for a container.
 #[derive(Clone)]
 pub struct Staged {
-    /// Its class, which decides how it is packed.
+    /// The class of the chunk, which decides with which others it is compressed.
     pub class: Class,
-    /// Its plaintext; several chunks may share one buffer.
+    /// The plaintext of the chunk. Several chunks may share one buffer.
     pub bytes: Bytes,
 }
 
@@ -133,12 +133,12 @@ impl Stage {
         waiting.chunks.contains_key(id) || waiting.nodes.contains_key(id)
     }
 
-    /// A chunk that waits.
+    /// Returns the plaintext of a chunk, if it waits for a container.
     pub(super) fn chunk(&self, id: &Id) -> Option<Bytes> {
         self.read().chunks.get(id).map(|chunk| chunk.bytes.clone())
     }
 
-    /// A node that waits.
+    /// Returns a node, if it waits for a container.
     fn waiting_node(&self, id: &Id) -> Option<Arc<Node>> {
         self.read().nodes.get(id).map(|(node, _)| node.clone())
     }
@@ -156,7 +156,7 @@ impl Stage {
         self.read().oldest(limit)
     }
 
-    /// All nodes, by id.
+    /// Returns all nodes that wait for a container, in the order of their ids.
     pub(super) fn nodes(&self) -> Vec<StagedNode> {
         let waiting = self.read();
         let mut nodes: Vec<_> = waiting
