@@ -18,8 +18,8 @@ use crate::format;
 use crate::format::clock;
 use crate::format::commit::{self, Commit, Name, NewObject};
 use crate::format::container::{
-    Class, Codec, Directory, FRAME_MAX, Frame, Kind, PLACE_AT, PLACE_SEALED, PREFIX, Place, Prefix,
-    VERSION, version_of,
+    Class, Codec, Directory, DirectoryPlace, FRAME_MAX, Frame, Kind, PLACE_AT, PLACE_SEALED,
+    PREFIX, Prefix, VERSION, version_of,
 };
 use crate::format::namespace::{Key, ROOT, Value};
 use crate::format::node::Node;
@@ -131,7 +131,7 @@ pub fn container(data: &[u8]) {
                 assert_eq!(again[..PREFIX], rest[..PREFIX]);
             }
         }
-        1 => canonical(rest, Place::decode, |place| place.encode()),
+        1 => canonical(rest, DirectoryPlace::decode, |place| place.encode()),
         3 => canonical(rest, NewObject::decode_run, |objects| {
             let mut out = Encoder::new();
             NewObject::encode_all(objects, &mut out);
@@ -186,7 +186,7 @@ pub fn frame(data: &[u8]) {
     cipher.seal(Domain::Frame, 0, stored, &mut bytes);
     let offset = bytes.len() as u64;
     cipher.seal(Domain::Directory, 0, &directory.encode(), &mut bytes);
-    let place = Place { offset, len: bytes.len() as u64 - offset };
+    let place = DirectoryPlace { offset, len: bytes.len() as u64 - offset };
     let mut sealed = Vec::new();
     cipher.seal(Domain::Place, 0, &place.encode(), &mut sealed);
     bytes[PLACE_AT..PLACE_AT + PLACE_SEALED].copy_from_slice(&sealed);

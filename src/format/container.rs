@@ -151,21 +151,21 @@ pub fn version_of(bytes: &[u8]) -> Option<u16> {
     (input.array::<8>().ok()? == MAGIC).then(|| input.u16().ok())?
 }
 
-/// Where in the prefix the sealed place stands.
+/// The offset of the sealed place in the prefix, in bytes.
 pub const PLACE_AT: usize = 64;
-/// Bytes of the sealed place.
+/// The length of the sealed place in bytes.
 pub const PLACE_SEALED: usize = 16 + TAG;
 
-/// Where the sealed directory is.
+/// Where in a container its sealed directory is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Offset in the file, bytes.
+pub struct DirectoryPlace {
+    /// The offset of the directory in the file, in bytes.
     pub offset: u64,
     /// The length of the sealed directory, in bytes.
     pub len: u64,
 }
 
-impl Place {
+impl DirectoryPlace {
     /// Encodes the place in sixteen bytes.
     pub fn encode(self) -> Vec<u8> {
         let mut out = Encoder::new();
@@ -173,7 +173,7 @@ impl Place {
         out.finish()
     }
 
-    /// Reads them; the place must lie inside a container of legal size.
+    /// Decodes the place. It must lie inside a container of legal size.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let mut input = Decoder::new(bytes);
         let place = Self { offset: input.u64()?, len: input.u64()? };

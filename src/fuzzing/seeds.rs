@@ -221,7 +221,7 @@ pub(super) fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
     let extension = HeadExtension { features, repo: REPO, device: DEVICE, generation: 7, register };
     let prefix =
         Prefix { kind: Kind::Head, epoch: [0x55; 16], salt: [9; 32], extension: Vec::new() };
-    let place = Place { offset: 65_297, len: 239 };
+    let place = DirectoryPlace { offset: 65_297, len: 239 };
     let packed = zstd::bulk::compress(&[5; 2000], 1).unwrap();
     let framed = |codec: u8, plain: u32, stored: &[u8]| {
         [&[codec], &plain.to_le_bytes()[..3], stored].concat()

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{Context, Result, StoreError};
 use crate::crypto::{Domain, FileCipher, Hash, SEGMENT, SEGMENT_SEALED, hash, hex, sealed_len};
 use crate::format::container::{
-    CONTAINER_MAX, ChunkPlace, Class, Codec, Directory, EXTENSION_MAX, FRAME_MAX, Frame, Kind,
-    PLACE_AT, PLACE_SEALED, PREFIX, Place, Prefix, version_of,
+    CONTAINER_MAX, ChunkPlace, Class, Codec, Directory, DirectoryPlace, EXTENSION_MAX, FRAME_MAX,
+    Frame, Kind, PLACE_AT, PLACE_SEALED, PREFIX, Prefix, version_of,
 };
 use crate::format::node::Id;
 use crate::format::register::HeadExtension;
@@ -156,8 +156,10 @@ impl Writer {
             self.pad();
         }
         let directory = self.directory.encode();
-        let place =
-            Place { offset: self.bytes.len() as u64, len: sealed_len(directory.len() as u64) };
+        let place = DirectoryPlace {
+            offset: self.bytes.len() as u64,
+            len: sealed_len(directory.len() as u64),
+        };
         self.cipher.seal(Domain::Directory, 0, &directory, &mut self.bytes);
         let mut sealed = Vec::with_capacity(PLACE_SEALED);
         self.cipher.seal(Domain::Place, 0, &place.encode(), &mut sealed);
@@ -266,7 +268,8 @@ impl Reader {
             let what = format!("unknown incompatible features {:#x}", features.incompatible);
             return Err(StoreError::Newer { path: path.to_string(), what });
         }
-        let place = Place::decode(&place).map_err(|error| StoreError::damaged(path, error))?;
+        let place =
+            DirectoryPlace::decode(&place).map_err(|error| StoreError::damaged(path, error))?;
         let written = place.offset + place.len;
         if written > len {
             // The sync client has not finished it.
