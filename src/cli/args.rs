@@ -284,8 +284,9 @@ pub struct MountArgs {
     pub repo: PathBuf,
     /// Where to show it: an empty folder
     pub mountpoint: PathBuf,
-    /// Options: ro, `allow_other`, `allow_root`, nonempty, noatime, uid=N, gid=N,
-    /// cache=SIZE, checkpoint=30s,10m, device=NAME, follow
+    /// Options: ro, rw, `allow_other`, `allow_root`, nonempty, dev, nodev, suid, nosuid, exec,
+    /// noexec, uid=N, gid=N, cache=SIZE, checkpoint=30s,10m, device=NAME, follow; noatime,
+    /// relatime, async and defaults change nothing
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<String>,
     /// Stay in the foreground

@@ -47,14 +47,14 @@ impl Chosen {
 
 #[derive(Subcommand)]
 pub enum RecordCommand {
-    /// How a record stands; nothing that is in it
+    /// Print the state of a record, and nothing that is in it
     Show {
         /// The vault's folder
         dir: PathBuf,
         #[command(flatten)]
         chosen: Chosen,
     },
-    /// How all records of an account stand
+    /// Print the states of all records of an account
     List {
         /// The vault's folder
         dir: PathBuf,
