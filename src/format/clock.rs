@@ -76,7 +76,7 @@ impl Writer {
 pub struct Dot {
     /// The writer that made the change.
     pub writer: Writer,
-    /// Which of the writer's changes it is.
+    /// The number of the change among the writer's, from 1.
     pub record: u64,
 }
 

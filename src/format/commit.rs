@@ -93,7 +93,7 @@ pub struct Retired {
     pub last: u64,
     /// The tag of that head; zeros where there was none.
     pub tag: Tag,
-    /// Who owns its folder now.
+    /// The device that owns the folder of the retired device from then on.
     pub heir: DeviceId,
 }
 
@@ -127,7 +127,7 @@ pub struct Commit {
     pub inodes: u64,
     /// Sum of file sizes, bytes.
     pub bytes: u64,
-    /// What the device calls itself.
+    /// The name that the owner sees for the device.
     pub device_name: String,
     /// The objects that are listed for the first time in this commit.
     pub objects: Vec<NewObject>,
@@ -166,7 +166,7 @@ fn get_root(input: &mut Decoder<'_>) -> Result<(Id, u8)> {
 }
 
 impl Commit {
-    /// Of a folder in which this device finds nothing yet.
+    /// The commit of a folder in which this device finds nothing yet.
     pub fn empty(device: DeviceId, writer: Writer) -> Self {
         Self {
             device,

@@ -21,7 +21,7 @@ pub const FRAMES_MAX: u64 = 1 << 18;
 /// Most chunks in a container.
 pub const CHUNKS_MAX: u64 = 1 << 21;
 
-/// What a file in REPO is.
+/// The kind of a file in REPO, by the number in its prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Kind {

@@ -98,7 +98,7 @@ pub struct Inode {
     pub inline: Vec<u8>,
     /// Bytes of the size that a content tree leaves to holes.
     pub holes: u64,
-    /// Which versions this one replaced.
+    /// The versions that this one replaced.
     pub history: Box<History>,
     /// Fields of later versions, ascending by tag.
     pub unknown: Vec<(u64, Vec<u8>)>,

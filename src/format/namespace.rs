@@ -299,13 +299,13 @@ impl Value {
 /// device may have changed it at the same time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Xattr {
-    /// Which versions this one replaced.
+    /// The versions that this one replaced.
     pub versions: Versions,
-    /// What the attribute is now.
+    /// Whether the attribute was removed, or where its bytes are.
     pub state: XattrState,
 }
 
-/// What an extended attribute is.
+/// The state of an extended attribute: removed, or where its bytes are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum XattrState {
     /// The attribute was removed.

@@ -85,7 +85,7 @@ pub struct Sought<'a> {
 }
 
 impl<'a> Sought<'a> {
-    /// Of an encoded key, or the start of one.
+    /// A key to search for, by its encoding or by the start of one.
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { head: head(bytes), bytes }
     }

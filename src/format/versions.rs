@@ -162,8 +162,8 @@ pub struct History {
     /// Files that this one was renamed over, and the versions of their content then; the
     /// oldest first.
     pub over: Vec<(Ino, Versions)>,
-    /// Of a side file of a database (`-wal`, `-journal`, `-shm`): the database beside which it
-    /// stands, and the origin of that one's content.
+    /// For a side file of a database (`-wal`, `-journal`, `-shm`): the database to which it
+    /// belongs, and the origin of the database's content.
     pub main: Option<(Ino, Dot)>,
 }
 

@@ -162,7 +162,7 @@ pub struct Fs {
     awaited: AtomicUsize,
     /// Held while the queue goes to the log.
     draining: Mutex<()>,
-    /// What is not in the log yet.
+    /// The acknowledged records that are not in the log yet.
     queue: Mutex<queue::Queue>,
     /// The queue has room, or nobody makes any.
     queue_room: Condvar,

@@ -49,7 +49,7 @@ impl Overlay {
         }
     }
 
-    /// What the volume is to publish.
+    /// Turns the overlay into the changes that the volume publishes.
     pub(super) fn into_changes(self) -> Changes {
         let Self { edits, origins, seen, writers } = self;
         Changes { edits: edits.into_iter().collect(), origins, seen, writers }

@@ -17,9 +17,9 @@ const GROUP_EXECUTES: u32 = 0o010;
 /// Whom the files belong to in the eyes of this mount.
 #[derive(Clone, Copy, Debug)]
 pub struct Ownership {
-    /// Who mounts: *self* is shown as this user.
+    /// The user id of whoever mounts, as which *self* is shown.
     pub uid: u32,
-    /// Who mounts: *self* is shown as this group.
+    /// The group id of whoever mounts, as which *self* is shown.
     pub gid: u32,
     /// Whether this user's own numbers are recorded as *self* (a daemon that
     /// is not root).

@@ -60,10 +60,10 @@ pub(super) struct Amounts {
     pub edits: usize,
 }
 
-/// What has to happen for room.
+/// What a caller has to do so that there is room again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Relief {
-    /// There is room: nothing has to happen.
+    /// Nothing: there is room.
     Go,
     /// The file that was asked about is chunked, or the first that was closed; before a
     /// freeze, all large ones.
@@ -163,7 +163,7 @@ pub(super) enum Least {
     Nothing,
     /// One changed byte, or more.
     Anything,
-    /// What a large write brings.
+    /// As many bytes as a large write has.
     Large,
     /// As many bytes as the changes of a file may have before they are chunked.
     Full,

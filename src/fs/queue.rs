@@ -242,7 +242,8 @@ impl Fs {
         if full && is_full(&self.queue()) { self.drain() } else { Ok(()) }
     }
 
-    /// Those who need room in the queue wait for whoever holds this.
+    /// Marks this thread as one that makes chunks, for as long as the guard lives. Writers that
+    /// need room in the queue wait for it.
     pub(super) fn begin_chunking(&self) -> ChunkingGuard<'_> {
         self.queue().chunking += 1;
         ChunkingGuard(self)

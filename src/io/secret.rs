@@ -13,10 +13,10 @@ use super::terminal::{AnswerError, Terminal, can_ask};
 /// The longest secrets file that is read, in bytes.
 pub const SECRET_MAX: u64 = 4096;
 
-/// Who named a secrets file.
+/// Who gives the path of a secrets file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SecretFrom {
-    /// The user types it on the terminal.
+    /// The user, by an option or a variable.
     User,
     /// systemd, which gives a unit with `User=` a file of root's that an access
     /// list opens to that user; the list shows as permissions of the group.

@@ -111,7 +111,7 @@ pub enum Unsynced {
     LastTorn(usize),
 }
 
-/// What a power cut does.
+/// What a power cut leaves of writes that were not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Crash {
     /// To bytes that were not synced.

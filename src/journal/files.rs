@@ -23,7 +23,8 @@ pub(super) struct LogFile {
     pub file: Box<dyn PrivateFile>,
     /// The length of the file in bytes.
     pub len: u64,
-    /// None for a file of an earlier opening: nothing is appended to it.
+    /// The seal of the file's records. `None` for a file of an earlier opening, to which nothing is
+    /// appended.
     pub seal: Option<FileSeal>,
 }
 

@@ -113,7 +113,7 @@ pub enum JournalError {
     Damaged {
         /// The path of the file within local state.
         file: String,
-        /// What is wrong with it.
+        /// The rule that the bytes break.
         what: String,
     },
     /// The file belongs to another device or repository.

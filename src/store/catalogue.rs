@@ -308,7 +308,7 @@ impl Catalogue {
         known.bad.extend(numbers);
     }
 
-    /// Of these containers, those that were not found bad.
+    /// Returns those of these containers that are not marked as bad.
     pub(super) fn without_bad(&self, numbers: &[u32]) -> Vec<u32> {
         let known = self.read();
         numbers.iter().copied().filter(|number| !known.bad.contains(number)).collect()

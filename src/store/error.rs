@@ -12,7 +12,7 @@ pub enum StoreError {
     Damaged {
         /// The path of the file within REPO.
         path: String,
-        /// What is wrong with it.
+        /// The rule that the bytes break, or what else is wrong with the file.
         what: String,
     },
     /// Not here: wait for the sync client, or find out who deleted it.
@@ -68,7 +68,7 @@ pub enum StoreError {
     /// Local state failed: it must be opened anew.
     #[error("local state: {what}: {source}")]
     State {
-        /// Which part of local state failed.
+        /// The part of local state that failed.
         what: &'static str,
         /// The error that the operating system returned.
         source: std::io::Error,
@@ -88,8 +88,8 @@ impl StoreError {
         Self::Damaged { path: path.to_string(), what: what.to_string() }
     }
 
-    /// For a repair: nothing, if the bytes cannot be had; the error, if it is local
-    /// state that failed, which says nothing about REPO.
+    /// Turns an error met by a repair into "nothing", because the bytes cannot be had. A failure of
+    /// local state stays an error: it says nothing about REPO.
     pub(crate) fn lost<T>(self) -> Result<Option<T>> {
         match self {
             Self::State { .. } => Err(self),

@@ -38,7 +38,7 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// Of a file with this name in `folder`.
+    /// Describes a listed file with this name in `folder`.
     pub fn of(folder: &str, file: &Listed) -> Self {
         let lower = file.name.to_ascii_lowercase();
         let head = find_head_name(&lower);
@@ -108,7 +108,8 @@ pub fn unreadable(path: &str, error: std::io::Error) -> Result<Stray> {
 /// What the folders of objects in REPO hold.
 #[derive(Debug, Default)]
 pub struct Listing {
-    /// Those in their places: the device in whose folder each lies, and its size.
+    /// The objects that are in their places: the device in whose folder each is, and its size in
+    /// bytes.
     pub objects: HashMap<Hash, (DeviceId, u64)>,
     /// Files that may be copies of objects.
     pub copies: Copies,

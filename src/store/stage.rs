@@ -95,7 +95,7 @@ const UNPUBLISHED_SETS: usize = 4;
 
 type NodeSet = HashMap<Id, Arc<Node>>;
 
-/// What waits for a container.
+/// The chunks and nodes that wait for a container.
 #[derive(Default)]
 pub(super) struct Stage {
     waiting: RwLock<Waiting>,

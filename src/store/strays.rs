@@ -140,9 +140,9 @@ fn quoted(path: &str) -> String {
 pub enum Likeness<T> {
     /// The name is exactly this one of ours.
     Same(T),
-    /// It differs in case only.
+    /// The name differs from this one of ours in case only.
     Case(T),
-    /// It holds the name, and more.
+    /// The name contains this one of ours, and more.
     Like(T),
 }
 

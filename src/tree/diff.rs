@@ -55,7 +55,7 @@ pub fn ledgers<N: Source>(
     Diff::<Ledger, N>::new(source, left, right)
 }
 
-/// What a cursor comes to next.
+/// What a cursor meets next in its tree.
 enum Place<'c, T> {
     /// A node that was not read. What its lowest key is, its parent says; a root has none.
     Node { id: Id, level: u8, first: Option<&'c ItemKey> },

@@ -61,7 +61,7 @@ pub fn join<N: Source>(
     map::edit(keys, source, left, &edits, new)
 }
 
-/// Of a writer's row the newest value.
+/// Of the values of a writer's row on both sides, returns the newest.
 fn newest(left: Vec<Dotted>, right: Vec<Dotted>) -> Vec<Dotted> {
     let all = left.into_iter().chain(right);
     let order = |one: &Dotted, other: &Dotted| {

@@ -92,7 +92,7 @@ impl Disk {
         self.durable.insert(root.to_owned(), Node::Folder);
     }
 
-    /// What every access begins with.
+    /// Fails if the simulated machine has stopped. Every access begins with this.
     pub fn check(&self) -> io::Result<()> {
         if self.frozen {
             Err(io::Error::other("the simulated machine has stopped"))
