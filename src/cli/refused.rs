@@ -25,7 +25,7 @@ const KEPT: usize = 64;
 /// Passwords of commands remembered, for one repository: with each one more, one more of
 /// 256 right ones is taken for a wrong one.
 const PRINTED_KEPT: usize = 4;
-/// What stands in place of an inode where a command printed the password.
+/// What is remembered in place of an inode where a command printed the password.
 const PRINTED: &str = "command";
 const LIMIT: u64 = 1 << 20;
 

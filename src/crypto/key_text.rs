@@ -10,7 +10,7 @@ pub enum KeyTextError {
     /// A character that is neither a hexadecimal digit nor a separator.
     #[error("the key has a character that is not a digit 0-9 or a letter a-f, in group {group}")]
     BadCharacter {
-        /// Group it stands in, from 1.
+        /// The group of the key in which it is, from 1.
         group: usize,
     },
     /// Too few or too many digits.

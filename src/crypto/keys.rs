@@ -193,7 +193,7 @@ impl IdKeys {
         u32::from_le_bytes(hasher.finalize().as_bytes()[..4].try_into().expect("4 bytes"))
     }
 
-    /// The inode number of a version that stands beside the file of which it is one: 2^62, and
+    /// The inode number of a version that is shown beside the file of which it is one: 2^62, and
     /// the lowest 62 bits of a hash of the file's number and of the version's origin, which is
     /// the writer and the record of a change.
     pub fn loser_number(&self, ino: u64, writer: &[u8; 5], record: u64) -> u64 {

@@ -163,7 +163,7 @@ fn paths(value: &serde_json::Value, found: &mut Vec<String>) {
     }
 }
 
-/// The attribute `path` of what stands before the end of a tag.
+/// The attribute `path` in the text before the end of a tag.
 fn attribute(tag: &str) -> Option<String> {
     let tag = tag.split('>').next()?;
     let (_, rest) = tag.split_once(" path=").or_else(|| tag.split_once("path="))?;

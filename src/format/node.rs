@@ -114,7 +114,7 @@ impl MapItem {
     }
 }
 
-/// An item of a ledger's leaf: an encoded key and what stands under it
+/// An item of a ledger's leaf: an encoded key and its encoded value
 /// ([`super::ledger`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LedgerItem {

@@ -152,7 +152,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Dot, Vec<Change<'_>>)> {
             SET => {
                 let key = Key::decode(input.bytes(KEY_MAX, "key")?)?;
                 let value = match key {
-                    // Here the bytes of a long attribute stand themselves.
+                    // A record has the bytes of a long attribute themselves.
                     Key::Xattr(..) => {
                         let mut bytes = Decoder::new(input.bytes(VALUE_MAX + XATTR_MAX, "value")?);
                         let xattr = Xattr::decode(&mut bytes, XATTR_MAX)?;

@@ -108,7 +108,7 @@ pub struct Stamp {
     pub device: DeviceId,
 }
 
-/// What may change after init, as it stands in the clear.
+/// What may change after init, in the form in which it is stored in the clear.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Register {
     /// The place of this register in the order of all registers.

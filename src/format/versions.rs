@@ -40,12 +40,12 @@ impl VersionRun {
 
 /// The versions that a version replaced, the oldest run first. The last run ends with the
 /// origin of the version itself. An empty list belongs to a version that replaced none and
-/// stands under the dot of its origin.
+/// is stored under the dot of its origin.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Versions(Vec<VersionRun>);
 
 impl Versions {
-    /// Whether the version replaced none and stands under its own dot.
+    /// Whether the version replaced none and is stored under its own dot.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -60,7 +60,7 @@ impl Versions {
         self.0.iter().any(|run| run.has(origin))
     }
 
-    /// The list of a version that stood under `dot` and is written again, unchanged.
+    /// The list of a version that was stored under `dot` and is written again, unchanged.
     #[must_use]
     pub fn kept(&self, dot: Dot) -> Self {
         if self.0.is_empty() {
@@ -75,7 +75,7 @@ impl Versions {
     /// a dot and a list.
     pub fn replacing(old: &[(Dot, &Self)], new: Dot) -> Self {
         let mut own = VersionRun::of(new);
-        // A run grows only where the version that it ends with stands under its own dot: then
+        // A run grows only where the version that it ends with is stored under its own dot: then
         // the writer made nothing of that file in between.
         let grows =
             |(dot, list): &&(Dot, &Self)| dot.writer == new.writer && list.origin(*dot) == *dot;
@@ -92,13 +92,13 @@ impl Versions {
         Self::merged(all, stays.own_run(dot))
     }
 
-    /// The list of a version that stood under `dot`, without those that it replaced.
+    /// The list of a version that was stored under `dot`, without those that it replaced.
     #[must_use]
     pub fn alone(&self, dot: Dot) -> Self {
         Self(vec![VersionRun::of(self.origin(dot))])
     }
 
-    /// The run that ends with the origin of a version that stands under `dot`.
+    /// The run that ends with the origin of a version that is stored under `dot`.
     fn own_run(&self, dot: Dot) -> VersionRun {
         self.0.last().copied().unwrap_or_else(|| VersionRun::of(dot))
     }

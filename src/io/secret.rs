@@ -16,7 +16,7 @@ pub const SECRET_MAX: u64 = 4096;
 /// Who gives the path of a secrets file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SecretFrom {
-    /// The user, by an option or a variable.
+    /// The user, by an option, a variable or a setting.
     User,
     /// systemd, which gives a unit with `User=` a file of root's that an access
     /// list opens to that user; the list shows as permissions of the group.

@@ -170,7 +170,7 @@ impl FileSeal {
         .then_some(frame)
     }
 
-    /// Where the next mark stands in `bytes`.
+    /// Returns the offset of the next mark in `bytes`.
     pub fn find_mark(&self, bytes: &[u8]) -> Option<usize> {
         bytes.windows(4).position(|window| window == self.mark)
     }

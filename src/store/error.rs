@@ -59,7 +59,7 @@ pub enum StoreError {
         dot.record, dot.writer.number()
     )]
     Republished {
-        /// The dot under which two values would stand.
+        /// The dot that two values would have.
         dot: Dot,
     },
     /// No room in REPO: free some, then it goes on.

@@ -47,7 +47,7 @@ pub struct Stray {
     pub path: String,
     /// In which way the entry is a stray.
     pub what: Oddity,
-    /// Whether it stands where something of ours should be, or is called so.
+    /// Whether it is where something of ours should be, or has such a name.
     pub in_place: bool,
 }
 
@@ -63,7 +63,7 @@ impl Stray {
         Self { path, what, in_place: false }
     }
 
-    /// Something that stands where ours should be.
+    /// A stray that is where something of ours should be.
     pub fn in_place(path: String, what: Oddity) -> Self {
         Self { path, what, in_place: true }
     }
@@ -155,7 +155,7 @@ pub fn like_device(name: &str) -> Option<Likeness<[u8; 16]>> {
     if let Some(device) = unhex(&lower) {
         return Some(Likeness::Case(device));
     }
-    // Of the digits that stand together there must be 32.
+    // There must be 32 digits in a row.
     let mut runs = lower.split(|c: char| !c.is_ascii_hexdigit());
     runs.find_map(unhex).map(Likeness::Like)
 }

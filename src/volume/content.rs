@@ -255,7 +255,7 @@ impl Layer {
         }
     }
 
-    /// Whether `bytes` stand at `offset`.
+    /// Whether the layer has exactly `bytes` at `offset`.
     pub fn has(&self, offset: u64, bytes: &[u8]) -> bool {
         let end = offset + bytes.len() as u64;
         let mut at = offset;

@@ -15,7 +15,7 @@ pub(super) fn counting(item: &MapItem) -> &Dotted {
     item.values.last().expect("decoded items have a value")
 }
 
-/// Whether one of the values stands under this dot and has these bytes.
+/// Whether one of the values has this dot and these bytes.
 pub(super) fn holds(item: &MapItem, dot: Dot, bytes: &[u8]) -> bool {
     item.values.iter().any(|held| held.dot == dot && held.bytes == bytes)
 }

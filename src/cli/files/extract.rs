@@ -440,7 +440,7 @@ fn cannot_link(error: &io::Error) -> bool {
 }
 
 /// The bits of the owning group (tag 4) in an access list, as bits of a mode;
-/// none in a list that cannot be read. In `st_mode` stands the mask in their
+/// none in a list that cannot be read. `st_mode` has the mask in their
 /// place, which without the list would let that group in.
 fn group_in(list: &[u8]) -> u32 {
     let entries = list.get(4..).unwrap_or_default().chunks_exact(8);

@@ -1,4 +1,4 @@
-//! The locator: what stands in the folder so that a password opens it. It is
+//! The locator: what the folder contains so that a password opens it. It is
 //! a hint, written by whoever wrote the folder.
 
 use super::address::{Address, ENDPOINTS_LIMIT, Fingerprint};

@@ -55,7 +55,7 @@ const REQUESTS: [&str; 9] = [
 const REPLIES: [&str; 8] =
     ["done", "refused", "wrong", "closed", "too_early", "try_later", "malformed", "frozen"];
 
-/// Where a proof stands in [`REQUESTS`], and a wrong one in [`REPLIES`].
+/// The index of a proof in [`REQUESTS`], and of a wrong one in [`REPLIES`].
 const REDEEM: usize = 5;
 const WRONG: usize = 2;
 
