@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use super::chunker::{Chunking, PAGE, chunk_region, classify, granularity};
 use super::content::{Layer, Stored, read, stored_runs};
-use super::parts::{Span, Stretch, align_holes, spans};
 use super::shape::{self, Shape};
+use super::spans::{Span, Stretch, align_holes, spans};
 use crate::format::namespace::{Content, ContentClass, INLINE_MAX};
 use crate::format::node::{NO_ID, Node, Run};
 use crate::format::record::Piece;

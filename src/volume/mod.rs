@@ -14,7 +14,6 @@ mod inherited;
 mod known;
 mod live;
 mod look;
-mod parts;
 mod publish;
 mod repair;
 pub mod repository;
@@ -22,6 +21,7 @@ mod restore;
 mod search;
 pub mod shape;
 mod shortfall;
+mod spans;
 mod stamp;
 pub mod state;
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use super::chunker::{Chunking, chunk_region};
 use super::content::{Layer, Stored, read};
 use super::flush::flush;
-use super::parts::{Span, Stretch, align_holes, spans};
 use super::repository::Repository;
+use super::spans::{Span, Stretch, align_holes, spans};
 use super::tests_damage::{key, open, repository};
 use super::*;
 use crate::format::commit::{Commit, NewObject};
