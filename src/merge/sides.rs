@@ -15,7 +15,8 @@ use crate::format::side_files::{SIDE_SUFFIXES, main_name};
 /// A database with side files has the names that whoever wrote its version last saw: their
 /// back references were written with it. Under another name it would stand without them.
 pub(super) fn keep_names(loaded: &Loaded<'_>, files: &Files, plan: &mut Plan) {
-    for side in files.sides.iter().filter(|side| files.first.contains_key(&side.ino)) {
+    let firsts = files.sides.iter().enumerate();
+    for (_, side) in firsts.filter(|(at, side)| files.first.get(&side.ino) == Some(at)) {
         let versions = loaded.record(side.main).unwrap_or_default();
         let own = versions.iter().filter(|version| origin(version) == side.from);
         let Some(last) = own.map(|version| version.0).max() else { continue };
@@ -217,7 +218,13 @@ pub(super) fn pair_up(
         beside.is_first && links.any(|link| canon(link.dir) == place.0 && link.name == place.1)
     };
     let rooms = make_room(loaded, &all, &is_own, tree);
-    for beside in &all {
+    // Two logs of one database may have one name: of one that was placed first the other would
+    // find its own place taken.
+    let own: Vec<_> = all
+        .iter()
+        .map(|beside| own_places(beside, &names_of(tree, beside.db), &is_own, tree))
+        .collect();
+    for (beside, mut places) in all.iter().zip(own) {
         let (ino, from) = (beside.side.ino, beside.side.from);
         let mut number = ino;
         while number == ino && !beside.is_first || number != ino && loaded.record(number).is_some()
@@ -225,7 +232,6 @@ pub(super) fn pair_up(
             number = loaded.loser_number(number, from);
             tree.ties.push((Knot::Ino(ino), Knot::Ino(number)));
         }
-        let mut places = own_places(beside, &names_of(tree, beside.db), &is_own, tree);
         if places.is_empty() {
             places.extend(rooms.get(&beside.db).map(|room| (room.clone(), beside.suffix)));
         }

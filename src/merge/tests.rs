@@ -390,3 +390,22 @@ fn a_database_makes_room_for_its_log() {
     devices.1.mkdir("chat.db-wal");
     assert_eq!(both(&devices), ["chat 2.db-wal=its log", "chat 2.db=a database", "chat.db-wal/"]);
 }
+
+/// The second log was shown nowhere: the first had the place at which it was looked for.
+#[test]
+fn a_database_with_two_names_and_a_log_at_each_keeps_both_logs() {
+    let devices = two(|laptop| {
+        laptop.mkdir("D");
+        laptop.mkdir("E");
+        laptop.write("D/c.db", "base");
+        laptop.link("D/c.db", "E/c.db");
+        laptop.write("D/c.db-wal", "one log");
+        laptop.write("E/c.db-wal", "another log");
+    });
+    devices.0.rename("D", "X");
+    devices.1.rename("E", "X");
+    let shown = both(&devices);
+    for log in ["one log", "another log"] {
+        assert!(shown.iter().any(|line| line.ends_with(&format!("-wal={log}"))), "{shown:?}");
+    }
+}
