@@ -64,7 +64,6 @@ impl Fs {
         let is_held = |ino: &&Ino| {
             let file = state.files.get(ino);
             file.is_some_and(|file| file.opens > 0 || !file.is_clean())
-                || state.orphans.contains_key(ino)
         };
         if let Some(ino) = changed.contents.iter().find(is_held) {
             follower.look_again();
@@ -78,6 +77,8 @@ impl Fs {
         state.names.clear();
         for ino in &changed.contents {
             state.files.remove(ino);
+            // One that was removed here, and that another device changed, is back.
+            state.orphans.remove(ino);
         }
         Ok(Followed::Changed(changed))
     }
