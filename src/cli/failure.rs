@@ -62,9 +62,10 @@ impl From<StoreError> for Failure {
             StoreError::UnknownEpoch { .. } => Exit::WrongSecret,
             StoreError::Newer { .. } => Exit::NoRepository,
             StoreError::Full => Exit::NoSpace,
-            StoreError::State { .. } | StoreError::Io { .. } | StoreError::Republished { .. } => {
-                Exit::Other
-            }
+            StoreError::State { .. }
+            | StoreError::Io { .. }
+            | StoreError::Republished { .. }
+            | StoreError::Crowded => Exit::Other,
         };
         Self::new(code, error)
     }

@@ -30,7 +30,7 @@ const ITEM_OVERHEAD: usize = 8;
 /// Bytes that a value takes at most beside its own: its dot, its length, and its writer.
 const VALUE_OVERHEAD: usize = 24;
 /// Most values a key may hold at once (siblings of concurrent changes).
-const SIBLINGS_MAX: u64 = 256;
+pub const SIBLINGS_MAX: u64 = 256;
 /// Most writers that the values of a leaf may have.
 const WRITERS_MAX: u64 = ITEMS_MAX as u64 * SIBLINGS_MAX;
 /// The longest chunk, in bytes.

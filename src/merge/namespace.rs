@@ -37,7 +37,8 @@ impl Namespace {
 pub type Edits = BTreeMap<Vec<u8>, Option<MapItem>>;
 
 /// Joins the namespaces of several heads. New nodes of what is stored are staged. The work
-/// grows with what differs. Every order of `roots` has the same outcome.
+/// grows with what differs. Every order of `roots` has the same outcome. Fails with
+/// [`StoreError::Crowded`] if a key comes to more values than a tree takes.
 ///
 /// # Panics
 ///
@@ -47,7 +48,8 @@ pub fn join(store: &Store, roots: &[Root]) -> Result<Namespace> {
     let mut stored = roots[0];
     for other in &roots[1..] {
         let mut new = NewNodes::new();
-        stored = tree_join::join(keys, store, (stored, *other), &mut new)?;
+        let joined = tree_join::join(keys, store, (stored, *other), &mut new)?;
+        stored = joined.ok_or(StoreError::Crowded)?;
         store.stage_nodes(new);
     }
     let mut suspects = rows(store, stored)?;
@@ -78,7 +80,9 @@ pub fn edit(
     };
     let (touched, left) = divide(&base.repairs.groups, &edits);
     let rows_before = row_keys(store, base.stored)?;
-    if touched.is_empty() && left.is_empty() && rows_before.is_empty() {
+    if touched.is_empty() && left.is_empty() {
+        // Rows of repairs that nothing needs any more.
+        edits.extend(rows_before.iter().map(|key| (key.encode(), None)));
         let (root, new) = edited(base.stored, &edits)?;
         store.stage_nodes(new);
         return Ok(Namespace::plain(root));

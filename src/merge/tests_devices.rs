@@ -110,6 +110,16 @@ impl Device {
         self.fs.checkpoint().unwrap();
     }
 
+    /// Takes over the newest head of another device that is not here, and nothing else.
+    pub fn receive_newest_head(&self, other: &Self) {
+        let mut paths = other.world.paths();
+        paths.retain(|path| path.starts_with("repo/") && path.contains("/head/"));
+        paths.retain(|path| self.world.get(path).is_none());
+        let generation = |path: &String| path.rsplit('/').next().map(str::to_owned);
+        let newest = paths.into_iter().max_by_key(generation).unwrap();
+        self.world.put(&newest, &other.world.get(&newest).unwrap());
+    }
+
     /// Goes on from what others wrote, if nothing keeps it from that now.
     pub fn follow(&self) -> Followed {
         let options = OpenOptions { device_name: self.name.clone(), ..OpenOptions::default() };
@@ -485,7 +495,8 @@ impl Map {
         for (place, (side, kind)) in entries {
             let Some(main) = main_name(&place.1) else { continue };
             let Some((main, of)) = entries.get(&(place.0, main.to_vec())) else { continue };
-            if (*kind, *of) != (0o100_000, 0o100_000) {
+            // A file with both names is no log of itself.
+            if (*kind, *of) != (0o100_000, 0o100_000) || side == main {
                 continue;
             }
             let dot = self.items[&Key::Inode(*main).encode()][0].dot;
@@ -514,7 +525,9 @@ pub(crate) fn pairs(listing: &Listing) -> Pairs {
         }
         for (at, suffix) in SIDE_SUFFIXES.iter().enumerate() {
             let beside = listing.get(&format!("{path}{}", String::from_utf8_lossy(suffix)));
-            let beside = beside.filter(|side| !side.is_dir).map(|side| side.bytes.clone());
+            // Equal bytes are one file with both names: bytes are made once.
+            let beside = beside.filter(|side| !side.is_dir && side.bytes != line.bytes);
+            let beside = beside.map(|side| side.bytes.clone());
             pairs.insert((line.bytes.clone(), at, beside));
         }
     }
@@ -528,7 +541,7 @@ pub(crate) fn joined(maps: &[&Map]) -> (Map, Suspects) {
     let mut root = roots[0];
     for other in &roots[1..] {
         let mut new = NewNodes::new();
-        root = join::join(Keys(&keys()), &memory, (root, *other), &mut new).unwrap();
+        root = join::join(Keys(&keys()), &memory, (root, *other), &mut new).unwrap().unwrap();
         memory.0.extend(new);
     }
     let mut suspects = Suspects::default();

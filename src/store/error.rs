@@ -21,6 +21,9 @@ pub enum StoreError {
         /// The path within REPO, or the id, of what is not here.
         what: String,
     },
+    /// More devices changed one file at once than a tree can hold versions of it.
+    #[error("too many devices changed one file without knowing of each other")]
+    Crowded,
     /// Sealed under an epoch that this keyring lacks: ask for the newer key.
     #[error("{path} is sealed under a newer key")]
     UnknownEpoch {

@@ -1,5 +1,7 @@
 //! What a volume is based on: one head, or the join of several.
 
+use super::read::LeftOut;
+use crate::crypto::DeviceId;
 use crate::format::namespace::{Inode, Key, Value};
 use crate::format::node::MapItem;
 use crate::merge;
@@ -8,6 +10,9 @@ use crate::tree::Root;
 use crate::tree::diff;
 use crate::volume::repository::HeadFile;
 use crate::volume::{Base, DeviceHead, Inherited, Tree};
+
+/// With how many heads it is tried to begin a join that fails.
+const FIRSTS_MAX: usize = 8;
 
 /// The base that these heads make; it is the same for every order of them.
 ///
@@ -35,6 +40,36 @@ pub(super) fn based_on(store: &Store, heads: &[&(DeviceHead, HeadFile)]) -> Resu
     (inherited.inodes, inherited.bytes) = counts(store, (first, inodes, bytes), namespace.shown)?;
     inherited.root = namespace.stored;
     Ok(Base { inherited, namespace, commit })
+}
+
+/// Of heads that cannot be joined, because something is not here or they are too many, those
+/// without which the others can: as many others as possible, the own one among them.
+pub(super) fn not_joinable(
+    store: &Store,
+    heads: &[&(DeviceHead, HeadFile)],
+    own: &DeviceId,
+) -> LeftOut {
+    let mut most: Option<(usize, LeftOut)> = None;
+    let firsts = heads.iter().filter(|(head, _)| head.device == *own);
+    let firsts: Vec<_> = firsts.chain(heads.iter().take(FIRSTS_MAX)).collect();
+    for first in firsts {
+        let (mut joined, mut left_out) = (vec![*first], LeftOut::new());
+        for head in heads.iter().filter(|head| head.0.hash != first.0.hash) {
+            joined.push(*head);
+            if let Err(error) = based_on(store, &joined) {
+                joined.pop();
+                left_out.insert(head.0.hash, error.to_string());
+            }
+        }
+        let is_own = first.0.device == *own;
+        if most.as_ref().is_none_or(|(count, _)| joined.len() > *count) {
+            most = Some((joined.len(), left_out));
+        }
+        if is_own {
+            break;
+        }
+    }
+    most.map_or_else(LeftOut::new, |(_, left_out)| left_out)
 }
 
 /// Inodes, and the sum of the sizes of all files, of the namespace at `root`; those of

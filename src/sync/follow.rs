@@ -10,7 +10,7 @@ use super::base::based_on;
 use super::open::{known, take_unusable};
 use super::options::OpenOptions;
 use super::plan::{Plan, Verdict, Wanted, plan};
-use super::read::load_heads;
+use super::read::{LeftOut, load_heads};
 use super::tell;
 use crate::crypto::{DeviceId, unhex};
 use crate::format::clock::Generations;
@@ -67,7 +67,7 @@ impl Follower {
         }
         store.list_objects(&repository.devices())?;
         store.add_copies(&repository.copies);
-        let mut loaded = load_heads(store, &repository.heads, true);
+        let mut loaded = load_heads(store, &repository.heads, true, &LeftOut::new());
         loaded.here.features.merge(store.context().keyring.features);
         loaded.here.closed = tell::closed(&repository).map(|(_, device)| device).collect();
         loaded.here.hides = repository.strays.iter().any(Stray::hides);

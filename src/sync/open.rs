@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::base::based_on;
+use super::base::{based_on, not_joinable};
 use super::options::OpenOptions;
 use super::plan::{Known, Plan, Purpose, Verdict, plan};
-use super::read::{Heads, Loaded, drop_torn, load_heads};
+use super::read::{Heads, LeftOut, Loaded, drop_torn, load_heads};
 use super::tell;
 use crate::crypto::{DeviceId, Hash, hex, random_id};
 use crate::format::clock::Generations;
@@ -57,22 +57,45 @@ pub fn open(
     if let Some(files) = heads.get_mut(&machine.device) {
         drop_torn(&store, files, &intents, machine.generation, options.read_only)?;
     }
+    let machine_device = machine.device;
     let wanted = options.wanted();
     let with_nodes = options.repair.is_none();
-    let mut loaded = load_heads(&store, &heads, with_nodes);
-    loaded.here.features.merge(store.context().keyring.features);
-    loaded.here.closed = tell::closed(repository).map(|(_, device)| device).collect();
-    loaded.here.hides = repository.strays.iter().any(Stray::hides);
     let beside = options.beside.as_ref().map(|beside| known(&beside.state, &heads, &[]));
-    let decide = |own: &Known| plan(&loaded.here, own, beside.as_ref(), &wanted);
-    if let Some(at) = decide(&known(&state, &heads, &intents)).finishes {
-        finish(&mut state, &loaded.heads[at], &*world.repo, &mut notices)?;
-    }
-    let mut own = known(&state, &heads, &intents);
-    if wanted.purpose == Purpose::Write {
-        own.journal = journal_base(&world, store.context(), &state, &loaded);
-    }
-    let plan = decide(&own);
+    let mut left_out = LeftOut::new();
+    let (mut loaded, plan, joined) = loop {
+        let mut loaded = load_heads(&store, &heads, with_nodes, &left_out);
+        loaded.here.features.merge(store.context().keyring.features);
+        loaded.here.closed = tell::closed(repository).map(|(_, device)| device).collect();
+        loaded.here.hides = repository.strays.iter().any(Stray::hides);
+        let decide = |own: &Known| plan(&loaded.here, own, beside.as_ref(), &wanted);
+        if let Some(at) = decide(&known(&state, &heads, &intents)).finishes {
+            finish(&mut state, &loaded.heads[at], &*world.repo, &mut notices)?;
+        }
+        let mut own = known(&state, &heads, &intents);
+        if wanted.purpose == Purpose::Write {
+            own.journal = journal_base(&world, store.context(), &state, &loaded);
+        }
+        let plan = decide(&own);
+        let Verdict::Join(tips) = &plan.verdict else { break (loaded, plan, None) };
+        let tips: Vec<_> = tips.iter().map(|at| &loaded.heads[*at]).collect();
+        match based_on(&store, &tips) {
+            Ok(base) => {
+                let told = tell::joined(&tips, &base);
+                break (loaded, plan, Some((base, told)));
+            }
+            Err(error @ (StoreError::Missing { .. } | StoreError::Crowded))
+                if options.repair.is_none() =>
+            {
+                // The others are shown until all is here.
+                let others = not_joinable(&store, &tips, &machine_device);
+                if others.is_empty() {
+                    return Err(error.into());
+                }
+                left_out.extend(others);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    };
     notices.append(&mut loaded.notices);
     tell::tell_heads(&loaded, &plan, &mut notices);
     tell::tell_changed_features(repository, loaded.here.features, &mut notices);
@@ -89,10 +112,9 @@ pub fn open(
             let empty = Commit { device_name, ..Commit::empty(state.device, writer) };
             Base::plain(empty, [0; 32])
         }
-        Verdict::Join(tips) => {
-            let tips: Vec<_> = tips.iter().map(|at| &loaded.heads[*at]).collect();
-            let base = based_on(&store, &tips)?;
-            notices.extend(tell::joined(&tips, &base));
+        Verdict::Join(_) => {
+            let (base, told) = joined.expect("it was joined when that was decided");
+            notices.extend(told);
             base
         }
         Verdict::Replay => {

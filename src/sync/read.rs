@@ -56,14 +56,22 @@ pub(super) struct Loaded {
     pub notices: Vec<Notice>,
 }
 
-/// Opens all heads for their index entries.
+/// Heads that were found not to be usable, and why.
+pub(super) type LeftOut = BTreeMap<Hash, String>;
+
+/// Opens all heads for their index entries, but for those in `left_out`.
 ///
 /// With `with_nodes`, a head of which tree nodes are not here yet cannot be used.
-pub(super) fn load_heads(store: &Store, heads: &Heads, with_nodes: bool) -> Loaded {
+pub(super) fn load_heads(
+    store: &Store,
+    heads: &Heads,
+    with_nodes: bool,
+    left_out: &LeftOut,
+) -> Loaded {
     let mut loaded = Loaded::default();
     for (device, files) in heads {
         loaded.here.files.extend(files.iter().map(|file| file.hash));
-        loaded.add_device(store, device, files, with_nodes);
+        loaded.add_device(store, device, files, with_nodes, left_out);
     }
     loaded.here.heads = loaded.heads.iter().map(|(head, _)| plain(head)).collect();
     let unusable = loaded.unusable.iter().map(|(file, error)| Unread {
@@ -97,23 +105,27 @@ impl Loaded {
         device: &DeviceId,
         files: &[HeadFile],
         with_nodes: bool,
+        left_out: &LeftOut,
     ) {
         let mut found: Vec<(DeviceHead, HeadFile)> = Vec::new();
         let mut complete = true;
         let mut chain = Vec::new();
         for file in files.iter().rev() {
-            let (commit, features, all_here) =
-                match load_head(store, file, found.is_empty(), with_nodes) {
-                    Ok(loaded) => loaded,
-                    Err(error) if found.is_empty() => {
-                        self.unusable.push((file.clone(), error));
-                        continue;
-                    }
-                    Err(error) => {
-                        self.older.push((file.hash, error));
-                        continue;
-                    }
-                };
+            let loaded = match left_out.get(&file.hash) {
+                Some(what) => Err(StoreError::Missing { what: what.clone() }),
+                None => load_head(store, file, found.is_empty(), with_nodes),
+            };
+            let (commit, features, all_here) = match loaded {
+                Ok(loaded) => loaded,
+                Err(error) if found.is_empty() => {
+                    self.unusable.push((file.clone(), error));
+                    continue;
+                }
+                Err(error) => {
+                    self.older.push((file.hash, error));
+                    continue;
+                }
+            };
             complete &= all_here;
             let HeadFile { generation, hash, .. } = *file;
             chain.push(Link { generation, hash, previous: commit.previous });

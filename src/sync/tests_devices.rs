@@ -76,6 +76,61 @@ fn changes_in_the_journal_are_replayed_before_heads_are_joined() {
     assert_eq!(files, ["laptop", "phone"]);
 }
 
+/// The first mount after a crash has changes of another writer only.
+#[test]
+fn rows_that_nothing_needs_any_more_go_with_the_changes_of_an_older_mount() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("f", "base"));
+    let phone = laptop.another("PHONE", 3);
+    assert!(laptop.write("f", "laptop") && phone.write("f", "phone"));
+    laptop.checkpoint();
+    phone.checkpoint();
+    laptop.receive(&phone);
+    phone.receive(&laptop);
+    let (laptop, phone) = (laptop.remount(10), phone.remount(11));
+    assert!(laptop.write("other", "laptop") && phone.write("f", "phone again"));
+    laptop.checkpoint();
+    phone.checkpoint();
+    laptop.receive(&phone);
+    let laptop = laptop.remount(12);
+    assert!(!laptop.volume().has_repairs());
+    assert!(laptop.write("more", "laptop"));
+    let laptop = laptop.remount(13);
+    let before = laptop.seen();
+    laptop.checkpoint();
+    assert_eq!(listing(&laptop), before);
+    assert!(before.contains_key("more") && before.contains_key("other"));
+}
+
+/// A sync client brings the newest head first: nothing could be opened.
+#[test]
+fn a_head_whose_tree_is_not_here_keeps_nobody_from_the_rest() {
+    let laptop = Device::first("LAPTOP");
+    let name = |number: u32| format!("a file with a long name {number}");
+    (0..900).for_each(|number| assert!(laptop.write(&name(number), "base")));
+    let phone = laptop.another("PHONE", 3);
+    for number in 0..900 {
+        assert!(phone.write(&name(number), "phone"));
+    }
+    phone.checkpoint();
+    assert!(phone.write("last", "phone") && laptop.write("own", "laptop"));
+    phone.checkpoint();
+    laptop.checkpoint();
+    laptop.receive_newest_head(&phone);
+    let laptop = laptop.remount(10);
+    let seen = laptop.seen();
+    assert!(seen.contains_key("own") && !seen.contains_key("last"));
+    assert_eq!(laptop.volume().heads().unusable.len(), 1);
+    assert!(laptop.write("more", "laptop"));
+    laptop.checkpoint();
+    laptop.receive(&phone);
+    let laptop = laptop.remount(11);
+    let seen = laptop.seen();
+    assert!(["own", "more", "last"].iter().all(|name| seen.contains_key(*name)));
+    assert_eq!(seen[&name(5)].bytes, "phone");
+    assert_eq!(laptop.volume().heads().unusable.len(), 0);
+}
+
 #[test]
 fn a_mount_follows_what_another_device_writes() {
     let laptop = Device::first("LAPTOP");

@@ -11,7 +11,7 @@ use super::map::{self, Edit};
 use super::{Keys, NewNodes, Root, Source};
 use crate::format::clock::Seen;
 use crate::format::namespace::Key;
-use crate::format::node::{Dotted, MapItem};
+use crate::format::node::{Dotted, ITEM_BYTES_MAX, MapItem, SIBLINGS_MAX};
 
 /// What a namespace tree has seen, out of its rows of writers.
 pub fn seen<N: Source>(source: &N, root: Root) -> Result<Seen, N::Error> {
@@ -28,14 +28,14 @@ pub fn seen<N: Source>(source: &N, root: Root) -> Result<Seen, N::Error> {
 }
 
 /// The root of the join of two trees; nodes that neither has go into `new`. The work grows with
-/// what differs. A key may come to more values, or more bytes of them, than a leaf takes: the
-/// caller settles such keys first ([`crate::format::node::ITEM_BYTES_MAX`]).
+/// what differs. None if a key comes to more values ([`SIBLINGS_MAX`]), or more bytes of them
+/// ([`ITEM_BYTES_MAX`]), than a leaf takes.
 pub fn join<N: Source>(
     keys: Keys<'_>,
     source: &N,
     (left, right): (Root, Root),
     new: &mut NewNodes,
-) -> Result<Root, N::Error> {
+) -> Result<Option<Root>, N::Error> {
     let (seen_left, seen_right) = (seen(source, left)?, seen(source, right)?);
     let rows = Key::writers();
     let mut edits: Vec<Edit> = Vec::new();
@@ -55,10 +55,16 @@ pub fn join<N: Source>(
         };
         if mine.is_none_or(|item| item.values != values) && !(mine.is_none() && values.is_empty()) {
             let item = (!values.is_empty()).then(|| MapItem { key: key.clone(), values });
+            let is_too_much = |item: &MapItem| {
+                item.values.len() as u64 > SIBLINGS_MAX || item.weight() > ITEM_BYTES_MAX
+            };
+            if item.as_ref().is_some_and(is_too_much) {
+                return Ok(None);
+            }
             edits.push((key.to_vec(), item));
         }
     }
-    map::edit(keys, source, left, &edits, new)
+    map::edit(keys, source, left, &edits, new).map(Some)
 }
 
 /// Of the values of a writer's row on both sides, returns the newest.
@@ -183,7 +189,7 @@ mod tests {
         let mut new = NewNodes::new();
         let root = join(Keys(&keys()), memory, (left, right), &mut new).unwrap();
         memory.0.extend(new);
-        root
+        root.expect("there is room")
     }
 
     fn acts() -> impl Strategy<Value = Vec<(usize, Act)>> {
@@ -265,6 +271,30 @@ mod tests {
         }
     }
 
+    /// What passed the limit of a leaf stopped the process, of whoever opened the repository.
+    #[test]
+    fn more_values_of_a_key_than_a_leaf_takes_are_told() {
+        let mut memory = Memory::default();
+        let key = Key::Opaque(9, 60, Vec::new()).encode();
+        let mut all: Option<Root> = None;
+        for number in 1..=SIBLINGS_MAX + 1 {
+            let dot = Dot::new(Writer::new(number).unwrap(), 1).unwrap();
+            let item = |key: &[u8], bytes: &[u8]| {
+                let values = vec![Dotted { dot, bytes: bytes.to_vec() }];
+                Some(MapItem { key: key.to_vec().into(), values })
+            };
+            let row = Key::Writer(dot.writer).encode();
+            let edits = [(row.clone(), item(&row, b"w")), (key.clone(), item(&key, b"v"))];
+            let mut new = NewNodes::new();
+            let root = map::edit(Keys(&keys()), &memory, (NO_ID, 0), &edits, &mut new).unwrap();
+            memory.0.extend(new.drain());
+            let before = all.unwrap_or(root);
+            all = join(Keys(&keys()), &memory, (before, root), &mut new).unwrap();
+            memory.0.extend(new);
+            assert_eq!(all.is_some(), number <= SIBLINGS_MAX);
+        }
+    }
+
     #[test]
     fn a_join_reads_what_differs() {
         let mut memory = Memory::default();
@@ -299,6 +329,7 @@ mod tests {
         let mut new = NewNodes::new();
         let root = join(Keys(&keys()), &counting, (left, right), &mut new).unwrap();
         let (read, made) = (counting.1.get(), new.len());
+        let root = root.expect("there is room");
         assert_ne!(root, left);
         assert!(
             read < 1500 && made < 300,

@@ -226,7 +226,7 @@ fn walk(path: &Path, name: &str, found: &mut BTreeMap<String, Value>) {
         let name = CStr::from_bytes_with_nul(name).unwrap();
         let mut value = vec![0; 1 << 16];
         let len = rustix::fs::lgetxattr(path, name, &mut value[..]).unwrap();
-        let digits: String = value[..len].iter().map(|byte| format!("{byte:02x}")).collect();
+        let digits: String = amberfs::crypto::hex(&value[..len]);
         xattrs.insert(name.to_str().unwrap().into(), digits.into());
     }
     let shown = json!({
