@@ -197,8 +197,10 @@ fn dotted(loaded: &Loaded<'_>, group: Vec<(Key, Edit)>) -> Vec<Repair> {
             Some(Value::Entry(ino, _)) => record(*ino),
             _ => None,
         };
+        // Another change in the directory of a name changes nothing of that name.
+        let own = if matches!(key, Key::Entry(..)) { None } else { record(key.ino()) };
         let dots = edit.drops.iter().copied();
-        dots.chain(record(key.ino())).chain(named).collect::<Vec<_>>()
+        dots.chain(own).chain(named).collect::<Vec<_>>()
     });
     let dot = dots.max().expect("what is added is made of what is there");
     let repair = |(key, Edit { value, drops })| Repair {
