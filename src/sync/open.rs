@@ -1,6 +1,7 @@
 //! Opens a volume: reads what is here, has it decided, and does that.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::base::{based_on, not_joinable};
@@ -18,8 +19,8 @@ use crate::store::{Context, Landmarks, Store, StoreError, Stray};
 use crate::volume::repository::{HeadFile, OpenFailure, Repository, open_head};
 use crate::volume::state::State;
 use crate::volume::{
-    Base, DeviceHead, Notice, Own, Parts, Unfit, Unusable, Volume, VolumeError, World, draw_writer,
-    journal_keys, unfit,
+    Base, DeviceHead, Notice, Own, Parts, Tree, Unfit, Unusable, Volume, VolumeError, World,
+    draw_writer, journal_keys, unfit,
 };
 
 type Result<T> = std::result::Result<T, VolumeError>;
@@ -76,6 +77,13 @@ pub fn open(
             own.journal = journal_base(&world, store.context(), &state, &loaded);
         }
         let plan = decide(&own);
+        if options.repair.is_none() {
+            let lacking = lacking_trees(&store, &loaded, &plan.verdict, &machine_device);
+            if !lacking.is_empty() {
+                left_out.extend(lacking);
+                continue;
+            }
+        }
         let Verdict::Join(tips) = &plan.verdict else { break (loaded, plan, None) };
         let tips: Vec<_> = tips.iter().map(|at| &loaded.heads[*at]).collect();
         match based_on(&store, &tips) {
@@ -272,6 +280,29 @@ pub(super) fn known(state: &State, heads: &Heads, intents: &[String]) -> Known {
         entering,
         journal: None,
     }
+}
+
+/// Of the heads of other devices that a verdict names, those whose trees are not here in full.
+/// Only heads are looked at that may bring them: one before is not here.
+fn lacking_trees(store: &Store, loaded: &Loaded, verdict: &Verdict, own: &DeviceId) -> LeftOut {
+    let tips = match verdict {
+        Verdict::StandOn(at) => at.as_slice(),
+        Verdict::Join(tips) => tips,
+        Verdict::Replay | Verdict::Refuse(_) => &[],
+    };
+    let mut lacking = LeftOut::new();
+    for (head, _) in tips.iter().map(|at| &loaded.heads[*at]) {
+        if head.device == *own || !loaded.gaps.contains(&head.device) {
+            continue;
+        }
+        let tree = Tree { store, root: head.commit.root };
+        // What is damaged is told where it is read.
+        let read = tree.scan_items(&[], &mut |_| ControlFlow::Continue(()));
+        if let Err(StoreError::Missing { what }) = read {
+            lacking.insert(head.hash, what);
+        }
+    }
+    lacking
 }
 
 /// The heads on which changes in the journal were made that no head has; none if there are

@@ -1,7 +1,7 @@
 //! Reads the heads in REPO: all are opened for the index of what they hold, and what
 //! their commits say becomes plain data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::plan::{Head, Here, Link, Unread, Why, breaks};
@@ -52,6 +52,8 @@ pub(super) struct Loaded {
     pub unusable: Vec<(HeadFile, StoreError)>,
     /// Older heads that cannot be used, and why.
     pub older: Vec<(Hash, StoreError)>,
+    /// Devices of which a head is here and the one before it is not.
+    pub gaps: BTreeSet<DeviceId>,
     /// What the owner should know of single heads.
     pub notices: Vec<Notice>,
 }
@@ -141,6 +143,10 @@ impl Loaded {
                 let head = DeviceHead { device, name, generation, hash, commit, complete: true };
                 found.push((head, file.clone()));
             }
+        }
+        let is_here = |hash: &Hash| files.iter().any(|file| file.hash == *hash);
+        if chain.iter().any(|link| link.previous != [0; 32] && !is_here(&link.previous)) {
+            self.gaps.insert(*device);
         }
         if let Some((newest, _)) = found.first() {
             let who = named(&newest.name, device);
