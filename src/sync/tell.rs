@@ -186,9 +186,14 @@ pub(super) fn joined(tips: &[&(DeviceHead, HeadFile)], base: &Base) -> Vec<Notic
     let beside = base.namespace.repairs.conflicts.iter();
     let beside = beside.filter(|conflict| conflict.kind != ConflictKind::Replaced).count();
     if beside > 0 {
+        let what = if beside == 1 {
+            "a file or directory was changed".into()
+        } else {
+            format!("{beside} files or directories were changed")
+        };
         notices.push(Notice::Note(format!(
-            "{beside} files or directories were changed on two devices at once: both are there, \
-             and the name of one says which device it is from"
+            "{what} on two devices at once: both versions are there, and the name of one says \
+             which device it is from"
         )));
     }
     notices

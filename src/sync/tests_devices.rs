@@ -44,11 +44,15 @@ fn two_devices_write_and_both_see_everything() {
     assert!(laptop.write("new", "laptop again"));
     laptop.checkpoint();
     assert!(laptop.volume().has_repairs(), "what nobody touched is not stored");
+    // Also a new file in the very directory does not touch it.
+    assert!(laptop.write("D/new", "laptop"));
+    laptop.checkpoint();
+    assert!(laptop.volume().has_repairs(), "it was stored with a file beside it");
     phone.receive(&laptop);
     let phone = phone.remount(12);
     let after = listing(&phone);
     assert_eq!(after, listing(&laptop));
-    assert_eq!(after.len(), both.len() + 1);
+    assert_eq!(after.len(), both.len() + 2);
     // The other edits the file that both changed.
     assert!(phone.write("D/f", "phone again"));
     phone.checkpoint();
@@ -129,6 +133,29 @@ fn a_head_whose_tree_is_not_here_keeps_nobody_from_the_rest() {
     assert!(["own", "more", "last"].iter().all(|name| seen.contains_key(*name)));
     assert_eq!(seen[&name(5)].bytes, "phone");
     assert_eq!(laptop.volume().heads().unusable.len(), 0);
+}
+
+/// The device had seen all and went on from it: its head was taken, and files that were here
+/// could not be read.
+#[test]
+fn a_head_that_knows_all_and_whose_tree_is_not_here_is_waited_for() {
+    let laptop = Device::first("LAPTOP");
+    let name = |number: u32| format!("a file with a long name {number}");
+    (0..900).for_each(|number| assert!(laptop.write(&name(number), "base")));
+    let phone = laptop.another("PHONE", 3);
+    for number in 0..900 {
+        assert!(phone.write(&name(number), "phone"));
+    }
+    phone.checkpoint();
+    assert!(phone.write("last", "phone"));
+    phone.checkpoint();
+    laptop.receive_newest_head(&phone);
+    let laptop = laptop.remount(10);
+    assert_eq!(laptop.seen()[&name(5)].bytes, "base");
+    assert_eq!(laptop.volume().heads().unusable.len(), 1);
+    laptop.receive(&phone);
+    let laptop = laptop.remount(11);
+    assert_eq!(laptop.seen()[&name(5)].bytes, "phone");
 }
 
 #[test]
