@@ -19,17 +19,18 @@ use super::args::Global;
 use super::place::{self, canonical, machine_name, place_of, state_folder, state_folder_if_there};
 use super::secrets::{self, Obtained};
 use super::{Exit, Failure, Result};
-use crate::crypto::Secret;
+use crate::crypto::{Hash, Secret};
 use crate::format::register::{Keyring, Register, Slot};
 use crate::fs::{Fs, NoLog, Options, Ownership, RecoverError};
 use crate::io::{DirFolder, DirSynced, LocalState, SystemClock, SystemRandom};
-use crate::journal::Options as JournalOptions;
+use crate::journal::{Journal, Options as JournalOptions};
 use crate::store::{CacheSizes, Context, StoreError};
 use crate::sync::plan::{Less, first_behind, less};
 use crate::sync::{self, Beside, Follower, OpenOptions};
 use crate::vault::protocol::{Locator, Mark};
 use crate::volume::repository::{Repository, vault_slots};
-use crate::volume::{Behind, Volume, World};
+use crate::volume::state::State;
+use crate::volume::{Behind, Volume, World, journal_keys};
 
 /// Descriptors that a process needs beside those of open containers.
 const OTHER_DESCRIPTORS: u64 = 48;
@@ -255,6 +256,22 @@ impl ScannedRepository {
     /// folder can be renamed.
     pub fn replace_state(&mut self, state: Option<LocalState>) {
         self.state = state;
+    }
+
+    /// How many changes are in the journal, and in no head, that were made on a head that is
+    /// not here; 0 if all those heads are here, or the journal cannot be read.
+    pub fn changes_without_base(&self) -> Result<usize> {
+        let Some(local) = &self.state else { return Ok(0) };
+        let Ok(Some(state)) = State::load(&*local.folder) else { return Ok(0) };
+        let is_here =
+            |hash: &Hash| self.repository.heads.values().flatten().any(|head| head.hash == *hash);
+        if state.base.iter().all(is_here) {
+            return Ok(0);
+        }
+        let (keyring, ..) = open_keyring(&self.repository, self.key())?;
+        let keys = journal_keys(&Context::new(self.repository.repo, keyring), state.device);
+        let read = Journal::read(&*local.folder, &keys, state.journal);
+        Ok(read.map_or(0, |replay| replay.records.len()))
     }
 
     /// Opens the file system, and replays what a crash left in the journal. Wipes K as

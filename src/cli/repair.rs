@@ -55,6 +55,9 @@ pub fn run(global: &Global, repo: &Path) -> Result<Exit> {
             if matches!(failure.code, Exit::Damage | Exit::NotAllHere | Exit::Rollback) =>
         {
             refuse_closed(&closed)?;
+            if !global.accept_older {
+                refuse_waiting(&scanned)?;
+            }
             done.push(format!("went on without what cannot be had: {}", failure.message));
             let seen = State::seen_in(&*state(&scanned).folder)?;
             if let Some(aside) = set_aside(state(&scanned))? {
@@ -137,6 +140,23 @@ fn refuse_closed(closed: &[Stray]) -> Result<()> {
     Err(Failure::new(code, named.join("; ")).hint(
         "something is not here and may lie there, so nothing was given up. Put it right, or move \
          it out of the repository, and repair again",
+    ))
+}
+
+/// A repair goes on as a new device, without the changes that only the journal has. They are not
+/// given up while all they wait for is a head that may come back.
+fn refuse_waiting(scanned: &ScannedRepository) -> Result<()> {
+    let waiting = scanned.changes_without_base()?;
+    if waiting == 0 {
+        return Ok(());
+    }
+    let text = format!(
+        "{waiting} changes of this device are in its journal only, and a head on which they were \
+         made is not here. A repair would leave them out"
+    );
+    Err(Failure::new(Exit::NotAllHere, text).hint(
+        "let the sync client bring the file back, and mount; to give those changes up, repair \
+         with --accept-older",
     ))
 }
 

@@ -98,6 +98,46 @@ fn two_machines_write_apart_and_both_have_everything() {
     }
 }
 
+/// The newest head file in a folder, by its name.
+fn newest_head(repo: &Path, than: &BTreeMap<String, String>) -> std::path::PathBuf {
+    let new = files(repo).into_keys().filter(|path| path.contains("/head/"));
+    let new = new.filter(|path| !than.contains_key(path));
+    repo.join(new.max_by_key(|path| path.rsplit('/').next().map(str::to_owned)).expect("is new"))
+}
+
+/// What a device did on another's head was given up by a repair when the sync client took that
+/// head away for a while.
+#[test]
+fn a_repair_does_not_give_up_what_waits_for_a_head() {
+    if !has_fuse("many, repairing") {
+        return;
+    }
+    let world = two_folders();
+    let key = ["--key-file", "key"];
+    let one = world.mount("repo", "one", &key);
+    fs::write(world.path("one/file"), "base").expect("writes");
+    one.unmount(&world);
+    carry(&world, "repo", "other");
+    let before = files(&world.path("other"));
+    let other = world.mount("other", "two", &key);
+    fs::write(world.path("two/file"), "of the other").expect("writes");
+    other.unmount(&world);
+    carry(&world, "other", "repo");
+    let one = world.mount("repo", "one", &key);
+    fs::write(world.path("one/mine"), "acknowledged").expect("writes");
+    fs::File::open(world.path("one/mine")).and_then(|file| file.sync_all()).expect("syncs");
+    one.kill();
+    let head = newest_head(&world.path("repo"), &before);
+    fs::rename(&head, world.path("aside")).expect("moves");
+    let said = world.fails(&["check", "repo", "--repair"], 20);
+    assert!(said.contains("in its journal only"), "{said}");
+    fs::rename(world.path("aside"), &head).expect("moves");
+    let one = world.mount("repo", "one", &key);
+    assert_eq!(fs::read_to_string(world.path("one/mine")).expect("reads"), "acknowledged");
+    assert_eq!(fs::read_to_string(world.path("one/file")).expect("reads"), "of the other");
+    one.unmount(&world);
+}
+
 #[test]
 fn a_mount_that_follows_shows_what_another_machine_wrote() {
     if !has_fuse("many, following") {
