@@ -1,6 +1,7 @@
 //! What a volume is based on: one head, or the join of several.
 
 use super::read::LeftOut;
+use super::tell;
 use crate::crypto::DeviceId;
 use crate::format::namespace::{Inode, Key, Value};
 use crate::format::node::MapItem;
@@ -58,7 +59,7 @@ pub(super) fn not_joinable(
             joined.push(*head);
             if let Err(error) = based_on(store, &joined) {
                 joined.pop();
-                left_out.insert(head.0.hash, error.to_string());
+                left_out.insert(head.0.hash, tell::left_out(&head.0, &error));
             }
         }
         let is_own = first.0.device == *own;

@@ -298,8 +298,8 @@ fn lacking_trees(store: &Store, loaded: &Loaded, verdict: &Verdict, own: &Device
         let tree = Tree { store, root: head.commit.root };
         // What is damaged is told where it is read.
         let read = tree.scan_items(&[], &mut |_| ControlFlow::Continue(()));
-        if let Err(StoreError::Missing { what }) = read {
-            lacking.insert(head.hash, what);
+        if let Err(error @ StoreError::Missing { .. }) = read {
+            lacking.insert(head.hash, tell::left_out(head, &error));
         }
     }
     lacking

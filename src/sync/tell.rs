@@ -199,6 +199,16 @@ pub(super) fn joined(tips: &[&(DeviceHead, HeadFile)], base: &Base) -> Vec<Notic
     notices
 }
 
+/// What is not here of a head that cannot be joined, because of this error.
+pub(super) fn left_out(head: &DeviceHead, error: &StoreError) -> String {
+    let DeviceHead { name, device, generation, .. } = head;
+    let who = named(name, device);
+    match error {
+        StoreError::Missing { what } => format!("a part of state {generation} of {who} ({what})"),
+        error => format!("room for state {generation} of {who} ({error})"),
+    }
+}
+
 /// A device as messages name it: two may have one name.
 pub(super) fn named(name: &str, device: &DeviceId) -> String {
     format!("{name} ({})", hex(&device[..4]))
