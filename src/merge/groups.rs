@@ -26,8 +26,9 @@ pub(super) fn groups(loaded: &Loaded<'_>, tree: &Tree) -> Vec<Group> {
     if edits.is_empty() {
         return Vec::new();
     }
-    write_together(loaded, tree, &target, &mut edits);
+    // First, since a database is written with its names.
     write_names_again(loaded, &target, &mut edits);
+    write_together(loaded, tree, &target, &mut edits);
     divide(loaded, tree, edits)
 }
 

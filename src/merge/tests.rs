@@ -409,3 +409,18 @@ fn a_database_with_two_names_and_a_log_at_each_keeps_both_logs() {
         assert!(shown.iter().any(|line| line.ends_with(&format!("-wal={log}"))), "{shown:?}");
     }
 }
+
+/// Its names were written without it: as if another device had given them to it.
+#[test]
+fn a_database_is_written_with_its_names() {
+    let devices = two(|laptop| {
+        laptop.write("f", "base");
+        laptop.write("chat.db-wal", "log");
+    });
+    devices.0.rename("f", "g");
+    devices.1.write("chat.db", "a database");
+    devices.1.link("chat.db", "g");
+    let shown = both(&devices);
+    let is_there = |line: &str| shown.iter().any(|shown| shown == line);
+    assert!(is_there("chat.db=a database") && is_there("chat.db-wal=log"), "{shown:?}");
+}
