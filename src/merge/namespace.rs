@@ -12,7 +12,7 @@ use crate::format::clock::Dot;
 use crate::format::namespace::{Key, Value};
 use crate::format::node::{Dotted, MapItem};
 use crate::format::wire::DecodeError;
-use crate::store::{Result, Store, StoreError};
+use crate::store::{Result, Store, StoreError, Unpublished};
 use crate::tree::{Keys, NewNodes, Root, diff, join as tree_join, map};
 
 /// A namespace that was joined of several, or one that still has repairs that nobody stored.
@@ -20,16 +20,19 @@ use crate::tree::{Keys, NewNodes, Root, diff, join as tree_join, map};
 pub struct Namespace {
     /// The namespace as a head stores it: concurrent changes stand beside each other.
     pub stored: Root,
-    /// The namespace as it is shown: a plain tree. Nodes that only it has are in memory.
+    /// The namespace as it is shown: a plain tree. Nodes that only it has are in memory, and
+    /// can be read for as long as this value is held.
     pub shown: Root,
     /// The repairs that make one of the other.
     pub repairs: Arc<Repairs>,
+    /// What keeps those nodes.
+    _nodes: Option<Arc<Unpublished>>,
 }
 
 impl Namespace {
     /// The namespace of a root that needs no repair.
     pub fn plain(root: Root) -> Self {
-        Self { stored: root, shown: root, repairs: Arc::default() }
+        Self { stored: root, shown: root, repairs: Arc::default(), _nodes: None }
     }
 }
 
@@ -49,7 +52,7 @@ pub fn join(store: &Store, roots: &[Root]) -> Result<Namespace> {
     for other in &roots[1..] {
         let mut new = NewNodes::new();
         let joined = tree_join::join(keys, store, (stored, *other), &mut new)?;
-        stored = joined.ok_or(StoreError::Crowded)?;
+        stored = joined.ok_or_else(|| StoreError::Crowded { what: "a state".into() })?;
         store.stage_nodes(new);
     }
     let mut suspects = rows(store, stored)?;
@@ -66,6 +69,10 @@ pub fn join(store: &Store, roots: &[Root]) -> Result<Namespace> {
 /// which are left. New nodes of what is stored are staged.
 ///
 /// Where the repairs that are left do not show the rest as it was shown, all are stored.
+///
+/// # Panics
+///
+/// If `base` has repairs and there is no dot.
 pub fn edit(
     store: &Store,
     base: &Namespace,
@@ -87,9 +94,7 @@ pub fn edit(
         store.stage_nodes(new);
         return Ok(Namespace::plain(root));
     }
-    let Some(dot) = settling else {
-        return Err(StoreError::damaged("a joined namespace", "it is edited without a change"));
-    };
+    let dot = settling.expect("whoever edits a base with repairs makes a change");
     let all: Vec<&Group> = touched.iter().chain(&left).copied().collect();
     let mut settled = edits.clone();
     settle(&mut settled, &all, dot);
@@ -114,8 +119,7 @@ fn shown(store: &Store, stored: Root, suspects: &Suspects) -> Result<Namespace> 
     let ids = &store.context().ids;
     let repairs = repair(&Stored { store, root: stored }, ids, suspects)?;
     if repairs.is_empty() {
-        let repairs = Arc::new(repairs);
-        return Ok(Namespace { stored, shown: stored, repairs });
+        return Ok(Namespace { repairs: Arc::new(repairs), ..Namespace::plain(stored) });
     }
     let all = repairs.groups.iter().flat_map(|group| &group.repairs);
     let edits: Edits = all
@@ -128,8 +132,8 @@ fn shown(store: &Store, stored: Root, suspects: &Suspects) -> Result<Namespace> 
     let edits: Vec<map::Edit> = edits.into_iter().collect();
     let mut new = NewNodes::new();
     let shown = map::edit(Keys(ids), store, stored, &edits, &mut new)?;
-    store.keep_unpublished(&new);
-    Ok(Namespace { stored, shown, repairs: Arc::new(repairs) })
+    let nodes = Some(store.keep_unpublished(&new));
+    Ok(Namespace { stored, shown, repairs: Arc::new(repairs), _nodes: nodes })
 }
 
 fn single(key: &[u8], dot: Dot, value: &Value) -> MapItem {

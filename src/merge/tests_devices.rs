@@ -110,6 +110,15 @@ impl Device {
         self.fs.checkpoint().unwrap();
     }
 
+    /// Whether a checkpoint fails where no more than this fits into REPO; then there is room again.
+    pub fn checkpoint_fails_with(&self, capacity: u64) -> bool {
+        self.world.set_capacity(capacity);
+        let failed = self.fs.checkpoint().is_err();
+        self.world.set_capacity(1 << 40);
+        self.world.clock().advance(Duration::from_secs(60));
+        failed
+    }
+
     /// Takes over the newest head of another device that is not here, and nothing else.
     pub fn receive_newest_head(&self, other: &Self) {
         let mut paths = other.world.paths();
@@ -120,10 +129,31 @@ impl Device {
         self.world.put(&newest, &other.world.get(&newest).unwrap());
     }
 
+    pub fn follower() -> sync::Follower {
+        sync::Follower::new(&OpenOptions::default())
+    }
+
+    pub fn has_news(&self, follower: &sync::Follower) -> bool {
+        follower.has_news(self.volume()).unwrap()
+    }
+
+    pub fn follow_with(&self, follower: &sync::Follower) -> Followed {
+        self.fs.follow(follower).unwrap()
+    }
+
     /// Goes on from what others wrote, if nothing keeps it from that now.
     pub fn follow(&self) -> Followed {
-        let options = OpenOptions { device_name: self.name.clone(), ..OpenOptions::default() };
-        self.fs.follow(&sync::Follower::new(&options)).unwrap()
+        self.follow_with(&Self::follower())
+    }
+
+    /// The generation of the newest head.
+    pub fn heads_written(&self) -> u64 {
+        self.volume().state().generation
+    }
+
+    /// Seconds pass here.
+    pub fn pass(&self, seconds: u64) {
+        self.world.clock().advance(Duration::from_secs(seconds));
     }
 
     /// Opens a file, until [`Device::close`].

@@ -22,8 +22,14 @@ pub enum StoreError {
         what: String,
     },
     /// More devices changed one file at once than a tree can hold versions of it.
-    #[error("too many devices changed one file without knowing of each other")]
-    Crowded,
+    #[error(
+        "{what} is not joined: too many devices changed one file without knowing of each other. \
+         Change that file where it is shown now, and join again"
+    )]
+    Crowded {
+        /// What was to be joined.
+        what: String,
+    },
     /// Sealed under an epoch that this keyring lacks: ask for the newer key.
     #[error("{path} is sealed under a newer key")]
     UnknownEpoch {

@@ -49,7 +49,7 @@ pub use listing::{
 pub use presence::Landmarks;
 pub use publishing::Entered;
 pub use reading::CacheSizes;
-pub use stage::Staged;
+pub use stage::{Staged, Unpublished};
 pub use strays::{
     Likeness, Oddity, Stray, is_of_a_client, like_device, like_folder, misplaced_file,
 };

@@ -4,12 +4,12 @@
 //! it can be read at any time.
 //!
 //! Beside them are nodes that are read and never published: those of a tree that this device
-//! computed and no head names.
+//! computed and no head names. They are here for as long as somebody has their [`Unpublished`].
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 use bytes::Bytes;
 
@@ -89,18 +89,16 @@ impl Waiting {
     }
 }
 
-/// How many sets of nodes that are not published are kept. Reading that began on the tree of an
-/// older set ends before that set goes.
-const UNPUBLISHED_SETS: usize = 4;
-
-type NodeSet = HashMap<Id, Arc<Node>>;
+/// Nodes that no container will have. The store reads them for as long as this is held.
+#[derive(Debug)]
+pub struct Unpublished(HashMap<Id, Arc<Node>>);
 
 /// The chunks and nodes that wait for a container.
 #[derive(Default)]
 pub(super) struct Stage {
     waiting: RwLock<Waiting>,
-    /// Nodes that no container will have, the newest set last.
-    unpublished: RwLock<VecDeque<NodeSet>>,
+    /// Nodes that no container will have, as long as others hold them.
+    unpublished: RwLock<Vec<Weak<Unpublished>>>,
     /// Bytes of chunks, to be read without the lock.
     bytes: AtomicUsize,
 }
@@ -147,7 +145,7 @@ impl Stage {
     pub(super) fn node(&self, id: &Id) -> Option<Arc<Node>> {
         self.waiting_node(id).or_else(|| {
             let sets = self.unpublished.read().unwrap_or_else(PoisonError::into_inner);
-            sets.iter().rev().find_map(|set| set.get(id).cloned())
+            sets.iter().find_map(|set| set.upgrade()?.0.get(id).cloned())
         })
     }
 
@@ -191,12 +189,12 @@ impl Stage {
         waiting.nodes.insert(id, (node, bytes));
     }
 
-    fn keep_unpublished(&self, set: NodeSet) {
+    fn keep_unpublished(&self, nodes: HashMap<Id, Arc<Node>>) -> Arc<Unpublished> {
+        let set = Arc::new(Unpublished(nodes));
         let mut sets = self.unpublished.write().unwrap_or_else(PoisonError::into_inner);
-        sets.push_back(set);
-        if sets.len() > UNPUBLISHED_SETS {
-            sets.pop_front();
-        }
+        sets.retain(|set| set.strong_count() > 0);
+        sets.push(Arc::downgrade(&set));
+        set
     }
 
     /// Drops what is not in `live`, but for what replaces bad bytes.
@@ -298,12 +296,13 @@ impl Store {
         }
     }
 
-    /// Keeps nodes in memory that can be read and are never published: those of a tree that no
-    /// head names. The sets given in the three calls before are kept too.
-    pub fn keep_unpublished(&self, nodes: &NewNodes) {
+    /// Has nodes read that are never published: those of a tree that no head names. They can be
+    /// read until what is returned is dropped.
+    #[must_use]
+    pub fn keep_unpublished(&self, nodes: &NewNodes) -> Arc<Unpublished> {
         let decode = |bytes: &Vec<u8>| Node::decode(bytes).expect("nodes we encode are valid");
-        let set = nodes.iter().map(|(id, bytes)| (*id, Arc::new(decode(bytes))));
-        self.stage.keep_unpublished(set.collect());
+        let nodes = nodes.iter().map(|(id, bytes)| (*id, Arc::new(decode(bytes))));
+        self.stage.keep_unpublished(nodes.collect())
     }
 
     /// A node, if it is staged.
@@ -327,16 +326,21 @@ fn store_again(error: &StoreError) -> bool {
 mod tests {
     use super::*;
 
+    /// A set went when four others had come: those of trees that nobody took over, too.
     #[test]
-    fn nodes_that_are_not_published_are_read_and_older_sets_go() {
+    fn nodes_that_are_not_published_are_read_for_as_long_as_somebody_holds_them() {
         let stage = Stage::default();
-        let node = || Arc::new(Node::MapLeaf(Vec::new()));
-        for set in 0..=UNPUBLISHED_SETS as u8 {
-            stage.keep_unpublished(NodeSet::from([([set; 16], node())]));
+        let set = |id: u8| {
+            stage.keep_unpublished(HashMap::from([([id; 16], Arc::new(Node::MapLeaf(Vec::new())))]))
+        };
+        let held = set(1);
+        for id in 2..20 {
+            drop(set(id));
         }
-        assert!(stage.node(&[0; 16]).is_none());
         assert!(stage.node(&[1; 16]).is_some() && stage.waiting_node(&[1; 16]).is_none());
-        assert!(stage.nodes().is_empty());
+        assert!(stage.node(&[2; 16]).is_none());
+        drop(held);
+        assert!(stage.node(&[1; 16]).is_none() && stage.nodes().is_empty());
     }
 
     /// Its bytes were counted twice for as long as the process lived.

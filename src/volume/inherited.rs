@@ -172,4 +172,36 @@ mod tests {
         assert_eq!(own.processed.held(&third), Some(7));
         assert_eq!((own.ledger, own.bytes), (([5; 16], 1), 9));
     }
+
+    /// Of two heads the next one takes over everything, in whatever order they are joined.
+    #[test]
+    fn two_heads_hand_on_what_both_have() {
+        let head = |device: u8, bad: u8, unknown: &[u8]| {
+            let mut commit = Commit::empty([device; 16], Writer::new(9).unwrap());
+            commit.generation = 3;
+            commit.processed.add([7; 16], u64::from(device), Tag::default());
+            commit.bad = vec![[5; 32], [bad; 32]];
+            commit.lost = vec![[device; 16]];
+            commit.retired =
+                vec![Retired { device: [6; 16], last: 1, tag: Tag::default(), heir: [device; 16] }];
+            commit.unknown = vec![(6, unknown.to_vec()), (7, vec![device])];
+            Inherited::of(&commit, [device; 32])
+        };
+        let (one, other) = (head(1, 8, b"more"), head(2, 9, b"less"));
+        let joined = |one: &Inherited, other: &Inherited| {
+            let mut joined = one.clone();
+            joined.join(other);
+            joined
+        };
+        let (both, backwards) = (joined(&one, &other), joined(&other, &one));
+        assert_eq!(both.bad, [[5; 32], [8; 32], [9; 32]]);
+        assert_eq!(both.lost, [[1; 16], [2; 16]]);
+        assert_eq!((both.parents.len(), both.retired.len()), (2, 2));
+        assert_eq!(both.unknown, [(6, b"less".to_vec())], "of two the lesser, and no odd one");
+        assert_eq!(both.merged.generation(&[7; 16]), 2);
+        assert_eq!((both.merged.generation(&[1; 16]), both.merged.generation(&[2; 16])), (3, 3));
+        assert_eq!((&both.bad, &both.lost), (&backwards.bad, &backwards.lost));
+        assert_eq!((&both.merged, &both.unknown), (&backwards.merged, &backwards.unknown));
+        assert_eq!(joined(&both, &other), both, "nothing is taken over twice");
+    }
 }

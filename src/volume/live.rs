@@ -65,12 +65,14 @@ impl Live {
 }
 
 impl Store {
-    /// Drops what is staged and reachable neither from the namespace `root`
-    /// nor from the `open` contents. Staged nodes that only `open` needs stay
-    /// staged and are published with the root as well: they are few.
-    pub fn drop_unreachable(&self, root: Root, open: &[Content]) -> Result<()> {
+    /// Drops what is staged and reachable neither from the namespaces at `roots`
+    /// nor from the `open` contents. The first root is published; staged nodes that only
+    /// the others or `open` need stay staged and are published with it: they are few.
+    pub fn drop_unreachable(&self, roots: &[Root], open: &[Content]) -> Result<()> {
         let mut live = Live::default();
-        live.node(self, &root.0)?;
+        for root in roots {
+            live.node(self, &root.0)?;
+        }
         for content in open {
             live.content(self, content)?;
         }

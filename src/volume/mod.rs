@@ -37,7 +37,7 @@ mod unfit;
 mod values;
 mod world;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -67,6 +67,10 @@ pub use unfit::{Held, Unfit};
 pub(crate) use unfit::{journal_keys, unfit};
 pub use world::World;
 
+/// How many bases before the present one are held: what they show that no head has can be read
+/// for so long.
+const EARLIER_BASES: usize = 3;
+
 /// An open repository.
 pub struct Volume {
     /// Chunks and nodes.
@@ -76,6 +80,8 @@ pub struct Volume {
     features: Features,
     state: Mutex<State>,
     base: RwLock<Arc<Base>>,
+    /// The bases before, for reading that began on one of them.
+    earlier: Mutex<VecDeque<Arc<Base>>>,
     /// The number of this mount's [`Writer`].
     writer: AtomicU64,
     /// Generations used up by heads that failed to enter REPO, whole or torn,
@@ -194,6 +200,7 @@ impl Volume {
             features: parts.features,
             state: Mutex::new(parts.state),
             base: RwLock::new(Arc::new(parts.base)),
+            earlier: Mutex::default(),
             writer: AtomicU64::new(parts.writer.number()),
             spent: AtomicU64::new(0),
             own_unread: parts.own_unread,
@@ -316,19 +323,28 @@ impl Volume {
     }
 
     /// Goes on from another base. With local state, nothing may be in the journal that is in no
-    /// head; notes durably on what records are made from here on.
-    pub fn rebase(&self, base: Base, heads: Heads, seen: Generations) -> Result<()> {
-        if self.world.state.is_some() {
-            {
-                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-                state.base = base.heads();
-                state.seen = seen;
-            }
-            self.store_state().map_err(|error| StoreError::state("device record", error))?;
+    /// head; notes durably on what records are made from here on. If that fails, the base is as
+    /// before, and nobody knows which one is noted: nothing may be logged any more.
+    pub fn rebase(&self, base: Base, heads: Heads, seen: Generations) -> std::io::Result<()> {
+        if let Some(folder) = &self.world.state {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let next = State { base: base.heads(), seen, ..state.clone() };
+            next.store(&**folder)?;
+            *state = next;
         }
-        *self.base.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(base);
+        self.set_base(base);
         self.set_heads(heads);
         Ok(())
+    }
+
+    fn set_base(&self, base: Base) {
+        let mut current = self.base.write().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *current, Arc::new(base));
+        let mut earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
+        earlier.push_back(before);
+        if earlier.len() > EARLIER_BASES {
+            earlier.pop_front();
+        }
     }
 
     /// Takes over what was found of the heads of all devices.

@@ -2,8 +2,8 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 
 use super::inherited::{Base, Inherited, Own};
 use super::state::State;
@@ -48,7 +48,7 @@ impl Volume {
         open: &[Content],
     ) -> Result<Published> {
         let base = self.base();
-        let Changes { edits, seen, .. } = changes.0;
+        let Changes { edits, seen, writers, .. } = changes.0;
         self.check_law(&edits)?;
         let news = !edits.is_empty();
         let rows = self.rows(&seen).into_iter().map(|(key, row)| (key, Some(row)));
@@ -60,10 +60,13 @@ impl Volume {
             }
         });
         let edits: merge::Edits = rows.chain(edits).collect();
-        let settling = seen.dots().find(|dot| dot.writer == self.writer());
+        // After a crash all changes may be those of an older writer.
+        let of = |writer: Writer| seen.dots().find(|dot| dot.writer == writer);
+        let settling = of(self.writer()).or_else(|| writers.last().copied().and_then(of));
         let namespace = merge::edit(&self.store, &base.namespace, edits, settling)?;
         let root = namespace.stored;
-        self.store.drop_unreachable(root, open)?;
+        // If publishing fails, the mount goes on from the base, and what was joined is in no head.
+        self.store.drop_unreachable(&[root, base.namespace.stored], open)?;
         if self.store.staged_bytes() > HEAD_DATA_MAX {
             self.store.publish_objects(0)?;
         }
@@ -227,8 +230,7 @@ impl Volume {
             let device = state.device;
             state.seen.set(device, commit.generation);
         }
-        *self.base.write().unwrap_or_else(PoisonError::into_inner) =
-            Arc::new(Base { inherited: Inherited::of(&commit, *hash), namespace, commit });
+        self.set_base(Base { inherited: Inherited::of(&commit, *hash), namespace, commit });
         if !self.store.is_stateless() {
             let folder = self.world.state.as_ref().expect("only a volume with state writes");
             self.store_state().map_err(|error| StoreError::state("device record", error))?;
