@@ -364,6 +364,9 @@ fn show(value: &serde_json::Value) -> std::result::Result<(), OutputError> {
         }
         None => (),
     }
+    if let Some(why) = value["following"].as_str() {
+        say!("  following      {why}")?;
+    }
     for behind in texts(value, "behind") {
         say!("  behind         {behind}")?;
     }

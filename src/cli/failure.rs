@@ -65,7 +65,7 @@ impl From<StoreError> for Failure {
             StoreError::State { .. }
             | StoreError::Io { .. }
             | StoreError::Republished { .. }
-            | StoreError::Crowded => Exit::Other,
+            | StoreError::Crowded { .. } => Exit::Other,
         };
         Self::new(code, error)
     }

@@ -157,9 +157,10 @@ impl Service for Mounted {
                 self.set_following(String::new());
             }
             Ok(Followed::Later(None)) => log::debug!("files are written: heads are joined later"),
-            Ok(Followed::Later(Some(ino))) => self.set_following(format!(
-                "another device changed a file that is open here (inode {ino}); what it wrote is \
-                 shown once the file is closed"
+            Ok(Followed::Later(Some(name))) => self.set_following(format!(
+                "another device changed {}, which is open here: what other devices wrote is shown \
+                 once it is closed",
+                shown(&String::from_utf8_lossy(&name))
             )),
             Err(error) => {
                 log::warn!("what other devices wrote cannot be shown: {error}");

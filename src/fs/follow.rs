@@ -5,8 +5,9 @@
 //! changes in one step.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 
-use super::Fs;
+use super::{Fs, State};
 use crate::format::namespace::{Ino, Key, Value};
 use crate::format::node::MapItem;
 use crate::sync::{Follower, Looked};
@@ -30,47 +31,61 @@ pub enum Followed {
     Nothing,
     /// The mount shows what others wrote.
     Changed(Changed),
-    /// Not yet: files are written just now, or this one is open and another device changed it.
-    Later(Option<Ino>),
+    /// Not yet: files are written just now, or the file of this name is open and another device
+    /// changed it.
+    Later(Option<Vec<u8>>),
 }
 
 impl Fs {
-    /// Publishes what is acknowledged, looks for heads of other devices, and goes on from them.
+    /// Looks for heads of other devices, publishes what is acknowledged, and goes on from the
+    /// join of all. If nothing new is here, nothing is published.
     pub fn follow(&self, follower: &Follower) -> std::result::Result<Followed, VolumeError> {
         let _flushing = self.flushing_next();
-        if !self.options.read_only {
+        let mut looked = follower.look(&self.volume)?;
+        let Some(base) = &looked.base else {
+            self.volume.set_heads(looked.heads);
+            return Ok(Followed::Nothing);
+        };
+        let mut changed = self.changed(&self.volume.tree_at(base.namespace.shown))?;
+        let held = Self::held(&self.lock(), &changed);
+        if let Some(ino) = held {
+            follower.look_again();
+            return Ok(Followed::Later(Some(self.name_of(ino)?)));
+        }
+        if !self.options.read_only && self.lock().overlays.all_changes() > 0 {
             // What fails is told where it happens; then nothing is gone on from.
-            let published = self.checkpoint_locked(false);
-            if !matches!(published, Ok(None | Some((_, None)))) {
+            if !matches!(self.checkpoint_locked(false), Ok(None | Some((_, None)))) {
                 follower.look_again();
                 return Ok(Followed::Later(None));
             }
+            // Now with the head that was published.
+            looked = follower.look(&self.volume)?;
+            let Some(base) = &looked.base else {
+                self.volume.set_heads(looked.heads);
+                return Ok(Followed::Nothing);
+            };
+            changed = self.changed(&self.volume.tree_at(base.namespace.shown))?;
         }
-        let Looked { base, heads, seen } = follower.look(&self.volume)?;
-        let Some(base) = base else {
-            self.volume.set_heads(heads);
-            return Ok(Followed::Nothing);
-        };
-        let changed = self.changed(&self.volume.tree_at(base.namespace.shown))?;
-        let draining = if self.options.read_only { None } else { self.drained().ok() };
-        let (_draining, mut state) = match draining {
-            Some((draining, state)) => (Some(draining), state),
-            None => (None, self.lock()),
+        let Looked { base: Some(base), heads, seen } = looked else { unreachable!("it is there") };
+        let Ok((_draining, mut state)) = self.drained() else {
+            follower.look_again();
+            return Ok(Followed::Later(None));
         };
         if state.overlays.all_changes() > 0 || state.overlays.is_frozen() {
             follower.look_again();
             return Ok(Followed::Later(None));
         }
-        let is_held = |ino: &&Ino| {
-            let file = state.files.get(ino);
-            file.is_some_and(|file| file.opens > 0 || !file.is_clean())
-        };
-        if let Some(ino) = changed.contents.iter().find(is_held) {
+        if let Some(ino) = Self::held(&state, &changed) {
+            drop(state);
             follower.look_again();
-            return Ok(Followed::Later(Some(*ino)));
+            return Ok(Followed::Later(Some(self.name_of(ino)?)));
         }
         let (inodes, bytes) = (base.inherited.inodes, base.inherited.bytes);
-        self.volume.rebase(base, heads, seen)?;
+        if let Err(error) = self.volume.rebase(base, heads, seen) {
+            // What is logged from here on would be replayed on nobody knows what.
+            self.fail_for_good(&error);
+            return Err(StoreError::state("device record", error).into());
+        }
         state.inodes = inodes;
         state.bytes = bytes;
         state.subdirs.clear();
@@ -81,6 +96,29 @@ impl Fs {
             state.orphans.remove(ino);
         }
         Ok(Followed::Changed(changed))
+    }
+
+    /// A file that is open here, or has changes, and whose content changed elsewhere.
+    fn held(state: &State, changed: &Changed) -> Option<Ino> {
+        let is_held = |ino: &&Ino| {
+            let file = state.files.get(ino);
+            file.is_some_and(|file| file.opens > 0 || !file.is_clean())
+        };
+        changed.contents.iter().find(is_held).copied()
+    }
+
+    /// A name of a file, for messages; none if it has none in the tree.
+    fn name_of(&self, ino: Ino) -> std::result::Result<Vec<u8>, StoreError> {
+        let mut found = Vec::new();
+        self.volume.tree().scan(&Key::backs(ino), &mut |key, _| {
+            if let Key::Back(of, _, name) = key
+                && of == ino
+            {
+                found = name;
+            }
+            ControlFlow::Break(())
+        })?;
+        Ok(found)
     }
 
     /// Where another namespace differs from the one that is shown.
@@ -119,9 +157,9 @@ impl Fs {
                     other.scan(&prefix, &mut |key, _| match key {
                         Key::Back(of, dir, name) if of == ino => {
                             changed.names.insert((dir, name));
-                            std::ops::ControlFlow::Continue(())
+                            ControlFlow::Continue(())
                         }
-                        _ => std::ops::ControlFlow::Break(()),
+                        _ => ControlFlow::Break(()),
                     })?;
                 }
                 Key::Writer(_) | Key::Unsettled(..) => {}

@@ -1,16 +1,18 @@
 //! What a volume is based on: one head, or the join of several.
 
-use super::read::LeftOut;
+use std::ops::ControlFlow;
+
+use super::plan::{Plan, Verdict};
+use super::read::{Heads, LeftOut, Loaded, load_heads};
 use super::tell;
 use crate::crypto::DeviceId;
 use crate::format::namespace::{Inode, Key, Value};
 use crate::format::node::MapItem;
 use crate::merge;
-use crate::store::{Result, Store};
-use crate::tree::Root;
-use crate::tree::diff;
-use crate::volume::repository::HeadFile;
-use crate::volume::{Base, DeviceHead, Inherited, Tree};
+use crate::store::{Result, Store, StoreError, Stray};
+use crate::tree::{Root, diff};
+use crate::volume::repository::{HeadFile, Repository};
+use crate::volume::{Base, DeviceHead, Inherited, Notice, Tree, VolumeError};
 
 /// With how many heads it is tried to begin a join that fails.
 const FIRSTS_MAX: usize = 8;
@@ -36,41 +38,115 @@ pub(super) fn based_on(store: &Store, heads: &[&(DeviceHead, HeadFile)]) -> Resu
     }
     let roots: Vec<Root> = heads.iter().map(|head| head.commit.root).collect();
     let namespace = merge::join(store, &roots)?;
-    let first = merge::join(store, &roots[..1])?.shown;
-    let (inodes, bytes) = (inherited.inodes, inherited.bytes);
-    (inherited.inodes, inherited.bytes) = counts(store, (first, inodes, bytes), namespace.shown)?;
+    let first = merge::join(store, &roots[..1])?;
+    let known = (first.shown, inherited.inodes, inherited.bytes);
+    (inherited.inodes, inherited.bytes) = counts(store, known, namespace.shown)?;
     inherited.root = namespace.stored;
     Ok(Base { inherited, namespace, commit })
 }
 
+/// Heads that were read, what was decided of them, and what they make if they were joined.
+pub(super) struct Decided {
+    pub loaded: Loaded,
+    pub plan: Plan,
+    /// The join of the heads that the plan names, and what the owner is told of it.
+    pub joined: Option<(Base, Vec<Notice>)>,
+}
+
+/// Reads heads, has it decided by `decide` which count, and joins them. With `own`, this
+/// device, a head of another one that cannot be joined is left out: its older head counts.
+pub(super) fn read_and_join(
+    store: &Store,
+    repository: &Repository,
+    heads: &Heads,
+    own: Option<&DeviceId>,
+    mut decide: impl FnMut(&Loaded) -> std::result::Result<Plan, VolumeError>,
+) -> std::result::Result<Decided, VolumeError> {
+    let mut left_out = LeftOut::new();
+    loop {
+        let mut loaded = load_heads(store, heads, own.is_some(), &left_out);
+        loaded.here.features.merge(store.context().keyring.features);
+        loaded.here.closed = tell::closed(repository).map(|(_, device)| device).collect();
+        loaded.here.hides = repository.strays.iter().any(Stray::hides);
+        let plan = decide(&loaded)?;
+        if let Some(own) = own {
+            let lacking = lacking_trees(store, &loaded, &plan.verdict, own)?;
+            if !lacking.is_empty() {
+                left_out.extend(lacking);
+                continue;
+            }
+        }
+        let Verdict::Join(tips) = &plan.verdict else {
+            return Ok(Decided { loaded, plan, joined: None });
+        };
+        let tips: Vec<_> = tips.iter().map(|at| &loaded.heads[*at]).collect();
+        let others = match (based_on(store, &tips), own) {
+            (Ok(base), _) => {
+                let told = tell::joined(&tips, &base);
+                return Ok(Decided { loaded, plan, joined: Some((base, told)) });
+            }
+            (Err(StoreError::Missing { .. } | StoreError::Crowded { .. }), Some(own)) => {
+                not_joinable(store, &tips, own)?
+            }
+            (Err(error), _) => return Err(error.into()),
+        };
+        left_out.extend(others);
+    }
+}
+
+/// Of the heads of other devices that a verdict names, those whose trees are not here in full.
+/// Only heads are looked at that may lack a part: one before them is not here.
+fn lacking_trees(
+    store: &Store,
+    loaded: &Loaded,
+    verdict: &Verdict,
+    own: &DeviceId,
+) -> Result<LeftOut> {
+    let tips = match verdict {
+        Verdict::StandOn(at) => at.as_slice(),
+        Verdict::Join(tips) => tips,
+        Verdict::Replay | Verdict::Refuse(_) => &[],
+    };
+    let mut lacking = LeftOut::new();
+    for (head, _) in tips.iter().map(|at| &loaded.heads[*at]) {
+        if head.device == *own || !loaded.gaps.contains(&head.device) {
+            continue;
+        }
+        let tree = Tree { store, root: head.commit.root };
+        // What is damaged is told where it is read.
+        let read = tree.scan_items(&[], &mut |_| ControlFlow::Continue(()));
+        if let Err(error @ StoreError::Missing { .. }) = read {
+            lacking.insert(head.hash, tell::left_out(head, error)?);
+        }
+    }
+    Ok(lacking)
+}
+
 /// Of heads that cannot be joined, because something is not here or they are too many, those
-/// without which the others can: as many others as possible, the own one among them.
-pub(super) fn not_joinable(
+/// without which the others can: as many others as possible, the own one among them. At least
+/// one.
+fn not_joinable(
     store: &Store,
     heads: &[&(DeviceHead, HeadFile)],
     own: &DeviceId,
-) -> LeftOut {
-    let mut most: Option<(usize, LeftOut)> = None;
-    let firsts = heads.iter().filter(|(head, _)| head.device == *own);
-    let firsts: Vec<_> = firsts.chain(heads.iter().take(FIRSTS_MAX)).collect();
+) -> Result<LeftOut> {
+    let own = heads.iter().find(|(head, _)| head.device == *own);
+    let firsts = own.map_or(&heads[..heads.len().min(FIRSTS_MAX)], std::slice::from_ref);
+    let mut fewest: Option<LeftOut> = None;
     for first in firsts {
         let (mut joined, mut left_out) = (vec![*first], LeftOut::new());
         for head in heads.iter().filter(|head| head.0.hash != first.0.hash) {
             joined.push(*head);
             if let Err(error) = based_on(store, &joined) {
                 joined.pop();
-                left_out.insert(head.0.hash, tell::left_out(&head.0, &error));
+                left_out.insert(head.0.hash, tell::left_out(&head.0, error)?);
             }
         }
-        let is_own = first.0.device == *own;
-        if most.as_ref().is_none_or(|(count, _)| joined.len() > *count) {
-            most = Some((joined.len(), left_out));
-        }
-        if is_own {
-            break;
+        if fewest.as_ref().is_none_or(|fewest| left_out.len() < fewest.len()) {
+            fewest = Some(left_out);
         }
     }
-    most.map_or_else(LeftOut::new, |(_, left_out)| left_out)
+    Ok(fewest.expect("several heads were to be joined"))
 }
 
 /// Inodes, and the sum of the sizes of all files, of the namespace at `root`; those of

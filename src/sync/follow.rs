@@ -4,27 +4,38 @@
 //! Whoever asked for it decides whether the volume goes on from the new base.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use super::base::based_on;
+use super::base::{Decided, based_on, read_and_join};
 use super::open::{known, take_unusable};
 use super::options::OpenOptions;
 use super::plan::{Plan, Verdict, Wanted, plan};
-use super::read::{LeftOut, load_heads};
 use super::tell;
 use crate::crypto::{DeviceId, unhex};
 use crate::format::clock::Generations;
 use crate::io::SyncedFolder;
-use crate::store::Stray;
+use crate::store::StoreError;
 use crate::volume::repository::Repository;
 use crate::volume::{Base, Heads, Volume, VolumeError};
+
+/// How long after a look that did not end it is repeated, although no file of a head is another.
+const AGAIN: Duration = Duration::from_secs(15);
 
 /// Looks for new heads of other devices, for one open volume.
 pub struct Follower {
     wanted: Wanted,
-    /// Paths and sizes of other devices' heads at the last look; none if another look is due in
-    /// any case.
-    last: Mutex<Option<BTreeSet<(String, u64)>>>,
+    last: Mutex<Option<Last>>,
+}
+
+/// The last look.
+struct Last {
+    /// Paths and sizes of other devices' heads.
+    files: BTreeSet<(String, u64)>,
+    /// When it was, by the clock that counts from the start.
+    at: Duration,
+    /// Whether the volume goes on from all that was found, and nothing is on its way.
+    is_done: bool,
 }
 
 /// What a look found.
@@ -43,57 +54,64 @@ impl Follower {
         Self { wanted: options.wanted(), last: Mutex::default() }
     }
 
-    /// Whether other heads of other devices are in REPO than at the last look, or that one has to
+    /// Whether other heads of other devices are in REPO than at the last look, or that one is to
     /// be repeated. Lists folders and reads no file.
     pub fn has_news(&self, volume: &Volume) -> std::io::Result<bool> {
         let files = head_files(&*volume.world().repo, &volume.state().device)?;
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(last.as_ref() != Some(&files))
+        let now = volume.world().clock.elapsed();
+        Ok(match &*self.last() {
+            None => true,
+            Some(last) if last.files != files => true,
+            Some(last) => !last.is_done && now.saturating_sub(last.at) >= AGAIN,
+        })
     }
 
-    /// The next look is due in any case: what the last one found was not taken over.
+    /// The volume does not go on from what the last look found: it is repeated.
     pub fn look_again(&self) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if let Some(last) = &mut *self.last() {
+            last.is_done = false;
+        }
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<Last>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads the heads that are here now, and joins them if the volume is not based on them.
     pub fn look(&self, volume: &Volume) -> Result<Looked, VolumeError> {
         let (world, store, state) = (volume.world(), &*volume.store, volume.state());
-        let files = head_files(&*world.repo, &state.device)
-            .map_err(|error| crate::store::StoreError::io("", error))?;
+        let files =
+            head_files(&*world.repo, &state.device).map_err(|error| StoreError::io("", error))?;
+        // Until it has ended well.
+        *self.last() = Some(Last { files, at: world.clock.elapsed(), is_done: false });
         let repository = Repository::find(&*world.repo)?;
         if repository.repo != state.repo {
             return Err(VolumeError::Waiting("the folder of this repository".into()));
         }
         store.list_objects(&repository.devices())?;
         store.add_copies(&repository.copies);
-        let mut loaded = load_heads(store, &repository.heads, true, &LeftOut::new());
-        loaded.here.features.merge(store.context().keyring.features);
-        loaded.here.closed = tell::closed(&repository).map(|(_, device)| device).collect();
-        loaded.here.hides = repository.strays.iter().any(Stray::hides);
         let own = known(&state, &repository.heads, &[]);
-        let Plan { verdict, behind, seen, newest, unusable, .. } =
-            plan(&loaded.here, &own, None, &self.wanted);
-        let tips = match verdict {
-            Verdict::StandOn(at) => at.into_iter().collect(),
-            Verdict::Join(tips) => tips,
-            Verdict::Replay => Vec::new(),
+        let decided =
+            read_and_join(store, &repository, &repository.heads, Some(&state.device), |loaded| {
+                Ok(plan(&loaded.here, &own, None, &self.wanted))
+            })?;
+        let Decided { mut loaded, plan, joined } = decided;
+        let Plan { verdict, behind, seen, newest, unusable, .. } = plan;
+        let base = match verdict {
+            Verdict::StandOn(Some(at)) => Some(based_on(store, &[&loaded.heads[at]])?),
+            Verdict::Join(_) => joined.map(|(base, _)| base),
+            Verdict::StandOn(None) | Verdict::Replay => None,
             Verdict::Refuse(refusal) => {
                 return Err(tell::refused(refusal, loaded, &repository, state.generation));
             }
         };
-        let hashes: BTreeSet<_> = tips.iter().map(|at| loaded.heads[*at].0.hash).collect();
-        let is_same = tips.is_empty() || volume.base().heads() == Vec::from_iter(hashes);
-        let base = if is_same {
-            None
-        } else {
-            let tips: Vec<_> = tips.iter().map(|at| &loaded.heads[*at]).collect();
-            Some(based_on(store, &tips)?)
-        };
+        let base = base.filter(|base| base.heads() != volume.base().heads());
         let unusable = take_unusable(&mut loaded, &unusable, state.device);
         // What is on its way is looked for again.
-        let is_whole = unusable.is_empty() && loaded.heads.iter().all(|(head, _)| head.complete);
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = is_whole.then_some(files);
+        let is_done = unusable.is_empty() && loaded.heads.iter().all(|(head, _)| head.complete);
+        if let Some(last) = &mut *self.last() {
+            last.is_done = is_done;
+        }
         let heads = loaded.heads.into_iter().enumerate();
         let heads = heads.filter(|(at, _)| newest.contains(at)).map(|(_, (head, _))| head);
         Ok(Looked { base, heads: Heads { newest: heads.collect(), behind, unusable }, seen })

@@ -1,13 +1,12 @@
 //! Opens a volume: reads what is here, has it decided, and does that.
 
 use std::collections::BTreeSet;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::base::{based_on, not_joinable};
+use super::base::{Decided, based_on, read_and_join};
 use super::options::OpenOptions;
 use super::plan::{Known, Plan, Purpose, Verdict, plan};
-use super::read::{Heads, LeftOut, Loaded, drop_torn, load_heads};
+use super::read::{Heads, Loaded, drop_torn};
 use super::tell;
 use crate::crypto::{DeviceId, Hash, hex, random_id};
 use crate::format::clock::Generations;
@@ -15,12 +14,12 @@ use crate::format::commit::{Commit, Name};
 use crate::format::register::{HEADER_MAX, Header, Register};
 use crate::io::SyncedFolder;
 use crate::journal::Journal;
-use crate::store::{Context, Landmarks, Store, StoreError, Stray};
+use crate::store::{Context, Landmarks, Store, StoreError};
 use crate::volume::repository::{HeadFile, OpenFailure, Repository, open_head};
 use crate::volume::state::State;
 use crate::volume::{
-    Base, DeviceHead, Notice, Own, Parts, Tree, Unfit, Unusable, Volume, VolumeError, World,
-    draw_writer, journal_keys, unfit,
+    Base, DeviceHead, Notice, Own, Parts, Unfit, Unusable, Volume, VolumeError, World, draw_writer,
+    journal_keys, unfit,
 };
 
 type Result<T> = std::result::Result<T, VolumeError>;
@@ -58,52 +57,23 @@ pub fn open(
     if let Some(files) = heads.get_mut(&machine.device) {
         drop_torn(&store, files, &intents, machine.generation, options.read_only)?;
     }
-    let machine_device = machine.device;
+    let machine = machine.device;
     let wanted = options.wanted();
-    let with_nodes = options.repair.is_none();
     let beside = options.beside.as_ref().map(|beside| known(&beside.state, &heads, &[]));
-    let mut left_out = LeftOut::new();
-    let (mut loaded, plan, joined) = loop {
-        let mut loaded = load_heads(&store, &heads, with_nodes, &left_out);
-        loaded.here.features.merge(store.context().keyring.features);
-        loaded.here.closed = tell::closed(repository).map(|(_, device)| device).collect();
-        loaded.here.hides = repository.strays.iter().any(Stray::hides);
+    // A repair decides itself what it goes on without.
+    let leaves_out = options.repair.is_none().then_some(&machine);
+    let decided = read_and_join(&store, repository, &heads, leaves_out, |loaded| {
         let decide = |own: &Known| plan(&loaded.here, own, beside.as_ref(), &wanted);
         if let Some(at) = decide(&known(&state, &heads, &intents)).finishes {
             finish(&mut state, &loaded.heads[at], &*world.repo, &mut notices)?;
         }
         let mut own = known(&state, &heads, &intents);
         if wanted.purpose == Purpose::Write {
-            own.journal = journal_base(&world, store.context(), &state, &loaded);
+            own.journal = journal_base(&world, store.context(), &state, loaded);
         }
-        let plan = decide(&own);
-        if options.repair.is_none() {
-            let lacking = lacking_trees(&store, &loaded, &plan.verdict, &machine_device);
-            if !lacking.is_empty() {
-                left_out.extend(lacking);
-                continue;
-            }
-        }
-        let Verdict::Join(tips) = &plan.verdict else { break (loaded, plan, None) };
-        let tips: Vec<_> = tips.iter().map(|at| &loaded.heads[*at]).collect();
-        match based_on(&store, &tips) {
-            Ok(base) => {
-                let told = tell::joined(&tips, &base);
-                break (loaded, plan, Some((base, told)));
-            }
-            Err(error @ (StoreError::Missing { .. } | StoreError::Crowded))
-                if options.repair.is_none() =>
-            {
-                // The others are shown until all is here.
-                let others = not_joinable(&store, &tips, &machine_device);
-                if others.is_empty() {
-                    return Err(error.into());
-                }
-                left_out.extend(others);
-            }
-            Err(error) => return Err(error.into()),
-        }
-    };
+        Ok(decide(&own))
+    })?;
+    let Decided { mut loaded, plan, joined } = decided;
     notices.append(&mut loaded.notices);
     tell::tell_heads(&loaded, &plan, &mut notices);
     tell::tell_changed_features(repository, loaded.here.features, &mut notices);
@@ -280,29 +250,6 @@ pub(super) fn known(state: &State, heads: &Heads, intents: &[String]) -> Known {
         entering,
         journal: None,
     }
-}
-
-/// Of the heads of other devices that a verdict names, those whose trees are not here in full.
-/// Only heads are looked at that may bring them: one before is not here.
-fn lacking_trees(store: &Store, loaded: &Loaded, verdict: &Verdict, own: &DeviceId) -> LeftOut {
-    let tips = match verdict {
-        Verdict::StandOn(at) => at.as_slice(),
-        Verdict::Join(tips) => tips,
-        Verdict::Replay | Verdict::Refuse(_) => &[],
-    };
-    let mut lacking = LeftOut::new();
-    for (head, _) in tips.iter().map(|at| &loaded.heads[*at]) {
-        if head.device == *own || !loaded.gaps.contains(&head.device) {
-            continue;
-        }
-        let tree = Tree { store, root: head.commit.root };
-        // What is damaged is told where it is read.
-        let read = tree.scan_items(&[], &mut |_| ControlFlow::Continue(()));
-        if let Err(error @ StoreError::Missing { .. }) = read {
-            lacking.insert(head.hash, tell::left_out(head, &error));
-        }
-    }
-    lacking
 }
 
 /// The heads on which changes in the journal were made that no head has; none if there are

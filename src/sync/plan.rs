@@ -55,7 +55,7 @@ impl Head {
 /// Why a head cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// It, or something that it needs, is not here yet.
+    /// It, or something that it needs, is not here yet; or it cannot be joined yet.
     Arriving,
     /// A newer version of this program wrote it.
     Newer,
@@ -67,7 +67,7 @@ impl Why {
     /// What an error says of a head.
     pub fn of(error: &StoreError) -> Self {
         match error {
-            StoreError::Missing { .. } => Self::Arriving,
+            StoreError::Missing { .. } | StoreError::Crowded { .. } => Self::Arriving,
             StoreError::Newer { .. } => Self::Newer,
             _ => Self::Bad,
         }

@@ -58,8 +58,27 @@ pub(super) struct Loaded {
     pub notices: Vec<Notice>,
 }
 
-/// Heads that were found not to be usable, and why.
-pub(super) type LeftOut = BTreeMap<Hash, String>;
+/// Why a head that can be read is not joined.
+#[derive(Clone, Debug)]
+pub(super) enum Cause {
+    /// This is not here.
+    Missing(String),
+    /// There is no room for this beside what others wrote.
+    Crowded(String),
+}
+
+impl Cause {
+    /// The error for such a head.
+    fn error(&self) -> StoreError {
+        match self.clone() {
+            Self::Missing(what) => StoreError::Missing { what },
+            Self::Crowded(what) => StoreError::Crowded { what },
+        }
+    }
+}
+
+/// Heads that are not joined, and why.
+pub(super) type LeftOut = BTreeMap<Hash, Cause>;
 
 /// Opens all heads for their index entries, but for those in `left_out`.
 ///
@@ -114,7 +133,7 @@ impl Loaded {
         let mut chain = Vec::new();
         for file in files.iter().rev() {
             let loaded = match left_out.get(&file.hash) {
-                Some(what) => Err(StoreError::Missing { what: what.clone() }),
+                Some(cause) => Err(cause.error()),
                 None => load_head(store, file, found.is_empty(), with_nodes),
             };
             let (commit, features, all_here) = match loaded {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::plan::{Plan, Refusal};
-use super::read::Loaded;
+use super::read::{Cause, Loaded};
 use crate::crypto::{DeviceId, Hash, hex, unhex};
 use crate::format::register::Features;
 use crate::merge::ConflictKind;
@@ -199,13 +199,15 @@ pub(super) fn joined(tips: &[&(DeviceHead, HeadFile)], base: &Base) -> Vec<Notic
     notices
 }
 
-/// What is not here of a head that cannot be joined, because of this error.
-pub(super) fn left_out(head: &DeviceHead, error: &StoreError) -> String {
+/// Why a head is left out of a join that this error stopped; the error, if it says nothing of
+/// the head.
+pub(super) fn left_out(head: &DeviceHead, error: StoreError) -> Result<Cause, StoreError> {
     let DeviceHead { name, device, generation, .. } = head;
-    let who = named(name, device);
+    let state = format!("state {generation} of {}", named(name, device));
     match error {
-        StoreError::Missing { what } => format!("a part of state {generation} of {who} ({what})"),
-        error => format!("room for state {generation} of {who} ({error})"),
+        StoreError::Missing { what } => Ok(Cause::Missing(format!("a part of {state} ({what})"))),
+        StoreError::Crowded { .. } => Ok(Cause::Crowded(state)),
+        error => Err(error),
     }
 }
 

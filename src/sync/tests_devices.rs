@@ -106,19 +106,27 @@ fn rows_that_nothing_needs_any_more_go_with_the_changes_of_an_older_mount() {
     assert!(before.contains_key("more") && before.contains_key("other"));
 }
 
+fn name(number: u32) -> String {
+    format!("a file with a long name {number}")
+}
+
+/// A laptop with many files, and a phone that changed all of them in a head before its newest.
+fn many_files() -> (Device, Device) {
+    let laptop = Device::first("LAPTOP");
+    (0..900).for_each(|number| assert!(laptop.write(&name(number), "base")));
+    let phone = laptop.another("PHONE", 3);
+    (0..900).for_each(|number| assert!(phone.write(&name(number), "phone")));
+    phone.checkpoint();
+    assert!(phone.write("last", "phone"));
+    phone.checkpoint();
+    (laptop, phone)
+}
+
 /// A sync client brings the newest head first: nothing could be opened.
 #[test]
 fn a_head_whose_tree_is_not_here_keeps_nobody_from_the_rest() {
-    let laptop = Device::first("LAPTOP");
-    let name = |number: u32| format!("a file with a long name {number}");
-    (0..900).for_each(|number| assert!(laptop.write(&name(number), "base")));
-    let phone = laptop.another("PHONE", 3);
-    for number in 0..900 {
-        assert!(phone.write(&name(number), "phone"));
-    }
-    phone.checkpoint();
-    assert!(phone.write("last", "phone") && laptop.write("own", "laptop"));
-    phone.checkpoint();
+    let (laptop, phone) = many_files();
+    assert!(laptop.write("own", "laptop"));
     laptop.checkpoint();
     laptop.receive_newest_head(&phone);
     let laptop = laptop.remount(10);
@@ -142,23 +150,69 @@ fn a_head_whose_tree_is_not_here_keeps_nobody_from_the_rest() {
 /// could not be read.
 #[test]
 fn a_head_that_knows_all_and_whose_tree_is_not_here_is_waited_for() {
-    let laptop = Device::first("LAPTOP");
-    let name = |number: u32| format!("a file with a long name {number}");
-    (0..900).for_each(|number| assert!(laptop.write(&name(number), "base")));
-    let phone = laptop.another("PHONE", 3);
-    for number in 0..900 {
-        assert!(phone.write(&name(number), "phone"));
-    }
-    phone.checkpoint();
-    assert!(phone.write("last", "phone"));
-    phone.checkpoint();
+    let (laptop, phone) = many_files();
     laptop.receive_newest_head(&phone);
+    // A mount that follows waits as an opening does.
+    assert!(matches!(laptop.follow(), Followed::Nothing));
     let laptop = laptop.remount(10);
     assert_eq!(laptop.seen()[&name(5)].bytes, "base");
     assert_eq!(laptop.volume().heads().unusable.len(), 1);
     laptop.receive(&phone);
+    assert!(matches!(laptop.follow(), Followed::Changed(_)));
+    assert_eq!(laptop.seen()[&name(5)].bytes, "phone");
     let laptop = laptop.remount(11);
     assert_eq!(laptop.seen()[&name(5)].bytes, "phone");
+}
+
+/// What was joined is in no head until the mount publishes: a checkpoint that failed dropped
+/// nodes of it, and what the mount showed could not be read any more.
+#[test]
+fn what_was_joined_outlives_checkpoints_that_fail() {
+    for conflict in [false, true] {
+        let laptop = Device::first("LAPTOP");
+        let path = |number: u32| format!("D/{}", name(number));
+        assert!(laptop.mkdir("D"));
+        (0..300).for_each(|number| assert!(laptop.write(&path(number), "base")));
+        let phone = laptop.another("PHONE", 3);
+        for number in (0..300).step_by(2) {
+            let other = number + u32::from(!conflict);
+            assert!(laptop.write(&path(number), "laptop") && phone.write(&path(other), "phone"));
+        }
+        laptop.checkpoint();
+        phone.checkpoint();
+        laptop.receive(&phone);
+        let laptop = laptop.remount(10);
+        let before = laptop.seen();
+        for number in 0..8 {
+            assert!(laptop.write(&path(40 * number), "again"));
+            assert!(laptop.checkpoint_fails_with(0), "there was room");
+            assert_eq!(laptop.seen().len(), before.len(), "after {number}");
+        }
+        let seen = laptop.seen();
+        laptop.checkpoint();
+        assert_eq!(listing(&laptop), seen);
+    }
+}
+
+/// While something is on its way the folder was read, and a head published, every few seconds.
+#[test]
+fn a_look_that_found_nothing_new_is_repeated_after_a_while() {
+    let (laptop, phone) = many_files();
+    let follower = Device::follower();
+    assert!(laptop.has_news(&follower), "nobody looked yet");
+    laptop.follow_with(&follower);
+    assert!(!laptop.has_news(&follower));
+    laptop.receive_newest_head(&phone);
+    assert!(laptop.has_news(&follower));
+    assert!(laptop.write("own", "laptop"));
+    let heads = laptop.heads_written();
+    for _ in 0..3 {
+        laptop.follow_with(&follower);
+        assert!(!laptop.has_news(&follower), "it was looked at just now");
+        laptop.pass(20);
+        assert!(laptop.has_news(&follower), "what is on its way is looked for again");
+    }
+    assert_eq!(laptop.heads_written(), heads, "nothing new was shown, and a head was published");
 }
 
 #[test]
@@ -172,7 +226,10 @@ fn a_mount_follows_what_another_device_writes() {
     laptop.receive(&phone);
     // What is open here, and what is not published, is not taken away from under anybody.
     let open = laptop.open_file("D/f").unwrap();
-    assert!(matches!(laptop.follow(), Followed::Later(Some(ino)) if ino == open));
+    for _ in 0..6 {
+        let held = laptop.follow();
+        assert!(matches!(&held, Followed::Later(Some(name)) if name == b"f"), "{held:?}");
+    }
     assert_eq!(laptop.seen()["D/f"].bytes, "base");
     laptop.close(open);
     assert!(laptop.write("own", "laptop"));
@@ -245,9 +302,12 @@ proptest! {
                 }
                 Step::Follow(at) => {
                     let device = devices[at].as_ref().unwrap();
-                    let followed = device.follow();
-                    prop_assert!(!matches!(followed, Followed::Later(_)), "{:?}", followed);
-                    prop_assert_eq!(device.seen(), listing(device));
+                    let before = device.seen();
+                    match device.follow() {
+                        Followed::Changed(_) => prop_assert_eq!(device.seen(), listing(device)),
+                        Followed::Nothing => prop_assert_eq!(device.seen(), before),
+                        Followed::Later(why) => prop_assert!(false, "nothing is open: {why:?}"),
+                    }
                 }
                 Step::Publish(at) => publish(devices[at].as_ref().unwrap())?,
                 Step::Carry(to, from) if to == from => {}

@@ -174,7 +174,7 @@ fn a_mount_that_follows_shows_what_another_machine_wrote() {
     world.ok(&["sync", "two"]);
     carry(&world, "other", "repo");
     let waits =
-        || world.ok(&["status", "one", "--json"]).contains("is shown once the file is closed");
+        || world.ok(&["status", "one"]).contains("another device changed held, which is open here");
     wait_for("status to say so", LIMIT, waits);
     assert_eq!(fs::read_to_string(world.path("one/held")).expect("reads"), "first");
     drop(held);
