@@ -111,6 +111,9 @@ pub enum Command {
     /// The vault that opens this repository with a password
     #[command(subcommand)]
     Vault(VaultCommand),
+    /// The machines that use this repository
+    #[command(subcommand)]
+    Devices(DevicesCommand),
     /// Print shell completions
     Completions {
         /// The shell
@@ -146,7 +149,50 @@ pub enum VaultCommand {
     Show(ShowArgs),
 }
 
-/// Arguments of a command that takes a repository only.
+/// Commands about devices.
+#[derive(Subcommand, Debug)]
+pub enum DevicesCommand {
+    /// List the devices: their newest states, and what each has of the others
+    List(RepoOnly),
+    /// Give this device another name; files that carry the old one keep it
+    Rename(RenameArgs),
+    /// Say that a device is gone for good: no other waits for it any more
+    Retire(RetireArgs),
+    /// Give this device a new id, after its local state was copied or restored, or another device
+    /// retired it; it keeps what its journal holds
+    Renew(RepoOnly),
+}
+
+/// Arguments of a command that takes nothing but a repository.
+#[derive(Args, Debug)]
+pub struct RepoOnly {
+    /// The repository
+    pub repo: PathBuf,
+}
+
+/// Arguments of `devices rename`.
+#[derive(Args, Debug)]
+pub struct RenameArgs {
+    /// The repository
+    pub repo: PathBuf,
+    /// The new name
+    #[arg(value_parser = super::devices::name)]
+    pub name: String,
+}
+
+/// Arguments of `devices retire`.
+#[derive(Args, Debug)]
+pub struct RetireArgs {
+    /// The repository
+    pub repo: PathBuf,
+    /// The device: its name, or four or more of the first digits of its id
+    pub device: String,
+    /// Ask nothing
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// Arguments of a command that takes a repository and a new password.
 #[derive(Args, Debug)]
 pub struct RepoArgs {
     /// The repository
@@ -206,7 +252,7 @@ pub struct InitArgs {
     #[arg(long, value_name = "F")]
     pub key_out: Option<PathBuf>,
     /// What this device calls itself
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = super::devices::name)]
     pub device_name: Option<String>,
     /// With a vault: do not keep the 64-digit key; a lost password is then a lost backup
     #[arg(long, conflicts_with = "key_out")]
@@ -295,6 +341,9 @@ pub struct MountArgs {
     /// Write the log to this file instead of the system log
     #[arg(long, value_name = "F")]
     pub log_file: Option<PathBuf>,
+    /// What this device calls itself from now on
+    #[arg(long, value_name = "N", value_parser = super::devices::name)]
+    pub device_name: Option<String>,
     /// Go on with local state that was used on another machine or for another folder; for state that
     /// was moved, not copied
     #[arg(long)]

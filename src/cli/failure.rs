@@ -97,18 +97,25 @@ impl From<VolumeError> for Failure {
                 let failure = Self::new(Exit::Unusable, &error);
                 let failure = match why {
                     Unfit::Elsewhere => failure.hint(
-                        "if the machine was set up anew, or the folder moved, and nobody else uses \
-                         this state: amberfs mount --adopt goes on with it, and with what its \
-                         journal holds",
+                        "if it was moved, and nobody else uses this state: amberfs mount --adopt \
+                         goes on with it",
                     ),
                     Unfit::Overtaken => failure,
                 };
-                failure.hint(if held.is_nothing() {
-                    "to go on as a new device, give --state another folder"
-                } else {
-                    "to go on as a new device, give --state another folder; keep this one: what it \
-                     holds is not brought back there"
-                })
+                if !held.is_readable() {
+                    return failure.hint(
+                        "to go on as a new device, give --state another folder; keep this one: \
+                         what it holds is not brought back there",
+                    );
+                }
+                let when = match why {
+                    Unfit::Elsewhere => "if it was copied: ",
+                    Unfit::Overtaken => "",
+                };
+                failure.hint(format!(
+                    "{when}amberfs devices renew gives this device a new id; it goes on with \
+                     what its journal holds"
+                ))
             }
             VolumeError::NoDevice { .. } => Self::new(Exit::Usage, error),
             VolumeError::SeveralDevices { .. } => Self::new(Exit::Usage, error)

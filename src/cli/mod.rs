@@ -22,6 +22,7 @@ mod asked;
 mod check;
 mod confirm;
 mod control;
+mod devices;
 mod failure;
 mod files;
 mod findings;
@@ -44,7 +45,7 @@ mod vault;
 use std::path::Path;
 use std::process::ExitCode;
 
-use args::{Cli, Command, Global, KeyCommand, PutArgs, RepoArgs, VaultCommand};
+use args::{Cli, Command, DevicesCommand, Global, KeyCommand, PutArgs, RepoArgs, VaultCommand};
 use failure::{Failure, Result, print_failure, report};
 pub use parsed::{Said, parse};
 
@@ -142,6 +143,9 @@ fn written(command: &Command) -> Option<&std::path::Path> {
         Command::Check(args) if args.repair => Some(&args.repo),
         Command::Passwd(args) | Command::Vault(VaultCommand::Add(args)) => Some(&args.repo),
         Command::Vault(VaultCommand::Remove(args)) => Some(&args.repo),
+        Command::Devices(DevicesCommand::Rename(args)) => Some(&args.repo),
+        Command::Devices(DevicesCommand::Retire(args)) => Some(&args.repo),
+        Command::Devices(DevicesCommand::Renew(args)) => Some(&args.repo),
         _ => None,
     }
 }
@@ -175,6 +179,10 @@ fn run(cli: &Cli) -> Result<Exit> {
         Command::Key(KeyCommand::Show(args)) => key::show(&cli.global, args),
         Command::Key(KeyCommand::Sheet(args)) => key::sheet(&cli.global, args),
         Command::Key(KeyCommand::Verify(args)) => key::verify(&cli.global, args),
+        Command::Devices(DevicesCommand::List(args)) => devices::list(&cli.global, args),
+        Command::Devices(DevicesCommand::Rename(args)) => devices::rename(&cli.global, args),
+        Command::Devices(DevicesCommand::Retire(args)) => devices::retire(&cli.global, args),
+        Command::Devices(DevicesCommand::Renew(args)) => devices::renew(&cli.global, args),
         Command::Completions { shell } => {
             // In one piece: the generator panics where it cannot write.
             let mut script = Vec::new();

@@ -44,7 +44,7 @@ fn prepare(
         None
     };
     let wanted = Wanted {
-        device_name: None,
+        device_name: settings.device_name.clone(),
         only_device: settings.device.clone(),
         cache: Some(settings.cache),
         owner: (settings.uid, settings.gid),
@@ -70,6 +70,7 @@ fn prepare(
 pub fn run(global: &Global, args: &MountArgs) -> Result<Exit> {
     let mut settings = MountSettings::parse(&args.options)?;
     settings.adopt = args.adopt;
+    settings.device_name.clone_from(&args.device_name);
     let FoundRepository { path: repo, early: repository } = find(&args.repo)?;
     let checks = Checks {
         allow_nonempty: settings.nonempty,

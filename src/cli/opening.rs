@@ -19,7 +19,7 @@ use super::args::Global;
 use super::place::{self, canonical, machine_name, place_of, state_folder, state_folder_if_there};
 use super::secrets::{self, Obtained};
 use super::{Exit, Failure, Result};
-use crate::crypto::{Hash, Secret};
+use crate::crypto::{DeviceId, Hash, Secret};
 use crate::format::register::{Keyring, Register, Slot};
 use crate::fs::{Fs, NoLog, Options, Ownership, RecoverError};
 use crate::io::{DirFolder, DirSynced, LocalState, SystemClock, SystemRandom};
@@ -30,7 +30,7 @@ use crate::sync::{self, Beside, Follower, OpenOptions};
 use crate::vault::protocol::{Locator, Mark};
 use crate::volume::repository::{Repository, vault_slots};
 use crate::volume::state::State;
-use crate::volume::{Behind, Volume, World, journal_keys};
+use crate::volume::{Behind, Volume, VolumeError, World, journal_keys};
 
 /// Descriptors that a process needs beside those of open containers.
 const OTHER_DESCRIPTORS: u64 = 48;
@@ -172,7 +172,7 @@ impl RepositoryWithState {
 /// What a command asks of an opening beside its access.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
-    /// The name of a device that is new; the machine's if not given.
+    /// What this device calls itself from now on. Without it a new one has the machine's name.
     pub device_name: Option<String>,
     /// Only this device's newest head.
     pub only_device: Option<String>,
@@ -194,7 +194,13 @@ impl ScannedRepository {
 
     /// Opens the volume and keeps K, since a repair may open it a second time.
     pub fn volume(&self, options: &OpenOptions) -> Result<Volume> {
-        let (keyring, register, _) = open_keyring(&self.repository, self.key())?;
+        Ok(self.try_volume(options)?)
+    }
+
+    /// Opens the volume and keeps K, for a caller that goes on if it is refused.
+    pub fn try_volume(&self, options: &OpenOptions) -> std::result::Result<Volume, VolumeError> {
+        let opened = self.repository.unlock(self.key());
+        let (keyring, register, _) = opened.ok_or(VolumeError::WrongKey)?;
         self.volume_with(keyring, register, options)
     }
 
@@ -203,9 +209,14 @@ impl ScannedRepository {
         keyring: Keyring,
         register: Register,
         options: &OpenOptions,
-    ) -> Result<Volume> {
+    ) -> std::result::Result<Volume, VolumeError> {
         let context = Arc::new(Context::new(self.repository.repo, keyring));
-        Ok(sync::open(self.world(), &self.repository, context, register, options)?)
+        sync::open(self.world(), &self.repository, context, register, options)
+    }
+
+    /// The device of the local state that lies beside a repository which is only read.
+    pub fn own_device(&self) -> Option<DeviceId> {
+        self.beside.as_ref().map(|beside| beside.state.device)
     }
 
     /// What its volume reads and writes: REPO, local state, clock and random numbers.
@@ -223,7 +234,8 @@ impl ScannedRepository {
     pub fn options(&self, global: &Global, wanted: &Wanted) -> OpenOptions {
         let cache = CacheSizes::default();
         OpenOptions {
-            device_name: wanted.device_name.clone().unwrap_or_else(machine_name),
+            device_name: machine_name(),
+            new_name: wanted.device_name.clone(),
             only_device: wanted.only_device.clone(),
             read_only: self.state.is_none(),
             place: place_of(&self.path),
@@ -269,7 +281,7 @@ impl ScannedRepository {
             return Ok(0);
         }
         let (keyring, ..) = open_keyring(&self.repository, self.key())?;
-        let keys = journal_keys(&Context::new(self.repository.repo, keyring), state.device);
+        let keys = journal_keys(&Context::new(self.repository.repo, keyring), state.journal_of);
         let read = Journal::read(&*local.folder, &keys, state.journal);
         Ok(read.map_or(0, |replay| replay.records.len()))
     }

@@ -27,6 +27,8 @@ pub struct MountSettings {
     pub follow: bool,
     /// Go on with local state of another place (`--adopt`).
     pub adopt: bool,
+    /// What this device calls itself from now on (`--device-name`).
+    pub device_name: Option<String>,
 }
 
 fn bad(option: &str) -> Failure {
@@ -71,6 +73,7 @@ impl MountSettings {
             nonempty: false,
             follow: false,
             adopt: false,
+            device_name: None,
         };
         let mut before = "";
         for option in lists.iter().flat_map(|list| list.split(',')).filter(|o| !o.is_empty()) {

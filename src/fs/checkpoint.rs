@@ -252,7 +252,7 @@ impl Fs {
         logged: bool,
     ) -> Result<Option<(Arc<Overlay>, Vec<Frozen>, (u64, u64), u64)>> {
         let (_draining, mut state) = if logged { self.drained()? } else { self.lock_undrained() };
-        if state.overlays.changes() == 0 && !always {
+        if state.overlays.changes() == 0 && !always && !self.volume.owes_head() {
             // At most files without a name changed.
             state.changed = None;
             return Ok(None);

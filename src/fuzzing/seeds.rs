@@ -264,6 +264,8 @@ pub(super) fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         journal: 6,
         base: vec![[7; 32]],
         seen: [(DEVICE, 4), ([0x23; 16], 9)].into_iter().collect(),
+        journal_of: DEVICE,
+        retires: vec![[0x24; 16]],
     }
     .encode();
     state.truncate(state.len() - 32);

@@ -21,8 +21,9 @@ use crate::store::Context;
 use crate::sync::{self, OpenOptions};
 use crate::tree::testing::{Memory, keys};
 use crate::tree::{Keys, NewNodes, Root, diff, join, map};
-use crate::volume::World;
 use crate::volume::repository::{Repository, init};
+use crate::volume::state::State;
+use crate::volume::{Volume, VolumeError, World};
 
 const JOURNAL: JournalOptions =
     JournalOptions { file_size: 256 << 10, max_total: 64 << 20, reserve: 64 << 10, spares: 1 };
@@ -38,6 +39,57 @@ pub(crate) struct Device {
     now: Rc<Cell<i64>>,
     fs: Fs,
     name: String,
+}
+
+/// All that another machine has in REPO is here, too.
+fn take_over(world: &SimWorld, other: &SimWorld) {
+    for path in other.paths().iter().filter(|path| path.starts_with("repo/")) {
+        world.put(path, &other.get(path).unwrap());
+    }
+}
+
+/// A machine on which nothing is mounted.
+pub(crate) struct Ended {
+    world: SimWorld,
+    key: Rc<Secret>,
+    now: Rc<Cell<i64>>,
+    name: String,
+}
+
+impl Ended {
+    pub fn mount(self, seed: u64) -> Device {
+        let Self { world, key, now, name } = self;
+        Device::open(world, key, now, &name, seed)
+    }
+
+    /// Another machine with a copy of all that this one has on its disk.
+    pub fn copy(&self) -> Self {
+        let world = SimWorld::new();
+        for path in self.world.paths() {
+            world.put(&path, &self.world.get(&path).unwrap());
+        }
+        Self { world, key: self.key.clone(), now: self.now.clone(), name: self.name.clone() }
+    }
+
+    /// It takes over all that another machine has in REPO.
+    pub fn with_files_of(self, other: &Device) -> Self {
+        take_over(&self.world, &other.world);
+        self
+    }
+
+    /// Why it cannot mount; none if it can.
+    pub fn refusal(&self, seed: u64) -> Option<String> {
+        let opened = Device::volume_of(&self.world, &self.key, &self.now, &self.name, seed);
+        opened.err().map(|error| error.to_string())
+    }
+
+    /// Gives the device another id.
+    pub fn renew(&self, id: u8) {
+        let folder = self.world.folder("state");
+        let mut state = State::load(&*folder).unwrap().unwrap();
+        state.renew([id; 16]);
+        state.store(&*folder).unwrap();
+    }
 }
 
 impl Device {
@@ -67,10 +119,25 @@ impl Device {
     }
 
     fn open(world: SimWorld, key: Rc<Secret>, now: Rc<Cell<i64>>, name: &str, seed: u64) -> Self {
+        let volume = Self::volume_of(&world, &key, &now, name, seed).unwrap();
+        let ownership =
+            Ownership { uid: 1000, gid: 1000, record_self: true, force_uid: None, force_gid: None };
+        let options = Options { read_only: false, ownership };
+        let (fs, _) = Fs::recover(volume, JOURNAL, options).unwrap();
+        Self { world, key, now, fs, name: name.into() }
+    }
+
+    fn volume_of(
+        world: &SimWorld,
+        key: &Secret,
+        now: &Cell<i64>,
+        name: &str,
+        seed: u64,
+    ) -> Result<Volume, VolumeError> {
         world.clock().set_wall(Timestamp { secs: now.get(), nanos: 0 });
         let folder = world.synced("repo");
         let repository = Repository::find(&*folder).unwrap();
-        let (keyring, register, _) = repository.unlock(&key).unwrap();
+        let (keyring, register, _) = repository.unlock(key).unwrap();
         let parts = World {
             repo: folder,
             state: Some(world.folder("state")),
@@ -79,21 +146,21 @@ impl Device {
         };
         let context = Arc::new(Context::new(repository.repo, keyring));
         let options = OpenOptions { device_name: name.into(), ..OpenOptions::default() };
-        let volume = sync::open(parts, &repository, context, register, &options).unwrap();
-        let ownership =
-            Ownership { uid: 1000, gid: 1000, record_self: true, force_uid: None, force_gid: None };
-        let options = Options { read_only: false, ownership };
-        let (fs, _) = Fs::recover(volume, JOURNAL, options).unwrap();
-        Self { world, key, now, fs, name: name.into() }
+        sync::open(parts, &repository, context, register, &options)
+    }
+
+    /// Ends the mount. What was acknowledged is in the journal.
+    pub fn end(self) -> Ended {
+        self.fs.flush_log().unwrap();
+        let Self { world, key, now, fs, name } = self;
+        drop(fs);
+        Ended { world, key, now, name }
     }
 
     /// Ends the mount and mounts again. What was acknowledged and not published is in the
     /// journal.
     pub fn remount(self, seed: u64) -> Self {
-        self.fs.flush_log().unwrap();
-        let Self { world, key, now, fs, name } = self;
-        drop(fs);
-        let opened = Self::open(world, key, now, &name, seed);
+        let opened = self.end().mount(seed);
         if !opened.fs.volume().is_replay() {
             return opened;
         }
@@ -168,9 +235,7 @@ impl Device {
 
     /// Takes all files over that another device has in its copy of REPO.
     pub fn receive(&self, other: &Self) {
-        for path in other.world.paths().iter().filter(|path| path.starts_with("repo/")) {
-            self.world.put(path, &other.world.get(path).unwrap());
-        }
+        take_over(&self.world, &other.world);
     }
 
     pub fn ids(&self) -> &IdKeys {

@@ -6,11 +6,12 @@ use super::plan::{Plan, Verdict};
 use super::read::{Heads, LeftOut, Loaded, load_heads};
 use super::tell;
 use crate::crypto::DeviceId;
+use crate::format::clock::Seen;
 use crate::format::namespace::{Inode, Key, Value};
 use crate::format::node::MapItem;
 use crate::merge;
 use crate::store::{Result, Store, StoreError, Stray};
-use crate::tree::{Root, diff};
+use crate::tree::{Root, diff, join};
 use crate::volume::repository::{HeadFile, Repository};
 use crate::volume::{Base, DeviceHead, Inherited, Notice, Tree, VolumeError};
 
@@ -65,6 +66,7 @@ pub(super) fn read_and_join(
     let mut left_out = LeftOut::new();
     loop {
         let mut loaded = load_heads(store, heads, own.is_some(), &left_out);
+        tell_contained(store, &mut loaded);
         loaded.here.features.merge(store.context().keyring.features);
         loaded.here.closed = tell::closed(repository).map(|(_, device)| device).collect();
         loaded.here.hides = repository.strays.iter().any(Stray::hides);
@@ -91,6 +93,39 @@ pub(super) fn read_and_join(
             (Err(error), _) => return Err(error.into()),
         };
         left_out.extend(others);
+    }
+}
+
+/// Tells of each head whose device has several that do not follow one another whether another
+/// head has all its changes. Of two with the same changes the later one has them.
+fn tell_contained(store: &Store, loaded: &mut Loaded) {
+    let heads = &mut loaded.here.heads;
+    let is_one_of_several = |at: usize| {
+        let device = |at: usize| heads.get(at).map(|head| head.device);
+        let before = at.checked_sub(1).and_then(device);
+        [before, device(at + 1)].contains(&device(at))
+    };
+    let several: Vec<usize> = (0..heads.len()).filter(|at| is_one_of_several(*at)).collect();
+    if several.is_empty() {
+        return;
+    }
+    let roots = loaded.heads.iter().map(|(head, _)| head.commit.root);
+    let seen: Vec<Option<Seen>> = roots.map(|root| join::seen(store, root).ok()).collect();
+    let has_all = |one: &Seen, other: &Seen| one.dots().all(|dot| other.covers(dot));
+    let when = |at: usize| (heads[at].time, heads[at].generation, heads[at].hash);
+    let is_contained = |at: usize| {
+        // What is not here in full is taken up once it is.
+        let Some(own) = &seen[at] else {
+            return at > 0 && heads[at - 1].device == heads[at].device;
+        };
+        let others = seen.iter().enumerate().filter(|(other, _)| *other != at);
+        others.filter_map(|(at, seen)| Some((at, seen.as_ref()?))).any(|(other, theirs)| {
+            has_all(own, theirs) && (!has_all(theirs, own) || when(other) > when(at))
+        })
+    };
+    let told: Vec<bool> = several.iter().map(|at| is_contained(*at)).collect();
+    for (at, is_contained) in several.into_iter().zip(told) {
+        heads[at].is_contained = Some(is_contained);
     }
 }
 

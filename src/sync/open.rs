@@ -100,7 +100,7 @@ pub fn open(
             based_on(&store, &noted.iter().collect::<Vec<_>>())?
         }
         Verdict::Refuse(refusal) => {
-            if let Some(what) = tell::overtaken(&refusal, state.generation) {
+            if let Some(what) = tell::overtaken(&refusal, &loaded, state.generation) {
                 let files = heads.get(&state.device).map_or(&[][..], Vec::as_slice);
                 let why = (Unfit::Overtaken, what);
                 return Err(unfit(why, &world, store.context(), &state, files));
@@ -141,7 +141,7 @@ pub fn open(
         writer,
         own_unread,
         is_replay,
-        without,
+        retiring: without,
         notices,
         heads: crate::volume::Heads { newest: newest_heads, behind, unusable },
     });
@@ -171,18 +171,27 @@ fn local_state(world: &World, repository: &Repository, options: &OpenOptions) ->
     if stored.as_ref().is_some_and(|state| state.repo != repository.repo) {
         return Err(VolumeError::State("it belongs to another repository".into()));
     }
-    Ok(stored.unwrap_or_else(|| State {
-        repo: repository.repo,
-        device: random_id(&*world.random),
-        name: options.device_name.clone(),
-        place: options.place,
-        generation: 0,
-        news: 0,
-        head: [0; 32],
-        journal: 0,
-        base: Vec::new(),
-        seen: Generations::default(),
-    }))
+    let mut state = stored.unwrap_or_else(|| {
+        let device = random_id(&*world.random);
+        State {
+            repo: repository.repo,
+            device,
+            name: options.device_name.clone(),
+            place: options.place,
+            generation: 0,
+            news: 0,
+            head: [0; 32],
+            journal: 0,
+            base: Vec::new(),
+            seen: Generations::default(),
+            journal_of: device,
+            retires: Vec::new(),
+        }
+    });
+    if let Some(name) = &options.new_name {
+        state.name.clone_from(name);
+    }
+    Ok(state)
 }
 
 /// Refuses local state of another machine or folder, unless it is to be gone on with.
@@ -249,6 +258,7 @@ pub(super) fn known(state: &State, heads: &Heads, intents: &[String]) -> Known {
         seen: state.seen.clone(),
         entering,
         journal: None,
+        retires: state.retires.clone(),
     }
 }
 
@@ -265,7 +275,7 @@ fn journal_base(
         return None;
     }
     // A journal that cannot be read is refused where it is opened.
-    let keys = journal_keys(context, state.device);
+    let keys = journal_keys(context, state.journal_of);
     let read = Journal::read(&**folder, &keys, state.journal);
     let has_changes = read.is_ok_and(|replay| !replay.records.is_empty());
     has_changes.then(|| state.base.clone())

@@ -12,6 +12,8 @@ use crate::volume::state::State;
 pub struct OpenOptions {
     /// Name given to this device if it is new.
     pub device_name: String,
+    /// What this device calls itself from now on, new or not.
+    pub new_name: Option<String>,
     /// Use this device's newest head and no other (read-only).
     pub only_device: Option<String>,
     /// Opens for reading alone.

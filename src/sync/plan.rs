@@ -39,6 +39,9 @@ pub struct Head {
     pub retired: Vec<Retired>,
     /// Whether all objects that the heads of its device name are here.
     pub complete: bool,
+    /// Whether all its changes are in another head that is here. None, unless its device has
+    /// several heads none of which follows another: then the generation alone does not tell.
+    pub is_contained: Option<bool>,
 }
 
 impl Head {
@@ -99,8 +102,9 @@ pub struct Link {
 /// What of a repository's heads is in REPO now, as far as it decides an opening.
 #[derive(Clone, Debug, Default)]
 pub struct Here {
-    /// The newest head of each device that can be used, by device. Two of one device have
-    /// the same generation: its local state was copied, and both copies wrote.
+    /// The newest head of each device that can be used, by device, and behind it the others of
+    /// that device which none of its heads follows: its local state was copied, and the copies
+    /// wrote.
     pub heads: Vec<Head>,
     /// Heads that are newer than those and cannot be used.
     pub unusable: Vec<Unread>,
@@ -130,6 +134,8 @@ pub struct Known {
     /// The heads on which changes in its journal were made, ascending; none if its journal
     /// has no change that is in no head.
     pub journal: Option<Vec<Hash>>,
+    /// Earlier ids of the device, which its next head retires.
+    pub retires: Vec<DeviceId>,
 }
 
 /// What the repository is opened for.
@@ -181,8 +187,8 @@ pub enum Refusal {
     NoneUsable,
     /// Heads were here before, and none is now.
     AllGone,
-    /// A repair went on without this device's newest changes.
-    Retired,
+    /// Another device retired this one, and is its heir.
+    Retired(DeviceId),
     /// This device published a head, and none of its heads is here.
     OwnGone,
     /// This device published a newer head than the newest own one that is here.
@@ -247,7 +253,7 @@ pub fn plan(here: &Here, own: &Known, beside: Option<&Known>, wanted: &Wanted) -
     let retired = here.retired(&newest);
     let is_given_up = |at: &usize| {
         let Unread { device, generation, .. } = &here.unusable[*at];
-        retired.get(device).is_some_and(|last| generation > last)
+        retired.get(device).is_some_and(|(_, last)| generation > last)
     };
     let (given_up, unusable): (Vec<_>, Vec<_>) = (0..here.unusable.len()).partition(is_given_up);
     let choice = Choice { here, own, wanted, newest, retired, unusable };
@@ -277,17 +283,20 @@ impl Here {
 
     /// Devices that write no more, and the last generation of each: of several that with the
     /// lowest heir.
-    fn retired(&self, newest: &[usize]) -> BTreeMap<DeviceId, u64> {
-        let mut all: BTreeMap<DeviceId, (DeviceId, u64)> = BTreeMap::new();
+    fn retired(&self, newest: &[usize]) -> BTreeMap<DeviceId, Heir> {
+        let mut all: BTreeMap<DeviceId, Heir> = BTreeMap::new();
         for Retired { device, last, heir, .. } in
             newest.iter().flat_map(|at| &self.heads[*at].retired)
         {
             let entry = all.entry(*device).or_insert((*heir, *last));
             *entry = (*heir, *last).min(*entry);
         }
-        all.into_iter().map(|(device, (_, last))| (device, last)).collect()
+        all
     }
 }
+
+/// The heir of a retired device, and the last generation of that device.
+type Heir = (DeviceId, u64);
 
 /// What the parts of a decision go by.
 struct Choice<'a> {
@@ -295,7 +304,7 @@ struct Choice<'a> {
     own: &'a Known,
     wanted: &'a Wanted,
     newest: Vec<usize>,
-    retired: BTreeMap<DeviceId, u64>,
+    retired: BTreeMap<DeviceId, Heir>,
     unusable: Vec<usize>,
 }
 
@@ -362,11 +371,12 @@ impl Choice<'_> {
     /// that a crash kept from being recorded there.
     fn check_own(&self) -> Result<Option<usize>, Refusal> {
         let Known { device, generation, head, entering, .. } = self.own;
-        if self.retired.contains_key(device) {
-            return Err(Refusal::Retired);
+        if let Some((heir, _)) = self.retired.get(device) {
+            return Err(Refusal::Retired(*heir));
         }
         let own = self.newest.iter().find(|at| self.here.heads[**at].device == *device);
         let Some(at) = own else {
+            self.check_known_elsewhere()?;
             return if *generation > 0 { Err(Refusal::OwnGone) } else { Ok(None) };
         };
         let newest = &self.here.heads[*at];
@@ -378,14 +388,35 @@ impl Choice<'_> {
             let is_here = newest.hash == *head || self.here.files.contains(head);
             let heads = self.here.heads.iter().filter(|head| head.device == *device);
             let writes = self.wanted.purpose == Purpose::Write;
+            let is_other =
+                |head: &Head| head.generation == here || head.is_contained == Some(false);
             // Who reads is shown both.
-            let is_copied = !is_here || (writes && heads.count() > 1);
-            return if is_copied { Err(Refusal::Copied) } else { Ok(None) };
+            let is_copied = !is_here || (writes && heads.filter(|head| is_other(head)).count() > 1);
+            if is_copied {
+                return Err(Refusal::Copied);
+            }
+            return self.check_known_elsewhere().map(|()| None);
         }
         if entering.contains(&newest.hash) {
             return Ok(Some(*at));
         }
         Err(Refusal::StateOlder { here })
+    }
+
+    /// Refuses local state if another device has processed a head of this one that local state
+    /// did not write: a copy of it did.
+    fn check_known_elsewhere(&self) -> Result<(), Refusal> {
+        let Known { device, generation, head, .. } = self.own;
+        let others = self.heads().filter(|head| head.device != *device);
+        for (here, tag) in others.filter_map(|other| other.processed.get(device)) {
+            if here > *generation {
+                return Err(Refusal::StateOlder { here });
+            }
+            if here == *generation && tag != Tag::default() && tag != Tag::of(head) {
+                return Err(Refusal::Copied);
+            }
+        }
+        Ok(())
     }
 
     /// The head, or the heads, that everything is based on.
@@ -405,7 +436,10 @@ impl Choice<'_> {
         }
         let mut tips = self.tips();
         let twins = (0..self.here.heads.len()).filter(|at| !self.newest.contains(at));
-        tips.extend(twins);
+        tips.extend(twins.filter(|at| self.here.heads[*at].is_contained != Some(true)));
+        if tips.is_empty() {
+            tips.clone_from(&self.newest);
+        }
         if self.wanted.purpose == Purpose::Write
             && let Some(journal) = &self.own.journal
         {
@@ -425,6 +459,9 @@ impl Choice<'_> {
     fn tips(&self) -> Vec<usize> {
         let is_tip = |at: &&usize| {
             let head = &self.here.heads[**at];
+            if let Some(is_contained) = head.is_contained {
+                return !is_contained;
+            }
             !self.heads().any(|other| {
                 other.device != head.device
                     && other.covers(head)
@@ -436,11 +473,9 @@ impl Choice<'_> {
 
     /// The newest head of the one device that has this name, or an id that begins so.
     fn only(&self, wanted: &str) -> Result<usize, Refusal> {
-        let digits = wanted.to_ascii_lowercase();
         let is = |at: &&usize| {
             let head = &self.here.heads[**at];
-            head.name == wanted
-                || (digits.len() >= ID_DIGITS_MIN && hex(&head.device).starts_with(&digits))
+            is_called(wanted, &head.name, &head.device)
         };
         let found: Vec<usize> = self.newest.iter().filter(is).copied().collect();
         match found[..] {
@@ -450,14 +485,18 @@ impl Choice<'_> {
         }
     }
 
-    /// What a repair goes on without: devices with a newest head that cannot be used or
-    /// that was seen and is not here, and the last one that can be used.
+    /// Devices that the next head retires, each with its last head that can be used: what this
+    /// one was before it was renewed, and what a repair goes on without. These are devices with a
+    /// newest head that cannot be used or that was seen and is not here.
     fn without(&self) -> Vec<Retired> {
-        let Purpose::Repair(seen) = &self.wanted.purpose else { return Vec::new() };
         let last = |device| self.head(device).map_or(0, |head| head.generation);
-        let lost = seen.iter().filter(|(device, seen)| last(device) < *seen);
-        let unusable = self.unusable.iter().map(|at| &self.here.unusable[*at].device);
-        let devices: BTreeSet<&DeviceId> = unusable.chain(lost.map(|(device, _)| device)).collect();
+        let earlier = self.own.retires.iter().filter(|device| last(device) > 0);
+        let mut devices: BTreeSet<&DeviceId> = earlier.collect();
+        if let Purpose::Repair(seen) = &self.wanted.purpose {
+            let lost = seen.iter().filter(|(device, seen)| last(device) < *seen);
+            devices.extend(lost.map(|(device, _)| device));
+            devices.extend(self.unusable.iter().map(|at| &self.here.unusable[*at].device));
+        }
         let retired = devices.into_iter().map(|device| Retired {
             device: *device,
             last: last(device),
@@ -479,7 +518,7 @@ impl Choice<'_> {
         for (&device, known) in known.iter() {
             let head = self.head(&device);
             let here = head.map_or(0, |head| head.generation);
-            let excused = self.retired.get(&device).is_some_and(|last| here >= *last);
+            let excused = self.retired.get(&device).is_some_and(|(_, last)| here >= *last);
             let mut unusable = self.unusable.iter().map(|at| &self.here.unusable[*at]);
             let is_here = names_unusable && unusable.any(|head| head.device == device);
             if here < known && !excused && !is_here {
@@ -511,6 +550,12 @@ impl Choice<'_> {
         }
         seen
     }
+}
+
+/// Whether `wanted` is a device's name, or four or more of the first digits of its id.
+pub fn is_called(wanted: &str, name: &str, device: &DeviceId) -> bool {
+    let digits = wanted.to_ascii_lowercase();
+    name == wanted || (digits.len() >= ID_DIGITS_MIN && hex(device).starts_with(&digits))
 }
 
 /// Heads of one device that do not name the head of the generation before theirs, although

@@ -1,7 +1,7 @@
 //! Reads the heads in REPO: all are opened for the index of what they hold, and what
 //! their commits say becomes plain data.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::plan::{Head, Here, Link, Unread, Why, breaks};
@@ -116,6 +116,7 @@ fn plain(head: &DeviceHead) -> Head {
         processed: head.commit.processed.clone(),
         retired: head.commit.retired.clone(),
         complete: head.complete,
+        is_contained: None,
     }
 }
 
@@ -131,6 +132,7 @@ impl Loaded {
         let mut found: Vec<(DeviceHead, HeadFile)> = Vec::new();
         let mut complete = true;
         let mut chain = Vec::new();
+        let mut followed: HashSet<Hash> = HashSet::new();
         for file in files.iter().rev() {
             let loaded = match left_out.get(&file.hash) {
                 Some(cause) => Err(cause.error()),
@@ -149,6 +151,7 @@ impl Loaded {
             };
             complete &= all_here;
             let HeadFile { generation, hash, .. } = *file;
+            followed.insert(commit.previous);
             chain.push(Link { generation, hash, previous: commit.previous });
             self.here.features.merge(features);
             if store.is_copied(&file.name()) {
@@ -156,7 +159,7 @@ impl Loaded {
                 let text = format!("{path}: it is not in its place; a copy stands in");
                 self.notices.push(Notice::Misplaced(text));
             }
-            if found.first().is_none_or(|(newest, _)| newest.generation == generation) {
+            if found.is_empty() || !followed.contains(&hash) {
                 let name = commit.device_name.clone();
                 let device = *device;
                 let head = DeviceHead { device, name, generation, hash, commit, complete: true };

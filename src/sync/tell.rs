@@ -83,15 +83,21 @@ pub(super) fn tell_none(repository: &Repository, notices: &mut Vec<Notice>) {
 
 /// What is wrong with local state, if that is why an opening is refused: what its device
 /// has in REPO is of another history.
-pub(super) fn overtaken(refusal: &Refusal, published: u64) -> Option<String> {
+pub(super) fn overtaken(refusal: &Refusal, loaded: &Loaded, published: u64) -> Option<String> {
     Some(match refusal {
-        Refusal::Retired => {
-            "a repair of the repository went on without the newest changes of this device".into()
+        Refusal::Retired(heir) => {
+            let mut heads = loaded.heads.iter().map(|(head, _)| head);
+            let head = heads.find(|head| head.device == *heir);
+            let heir = head.map_or_else(
+                || format!("the device {}", hex(&heir[..4])),
+                |head| named(&head.name, heir),
+            );
+            format!("{heir} retired this device")
         }
         Refusal::Copied => format!("another copy of it published generation {published}"),
         Refusal::StateOlder { here } => format!(
-            "it is older than this device's own head (generation {published} against {here}): it \
-             was restored or copied"
+            "it is older than this device's newest head (generation {published} against {here}): \
+             it was restored or copied"
         ),
         _ => return None,
     })
@@ -105,7 +111,7 @@ pub(super) fn refused(
     repository: &Repository,
     published: u64,
 ) -> VolumeError {
-    if let Some(what) = overtaken(&refusal, published) {
+    if let Some(what) = overtaken(&refusal, &loaded, published) {
         return VolumeError::State(what);
     }
     match refusal {
@@ -168,7 +174,7 @@ pub(super) fn refused(
             });
             VolumeError::SeveralDevices { wanted, here: shown.collect() }
         }
-        Refusal::Retired | Refusal::Copied | Refusal::StateOlder { .. } => {
+        Refusal::Retired(_) | Refusal::Copied | Refusal::StateOlder { .. } => {
             unreachable!("local state that was overtaken is told above")
         }
     }

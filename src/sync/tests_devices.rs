@@ -252,6 +252,141 @@ fn a_mount_follows_what_another_device_writes() {
     assert!(matches!(phone.follow(), Followed::Nothing));
 }
 
+/// A machine is copied with its local state, as a virtual machine is. Both write, and nobody of them
+/// may go on as the device that they were: under new ids all that both wrote is there.
+#[test]
+fn a_copied_device_goes_on_under_new_ids_and_nothing_is_lost() {
+    let laptop = Device::first("LAPTOP");
+    let phone = laptop.another("PHONE", 3);
+    assert!(laptop.write("old", "laptop"));
+    laptop.checkpoint();
+    assert!(laptop.write("waits", "in both journals"));
+    let laptop = laptop.end();
+    let (copy, laptop) = (laptop.copy().mount(20), laptop.mount(21));
+    assert!(copy.write("copy", "copy") && copy.write("old", "copy"));
+    assert!(laptop.write("own", "laptop") && laptop.write("old", "laptop again"));
+    copy.checkpoint();
+    laptop.checkpoint();
+    assert!(laptop.write("last", "only in the journal"));
+    // The third sees what both wrote, whichever comes first, and goes on with both.
+    phone.receive(&copy);
+    let phone = phone.remount(30);
+    phone.receive(&laptop);
+    let phone = phone.remount(31);
+    let shown = listing(&phone);
+    for name in ["copy", "own", "old", "waits"] {
+        assert!(shown.contains_key(name), "{name}: {shown:#?}");
+    }
+    let olds = shown.iter().filter(|(path, _)| path.starts_with("old"));
+    let olds: Vec<&str> = olds.map(|(_, line)| line.bytes.as_str()).collect();
+    assert_eq!(olds.len(), 2, "{shown:#?}");
+    assert!(phone.write("phone", "phone"));
+    phone.checkpoint();
+    assert_eq!(listing(&phone.remount(32)).len(), shown.len() + 1);
+    laptop.receive(&copy);
+    copy.receive(&laptop);
+    let (laptop, copy) = (laptop.end(), copy.end());
+    for one in [&laptop, &copy] {
+        let why = one.refusal(40).unwrap();
+        assert!(why.contains("another copy of it published"), "{why}");
+    }
+    laptop.renew(0x51);
+    let laptop = laptop.mount(41);
+    assert!(laptop.volume().is_replay());
+    let laptop = laptop.remount(42);
+    let shown = listing(&laptop);
+    for name in ["copy", "own", "old", "waits", "last"] {
+        assert!(shown.contains_key(name), "{name}: {shown:#?}");
+    }
+    laptop.checkpoint();
+    // Who took the id of both out of use is its heir: the copy needs a new one, too.
+    let copy = copy.with_files_of(&laptop);
+    let why = copy.refusal(43).unwrap();
+    assert!(why.contains("LAPTOP (51515151) retired this device"), "{why}");
+    copy.renew(0x52);
+    let copy = copy.mount(44);
+    copy.checkpoint();
+    laptop.receive(&copy);
+    let (laptop, copy) = (laptop.remount(45), copy.remount(46));
+    assert_eq!(listing(&laptop), listing(&copy));
+    assert_eq!(listing(&laptop), shown);
+    assert_eq!(laptop.volume().tree().root, copy.volume().tree().root);
+    assert!(copy.write("after", "copy"));
+    copy.checkpoint();
+    let heads = copy.heads_written();
+    assert_eq!(copy.remount(47).heads_written(), heads, "nothing is retired twice");
+}
+
+/// Local state is put back from a backup, after its device wrote more.
+#[test]
+fn a_state_that_was_put_back_goes_on_under_a_new_id() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("f", "one"));
+    laptop.checkpoint();
+    assert!(laptop.write("f", "two"));
+    let laptop = laptop.end();
+    let backup = laptop.copy();
+    let laptop = laptop.mount(5);
+    assert!(laptop.write("g", "three"));
+    laptop.checkpoint();
+    let backup = backup.with_files_of(&laptop);
+    let why = backup.refusal(6).unwrap();
+    assert!(why.contains("restored or copied"), "{why}");
+    backup.renew(0x61);
+    let restored = backup.mount(7).remount(8);
+    let shown = listing(&restored);
+    assert_eq!(shown["f"].bytes, "two");
+    assert_eq!(shown["g"].bytes, "three");
+    assert_eq!(shown.len(), 2, "{shown:#?}");
+}
+
+/// A copy of a device is found out by what others say of it, also before a head of it comes.
+#[test]
+fn a_copy_is_noticed_by_what_another_device_processed() {
+    let laptop = Device::first("LAPTOP");
+    let phone = laptop.another("PHONE", 3);
+    assert!(laptop.write("f", "one"));
+    laptop.checkpoint();
+    let laptop = laptop.end();
+    let (copy, laptop) = (laptop.copy().mount(20), laptop.mount(21));
+    assert!(copy.write("f", "copy"));
+    copy.checkpoint();
+    phone.receive(&copy);
+    let phone = phone.remount(22);
+    assert!(phone.write("g", "phone"));
+    phone.checkpoint();
+    laptop.receive_newest_head(&phone);
+    let laptop = laptop.end();
+    let why = laptop.refusal(23).unwrap();
+    assert!(why.contains("restored or copied"), "{why}");
+}
+
+#[test]
+fn a_retired_device_is_told_by_whom_and_what_it_wrote_stays() {
+    let laptop = Device::first("LAPTOP");
+    let phone = laptop.another("PHONE", 3);
+    assert!(phone.write("f", "phone"));
+    phone.checkpoint();
+    assert!(phone.write("g", "later"));
+    laptop.receive(&phone);
+    let laptop = laptop.remount(10);
+    let heads = laptop.volume().heads();
+    let head = heads.newest.iter().find(|head| head.name == "PHONE").unwrap();
+    assert!(laptop.volume().retire(head));
+    assert!(!laptop.volume().retire(head), "twice");
+    laptop.checkpoint();
+    assert!(!laptop.volume().retire(head), "it is published");
+    let phone = phone.end().with_files_of(&laptop);
+    let why = phone.refusal(11).unwrap();
+    assert!(why.contains("LAPTOP") && why.contains("retired this device"), "{why}");
+    phone.renew(0x71);
+    let phone = phone.mount(12).remount(13);
+    phone.checkpoint();
+    laptop.receive(&phone);
+    let shown = listing(&laptop.remount(14));
+    assert_eq!((shown["f"].bytes.as_str(), shown["g"].bytes.as_str()), ("phone", "later"));
+}
+
 /// A step of a world of three devices.
 #[derive(Clone, Debug)]
 enum Step {

@@ -40,6 +40,7 @@ fn head(device: u8, generation: u64) -> Head {
         processed: Processed::default(),
         retired: Vec::new(),
         complete: true,
+        is_contained: None,
     }
 }
 
@@ -441,6 +442,11 @@ fn local_state_that_was_copied_or_put_back() {
     let own = |generation| known(OWN, generation, &[]);
     let state_older = refuse(Refusal::StateOlder { here: 4 });
     let covering = || here(vec![head(OWN, 4), twin(4), head(LAPTOP, 5).knowing(OWN, 4)]);
+    let laptop_of = |generation, tag| {
+        let mut head = head(LAPTOP, 5);
+        head.processed.add(id(OWN), generation, tag);
+        head
+    };
     let mut twin_gone = here(vec![twin(4)]);
     check(vec![
         ("an older state", here(vec![head(OWN, 4)]), own(3), to(Write), state_older, &[]),
@@ -475,6 +481,58 @@ fn local_state_that_was_copied_or_put_back() {
             known(LAPTOP, 5, &[]),
             to(Write),
             join(&[2, 1]),
+            &[],
+        ),
+        (
+            "what other heads have of one of two is not joined again",
+            here(vec![
+                Head { is_contained: Some(true), ..head(OWN, 4) },
+                Head { is_contained: Some(false), ..twin(3) },
+                head(LAPTOP, 5).knowing(OWN, 4),
+            ]),
+            known(LAPTOP, 5, &[]),
+            to(Write),
+            join(&[2, 1]),
+            &[],
+        ),
+        (
+            "the other copy's head is older, and not in this one",
+            here(vec![head(OWN, 4), Head { is_contained: Some(false), ..twin(3) }]),
+            own(4),
+            to(Write),
+            refuse(Refusal::Copied),
+            &[],
+        ),
+        (
+            "an own older head that the newest has",
+            here(vec![head(OWN, 4), Head { is_contained: Some(true), ..twin(3) }]),
+            own(4),
+            to(Write),
+            on(0),
+            &[],
+        ),
+        (
+            "another device processed the copy's head, which is not here",
+            here(vec![head(OWN, 4), laptop_of(4, Tag([7; 8]))]),
+            own(4),
+            to(Write),
+            refuse(Refusal::Copied),
+            &[],
+        ),
+        (
+            "another device processed the own head",
+            here(vec![head(OWN, 4), laptop_of(4, Tag::of(&hash(OWN, 4)))]),
+            own(4),
+            to(Write),
+            on(1),
+            &[],
+        ),
+        (
+            "another device processed a later one",
+            here(vec![head(OWN, 4), laptop_of(5, Tag([7; 8]))]),
+            own(4),
+            to(Write),
+            refuse(Refusal::StateOlder { here: 5 }),
             &[],
         ),
         (
@@ -565,7 +623,7 @@ fn devices_that_a_repair_went_on_without() {
             all(4),
             known(LAPTOP, 5, &[]),
             to(Write),
-            refuse(Refusal::Retired),
+            refuse(Refusal::Retired(id(PHONE))),
             &[],
         ),
         ("the device itself, to read", all(4), known(LAPTOP, 5, &[]), to(Read), on(2), &[]),
@@ -627,6 +685,10 @@ fn a_repair_goes_on_without_what_cannot_be_had() {
     }
     let found = plan(&here(vec![head(OWN, 3)]), &own, None, &to(Write));
     assert_eq!(found.without, [], "who only writes retires nobody");
+    let renewed = Known { retires: vec![id(OWN), id(PHONE)], ..own };
+    let found = plan(&here(vec![head(OWN, 3)]), &renewed, None, &to(Write));
+    let what = "a renewed device retires the id under which it wrote";
+    assert_eq!(found.without, [retired(OWN, 3, tag(OWN, 3))], "{what}");
 }
 
 #[test]

@@ -18,9 +18,9 @@ use crate::journal::JournalKeys;
 use crate::store::Result;
 
 impl Volume {
-    /// The keys of this device's journal.
+    /// The keys of the journal in local state.
     pub fn journal_keys(&self) -> JournalKeys {
-        journal_keys(self.store.context(), self.state().device)
+        journal_keys(self.store.context(), self.state().journal_of)
     }
 
     /// The keyed hash of a name, by which directories are ordered.

@@ -43,7 +43,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::crypto::{DeviceId, Hash, Secret};
-use crate::format::clock::{Dot, Generations, Seen, Writer};
+use crate::format::clock::{Dot, Generations, Seen, Tag, Writer};
 use crate::format::commit::{Commit, Name, Retired};
 use crate::format::namespace::{Ino, Key, Value};
 use crate::format::register::{Features, Register, SLOT_VAULT, Slot, Stamp};
@@ -92,8 +92,8 @@ pub struct Volume {
     /// It is based on older heads than are here, because changes in the journal were made on
     /// those.
     is_replay: bool,
-    /// What a repair goes on without.
-    without: Vec<Retired>,
+    /// Devices that the next head retires.
+    retiring: Mutex<Vec<Retired>>,
     /// What this device's newest head says of the device alone.
     own: Mutex<Own>,
     /// Things that the owner should be told.
@@ -185,7 +185,7 @@ pub(crate) struct Parts {
     pub writer: Writer,
     pub own_unread: bool,
     pub is_replay: bool,
-    pub without: Vec<Retired>,
+    pub retiring: Vec<Retired>,
     pub notices: Vec<Notice>,
     pub heads: Heads,
 }
@@ -205,7 +205,7 @@ impl Volume {
             spent: AtomicU64::new(0),
             own_unread: parts.own_unread,
             is_replay: parts.is_replay,
-            without: parts.without,
+            retiring: Mutex::new(parts.retiring),
             own: Mutex::new(parts.own),
             notices: parts.notices,
             heads: RwLock::new(Arc::new(parts.heads)),
@@ -258,9 +258,18 @@ impl Volume {
         let intents: HashSet<String> =
             Store::intents(&**folder).map_err(failed)?.into_iter().collect();
         let (mut useless, mut torn) = (Vec::new(), Vec::new());
+        let renewed = self.state().journal_of;
         for (hash, owner, _) in self.store.objects() {
-            let name = Name::Object { device, hash };
-            if owner != device || self.store.is_known(&name) || !intents.contains(&name.path()) {
+            let name = Name::Object { device: owner, hash };
+            let is_own = owner == device || owner == renewed;
+            if !is_own || self.store.is_known(&name) || !intents.contains(&name.path()) {
+                continue;
+            }
+            // A copy of this state may need what lies under the id that both had.
+            if owner != device {
+                if keep {
+                    self.store.adopt(&name)?;
+                }
                 continue;
             }
             match if keep { self.store.adopt(&name)? } else { None } {
@@ -372,6 +381,33 @@ impl Volume {
     /// opening joins all.
     pub fn is_replay(&self) -> bool {
         self.is_replay
+    }
+
+    /// Has the next head retire a device: nobody waits for it any more, and its changes are still
+    /// joined. False if it is retired already.
+    pub fn retire(&self, device: &DeviceHead) -> bool {
+        let (last, tag) = (device.generation, Tag::of(&device.hash));
+        let heir = self.state().device;
+        let mut retiring = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.base().inherited.retired.clone();
+        if known.iter().chain(&*retiring).any(|entry| entry.device == device.device) {
+            return false;
+        }
+        retiring.push(Retired { device: device.device, last, tag, heir });
+        true
+    }
+
+    /// Devices that the next head retires, and no head before.
+    fn retiring(&self) -> Vec<Retired> {
+        let known = &self.base().inherited.retired;
+        let mut retiring = self.retiring.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        retiring.retain(|entry| !known.contains(entry));
+        retiring
+    }
+
+    /// Whether a head has something to say although nothing changed: it retires a device.
+    pub fn owes_head(&self) -> bool {
+        !self.retiring().is_empty()
     }
 
     /// Whether what is shown has repairs that no head has.

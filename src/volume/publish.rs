@@ -179,7 +179,8 @@ impl Volume {
         let state = self.state();
         let processed = self.processed(&inherited, state.device);
         let generation = state.generation + 1 + self.spent.load(Ordering::Relaxed);
-        let news = news || state.generation == 0;
+        let retiring = self.retiring();
+        let news = news || state.generation == 0 || !retiring.is_empty();
         let mut commit = Commit {
             device: state.device,
             generation,
@@ -196,7 +197,7 @@ impl Volume {
             bytes: inherited.bytes,
             device_name: state.name.clone(),
             objects,
-            retired: inherited.retired,
+            retired: [inherited.retired, retiring].concat(),
             bad: inherited.bad,
             lost: inherited.lost,
             unknown: inherited.unknown,
@@ -227,6 +228,7 @@ impl Volume {
             state.head = *hash;
             state.base = vec![*hash];
             state.journal = journal;
+            state.retires.clear();
             let device = state.device;
             state.seen.set(device, commit.generation);
         }

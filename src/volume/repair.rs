@@ -210,7 +210,6 @@ impl Volume {
             .filter(|object| !bad.contains(&object.hash) && needed(object))
             .collect();
         let base = self.base();
-        let retired = self.without.clone();
         let mut changes = tree.changes;
         if holes > 0 {
             changes.insert(0, format!("{holes} parts of the tree were taken from older commits"));
@@ -218,7 +217,7 @@ impl Volume {
         let untouched = changes.is_empty()
             && walk.healed == 0
             && objects.is_empty()
-            && retired.is_empty()
+            && !self.owes_head()
             && base.inherited.bad == bad_list;
         let healed = walk.healed;
         if untouched {
@@ -238,9 +237,8 @@ impl Volume {
         if self.store.staged_bytes() > crate::store::HEAD_DATA_MAX {
             self.store.publish_objects(0)?;
         }
-        let retired = [&base.inherited.retired[..], &retired].concat();
         let inherited = base.inherited.clone();
-        let next = Inherited { root, inodes, bytes, retired, bad: bad_list, ..inherited };
+        let next = Inherited { root, inodes, bytes, bad: bad_list, ..inherited };
         let namespace = Namespace::plain(root);
         let published = self.commit(next, namespace, self.state().journal, true, objects)?;
         Ok(Repaired { published: Some(published), changes, healed, lost })

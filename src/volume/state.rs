@@ -16,6 +16,8 @@ const MAGIC: [u8; 8] = *b"amberst\0";
 const LIMIT: u64 = 4 << 20;
 /// Most heads whose join a journal is based on.
 const HEADS_MAX: u64 = 1 << 16;
+/// Most earlier ids of one device that no head has retired yet.
+const RETIRES_MAX: u64 = 1 << 10;
 
 /// What this device knows of itself and of others.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,9 +43,25 @@ pub struct State {
     pub base: Vec<Hash>,
     /// Highest generation seen of each device.
     pub seen: Generations,
+    /// The id from which the keys of the journal are derived: the first one of this local state.
+    pub journal_of: DeviceId,
+    /// Earlier ids of this device, which its next head retires, ascending.
+    pub retires: Vec<DeviceId>,
 }
 
 impl State {
+    /// Gives the device another id. It keeps its journal, and what it saw; its next head
+    /// retires the id that it had.
+    pub fn renew(&mut self, device: DeviceId) {
+        if self.generation > 0 {
+            self.seen.add(self.device, self.generation);
+        }
+        if let Err(at) = self.retires.binary_search(&self.device) {
+            self.retires.insert(at, self.device);
+        }
+        (self.device, self.generation, self.news, self.head) = (device, 0, 0, [0; 32]);
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::new();
         out.raw(&MAGIC)
@@ -61,6 +79,10 @@ impl State {
             out.raw(head);
         }
         self.seen.encode(&mut out);
+        out.raw(&self.journal_of).var(self.retires.len() as u64);
+        for device in &self.retires {
+            out.raw(device);
+        }
         let mut bytes = out.finish();
         let check = hash(&bytes);
         bytes.extend_from_slice(&check);
@@ -87,8 +109,10 @@ impl State {
             news: input.u64()?,
             head: input.array()?,
             journal: input.u64()?,
-            base: heads(&mut input)?,
+            base: ascending(&mut input, HEADS_MAX, "order of heads")?,
             seen: Generations::decode(&mut input)?,
+            journal_of: input.array()?,
+            retires: ascending(&mut input, RETIRES_MAX, "order of retired ids")?,
         };
         input.end()?;
         Ok(state)
@@ -129,16 +153,21 @@ impl State {
     }
 }
 
-fn heads(input: &mut Decoder<'_>) -> Result<Vec<Hash>> {
-    let mut heads: Vec<Hash> = Vec::new();
-    for _ in 0..input.var_max(HEADS_MAX, "heads")? {
-        let head = input.array()?;
-        if heads.last().is_some_and(|last| *last >= head) {
-            return Err(DecodeError::Invalid("order of heads"));
+/// A list of at most `most` ids or hashes, each above the one before.
+fn ascending<const LEN: usize>(
+    input: &mut Decoder<'_>,
+    most: u64,
+    order: &'static str,
+) -> Result<Vec<[u8; LEN]>> {
+    let mut all: Vec<[u8; LEN]> = Vec::new();
+    for _ in 0..input.var_max(most, order)? {
+        let next = input.array()?;
+        if all.last().is_some_and(|last| *last >= next) {
+            return Err(DecodeError::Invalid(order));
         }
-        heads.push(head);
+        all.push(next);
     }
-    Ok(heads)
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -158,19 +187,28 @@ mod tests {
             journal: 6,
             base: vec![[7; 32], [8; 32]],
             seen: [([2; 16], 4)].into_iter().collect(),
+            journal_of: [2; 16],
+            retires: vec![[9; 16], [10; 16]],
         };
         let bytes = state.encode();
         assert_eq!(State::decode(&bytes), Ok(state.clone()));
         // A device named twice: one generation would hide the other.
-        let mut twice = bytes[..bytes.len() - 32].to_vec();
-        twice[bytes.len() - 32 - 18] = 2;
+        let behind = 32 + 16 + 1 + 2 * 16;
+        let (start, end) = bytes.split_at(bytes.len() - behind);
+        let mut twice = start.to_vec();
+        let count = twice.len() - 18;
+        twice[count] = 2;
         twice.extend_from_slice(&[2; 16]);
         twice.push(9);
+        twice.extend_from_slice(&end[..behind - 32]);
         twice.extend_from_slice(&hash(&twice.clone()));
         assert_eq!(State::decode(&twice), Err(DecodeError::Invalid("device order")));
-        let unordered = State { base: vec![[8; 32], [7; 32]], ..state };
-        let error = State::decode(&unordered.encode());
-        assert_eq!(error, Err(DecodeError::Invalid("order of heads")));
+        for (unordered, what) in [
+            (State { base: vec![[8; 32], [7; 32]], ..state.clone() }, "order of heads"),
+            (State { retires: vec![[9; 16], [9; 16]], ..state }, "order of retired ids"),
+        ] {
+            assert_eq!(State::decode(&unordered.encode()), Err(DecodeError::Invalid(what)));
+        }
         for at in 0..bytes.len() {
             let mut flipped = bytes.clone();
             flipped[at] ^= 1;

@@ -8,7 +8,8 @@ use crate::crypto::DeviceId;
 use crate::journal::{Journal, JournalKeys};
 use crate::store::Context;
 
-/// The keys of a device's journal.
+/// The keys of the journal of local state that was made for this device
+/// ([`State::journal_of`]).
 pub(crate) fn journal_keys(context: &Context, device: DeviceId) -> JournalKeys {
     let epochs = &context.keyring.epochs;
     JournalKeys {
@@ -41,7 +42,7 @@ pub struct Held {
 impl Held {
     /// Reads the journal; nothing is changed.
     fn of(world: &World, context: &Context, state: &State, own: &[HeadFile]) -> Self {
-        let keys = journal_keys(context, state.device);
+        let keys = journal_keys(context, state.journal_of);
         let folder = world.state.as_ref().expect("only with local state it can be unfit");
         let changes = Journal::read(&**folder, &keys, state.journal)
             .map(|replay| {
@@ -51,6 +52,11 @@ impl Held {
             .map_err(|error| error.to_string());
         let here = state.generation == 0 || own.iter().any(|head| head.hash == state.head);
         Self { changes, head_gone: (!here).then_some(state.generation) }
+    }
+
+    /// Whether the journal could be read.
+    pub fn is_readable(&self) -> bool {
+        self.changes.is_ok()
     }
 
     /// Whether the journal holds nothing that is not in REPO.
