@@ -14,6 +14,7 @@ mod groups;
 mod loaded;
 mod names;
 mod namespace;
+mod narrow;
 mod place;
 mod show;
 mod sides;

@@ -7,11 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use super::narrow::narrow;
 use super::{Group, Joined, Knot, Repairs, Suspects, Values, repair};
 use crate::format::clock::Dot;
-use crate::format::namespace::{Key, Value};
+use crate::format::namespace::{Key, Value, Xattr};
 use crate::format::node::{Dotted, MapItem};
+use crate::format::versions::Versions;
 use crate::format::wire::DecodeError;
+use crate::io::Timestamp;
 use crate::store::{Result, Store, StoreError, Unpublished};
 use crate::tree::{Keys, NewNodes, Root, diff, join as tree_join, map};
 
@@ -64,9 +67,10 @@ pub fn join(store: &Store, roots: &[Root]) -> Result<Namespace> {
     shown(store, stored, &suspects)
 }
 
-/// The namespace after `edits` of what is shown. Groups of repairs that hang together with one
-/// of the edits are stored with them, under the dot `settling`, which no head has yet; rows say
-/// which are left. New nodes of what is stored are staged.
+/// The namespace after `edits` of what is shown. Of several versions of a file only the edited one
+/// is replaced. Where that does not do, groups of repairs that hang together with one of the edits
+/// are stored with them, under the dot `settling`, which no head has yet; rows say which are left.
+/// New nodes of what is stored are staged.
 ///
 /// Where the repairs that are left do not show the rest as it was shown, all are stored.
 ///
@@ -95,6 +99,27 @@ pub fn edit(
         return Ok(Namespace::plain(root));
     }
     let dot = settling.expect("whoever edits a base with repairs makes a change");
+    let below = Stored { store, root: base.stored };
+    if let Some(mut narrowed) = narrow(&below, &base.repairs, &edits, dot)? {
+        let (stored, new) = edited(base.stored, &narrowed)?;
+        store.stage_nodes(new);
+        let mut suspects = rows(store, stored)?;
+        for key in narrowed.keys() {
+            let key = Key::decode(key).map_err(damaged)?;
+            let values = Stored { store, root: stored }.values(&key)?;
+            values.iter().for_each(|(_, value)| suspects.add(&key, value));
+        }
+        let left = shown(store, stored, &suspects)?.repairs;
+        mark(&mut narrowed, &rows_before, &left.groups.iter().collect::<Vec<_>>(), dot);
+        let (stored, new) = edited(base.stored, &narrowed)?;
+        store.stage_nodes(new);
+        let namespace = shown(store, stored, &rows(store, stored)?)?;
+        let (expected, new) = edited(base.shown, &edits)?;
+        let _expected = store.keep_unpublished(&new);
+        if looks_the_same(store, namespace.shown, expected)? {
+            return Ok(namespace);
+        }
+    }
     let all: Vec<&Group> = touched.iter().chain(&left).copied().collect();
     let mut settled = edits.clone();
     settle(&mut settled, &all, dot);
@@ -112,6 +137,38 @@ pub fn edit(
     let (root, new) = edited(base.stored, &settled)?;
     store.stage_nodes(new);
     Ok(Namespace::plain(root))
+}
+
+/// Whether two plain trees look the same: but for the changes that made what is there, the versions
+/// that it replaced, and the times of an inode's last change and last reading.
+fn looks_the_same(store: &Store, one: Root, other: Root) -> Result<bool> {
+    let look = |item: Option<&MapItem>| -> Result<Option<Value>> {
+        let Some(item) = item else { return Ok(None) };
+        let key = Key::decode(&item.key).map_err(damaged)?;
+        let value = decoded(&key, item)?.pop().map(|(_, value)| value);
+        Ok(value.and_then(|value| match value {
+            Value::Writer(..) | Value::Unsettled => None,
+            Value::Xattr(xattr) if xattr.is_removed() => None,
+            Value::Xattr(xattr) => {
+                Some(Value::Xattr(Xattr { versions: Versions::default(), ..xattr }))
+            }
+            Value::Inode(mut inode) => {
+                inode.history = Box::default();
+                // All versions of a file have those of the newest.
+                (inode.ctime, inode.atime) = (Timestamp::default(), None);
+                Some(Value::Inode(inode))
+            }
+            other => Some(other),
+        }))
+    };
+    for difference in diff::maps(store, one, other) {
+        let difference = difference?;
+        let (left, right) = difference.sides();
+        if look(left)? != look(right)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// What a namespace shows whose repairs are among the suspects.
