@@ -126,6 +126,7 @@ impl Node {
         };
         Attr {
             ino: self.ino,
+            generation: 0,
             size,
             blocks: content.blocks(),
             atime: meta.atime,

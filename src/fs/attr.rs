@@ -34,6 +34,7 @@ impl Fs {
         };
         Ok(Attr {
             ino,
+            generation: state.replaced.get(&ino).map_or(0, |replaced| replaced.times),
             size,
             blocks: Self::blocks(state, ino, inode, size),
             atime: inode.atime.unwrap_or(inode.mtime),
@@ -123,8 +124,11 @@ impl Fs {
             inode.mtime = time(set);
         }
         inode.ctime = change.ctime.unwrap_or(now);
-        if let (Some(_), Some(file)) = (change.ctime, state.files.get_mut(&ino)) {
-            file.told = Some((inode.mtime, inode.ctime));
+        if let (Some(ctime), Some(file)) = (change.ctime, state.files.get_mut(&ino)) {
+            // A change of the mode alone tells no mtime: that of a write since may be later than
+            // what the kernel shows.
+            let mtime = change.mtime.map(|_| inode.mtime).or(file.told.map(|(mtime, _)| mtime));
+            file.told = mtime.map(|mtime| (mtime, ctime));
         }
         changes.push(Change::Set(Key::Inode(ino), Value::Inode(Box::new(inode))));
         self.perform(&mut state, &changes)?;

@@ -49,6 +49,10 @@ impl Fs {
         }
         let now = self.now();
         let mut state = self.lock();
+        if state.replaced.get(&ino).is_some_and(|replaced| replaced.is_unknown) {
+            // Whoever opens it by a path looks that up again, and finds the new one.
+            return Err(FsError::Stale);
+        }
         let file = self.file(&mut state, ino)?;
         file.opens += 1;
         if truncate && file.size > 0 {

@@ -49,6 +49,9 @@ impl Fs {
     pub(super) fn do_lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr> {
         let (mut state, attr) = self.counted(|state| self.looked_up(state, parent, name))?;
         *state.lookups.entry(attr.ino).or_default() += 1;
+        if let Some(replaced) = state.replaced.get_mut(&attr.ino) {
+            replaced.is_unknown = false;
+        }
         Ok(attr)
     }
 
@@ -75,6 +78,9 @@ impl Fs {
         *known = known.saturating_sub(count);
         if *known == 0 {
             state.lookups.remove(&ino);
+            if let Some(replaced) = state.replaced.get_mut(&ino) {
+                replaced.is_unknown = false;
+            }
             drop_unused(&mut state, ino);
         }
     }
@@ -145,6 +151,7 @@ fn bare(ino: Ino, kind: u32) -> Attr {
     let zero = crate::io::Timestamp::default();
     Attr {
         ino,
+        generation: 0,
         size: 0,
         blocks: 0,
         atime: zero,

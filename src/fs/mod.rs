@@ -92,6 +92,16 @@ impl File {
     }
 }
 
+/// A file whose content another device's took the place of. The kernel keeps the length that it
+/// knows for as long as it has the inode; so it is given another one, by the generation.
+#[derive(Clone, Copy, Default)]
+struct Replaced {
+    /// How many times.
+    times: u64,
+    /// Whether the kernel may still have the inode of before: nobody may open that.
+    is_unknown: bool,
+}
+
 /// Everything that the file system has in memory, behind one lock.
 #[derive(Default)]
 struct State {
@@ -102,6 +112,8 @@ struct State {
     closed: VecDeque<Ino>,
     /// Lookups that the kernel remembers.
     lookups: HashMap<Ino, u64>,
+    /// Files whose content another device's took the place of, while the kernel knew them.
+    replaced: HashMap<Ino, Replaced>,
     /// Inodes without a name that are still open or known to the kernel.
     orphans: HashMap<Ino, Inode>,
     /// Number of directories in a directory, where it was counted.

@@ -131,6 +131,9 @@ pub struct Caller {
 pub struct Attr {
     /// The inode number.
     pub ino: u64,
+    /// How many times another device's change took the place of the content while the kernel
+    /// knew the inode. Of another generation the kernel takes it for another inode.
+    pub generation: u64,
     /// The length in bytes.
     pub size: u64,
     /// How many units of 512 bytes have data, as `st_blocks`; holes do not count.

@@ -545,6 +545,16 @@ fn the_kernel_s_times_count_once_a_file_is_closed() {
     fs.write(ino, 0, b"again", false).unwrap();
     fs.release(ino, true);
     assert!(fs.getattr(ino).unwrap().mtime > told);
+    // A change of the mode tells a ctime and no mtime: it took back the mtime that was told.
+    fs.open(ino, true, false).unwrap();
+    fs.setattr(ino, &times).unwrap();
+    fs.write(ino, 0, b"later", false).unwrap();
+    let later = Timestamp { secs: told.secs + 1, nanos: 0 };
+    let mode = SetAttr { mode: Some(0o600), ctime: Some(later), ..SetAttr::default() };
+    fs.setattr(ino, &mode).unwrap();
+    fs.release(ino, true);
+    let attr = fs.getattr(ino).unwrap();
+    assert_eq!((attr.mtime, attr.ctime), (told, later));
 }
 
 #[test]

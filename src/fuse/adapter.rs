@@ -16,14 +16,14 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
-    INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags,
-    PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen,
-    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents,
+    PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek,
+    ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::answer::{
-    GENERATION, LIFETIME, guarded, reply_attr, reply_empty, reply_entry, reply_value,
+    LIFETIME, generation, guarded, reply_attr, reply_empty, reply_entry, reply_value,
 };
 use super::capabilities;
 use super::convert;
@@ -164,15 +164,16 @@ impl<O: Operations> Filesystem for Adapter<O> {
             return match found {
                 // Not to be kept under this name.
                 Ok(attr) => {
-                    let (attr, never) = (convert::attr(&self.shown(attr)), Duration::ZERO);
-                    reply.entry_with_ttls(&LIFETIME, &never, &attr, GENERATION);
+                    let (number, never) = (generation(&attr), Duration::ZERO);
+                    let attr = convert::attr(&self.shown(attr));
+                    reply.entry_with_ttls(&LIFETIME, &never, &attr, number);
                 }
                 Err(errno) => reply.error(errno),
             };
         }
         match guarded(|| self.operations.lookup(parent.0, name.as_bytes())) {
             Err(errno) if errno.code() == libc::ENOENT => {
-                reply.entry(&LIFETIME, &convert::no_entry(), GENERATION);
+                reply.entry(&LIFETIME, &convert::no_entry(), Generation(0));
             }
             result => reply_entry(reply, result.map(|attr| self.shown(attr))),
         }
@@ -392,8 +393,9 @@ impl<O: Operations> Filesystem for Adapter<O> {
         match result {
             Ok(attr) => {
                 let (handle, flags) = self.opened(attr.ino, Some(&attr).filter(|_| write));
+                let number = generation(&attr);
                 let attr = convert::attr(&self.shown(attr));
-                reply.created(&LIFETIME, &attr, GENERATION, handle, flags);
+                reply.created(&LIFETIME, &attr, number, handle, flags);
             }
             Err(errno) => reply.error(errno),
         }
@@ -554,9 +556,10 @@ impl<O: Operations> Filesystem for Adapter<O> {
         let result = guarded(|| {
             let mut given = Vec::new();
             self.operations.readdir(ino.0, cookie, true, &mut |entry| {
+                let number = generation(&entry.attr);
                 let attr = convert::attr(&self.shown(entry.attr));
                 let name = OsStr::from_bytes(&entry.name);
-                let full = reply.add(attr.ino, entry.cookie, name, &LIFETIME, &attr, GENERATION);
+                let full = reply.add(attr.ino, entry.cookie, name, &LIFETIME, &attr, number);
                 // The kernel counts no lookup of `.` and `..`.
                 if !full && entry.name != b"." && entry.name != b".." {
                     given.push(entry.attr.ino);

@@ -15,8 +15,11 @@ use crate::fs::{Attr, FsError, Result};
 /// How long the kernel may keep names, absent names and attributes. Only we
 /// change the file system, and a merge invalidates.
 pub(super) const LIFETIME: Duration = Duration::from_secs(3600);
-/// Inode numbers are never used again, so one generation is enough.
-pub(super) const GENERATION: Generation = Generation(0);
+/// Inode numbers are never used again. Another generation is a file whose content another device
+/// changed: the kernel would keep the length that it knows.
+pub(super) fn generation(attr: &Attr) -> Generation {
+    Generation(attr.generation)
+}
 
 /// The errno of an error, as fuser has it.
 pub(super) fn errno(error: FsError) -> Errno {
@@ -36,7 +39,7 @@ pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> std::result::Resul
 
 pub(super) fn reply_entry(reply: ReplyEntry, result: std::result::Result<Attr, Errno>) {
     match result {
-        Ok(attr) => reply.entry(&LIFETIME, &convert::attr(&attr), GENERATION),
+        Ok(attr) => reply.entry(&LIFETIME, &convert::attr(&attr), generation(&attr)),
         Err(errno) => reply.error(errno),
     }
 }

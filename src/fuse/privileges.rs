@@ -154,6 +154,7 @@ mod tests {
             let (size, blocks, nlink, uid, rdev) = (0, 0, 1, 5, 0);
             let attr = Attr {
                 ino: 9,
+                generation: 0,
                 size,
                 blocks,
                 atime,

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -10,11 +12,13 @@ use std::time::Duration;
 use crate::mounted::has_fuse;
 use crate::world::{World, wait_for};
 
+/// Holds a file and does not open it (open(2), Linux).
+const O_PATH: i32 = 0o10_000_000;
 /// How long a mount may take to show what has come.
 const LIMIT: Duration = Duration::from_secs(40);
 
 /// A repository, and the copy of its folder on another machine.
-fn two_folders() -> World {
+pub fn two_folders() -> World {
     let world = World::with_repo();
     fs::create_dir(world.path("other")).expect("creates");
     carry(&world, "repo", "other");
@@ -22,7 +26,7 @@ fn two_folders() -> World {
 }
 
 /// All that is in one folder and not in the other comes there.
-fn carry(world: &World, from: &str, to: &str) {
+pub fn carry(world: &World, from: &str, to: &str) {
     let from = format!("{}/.", world.path(from).display());
     let status = Command::new("cp").arg("-an").arg(from).arg(world.path(to)).status();
     assert!(status.expect("runs").success());
@@ -136,6 +140,48 @@ fn a_repair_does_not_give_up_what_waits_for_a_head() {
     assert_eq!(fs::read_to_string(world.path("one/mine")).expect("reads"), "acknowledged");
     assert_eq!(fs::read_to_string(world.path("one/file")).expect("reads"), "of the other");
     one.unmount(&world);
+}
+
+/// A program that watches a file, or holds it without having it open, kept the kernel from learning
+/// its new length: what was appended overwrote what another device had written.
+#[test]
+fn what_is_appended_here_stands_behind_what_another_machine_wrote() {
+    if !has_fuse("many, watched") {
+        return;
+    }
+    let world = two_folders();
+    let arguments = ["--key-file", "key", "-o", "follow"];
+    let one = world.mount("repo", "one", &arguments);
+    let other = world.mount("other", "two", &arguments);
+    fs::write(world.path("one/longer"), "short\n").expect("writes");
+    fs::write(world.path("one/shorter"), "a text that is long\n").expect("writes");
+    world.ok(&["sync", "one"]);
+    carry(&world, "repo", "other");
+    let path = world.path("two/shorter");
+    wait_for("the files to be there", LIMIT, || path.exists());
+    let watched = ["one/longer", "one/shorter"].map(|name| {
+        let held = fs::OpenOptions::new().read(true).custom_flags(O_PATH).open(world.path(name));
+        held.expect("opens")
+    });
+    for name in ["one/longer", "one/shorter"] {
+        fs::metadata(world.path(name)).expect("stats");
+    }
+    fs::write(world.path("two/longer"), "short\nand much more\n").expect("writes");
+    fs::write(world.path("two/shorter"), "now short\n").expect("writes");
+    world.ok(&["sync", "two"]);
+    carry(&world, "other", "repo");
+    let is_new = || fs::read_to_string(world.path("one/shorter")).is_ok_and(|s| s == "now short\n");
+    wait_for("the change to be shown", LIMIT, is_new);
+    let longer = world.path("one/longer");
+    assert_eq!(fs::metadata(&longer).expect("stats").len(), 20);
+    let append = fs::OpenOptions::new().append(true).open(&longer);
+    append.and_then(|mut file| file.write_all(b"appended\n")).expect("appends");
+    let all = "short\nand much more\nappended\n";
+    assert_eq!(fs::read_to_string(&longer).expect("reads"), all);
+    drop(watched);
+    one.unmount(&world);
+    other.unmount(&world);
+    assert_eq!(world.ok(&["cat", "repo", "longer"]), all);
 }
 
 #[test]
