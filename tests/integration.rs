@@ -19,6 +19,8 @@ mod crowd;
 mod daemon;
 #[path = "integration/dependencies.rs"]
 mod dependencies;
+#[path = "integration/devices.rs"]
+mod devices;
 #[path = "integration/elsewhere.rs"]
 mod elsewhere;
 #[path = "integration/files.rs"]

@@ -306,7 +306,7 @@ def read_commit(raw, path):
     ledger = data.raw(16), data.number(1)
     need(max(level, ledger[1]) <= LEVEL_MAX, f"{path}: the root's level is above its limit")
     processed, flags, news = read_processed(data), data.number(1), data.var()
-    need(device not in processed and flags < 2 and news <= generation, f"{path}: the commit contradicts itself")
+    need(device not in processed and flags < 4 and news <= generation, f"{path}: the commit contradicts itself")
     _journal, _inodes, _bytes, _name = data.number(8), data.var(), data.var(), data.bytes(255)
     objects = []
     for _ in range(data.var(LIST_MAX)):

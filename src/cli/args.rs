@@ -103,6 +103,8 @@ pub enum Command {
     Sync(TargetArgs),
     /// Show what waits, and what other devices hold
     Status(StatusArgs),
+    /// Wait until another device has said that it holds what was written here
+    Wait(WaitArgs),
     /// Set a new password
     Passwd(RepoArgs),
     /// Show, print or test the 64-digit key
@@ -241,6 +243,22 @@ pub struct TargetArgs {
 pub struct StatusArgs {
     /// A mountpoint or a mounted repository; all mounts of this user if not given
     pub path: Option<PathBuf>,
+}
+
+/// Arguments of `wait`.
+#[derive(Args, Debug)]
+pub struct WaitArgs {
+    /// The mountpoint
+    pub mountpoint: PathBuf,
+    /// Wait until another device holds everything
+    #[arg(long, required = true)]
+    pub elsewhere: bool,
+    /// Only this device counts: its name, or four or more of the first digits of its id
+    #[arg(long, value_name = "N")]
+    pub device: Option<String>,
+    /// Give up after this time, such as 30s, 10m or 2h
+    #[arg(long, value_name = "TIME", value_parser = super::options::time)]
+    pub timeout: Option<std::time::Duration>,
 }
 
 /// Arguments of `init`.

@@ -24,7 +24,7 @@ pub fn registry(global: &Global) -> Registry {
     Registry::new(runtime.as_deref(), &place::note_folders(global))
 }
 
-fn ask(daemon: &RunningDaemon, request: &Request) -> Result<Vec<u8>> {
+pub fn ask(daemon: &RunningDaemon, request: &Request) -> Result<Vec<u8>> {
     with_mountpoint(daemon, try_ask(daemon, request))
 }
 
@@ -62,7 +62,7 @@ fn with_mountpoint(
     }
 }
 
-fn find(global: &Global, path: &Path) -> Result<RunningDaemon> {
+pub fn find(global: &Global, path: &Path) -> Result<RunningDaemon> {
     let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     let registry = registry(global);
     if let Some(daemon) = registry.find(&real) {
@@ -305,6 +305,12 @@ pub fn done(what: &str, repo: &Path, mountpoint: &Path) -> std::result::Result<(
     }))
 }
 
+/// What a daemon says of its mount.
+pub fn status_of(daemon: &RunningDaemon) -> Result<serde_json::Value> {
+    serde_json::from_slice(&ask(daemon, &Request::Status)?)
+        .map_err(|_| Failure::new(Exit::Other, "the daemon's answer is not understood"))
+}
+
 /// Runs `amberfs status`.
 pub fn status(global: &Global, args: &StatusArgs) -> Result<Exit> {
     let mounts = targets(global, args.path.as_deref())?;
@@ -312,9 +318,7 @@ pub fn status(global: &Global, args: &StatusArgs) -> Result<Exit> {
         say!("nothing is mounted")?;
     }
     each(mounts, |daemon| {
-        let answer = ask(daemon, &Request::Status)?;
-        let mut value: serde_json::Value = serde_json::from_slice(&answer)
-            .map_err(|_| Failure::new(Exit::Other, "the daemon's answer is not understood"))?;
+        let mut value = status_of(daemon)?;
         value["message_type"] = "status".into();
         value["mountpoint"] = daemon.described.mountpoint.display().to_string().into();
         value["repo"] = daemon.described.repo.display().to_string().into();
@@ -346,11 +350,16 @@ fn show(value: &serde_json::Value) -> std::result::Result<(), OutputError> {
         Some([]) | None => say!("  elsewhere      {}", nowhere(number("others")))?,
         Some(devices) => {
             for device in devices {
+                let generation = device["generation"].as_u64().unwrap_or(0);
+                let what = match device["time"].as_i64() {
+                    _ if device["all"].as_bool() == Some(true) => "everything".into(),
+                    Some(time) => format!("what was written before {}", local_time(time)),
+                    None => "what was written".into(),
+                };
                 say!(
-                    "  elsewhere      {} ({}) holds up to generation {}",
+                    "  elsewhere      {} ({}) has {what}, up to state {generation}",
                     device["name"].as_str().unwrap_or_default(),
                     device["id"].as_str().and_then(|id| id.get(..8)).unwrap_or_default(),
-                    device["generation"].as_u64().unwrap_or(0),
                 )?;
             }
         }

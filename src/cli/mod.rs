@@ -41,6 +41,7 @@ mod secrets;
 mod trust;
 mod user;
 mod vault;
+mod wait;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -172,6 +173,7 @@ fn run(cli: &Cli) -> Result<Exit> {
         Command::Umount(args) => control::umount(&cli.global, args),
         Command::Sync(args) => control::sync(&cli.global, args),
         Command::Status(args) => control::status(&cli.global, args),
+        Command::Wait(args) => wait::run(&cli.global, args),
         Command::Passwd(args) => vault::passwd(&cli.global, args),
         Command::Vault(VaultCommand::Add(args)) => vault::add(&cli.global, args),
         Command::Vault(VaultCommand::Remove(args)) => vault::remove(&cli.global, args),

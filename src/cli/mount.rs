@@ -60,9 +60,9 @@ fn prepare(
     }
     let OpenRepository { fs, mut notices, state, follower, .. } = opened;
     notices.extend(not_here(fs.volume()));
-    let follower = settings.follow.then_some(follower);
     let note = note.map(Arc::new);
-    let mounted = Mounted::new(Arc::new(fs), state, note, settings.when, follower);
+    let mounted =
+        Mounted::new(Arc::new(fs), state, note, settings.when, (follower, settings.follow));
     Ok((mounted, notices))
 }
 

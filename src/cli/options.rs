@@ -36,6 +36,11 @@ fn bad(option: &str) -> Failure {
         .hint("amberfs mount --help lists them")
 }
 
+/// A time such as `30s`, `10m` or `2h`, as an argument.
+pub fn time(text: &str) -> std::result::Result<Duration, String> {
+    duration(text).ok_or_else(|| "a time is a number and s, m or h".into())
+}
+
 /// A time such as `30s`, `10m` or `2h`.
 fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);

@@ -24,7 +24,7 @@ pub use launch::{Child, Launched, Parent, launch};
 #[cfg(all(feature = "server", any(test, feature = "fuzzing")))]
 pub(crate) use launch::{receive, reported, send};
 pub use logging::{Destination, start_logging};
-pub(crate) use mounted::Mounted;
+pub(crate) use mounted::{ASK, Mounted};
 pub(crate) use mountpoint::find_dead;
 pub use mountpoint::{Checks, Unfit, check_mountpoint};
 pub(crate) use note::NoteWriter;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::note::NoteWriter;
 use super::run::TICK;
 use super::service::{Handle, Service, Why};
-use crate::control::Failure;
+use crate::control::{Answer, Exchange, Failure};
 use crate::fs::{Followed, Fs, FsError, When, is_scarce};
 use crate::io::{Exit, LocalState, byte_count, shown};
 use crate::sync::Follower;
@@ -22,6 +22,15 @@ const LOG_AGE: Duration = Duration::from_millis(400);
 const FLUSH_TICKS: u64 = 9;
 /// Ticks after which files of REPO that nobody read meanwhile are closed.
 const IDLE_TICKS: u64 = 4;
+
+/// How long after its news came a device is answered that is new, asks for it, or retired another.
+const ANSWER_SOON: Duration = Duration::from_secs(60);
+/// How long after a head was made, or came, its device is answered at the latest.
+const ANSWER_LATER: Duration = Duration::from_secs(24 * 3600);
+/// How often a mount that does not follow looks what other devices say.
+const LOOK_PAUSE: Duration = Duration::from_secs(30);
+/// The request that has the next head ask other devices for their answers.
+pub(crate) const ASK: &[u8] = b"ask";
 
 // The rest of each second and of each five is for the work of a tick.
 const _: () = assert!(LOG_AGE.as_millis() + TICK.as_millis() < 1000);
@@ -37,8 +46,12 @@ pub(crate) struct Mounted {
     /// When checkpoints are made.
     when: When,
     read_only: bool,
-    /// Looks for what other devices write; none if the mount does not follow them.
-    follower: Option<Follower>,
+    /// Looks for what other devices write.
+    follower: Follower,
+    /// Whether what they write is shown while it is mounted.
+    follows: bool,
+    /// Since when others wait for an answer.
+    owed_since: Mutex<Option<Duration>>,
     /// Why what they wrote is not shown yet; empty if it is.
     following: Mutex<String>,
     ticks: AtomicU64,
@@ -52,12 +65,39 @@ impl Mounted {
         state: Option<LocalState>,
         note: Option<Arc<NoteWriter>>,
         when: When,
-        follower: Option<Follower>,
+        (follower, follows): (Follower, bool),
     ) -> Self {
         let read_only = state.is_none();
         let (ticks, handle) = (AtomicU64::new(0), OnceLock::new());
-        let following = Mutex::default();
-        Self { fs, state, note, when, read_only, follower, following, ticks, handle }
+        let (following, owed_since) = (Mutex::default(), Mutex::default());
+        Self {
+            fs,
+            state,
+            note,
+            when,
+            read_only,
+            follower,
+            follows,
+            owed_since,
+            following,
+            ticks,
+            handle,
+        }
+    }
+
+    /// Whether it is time to tell other devices that their changes are here.
+    fn is_answer_due(&self) -> bool {
+        let volume = self.fs.volume();
+        let mut since = self.owed_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(owed) = volume.owed_answer().filter(|_| !self.read_only) else {
+            *since = None;
+            return false;
+        };
+        let now = volume.world().clock.elapsed();
+        let waited = now.saturating_sub(*since.get_or_insert(now));
+        let age = volume.world().clock.now().secs.saturating_sub(owed.oldest.secs);
+        let is_old = u64::try_from(age).is_ok_and(|age| age >= ANSWER_LATER.as_secs());
+        waited >= ANSWER_SOON && (owed.is_soon || is_old || waited >= ANSWER_LATER)
     }
 
     fn set_following(&self, text: String) {
@@ -133,20 +173,29 @@ impl Service for Mounted {
         if let (Some(handle), Some(Ok(space))) = (self.handle.get(), local) {
             handle.set_direct_writes(is_scarce(space.free));
         }
-        fs.is_due(&self.when)
+        fs.is_due(&self.when) || self.is_answer_due()
     }
 
     fn has_news(&self) -> bool {
-        let Some(follower) = &self.follower else { return false };
-        follower.has_news(self.fs.volume()).unwrap_or_else(|error| {
+        let volume = self.fs.volume();
+        if !self.follows && self.follower.age(volume).is_some_and(|age| age < LOOK_PAUSE) {
+            return false;
+        }
+        let has_news = self.follower.has_news(volume).unwrap_or_else(|error| {
             log::debug!("the folders of heads cannot be listed: {error}");
             false
-        })
+        });
+        if self.follows || !has_news {
+            return has_news;
+        }
+        if let Err(error) = self.fs.read_heads(&self.follower) {
+            log::warn!("what other devices wrote cannot be read: {error}");
+        }
+        false
     }
 
     fn follow(&self) {
-        let Some(follower) = &self.follower else { return };
-        match self.fs.follow(follower) {
+        match self.fs.follow(&self.follower) {
             Ok(Followed::Nothing) => self.set_following(String::new()),
             Ok(Followed::Changed(changed)) => {
                 let count = changed.names.len();
@@ -174,7 +223,12 @@ impl Service for Mounted {
             return Ok(());
         }
         log::debug!("checkpoint: {why:?}");
-        self.fs.checkpoint().map(drop).map_err(|error| self.explain(error))
+        let answers = match why {
+            Why::Due => self.is_answer_due(),
+            Why::Asked | Why::Unmount => self.fs.volume().owed_answer().is_some(),
+        };
+        let made = self.fs.checkpoint_and_answer(answers);
+        made.map(drop).map_err(|error| self.explain(error))
     }
 
     fn status(&self) -> Vec<u8> {
@@ -183,11 +237,18 @@ impl Service for Mounted {
         let volume = fs.volume();
         let (base, state, heads) = (volume.base(), volume.state(), volume.heads());
         let others = || heads.newest.iter().filter(|head| head.device != state.device);
-        let elsewhere: Vec<serde_json::Value> = others()
-            .filter_map(|head| {
-                let generation = head.commit.processed.held(&state.device)?;
-                let id = crate::crypto::hex(&head.device);
-                Some(serde_json::json!({"name": head.name, "id": id, "generation": generation}))
+        let waits = progress.waiting_changes > 0 || progress.waiting_bytes > 0;
+        let elsewhere: Vec<serde_json::Value> = heads
+            .holders
+            .iter()
+            .map(|holder| {
+                serde_json::json!({
+                    "name": holder.name,
+                    "id": crate::crypto::hex(&holder.device),
+                    "generation": holder.generation,
+                    "time": holder.time.map(|time| time.secs),
+                    "all": !waits && holder.generation >= state.news,
+                })
             })
             .collect();
         // The newest state may be another device's, and no head this one's own.
@@ -204,6 +265,8 @@ impl Service for Mounted {
             "inodes": progress.inodes,
             "bytes": progress.bytes,
             "generation": state.generation,
+            "news": state.news,
+            "looked": self.follower.age(volume).map(|age| age.as_secs()),
             "time": own.map(|commit| commit.time.secs),
             "newest": newest.map(|commit| serde_json::json!({
                 "name": commit.device_name,
@@ -221,6 +284,17 @@ impl Service for Mounted {
         })
         .to_string()
         .into_bytes()
+    }
+
+    fn call(&self, request: &[u8], _: &mut Exchange<'_>) -> Answer {
+        if request != ASK || self.read_only {
+            return Answer::Failed(Failure {
+                code: Exit::Other,
+                text: "this mount does not know that command".into(),
+            });
+        }
+        self.fs.volume().ask();
+        Answer::Done
     }
 
     fn close(&self) -> Result<(), Failure> {

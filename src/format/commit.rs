@@ -23,6 +23,8 @@ const LOST: u64 = 4;
 pub const BAD_MAX: usize = FIELD_MAX / size_of::<Hash>();
 /// Bit of the flags: [`Commit::announcement`].
 const ANNOUNCEMENT: u8 = 1;
+/// Bit of the flags: [`Commit::asks`].
+const ASKS: u8 = 2;
 
 /// An object that a checkpoint brought, with its index entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,6 +121,8 @@ pub struct Commit {
     pub processed: Processed,
     /// Whether only [`Commit::processed`] counts, and the tree is empty.
     pub announcement: bool,
+    /// Whether somebody waits on its device for the answers of the others.
+    pub asks: bool,
     /// The newest generation of the device, up to this one, that others must answer.
     pub news: u64,
     /// Highest journal sequence number that it contains.
@@ -178,6 +182,7 @@ impl Commit {
             ledger: (NO_ID, 0),
             processed: Processed::default(),
             announcement: false,
+            asks: false,
             news: 0,
             journal: 0,
             inodes: 0,
@@ -204,7 +209,8 @@ impl Commit {
             .raw(&self.ledger.0)
             .u8(self.ledger.1);
         self.processed.encode(&mut out);
-        out.u8(if self.announcement { ANNOUNCEMENT } else { 0 })
+        let flag = |is_set: bool, bit: u8| if is_set { bit } else { 0 };
+        out.u8(flag(self.announcement, ANNOUNCEMENT) | flag(self.asks, ASKS))
             .var(self.news)
             .u64(self.journal)
             .var(self.inodes)
@@ -231,6 +237,7 @@ impl Commit {
     /// format are an error.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let mut input = Decoder::new(bytes);
+        let flags;
         let mut commit = Self {
             device: input.array()?,
             generation: input.u64()?,
@@ -240,11 +247,11 @@ impl Commit {
             root: get_root(&mut input)?,
             ledger: get_root(&mut input)?,
             processed: Processed::decode(&mut input)?,
-            announcement: match input.u8()? {
-                0 => false,
-                ANNOUNCEMENT => true,
-                _ => return Err(DecodeError::Invalid("flags")),
+            announcement: {
+                flags = input.u8()?;
+                flags & ANNOUNCEMENT != 0
             },
+            asks: flags & ASKS != 0,
             news: input.var()?,
             journal: input.u64()?,
             inodes: input.var()?,
@@ -256,6 +263,9 @@ impl Commit {
             lost: Vec::new(),
             unknown: Vec::new(),
         };
+        if flags & !(ANNOUNCEMENT | ASKS) != 0 {
+            return Err(DecodeError::Invalid("flags"));
+        }
         if commit.processed.get(&commit.device).is_some() {
             return Err(DecodeError::Invalid("processed heads"));
         }
@@ -400,6 +410,7 @@ pub(crate) fn sample() -> Commit {
             processed
         },
         announcement: true,
+        asks: false,
         news: 5,
         journal: 99,
         inodes: 3,
@@ -421,6 +432,24 @@ pub(crate) fn sample() -> Commit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn flags_are_told_apart_and_unknown_ones_refused() {
+        let at = |bytes: &[u8], other: &[u8]| bytes.iter().zip(other).position(|(a, b)| a != b);
+        let with = |announcement, asks| Commit { announcement, asks, ..sample() };
+        let none = with(false, false).encode();
+        let place = at(&none, &with(true, false).encode()).unwrap();
+        for (announcement, asks, flags) in
+            [(false, false, 0), (true, false, 1), (false, true, 2), (true, true, 3)]
+        {
+            let commit = with(announcement, asks);
+            let mut bytes = commit.encode();
+            assert_eq!(bytes[place], flags);
+            assert_eq!(Commit::decode(&bytes), Ok(commit));
+            bytes[place] |= 4;
+            assert_eq!(Commit::decode(&bytes), Err(DecodeError::Invalid("flags")));
+        }
+    }
 
     #[test]
     fn a_commit_survives() {

@@ -140,8 +140,14 @@ impl Fs {
     /// whose changes cannot be stored, because what is below them cannot be
     /// read, keeps nothing else back; its error is returned at the end.
     pub fn checkpoint(&self) -> Result<Option<Published>> {
+        self.checkpoint_and_answer(false)
+    }
+
+    /// Publishes everything acknowledged so far; a head even if nothing changed, if it `answers`
+    /// other devices. Fails as [`Fs::checkpoint`] does.
+    pub fn checkpoint_and_answer(&self, answers: bool) -> Result<Option<Published>> {
         let _flushing = self.flushing_next();
-        match self.checkpoint_locked(false)? {
+        match self.checkpoint_locked(answers)? {
             Some((_, Some(withheld))) => Err(self.store_failed(&withheld)),
             Some((published, None)) => Ok(Some(published)),
             None => Ok(None),
@@ -215,6 +221,7 @@ impl Fs {
                 self.volume.go_on_without_state();
             }
         }
+        self.volume.begin_checkpoint();
         let frozen = self.freeze(always, logged).map_err(without)?;
         let Some((overlay, files, counts, sequence)) = frozen else { return Ok(None) };
         self.volume.begin_chunking();

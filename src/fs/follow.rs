@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use super::{Fs, State};
+use super::{Fs, Replaced, State};
 use crate::format::namespace::{Ino, Key, Value};
 use crate::format::node::MapItem;
 use crate::sync::{Follower, Looked};
@@ -91,11 +91,22 @@ impl Fs {
         state.subdirs.clear();
         state.names.clear();
         for ino in &changed.contents {
+            if state.lookups.contains_key(ino) {
+                let replaced = state.replaced.entry(*ino).or_default();
+                *replaced = Replaced { times: replaced.times + 1, is_unknown: true };
+            }
             state.files.remove(ino);
             // One that was removed here, and that another device changed, is back.
             state.orphans.remove(ino);
         }
         Ok(Followed::Changed(changed))
+    }
+
+    /// Looks what other devices say, and shows nothing of what they wrote.
+    pub fn read_heads(&self, follower: &Follower) -> std::result::Result<(), VolumeError> {
+        let _flushing = self.flushing_next();
+        self.volume.set_heads(follower.read(&self.volume)?);
+        Ok(())
     }
 
     /// A file that is open here, or has changes, and whose content changed elsewhere.

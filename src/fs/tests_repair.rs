@@ -265,7 +265,7 @@ fn devices_that_saw_what_was_lost_go_on_or_are_told() {
         assert_eq!(seen(&fs), expected, "{state}");
     }
     let told = boot(&world, "state", 102).err().unwrap();
-    assert!(told.contains("a repair of the repository went on without"), "{told}");
+    assert!(told.contains("retired this device"), "{told}");
     // It comes back: what it changed is there, and what it removed is gone.
     world.put(&heads[4], &newest);
     let fs = boot(&world, "new", 103).unwrap();

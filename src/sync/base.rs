@@ -6,14 +6,14 @@ use super::plan::{Plan, Verdict};
 use super::read::{Heads, LeftOut, Loaded, load_heads};
 use super::tell;
 use crate::crypto::DeviceId;
-use crate::format::clock::Seen;
+use crate::format::clock::{Seen, Tag};
 use crate::format::namespace::{Inode, Key, Value};
 use crate::format::node::MapItem;
 use crate::merge;
 use crate::store::{Result, Store, StoreError, Stray};
 use crate::tree::{Root, diff, join};
-use crate::volume::repository::{HeadFile, Repository};
-use crate::volume::{Base, DeviceHead, Inherited, Notice, Tree, VolumeError};
+use crate::volume::repository::{HeadFile, Repository, open_head};
+use crate::volume::{Base, DeviceHead, Holder, Inherited, Notice, Tree, VolumeError};
 
 /// With how many heads it is tried to begin a join that fails.
 const FIRSTS_MAX: usize = 8;
@@ -144,7 +144,7 @@ fn lacking_trees(
     };
     let mut lacking = LeftOut::new();
     for (head, _) in tips.iter().map(|at| &loaded.heads[*at]) {
-        if head.device == *own || !loaded.gaps.contains(&head.device) {
+        if head.device == *own || !loaded.lacks_head_of(&head.device) {
             continue;
         }
         let tree = Tree { store, root: head.commit.root };
@@ -182,6 +182,31 @@ fn not_joinable(
         }
     }
     Ok(fewest.expect("several heads were to be joined"))
+}
+
+/// Which of the heads of `own` the newest heads of other devices hold. A head of another copy of
+/// this device does not count, whatever its number is.
+pub(super) fn holders(
+    store: &Store,
+    heads: &Heads,
+    own: &DeviceId,
+    newest: &[DeviceHead],
+) -> Vec<Holder> {
+    let files = heads.get(own).map_or(&[][..], Vec::as_slice);
+    let holder = |head: &DeviceHead| {
+        let generation = head.commit.processed.held(own)?;
+        let (_, tag) = head.commit.processed.get(own)?;
+        let mut same = files.iter().filter(|file| file.generation == generation).peekable();
+        let is_gone = same.peek().is_none();
+        let file = same.find(|file| Tag::of(&file.hash) == tag);
+        if file.is_none() && !is_gone {
+            return None;
+        }
+        let time =
+            file.and_then(|file| open_head(store, file).ok()).map(|(commit, ..)| commit.time);
+        Some(Holder { device: head.device, name: head.name.clone(), generation, time })
+    };
+    newest.iter().filter(|head| head.device != *own).filter_map(holder).collect()
 }
 
 /// Inodes, and the sum of the sizes of all files, of the namespace at `root`; those of

@@ -7,17 +7,18 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::base::{Decided, based_on, read_and_join};
+use super::base::{Decided, based_on, holders, read_and_join};
 use super::open::{known, take_unusable};
 use super::options::OpenOptions;
 use super::plan::{Plan, Verdict, Wanted, plan};
+use super::read::{LeftOut, Loaded, load_heads};
 use super::tell;
 use crate::crypto::{DeviceId, unhex};
 use crate::format::clock::Generations;
 use crate::io::SyncedFolder;
 use crate::store::StoreError;
 use crate::volume::repository::Repository;
-use crate::volume::{Base, Heads, Volume, VolumeError};
+use crate::volume::{Base, DeviceHead, Heads, Volume, VolumeError};
 
 /// How long after a look that did not end it is repeated, although no file of a head is another.
 const AGAIN: Duration = Duration::from_secs(15);
@@ -34,6 +35,8 @@ struct Last {
     files: BTreeSet<(String, u64)>,
     /// When it was, by the clock that counts from the start.
     at: Duration,
+    /// When the folders of heads were listed last, and had the same files.
+    listed: Duration,
     /// Whether the volume goes on from all that was found, and nothing is on its way.
     is_done: bool,
 }
@@ -59,10 +62,13 @@ impl Follower {
     pub fn has_news(&self, volume: &Volume) -> std::io::Result<bool> {
         let files = head_files(&*volume.world().repo, &volume.state().device)?;
         let now = volume.world().clock.elapsed();
-        Ok(match &*self.last() {
+        Ok(match &mut *self.last() {
             None => true,
             Some(last) if last.files != files => true,
-            Some(last) => !last.is_done && now.saturating_sub(last.at) >= AGAIN,
+            Some(last) => {
+                last.listed = now;
+                !last.is_done && now.saturating_sub(last.at) >= AGAIN
+            }
         })
     }
 
@@ -77,19 +83,51 @@ impl Follower {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads the heads that are here now, and joins them if the volume is not based on them.
-    pub fn look(&self, volume: &Volume) -> Result<Looked, VolumeError> {
+    /// Lists what is in REPO now.
+    fn find(&self, volume: &Volume) -> Result<Repository, VolumeError> {
         let (world, store, state) = (volume.world(), &*volume.store, volume.state());
         let files =
             head_files(&*world.repo, &state.device).map_err(|error| StoreError::io("", error))?;
         // Until it has ended well.
-        *self.last() = Some(Last { files, at: world.clock.elapsed(), is_done: false });
+        let at = world.clock.elapsed();
+        *self.last() = Some(Last { files, at, listed: at, is_done: false });
         let repository = Repository::find(&*world.repo)?;
         if repository.repo != state.repo {
             return Err(VolumeError::Waiting("the folder of this repository".into()));
         }
         store.list_objects(&repository.devices())?;
         store.add_copies(&repository.copies);
+        Ok(repository)
+    }
+
+    /// Reads the heads that are here now, and joins nothing.
+    pub fn read(&self, volume: &Volume) -> Result<Heads, VolumeError> {
+        let (store, state) = (&*volume.store, volume.state());
+        let repository = self.find(volume)?;
+        let mut loaded = load_heads(store, &repository.heads, true, &LeftOut::new());
+        let own = known(&state, &repository.heads, &[]);
+        let Plan { behind, newest, unusable, .. } = plan(&loaded.here, &own, None, &self.wanted);
+        let unusable = take_unusable(&mut loaded, &unusable, state.device);
+        if let Some(last) = &mut *self.last() {
+            last.is_done =
+                unusable.is_empty() && loaded.heads.iter().all(|(head, _)| head.complete);
+        }
+        let newest = take_newest(loaded, &newest);
+        let holders = holders(store, &repository.heads, &state.device, &newest);
+        Ok(Heads { newest, behind, unusable, holders })
+    }
+
+    /// How long ago other devices' heads in REPO were known to be those that are known here; none
+    /// before the first look.
+    pub fn age(&self, volume: &Volume) -> Option<Duration> {
+        let now = volume.world().clock.elapsed();
+        self.last().as_ref().map(|last| now.saturating_sub(last.listed))
+    }
+
+    /// Reads the heads that are here now, and joins them if the volume is not based on them.
+    pub fn look(&self, volume: &Volume) -> Result<Looked, VolumeError> {
+        let (store, state) = (&*volume.store, volume.state());
+        let repository = self.find(volume)?;
         let own = known(&state, &repository.heads, &[]);
         let decided =
             read_and_join(store, &repository, &repository.heads, Some(&state.device), |loaded| {
@@ -112,10 +150,16 @@ impl Follower {
         if let Some(last) = &mut *self.last() {
             last.is_done = is_done;
         }
-        let heads = loaded.heads.into_iter().enumerate();
-        let heads = heads.filter(|(at, _)| newest.contains(at)).map(|(_, (head, _))| head);
-        Ok(Looked { base, heads: Heads { newest: heads.collect(), behind, unusable }, seen })
+        let newest = take_newest(loaded, &newest);
+        let holders = holders(store, &repository.heads, &state.device, &newest);
+        Ok(Looked { base, heads: Heads { newest, behind, unusable, holders }, seen })
     }
+}
+
+/// The newest heads, at these places.
+fn take_newest(loaded: Loaded, places: &[usize]) -> Vec<DeviceHead> {
+    let heads = loaded.heads.into_iter().enumerate();
+    heads.filter(|(at, _)| places.contains(at)).map(|(_, (head, _))| head).collect()
 }
 
 /// Paths and sizes of what lies in the folders of heads of all devices but `own`.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::base::{Decided, based_on, read_and_join};
+use super::base::{Decided, based_on, holders, read_and_join};
 use super::options::OpenOptions;
 use super::plan::{Known, Plan, Purpose, Verdict, plan};
 use super::read::{Heads, Loaded, drop_torn};
@@ -130,6 +130,7 @@ pub fn open(
             newest_heads.push(head);
         }
     }
+    let holders = holders(&store, &heads, &own_device, &newest_heads);
     let volume = Volume::new(Parts {
         world,
         store,
@@ -143,7 +144,7 @@ pub fn open(
         is_replay,
         retiring: without,
         notices,
-        heads: crate::volume::Heads { newest: newest_heads, behind, unusable },
+        heads: crate::volume::Heads { newest: newest_heads, behind, unusable, holders },
     });
     if !options.read_only {
         volume.store_state().map_err(|error| VolumeError::State(error.to_string()))?;

@@ -52,8 +52,9 @@ pub(super) struct Loaded {
     pub unusable: Vec<(HeadFile, StoreError)>,
     /// Older heads that cannot be used, and why.
     pub older: Vec<(Hash, StoreError)>,
-    /// Devices of which a head is here and the one before it is not.
-    pub gaps: BTreeSet<DeviceId>,
+    /// Heads that are not here, although a later one of their device names them, and their device.
+    /// What was repaired went on without them is not among them.
+    pub lacking: BTreeSet<(DeviceId, Hash)>,
     /// What the owner should know of single heads.
     pub notices: Vec<Notice>,
 }
@@ -94,6 +95,7 @@ pub(super) fn load_heads(
         loaded.here.files.extend(files.iter().map(|file| file.hash));
         loaded.add_device(store, device, files, with_nodes, left_out);
     }
+    loaded.mark_lacking();
     loaded.here.heads = loaded.heads.iter().map(|(head, _)| plain(head)).collect();
     let unusable = loaded.unusable.iter().map(|(file, error)| Unread {
         device: file.device,
@@ -121,6 +123,23 @@ fn plain(head: &DeviceHead) -> Head {
 }
 
 impl Loaded {
+    /// Whether a head of the device is not here that a later one names.
+    pub fn lacks_head_of(&self, device: &DeviceId) -> bool {
+        self.lacking.iter().any(|(lacking, _)| lacking == device)
+    }
+
+    /// Of devices of which a head is not here, what the others need may be in it. A repair that
+    /// found it damaged went on without it.
+    fn mark_lacking(&mut self) {
+        let newest = self.heads.iter().map(|(head, _)| head);
+        let bad: BTreeSet<Hash> = newest.flat_map(|head| head.commit.bad.clone()).collect();
+        self.lacking.retain(|(_, hash)| !bad.contains(hash));
+        let lacking: BTreeSet<DeviceId> = self.lacking.iter().map(|(device, _)| *device).collect();
+        for (head, _) in self.heads.iter_mut().filter(|(head, _)| lacking.contains(&head.device)) {
+            head.complete = false;
+        }
+    }
+
     fn add_device(
         &mut self,
         store: &Store,
@@ -167,9 +186,9 @@ impl Loaded {
             }
         }
         let is_here = |hash: &Hash| files.iter().any(|file| file.hash == *hash);
-        if chain.iter().any(|link| link.previous != [0; 32] && !is_here(&link.previous)) {
-            self.gaps.insert(*device);
-        }
+        let before = chain.iter().map(|link| link.previous);
+        let lacking = before.filter(|hash| *hash != [0; 32] && !is_here(hash));
+        self.lacking.extend(lacking.map(|hash| (*device, hash)));
         if let Some((newest, _)) = found.first() {
             let who = named(&newest.name, device);
             self.notices.extend(breaks(&chain).map(|Link { generation, hash, .. }| {

@@ -30,6 +30,15 @@ pub(super) fn tell_heads(loaded: &Loaded, plan: &Plan, notices: &mut Vec<Notice>
         notices.push(Notice::Note(format!("{error}; a repair went on without it")));
     }
     notices.extend(plan.unusable.iter().map(error).map(Notice::of));
+    for (device, _) in &loaded.lacking {
+        let head = plan.newest.iter().map(|at| &loaded.heads[*at].0);
+        let Some(head) = head.clone().find(|head| head.device == *device) else { continue };
+        let name = named(&head.name, device);
+        notices.push(Notice::Missing(format!(
+            "a state of {name} before state {} is not here (yet): what only that has cannot be read",
+            head.generation
+        )));
+    }
     let newest = plan.newest.iter().map(|at| &loaded.heads[*at].0);
     let bad: HashSet<&Hash> = newest.flat_map(|head| &head.commit.bad).collect();
     for (hash, error) in &loaded.older {

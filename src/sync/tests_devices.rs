@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use crate::fs::Followed;
+use crate::fs::{Followed, FsError};
 use crate::merge::tests_devices::{Device, Listing};
 use crate::merge::tests_histories::{Act, DIRS, acts, factor, play};
 
@@ -56,7 +56,7 @@ fn two_devices_write_and_both_see_everything() {
     // The other edits the file that both changed.
     assert!(phone.write("D/f", "phone again"));
     phone.checkpoint();
-    assert!(!phone.volume().has_repairs());
+    assert!(phone.volume().has_repairs(), "the other version is still to be decided about");
     laptop.receive(&phone);
     let laptop = laptop.remount(13);
     assert_eq!(listing(&laptop), listing(&phone));
@@ -92,7 +92,9 @@ fn rows_that_nothing_needs_any_more_go_with_the_changes_of_an_older_mount() {
     laptop.receive(&phone);
     phone.receive(&laptop);
     let (laptop, phone) = (laptop.remount(10), phone.remount(11));
-    assert!(laptop.write("other", "laptop") && phone.write("f", "phone again"));
+    let beside = listing(&phone).keys().find(|path| path.contains("(from")).unwrap().clone();
+    assert!(laptop.write("other", "laptop"));
+    assert!(phone.unlink(&beside) && phone.write("f", "phone again"));
     laptop.checkpoint();
     phone.checkpoint();
     laptop.receive(&phone);
@@ -252,6 +254,150 @@ fn a_mount_follows_what_another_device_writes() {
     assert!(matches!(phone.follow(), Followed::Nothing));
 }
 
+fn contents(device: &Device) -> Vec<String> {
+    let shown = listing(device);
+    let mut all: Vec<String> = shown.values().map(|line| line.bytes.clone()).collect();
+    all.sort_unstable();
+    all
+}
+
+/// Who edited one version stored the other one as a file, too. That file stayed when its author
+/// replaced the version.
+#[test]
+fn a_version_that_its_author_replaces_does_not_come_back() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("f", "base"));
+    let phone = laptop.another("PHONE", 3);
+    assert!(laptop.write("f", "laptop 1"));
+    laptop.checkpoint();
+    assert!(phone.write("f", "phone 1"));
+    phone.checkpoint();
+    phone.receive(&laptop);
+    let phone = phone.remount(10);
+    assert_eq!(contents(&phone), ["laptop 1", "phone 1"]);
+    assert!(phone.write("f", "phone 2"));
+    publish(&phone).unwrap();
+    assert_eq!(contents(&phone), ["laptop 1", "phone 2"]);
+    // The other one goes on without having seen any of it.
+    assert!(laptop.write("f", "laptop 2"));
+    laptop.checkpoint();
+    laptop.receive(&phone);
+    let laptop = laptop.remount(11);
+    assert_eq!(contents(&laptop), ["laptop 2", "phone 2"]);
+    // Also the other way round: the version that is shown as a file is edited as that.
+    let beside = listing(&laptop).keys().find(|path| path.contains("(from")).unwrap().clone();
+    assert!(laptop.write(&beside, "decided"));
+    publish(&laptop).unwrap();
+    phone.receive(&laptop);
+    let phone = phone.remount(12);
+    assert_eq!(listing(&phone), listing(&laptop));
+    assert_eq!(contents(&phone).len(), 2);
+}
+
+/// Two devices edit one file in turn, each a round late.
+#[test]
+fn editing_in_turn_leaves_one_version_for_each_device() {
+    let mut laptop = Device::first("LAPTOP");
+    assert!(laptop.write("f", "base"));
+    let mut phone = laptop.another("PHONE", 3);
+    for round in 0..8 {
+        assert!(laptop.write("f", &format!("laptop {round}")));
+        publish(&laptop).unwrap();
+        assert!(phone.write("f", &format!("phone {round}")));
+        publish(&phone).unwrap();
+        if round % 2 == 0 {
+            phone.receive(&laptop);
+            phone = phone.remount(100 + round);
+        } else {
+            laptop.receive(&phone);
+            laptop = laptop.remount(100 + round);
+        }
+    }
+    laptop.receive(&phone);
+    phone.receive(&laptop);
+    let (laptop, phone) = (laptop.remount(200), phone.remount(201));
+    assert_eq!(listing(&laptop), listing(&phone));
+    let left = contents(&laptop);
+    // Each time somebody went on from the version of the other, the own one stayed undecided.
+    assert!(left.len() <= 5, "{left:#?}");
+    assert!(left.contains(&"laptop 7".into()) && left.contains(&"phone 7".into()), "{left:#?}");
+}
+
+/// One removes the version that lost; the other goes on with the one that won.
+#[test]
+fn a_version_that_was_removed_stays_away() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("f", "base"));
+    let phone = laptop.another("PHONE", 3);
+    assert!(laptop.write("f", "laptop") && phone.write("f", "phone"));
+    laptop.checkpoint();
+    phone.checkpoint();
+    laptop.receive(&phone);
+    phone.receive(&laptop);
+    let (laptop, phone) = (laptop.remount(10), phone.remount(11));
+    let beside = listing(&laptop).keys().find(|path| path.contains("(from")).unwrap().clone();
+    let won = listing(&laptop)["f"].bytes.clone();
+    assert!(laptop.unlink(&beside));
+    publish(&laptop).unwrap();
+    assert_eq!(contents(&laptop), [won.as_str()]);
+    assert!(phone.append("f", " and more"));
+    publish(&phone).unwrap();
+    laptop.receive(&phone);
+    let laptop = laptop.remount(12);
+    assert_eq!(contents(&laptop), [format!("{won} and more")]);
+}
+
+/// The newest head came before the one in the middle: the mount said nothing, and said of both that
+/// it holds them.
+#[test]
+fn a_head_that_is_missing_in_the_middle_is_told_and_not_held() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("e", "base"));
+    let phone = laptop.another("PHONE", 3);
+    assert!(laptop.write("f", &"in the middle".repeat(100)));
+    laptop.checkpoint();
+    assert!(laptop.write("g", "at the end"));
+    laptop.checkpoint();
+    phone.receive_newest_head(&laptop);
+    let phone = phone.remount(10);
+    let told = phone.volume().notices.iter().any(|notice| {
+        notice.to_string().contains("a state of LAPTOP") && notice.to_string().contains("not here")
+    });
+    let left_out = !phone.volume().heads().unusable.is_empty();
+    assert!(told || left_out, "{:#?}", phone.volume().notices);
+    assert!(phone.write("own", "phone"));
+    phone.checkpoint();
+    let laptop_id = laptop.volume().state().device;
+    let held = |phone: &Device| phone.volume().base().commit.processed.held(&laptop_id);
+    assert!(held(&phone).is_none_or(|held| held < 3), "{:?}", held(&phone));
+    phone.receive(&laptop);
+    let phone = phone.remount(11);
+    phone.answer();
+    assert_eq!(held(&phone), Some(3));
+}
+
+/// The kernel keeps the length that it knows of a file, and appended there: what another device had
+/// written was gone.
+#[test]
+fn a_file_that_changed_elsewhere_is_another_inode_for_the_kernel() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("f", "short") && laptop.write("same", "as before"));
+    let phone = laptop.another("PHONE", 3);
+    let (known, same) = (phone.look_up("f").unwrap(), phone.look_up("same").unwrap());
+    assert_eq!(known.generation, 0);
+    assert!(laptop.write("f", "and much longer"));
+    laptop.checkpoint();
+    phone.receive(&laptop);
+    assert!(matches!(phone.follow(), Followed::Changed(_)));
+    assert_eq!(phone.open_again(known.ino).unwrap_err(), FsError::Stale);
+    assert!(phone.open_again(same.ino).is_ok());
+    let new = phone.look_up("f").unwrap();
+    assert_eq!((new.ino, new.generation, new.size), (known.ino, 1, 15));
+    assert!(phone.open_again(known.ino).is_ok());
+    phone.close(known.ino);
+    phone.close(same.ino);
+}
+
 /// A machine is copied with its local state, as a virtual machine is. Both write, and nobody of them
 /// may go on as the device that they were: under new ids all that both wrote is there.
 #[test]
@@ -385,6 +531,58 @@ fn a_retired_device_is_told_by_whom_and_what_it_wrote_stays() {
     laptop.receive(&phone);
     let shown = listing(&laptop.remount(14));
     assert_eq!((shown["f"].bytes.as_str(), shown["g"].bytes.as_str()), ("phone", "later"));
+}
+
+/// What a device holds it says once, and what says only that is not answered: a quiet folder stays
+/// quiet.
+#[test]
+fn an_answer_is_given_once_and_answers_are_not_answered() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("f", "one"));
+    laptop.checkpoint();
+    let phone = laptop.another("PHONE", 3);
+    assert_eq!(laptop.volume().owed_answer(), None);
+    let owed = phone.volume().owed_answer().expect("it has said nothing of the other");
+    assert!(owed.is_soon, "and is new");
+    phone.answer();
+    assert_eq!(phone.volume().owed_answer(), None);
+    laptop.receive(&phone);
+    let laptop = laptop.remount(10);
+    let holders = laptop.volume().heads().holders.clone();
+    assert_eq!((holders.len(), holders[0].generation), (1, 1));
+    assert!(laptop.volume().owed_answer().expect("the other is new").is_soon);
+    laptop.answer();
+    phone.receive(&laptop);
+    let phone = phone.remount(11);
+    for device in [&laptop, &phone] {
+        assert_eq!(device.volume().owed_answer(), None);
+    }
+    // News is answered, later; soon if somebody asks.
+    assert!(laptop.write("f", "two"));
+    laptop.checkpoint();
+    phone.receive(&laptop);
+    let phone = phone.remount(12);
+    assert!(!phone.volume().owed_answer().expect("there is news").is_soon);
+    assert!(phone.write("g", "with a change"));
+    phone.checkpoint();
+    assert_eq!(phone.volume().owed_answer(), None, "the next head says it anyway");
+    laptop.volume().ask();
+    laptop.checkpoint();
+    phone.receive(&laptop);
+    let phone = phone.remount(13);
+    assert_eq!(phone.volume().owed_answer(), None, "it has said all that there is to say");
+    assert!(laptop.write("f", "three"));
+    laptop.volume().ask();
+    laptop.checkpoint();
+    phone.receive(&laptop);
+    let phone = phone.remount(14);
+    assert!(phone.volume().owed_answer().expect("there is news").is_soon);
+    phone.answer();
+    laptop.receive(&phone);
+    let laptop = laptop.remount(15);
+    let state = laptop.volume().state();
+    let holders = laptop.volume().heads().holders.clone();
+    assert!(holders[0].generation >= state.news && holders[0].time.is_some());
 }
 
 /// A step of a world of three devices.

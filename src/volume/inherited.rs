@@ -99,6 +99,8 @@ fn even_tags(fields: &[(u64, Vec<u8>)]) -> Vec<(u64, Vec<u8>)> {
 pub(crate) struct Own {
     /// The newest heads of others that it has processed.
     pub processed: Processed,
+    /// Devices that write no more, as it says.
+    pub retired: Vec<Retired>,
     /// The root of the ledger that the head names; the empty tree before the first head.
     pub ledger: Root,
     /// Bytes of the head.
@@ -108,12 +110,14 @@ pub(crate) struct Own {
 impl Own {
     /// Before the device's first head.
     pub fn none() -> Self {
-        Self { processed: Processed::default(), ledger: (NO_ID, 0), bytes: 0 }
+        let (processed, retired) = (Processed::default(), Vec::new());
+        Self { processed, retired, ledger: (NO_ID, 0), bytes: 0 }
     }
 
     /// What a head of `bytes` bytes says.
     pub fn of(commit: &Commit, bytes: u64) -> Self {
-        Self { processed: commit.processed.clone(), ledger: commit.ledger, bytes }
+        let (processed, retired) = (commit.processed.clone(), commit.retired.clone());
+        Self { processed, retired, ledger: commit.ledger, bytes }
     }
 }
 

@@ -39,7 +39,7 @@ mod world;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::crypto::{DeviceId, Hash, Secret};
@@ -47,7 +47,7 @@ use crate::format::clock::{Dot, Generations, Seen, Tag, Writer};
 use crate::format::commit::{Commit, Name, Retired};
 use crate::format::namespace::{Ino, Key, Value};
 use crate::format::register::{Features, Register, SLOT_VAULT, Slot, Stamp};
-use crate::io::Random;
+use crate::io::{Random, Timestamp};
 pub use crate::store::StoreError;
 use crate::store::{Context, Result, Store};
 use crate::tree::Root;
@@ -94,6 +94,10 @@ pub struct Volume {
     is_replay: bool,
     /// Devices that the next head retires.
     retiring: Mutex<Vec<Retired>>,
+    /// Somebody waits for the answers of other devices: the next head says so.
+    asks: AtomicBool,
+    /// When the changes were frozen that the next head will have.
+    frozen_at: Mutex<Option<Timestamp>>,
     /// What this device's newest head says of the device alone.
     own: Mutex<Own>,
     /// Things that the owner should be told.
@@ -111,6 +115,23 @@ pub struct Heads {
     /// Newer heads that are here and cannot be used; none of a volume that is opened to be
     /// repaired.
     pub unusable: Vec<Unusable>,
+    /// Which of this device's states the newest heads of others hold.
+    pub holders: Vec<Holder>,
+}
+
+/// Another device that has said which state of this device it holds: its changes, and all
+/// content that they name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The other device.
+    pub device: DeviceId,
+    /// What it calls itself.
+    pub name: String,
+    /// The generation of this device's head that it holds.
+    pub generation: u64,
+    /// All that this device acknowledged before this time is in that head; none if the head is not
+    /// here any more.
+    pub time: Option<Timestamp>,
 }
 
 /// What is known of a device's newest head.
@@ -128,6 +149,15 @@ pub struct DeviceHead {
     pub commit: Commit,
     /// Whether all objects that its heads name are here at full size.
     pub complete: bool,
+}
+
+/// An answer that other devices wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owed {
+    /// One of them is new, asks for it, or retired a device.
+    pub is_soon: bool,
+    /// When the oldest of the heads was made that are to be answered.
+    pub oldest: Timestamp,
 }
 
 /// An edit of the namespace map: the encoded key, and the value with the change that made
@@ -206,6 +236,8 @@ impl Volume {
             own_unread: parts.own_unread,
             is_replay: parts.is_replay,
             retiring: Mutex::new(parts.retiring),
+            asks: AtomicBool::new(false),
+            frozen_at: Mutex::default(),
             own: Mutex::new(parts.own),
             notices: parts.notices,
             heads: RwLock::new(Arc::new(parts.heads)),
@@ -405,9 +437,44 @@ impl Volume {
         retiring
     }
 
-    /// Whether a head has something to say although nothing changed: it retires a device.
+    /// Whether a head has something to say although nothing changed: it retires a device, or asks
+    /// the others for their answers.
     pub fn owes_head(&self) -> bool {
-        !self.retiring().is_empty()
+        self.asks.load(Ordering::Relaxed) || !self.retiring().is_empty()
+    }
+
+    /// Has the next head ask the other devices to say soon what they hold.
+    pub fn ask(&self) {
+        self.asks.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether other devices' changes are in what this volume is based on, and no head of this
+    /// device has said that it holds them.
+    pub fn owed_answer(&self) -> Option<Owed> {
+        let (own, base) = (self.own(), self.base());
+        let mut owed = None;
+        for head in self.heads().newest.iter().filter(|head| head.device != self.state().device) {
+            let is_here = base.inherited.merged.generation(&head.device) >= head.commit.news;
+            let held = own.processed.held(&head.device);
+            if !is_here || !head.complete || held.is_some_and(|held| held >= head.commit.news) {
+                continue;
+            }
+            let is_first = own.processed.get(&head.device).is_none();
+            let retires = head.commit.retired.iter().any(|entry| !own.retired.contains(entry));
+            let is_soon = is_first || head.commit.asks || retires;
+            let time = head.commit.time;
+            let (soon, oldest) =
+                owed.map_or((false, time), |Owed { is_soon, oldest }| (is_soon, oldest));
+            owed = Some(Owed { is_soon: soon || is_soon, oldest: oldest.min(time) });
+        }
+        owed
+    }
+
+    /// Notes that changes are frozen for the next head: what is acknowledged from here on is
+    /// perhaps not in it.
+    pub fn begin_checkpoint(&self) {
+        let now = self.world.clock.now();
+        *self.frozen_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
 
     /// Whether what is shown has repairs that no head has.

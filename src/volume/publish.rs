@@ -128,7 +128,7 @@ impl Volume {
         processed
     }
 
-    fn own(&self) -> Own {
+    pub(super) fn own(&self) -> Own {
         self.own.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -181,16 +181,19 @@ impl Volume {
         let generation = state.generation + 1 + self.spent.load(Ordering::Relaxed);
         let retiring = self.retiring();
         let news = news || state.generation == 0 || !retiring.is_empty();
+        let frozen_at = self.frozen_at.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let asks = self.asks.load(Ordering::Relaxed);
         let mut commit = Commit {
             device: state.device,
             generation,
-            time: self.world.clock.now(),
+            time: frozen_at.unwrap_or_else(|| self.world.clock.now()),
             writer: self.writer(),
             previous: state.head,
             root: inherited.root,
             ledger: (NO_ID, 0),
             processed,
             announcement: false,
+            asks,
             news: if news { generation } else { state.news },
             journal,
             inodes: inherited.inodes,
@@ -218,6 +221,9 @@ impl Volume {
                 self.spent.fetch_add(1, Ordering::Relaxed);
             })?;
         self.spent.store(0, Ordering::Relaxed);
+        if asks {
+            self.asks.store(false, Ordering::Relaxed);
+        }
         *self.own.lock().unwrap_or_else(PoisonError::into_inner) = Own::of(&commit, head_bytes);
         let Name::Head { hash, .. } = &name else { unreachable!("publish_head returns a head") };
         let objects = (commit.objects.len(), commit.objects.iter().map(|object| object.size).sum());

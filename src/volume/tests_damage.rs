@@ -346,7 +346,7 @@ const ROWS: &[(&str, Harm, [&str; 3])] = &[
     ("head3", Harm::Replaced("head2"), ["damaged", "damaged", "2:12-!"]),
     ("head3", Harm::Regenerated, ["damaged", "damaged", "2:12-!"]),
     ("head3", Harm::Moved, ["damaged", "damaged", "2:12-!"]),
-    ("head2", Harm::Removed, ["3:123", "3:123", "3:123"]),
+    ("head2", Harm::Removed, ["3:123!", "3:123!", "3:123!"]),
     ("head2", Harm::Flipped(999), ["3:123!", "3:123!", "3:123!"]),
     ("object2", Harm::Removed, ["3:1m3", "3:1m3", "3:1m3"]),
     ("object2", Harm::Emptied, ["3:1m3", "3:1m3", "3:1m3"]),
