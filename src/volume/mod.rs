@@ -48,6 +48,7 @@ use crate::format::commit::{Commit, Name, Retired};
 use crate::format::namespace::{Ino, Key, Value};
 use crate::format::register::{Features, Register, SLOT_VAULT, Slot, Stamp};
 use crate::io::Random;
+use crate::merge::{Beside, Found, Scope};
 pub use crate::store::StoreError;
 use crate::store::{Context, Result, Store};
 use crate::tree::Root;
@@ -372,6 +373,17 @@ impl Volume {
     /// opening joins all.
     pub fn is_replay(&self) -> bool {
         self.is_replay
+    }
+
+    /// The conflicts in these scopes, in what is shown below any overlay; ascending by path.
+    pub fn conflicts(&self, scopes: &[Scope]) -> Result<Vec<Found>> {
+        self.base().namespace.conflicts(&self.store, scopes)
+    }
+
+    /// The files of a directory that stand beside another one of it because of a conflict, in
+    /// what is shown below any overlay.
+    pub fn conflicts_in(&self, dir: Ino) -> Result<Vec<Beside>> {
+        self.base().namespace.conflicts_in(&self.store, dir)
     }
 
     /// Whether what is shown has repairs that no head has.
