@@ -14,7 +14,7 @@ use crate::world::{World, wait_for};
 const LIMIT: Duration = Duration::from_secs(40);
 
 /// A repository, and the copy of its folder on another machine.
-fn two_folders() -> World {
+pub fn two_folders() -> World {
     let world = World::with_repo();
     fs::create_dir(world.path("other")).expect("creates");
     carry(&world, "repo", "other");
@@ -22,14 +22,14 @@ fn two_folders() -> World {
 }
 
 /// All that is in one folder and not in the other comes there.
-fn carry(world: &World, from: &str, to: &str) {
+pub fn carry(world: &World, from: &str, to: &str) {
     let from = format!("{}/.", world.path(from).display());
     let status = Command::new("cp").arg("-an").arg(from).arg(world.path(to)).status();
     assert!(status.expect("runs").success());
 }
 
 /// All files below a folder: path and content.
-fn files(folder: &Path) -> BTreeMap<String, String> {
+pub fn files(folder: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let mut ahead = vec![folder.to_owned()];
     while let Some(dir) = ahead.pop() {
