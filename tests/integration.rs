@@ -10,6 +10,8 @@ mod chats;
 mod cli;
 #[path = "integration/commandline.rs"]
 mod commandline;
+#[path = "integration/conflicts.rs"]
+mod conflicts;
 #[cfg(all(feature = "etcd", feature = "fuzzing"))]
 #[path = "integration/contended.rs"]
 mod contended;

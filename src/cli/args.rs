@@ -93,6 +93,9 @@ pub enum Command {
     Cat(CatArgs),
     /// Write files to a folder as they were
     Extract(ExtractArgs),
+    /// What was changed on two devices at once
+    #[command(subcommand)]
+    Conflicts(ConflictsCommand),
     /// Look for damage
     Check(CheckArgs),
     /// Show the decrypted files at a mountpoint
@@ -127,6 +130,15 @@ pub enum Command {
         /// The folder; made if it is not there
         dir: PathBuf,
     },
+}
+
+/// Commands about what was changed on two devices at once.
+#[derive(Subcommand, Debug)]
+pub enum ConflictsCommand {
+    /// List what was changed on two devices at once: what, on which device, when
+    List(ConflictsListArgs),
+    /// Keep one version of a file under the plain name, and remove the others
+    Keep(ConflictsKeepArgs),
 }
 
 /// Commands about the key.
@@ -302,6 +314,24 @@ pub struct LsArgs {
     /// List folders and everything below
     #[arg(short = 'R', long)]
     pub recursive: bool,
+}
+
+/// Arguments of `conflicts list`.
+#[derive(Args, Debug)]
+pub struct ConflictsListArgs {
+    /// The repository
+    pub repo: PathBuf,
+    /// Paths in the repository: only what is there and below; all if none is given
+    pub paths: Vec<String>,
+}
+
+/// Arguments of `conflicts keep`.
+#[derive(Args, Debug)]
+pub struct ConflictsKeepArgs {
+    /// The repository
+    pub repo: PathBuf,
+    /// Path in the repository of the version to keep
+    pub path: String,
 }
 
 /// Arguments of `cat`.

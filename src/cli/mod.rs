@@ -46,7 +46,10 @@ mod wait;
 use std::path::Path;
 use std::process::ExitCode;
 
-use args::{Cli, Command, DevicesCommand, Global, KeyCommand, PutArgs, RepoArgs, VaultCommand};
+use args::{
+    Cli, Command, ConflictsCommand, DevicesCommand, Global, KeyCommand, PutArgs, RepoArgs,
+    VaultCommand,
+};
 use failure::{Failure, Result, print_failure, report};
 pub use parsed::{Said, parse};
 
@@ -140,6 +143,7 @@ fn written(command: &Command) -> Option<&std::path::Path> {
     match command {
         Command::Init(args) => Some(&args.repo),
         Command::Put(args) => Some(&args.repo),
+        Command::Conflicts(ConflictsCommand::Keep(args)) => Some(&args.repo),
         Command::Mount(args) => Some(&args.repo),
         Command::Check(args) if args.repair => Some(&args.repo),
         Command::Passwd(args) | Command::Vault(VaultCommand::Add(args)) => Some(&args.repo),
@@ -168,6 +172,8 @@ fn run(cli: &Cli) -> Result<Exit> {
         Command::Ls(args) => files::ls(&cli.global, args),
         Command::Cat(args) => files::cat(&cli.global, args),
         Command::Extract(args) => files::extract(&cli.global, args),
+        Command::Conflicts(ConflictsCommand::List(args)) => files::conflicts(&cli.global, args),
+        Command::Conflicts(ConflictsCommand::Keep(args)) => files::keep(&cli.global, args),
         Command::Mount(args) => mount::run(&cli.global, args)
             .map_err(|failure| control::add_users(&cli.global, failure, &args.repo)),
         Command::Umount(args) => control::umount(&cli.global, args),

@@ -9,6 +9,7 @@
 //! who else claims a name, the directories above, all of united directories, the files beside
 //! a database.
 
+mod conflicts;
 mod files;
 mod groups;
 mod loaded;
@@ -22,12 +23,15 @@ mod target;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_conflicts;
+#[cfg(test)]
 pub(crate) mod tests_devices;
 #[cfg(test)]
 pub(crate) mod tests_histories;
 
 use std::collections::BTreeSet;
 
+pub use conflicts::{Beside, Found, Scope, Versions, versions};
 pub use namespace::{Edits, Namespace, edit, join};
 
 use crate::crypto::{DeviceId, IdKeys};

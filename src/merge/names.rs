@@ -12,6 +12,9 @@ use crate::io::Timestamp;
 const DEVICE_MAX: usize = 32;
 /// Longest ending that stays behind what is added, bytes.
 const ENDING_MAX: usize = 32;
+/// How a mark begins.
+const BEGIN_TEXT: &str = " (from ";
+const BEGIN: &[u8] = BEGIN_TEXT.as_bytes();
 /// What a side file of a database may add to its name, bytes.
 const SIDE_MAX: usize = 8;
 
@@ -31,7 +34,63 @@ pub(super) fn loser(
     });
     let device = if device.is_empty() { "another device" } else { &device };
     let digits = loaded.loser_number(ino, origin) & 0xffff;
-    with(name, &format!(" (from {device}, {} {digits:04x})", date(mtime)))
+    with(name, &format!("{BEGIN_TEXT}{device}, {} {digits:04x})", date(mtime)))
+}
+
+/// What stands in a name because [`loser`] put it there.
+pub(super) struct Mark<'a> {
+    before: &'a [u8],
+    added: &'a [u8],
+    behind: &'a [u8],
+}
+
+/// The marks of a name that end with these digits. A device may have called itself anything, so
+/// it may be more than one.
+pub(super) fn marks(name: &[u8], digits: u64) -> Vec<Mark<'_>> {
+    let end = format!(" {digits:04x})");
+    let mut found = Vec::new();
+    for at in positions(name, end.as_bytes()) {
+        let begins = positions(&name[..at], BEGIN);
+        found.extend(begins.filter(|from| *from > 0).map(|from| Mark {
+            before: &name[..from],
+            added: &name[from..at + end.len()],
+            behind: &name[at + end.len()..],
+        }));
+    }
+    found
+}
+
+/// Whether a name may have a mark.
+pub(super) fn may_be_marked(name: &[u8]) -> bool {
+    positions(name, BEGIN).next().is_some()
+}
+
+fn positions<'a>(name: &'a [u8], part: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
+    name.windows(part.len()).enumerate().filter(move |(_, at)| *at == part).map(|(at, _)| at)
+}
+
+impl Mark<'_> {
+    /// The number behind the mark, and what comes after it.
+    fn number(&self) -> Option<(u32, &[u8])> {
+        let rest = self.behind.strip_prefix(b" ")?;
+        let end = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
+        let digits = std::str::from_utf8(&rest[..end]).ok()?;
+        Some((digits.parse().ok()?, &rest[end..]))
+    }
+
+    /// The names to which the mark may have been added, if none of it had to be cut.
+    pub fn plain_names(&self) -> impl Iterator<Item = Name> {
+        let behind = std::iter::once(self.behind).chain(self.number().map(|(_, rest)| rest));
+        behind.map(|behind| [self.before, behind].concat())
+    }
+
+    /// Whether the name is what comes of this one with the mark, whatever had to be cut.
+    pub fn is_of(&self, plain: &[u8]) -> bool {
+        let name = [self.before, self.added, self.behind].concat();
+        let Ok(added) = std::str::from_utf8(self.added) else { return false };
+        let wanted = with(plain, added);
+        wanted == name || self.number().is_some_and(|(at, _)| numbered(&wanted, at) == name)
+    }
 }
 
 /// The name with a number behind it.
@@ -108,6 +167,41 @@ mod tests {
         assert_eq!(of_database(b"chat.db-wal"), b"chat.db-wal 2");
         let long = [&[b'a'; 251][..], b"-wal"].concat();
         assert_eq!(of_database(&long).len(), NAME_MAX - SIDE_MAX);
+    }
+
+    #[test]
+    fn a_mark_is_found_again_whatever_the_device_was_called() {
+        let plain_names = |name: &str, digits| -> Vec<String> {
+            let names = marks(name.as_bytes(), digits)
+                .into_iter()
+                .flat_map(|mark| mark.plain_names().collect::<Vec<_>>());
+            names.map(|name| String::from_utf8(name).unwrap()).collect()
+        };
+        assert_eq!(plain_names("a (from X, 2026-11-28 3f2a).db", 0x3f2a), ["a.db"]);
+        assert_eq!(plain_names("a (from X, 2026-11-28 002a) 12.db", 0x2a), ["a 12.db", "a.db"]);
+        assert_eq!(plain_names("a (from X, no date 0000)", 0), ["a"]);
+        assert_eq!(plain_names("a (from b (from c, 2026-11-28 3f2a)", 0x3f2a).len(), 2);
+        for name in ["a", "a (from X, 2026-11-28 3f2b)", " (from X, 2026-11-28 3f2a)", "3f2a)", ""]
+        {
+            assert!(plain_names(name, 0x3f2a).is_empty(), "{name}");
+        }
+        // Behind the highest number of its kind there is none.
+        assert_eq!(plain_names("a (from X, 2026-11-28 3f2a) 4294967296", 0x3f2a).len(), 1);
+    }
+
+    #[test]
+    fn a_mark_belongs_to_a_name_that_was_cut_for_it() {
+        let added = " (from X, 2026-11-28 3f2a)";
+        for plain in ["chat".to_owned(), "chat.db".into(), format!("{}.db", "ä".repeat(126))] {
+            let name = with(plain.as_bytes(), added);
+            let is_of = |name: &[u8], plain: &str| {
+                marks(name, 0x3f2a).iter().any(|mark| mark.is_of(plain.as_bytes()))
+            };
+            assert!(is_of(&name, &plain) && !is_of(&name, "other"), "{plain}");
+            if plain.len() < 20 {
+                assert!(is_of(&numbered(&name, 3), &plain), "{plain}");
+            }
+        }
     }
 
     #[test]

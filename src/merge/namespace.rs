@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use super::conflicts::Search;
 use super::narrow::narrow;
-use super::{Group, Joined, Knot, Repairs, Suspects, Values, repair};
+use super::{Beside, Found, Group, Joined, Knot, Repairs, Scope, Suspects, Values, repair};
 use crate::format::clock::Dot;
-use crate::format::namespace::{Key, Value, Xattr};
+use crate::format::namespace::{Ino, Key, Value, Xattr};
 use crate::format::node::{Dotted, MapItem};
 use crate::format::versions::Versions;
 use crate::format::wire::DecodeError;
@@ -36,6 +37,26 @@ impl Namespace {
     /// The namespace of a root that needs no repair.
     pub fn plain(root: Root) -> Self {
         Self { stored: root, shown: root, repairs: Arc::default(), _nodes: None }
+    }
+
+    /// The conflicts in these scopes, ascending by path. Reads all directories below them.
+    pub fn conflicts(&self, store: &Store, scopes: &[Scope]) -> Result<Vec<Found>> {
+        self.search(store, |search| search.all(scopes, &self.repairs.conflicts))
+    }
+
+    /// The files of a directory that stand beside another one of it because of a conflict.
+    pub fn conflicts_in(&self, store: &Store, dir: Ino) -> Result<Vec<Beside>> {
+        self.search(store, |search| search.in_directory(dir))
+    }
+
+    fn search<T>(
+        &self,
+        store: &Store,
+        search: impl FnOnce(&Search<'_, Stored<'_>>) -> Result<T>,
+    ) -> Result<T> {
+        let (shown, stored) =
+            (&Stored { store, root: self.shown }, &Stored { store, root: self.stored });
+        search(&Search { ids: &store.context().ids, shown, stored })
     }
 }
 

@@ -265,7 +265,7 @@ impl Device {
         self.world.clock().set_wall(Timestamp { secs: self.now.get(), nanos: 0 });
     }
 
-    fn find(&self, path: &str) -> Option<Ino> {
+    pub fn find(&self, path: &str) -> Option<Ino> {
         let names = path.split('/').filter(|name| !name.is_empty());
         names.into_iter().try_fold(ROOT, |dir, name| {
             self.fs.lookup(dir, name.as_bytes()).ok().map(|attr| attr.ino)

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
+use super::conflicts::Search;
 use super::tests_devices::{
     Device, Line, Listing, Map, Pairs, checked, joined, pairs, repairs, settled,
 };
+use super::{Conflict, ConflictKind, Found, ROOT, Scope};
 use crate::format::side_files::main_name;
 
 /// What a device does: to the path of this number, and of that.
@@ -142,6 +144,32 @@ fn check(base: &Map, maps: &[&Map], ids: &crate::crypto::IdKeys) -> Result<(), S
     Ok(())
 }
 
+/// Checks that people are shown the same conflicts whether the repairs of a join were stored or
+/// not, and all that the repairs say of versions.
+fn check_conflicts(maps: &[&Map], ids: &crate::crypto::IdKeys) -> Result<(), String> {
+    let (map, suspects) = joined(maps);
+    let repairs = repairs(&map, ids, &suspects);
+    let found = |shown: &Map| -> Vec<Found> {
+        let scope = Scope { dir: ROOT, path: Vec::new(), name: None };
+        let Ok(found) = Search { ids, shown, stored: &map }.all(&[scope], &[]);
+        found
+    };
+    let before = found(&map.with(&repairs.groups, None));
+    let after = found(&map.with(&repairs.groups, Some(map.new_writer())));
+    if before != after {
+        return Err(format!("shown before: {before:#?}\nand after: {after:#?}"));
+    }
+    // Of a name that a file lost nobody may have the plain one: a database without room for its
+    // side files gets another.
+    let is_version = |one: &&Conflict| one.kind == ConflictKind::Version;
+    for conflict in repairs.conflicts.iter().filter(is_version) {
+        if !before.iter().any(|found| found.conflict == *conflict) {
+            return Err(format!("not found: {conflict:#?}\namong {before:#?}"));
+        }
+    }
+    Ok(())
+}
+
 /// How many times more histories are tried than in the gate.
 pub(crate) fn factor() -> u32 {
     std::env::var("AMBERFS_TEST_FACTOR").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
@@ -170,6 +198,7 @@ proptest! {
         prop_assert!(nothing.is_empty(), "one device made {:#?}", nothing);
         check(&base, &[&a, &b], ids).map_err(story)?;
         check(&base, &[&a, &b, &c], ids).map_err(story)?;
+        check_conflicts(&[&a, &b, &c], ids).map_err(story)?;
 
         // Somebody stores what two have, or a part of it; one of them goes on, and a third
         // comes with what it did before.

@@ -208,7 +208,7 @@ pub(super) fn joined(tips: &[&(DeviceHead, HeadFile)], base: &Base) -> Vec<Notic
         };
         notices.push(Notice::Note(format!(
             "{what} on two devices at once: both versions are there, and the name of one says \
-             which device it is from"
+             which device it is from. amberfs conflicts list REPO names them"
         )));
     }
     notices

@@ -33,7 +33,7 @@ pub fn carry(world: &World, from: &str, to: &str) {
 }
 
 /// All files below a folder: path and content.
-fn files(folder: &Path) -> BTreeMap<String, String> {
+pub fn files(folder: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let mut ahead = vec![folder.to_owned()];
     while let Some(dir) = ahead.pop() {

@@ -1,11 +1,13 @@
-//! `put`, `ls`, `cat` and `extract`: without FUSE.
+//! `put`, `ls`, `cat`, `extract` and `conflicts`: without FUSE.
 //!
 //! Invariant: a file that could not be copied as it is was named, and the
 //! command ends with an error or with [`Exit::Partial`].
 
 mod beneath;
 mod chain;
+mod conflicts;
 mod extract;
+mod keep;
 mod list;
 mod put;
 mod source;
@@ -21,7 +23,9 @@ use crate::format::namespace::ROOT;
 use crate::fs::{Attr, FsError, Operations};
 use crate::io::output;
 
+pub use conflicts::conflicts;
 pub use extract::extract;
+pub use keep::keep;
 pub use list::{cat, ls};
 pub use put::put;
 
