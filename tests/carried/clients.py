@@ -150,12 +150,18 @@ class Bisync:
         if at not in self.running:
             return
         thread, ending = self.running.pop(at)
+        end = time.monotonic() + (5 if kill else 0)
+        while time.monotonic() < end:
+            process = self.current.get(at)
+            if process is not None and process.poll() is None:
+                # In the middle of a file, if it is long.
+                time.sleep(0.3)
+                process.kill()
+                self.kills += 1
+                break
+            time.sleep(0.05)
         ending.set()
-        process = self.current.get(at)
-        if kill and process is not None and process.poll() is None:
-            process.kill()
-            self.kills += 1
-        thread.join(60)
+        thread.join(120)
 
     def loop(self, at, ending):
         """Runs bisync every two seconds. After a failure everything is compared anew first."""

@@ -100,8 +100,10 @@ class Machine:
             time.sleep(1)
 
     def unmount(self):
-        """Unmounts; everything must be in REPO then."""
-        self.must("umount", self.mountpoint)
+        """Unmounts; everything must be in REPO then. Returns whether nothing that is on its way
+        (20) keeps it from that."""
+        if self.must("umount", self.mountpoint, codes=(0, 20)).returncode == 20:
+            return False
         try:
             code = self.daemon.wait(PATIENCE)
         except subprocess.TimeoutExpired:
@@ -109,6 +111,7 @@ class Machine:
         self.daemon = None
         if code != 0:
             raise Failed(f"{self.name}: the daemon ended with {code} after umount")
+        return True
 
     def kill(self, clear):
         """Kills the daemon. `clear`: what it leaves is cleared away by `amberfs umount`."""

@@ -1,7 +1,7 @@
 """Machines that write to one repository, which real sync clients carry between them.
 
     run.py [--seed N] [--seconds N] [--client syncthing|rclone] [--machines 2|3]
-           [--follow no|yes|mixed] [--keep]
+           [--follow no|yes|mixed] [--watch no|yes] [--keep]
 
 Without --client both are played, one after the other. AMBERFS is the program to try, and
 AMBERFS_TEST_FACTOR makes everything longer. As root, or as a user who may use /dev/fuse.
@@ -35,6 +35,8 @@ def arguments():
     parser.add_argument("--client", choices=sorted(CLIENTS))
     parser.add_argument("--machines", type=int, choices=(2, 3))
     parser.add_argument("--follow", choices=("no", "yes", "mixed"))
+    parser.add_argument("--watch", choices=("no", "yes"), default="yes",
+                        help="whether programs watch files by inotify(7)")
     parser.add_argument("--keep", action="store_true")
     return parser.parse_args()
 
@@ -54,20 +56,21 @@ def play(client, program, chosen):
     machines = chosen.machines or chance.choice((2, 3))
     kind = chosen.follow or chance.choice(("no", "yes", "mixed"))
     follow = [kind == "yes" or kind == "mixed" and number % 2 == 0 for number in range(machines)]
-    print(f"{client}: seed {chosen.seed}, {machines} machines, follow {kind}, {chosen.seconds:.0f} s", flush=True)
+    print(f"{client}: seed {chosen.seed}, {machines} machines, follow {kind}, "
+          f"{chosen.seconds:.0f} s", flush=True)
     folder = tempfile.mkdtemp(prefix="carried-")
     started = time.monotonic()
-    world = World(program, folder, chance, chosen.seed, follow, CLIENTS[client])
+    world = World(program, folder, chance, chosen, follow, CLIENTS[client])
     try:
         world.play(chosen.seconds)
-        faults = world.faults
     except Failed as failure:
-        faults = [*world.faults, str(failure)]
+        world.faults.add(str(failure))
     except (OSError, ValueError) as error:
-        faults = [*world.faults, f"the test itself: {error!r}"]
+        world.faults.add(f"the test itself: {error!r}")
         traceback.print_exc()
     finally:
         world.leave()
+    faults = world.faults
     for fault in faults:
         print(f"{client}: FAILED: {fault}")
     print(f"{client}: {world.counts()}, {time.monotonic() - started:.0f} s, {len(faults)} faults", flush=True)

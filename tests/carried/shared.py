@@ -9,6 +9,7 @@ import ctypes
 import errno
 import os
 import re
+import time
 
 TOKEN = re.compile(rb"<[0-9]+:[0-9]+>")
 NAMES = ("a", "b", "c", "d.txt", "e.txt", ".f")
@@ -29,13 +30,19 @@ def rename_to_new(old, new):
         raise OSError(ctypes.get_errno(), "renameat2", str(new))
 
 
+class Changed(Exception):
+    """A file changed that nobody here wrote to."""
+
+
 class Shared:
     """Random changes below one folder."""
 
-    def __init__(self, top, number, chance, ledger):
+    def __init__(self, top, number, chance, ledger, watch):
         self.top, self.number, self.random, self.ledger = top, number, chance, ledger
         self.count = 0
         self.is_reading = False
+        self.watches, self.may_watch = None, watch
+        self.libc = ctypes.CDLL(None, use_errno=True)
 
     def text(self):
         """A new text."""
@@ -58,7 +65,8 @@ class Shared:
         self.is_reading = False
         kinds = [self.append] * 6 + [self.save] * 5 + [self.rewrite] * 3 + [self.remove] * 2 + \
             [self.move] * 3 + [self.mkdir] * 3 + \
-            [self.move_folder, self.remove_folder, self.chmod, self.link, self.set_time]
+            [self.move_folder, self.remove_folder, self.chmod, self.link, self.set_time,
+             self.hold]
         try:
             self.random.choice(kinds)(self.path())
         except OSError as error:
@@ -82,6 +90,35 @@ class Shared:
         self.is_reading = False
         self.ledger.write(taken=tokens(content))
         return file
+
+    def hold(self, path):
+        """Keeps a file open for so long that others' changes arrive: it must not change meanwhile."""
+        if self.random.random() < 0.7:
+            return
+        with open(path, "r+b") as file:
+            self.is_reading = True
+            before = file.read()
+            time.sleep(self.random.choice((0.5, 3, 7)))
+            file.seek(0)
+            after = file.read()
+            self.is_reading = False
+            if before != after:
+                raise Changed(f"{path} was open and changed: {before[:200]} {after[:200]}")
+            token, text = self.text()
+            file.write(text)
+        self.ledger.added(token)
+
+    def watch(self):
+        """Watches files by inotify(7), as editors and indexers do: the kernel keeps them in memory,
+        although they are not open. The watches end with the mount, and do not keep it in use."""
+        if not self.may_watch:
+            return
+        if self.watches is None:
+            self.watches = self.libc.inotify_init1(os.O_CLOEXEC)
+        for folder, _, names in os.walk(self.top.parent):
+            for name in names:
+                if self.random.random() < 0.3:
+                    self.libc.inotify_add_watch(self.watches, os.fsencode(os.path.join(folder, name)), 4)
 
     def append(self, path):
         """Appends a text to a file, or makes the file."""
@@ -175,5 +212,5 @@ class Shared:
 
     def set_time(self, path):
         """Sets a time that is not now, as a wrong clock does."""
-        time = self.random.randint(1_000_000_000, 2_000_000_000)
-        os.utime(path, (time, time), follow_symlinks=False)
+        then = self.random.randint(1_000_000_000, 2_000_000_000)
+        os.utime(path, (then, then), follow_symlinks=False)

@@ -1,9 +1,10 @@
 """What one machine writes: a program of its own, so that a mount that hangs hangs no test.
 
-    worker.py MOUNTPOINT LEDGER NUMBER SEED
+    worker.py MOUNTPOINT LEDGER NUMBER SEED WATCH
 
 Reads commands from standard input, a line each, and answers each with a line: `go SECONDS` writes
-at random, `turn 0` writes into the databases that are handed on, `save FILE` writes down what the machine's own folder must hold.
+at random, `turn 0` writes into the databases that are handed on, `save FILE` writes down what the
+machine's own folder must hold. WATCH is yes or no: whether files are watched by inotify(7).
 """
 
 import errno
@@ -52,20 +53,21 @@ class Ledger:
 class Worker:
     """Chooses what to do next, and goes on after the mount was gone."""
 
-    def __init__(self, mountpoint, ledger, number, seed):
+    def __init__(self, mountpoint, ledger, number, seed, watch):
         self.mountpoint = Path(mountpoint)
         self.random = random.Random(f"{seed}-{number}")
         self.ledger = Ledger(ledger)
         self.own = Own(self.mountpoint / f"own-{number}", self.random)
-        self.shared = Shared(self.mountpoint / "shared", number, self.random, self.ledger)
+        self.shared = Shared(self.mountpoint / "shared", number, self.random, self.ledger, watch)
         self.tables = Tables(self.mountpoint / "db", ledger, number, self.random)
         self.kill_file, self.kills = Path(ledger).parent / "kills", 0
         self.counts = {"writes": 0, "fsyncs": 0, "gone": 0, "unreadable": 0}
 
     def unless_killed(self):
         """Raises if the daemon was killed since the last call, also if it is mounted again."""
-        before, self.kills = self.kills, self.kill_file.stat().st_size if self.kill_file.exists() else 0
-        if self.kills != before:
+        kills = self.kill_file.stat().st_size if self.kill_file.exists() else 0
+        before, self.kills = self.kills, kills
+        if kills != before:
             raise OSError(errno.ENOTCONN, "the daemon was killed")
 
     def is_mounted(self):
@@ -118,6 +120,7 @@ class Worker:
                     is_known = True
                 self.unless_killed()
                 if time.monotonic() >= end:
+                    self.shared.watch()
                     return self.fsync()
                 self.step()
                 self.pause()
@@ -137,7 +140,8 @@ class Worker:
 
     def pause(self):
         """Waits a little, and now and then so long that a checkpoint and a join come between."""
-        time.sleep(self.random.choice((0, 0.005, 0.02, 0.1)) if self.random.random() < 0.98 else 2.5)
+        is_long = self.random.random() < 0.02
+        time.sleep(2.5 if is_long else self.random.choice((0, 0.005, 0.02, 0.1)))
 
     def lost(self):
         """The daemon was killed."""
@@ -151,9 +155,9 @@ class Worker:
 
 def main():
     """Obeys commands until there are no more."""
-    mountpoint, ledger, number, seed = sys.argv[1:]
+    mountpoint, ledger, number, seed, watch = sys.argv[1:]
     os.umask(0o022)
-    worker = Worker(mountpoint, ledger, int(number), seed)
+    worker = Worker(mountpoint, ledger, int(number), seed, watch == "yes")
     for line in sys.stdin:
         command, argument = line.split()
         if command == "go":

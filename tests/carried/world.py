@@ -1,7 +1,6 @@
 """Some machines, their sync clients and what happens to them."""
 
 import json
-import os
 import select
 import subprocess
 import sys
@@ -9,7 +8,7 @@ import time
 from pathlib import Path
 
 import compare
-from clients import OF_CLIENTS, files
+from clients import files
 from machine import Failed, Machine
 
 HERE = Path(__file__).resolve().parent
@@ -18,13 +17,13 @@ HERE = Path(__file__).resolve().parent
 class Writer:
     """The program that writes at one machine."""
 
-    def __init__(self, machine, seed):
+    def __init__(self, machine, seed, watch):
         self.machine, self.counts = machine, {}
         self.errors = machine.folder / "worker"
         with open(self.errors, "wb") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-B", HERE / "worker.py", machine.mountpoint, machine.ledger,
-                 str(machine.number), str(seed)], env=machine.environment(), text=True,
+                 str(machine.number), str(seed), watch], env=machine.environment(), text=True,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
 
     def ask(self, command):
@@ -54,17 +53,30 @@ class Writer:
         self.process.wait()
 
 
+class Faults(dict):
+    """Faults, each once; `lasting` ones are of such a kind that the play can go on with them."""
+
+    def add(self, text, lasting=False):
+        """Remembers a fault."""
+        self.setdefault(text, lasting)
+
+    def check(self, when):
+        """Ends the play if there is a fault with which it cannot go on."""
+        if not all(self.values()):
+            raise Failed(when)
+
+
 class World:
     """Plays phases: writing with and without clients, kills, and now and then everything settles."""
 
-    def __init__(self, program, folder, chance, seed, follow, client):
+    def __init__(self, program, folder, chance, chosen, follow, client):
         self.folder, self.random = Path(folder), chance
         key = self.folder / "key"
         self.machines = [Machine(program, folder, number, key, follows)
                          for number, follows in enumerate(follow)]
-        self.writers, self.faults = [], []
+        self.writers, self.faults = [], Faults()
         self.client = client(self.machines, folder)
-        self.seed, self.settled, self.conflicts, self.versions = seed, 0, 0, 0
+        self.chosen, self.settled, self.conflicts, self.versions = chosen, 0, 0, 0
         self.started = time.monotonic()
 
     def log(self, text):
@@ -83,7 +95,7 @@ class World:
             any(machine.repo.glob("amberfs-*.amb")) for machine in self.machines))
         for machine in self.machines:
             machine.mount()
-        self.writers = [Writer(machine, self.seed) for machine in self.machines]
+        self.writers = [Writer(machine, self.chosen.seed, self.chosen.watch) for machine in self.machines]
         end = time.monotonic() + seconds
         self.turn()
         while time.monotonic() < end:
@@ -117,10 +129,10 @@ class World:
             writer.answer(180)
         for at, machine in enumerate(self.machines):
             machine.check_alive()
-            if self.random.random() < 0.6:
+            if self.random.random() < (0.3 if machine.follow else 0.6):
                 self.log(f"{machine.name} is mounted again")
-                machine.unmount()
-                self.mount(at)
+                if machine.unmount():
+                    self.mount(at)
 
     def strike(self, resting):
         """Kills a daemon or a client, or nobody."""
@@ -174,10 +186,15 @@ class World:
 
     def carried(self):
         """Everything is published and carried to all."""
+        def is_published():
+            """Whether `amberfs sync` succeeds everywhere."""
+            synced = [machine.must("sync", machine.mountpoint, codes=(0, 20)) for machine in self.machines]
+            return all(done.returncode == 0 for done in synced)
         for machine in self.machines:
             machine.check_alive()
-            machine.must("sync", machine.mountpoint)
-        self.until("the folders are equal", 120, self.same_folders)
+        # What changes need that others made may be on its way.
+        self.until("everything is in REPO", 120, is_published)
+        self.until("the folders are equal", 180, self.same_folders)
 
     def settle(self):
         """Nobody writes: all machines come to the same tree, and then publish nothing more."""
@@ -189,7 +206,7 @@ class World:
             self.carried()
             for at, machine in enumerate(self.machines):
                 if not machine.follow:
-                    machine.unmount()
+                    self.until("a mount ends", 60, machine.unmount)
                     self.mount(at)
             self.carried()
             if number and self.machines[0].heads() == before:
@@ -199,13 +216,15 @@ class World:
         raise Failed("heads are published again and again although nobody writes")
 
     def shown(self):
-        """What each machine shows; an error that a change in the middle of it may explain, too."""
+        """What each machine shows, or an error: names change, and content that has just arrived is
+        found when the mount looks again."""
         trees = []
         for machine in self.machines:
             try:
                 trees.append(compare.tree(machine.mountpoint))
-            except (FileNotFoundError, NotADirectoryError) as error:
-                trees.append({"error": str(error)})
+            except OSError as error:
+                self.log(f"{machine.name}: {error}")
+                trees.append({f"{error}": machine.name})
         return trees
 
     def judge(self):
@@ -221,34 +240,34 @@ class World:
             trees = self.shown()
         for machine, one in zip(self.machines[1:], trees[1:]):
             for line in compare.differences(trees[0], one)[:10]:
-                self.faults.append(f"m0 and {machine.name} show: {line}")
+                self.faults.add(f"m0 and {machine.name} show: {line}", compare.is_time(line))
         for at, machine in enumerate(self.machines):
             expected = json.loads((machine.folder / "expected").read_text())
             for line in compare.own_differences(trees[0], at, expected)[:10]:
-                self.faults.append(f"of {machine.name} and as it must be: {line}")
+                self.faults.add(f"of {machine.name} and as it must be: {line}")
         written = compare.Written(self.machines)
         top = self.machines[0].mountpoint
         for token in compare.missing_texts(top, written):
-            self.faults.append(f"text {token} of {written.added[token]} is nowhere")
+            self.faults.add(f"text {token} of {written.added[token]} is nowhere")
         wrong, self.versions = compare.databases(top, written, self.folder / "scratch")
-        self.faults += wrong
+        for line in wrong:
+            self.faults.add(line, "two names" in line)
         self.conflicts = sum("(from " in path for path in trees[0])
         self.tree = trees[0]
-        if self.faults:
-            raise Failed(f"after {self.settled} times of settling")
+        self.faults.check(f"after {self.settled} times of settling")
 
     def check(self):
         """Unmounts, and compares what REPO holds for whoever opens it anew."""
         for machine in self.machines:
-            machine.unmount()
-        self.until("the folders are equal", 120, self.same_folders)
+            self.until("a mount ends", 60, machine.unmount)
+        self.until("the folders are equal", 180, self.same_folders)
         before = self.machines[0].heads()
         for at in range(len(self.machines)):
             self.mount(at)
         for machine in self.machines:
-            machine.unmount()
+            self.until("a mount ends", 60, machine.unmount)
         if self.machines[0].heads() != before:
-            self.faults.append("a mount without changes published a head")
+            self.faults.add("a mount without changes published a head")
         for at in range(len(self.machines)):
             self.client.stop(at, kill=False)
         for machine in self.machines:
@@ -256,14 +275,15 @@ class World:
             out = machine.folder / "out"
             machine.must("extract", machine.repo, out, "--key-file", machine.key)
             for line in compare.differences(self.tree, compare.tree(out))[:10]:
-                self.faults.append(f"mount and {machine.name}'s extract: {line}")
+                self.faults.add(f"mount and {machine.name}'s extract: {line}", compare.is_time(line))
             for path in files(machine.repo):
                 if ".sync-conflict-" in path or "..path" in path:
-                    self.faults.append(f"a conflict of the client: {machine.name} {path}")
+                    self.faults.add(f"a conflict of the client: {machine.name} {path}")
 
     def counts(self):
         """What was tried."""
         def total(name):
+            """The sum of one count over all machines."""
             return sum(writer.counts.get(name, 0) for writer in self.writers)
         kills = sum(machine.kills for machine in self.machines)
         return (f"{total('writes')} writes, {total('fsyncs')} fsyncs, {kills} daemons killed, "
@@ -276,7 +296,8 @@ class World:
     def leave(self):
         """Ends everything, and unmounts."""
         for machine in self.machines:
-            self.faults += [f"{machine.name}: {line}" for line in machine.panics()]
+            for line in machine.panics():
+                self.faults.add(f"{machine.name}: {line}")
         for writer in self.writers:
             writer.leave()
         for machine in self.machines:
