@@ -18,7 +18,7 @@ INSTALL_PROGRAM = install -s
 # What of docs/ people read who have no source.
 PAGES = cli format operations recovery semantics threat-model vault
 
-.PHONY: deps build install test test-long test-vault demo bench bench-week bench-scale bench-micro bench-instructions model lint clean
+.PHONY: deps build install test test-long test-vault test-carried demo bench bench-week bench-scale bench-micro bench-instructions model lint clean
 
 deps:
 	@have=$$(cargo --version 2>/dev/null | cut -d ' ' -f 2); \
@@ -94,6 +94,13 @@ test-long: deps target/venv/done
 test-vault: PACKAGES += softhsm2 $(VAULT_PACKAGES)
 test-vault: deps
 	tests/vault
+
+# Machines whose REPO real sync clients carry: Syncthing and rclone, all on this machine.
+# AMBERFS_TEST_FACTOR says how long; ARGUMENTS is for run.py, as ARGUMENTS='--seed 7'.
+test-carried: PACKAGES += syncthing rclone
+test-carried: deps
+	$(if $(AMBERFS),,cargo build --bin amberfs)
+	AMBERFS="$(or $(AMBERFS),$(TARGET)/debug/amberfs)" python3 -B tests/carried/run.py $(ARGUMENTS)
 
 # The main job, visibly.
 demo: deps
