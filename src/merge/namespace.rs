@@ -104,60 +104,75 @@ pub fn edit(
     mut edits: Edits,
     settling: Option<Dot>,
 ) -> Result<Namespace> {
-    let edited = |root: Root, edits: &Edits| {
-        let edits: Vec<map::Edit> =
-            edits.iter().map(|(key, item)| (key.clone(), item.clone())).collect();
-        let mut new = NewNodes::new();
-        map::edit(Keys(&store.context().ids), store, root, &edits, &mut new).map(|root| (root, new))
-    };
     let (touched, left) = divide(&base.repairs.groups, &edits);
     let rows_before = row_keys(store, base.stored)?;
     if touched.is_empty() && left.is_empty() {
         // Rows of repairs that nothing needs any more.
         edits.extend(rows_before.iter().map(|key| (key.encode(), None)));
-        let (root, new) = edited(base.stored, &edits)?;
+        let (root, new) = edited(store, base.stored, &edits)?;
         store.stage_nodes(new);
         return Ok(Namespace::plain(root));
     }
     let dot = settling.expect("whoever edits a base with repairs makes a change");
-    let below = Stored { store, root: base.stored };
-    if let Some(mut narrowed) = narrow(&below, &base.repairs, &edits, dot)? {
-        let (stored, new) = edited(base.stored, &narrowed)?;
-        store.stage_nodes(new);
-        let mut suspects = rows(store, stored)?;
-        for key in narrowed.keys() {
-            let key = Key::decode(key).map_err(damaged)?;
-            let values = Stored { store, root: stored }.values(&key)?;
-            values.iter().for_each(|(_, value)| suspects.add(&key, value));
-        }
-        let left = shown(store, stored, &suspects)?.repairs;
-        mark(&mut narrowed, &rows_before, &left.groups.iter().collect::<Vec<_>>(), dot);
-        let (stored, new) = edited(base.stored, &narrowed)?;
-        store.stage_nodes(new);
-        let namespace = shown(store, stored, &rows(store, stored)?)?;
-        let (expected, new) = edited(base.shown, &edits)?;
-        let _expected = store.keep_unpublished(&new);
-        if looks_the_same(store, namespace.shown, expected)? {
-            return Ok(namespace);
-        }
+    if let Some(namespace) = edit_narrowly(store, base, (&edits, &rows_before), dot)? {
+        return Ok(namespace);
     }
     let all: Vec<&Group> = touched.iter().chain(&left).copied().collect();
     let mut settled = edits.clone();
     settle(&mut settled, &all, dot);
     settle(&mut edits, &touched, dot);
     mark(&mut edits, &rows_before, &left, dot);
-    let (stored, new) = edited(base.stored, &edits)?;
+    let (stored, new) = edited(store, base.stored, &edits)?;
     store.stage_nodes(new);
     let namespace = shown(store, stored, &rows(store, stored)?)?;
-    let (expected, _) = edited(base.shown, &edits)?;
+    let (expected, _) = edited(store, base.shown, &edits)?;
     if namespace.shown == expected {
         return Ok(namespace);
     }
     log::debug!("all repairs are stored: the others would change what is shown");
     mark(&mut settled, &rows_before, &[], dot);
-    let (root, new) = edited(base.stored, &settled)?;
+    let (root, new) = edited(store, base.stored, &settled)?;
     store.stage_nodes(new);
     Ok(Namespace::plain(root))
+}
+
+/// The root after edits, with its new nodes.
+fn edited(store: &Store, root: Root, edits: &Edits) -> Result<(Root, NewNodes)> {
+    let edits: Vec<map::Edit> =
+        edits.iter().map(|(key, item)| (key.clone(), item.clone())).collect();
+    let mut new = NewNodes::new();
+    let root = map::edit(Keys(&store.context().ids), store, root, &edits, &mut new)?;
+    Ok((root, new))
+}
+
+/// The namespace after edits of which no repair is stored: of the versions of a file only the
+/// edited one is another. None if that is not enough, or would change how something else looks.
+fn edit_narrowly(
+    store: &Store,
+    base: &Namespace,
+    (edits, rows_before): (&Edits, &BTreeSet<Key>),
+    dot: Dot,
+) -> Result<Option<Namespace>> {
+    let below = Stored { store, root: base.stored };
+    let Some(mut narrowed) = narrow(&below, &base.repairs, edits, dot)? else { return Ok(None) };
+    let (root, new) = edited(store, base.stored, &narrowed)?;
+    store.stage_nodes(new);
+    let stored = Stored { store, root };
+    let mut suspects = rows(store, root)?;
+    for key in narrowed.keys() {
+        let key = Key::decode(key).map_err(damaged)?;
+        for (_, value) in stored.values(&key)? {
+            suspects.add(&key, &value);
+        }
+    }
+    let left = shown(store, root, &suspects)?.repairs;
+    mark(&mut narrowed, rows_before, &left.groups.iter().collect::<Vec<_>>(), dot);
+    let (root, new) = edited(store, base.stored, &narrowed)?;
+    store.stage_nodes(new);
+    let namespace = shown(store, root, &rows(store, root)?)?;
+    let (expected, new) = edited(store, base.shown, edits)?;
+    let _expected = store.keep_unpublished(&new);
+    Ok(looks_the_same(store, namespace.shown, expected)?.then_some(namespace))
 }
 
 /// Whether two plain trees look the same: but for the changes that made what is there, the versions
