@@ -4,6 +4,7 @@ Keys and values come in as `reader.py` reads them; nothing here knows of files o
 an origin are (writer, record). Runs of versions are (writer, first record, last record).
 """
 import datetime
+import re
 import stat
 from collections import namedtuple
 
@@ -15,6 +16,9 @@ SIDE_SUFFIXES = (b"-journal", b"-shm", b"-wal")
 # [(dot, versions, bytes or None where it was removed)]. `entries`: (directory, name) to
 # [(dot, inode, type)]. `backs`: inode to (directory, name) to [dot]. `devices`: writer to
 # (device id, name). `opaque`: inodes with kinds that are kept as they are. Lists ascend by dot.
+# What stands in a name because a repair put it there.
+MARK = re.compile(rb"(?s). \(from .*, [0-9-]{10} [0-9a-fA-F]{4}\)")
+
 Joined = namedtuple("Joined", "records xattrs entries backs devices opaque")
 # One value of a file's record.
 Version = namedtuple("Version", "dot inode")
@@ -128,6 +132,7 @@ class Repair:
         self.find_places()
         self.read_files()
         self.keep_names()
+        self.drop_given_names()
         self.show_directories()
         self.show_versions()
         self.name_losers()
@@ -199,6 +204,17 @@ class Repair:
                 # Beside a name that ends like a side file's there is no room for one.
                 fit = [link for link in links if not link.name.endswith(SIDE_SUFFIXES)]
                 self.links[side.main] = known if any(link in fit for link in known) else (fit or links)[:1]
+
+    def drop_given_names(self):
+        """A name that a repair gave goes if the maker of the version shown knew another name and not this one."""
+        for ino, links in self.links.items():
+            version = self.best(ino)
+            if len(links) > 1 and version and not self.dirs[ino]:
+                backs, writer = self.joined.backs.get(ino, {}), version.dot[0]
+                known = {link for link in links if any(dot[0] == writer for dot in backs.get(link[:2], []))}
+                given = {link for link in links if MARK.search(link.name)}
+                if known - given:
+                    self.links[ino] = [link for link in links if link in known or link not in given]
 
     # --- contents
 

@@ -60,6 +60,24 @@ pub(super) fn marks(name: &[u8], digits: u64) -> Vec<Mark<'_>> {
     found
 }
 
+/// Whether a name has a mark as [`loser`] makes them, whatever its digits are.
+pub(super) fn has_mark(name: &[u8]) -> bool {
+    const DATE: usize = "2026-11-28".len();
+    let ends = |at: usize| {
+        let begin = at.checked_sub(", ".len() + DATE + " 3f2a".len())?;
+        let (date, digits) = (&name[begin + 2..begin + 2 + DATE], &name[at - 4..at]);
+        let is_date = date.iter().all(|byte| byte.is_ascii_digit() || *byte == b'-');
+        let is_mark = name[begin..].starts_with(b", ")
+            && is_date
+            && name[at - 5] == b' '
+            && digits.iter().all(u8::is_ascii_hexdigit);
+        is_mark.then_some(begin)
+    };
+    let from = positions(name, BEGIN).find(|at| *at > 0);
+    let mut found = positions(name, b")").filter_map(ends);
+    from.is_some_and(|from| found.any(|end| end >= from + BEGIN.len()))
+}
+
 /// Whether a name may have a mark.
 pub(super) fn may_be_marked(name: &[u8]) -> bool {
     positions(name, BEGIN).next().is_some()
@@ -148,6 +166,31 @@ fn date(time: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mark_has_a_device_a_day_and_digits() {
+        for name in [
+            "c (from X, 2026-11-28 3f2a)",
+            "chat (from A, B (c), 2026-11-28 00ff).db",
+            "a (from another device, 2026-11-28 3f2a) 2.txt",
+        ] {
+            assert!(has_mark(name.as_bytes()), "{name}");
+        }
+        for name in [
+            " (from X, 2026-11-28 3f2a)",
+            "c (from X)",
+            "c (from X, 2026-11-28 3f2)",
+            "c (from X, 2026-11-28 3f2g)",
+            "c (from X, today 3f2a)",
+            "c (from, 2026-11-28 3f2a)",
+            "(from X, 2026-11-28 3f2a)",
+            "a) (from ",
+            ")",
+            "",
+        ] {
+            assert!(!has_mark(name.as_bytes()), "{name}");
+        }
+    }
 
     #[test]
     fn what_is_added_stands_before_the_ending() {

@@ -70,6 +70,7 @@ pub(super) fn show(loaded: &Loaded<'_>) -> Tree {
     let mut plan = place(loaded, &mut tree.ties);
     let files = Files::read(loaded);
     sides::keep_names(loaded, &files, &mut plan);
+    drop_given_names(loaded, &files, &mut plan);
     let is_shown = |ino: &Ino| Some((*ino, files.best(*ino)?.clone()));
     tree.best = plan.dirs.keys().filter_map(is_shown).collect();
     tree.bound.clone_from(&files.bound);
@@ -92,6 +93,24 @@ pub(super) fn show(loaded: &Loaded<'_>) -> Tree {
     sides::set_apart(loaded, &files, &mut tree);
     sides::pair_up(loaded, &plan, &files, &canon, &mut tree);
     tree
+}
+
+/// A name that a repair gave to a file goes if whoever made the version that is shown did not know
+/// it, and knew another one. Else two devices that each stored the other's file under such a name
+/// would leave both files with two names.
+fn drop_given_names(loaded: &Loaded<'_>, files: &Files, plan: &mut Plan) {
+    for (ino, links) in plan.links.iter_mut().filter(|(_, links)| links.len() > 1) {
+        let Some((dot, _)) = files.best(*ino) else { continue };
+        let is_known = |link: &Link| {
+            let back = Key::Back(link.ino, link.dir, link.name.clone());
+            let values = loaded.items.get(&back).into_iter().flatten();
+            values.into_iter().any(|(of, _)| of.writer == dot.writer)
+        };
+        let is_given = |link: &Link| names::has_mark(&link.name);
+        if links.iter().any(|link| is_known(link) && !is_given(link)) {
+            links.retain(|link| is_known(link) || !is_given(link));
+        }
+    }
 }
 
 struct Builder<'a> {
