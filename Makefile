@@ -18,7 +18,7 @@ INSTALL_PROGRAM = install -s
 # What of docs/ people read who have no source.
 PAGES = cli format operations recovery semantics threat-model vault
 
-.PHONY: deps build install test test-long test-vault test-carried demo bench bench-week bench-scale bench-micro bench-instructions model lint clean
+.PHONY: deps build install test test-long test-vault test-carried demo bench bench-week bench-scale bench-joins bench-micro bench-instructions model lint clean
 
 deps:
 	@have=$$(cargo --version 2>/dev/null | cut -d ' ' -f 2); \
@@ -125,6 +125,11 @@ bench-scale: PACKAGES += fio
 bench-scale: deps
 	cargo build --release --bins --example terabyte
 	python3 -B benches/runner scale
+
+# What joining costs that two devices wrote apart.
+bench-joins: deps
+	cargo build --release --bins
+	python3 -B benches/runner joins
 
 # The parts that most time goes through, each alone.
 bench-micro: deps

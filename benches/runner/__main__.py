@@ -1,4 +1,4 @@
-"""`python3 benches/runner bench|week|scale|instructions`: see the Makefile for the variables."""
+"""`python3 benches/runner bench|week|scale|joins|instructions`: see the Makefile for the variables."""
 
 import importlib
 import signal
@@ -6,7 +6,7 @@ import sys
 
 from shell import Failed
 
-if len(sys.argv) != 2 or sys.argv[1] not in ("bench", "week", "scale", "instructions"):
+if len(sys.argv) != 2 or sys.argv[1] not in ("bench", "week", "scale", "joins", "instructions"):
     sys.exit(__doc__)
 # Ended from outside it unmounts and cleans up too.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
