@@ -12,6 +12,8 @@ use crate::sync::plan::is_called;
 
 /// How often the daemon is asked what it has seen.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long after asking other devices they are asked again at the earliest.
+const ASK_PAUSE: Duration = Duration::from_secs(30);
 
 /// A device that has said that it holds all that was to be held.
 struct Holder {
@@ -25,52 +27,58 @@ struct Holder {
 pub fn run(global: &Global, args: &WaitArgs) -> Result<Exit> {
     let daemon = find(global, &args.mountpoint)?;
     let begin = Instant::now();
-    let mut target = None;
+    let number = |status: &serde_json::Value, name: &str| status[name].as_u64().unwrap_or(0);
+    // What programs wrote may still be in the kernel's memory.
+    ask(&daemon, &Request::Sync)?;
+    let mut status = status_of(&daemon)?;
+    if status["read_only"].as_bool() == Some(true) {
+        return Err(Failure::new(Exit::Usage, "this mount is only read: it has written nothing"));
+    }
+    let target = number(&status, "news");
+    let mut asked: Option<(u64, Instant)> = None;
     loop {
-        let status = status_of(&daemon)?;
-        let holder = held(&status, target, args.device.as_deref());
-        if let Some(holder) = holder {
+        if let Some(holder) = held(&status, target, args.device.as_deref()) {
             return told(global, &daemon, &holder);
         }
         // What the daemon saw before this command began says nothing.
         let age = status["looked"].as_u64().map(Duration::from_secs);
         let is_seen_since = age.is_some_and(|age| age + PAUSE < begin.elapsed());
-        if is_seen_since && status["others"].as_u64() == Some(0) {
+        let others = number(&status, "others");
+        if is_seen_since && others == 0 {
             return Err(Failure::new(Exit::NotAllHere, "no other device has a state here")
                 .hint("mount the repository on another device, and let the sync client finish"));
-        }
-        if target.is_none() && status["others"].as_u64() != Some(0) {
-            ask(&daemon, &Request::Call(ASK.to_vec()))?;
-            ask(&daemon, &Request::Sync)?;
-            target = status_of(&daemon)?["news"].as_u64();
-            continue;
         }
         if args.timeout.is_some_and(|timeout| begin.elapsed() >= timeout) {
             let seconds = begin.elapsed().as_secs();
             let who = args.device.as_deref().unwrap_or("any other device");
             let text = format!(
-                "{who} has not said within {seconds} s that it holds state {} of this one",
-                target.unwrap_or(0)
+                "{who} has not said within {seconds} s that it holds state {target} of this one"
             );
             return Err(Failure::new(Exit::NotAllHere, text).hint(
                 "a device says so soon after the files came if it is mounted with -o follow, else \
                  when it is mounted the next time, or at amberfs sync",
             ));
         }
+        // A head that came after the one that asks hides it.
+        let is_asked = asked.is_some_and(|(generation, when)| {
+            number(&status, "generation") == generation || when.elapsed() < ASK_PAUSE
+        });
+        if others > 0 && !is_asked {
+            ask(&daemon, &Request::Call(ASK.to_vec()))?;
+            ask(&daemon, &Request::Sync)?;
+            asked = Some((number(&status_of(&daemon)?, "generation"), Instant::now()));
+        }
         std::thread::sleep(PAUSE);
+        status = status_of(&daemon)?;
     }
 }
 
-/// The device that holds everything, or this state of it.
-fn held(status: &serde_json::Value, target: Option<u64>, wanted: Option<&str>) -> Option<Holder> {
+/// The device that holds this state.
+fn held(status: &serde_json::Value, target: u64, wanted: Option<&str>) -> Option<Holder> {
     let holders = status["elsewhere"].as_array()?.iter().map(|holder| {
         let text = |name: &str| holder[name].as_str().unwrap_or_default().to_owned();
         let generation = holder["generation"].as_u64().unwrap_or(0);
-        let has_all = match target {
-            Some(target) => generation >= target,
-            None => holder["all"].as_bool() == Some(true),
-        };
-        (Holder { name: text("name"), id: text("id"), generation }, has_all)
+        (Holder { name: text("name"), id: text("id"), generation }, generation >= target)
     });
     let is_wanted = |holder: &Holder| {
         let id = crate::crypto::unhex::<16>(&holder.id).unwrap_or_default();

@@ -173,7 +173,7 @@ impl Service for Mounted {
         if let (Some(handle), Some(Ok(space))) = (self.handle.get(), local) {
             handle.set_direct_writes(is_scarce(space.free));
         }
-        fs.is_due(&self.when) || self.is_answer_due()
+        fs.is_due(&self.when) || (fs.may_checkpoint() && self.is_answer_due())
     }
 
     fn has_news(&self) -> bool {
@@ -236,7 +236,8 @@ impl Service for Mounted {
         let progress = fs.progress();
         let volume = fs.volume();
         let (base, state, heads) = (volume.base(), volume.state(), volume.heads());
-        let others = || heads.newest.iter().filter(|head| head.device != state.device);
+        let machine = self.follower.device(volume);
+        let others = || heads.newest.iter().filter(|head| head.device != machine);
         let waits = progress.waiting_changes > 0 || progress.waiting_bytes > 0;
         let elsewhere: Vec<serde_json::Value> = heads
             .holders
@@ -247,7 +248,7 @@ impl Service for Mounted {
                     "id": crate::crypto::hex(&holder.device),
                     "generation": holder.generation,
                     "time": holder.time.map(|time| time.secs),
-                    "all": !waits && holder.generation >= state.news,
+                    "all": !self.read_only && !waits && holder.generation >= state.news,
                 })
             })
             .collect();
@@ -265,6 +266,7 @@ impl Service for Mounted {
             "inodes": progress.inodes,
             "bytes": progress.bytes,
             "generation": state.generation,
+            "read_only": self.read_only,
             "news": state.news,
             "looked": self.follower.age(volume).map(|age| age.as_secs()),
             "time": own.map(|commit| commit.time.secs),

@@ -75,14 +75,21 @@ impl Fs {
         }
     }
 
+    /// Whether a checkpoint that nobody asked for may be tried: the last one did not fail just
+    /// before, and the log goes on.
+    pub fn may_checkpoint(&self) -> bool {
+        let now = self.volume.world().clock.elapsed();
+        now >= self.lock().retry_at && !self.failing.has_failed()
+    }
+
     /// Whether a checkpoint is due.
     pub fn is_due(&self, when: &When) -> bool {
+        if !self.may_checkpoint() {
+            return false;
+        }
         let now = self.volume.world().clock.elapsed();
         let state = self.lock();
         let Some((first, last)) = state.changed else { return false };
-        if now < state.retry_at || self.failing.has_failed() {
-            return false;
-        }
         let amounts = Amounts {
             new: self.volume.new_bytes(),
             edits: state.overlays.changes(),

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use super::{Fs, Replaced, State};
+use super::{File, Fs, Replaced, State};
 use crate::format::namespace::{Ino, Key, Value};
 use crate::format::node::MapItem;
 use crate::sync::{Follower, Looked};
@@ -47,7 +47,9 @@ impl Fs {
             return Ok(Followed::Nothing);
         };
         let mut changed = self.changed(&self.volume.tree_at(base.namespace.shown))?;
-        let held = Self::held(&self.lock(), &changed);
+        // What is not open is published first.
+        let is_open = |file: &File| file.opens > 0;
+        let held = Self::held(&self.lock(), &changed, is_open);
         if let Some(ino) = held {
             follower.look_again();
             return Ok(Followed::Later(Some(self.name_of(ino)?)));
@@ -75,7 +77,7 @@ impl Fs {
             follower.look_again();
             return Ok(Followed::Later(None));
         }
-        if let Some(ino) = Self::held(&state, &changed) {
+        if let Some(ino) = Self::held(&state, &changed, |file| file.opens > 0 || !file.is_clean()) {
             drop(state);
             follower.look_again();
             return Ok(Followed::Later(Some(self.name_of(ino)?)));
@@ -109,12 +111,9 @@ impl Fs {
         Ok(())
     }
 
-    /// A file that is open here, or has changes, and whose content changed elsewhere.
-    fn held(state: &State, changed: &Changed) -> Option<Ino> {
-        let is_held = |ino: &&Ino| {
-            let file = state.files.get(ino);
-            file.is_some_and(|file| file.opens > 0 || !file.is_clean())
-        };
+    /// A file whose content changed elsewhere and that keeps this mount from showing it.
+    fn held(state: &State, changed: &Changed, is_held: impl Fn(&File) -> bool) -> Option<Ino> {
+        let is_held = |ino: &&Ino| state.files.get(ino).is_some_and(&is_held);
         changed.contents.iter().find(is_held).copied()
     }
 

@@ -105,8 +105,12 @@ impl Fs {
             ],
         )?;
         *state.lookups.entry(ino).or_default() += 1;
-        drop(state);
-        self.do_getattr(ino)
+        let inode = self.inode(&state, ino)?;
+        let attr = self.attr_of(&mut state, ino, &inode)?;
+        if let Some(replaced) = state.replaced.get_mut(&ino) {
+            replaced.is_unknown = false;
+        }
+        Ok(attr)
     }
 
     /// The changes that take one name from an inode; the inode goes with its

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::namespace::Edits;
-use super::{Conflict, ConflictKind, Joined, Repair, Repairs, Values};
+use super::{Conflict, ConflictKind, Group, Joined, Repair, Repairs, Values};
 use crate::format::clock::Dot;
 use crate::format::namespace::{Ino, Inode, Key, Value};
 use crate::format::node::{Dotted, MapItem};
@@ -49,6 +49,18 @@ fn origin_of((dot, value): &(Dot, Value)) -> Option<Dot> {
     }
 }
 
+/// Whether versions of a database are among the repairs, whose side files go with them.
+fn has_side_files(group: &Group) -> bool {
+    group.repairs.iter().any(|repair| match &repair.value {
+        Some((_, Value::Inode(inode))) => inode.history.main.is_some(),
+        _ => false,
+    })
+}
+
+fn is_edited(group: &Group, edits: &Edits) -> bool {
+    group.repairs.iter().any(|repair| edits.contains_key(&repair.key.encode()))
+}
+
 fn item(key: &Key, mut values: Values) -> MapItem {
     values.sort_by_key(|(dot, _)| *dot);
     let dotted = |(dot, value): (Dot, Value)| Dotted { dot, bytes: value.encode() };
@@ -65,7 +77,8 @@ fn edited(item: &MapItem, key: &Key) -> Option<(Dot, Box<Inode>)> {
 }
 
 /// What these edits of what is shown are in the stored namespace, if no repair is stored with
-/// them; none if they decide no conflict of versions, or more than that. What a version that was
+/// them; none if they decide no conflict of versions, or more than that, or one of a database with
+/// side files. What a version that was
 /// edited is shown with is stored under `dot`, which no head has yet.
 pub(super) fn narrow<J: Joined>(
     stored: &J,
@@ -75,6 +88,9 @@ pub(super) fn narrow<J: Joined>(
 ) -> Result<Option<Edits>, J::Error> {
     let losers = losers(repairs);
     if losers.is_empty() {
+        return Ok(None);
+    }
+    if repairs.groups.iter().any(|group| has_side_files(group) && is_edited(group, edits)) {
         return Ok(None);
     }
     let mut narrowed = edits.clone();

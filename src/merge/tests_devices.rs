@@ -223,6 +223,11 @@ impl Device {
         self.volume().state().generation
     }
 
+    /// How many objects lie in this copy of REPO.
+    pub fn objects_written(&self) -> usize {
+        self.world.paths().iter().filter(|path| path.contains("/obj/")).count()
+    }
+
     /// Seconds pass here.
     pub fn pass(&self, seconds: u64) {
         self.world.clock().advance(Duration::from_secs(seconds));
@@ -296,6 +301,12 @@ impl Device {
         let change = SetAttr { size: Some(0), ..SetAttr::default() };
         self.fs.setattr(ino, &change).is_ok()
             && self.fs.write(ino, 0, bytes.as_bytes(), false).is_ok()
+    }
+
+    /// The whole content of a file.
+    pub fn read(&self, path: &str) -> String {
+        let ino = self.find(path).unwrap();
+        String::from_utf8(self.fs.read(ino, 0, u32::MAX).unwrap()).unwrap()
     }
 
     pub fn append(&self, path: &str, bytes: &str) -> bool {

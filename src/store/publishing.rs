@@ -165,7 +165,9 @@ impl Store {
         root.publish(&path, &whole).map_err(|error| StoreError::writing(&path, error))?;
         drop(root);
         self.published.add(&mut locked(&self.published.new), object.clone());
-        self.catalogue.add_own(self.device, object);
+        // It may lie in the folder that this device had under an earlier id.
+        let Name::Object { device, .. } = name else { return Ok(None) };
+        self.catalogue.add_own(*device, object);
         Ok(Some(true))
     }
 

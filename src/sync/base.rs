@@ -13,6 +13,7 @@ use crate::merge;
 use crate::store::{Result, Store, StoreError, Stray};
 use crate::tree::{Root, diff, join};
 use crate::volume::repository::{HeadFile, Repository, open_head};
+use crate::volume::state::State;
 use crate::volume::{Base, DeviceHead, Holder, Inherited, Notice, Tree, VolumeError};
 
 /// With how many heads it is tried to begin a join that fails.
@@ -109,8 +110,18 @@ fn tell_contained(store: &Store, loaded: &mut Loaded) {
     if several.is_empty() {
         return;
     }
-    let roots = loaded.heads.iter().map(|(head, _)| head.commit.root);
-    let seen: Vec<Option<Seen>> = roots.map(|root| join::seen(store, root).ok()).collect();
+    let (mut seen, mut notices): (Vec<Option<Seen>>, _) = (Vec::new(), Vec::new());
+    for (head, _) in &loaded.heads {
+        seen.push(match join::seen(store, head.commit.root) {
+            Ok(seen) => Some(seen),
+            Err(StoreError::Missing { .. }) => None,
+            Err(error) => {
+                notices.push(Notice::of(&error));
+                None
+            }
+        });
+    }
+    loaded.notices.extend(notices);
     let has_all = |one: &Seen, other: &Seen| one.dots().all(|dot| other.covers(dot));
     let when = |at: usize| (heads[at].time, heads[at].generation, heads[at].hash);
     let is_contained = |at: usize| {
@@ -184,14 +195,15 @@ fn not_joinable(
     Ok(fewest.expect("several heads were to be joined"))
 }
 
-/// Which of the heads of `own` the newest heads of other devices hold. A head of another copy of
-/// this device does not count, whatever its number is.
+/// Which heads of the device with this local state the newest heads of other devices hold. A head
+/// of another copy of the device does not count, whatever its number is.
 pub(super) fn holders(
     store: &Store,
     heads: &Heads,
-    own: &DeviceId,
+    state: &State,
     newest: &[DeviceHead],
 ) -> Vec<Holder> {
+    let own = &state.device;
     let files = heads.get(own).map_or(&[][..], Vec::as_slice);
     let holder = |head: &DeviceHead| {
         let generation = head.commit.processed.held(own)?;
@@ -199,7 +211,8 @@ pub(super) fn holders(
         let mut same = files.iter().filter(|file| file.generation == generation).peekable();
         let is_gone = same.peek().is_none();
         let file = same.find(|file| Tag::of(&file.hash) == tag);
-        if file.is_none() && !is_gone {
+        let is_of_copy = generation == state.generation && tag != Tag::of(&state.head);
+        if is_of_copy || (file.is_none() && !is_gone) {
             return None;
         }
         let time =

@@ -18,14 +18,20 @@ use crate::format::clock::Generations;
 use crate::io::SyncedFolder;
 use crate::store::StoreError;
 use crate::volume::repository::Repository;
+use crate::volume::state::State;
 use crate::volume::{Base, DeviceHead, Heads, Volume, VolumeError};
 
-/// How long after a look that did not end it is repeated, although no file of a head is another.
+/// How long after a look that did not end it is repeated, although no file of a head is another;
+/// then twice as long, and so on.
 const AGAIN: Duration = Duration::from_secs(15);
+/// How many times that is doubled.
+const DOUBLINGS_MAX: u32 = 6;
 
 /// Looks for new heads of other devices, for one open volume.
 pub struct Follower {
     wanted: Wanted,
+    /// Local state that lies beside a repository which is only read.
+    beside: Option<State>,
     last: Mutex<Option<Last>>,
 }
 
@@ -37,6 +43,8 @@ struct Last {
     at: Duration,
     /// When the folders of heads were listed last, and had the same files.
     listed: Duration,
+    /// How many looks in a row found the same files, up to [`DOUBLINGS_MAX`].
+    repeated: u32,
     /// Whether the volume goes on from all that was found, and nothing is on its way.
     is_done: bool,
 }
@@ -54,7 +62,18 @@ pub struct Looked {
 impl Follower {
     /// Of a volume that was opened with these options.
     pub fn new(options: &OpenOptions) -> Self {
-        Self { wanted: options.wanted(), last: Mutex::default() }
+        let beside = options.beside.as_ref().map(|beside| beside.state.clone());
+        Self { wanted: options.wanted(), beside, last: Mutex::default() }
+    }
+
+    /// Local state of this machine: that of the volume, or that beside it.
+    fn machine(&self, volume: &Volume) -> State {
+        self.beside.clone().unwrap_or_else(|| volume.state())
+    }
+
+    /// This machine's device.
+    pub fn device(&self, volume: &Volume) -> DeviceId {
+        self.machine(volume).device
     }
 
     /// Whether other heads of other devices are in REPO than at the last look, or that one is to
@@ -67,7 +86,7 @@ impl Follower {
             Some(last) if last.files != files => true,
             Some(last) => {
                 last.listed = now;
-                !last.is_done && now.saturating_sub(last.at) >= AGAIN
+                !last.is_done && now.saturating_sub(last.at) >= AGAIN * (1 << last.repeated)
             }
         })
     }
@@ -75,7 +94,7 @@ impl Follower {
     /// The volume does not go on from what the last look found: it is repeated.
     pub fn look_again(&self) {
         if let Some(last) = &mut *self.last() {
-            last.is_done = false;
+            (last.is_done, last.repeated) = (false, 0);
         }
     }
 
@@ -90,7 +109,11 @@ impl Follower {
             head_files(&*world.repo, &state.device).map_err(|error| StoreError::io("", error))?;
         // Until it has ended well.
         let at = world.clock.elapsed();
-        *self.last() = Some(Last { files, at, listed: at, is_done: false });
+        let mut last = self.last();
+        let before = last.as_ref().filter(|last| last.files == files);
+        let repeated = before.map_or(0, |last| (last.repeated + 1).min(DOUBLINGS_MAX));
+        *last = Some(Last { files, at, listed: at, repeated, is_done: false });
+        drop(last);
         let repository = Repository::find(&*world.repo)?;
         if repository.repo != state.repo {
             return Err(VolumeError::Waiting("the folder of this repository".into()));
@@ -106,14 +129,19 @@ impl Follower {
         let repository = self.find(volume)?;
         let mut loaded = load_heads(store, &repository.heads, true, &LeftOut::new());
         let own = known(&state, &repository.heads, &[]);
-        let Plan { behind, newest, unusable, .. } = plan(&loaded.here, &own, None, &self.wanted);
+        let beside = self.beside.as_ref().map(|state| known(state, &repository.heads, &[]));
+        let Plan { verdict, behind, newest, unusable, .. } =
+            plan(&loaded.here, &own, beside.as_ref(), &self.wanted);
+        if let Verdict::Refuse(refusal) = verdict {
+            return Err(tell::refused(refusal, loaded, &repository, state.generation));
+        }
         let unusable = take_unusable(&mut loaded, &unusable, state.device);
         if let Some(last) = &mut *self.last() {
             last.is_done =
                 unusable.is_empty() && loaded.heads.iter().all(|(head, _)| head.complete);
         }
         let newest = take_newest(loaded, &newest);
-        let holders = holders(store, &repository.heads, &state.device, &newest);
+        let holders = holders(store, &repository.heads, &self.machine(volume), &newest);
         Ok(Heads { newest, behind, unusable, holders })
     }
 
@@ -129,9 +157,10 @@ impl Follower {
         let (store, state) = (&*volume.store, volume.state());
         let repository = self.find(volume)?;
         let own = known(&state, &repository.heads, &[]);
+        let beside = self.beside.as_ref().map(|state| known(state, &repository.heads, &[]));
         let decided =
             read_and_join(store, &repository, &repository.heads, Some(&state.device), |loaded| {
-                Ok(plan(&loaded.here, &own, None, &self.wanted))
+                Ok(plan(&loaded.here, &own, beside.as_ref(), &self.wanted))
             })?;
         let Decided { mut loaded, plan, joined } = decided;
         let Plan { verdict, behind, seen, newest, unusable, .. } = plan;
@@ -151,7 +180,7 @@ impl Follower {
             last.is_done = is_done;
         }
         let newest = take_newest(loaded, &newest);
-        let holders = holders(store, &repository.heads, &state.device, &newest);
+        let holders = holders(store, &repository.heads, &self.machine(volume), &newest);
         Ok(Looked { base, heads: Heads { newest, behind, unusable, holders }, seen })
     }
 }

@@ -57,6 +57,7 @@ pub fn open(
     if let Some(files) = heads.get_mut(&machine.device) {
         drop_torn(&store, files, &intents, machine.generation, options.read_only)?;
     }
+    let machine_state = machine.clone();
     let machine = machine.device;
     let wanted = options.wanted();
     let beside = options.beside.as_ref().map(|beside| known(&beside.state, &heads, &[]));
@@ -130,7 +131,12 @@ pub fn open(
             newest_heads.push(head);
         }
     }
-    let holders = holders(&store, &heads, &own_device, &newest_heads);
+    let holders = holders(
+        &store,
+        &heads,
+        if options.read_only { &machine_state } else { &state },
+        &newest_heads,
+    );
     let volume = Volume::new(Parts {
         world,
         store,

@@ -52,7 +52,8 @@ pub(super) struct Loaded {
     pub unusable: Vec<(HeadFile, StoreError)>,
     /// Older heads that cannot be used, and why.
     pub older: Vec<(Hash, StoreError)>,
-    /// Heads that are not here, although a later one of their device names them, and their device.
+    /// Heads that are not here although a later one of their device names them, or that cannot be
+    /// read and are older than that, each with its device.
     /// What was repaired went on without them is not among them.
     pub lacking: BTreeSet<(DeviceId, Hash)>,
     /// What the owner should know of single heads.
@@ -123,7 +124,7 @@ fn plain(head: &DeviceHead) -> Head {
 }
 
 impl Loaded {
-    /// Whether a head of the device is not here that a later one names.
+    /// Whether an older head of the device is not here, or cannot be read.
     pub fn lacks_head_of(&self, device: &DeviceId) -> bool {
         self.lacking.iter().any(|(lacking, _)| lacking == device)
     }
@@ -164,6 +165,7 @@ impl Loaded {
                     continue;
                 }
                 Err(error) => {
+                    self.lacking.insert((*device, file.hash));
                     self.older.push((file.hash, error));
                     continue;
                 }

@@ -27,10 +27,12 @@ fn device_of(stray: &Stray) -> Option<DeviceId> {
 pub(super) fn tell_heads(loaded: &Loaded, plan: &Plan, notices: &mut Vec<Notice>) {
     let error = |at: &usize| &loaded.unusable[*at].1;
     for error in plan.given_up.iter().map(error) {
-        notices.push(Notice::Note(format!("{error}; a repair went on without it")));
+        notices
+            .push(Notice::Note(format!("{error}; its device is retired, and nobody waits for it")));
     }
     notices.extend(plan.unusable.iter().map(error).map(Notice::of));
-    for (device, _) in &loaded.lacking {
+    let is_told = |hash: &Hash| loaded.older.iter().any(|(older, _)| older == hash);
+    for (device, _) in loaded.lacking.iter().filter(|(_, hash)| !is_told(hash)) {
         let head = plan.newest.iter().map(|at| &loaded.heads[*at].0);
         let Some(head) = head.clone().find(|head| head.device == *device) else { continue };
         let name = named(&head.name, device);

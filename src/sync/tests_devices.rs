@@ -1,6 +1,8 @@
 //! Devices that write to one repository, each through its own copy of REPO, and mount again
 //! after others' heads came.
 
+use std::fmt::Write;
+
 use proptest::prelude::*;
 
 use crate::fs::{Followed, FsError};
@@ -94,7 +96,7 @@ fn rows_that_nothing_needs_any_more_go_with_the_changes_of_an_older_mount() {
     let (laptop, phone) = (laptop.remount(10), phone.remount(11));
     let beside = listing(&phone).keys().find(|path| path.contains("(from")).unwrap().clone();
     assert!(laptop.write("other", "laptop"));
-    assert!(phone.unlink(&beside) && phone.write("f", "phone again"));
+    assert!(phone.write(&beside, "decided") && phone.write("f", "phone again"));
     laptop.checkpoint();
     phone.checkpoint();
     laptop.receive(&phone);
@@ -208,10 +210,11 @@ fn a_look_that_found_nothing_new_is_repeated_after_a_while() {
     assert!(laptop.has_news(&follower));
     assert!(laptop.write("own", "laptop"));
     let heads = laptop.heads_written();
-    for _ in 0..3 {
+    for pause in [20, 40, 80] {
         laptop.follow_with(&follower);
+        laptop.pass(pause / 2 - 6);
         assert!(!laptop.has_news(&follower), "it was looked at just now");
-        laptop.pass(20);
+        laptop.pass(pause / 2 + 6);
         assert!(laptop.has_news(&follower), "what is on its way is looked for again");
     }
     assert_eq!(laptop.heads_written(), heads, "nothing new was shown, and a head was published");
@@ -396,6 +399,50 @@ fn a_file_that_changed_elsewhere_is_another_inode_for_the_kernel() {
     assert!(phone.open_again(known.ino).is_ok());
     phone.close(known.ino);
     phone.close(same.ino);
+}
+
+/// Each of two devices joined an older state of the other, gave the other's file a name of its own,
+/// and went on with the own one. Joined, both files had both names, and a database stood under one
+/// of them without its log.
+#[test]
+fn a_name_that_a_repair_gave_goes_where_its_file_has_another() {
+    for (name, log) in [("c", None), ("c.db", Some("c.db-wal"))] {
+        let laptop = Device::first("LAPTOP");
+        let phone = laptop.another("PHONE", 3);
+        let write = |device: &Device, bytes: &str| {
+            assert!(device.write(name, bytes));
+            if let Some(log) = log {
+                assert!(device.write(log, &format!("log of {bytes}")));
+            }
+        };
+        write(&phone, "phone 1");
+        phone.checkpoint();
+        write(&laptop, "laptop 1");
+        laptop.checkpoint();
+        laptop.receive(&phone);
+        phone.receive(&laptop);
+        write(&phone, "phone 2");
+        phone.checkpoint();
+        let laptop = laptop.remount(10);
+        write(&laptop, "laptop 2");
+        publish(&laptop).unwrap();
+        let phone = phone.remount(11);
+        write(&phone, "phone 3");
+        publish(&phone).unwrap();
+        laptop.receive(&phone);
+        phone.receive(&laptop);
+        let (laptop, phone) = (laptop.remount(12), phone.remount(13));
+        let shown = listing(&laptop);
+        assert_eq!(shown, listing(&phone));
+        assert!(shown.values().all(|line| line.links() == 1), "{shown:#?}");
+        assert_eq!(shown[name].bytes, "phone 3");
+        if let Some(log) = log {
+            assert_eq!(shown[log].bytes, "log of phone 3");
+        }
+        assert!(contents(&laptop).contains(&"laptop 2".into()), "{shown:#?}");
+        let each = if log.is_some() { 2 } else { 1 };
+        assert_eq!(shown.len(), 2 * each, "{shown:#?}");
+    }
 }
 
 /// A machine is copied with its local state, as a virtual machine is. Both write, and nobody of them
@@ -583,6 +630,41 @@ fn an_answer_is_given_once_and_answers_are_not_answered() {
     let state = laptop.volume().state();
     let holders = laptop.volume().heads().holders.clone();
     assert!(holders[0].generation >= state.news && holders[0].time.is_some());
+}
+
+/// What a large file wrote before its device was retired lies in objects under the old id, which no
+/// head names.
+#[test]
+fn a_renewed_device_has_what_its_journal_names_in_objects() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("f", "one"));
+    let phone = laptop.another("PHONE", 3);
+    let mut number = 1u64;
+    let mut large = String::new();
+    while large.len() < 30 << 20 {
+        number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        write!(large, "{number:016x}").unwrap();
+    }
+    assert!(laptop.write("large", ""));
+    for at in (0..large.len()).step_by(128 << 10) {
+        assert!(laptop.append("large", &large[at..large.len().min(at + (128 << 10))]));
+    }
+    let objects = laptop.objects_written();
+    assert!(objects > 0, "it was to enter REPO before the head");
+    phone.receive(&laptop);
+    let phone = phone.remount(10);
+    let heads = phone.volume().heads();
+    let head = heads.newest.iter().find(|head| head.name == "LAPTOP").unwrap();
+    assert!(phone.volume().retire(head));
+    phone.checkpoint();
+    let laptop = laptop.end().with_files_of(&phone);
+    laptop.renew(0x33);
+    let laptop = laptop.mount(11).remount(12);
+    laptop.checkpoint();
+    assert!(laptop.read("large") == large, "it is another one");
+    phone.receive(&laptop);
+    let phone = phone.remount(13);
+    assert!(phone.read("large") == large, "it is another one");
 }
 
 /// A step of a world of three devices.

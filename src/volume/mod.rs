@@ -292,10 +292,10 @@ impl Volume {
         let intents: HashSet<String> =
             Store::intents(&**folder).map_err(failed)?.into_iter().collect();
         let (mut useless, mut torn) = (Vec::new(), Vec::new());
-        let renewed = self.state().journal_of;
+        let State { journal_of, retires, .. } = self.state();
         for (hash, owner, _) in self.store.objects() {
             let name = Name::Object { device: owner, hash };
-            let is_own = owner == device || owner == renewed;
+            let is_own = owner == device || owner == journal_of || retires.contains(&owner);
             if !is_own || self.store.is_known(&name) || !intents.contains(&name.path()) {
                 continue;
             }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use super::inherited::{Base, Inherited, Own};
 use super::state::State;
-use super::{Changes, Edit, Published, Volume, stamp, values};
+use super::{Changes, DeviceHead, Edit, Published, Volume, stamp, values};
 use crate::crypto::{DeviceId, Hash};
 use crate::format::clock::{Dot, Processed, Seen, Tag, Writer};
 use crate::format::commit::{Commit, Name, NewObject};
@@ -119,7 +119,9 @@ impl Volume {
     fn processed(&self, inherited: &Inherited, device: DeviceId) -> Processed {
         let mut processed = self.own().processed;
         processed.join(&inherited.merged);
-        for head in self.heads().newest.iter().filter(|head| head.complete) {
+        // What is here beside the heads of a journal that is replayed is not in the base.
+        let is_complete = |head: &&DeviceHead| head.complete && !self.is_replay;
+        for head in self.heads().newest.iter().filter(is_complete) {
             if processed.generation(&head.device) >= head.commit.news {
                 processed.add(head.device, head.generation, Tag::of(&head.hash));
             }

@@ -189,3 +189,29 @@ fn what_is_elsewhere_is_what_another_device_said() {
     one.unmount(&world);
     other.unmount(&world);
 }
+
+/// Who mounts and changes nothing makes files only until each device has said what it holds.
+#[test]
+fn a_quiet_folder_stays_quiet() {
+    if !has_fuse("devices, quiet") {
+        return;
+    }
+    let world = two_folders();
+    let heads = || {
+        let all = ["repo", "other"].map(|repo| world.files(repo));
+        all.iter().flatten().filter(|path| path.to_string_lossy().contains("head")).count()
+    };
+    let mut counts = Vec::new();
+    for round in 0..6 {
+        for (repo, mnt, peer) in [("repo", "one", "other"), ("other", "two", "repo")] {
+            let mount = world.mount(repo, mnt, &KEY);
+            if round == 0 {
+                fs::write(world.path(mnt).join("same name"), mnt).expect("writes");
+            }
+            mount.unmount(&world);
+            carry(&world, repo, peer);
+        }
+        counts.push(heads());
+    }
+    assert_eq!(counts[3..], [counts[2]; 3], "{counts:?}");
+}
