@@ -40,9 +40,11 @@ class Device:
     """A machine with its own copy of the repository."""
 
     def __init__(self, folder, which, key):
-        self.repo, self.mnt, self.key = folder / f"repo-{which}", folder / f"mnt-{which}", key
+        # The folder around a repository counts as one that is uploaded.
+        self.repo, self.mnt, self.key = folder / f"synced-{which}" / "repo", folder / f"mnt-{which}", key
         self.env = environment(folder / f"home-{which}")
         self.mnt.mkdir()
+        self.repo.mkdir(parents=True)
 
     def amberfs(self, *words, timeout=1800):
         return run([AMBERFS, *words, "--key-file", self.key, "-q"], env=self.env, timeout=timeout)
