@@ -85,7 +85,8 @@ class Own:
 
     def write(self, path, file):
         """Writes a new file with its mode."""
-        with open(self.full(path), "xb") as out:
+        # A daemon that was killed during a save may have left the file that was to be renamed.
+        with open(self.full(path), "wb" if path.endswith("~") else "xb") as out:
             out.write(file.content)
         os.chmod(self.full(path), file.mode)
 
