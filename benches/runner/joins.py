@@ -122,7 +122,7 @@ def measure(place, count):
 
 def main():
     lines = ["| files | one head: s, MB | two heads joined: s, MB | bytes of an answer | new files in a quiet folder |", "|---|---|---|---|---|"]
-    with Place(os.environ.get("WHERE", "/var/tmp")) as place:
+    with Place(os.environ.get("WHERE") or str(OUT)) as place:
         for count in sorted({max(COUNT // 100, 4 * CHANGES), COUNT // 10, COUNT}):
             (s, mb), (joined_s, joined_mb), answers, new = measure(place, count)
             lines.append(f"| {count:,} | {s:.2f}, {mb:.0f} | {joined_s:.2f}, {joined_mb:.0f} | {sum(answers):,} | {new} |")
