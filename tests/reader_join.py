@@ -11,14 +11,13 @@ from collections import namedtuple
 ROOT = 1
 NAME_MAX, DEVICE_MAX, ENDING_MAX, SIDE_MAX = 255, 32, 32, 8
 SIDE_SUFFIXES = (b"-journal", b"-shm", b"-wal")
+# What stands in a name because a repair put it there.
+MARK = re.compile(rb"(?s). \(from .*, ([0-9-]{10}|no date) [0-9a-fA-F]{4}\)")
 
 # All values of a joined namespace. `records`: inode to [(dot, inode)]. `xattrs`: inode to name to
 # [(dot, versions, bytes or None where it was removed)]. `entries`: (directory, name) to
 # [(dot, inode, type)]. `backs`: inode to (directory, name) to [dot]. `devices`: writer to
 # (device id, name). `opaque`: inodes with kinds that are kept as they are. Lists ascend by dot.
-# What stands in a name because a repair put it there.
-MARK = re.compile(rb"(?s). \(from .*, [0-9-]{10} [0-9a-fA-F]{4}\)")
-
 Joined = namedtuple("Joined", "records xattrs entries backs devices opaque")
 # One value of a file's record.
 Version = namedtuple("Version", "dot inode")

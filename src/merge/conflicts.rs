@@ -26,35 +26,37 @@ const FILE: u32 = 0o100_000;
 
 /// A file that stands beside another one of its directory because of a conflict.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Beside {
-    /// Its name.
+pub struct ConflictFile {
+    /// The name of the file in the directory.
     pub name: Name,
-    /// The name of the other one: for a file that only looks like a side file, the database.
+    /// The name of the file beside which it stands: of a file that only looks like a side file,
+    /// the database.
     pub of: Name,
-    /// The conflict.
+    /// What happened, on which device, and when.
     pub conflict: Conflict,
 }
 
 /// A conflict, and where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// The path from the root, without a slash before it. Of a file that another one stands
-    /// for: where it was.
+pub struct FoundConflict {
+    /// The path of the file or directory from the root, without a slash before it. If another
+    /// file took its place, the path that it had.
     pub path: Vec<u8>,
     /// The path of the file beside which it stands, if it stands beside one.
     pub of: Option<Vec<u8>>,
-    /// The conflict.
+    /// What happened, on which device, and when.
     pub conflict: Conflict,
 }
 
 /// Where conflicts are searched for.
 #[derive(Clone, Debug)]
 pub struct Scope {
-    /// A directory.
+    /// The directory in which the search begins.
     pub dir: Ino,
-    /// Its path from the root, without a slash before it.
+    /// The path of that directory from the root, without a slash before it.
     pub path: Vec<u8>,
-    /// Only this name in it, and what stands beside that; all below the directory if none.
+    /// Searches only for the file of this name in the directory and for what stands beside it; if
+    /// none, for all below the directory.
     pub name: Option<Vec<u8>>,
 }
 
@@ -72,16 +74,16 @@ impl Scope {
 
 /// The versions of one file: the names that they have in one directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Versions {
-    /// The plain name.
+pub struct VersionNames {
+    /// The name without a mark.
     pub plain: Name,
-    /// The others, ascending.
+    /// The names of the other versions, ascending.
     pub others: Vec<Name>,
 }
 
 /// The versions of which `name` is one, among the conflicts of a directory. None if there are
 /// no others.
-pub fn versions(all: &[Beside], name: &[u8]) -> Option<Versions> {
+pub fn version_names(all: &[ConflictFile], name: &[u8]) -> Option<VersionNames> {
     let is_version = |kind| matches!(kind, ConflictKind::Version | ConflictKind::Name);
     let of: BTreeMap<&[u8], &[u8]> = all
         .iter()
@@ -91,7 +93,7 @@ pub fn versions(all: &[Beside], name: &[u8]) -> Option<Versions> {
     let plain = plain_name(&of, name);
     let others = of.keys().filter(|other| **other != plain && plain_name(&of, other) == plain);
     let others: Vec<Name> = others.map(|other| other.to_vec()).collect();
-    (!others.is_empty()).then(|| Versions { plain: plain.to_vec(), others })
+    (!others.is_empty()).then(|| VersionNames { plain: plain.to_vec(), others })
 }
 
 /// Where a name leads from one version to the one beside which it stands, and so on: a version may
@@ -133,8 +135,12 @@ pub(super) struct Search<'a, J> {
 impl<J: Joined> Search<'_, J> {
     /// All conflicts in the scopes, ascending by path. `unstored` are those that no head has
     /// stored yet.
-    pub fn all(&self, scopes: &[Scope], unstored: &[Conflict]) -> Result<Vec<Found>, J::Error> {
-        let mut found: Vec<Found> = Vec::new();
+    pub fn all(
+        &self,
+        scopes: &[Scope],
+        unstored: &[Conflict],
+    ) -> Result<Vec<FoundConflict>, J::Error> {
+        let mut found: Vec<FoundConflict> = Vec::new();
         for scope in scopes {
             found.extend(self.in_scope(scope)?);
         }
@@ -142,7 +148,7 @@ impl<J: Joined> Search<'_, J> {
         for conflict in unstored.iter().filter(|conflict| !marked.contains(&conflict.ino)) {
             found.extend(self.unstored(conflict)?);
         }
-        found.retain(|Found { path, of, .. }| {
+        found.retain(|FoundConflict { path, of, .. }| {
             let is_in =
                 |scope: &Scope| scope.has(path) || of.as_ref().is_some_and(|of| scope.has(of));
             scopes.iter().any(is_in)
@@ -153,15 +159,15 @@ impl<J: Joined> Search<'_, J> {
         Ok(found)
     }
 
-    fn in_scope(&self, scope: &Scope) -> Result<Vec<Found>, J::Error> {
+    fn in_scope(&self, scope: &Scope) -> Result<Vec<FoundConflict>, J::Error> {
         let mut found = Vec::new();
         let mut entered = BTreeSet::from([scope.dir]);
         let mut ahead = vec![(scope.dir, scope.path.clone())];
         while let Some((dir, path)) = ahead.pop() {
             let names = self.names(dir)?;
-            for Beside { name, of, conflict } in self.beside(&names)? {
+            for ConflictFile { name, of, conflict } in self.beside(&names)? {
                 let (path, of) = (joined_path(&path, &name), joined_path(&path, &of));
-                found.push(Found { path, of: Some(of), conflict });
+                found.push(FoundConflict { path, of: Some(of), conflict });
             }
             let below = names.into_iter().filter(|(_, (_, kind))| *kind == DIR);
             for (name, (ino, _)) in below.filter(|_| scope.name.is_none()) {
@@ -174,11 +180,11 @@ impl<J: Joined> Search<'_, J> {
     }
 
     /// The files of a directory that stand beside another one of it.
-    pub fn in_directory(&self, dir: Ino) -> Result<Vec<Beside>, J::Error> {
+    pub fn in_directory(&self, dir: Ino) -> Result<Vec<ConflictFile>, J::Error> {
         self.beside(&self.names(dir)?)
     }
 
-    fn beside(&self, names: &Names) -> Result<Vec<Beside>, J::Error> {
+    fn beside(&self, names: &Names) -> Result<Vec<ConflictFile>, J::Error> {
         let mut found = Vec::new();
         for (name, (ino, kind)) in names {
             let Some(marked) = self.marked(names, name, *ino, *kind)? else { continue };
@@ -190,7 +196,7 @@ impl<J: Joined> Search<'_, J> {
                 device: self.device(marked.origin.writer)?,
                 time: marked.version.1.mtime,
             };
-            found.push(Beside { name: name.clone(), of: of.clone(), conflict });
+            found.push(ConflictFile { name: name.clone(), of: of.clone(), conflict });
         }
         Ok(found)
     }
@@ -258,7 +264,7 @@ impl<J: Joined> Search<'_, J> {
     // --- those that no head has stored
 
     /// Where such a conflict is, if it can be found.
-    fn unstored(&self, conflict: &Conflict) -> Result<Option<Found>, J::Error> {
+    fn unstored(&self, conflict: &Conflict) -> Result<Option<FoundConflict>, J::Error> {
         // What another file stands for is not shown.
         let is_shown = conflict.kind != ConflictKind::Replaced;
         let tree = if is_shown { self.shown } else { self.stored };
@@ -267,7 +273,7 @@ impl<J: Joined> Search<'_, J> {
             of if of == conflict.ino => None,
             of => Self::path(self.shown, of)?,
         };
-        Ok(Some(Found { path, of, conflict: conflict.clone() }))
+        Ok(Some(FoundConflict { path, of, conflict: conflict.clone() }))
     }
 
     /// The path of an inode by its lowest name; none if it hangs below nothing.

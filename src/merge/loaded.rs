@@ -125,6 +125,12 @@ impl<'a> Loaded<'a> {
         backs.take_while(|(key, _)| matches!(key, Key::Back(..)))
     }
 
+    /// Whether a writer wrote this name of an inode, or wrote it again with a change of the inode.
+    pub fn is_name_of(&self, ino: Ino, (dir, name): (Ino, &[u8]), writer: Writer) -> bool {
+        let back = self.items.get(&Key::Back(ino, dir, name.to_vec()));
+        back.into_iter().flatten().any(|(dot, _)| dot.writer == writer)
+    }
+
     /// The recipe of an inode, and its kinds that are not known.
     pub fn opaque(&self, ino: Ino) -> impl Iterator<Item = (&Key, &Values)> {
         let recipe = self.items.get_key_value(&Key::Recipe(ino));

@@ -31,7 +31,7 @@ pub(crate) mod tests_histories;
 
 use std::collections::BTreeSet;
 
-pub use conflicts::{Beside, Found, Scope, Versions, versions};
+pub use conflicts::{ConflictFile, FoundConflict, Scope, VersionNames, version_names};
 pub use namespace::{Edits, Namespace, edit, join};
 
 use crate::crypto::{DeviceId, IdKeys};

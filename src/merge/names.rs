@@ -15,6 +15,8 @@ const ENDING_MAX: usize = 32;
 /// How a mark begins.
 const BEGIN_TEXT: &str = " (from ";
 const BEGIN: &[u8] = BEGIN_TEXT.as_bytes();
+/// What stands for the day of a time that no calendar has.
+const NO_DATE: &str = "no date";
 /// What a side file of a database may add to its name, bytes.
 const SIDE_MAX: usize = 8;
 
@@ -37,7 +39,8 @@ pub(super) fn loser(
     with(name, &format!("{BEGIN_TEXT}{device}, {} {digits:04x})", date(mtime)))
 }
 
-/// What stands in a name because [`loser`] put it there.
+/// A name in which [`loser`] put a mark: what stands before the mark, the mark, and what stands
+/// behind it.
 pub(super) struct Mark<'a> {
     before: &'a [u8],
     added: &'a [u8],
@@ -62,20 +65,20 @@ pub(super) fn marks(name: &[u8], digits: u64) -> Vec<Mark<'_>> {
 
 /// Whether a name has a mark as [`loser`] makes them, whatever its digits are.
 pub(super) fn has_mark(name: &[u8]) -> bool {
-    const DATE: usize = "2026-11-28".len();
-    let ends = |at: usize| {
-        let begin = at.checked_sub(", ".len() + DATE + " 3f2a".len())?;
-        let (date, digits) = (&name[begin + 2..begin + 2 + DATE], &name[at - 4..at]);
-        let is_date = date.iter().all(|byte| byte.is_ascii_digit() || *byte == b'-');
-        let is_mark = name[begin..].starts_with(b", ")
-            && is_date
-            && name[at - 5] == b' '
-            && digits.iter().all(u8::is_ascii_hexdigit);
-        is_mark.then_some(begin)
-    };
-    let from = positions(name, BEGIN).find(|at| *at > 0);
-    let mut found = positions(name, b")").filter_map(ends);
-    from.is_some_and(|from| found.any(|end| end >= from + BEGIN.len()))
+    let Some(from) = positions(name, BEGIN).find(|at| *at > 0) else { return false };
+    let inside = &name[from + BEGIN.len()..];
+    positions(inside, b")").any(|end| is_inside_mark(&inside[..end]))
+}
+
+/// Whether a text is device, day and digits, as they stand between the parentheses of a mark.
+fn is_inside_mark(text: &[u8]) -> bool {
+    let comma = text.windows(2).rposition(|two| two == b", ");
+    let dated = comma.and_then(|at| std::str::from_utf8(&text[at + 2..]).ok());
+    dated.and_then(|dated| dated.rsplit_once(' ')).is_some_and(|(day, digits)| {
+        let is_day = day.len() == 10 && day.bytes().all(|b| b.is_ascii_digit() || b == b'-');
+        let is_hex = digits.len() == 4 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+        (is_day || day == NO_DATE) && is_hex
+    })
 }
 
 /// Whether a name may have a mark.
@@ -160,7 +163,7 @@ fn cleaned(name: &str) -> String {
 /// A day, in UTC.
 fn date(time: Timestamp) -> String {
     let time = jiff::Timestamp::from_second(time.secs);
-    time.map_or_else(|_| "no date".into(), |time| time.strftime("%Y-%m-%d").to_string())
+    time.map_or_else(|_| NO_DATE.into(), |time| time.strftime("%Y-%m-%d").to_string())
 }
 
 #[cfg(test)]
@@ -173,6 +176,7 @@ mod tests {
             "c (from X, 2026-11-28 3f2a)",
             "chat (from A, B (c), 2026-11-28 00ff).db",
             "a (from another device, 2026-11-28 3f2a) 2.txt",
+            "c (from X, no date 3f2a)",
         ] {
             assert!(has_mark(name.as_bytes()), "{name}");
         }

@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use super::conflicts::Search;
 use super::narrow::narrow;
-use super::{Beside, Found, Group, Joined, Knot, Repairs, Scope, Suspects, Values, repair};
+use super::{
+    ConflictFile, FoundConflict, Group, Joined, Knot, Repairs, Scope, Suspects, Values, repair,
+};
 use crate::format::clock::Dot;
 use crate::format::namespace::{Ino, Key, Value, Xattr};
 use crate::format::node::{Dotted, MapItem};
@@ -29,7 +31,7 @@ pub struct Namespace {
     pub shown: Root,
     /// The repairs that make one of the other.
     pub repairs: Arc<Repairs>,
-    /// What keeps those nodes.
+    /// Keeps the nodes that only the shown tree has.
     _nodes: Option<Arc<Unpublished>>,
 }
 
@@ -40,12 +42,12 @@ impl Namespace {
     }
 
     /// The conflicts in these scopes, ascending by path. Reads all directories below them.
-    pub fn conflicts(&self, store: &Store, scopes: &[Scope]) -> Result<Vec<Found>> {
+    pub fn conflicts(&self, store: &Store, scopes: &[Scope]) -> Result<Vec<FoundConflict>> {
         self.search(store, |search| search.all(scopes, &self.repairs.conflicts))
     }
 
     /// The files of a directory that stand beside another one of it because of a conflict.
-    pub fn conflicts_in(&self, store: &Store, dir: Ino) -> Result<Vec<Beside>> {
+    pub fn conflicts_in(&self, store: &Store, dir: Ino) -> Result<Vec<ConflictFile>> {
         self.search(store, |search| search.in_directory(dir))
     }
 
@@ -88,12 +90,12 @@ pub fn join(store: &Store, roots: &[Root]) -> Result<Namespace> {
     shown(store, stored, &suspects)
 }
 
-/// The namespace after `edits` of what is shown. Of several versions of a file only the edited one
-/// is replaced. Where that does not do, groups of repairs that hang together with one of the edits
-/// are stored with them, under the dot `settling`, which no head has yet; rows say which are left.
-/// New nodes of what is stored are staged.
+/// The namespace after `edits` of what is shown. New nodes of what is stored are staged.
 ///
-/// Where the repairs that are left do not show the rest as it was shown, all are stored.
+/// Of several versions of a file only the edited one is replaced, if everything else looks as
+/// before then. Otherwise the groups of repairs that hang together with an edit are stored with it,
+/// under the dot `settling`, which no head has yet. If the repairs that are left do not show the
+/// rest as it was shown, all are stored. Rows say which are left.
 ///
 /// # Panics
 ///
@@ -182,8 +184,8 @@ fn edit_narrowly(
     Ok(looks_the_same(store, namespace.shown, expected)?.then_some(namespace))
 }
 
-/// Whether two plain trees look the same: but for the changes that made what is there, the versions
-/// that it replaced, and the times of an inode's last change and last reading.
+/// Whether two plain trees look the same to somebody who reads them. These may differ: dots, lists
+/// of replaced versions, ctime and atime. A tree in which a key has several values looks like none.
 fn looks_the_same(store: &Store, one: Root, other: Root) -> Result<bool> {
     let look = |item: Option<&MapItem>| -> Result<Option<Value>> {
         let Some(item) = item else { return Ok(None) };
@@ -230,19 +232,19 @@ fn shown(store: &Store, stored: Root, suspects: &Suspects) -> Result<Namespace> 
     let edits: Edits = all
         .map(|repair| {
             let key = repair.key.encode();
-            let item = repair.value.as_ref().map(|(dot, value)| single(&key, *dot, value));
-            (key, item)
+            let shown = repair.value.as_ref().map(|value| item(&key, std::slice::from_ref(value)));
+            (key, shown)
         })
         .collect();
-    let edits: Vec<map::Edit> = edits.into_iter().collect();
-    let mut new = NewNodes::new();
-    let shown = map::edit(Keys(ids), store, stored, &edits, &mut new)?;
+    let (shown, new) = edited(store, stored, &edits)?;
     let nodes = Some(store.keep_unpublished(&new));
     Ok(Namespace { stored, shown, repairs: Arc::new(repairs), _nodes: nodes })
 }
 
-fn single(key: &[u8], dot: Dot, value: &Value) -> MapItem {
-    MapItem { key: key.to_vec().into(), values: vec![Dotted { dot, bytes: value.encode() }] }
+/// An item of a tree: values of one encoded key, ascending by dot.
+pub(super) fn item(key: &[u8], values: &[(Dot, Value)]) -> MapItem {
+    let dotted = |(dot, value): &(Dot, Value)| Dotted { dot: *dot, bytes: value.encode() };
+    MapItem { key: key.to_vec().into(), values: values.iter().map(dotted).collect() }
 }
 
 /// The groups that hang together with one of the edits, and the others.
@@ -277,8 +279,8 @@ fn divide<'a>(groups: &'a [Group], edits: &Edits) -> (Vec<&'a Group>, Vec<&'a Gr
 fn settle(edits: &mut Edits, groups: &[&Group], dot: Dot) {
     for repair in groups.iter().flat_map(|group| &group.repairs) {
         let key = repair.key.encode();
-        let item = repair.value.as_ref().map(|(_, value)| single(&key, dot, value));
-        edits.entry(key).or_insert(item);
+        let settled = repair.value.as_ref().map(|(_, value)| item(&key, &[(dot, value.clone())]));
+        edits.entry(key).or_insert(settled);
     }
 }
 
@@ -291,7 +293,7 @@ fn mark(edits: &mut Edits, before: &BTreeSet<Key>, left: &[&Group], dot: Dot) {
     }
     for key in rows.difference(before) {
         let key = key.encode();
-        edits.insert(key.clone(), Some(single(&key, dot, &Value::Unsettled)));
+        edits.insert(key.clone(), Some(item(&key, &[(dot, Value::Unsettled)])));
     }
 }
 

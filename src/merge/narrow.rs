@@ -1,17 +1,16 @@
 //! Edits that store no more of a conflict than they decide: of the versions of a file only the one
 //! that was edited is replaced, or only the one that was removed goes.
 //!
-//! Whoever stored the whole group with each edit would write again what nobody touched: a version
-//! that its author replaced meanwhile would come back as a file, and so would one that somebody
-//! removed.
+//! Invariant: a version that nobody touched keeps its dot. If it were written again, it would come
+//! back as a file after another device replaced or removed it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::namespace::Edits;
-use super::{Conflict, ConflictKind, Group, Joined, Repair, Repairs, Values};
+use super::namespace::{Edits, item};
+use super::{Conflict, ConflictKind, Group, Joined, Repair, Repairs};
 use crate::format::clock::Dot;
 use crate::format::namespace::{Ino, Inode, Key, Value};
-use crate::format::node::{Dotted, MapItem};
+use crate::format::node::MapItem;
 
 /// A version that is shown as a file of its own, and that no head has as that.
 struct Loser {
@@ -61,14 +60,8 @@ fn is_edited(group: &Group, edits: &Edits) -> bool {
     group.repairs.iter().any(|repair| edits.contains_key(&repair.key.encode()))
 }
 
-fn item(key: &Key, mut values: Values) -> MapItem {
-    values.sort_by_key(|(dot, _)| *dot);
-    let dotted = |(dot, value): (Dot, Value)| Dotted { dot, bytes: value.encode() };
-    MapItem { key: key.encode().into(), values: values.into_iter().map(dotted).collect() }
-}
-
-/// The one value of an edit.
-fn edited(item: &MapItem, key: &Key) -> Option<(Dot, Box<Inode>)> {
+/// The inode that an edit of this key writes, and its dot.
+fn written(item: &MapItem, key: &Key) -> Option<(Dot, Box<Inode>)> {
     let value = item.values.first()?;
     match Value::decode(key, &value.bytes) {
         Ok(Value::Inode(inode)) => Some((value.dot, inode)),
@@ -76,10 +69,12 @@ fn edited(item: &MapItem, key: &Key) -> Option<(Dot, Box<Inode>)> {
     }
 }
 
-/// What these edits of what is shown are in the stored namespace, if no repair is stored with
-/// them; none if they decide no conflict of versions, or more than that, or one of a database with
-/// side files. What a version that was
-/// edited is shown with is stored under `dot`, which no head has yet.
+/// Turns edits of what is shown into edits of the stored namespace that store no repair. A version
+/// that was edited, and that was shown as a file of its own, becomes that file: its names and
+/// attributes are stored under `dot`, which no head has yet.
+///
+/// None if the edits decide no conflict of versions, if they need a repair to be stored, or if they
+/// touch versions of a database with side files.
 pub(super) fn narrow<J: Joined>(
     stored: &J,
     repairs: &Repairs,
@@ -98,6 +93,7 @@ pub(super) fn narrow<J: Joined>(
     let mut gone: BTreeMap<Ino, BTreeSet<Dot>> = BTreeMap::new();
     let mut own: BTreeSet<Ino> = BTreeSet::new();
     let mut changed: BTreeSet<Ino> = BTreeSet::new();
+    let with_losers: BTreeSet<Ino> = losers.values().map(|loser| loser.of).collect();
     for (encoded, edit) in edits {
         let Ok(Key::Inode(ino)) = Key::decode(encoded) else { continue };
         if let Some(Loser { of, from }) = losers.get(&ino) {
@@ -105,7 +101,7 @@ pub(super) fn narrow<J: Joined>(
             if edit.is_some() {
                 own.insert(ino);
             }
-        } else if losers.values().any(|loser| loser.of == ino) {
+        } else if with_losers.contains(&ino) {
             changed.insert(ino);
         }
     }
@@ -122,18 +118,19 @@ pub(super) fn narrow<J: Joined>(
             // The other versions need a file of their own then.
             Some(None) => return Ok(None),
             Some(Some(edit)) => {
-                let Some((own, inode)) = edited(edit, &key) else { return Ok(None) };
+                let Some((new, inode)) = written(edit, &key) else { return Ok(None) };
                 let history = &inode.history.content;
-                let is_other = |old: Dot| old != history.origin(own) && !history.contain(old);
+                let is_other = |old: Dot| old != history.origin(new) && !history.contain(old);
                 values.retain(|value| origin_of(value).is_some_and(is_other));
-                values.push((own, Value::Inode(inode)));
+                values.push((new, Value::Inode(inode)));
+                values.sort_by_key(|(dot, _)| *dot);
             }
             None => {}
         }
         if values.is_empty() {
             return Ok(None);
         }
-        narrowed.insert(key.encode(), Some(item(&key, values)));
+        narrowed.insert(key.encode(), Some(item(&key.encode(), &values)));
     }
     // A version that was edited is a file now, with all that it was shown with.
     for repair in repairs.groups.iter().flat_map(|group| &group.repairs) {
@@ -143,8 +140,9 @@ pub(super) fn narrow<J: Joined>(
             (key, _) => own.contains(&key.ino()),
         };
         if let (true, Some((_, value))) = (is_own, &repair.value) {
-            let whole = || Some(item(&repair.key, vec![(dot, value.clone())]));
-            narrowed.entry(repair.key.encode()).or_insert_with(whole);
+            let key = repair.key.encode();
+            let whole = item(&key, &[(dot, value.clone())]);
+            narrowed.entry(key).or_insert(Some(whole));
         }
     }
     Ok(Some(narrowed))

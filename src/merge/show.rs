@@ -95,17 +95,14 @@ pub(super) fn show(loaded: &Loaded<'_>) -> Tree {
     tree
 }
 
-/// A name that a repair gave to a file goes if whoever made the version that is shown did not know
-/// it, and knew another one. Else two devices that each stored the other's file under such a name
-/// would leave both files with two names.
+/// Drops names that a repair gave to a file, if the maker of the version that is shown knew another
+/// name of the file and not this one. Otherwise two devices that each stored the other's file under
+/// such a name would leave both files with two names.
 fn drop_given_names(loaded: &Loaded<'_>, files: &Files, plan: &mut Plan) {
     for (ino, links) in plan.links.iter_mut().filter(|(_, links)| links.len() > 1) {
         let Some((dot, _)) = files.best(*ino) else { continue };
-        let is_known = |link: &Link| {
-            let back = Key::Back(link.ino, link.dir, link.name.clone());
-            let values = loaded.items.get(&back).into_iter().flatten();
-            values.into_iter().any(|(of, _)| of.writer == dot.writer)
-        };
+        let is_known =
+            |link: &Link| loaded.is_name_of(link.ino, (link.dir, &link.name), dot.writer);
         let is_given = |link: &Link| names::has_mark(&link.name);
         if links.iter().any(|link| is_known(link) && !is_given(link)) {
             links.retain(|link| is_known(link) || !is_given(link));

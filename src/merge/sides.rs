@@ -20,11 +20,8 @@ pub(super) fn keep_names(loaded: &Loaded<'_>, files: &Files, plan: &mut Plan) {
         let versions = loaded.record(side.main).unwrap_or_default();
         let own = versions.iter().filter(|version| origin(version) == side.from);
         let Some(last) = own.map(|version| version.0).max() else { continue };
-        let is_seen = |link: &Link| {
-            let back = Key::Back(link.ino, link.dir, link.name.clone());
-            let values = loaded.items.get(&back);
-            values.into_iter().flatten().any(|(dot, _)| dot.writer == last.writer)
-        };
+        let is_seen =
+            |link: &Link| loaded.is_name_of(link.ino, (link.dir, &link.name), last.writer);
         let Some(links) = plan.links.get_mut(&side.main) else { continue };
         // Beside a name that is like a side file's there is no room for one.
         let has_room = |link: &Link| !names::is_like_side(&link.name);

@@ -36,13 +36,13 @@ fn text(path: &[u8]) -> String {
     String::from_utf8(path.to_vec()).unwrap()
 }
 
-fn found(device: &Device) -> Vec<Found> {
+fn found(device: &Device) -> Vec<FoundConflict> {
     device.volume().conflicts(&[everything()]).unwrap()
 }
 
 /// Kind, path of the other file, and device of each. The other path has no digits.
 fn shown(device: &Device) -> Vec<(ConflictKind, Option<String>, String)> {
-    let line = |found: &Found| {
+    let line = |found: &FoundConflict| {
         let device = found.conflict.device.as_ref().map_or("?", |(_, name)| name);
         (found.conflict.kind, found.of.as_deref().map(text), device.to_owned())
     };
@@ -221,7 +221,7 @@ fn a_file_that_looks_like_a_side_file_stands_apart() {
     assert_eq!(shown(&laptop), apart);
     store(&laptop);
     assert_eq!(shown(&laptop), apart);
-    assert_eq!(versions(&laptop.volume().conflicts_in(ROOT).unwrap(), b"chat.db"), None);
+    assert_eq!(version_names(&laptop.volume().conflicts_in(ROOT).unwrap(), b"chat.db"), None);
     // The database may have a log of its own by then.
     laptop.write("chat.db-wal", "its log");
     laptop.checkpoint();
@@ -256,7 +256,7 @@ fn attributes_of_a_file_that_another_one_took_the_place_of() {
     });
     assert_eq!(path(&laptop), "D/chat.txt");
     assert_eq!(found(&laptop)[0].conflict.kind, ConflictKind::Replaced);
-    assert_eq!(versions(&laptop.volume().conflicts_in(ROOT).unwrap(), b"D/chat.txt"), None);
+    assert_eq!(version_names(&laptop.volume().conflicts_in(ROOT).unwrap(), b"D/chat.txt"), None);
 }
 
 #[test]
@@ -317,7 +317,7 @@ fn three_versions_of_one_file_belong_together() {
     let laptop = laptop.remount(9);
     let all = laptop.volume().conflicts_in(ROOT).unwrap();
     assert_eq!(all.len(), 4);
-    let of = |name: &str| versions(&all, name.as_bytes());
+    let of = |name: &str| version_names(&all, name.as_bytes());
     let of_a = of("a").unwrap();
     assert_eq!((of_a.plain.as_slice(), of_a.others.len()), (&b"a"[..], 2));
     assert!(of_a.others.iter().all(|name| name.starts_with(b"a (from ")));
@@ -331,7 +331,7 @@ fn three_versions_of_one_file_belong_together() {
 /// Names that stand beside each other in a circle, as no repair makes them.
 #[test]
 fn versions_in_a_circle_end_the_search_too() {
-    let beside = |name: &[u8], of: &[u8]| Beside {
+    let beside = |name: &[u8], of: &[u8]| ConflictFile {
         name: name.to_vec(),
         of: of.to_vec(),
         conflict: Conflict {
@@ -343,8 +343,8 @@ fn versions_in_a_circle_end_the_search_too() {
         },
     };
     let all = [beside(b"a", b"b"), beside(b"b", b"a"), beside(b"d", b"c")];
-    assert_eq!(versions(&all, b"d").unwrap().plain, b"c");
-    let _ = versions(&all, b"a");
+    assert_eq!(version_names(&all, b"d").unwrap().plain, b"c");
+    let _ = version_names(&all, b"a");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::conflicts::Search;
 use super::tests_devices::{
     Device, Line, Listing, Map, Pairs, checked, joined, pairs, repairs, settled,
 };
-use super::{Conflict, ConflictKind, Found, ROOT, Scope};
+use super::{Conflict, ConflictKind, FoundConflict, ROOT, Scope};
 use crate::format::side_files::main_name;
 
 /// What a device does: to the path of this number, and of that.
@@ -149,7 +149,7 @@ fn check(base: &Map, maps: &[&Map], ids: &crate::crypto::IdKeys) -> Result<(), S
 fn check_conflicts(maps: &[&Map], ids: &crate::crypto::IdKeys) -> Result<(), String> {
     let (map, suspects) = joined(maps);
     let repairs = repairs(&map, ids, &suspects);
-    let found = |shown: &Map| -> Vec<Found> {
+    let found = |shown: &Map| -> Vec<FoundConflict> {
         let scope = Scope { dir: ROOT, path: Vec::new(), name: None };
         let Ok(found) = Search { ids, shown, stored: &map }.all(&[scope], &[]);
         found

@@ -1,4 +1,4 @@
-//! `conflicts list`.
+//! `conflicts list`: names what was changed on two devices at once.
 
 use super::super::args::{ConflictsListArgs, Global};
 use super::super::opening::{Access, open};
@@ -8,7 +8,8 @@ use crate::crypto::hex;
 use crate::format::namespace::ROOT;
 use crate::fs::Operations;
 use crate::io::{local_time, output};
-use crate::merge::{ConflictKind, Found, Scope};
+use crate::merge::{ConflictKind, FoundConflict, Scope};
+use crate::volume::named;
 
 /// Runs `amberfs conflicts list`: names what was changed on two devices at once.
 pub fn conflicts(global: &Global, args: &ConflictsListArgs) -> Result<Exit> {
@@ -56,7 +57,7 @@ fn is_dated(kind: ConflictKind) -> bool {
 }
 
 /// What happened, for people.
-fn words(Found { of, conflict, .. }: &Found) -> String {
+fn words(FoundConflict { of, conflict, .. }: &FoundConflict) -> String {
     let of = |otherwise: &str| of.as_ref().map_or_else(|| otherwise.to_owned(), |of| shown(of));
     let what = match conflict.kind {
         ConflictKind::Version => format!("another version of {}", of("a file")),
@@ -79,14 +80,14 @@ fn words(Found { of, conflict, .. }: &Found) -> String {
     if !is_dated(conflict.kind) {
         return what;
     }
-    let from = conflict.device.as_ref().map_or_else(
-        || "a device that is not known here".into(),
-        |(id, name)| format!("{name} ({})", hex(&id[..4])),
-    );
+    let from = conflict
+        .device
+        .as_ref()
+        .map_or_else(|| "a device that is not known here".into(), |(id, name)| named(name, id));
     format!("{what}, from {from}, {}", local_time(conflict.time.secs))
 }
 
-fn object(Found { path, of, conflict }: &Found) -> serde_json::Value {
+fn object(FoundConflict { path, of, conflict }: &FoundConflict) -> serde_json::Value {
     let device = conflict.device.as_ref().filter(|_| is_dated(conflict.kind));
     serde_json::json!({
         "message_type": "conflict",
@@ -111,11 +112,11 @@ mod tests {
     use crate::io::Timestamp;
     use crate::merge::Conflict;
 
-    fn found(kind: ConflictKind, of: Option<&str>) -> Found {
+    fn found(kind: ConflictKind, of: Option<&str>) -> FoundConflict {
         let device = Some(([0xab; 16], "LAPTOP".into()));
         let time = Timestamp { secs: 1_795_860_000, nanos: 0 };
         let conflict = Conflict { ino: 9, kind, of: 8, device, time };
-        Found { path: b"there".to_vec(), of: of.map(Into::into), conflict }
+        FoundConflict { path: b"there".to_vec(), of: of.map(Into::into), conflict }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `conflicts keep`.
+//! `conflicts keep`: of the versions of one file, keeps one and removes the others.
 //!
 //! Invariant: after each operation every database stands beside its own side files or beside
 //! none, so that a crash between two of them wrecks no version. The checkpoint publishes all
@@ -12,7 +12,7 @@ use crate::format::namespace::NAME_MAX;
 use crate::format::side_files::{SIDE_SUFFIXES, main_name, without_suffix};
 use crate::fs::{Attr, FsError, Operations, RenameMode};
 use crate::io::output;
-use crate::merge::{Beside, ConflictKind, Versions, versions};
+use crate::merge::{ConflictFile, ConflictKind, VersionNames, version_names};
 
 /// Runs `amberfs conflicts keep`: keeps one version of a file and removes the others.
 pub fn keep(global: &Global, args: &ConflictsKeepArgs) -> Result<Exit> {
@@ -25,7 +25,7 @@ pub fn keep(global: &Global, args: &ConflictsKeepArgs) -> Result<Exit> {
     // What a crash left in the journal counts too.
     publish(&opened)?;
     let all = fs.volume().conflicts_in(dir)?;
-    let Some(versions) = versions(&all, name.as_bytes()) else {
+    let Some(versions) = version_names(&all, name.as_bytes()) else {
         return Err(no_version_among(&all, name.as_bytes(), &args.path));
     };
     let keeper = Keeper { fs, dir };
@@ -57,9 +57,9 @@ fn no_version(path: &str) -> Failure {
     Failure::new(Exit::Other, text).hint("amberfs conflicts list REPO names those that are")
 }
 
-fn no_version_among(all: &[Beside], name: &[u8], path: &str) -> Failure {
+fn no_version_among(all: &[ConflictFile], name: &[u8], path: &str) -> Failure {
     let is_apart =
-        |beside: &&Beside| beside.conflict.kind == ConflictKind::Apart && beside.name == name;
+        |beside: &&ConflictFile| beside.conflict.kind == ConflictKind::Apart && beside.name == name;
     let Some(apart) = all.iter().find(is_apart) else { return no_version(path) };
     let text = format!(
         "{}: it is no version of {}, and must not stand beside it as a side file",
@@ -69,7 +69,7 @@ fn no_version_among(all: &[Beside], name: &[u8], path: &str) -> Failure {
     Failure::new(Exit::Other, text).hint("delete it, or give it another name")
 }
 
-fn report(global: &Global, above: &[&str], versions: &Versions, kept: &[u8]) -> Result<()> {
+fn report(global: &Global, above: &[&str], versions: &VersionNames, kept: &[u8]) -> Result<()> {
     let path = |name: &[u8]| {
         let above: String = above.iter().flat_map(|name| [*name, "/"]).collect();
         [above.as_bytes(), name].concat()
@@ -99,8 +99,8 @@ struct Keeper<'a> {
 
 impl Keeper<'_> {
     /// Gives the version `kept` the plain name, and removes the others.
-    fn keep(&self, versions: &Versions, kept: &[u8], all: &[Beside]) -> Result<()> {
-        let Versions { plain, others } = versions;
+    fn keep(&self, versions: &VersionNames, kept: &[u8], all: &[ConflictFile]) -> Result<()> {
+        let VersionNames { plain, others } = versions;
         if kept != plain {
             let kind = all.iter().find(|beside| beside.name == kept).map(|b| b.conflict.kind);
             self.check(plain, kept, kind)?;
