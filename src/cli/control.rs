@@ -24,6 +24,7 @@ pub fn registry(global: &Global) -> Registry {
     Registry::new(runtime.as_deref(), &place::note_folders(global))
 }
 
+/// Asks a daemon, and returns the bytes of its answer. A failure names the daemon's mountpoint.
 pub fn ask(daemon: &RunningDaemon, request: &Request) -> Result<Vec<u8>> {
     with_mountpoint(daemon, try_ask(daemon, request))
 }
@@ -62,6 +63,7 @@ fn with_mountpoint(
     }
 }
 
+/// Finds the daemon of the mount at `path`, or at which `path` lies.
 pub fn find(global: &Global, path: &Path) -> Result<RunningDaemon> {
     let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     let registry = registry(global);
@@ -305,7 +307,7 @@ pub fn done(what: &str, repo: &Path, mountpoint: &Path) -> std::result::Result<(
     }))
 }
 
-/// What a daemon says of its mount.
+/// Asks a daemon for the status of its mount: the object that `docs/cli.md` describes.
 pub fn status_of(daemon: &RunningDaemon) -> Result<serde_json::Value> {
     serde_json::from_slice(&ask(daemon, &Request::Status)?)
         .map_err(|_| Failure::new(Exit::Other, "the daemon's answer is not understood"))

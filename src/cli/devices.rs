@@ -2,14 +2,14 @@
 //! that are gone or were copied.
 
 use super::args::{Global, RenameArgs, RepoOnly, RetireArgs};
-use super::opening::{Access, Wanted, find, open};
-use super::place::{self, place_of, state_folder};
+use super::opening::{Access, ScannedRepository, Wanted, find, open};
+use super::place::{self, place_of, state_folder_if_there};
 use super::{Exit, Failure, Result};
 use crate::crypto::{DeviceId, hex, random_id};
 use crate::io::{SystemRandom, Terminal, can_ask, local_time, output};
 use crate::sync::plan::is_called;
 use crate::volume::state::State;
-use crate::volume::{DeviceHead, Heads, Volume, VolumeError};
+use crate::volume::{DeviceHead, Heads, Volume, VolumeError, name_of, named};
 
 /// Most bytes of a device's name.
 const NAME_MAX: usize = 64;
@@ -22,30 +22,28 @@ pub fn name(text: &str) -> std::result::Result<String, String> {
     Ok(text.into())
 }
 
-/// A device as messages name it: two may have one name.
-fn named(name: &str, id: &DeviceId) -> String {
-    format!("{name} ({})", hex(&id[..4]))
-}
-
 /// What of one device's changes another device has, as its newest head says.
 enum Has {
+    /// All changes that are in the newest state here.
     Everything,
-    /// The changes up to this state.
+    /// The changes up to the state of this number.
     UpTo(u64),
+    /// It has not said that it has any.
     Nothing,
 }
 
 impl Has {
     fn of(holder: &DeviceHead, owner: &DeviceHead) -> Self {
-        match holder.commit.processed.held(&owner.device) {
-            Some(held) if held >= owner.commit.news => Self::Everything,
-            Some(held) => Self::UpTo(held),
+        match holder.held_of(&owner.device, (owner.generation, &owner.hash)) {
+            Some((held, _)) if held >= owner.commit.news => Self::Everything,
+            Some((held, _)) => Self::UpTo(held),
             None => Self::Nothing,
         }
     }
 }
 
-/// Runs `amberfs devices list`.
+/// Runs `amberfs devices list`: names the devices that have written here, and what each has of the
+/// others.
 pub fn list(global: &Global, args: &RepoOnly) -> Result<Exit> {
     let scanned = find(&args.repo)?.obtain_key(global)?.read_state(global).scan()?;
     let own = scanned.own_device();
@@ -122,24 +120,18 @@ impl Listed<'_> {
             say!("  cannot be used a newer state: {error}")?;
         }
         if let Some(heir) = heir {
-            let mut heads = self.heads.newest.iter();
-            let heir = heads.find(|head| head.device == heir).map_or_else(
-                || format!("the device {}", hex(&heir[..4])),
-                |head| named(&head.name, &head.device),
-            );
+            let heir = name_of(&self.heads.newest, &heir);
             return say!("  retired        {heir} takes its place");
         }
         for (other, has) in self.holdings() {
-            let other_name = named(&other.name, &other.device);
+            let name = named(&other.name, &other.device);
+            let newest = other.generation;
             match has {
-                Has::Everything => say!("  has            all that {other_name} published")?,
-                Has::UpTo(state) => say!(
-                    "  has            {other_name} up to state {state}; the newest is {}",
-                    other.commit.news
-                )?,
-                Has::Nothing => {
-                    say!("  has            nothing of {other_name}, as far as it has said")?;
+                Has::Everything => say!("  has            {name}: all up to state {newest}")?,
+                Has::UpTo(state) => {
+                    say!("  has            {name}: up to state {state} of {newest}")?;
                 }
+                Has::Nothing => say!("  has            {name}: it has not said that it has any")?,
             }
         }
         Ok(())
@@ -173,18 +165,16 @@ impl Listed<'_> {
 /// Runs `amberfs devices rename`: gives this device another name.
 pub fn rename(global: &Global, args: &RenameArgs) -> Result<Exit> {
     let found = find(&args.repo)?;
-    let folder = state_folder(global, &found.path, &found.early)?;
+    let unknown = || {
+        let text = format!("this device has no local state for {} yet", found.path.display());
+        Failure::new(Exit::Unusable, text)
+            .hint("amberfs mount --device-name gives a new device its name")
+    };
+    // Locking makes the folder.
+    let folder = state_folder_if_there(global, &found.path, &found.early).ok_or_else(unknown)?;
     let local = place::lock(folder, &found.path)?;
     let state = State::load(&*local.folder)?.filter(|state| state.repo == found.early.repo);
-    let Some(mut state) = state else {
-        let text = format!(
-            "{}: this device has no local state for {} yet",
-            local.path.display(),
-            found.path.display()
-        );
-        return Err(Failure::new(Exit::Unusable, text)
-            .hint("amberfs mount --device-name gives a new device its name"));
-    };
+    let mut state = state.ok_or_else(unknown)?;
     state.name.clone_from(&args.name);
     state.store(&*local.folder)?;
     if global.json {
@@ -193,8 +183,8 @@ pub fn rename(global: &Global, args: &RenameArgs) -> Result<Exit> {
         }))?;
     } else if !global.quiet {
         say!(
-            "this device is called {} from its next change on; what has its old name in it keeps \
-             that",
+            "this device is called {} from its next change on; files that carry its old name keep \
+             it",
             named(&args.name, &state.device)
         )?;
     }
@@ -216,7 +206,7 @@ fn device<'a>(heads: &'a Heads, wanted: &str) -> Result<&'a DeviceHead> {
     }
 }
 
-/// Runs `amberfs devices retire`: nobody waits for a device any more.
+/// Runs `amberfs devices retire`: publishes that no device need wait for this one any more.
 pub fn retire(global: &Global, args: &RetireArgs) -> Result<Exit> {
     let opened = open(global, &args.repo, Access::Write)?;
     let volume = opened.fs.volume();
@@ -234,14 +224,15 @@ pub fn retire(global: &Global, args: &RetireArgs) -> Result<Exit> {
     if is_new {
         opened.fs.checkpoint()?;
     }
+    let state = volume.state().generation;
     if global.json {
         output::object(&serde_json::json!({
             "message_type": "retired", "id": hex(&head.device), "name": head.name, "new": is_new,
         }))?;
     } else if !global.quiet && is_new {
         say!(
-            "{who} is retired: no device waits for it any more. All that it wrote stays. If it is \
-             used again, it needs a new id: amberfs devices renew"
+            "{who} is retired. Other devices stop waiting for it once state {state} of this one has \
+             come to them. If it is used again, it needs a new id: amberfs devices renew REPO"
         )?;
     } else if !global.quiet {
         say!("{who} was retired before: nothing was changed")?;
@@ -293,9 +284,11 @@ pub fn renew(global: &Global, args: &RepoOnly) -> Result<Exit> {
     state.renew(random_id(&SystemRandom));
     state.place = place_of(&scanned.path);
     state.store(&*local.folder)?;
-    let opened = scanned.rescan()?.open(global, &Wanted::default())?;
-    opened.print_notices();
-    opened.fs.checkpoint()?;
+    publish_renewed(global, scanned).map_err(|failure| {
+        failure.hint(
+            "this device has its new id; once that is put right, amberfs mount goes on with it",
+        )
+    })?;
     if global.json {
         output::object(&serde_json::json!({
             "message_type": "renewed", "id": hex(&state.device), "before": hex(&before),
@@ -308,4 +301,12 @@ pub fn renew(global: &Global, args: &RepoOnly) -> Result<Exit> {
         )?;
     }
     Ok(Exit::Done)
+}
+
+/// Brings back what the journal holds, and publishes that the earlier id is retired.
+fn publish_renewed(global: &Global, scanned: ScannedRepository) -> Result<()> {
+    let opened = scanned.rescan()?.open(global, &Wanted::default())?;
+    opened.print_notices();
+    opened.fs.checkpoint()?;
+    Ok(())
 }

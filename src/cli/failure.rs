@@ -113,7 +113,7 @@ impl From<VolumeError> for Failure {
                     Unfit::Overtaken => "",
                 };
                 failure.hint(format!(
-                    "{when}amberfs devices renew gives this device a new id; it goes on with \
+                    "{when}amberfs devices renew REPO gives this device a new id; it goes on with \
                      what its journal holds"
                 ))
             }

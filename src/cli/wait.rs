@@ -1,4 +1,4 @@
-//! `amberfs wait`: returns when something has been seen to hold.
+//! `amberfs wait`: returns when another device has said that it holds what was written here.
 
 use std::time::{Duration, Instant};
 
@@ -6,6 +6,7 @@ use super::args::{Global, WaitArgs};
 use super::control::{ask, find, status_of};
 use super::{Exit, Failure, Result};
 use crate::control::{Request, RunningDaemon};
+use crate::crypto::unhex;
 use crate::daemon::ASK;
 use crate::io::output;
 use crate::sync::plan::is_called;
@@ -15,7 +16,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How long after asking other devices they are asked again at the earliest.
 const ASK_PAUSE: Duration = Duration::from_secs(30);
 
-/// A device that has said that it holds all that was to be held.
+/// A device that has said which state of this one it holds.
 struct Holder {
     name: String,
     id: String,
@@ -32,7 +33,8 @@ pub fn run(global: &Global, args: &WaitArgs) -> Result<Exit> {
     ask(&daemon, &Request::Sync)?;
     let mut status = status_of(&daemon)?;
     if status["read_only"].as_bool() == Some(true) {
-        return Err(Failure::new(Exit::Usage, "this mount is only read: it has written nothing"));
+        return Err(Failure::new(Exit::Usage, "this mount is read-only: it has written nothing")
+            .hint("wait at the mount that wrote"));
     }
     let target = number(&status, "news");
     let mut asked: Option<(u64, Instant)> = None;
@@ -73,19 +75,18 @@ pub fn run(global: &Global, args: &WaitArgs) -> Result<Exit> {
     }
 }
 
-/// The device that holds this state.
+/// A device that holds the state `target` of this one: the `wanted` one, if that is given.
 fn held(status: &serde_json::Value, target: u64, wanted: Option<&str>) -> Option<Holder> {
-    let holders = status["elsewhere"].as_array()?.iter().map(|holder| {
+    let mut holders = status["elsewhere"].as_array()?.iter().map(|holder| {
         let text = |name: &str| holder[name].as_str().unwrap_or_default().to_owned();
         let generation = holder["generation"].as_u64().unwrap_or(0);
-        (Holder { name: text("name"), id: text("id"), generation }, generation >= target)
+        Holder { name: text("name"), id: text("id"), generation }
     });
-    let is_wanted = |holder: &Holder| {
-        let id = crate::crypto::unhex::<16>(&holder.id).unwrap_or_default();
-        wanted.is_none_or(|wanted| is_called(wanted, &holder.name, &id))
-    };
-    let mut found = holders.filter(|(holder, has_all)| *has_all && is_wanted(holder));
-    found.next().map(|(holder, _)| holder)
+    holders.find(|holder| {
+        let id = unhex::<16>(&holder.id).unwrap_or_default();
+        let is_wanted = wanted.is_none_or(|wanted| is_called(wanted, &holder.name, &id));
+        is_wanted && holder.generation >= target
+    })
 }
 
 fn told(global: &Global, daemon: &RunningDaemon, holder: &Holder) -> Result<Exit> {

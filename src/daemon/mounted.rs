@@ -13,8 +13,9 @@ use super::run::TICK;
 use super::service::{Handle, Service, Why};
 use crate::control::{Answer, Exchange, Failure};
 use crate::fs::{Followed, Fs, FsError, When, is_scarce};
-use crate::io::{Exit, LocalState, byte_count, shown};
+use crate::io::{Exit, LocalState, Timestamp, byte_count, shown};
 use crate::sync::Follower;
+use crate::volume::Owed;
 
 /// What is that old goes into the log at each tick.
 const LOG_AGE: Duration = Duration::from_millis(400);
@@ -23,9 +24,10 @@ const FLUSH_TICKS: u64 = 9;
 /// Ticks after which files of REPO that nobody read meanwhile are closed.
 const IDLE_TICKS: u64 = 4;
 
-/// How long after its news came a device is answered that is new, asks for it, or retired another.
+/// How long after a head came its device is answered, if the device is new, asks for the answer, or
+/// retired another one. No answer goes out earlier without being asked for here.
 const ANSWER_SOON: Duration = Duration::from_secs(60);
-/// How long after a head was made, or came, its device is answered at the latest.
+/// How long after a head was made, or came, its device is answered in any case.
 const ANSWER_LATER: Duration = Duration::from_secs(24 * 3600);
 /// How often a mount that does not follow looks what other devices say.
 const LOOK_PAUSE: Duration = Duration::from_secs(30);
@@ -50,12 +52,21 @@ pub(crate) struct Mounted {
     follower: Follower,
     /// Whether what they write is shown while it is mounted.
     follows: bool,
-    /// Since when others wait for an answer.
+    /// Since when other devices wait for an answer of this one, by the clock that counts from the
+    /// start; none if none waits.
     owed_since: Mutex<Option<Duration>>,
     /// Why what they wrote is not shown yet; empty if it is.
     following: Mutex<String>,
     ticks: AtomicU64,
     handle: OnceLock<Handle>,
+}
+
+/// Whether it is time, at the wall clock's `now`, for an answer that this mount has owed for as long
+/// as `waited`. A device whose clock is ahead gets it after a day.
+fn is_answer_due(owed: Owed, waited: Duration, now: Timestamp) -> bool {
+    let age = u64::try_from(now.secs.saturating_sub(owed.oldest.secs)).unwrap_or(0);
+    let is_old = age >= ANSWER_LATER.as_secs() || waited >= ANSWER_LATER;
+    waited >= ANSWER_SOON && (owed.is_soon || is_old)
 }
 
 impl Mounted {
@@ -95,9 +106,7 @@ impl Mounted {
         };
         let now = volume.world().clock.elapsed();
         let waited = now.saturating_sub(*since.get_or_insert(now));
-        let age = volume.world().clock.now().secs.saturating_sub(owed.oldest.secs);
-        let is_old = u64::try_from(age).is_ok_and(|age| age >= ANSWER_LATER.as_secs());
-        waited >= ANSWER_SOON && (owed.is_soon || is_old || waited >= ANSWER_LATER)
+        is_answer_due(owed, waited, volume.world().clock.now())
     }
 
     fn set_following(&self, text: String) {
@@ -308,5 +317,33 @@ impl Service for Mounted {
             Arc::clone(note).write(self.fs.volume());
         }
         outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_comes_soon_if_somebody_asks_and_else_after_a_day() {
+        const HOUR: u64 = 3600;
+        let now = Timestamp { secs: 1_000_000, nanos: 0 };
+        for (is_soon, made_before, waited, is_due) in [
+            (true, 0, 59, false),
+            (true, 0, 60, true),
+            (false, 0, 60, false),
+            (false, 0, 24 * HOUR - 1, false),
+            (false, 0, 24 * HOUR, true),
+            // Made a day ago, it has come just now: a mount for some minutes answers it.
+            (false, 24 * 3600, 59, false),
+            (false, 24 * 3600, 60, true),
+            // A device whose clock is ahead made it.
+            (false, -9_000_000, 60, false),
+            (false, -9_000_000, 24 * HOUR, true),
+        ] {
+            let oldest = Timestamp { secs: now.secs - made_before, nanos: 0 };
+            let found = is_answer_due(Owed { is_soon, oldest }, Duration::from_secs(waited), now);
+            assert_eq!(found, is_due, "{is_soon} {made_before} {waited}");
+        }
     }
 }

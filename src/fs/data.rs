@@ -49,7 +49,7 @@ impl Fs {
         }
         let now = self.now();
         let mut state = self.lock();
-        if state.replaced.get(&ino).is_some_and(|replaced| replaced.is_unknown) {
+        if state.replaced.get(&ino).is_some_and(|replaced| replaced.is_stale) {
             // Whoever opens it by a path looks that up again, and finds the new one.
             return Err(FsError::Stale);
         }

@@ -49,9 +49,7 @@ impl Fs {
     pub(super) fn do_lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr> {
         let (mut state, attr) = self.counted(|state| self.looked_up(state, parent, name))?;
         *state.lookups.entry(attr.ino).or_default() += 1;
-        if let Some(replaced) = state.replaced.get_mut(&attr.ino) {
-            replaced.is_unknown = false;
-        }
+        state.has_present_inode(attr.ino);
         Ok(attr)
     }
 
@@ -78,9 +76,7 @@ impl Fs {
         *known = known.saturating_sub(count);
         if *known == 0 {
             state.lookups.remove(&ino);
-            if let Some(replaced) = state.replaced.get_mut(&ino) {
-                replaced.is_unknown = false;
-            }
+            state.has_present_inode(ino);
             drop_unused(&mut state, ino);
         }
     }

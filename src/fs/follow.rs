@@ -95,7 +95,7 @@ impl Fs {
         for ino in &changed.contents {
             if state.lookups.contains_key(ino) {
                 let replaced = state.replaced.entry(*ino).or_default();
-                *replaced = Replaced { times: replaced.times + 1, is_unknown: true };
+                *replaced = Replaced { times: replaced.times + 1, is_stale: true };
             }
             state.files.remove(ino);
             // One that was removed here, and that another device changed, is back.

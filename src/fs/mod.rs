@@ -96,10 +96,10 @@ impl File {
 /// knows for as long as it has the inode; so it is given another one, by the generation.
 #[derive(Clone, Copy, Default)]
 struct Replaced {
-    /// How many times.
+    /// How many times that happened.
     times: u64,
-    /// Whether the kernel may still have the inode of before: nobody may open that.
-    is_unknown: bool,
+    /// Whether the kernel may still have the inode from before the last time: nobody may open it.
+    is_stale: bool,
 }
 
 /// Everything that the file system has in memory, behind one lock.
@@ -141,6 +141,13 @@ struct State {
 }
 
 impl State {
+    /// The kernel is given the present generation of a file, or has no inode of it any more.
+    fn has_present_inode(&mut self, ino: Ino) {
+        if let Some(replaced) = self.replaced.get_mut(&ino) {
+            replaced.is_stale = false;
+        }
+    }
+
     /// Bytes of changes in files that were written and closed; forgets those that were
     /// removed or stored since.
     fn closed_bytes(&mut self) -> u64 {

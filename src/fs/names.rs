@@ -107,9 +107,7 @@ impl Fs {
         *state.lookups.entry(ino).or_default() += 1;
         let inode = self.inode(&state, ino)?;
         let attr = self.attr_of(&mut state, ino, &inode)?;
-        if let Some(replaced) = state.replaced.get_mut(&ino) {
-            replaced.is_unknown = false;
-        }
+        state.has_present_inode(ino);
         Ok(attr)
     }
 

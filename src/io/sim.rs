@@ -187,6 +187,11 @@ impl SimWorld {
         self.disk().faults.insert(operation, fault);
     }
 
+    /// What was to fail and did not yet does not any more.
+    pub fn clear_faults(&self) {
+        self.disk().faults.clear();
+    }
+
     /// Sets how many bytes all files together may have.
     pub fn set_capacity(&self, bytes: u64) {
         self.disk().capacity = bytes;
@@ -225,6 +230,11 @@ impl SimWorld {
     pub fn put(&self, path: &str, bytes: &[u8]) {
         let now = self.clock.now();
         self.disk().put(path, bytes, now);
+    }
+
+    /// Takes a file away behind everybody's back, durably. `false` if there is no such file.
+    pub fn remove_file(&self, path: &str) -> bool {
+        self.disk().take_away(path)
     }
 
     /// The bytes of a file as they are now.

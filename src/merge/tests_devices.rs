@@ -9,13 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::crypto::{Secret, random_id};
+use crate::crypto::{Secret, hash, hex, random_id};
 use crate::format::clock::Writer;
 use crate::format::namespace::{Inode, XattrState};
 use crate::format::node::{Dotted, NO_ID};
 use crate::format::side_files::{SIDE_SUFFIXES, main_name};
-use crate::fs::{Caller, Followed, Fs, Operations, Options, Ownership, RenameMode, SetAttr};
-use crate::io::sim::{SimRandom, SimWorld};
+use crate::fs::{
+    Caller, Followed, Fs, Operations, Options, Ownership, RecoverError, RenameMode, SetAttr,
+};
+use crate::io::sim::{Crash, SimRandom, SimWorld};
 use crate::journal::Options as JournalOptions;
 use crate::store::Context;
 use crate::sync::{self, OpenOptions};
@@ -31,12 +33,25 @@ const ME: Caller = Caller { uid: 1000, gid: 1000 };
 /// When everything begins, seconds since 1970: a day in November 2026.
 const BEGIN: i64 = 1_795_860_000;
 
+/// What time it is, and how far the clock of one machine is ahead, seconds.
+#[derive(Clone)]
+struct Hands {
+    now: Rc<Cell<i64>>,
+    ahead: Cell<i64>,
+}
+
+impl Hands {
+    /// What the machine's clock shows.
+    fn shown(&self) -> Timestamp {
+        Timestamp { secs: self.now.get() + self.ahead.get(), nanos: 0 }
+    }
+}
+
 /// A machine with its own copy of the repository.
 pub(crate) struct Device {
     world: SimWorld,
     key: Rc<Secret>,
-    /// The hands of all clocks.
-    now: Rc<Cell<i64>>,
+    hands: Hands,
     fs: Fs,
     name: String,
 }
@@ -48,18 +63,51 @@ fn take_over(world: &SimWorld, other: &SimWorld) {
     }
 }
 
+/// Why a machine could not mount.
+pub(crate) enum MountError {
+    Volume(VolumeError),
+    Recover(RecoverError),
+}
+
+impl std::fmt::Display for MountError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Volume(error) => error.fmt(f),
+            Self::Recover(error) => error.fmt(f),
+        }
+    }
+}
+
 /// A machine on which nothing is mounted.
 pub(crate) struct Ended {
-    world: SimWorld,
+    pub world: SimWorld,
     key: Rc<Secret>,
-    now: Rc<Cell<i64>>,
+    hands: Hands,
     name: String,
 }
 
 impl Ended {
     pub fn mount(self, seed: u64) -> Device {
-        let Self { world, key, now, name } = self;
-        Device::open(world, key, now, &name, seed)
+        self.try_mount(seed).unwrap_or_else(|(_, error)| panic!("{error}"))
+    }
+
+    /// The machine as it was if it cannot mount, and why it cannot.
+    pub fn try_mount(self, seed: u64) -> Result<Device, (Self, MountError)> {
+        let Self { world, key, hands, name } = &self;
+        let fs = Device::fs_of(world, key, hands, name, seed);
+        match fs {
+            Ok(fs) => {
+                let Self { world, key, hands, name } = self;
+                Ok(Device { world, key, hands, fs, name })
+            }
+            Err(error) => Err((self, error)),
+        }
+    }
+
+    /// The machine after a power cut.
+    pub fn crash(mut self, crash: Crash) -> Self {
+        self.world = self.world.crash(crash);
+        self
     }
 
     /// Another machine with a copy of all that this one has on its disk.
@@ -68,7 +116,7 @@ impl Ended {
         for path in self.world.paths() {
             world.put(&path, &self.world.get(&path).unwrap());
         }
-        Self { world, key: self.key.clone(), now: self.now.clone(), name: self.name.clone() }
+        Self { world, key: self.key.clone(), hands: self.hands.clone(), name: self.name.clone() }
     }
 
     /// It takes over all that another machine has in REPO.
@@ -79,7 +127,7 @@ impl Ended {
 
     /// Why it cannot mount; none if it can.
     pub fn refusal(&self, seed: u64) -> Option<String> {
-        let opened = Device::volume_of(&self.world, &self.key, &self.now, &self.name, seed);
+        let opened = Device::volume_of(&self.world, &self.key, &self.hands, &self.name, seed);
         opened.err().map(|error| error.to_string())
     }
 
@@ -105,7 +153,13 @@ impl Device {
         let key = Rc::new(Secret::random(&random));
         let repo = random_id(&random);
         init(&*world.synced("repo"), &key, repo, [1; 16], Vec::new(), &random).unwrap();
-        Self::open(world, key, Rc::new(Cell::new(BEGIN)), name, seed)
+        Self::open(
+            world,
+            key,
+            Hands { now: Rc::new(Cell::new(BEGIN)), ahead: Cell::default() },
+            name,
+            seed,
+        )
     }
 
     /// Another device, whose repository has all that this one published.
@@ -115,26 +169,36 @@ impl Device {
         for path in self.world.paths().iter().filter(|path| path.starts_with("repo/")) {
             world.put(path, &self.world.get(path).unwrap());
         }
-        Self::open(world, self.key.clone(), self.now.clone(), name, seed)
+        Self::open(world, self.key.clone(), self.hands.clone(), name, seed)
     }
 
-    fn open(world: SimWorld, key: Rc<Secret>, now: Rc<Cell<i64>>, name: &str, seed: u64) -> Self {
-        let volume = Self::volume_of(&world, &key, &now, name, seed).unwrap();
+    fn open(world: SimWorld, key: Rc<Secret>, hands: Hands, name: &str, seed: u64) -> Self {
+        Ended { world, key, hands, name: name.into() }.mount(seed)
+    }
+
+    fn fs_of(
+        world: &SimWorld,
+        key: &Secret,
+        hands: &Hands,
+        name: &str,
+        seed: u64,
+    ) -> Result<Fs, MountError> {
+        let volume = Self::volume_of(world, key, hands, name, seed).map_err(MountError::Volume)?;
         let ownership =
             Ownership { uid: 1000, gid: 1000, record_self: true, force_uid: None, force_gid: None };
         let options = Options { read_only: false, ownership };
-        let (fs, _) = Fs::recover(volume, JOURNAL, options).unwrap();
-        Self { world, key, now, fs, name: name.into() }
+        let recovered = Fs::recover(volume, JOURNAL, options).map_err(MountError::Recover)?;
+        Ok(recovered.0)
     }
 
     fn volume_of(
         world: &SimWorld,
         key: &Secret,
-        now: &Cell<i64>,
+        hands: &Hands,
         name: &str,
         seed: u64,
     ) -> Result<Volume, VolumeError> {
-        world.clock().set_wall(Timestamp { secs: now.get(), nanos: 0 });
+        world.clock().set_wall(hands.shown());
         let folder = world.synced("repo");
         let repository = Repository::find(&*folder).unwrap();
         let (keyring, register, _) = repository.unlock(key).unwrap();
@@ -152,9 +216,22 @@ impl Device {
     /// Ends the mount. What was acknowledged is in the journal.
     pub fn end(self) -> Ended {
         self.fs.flush_log().unwrap();
-        let Self { world, key, now, fs, name } = self;
+        self.kill()
+    }
+
+    /// The process of the mount is killed.
+    pub fn kill(self) -> Ended {
+        let Self { world, key, hands, fs, name } = self;
         drop(fs);
-        Ended { world, key, now, name }
+        Ended { world, key, hands, name }
+    }
+
+    pub fn world(&self) -> &SimWorld {
+        &self.world
+    }
+
+    pub fn fs(&self) -> &Fs {
+        &self.fs
     }
 
     /// Ends the mount and mounts again. What was acknowledged and not published is in the
@@ -209,6 +286,22 @@ impl Device {
         follower.has_news(self.volume()).unwrap()
     }
 
+    /// Looks what other devices say; the error is a text.
+    pub fn read_heads(&self, follower: &sync::Follower) -> Result<(), String> {
+        self.fs.read_heads(follower).map_err(|error| error.to_string())
+    }
+
+    /// Cuts the heads of this generation in half, as a client that stopped leaves them.
+    pub fn cut_head(&self, generation: u64) {
+        let part = format!("/head/{generation:016x}-");
+        let paths = self.world.paths();
+        let found: Vec<_> = paths.iter().filter(|path| path.contains(&part)).collect();
+        assert!(!found.is_empty(), "{paths:#?}");
+        for path in found {
+            self.world.tamper(path, |bytes| bytes.truncate(bytes.len() / 2));
+        }
+    }
+
     pub fn follow_with(&self, follower: &sync::Follower) -> Followed {
         self.fs.follow(follower).unwrap()
     }
@@ -226,6 +319,11 @@ impl Device {
     /// How many objects lie in this copy of REPO.
     pub fn objects_written(&self) -> usize {
         self.world.paths().iter().filter(|path| path.contains("/obj/")).count()
+    }
+
+    /// The clock of this machine is so many seconds ahead from here on, or behind.
+    pub fn set_ahead(&self, seconds: i64) {
+        self.hands.ahead.set(seconds);
     }
 
     /// Seconds pass here.
@@ -254,6 +352,17 @@ impl Device {
         self.fs.release(ino, false);
     }
 
+    /// Takes all heads and objects over that another device has whole in its copy of REPO, as a
+    /// client does that waits until a file is still.
+    pub fn receive_whole(&self, other: &Self) {
+        for path in other.world.paths().iter().filter(|path| path.starts_with("repo/")) {
+            let bytes = other.world.get(path).unwrap();
+            if path.ends_with(&format!("{}.amb", hex(&hash(&bytes)))) {
+                self.world.put(path, &bytes);
+            }
+        }
+    }
+
     /// Takes all files over that another device has in its copy of REPO.
     pub fn receive(&self, other: &Self) {
         take_over(&self.world, &other.world);
@@ -265,9 +374,9 @@ impl Device {
 
     /// A second passes for everybody.
     fn tick(&self) {
-        self.now.set(self.now.get() + 1);
+        self.hands.now.set(self.hands.now.get() + 1);
         self.world.clock().advance(Duration::from_secs(1));
-        self.world.clock().set_wall(Timestamp { secs: self.now.get(), nanos: 0 });
+        self.world.clock().set_wall(self.hands.shown());
     }
 
     pub fn find(&self, path: &str) -> Option<Ino> {
@@ -359,27 +468,32 @@ impl Device {
 
     /// All names, as the mount shows them.
     pub fn seen(&self) -> Listing {
-        let mut listing = Listing::new();
-        self.walk(ROOT, "", &mut listing);
-        listing
+        self.try_seen().unwrap()
     }
 
-    fn walk(&self, dir: Ino, above: &str, listing: &mut Listing) {
+    /// All names, as the mount shows them, if all of it can be read.
+    pub fn try_seen(&self) -> crate::fs::Result<Listing> {
+        let mut listing = Listing::new();
+        self.walk(ROOT, "", &mut listing)?;
+        Ok(listing)
+    }
+
+    fn walk(&self, dir: Ino, above: &str, listing: &mut Listing) -> crate::fs::Result<()> {
         let mut entries = Vec::new();
         let mut fill = |entry: &crate::fs::DirEntry| {
             entries.push(entry.clone());
             true
         };
-        self.fs.readdir(dir, 2, true, &mut fill).unwrap();
+        self.fs.readdir(dir, 2, true, &mut fill)?;
         for entry in entries {
             let path = format!("{above}{}", String::from_utf8(entry.name).unwrap());
             let ino = entry.attr.ino;
             let is_dir = entry.attr.mode & 0o170_000 == 0o040_000;
             let bytes = if is_dir {
-                self.walk(ino, &format!("{path}/"), listing);
+                self.walk(ino, &format!("{path}/"), listing)?;
                 Vec::new()
             } else {
-                self.fs.read(ino, 0, u32::MAX).unwrap()
+                self.fs.read(ino, 0, u32::MAX)?
             };
             let line = Line {
                 is_dir,
@@ -390,6 +504,7 @@ impl Device {
             };
             listing.insert(path, line);
         }
+        Ok(())
     }
 
     /// What a head holds that is published now.

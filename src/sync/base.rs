@@ -1,11 +1,12 @@
 //! What a volume is based on: one head, or the join of several.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use super::plan::{Plan, Verdict};
 use super::read::{Heads, LeftOut, Loaded, load_heads};
 use super::tell;
-use crate::crypto::DeviceId;
+use crate::crypto::{DeviceId, Hash};
 use crate::format::clock::{Seen, Tag};
 use crate::format::namespace::{Inode, Key, Value};
 use crate::format::node::MapItem;
@@ -49,28 +50,45 @@ pub(super) fn based_on(store: &Store, heads: &[&(DeviceHead, HeadFile)]) -> Resu
 
 /// Heads that were read, what was decided of them, and what they make if they were joined.
 pub(super) struct Decided {
+    /// The heads that are here, but for those that were left out.
     pub loaded: Loaded,
+    /// Which of them count, and what else an opening does.
     pub plan: Plan,
-    /// The join of the heads that the plan names, and what the owner is told of it.
+    /// The join of the heads that the plan names, and what the owner is told of it. None if the
+    /// plan joins nothing, or the caller has the join already.
     pub joined: Option<(Base, Vec<Notice>)>,
 }
 
+/// Reads heads, with all that decides which of them count. `with_nodes` and `left_out` are those of
+/// [`load_heads`].
+pub(super) fn read_heads(
+    store: &Store,
+    repository: &Repository,
+    heads: &Heads,
+    with_nodes: bool,
+    left_out: &LeftOut,
+) -> Loaded {
+    let mut loaded = load_heads(store, heads, with_nodes, left_out);
+    mark_contained(store, &mut loaded);
+    loaded.here.features.merge(store.context().keyring.features);
+    loaded.here.closed = tell::closed(repository).map(|(_, device)| device).collect();
+    loaded.here.hides = repository.strays.iter().any(Stray::hides);
+    loaded
+}
+
 /// Reads heads, has it decided by `decide` which count, and joins them. With `own`, this
-/// device, a head of another one that cannot be joined is left out: its older head counts.
+/// device, a head of another one that cannot be joined is left out: its older head counts. Heads
+/// with just the hashes `has`, ascending, are not joined: the caller has their join.
 pub(super) fn read_and_join(
     store: &Store,
     repository: &Repository,
     heads: &Heads,
-    own: Option<&DeviceId>,
+    (own, has): (Option<&DeviceId>, &[Hash]),
     mut decide: impl FnMut(&Loaded) -> std::result::Result<Plan, VolumeError>,
 ) -> std::result::Result<Decided, VolumeError> {
     let mut left_out = LeftOut::new();
     loop {
-        let mut loaded = load_heads(store, heads, own.is_some(), &left_out);
-        tell_contained(store, &mut loaded);
-        loaded.here.features.merge(store.context().keyring.features);
-        loaded.here.closed = tell::closed(repository).map(|(_, device)| device).collect();
-        loaded.here.hides = repository.strays.iter().any(Stray::hides);
+        let loaded = read_heads(store, repository, heads, own.is_some(), &left_out);
         let plan = decide(&loaded)?;
         if let Some(own) = own {
             let lacking = lacking_trees(store, &loaded, &plan.verdict, own)?;
@@ -83,6 +101,10 @@ pub(super) fn read_and_join(
             return Ok(Decided { loaded, plan, joined: None });
         };
         let tips: Vec<_> = tips.iter().map(|at| &loaded.heads[*at]).collect();
+        let hashes: BTreeSet<Hash> = tips.iter().map(|(head, _)| head.hash).collect();
+        if hashes.iter().eq(has) {
+            return Ok(Decided { loaded, plan, joined: None });
+        }
         let others = match (based_on(store, &tips), own) {
             (Ok(base), _) => {
                 let told = tell::joined(&tips, &base);
@@ -97,9 +119,10 @@ pub(super) fn read_and_join(
     }
 }
 
-/// Tells of each head whose device has several that do not follow one another whether another
-/// head has all its changes. Of two with the same changes the later one has them.
-fn tell_contained(store: &Store, loaded: &mut Loaded) {
+/// Marks heads whose device has several that do not follow one another: whether another head has
+/// all changes of this one. Of two heads with the same changes the later one has those of the
+/// other.
+fn mark_contained(store: &Store, loaded: &mut Loaded) {
     let heads = &mut loaded.here.heads;
     let is_one_of_several = |at: usize| {
         let device = |at: usize| heads.get(at).map(|head| head.device);
@@ -206,13 +229,11 @@ pub(super) fn holders(
     let own = &state.device;
     let files = heads.get(own).map_or(&[][..], Vec::as_slice);
     let holder = |head: &DeviceHead| {
-        let generation = head.commit.processed.held(own)?;
-        let (_, tag) = head.commit.processed.get(own)?;
+        let (generation, tag) = head.held_of(own, (state.generation, &state.head))?;
         let mut same = files.iter().filter(|file| file.generation == generation).peekable();
         let is_gone = same.peek().is_none();
         let file = same.find(|file| Tag::of(&file.hash) == tag);
-        let is_of_copy = generation == state.generation && tag != Tag::of(&state.head);
-        if is_of_copy || (file.is_none() && !is_gone) {
+        if file.is_none() && !is_gone {
             return None;
         }
         let time =

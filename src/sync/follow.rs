@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::base::{Decided, based_on, holders, read_and_join};
+use super::base::{Decided, based_on, holders, read_and_join, read_heads};
 use super::open::{known, take_unusable};
 use super::options::OpenOptions;
 use super::plan::{Plan, Verdict, Wanted, plan};
-use super::read::{LeftOut, Loaded, load_heads};
+use super::read::{LeftOut, Loaded};
 use super::tell;
 use crate::crypto::{DeviceId, unhex};
 use crate::format::clock::Generations;
@@ -35,14 +35,15 @@ pub struct Follower {
     last: Mutex<Option<Last>>,
 }
 
-/// The last look.
+/// The last look. Times are those of the clock that counts from the start.
 struct Last {
     /// Paths and sizes of other devices' heads.
     files: BTreeSet<(String, u64)>,
-    /// When it was, by the clock that counts from the start.
+    /// When the look began.
     at: Duration,
-    /// When the folders of heads were listed last, and had the same files.
-    listed: Duration,
+    /// When it was seen last that REPO has these files and no others. None as long as they were not
+    /// read: the look failed, or goes on.
+    seen: Option<Duration>,
     /// How many looks in a row found the same files, up to [`DOUBLINGS_MAX`].
     repeated: u32,
     /// Whether the volume goes on from all that was found, and nothing is on its way.
@@ -60,7 +61,7 @@ pub struct Looked {
 }
 
 impl Follower {
-    /// Of a volume that was opened with these options.
+    /// Looks on behalf of a volume that was opened with these options.
     pub fn new(options: &OpenOptions) -> Self {
         let beside = options.beside.as_ref().map(|beside| beside.state.clone());
         Self { wanted: options.wanted(), beside, last: Mutex::default() }
@@ -85,7 +86,7 @@ impl Follower {
             None => true,
             Some(last) if last.files != files => true,
             Some(last) => {
-                last.listed = now;
+                last.seen = last.seen.map(|_| now);
                 !last.is_done && now.saturating_sub(last.at) >= AGAIN * (1 << last.repeated)
             }
         })
@@ -102,17 +103,16 @@ impl Follower {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lists what is in REPO now.
-    fn find(&self, volume: &Volume) -> Result<Repository, VolumeError> {
+    /// Lists what is in REPO now: a look begins.
+    fn begin(&self, volume: &Volume) -> Result<Repository, VolumeError> {
         let (world, store, state) = (volume.world(), &*volume.store, volume.state());
         let files =
             head_files(&*world.repo, &state.device).map_err(|error| StoreError::io("", error))?;
-        // Until it has ended well.
         let at = world.clock.elapsed();
         let mut last = self.last();
         let before = last.as_ref().filter(|last| last.files == files);
         let repeated = before.map_or(0, |last| (last.repeated + 1).min(DOUBLINGS_MAX));
-        *last = Some(Last { files, at, listed: at, repeated, is_done: false });
+        *last = Some(Last { files, at, seen: None, repeated, is_done: false });
         drop(last);
         let repository = Repository::find(&*world.repo)?;
         if repository.repo != state.repo {
@@ -125,70 +125,75 @@ impl Follower {
 
     /// Reads the heads that are here now, and joins nothing.
     pub fn read(&self, volume: &Volume) -> Result<Heads, VolumeError> {
-        let (store, state) = (&*volume.store, volume.state());
-        let repository = self.find(volume)?;
-        let mut loaded = load_heads(store, &repository.heads, true, &LeftOut::new());
-        let own = known(&state, &repository.heads, &[]);
-        let beside = self.beside.as_ref().map(|state| known(state, &repository.heads, &[]));
-        let Plan { verdict, behind, newest, unusable, .. } =
-            plan(&loaded.here, &own, beside.as_ref(), &self.wanted);
-        if let Verdict::Refuse(refusal) = verdict {
-            return Err(tell::refused(refusal, loaded, &repository, state.generation));
-        }
-        let unusable = take_unusable(&mut loaded, &unusable, state.device);
-        if let Some(last) = &mut *self.last() {
-            last.is_done =
-                unusable.is_empty() && loaded.heads.iter().all(|(head, _)| head.complete);
-        }
-        let newest = take_newest(loaded, &newest);
-        let holders = holders(store, &repository.heads, &self.machine(volume), &newest);
-        Ok(Heads { newest, behind, unusable, holders })
-    }
-
-    /// How long ago other devices' heads in REPO were known to be those that are known here; none
-    /// before the first look.
-    pub fn age(&self, volume: &Volume) -> Option<Duration> {
-        let now = volume.world().clock.elapsed();
-        self.last().as_ref().map(|last| now.saturating_sub(last.listed))
+        let repository = self.begin(volume)?;
+        let heads = &repository.heads;
+        let loaded = read_heads(&volume.store, &repository, heads, true, &LeftOut::new());
+        let plan = self.plan(volume, &repository, &loaded);
+        self.end(volume, &repository, loaded, plan).map(|(heads, _)| heads)
     }
 
     /// Reads the heads that are here now, and joins them if the volume is not based on them.
     pub fn look(&self, volume: &Volume) -> Result<Looked, VolumeError> {
-        let (store, state) = (&*volume.store, volume.state());
-        let repository = self.find(volume)?;
-        let own = known(&state, &repository.heads, &[]);
-        let beside = self.beside.as_ref().map(|state| known(state, &repository.heads, &[]));
+        let (store, own) = (&*volume.store, volume.state().device);
+        let repository = self.begin(volume)?;
+        let has = volume.base().heads();
         let decided =
-            read_and_join(store, &repository, &repository.heads, Some(&state.device), |loaded| {
-                Ok(plan(&loaded.here, &own, beside.as_ref(), &self.wanted))
+            read_and_join(store, &repository, &repository.heads, (Some(&own), &has), |loaded| {
+                Ok(self.plan(volume, &repository, loaded))
             })?;
-        let Decided { mut loaded, plan, joined } = decided;
-        let Plan { verdict, behind, seen, newest, unusable, .. } = plan;
-        let base = match verdict {
-            Verdict::StandOn(Some(at)) => Some(based_on(store, &[&loaded.heads[at]])?),
-            Verdict::Join(_) => joined.map(|(base, _)| base),
-            Verdict::StandOn(None) | Verdict::Replay => None,
-            Verdict::Refuse(refusal) => {
-                return Err(tell::refused(refusal, loaded, &repository, state.generation));
+        let Decided { loaded, plan, joined } = decided;
+        let base = match plan.verdict {
+            Verdict::StandOn(Some(at)) if has != [loaded.heads[at].0.hash] => {
+                Some(based_on(store, &[&loaded.heads[at]])?)
             }
+            Verdict::Join(_) => joined.map(|(base, _)| base),
+            Verdict::StandOn(_) | Verdict::Replay | Verdict::Refuse(_) => None,
         };
-        let base = base.filter(|base| base.heads() != volume.base().heads());
-        let unusable = take_unusable(&mut loaded, &unusable, state.device);
-        // What is on its way is looked for again.
-        let is_done = unusable.is_empty() && loaded.heads.iter().all(|(head, _)| head.complete);
-        if let Some(last) = &mut *self.last() {
-            last.is_done = is_done;
-        }
-        let newest = take_newest(loaded, &newest);
-        let holders = holders(store, &repository.heads, &self.machine(volume), &newest);
-        Ok(Looked { base, heads: Heads { newest, behind, unusable, holders }, seen })
+        let (heads, seen) = self.end(volume, &repository, loaded, plan)?;
+        Ok(Looked { base, heads, seen })
     }
-}
 
-/// The newest heads, at these places.
-fn take_newest(loaded: Loaded, places: &[usize]) -> Vec<DeviceHead> {
-    let heads = loaded.heads.into_iter().enumerate();
-    heads.filter(|(at, _)| places.contains(at)).map(|(_, (head, _))| head).collect()
+    fn plan(&self, volume: &Volume, repository: &Repository, loaded: &Loaded) -> Plan {
+        let own = known(&volume.state(), &repository.heads, &[]);
+        let beside = self.beside.as_ref().map(|state| known(state, &repository.heads, &[]));
+        plan(&loaded.here, &own, beside.as_ref(), &self.wanted)
+    }
+
+    /// What a look found, if nothing keeps this device from going on from it. Heads that are on
+    /// their way are looked for again.
+    fn end(
+        &self,
+        volume: &Volume,
+        repository: &Repository,
+        mut loaded: Loaded,
+        plan: Plan,
+    ) -> Result<(Heads, Generations), VolumeError> {
+        let Plan { verdict, behind, seen, newest, unusable, .. } = plan;
+        if let Verdict::Refuse(refusal) = verdict {
+            let published = volume.state().generation;
+            return Err(tell::refused(refusal, loaded, repository, published));
+        }
+        let machine = self.machine(volume);
+        let unusable = take_unusable(&mut loaded, &unusable, machine.device);
+        if let Some(last) = &mut *self.last() {
+            last.seen = Some(last.at);
+            last.is_done =
+                unusable.is_empty() && loaded.heads.iter().all(|(head, _)| head.complete);
+        }
+        let all = loaded.heads.into_iter().enumerate();
+        let newest: Vec<DeviceHead> =
+            all.filter(|(at, _)| newest.contains(at)).map(|(_, (head, _))| head).collect();
+        let holders = holders(&volume.store, &repository.heads, &machine, &newest);
+        Ok((Heads { newest, behind, unusable, holders }, seen))
+    }
+
+    /// How long ago it was seen that REPO has just those heads of other devices that are known
+    /// here. None if they could not be read, or were not yet.
+    pub fn age(&self, volume: &Volume) -> Option<Duration> {
+        let now = volume.world().clock.elapsed();
+        let seen = self.last().as_ref().and_then(|last| last.seen);
+        seen.map(|seen| now.saturating_sub(seen))
+    }
 }
 
 /// Paths and sizes of what lies in the folders of heads of all devices but `own`.

@@ -14,7 +14,11 @@ mod tell;
 #[cfg(test)]
 mod tests_devices;
 #[cfg(test)]
+mod tests_identity;
+#[cfg(test)]
 mod tests_plan;
+#[cfg(test)]
+mod tests_versions;
 
 pub use follow::{Follower, Looked};
 pub use open::open;

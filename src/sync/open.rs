@@ -57,13 +57,12 @@ pub fn open(
     if let Some(files) = heads.get_mut(&machine.device) {
         drop_torn(&store, files, &intents, machine.generation, options.read_only)?;
     }
-    let machine_state = machine.clone();
     let machine = machine.device;
     let wanted = options.wanted();
     let beside = options.beside.as_ref().map(|beside| known(&beside.state, &heads, &[]));
     // A repair decides itself what it goes on without.
     let leaves_out = options.repair.is_none().then_some(&machine);
-    let decided = read_and_join(&store, repository, &heads, leaves_out, |loaded| {
+    let decided = read_and_join(&store, repository, &heads, (leaves_out, &[]), |loaded| {
         let decide = |own: &Known| plan(&loaded.here, own, beside.as_ref(), &wanted);
         if let Some(at) = decide(&known(&state, &heads, &intents)).finishes {
             finish(&mut state, &loaded.heads[at], &*world.repo, &mut notices)?;
@@ -131,12 +130,8 @@ pub fn open(
             newest_heads.push(head);
         }
     }
-    let holders = holders(
-        &store,
-        &heads,
-        if options.read_only { &machine_state } else { &state },
-        &newest_heads,
-    );
+    let machine = options.beside.as_ref().map_or(&state, |beside| &beside.state);
+    let holders = holders(&store, &heads, machine, &newest_heads);
     let volume = Volume::new(Parts {
         world,
         store,

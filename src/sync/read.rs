@@ -5,13 +5,12 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::plan::{Head, Here, Link, Unread, Why, breaks};
-use super::tell::named;
 use crate::crypto::{DeviceId, Hash};
 use crate::format::commit::{Commit, Name};
 use crate::format::register::Features;
 use crate::store::{Result, Store, StoreError};
 use crate::volume::repository::{HeadFile, open_head};
-use crate::volume::{DeviceHead, Notice};
+use crate::volume::{DeviceHead, Notice, named};
 
 /// Head files of each device, ascending by generation.
 pub(super) type Heads = BTreeMap<DeviceId, Vec<HeadFile>>;
@@ -52,9 +51,8 @@ pub(super) struct Loaded {
     pub unusable: Vec<(HeadFile, StoreError)>,
     /// Older heads that cannot be used, and why.
     pub older: Vec<(Hash, StoreError)>,
-    /// Heads that are not here although a later one of their device names them, or that cannot be
-    /// read and are older than that, each with its device.
-    /// What was repaired went on without them is not among them.
+    /// Older heads that are not here, although a later head of their device names them, or that
+    /// cannot be read; each with its device. Those that a repair found damaged are not among them.
     pub lacking: BTreeSet<(DeviceId, Hash)>,
     /// What the owner should know of single heads.
     pub notices: Vec<Notice>,
@@ -63,9 +61,9 @@ pub(super) struct Loaded {
 /// Why a head that can be read is not joined.
 #[derive(Clone, Debug)]
 pub(super) enum Cause {
-    /// This is not here.
+    /// Something that the head needs is not here; says what.
     Missing(String),
-    /// There is no room for this beside what others wrote.
+    /// A key would have more values with it than a tree holds; says which state it is.
     Crowded(String),
 }
 
@@ -129,8 +127,8 @@ impl Loaded {
         self.lacking.iter().any(|(lacking, _)| lacking == device)
     }
 
-    /// Of devices of which a head is not here, what the others need may be in it. A repair that
-    /// found it damaged went on without it.
+    /// Marks the heads of devices that lack an older one as incomplete: what they need may be in
+    /// it. What a repair found damaged, and went on without, is lacked by nobody.
     fn mark_lacking(&mut self) {
         let newest = self.heads.iter().map(|(head, _)| head);
         let bad: BTreeSet<Hash> = newest.flat_map(|head| head.commit.bad.clone()).collect();

@@ -9,7 +9,7 @@ use crate::format::register::Features;
 use crate::merge::ConflictKind;
 use crate::store::{Oddity, Store, StoreError, Stray};
 use crate::volume::repository::{HeadFile, OpenFailure, Repository};
-use crate::volume::{Base, DeviceHead, Notice, VolumeError};
+use crate::volume::{Base, DeviceHead, Notice, VolumeError, name_of, named};
 
 /// Folders of devices, or of their heads, that cannot be listed, and whose they are.
 pub(super) fn closed(repository: &Repository) -> impl Iterator<Item = (&Stray, DeviceId)> {
@@ -33,11 +33,12 @@ pub(super) fn tell_heads(loaded: &Loaded, plan: &Plan, notices: &mut Vec<Notice>
     notices.extend(plan.unusable.iter().map(error).map(Notice::of));
     let is_told = |hash: &Hash| loaded.older.iter().any(|(older, _)| older == hash);
     for (device, _) in loaded.lacking.iter().filter(|(_, hash)| !is_told(hash)) {
-        let head = plan.newest.iter().map(|at| &loaded.heads[*at].0);
-        let Some(head) = head.clone().find(|head| head.device == *device) else { continue };
-        let name = named(&head.name, device);
+        let mut newest = plan.newest.iter().map(|at| &loaded.heads[*at].0);
+        let Some(head) = newest.find(|head| head.device == *device) else { continue };
         notices.push(Notice::Missing(format!(
-            "a state of {name} before state {} is not here (yet): what only that has cannot be read",
+            "a state of {} before state {} is not here (yet): what only that state has cannot be \
+             read",
+            named(&head.name, device),
             head.generation
         )));
     }
@@ -97,13 +98,8 @@ pub(super) fn tell_none(repository: &Repository, notices: &mut Vec<Notice>) {
 pub(super) fn overtaken(refusal: &Refusal, loaded: &Loaded, published: u64) -> Option<String> {
     Some(match refusal {
         Refusal::Retired(heir) => {
-            let mut heads = loaded.heads.iter().map(|(head, _)| head);
-            let head = heads.find(|head| head.device == *heir);
-            let heir = head.map_or_else(
-                || format!("the device {}", hex(&heir[..4])),
-                |head| named(&head.name, heir),
-            );
-            format!("{heir} retired this device")
+            let heads = loaded.heads.iter().map(|(head, _)| head);
+            format!("{} retired this device", name_of(heads, heir))
         }
         Refusal::Copied => format!("another copy of it published generation {published}"),
         Refusal::StateOlder { here } => format!(
@@ -226,9 +222,4 @@ pub(super) fn left_out(head: &DeviceHead, error: StoreError) -> Result<Cause, St
         StoreError::Crowded { .. } => Ok(Cause::Crowded(state)),
         error => Err(error),
     }
-}
-
-/// A device as messages name it: two may have one name.
-pub(super) fn named(name: &str, device: &DeviceId) -> String {
-    format!("{name} ({})", hex(&device[..4]))
 }

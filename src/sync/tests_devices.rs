@@ -1,25 +1,41 @@
 //! Devices that write to one repository, each through its own copy of REPO, and mount again
 //! after others' heads came.
 
-use std::fmt::Write;
-
 use proptest::prelude::*;
 
 use crate::fs::{Followed, FsError};
 use crate::merge::tests_devices::{Device, Listing};
 use crate::merge::tests_histories::{Act, DIRS, acts, factor, play};
 
-fn listing(device: &Device) -> Listing {
+pub(super) fn listing(device: &Device) -> Listing {
     device.shown().listing().unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Publishes what changed; what is shown below is then what the mount showed before.
-fn publish(device: &Device) -> Result<(), TestCaseError> {
+pub(super) fn publish(device: &Device) -> Result<(), TestCaseError> {
     let seen = device.seen();
     device.checkpoint();
     let shown = listing(device);
     prop_assert!(seen == shown, "the mount shows {:#?}\nthe tree {:#?}", seen, shown);
     Ok(())
+}
+
+/// A laptop and a phone that both changed `f`, and have joined what both wrote.
+pub(super) fn both_changed() -> (Device, Device) {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("f", "base"));
+    let phone = laptop.another("PHONE", 3);
+    assert!(laptop.write("f", "laptop") && phone.write("f", "phone"));
+    laptop.checkpoint();
+    phone.checkpoint();
+    laptop.receive(&phone);
+    phone.receive(&laptop);
+    (laptop.remount(10), phone.remount(11))
+}
+
+/// The path of a version that lost.
+pub(super) fn loser(device: &Device) -> String {
+    listing(device).into_keys().find(|path| path.contains("(from")).expect("one lost")
 }
 
 #[test]
@@ -85,18 +101,9 @@ fn changes_in_the_journal_are_replayed_before_heads_are_joined() {
 /// The first mount after a crash has changes of another writer only.
 #[test]
 fn rows_that_nothing_needs_any_more_go_with_the_changes_of_an_older_mount() {
-    let laptop = Device::first("LAPTOP");
-    assert!(laptop.write("f", "base"));
-    let phone = laptop.another("PHONE", 3);
-    assert!(laptop.write("f", "laptop") && phone.write("f", "phone"));
-    laptop.checkpoint();
-    phone.checkpoint();
-    laptop.receive(&phone);
-    phone.receive(&laptop);
-    let (laptop, phone) = (laptop.remount(10), phone.remount(11));
-    let beside = listing(&phone).keys().find(|path| path.contains("(from")).unwrap().clone();
+    let (laptop, phone) = both_changed();
     assert!(laptop.write("other", "laptop"));
-    assert!(phone.write(&beside, "decided") && phone.write("f", "phone again"));
+    assert!(phone.write(&loser(&phone), "decided") && phone.write("f", "phone again"));
     laptop.checkpoint();
     phone.checkpoint();
     laptop.receive(&phone);
@@ -257,128 +264,6 @@ fn a_mount_follows_what_another_device_writes() {
     assert!(matches!(phone.follow(), Followed::Nothing));
 }
 
-fn contents(device: &Device) -> Vec<String> {
-    let shown = listing(device);
-    let mut all: Vec<String> = shown.values().map(|line| line.bytes.clone()).collect();
-    all.sort_unstable();
-    all
-}
-
-/// Who edited one version stored the other one as a file, too. That file stayed when its author
-/// replaced the version.
-#[test]
-fn a_version_that_its_author_replaces_does_not_come_back() {
-    let laptop = Device::first("LAPTOP");
-    assert!(laptop.write("f", "base"));
-    let phone = laptop.another("PHONE", 3);
-    assert!(laptop.write("f", "laptop 1"));
-    laptop.checkpoint();
-    assert!(phone.write("f", "phone 1"));
-    phone.checkpoint();
-    phone.receive(&laptop);
-    let phone = phone.remount(10);
-    assert_eq!(contents(&phone), ["laptop 1", "phone 1"]);
-    assert!(phone.write("f", "phone 2"));
-    publish(&phone).unwrap();
-    assert_eq!(contents(&phone), ["laptop 1", "phone 2"]);
-    // The other one goes on without having seen any of it.
-    assert!(laptop.write("f", "laptop 2"));
-    laptop.checkpoint();
-    laptop.receive(&phone);
-    let laptop = laptop.remount(11);
-    assert_eq!(contents(&laptop), ["laptop 2", "phone 2"]);
-    // Also the other way round: the version that is shown as a file is edited as that.
-    let beside = listing(&laptop).keys().find(|path| path.contains("(from")).unwrap().clone();
-    assert!(laptop.write(&beside, "decided"));
-    publish(&laptop).unwrap();
-    phone.receive(&laptop);
-    let phone = phone.remount(12);
-    assert_eq!(listing(&phone), listing(&laptop));
-    assert_eq!(contents(&phone).len(), 2);
-}
-
-/// Two devices edit one file in turn, each a round late.
-#[test]
-fn editing_in_turn_leaves_one_version_for_each_device() {
-    let mut laptop = Device::first("LAPTOP");
-    assert!(laptop.write("f", "base"));
-    let mut phone = laptop.another("PHONE", 3);
-    for round in 0..8 {
-        assert!(laptop.write("f", &format!("laptop {round}")));
-        publish(&laptop).unwrap();
-        assert!(phone.write("f", &format!("phone {round}")));
-        publish(&phone).unwrap();
-        if round % 2 == 0 {
-            phone.receive(&laptop);
-            phone = phone.remount(100 + round);
-        } else {
-            laptop.receive(&phone);
-            laptop = laptop.remount(100 + round);
-        }
-    }
-    laptop.receive(&phone);
-    phone.receive(&laptop);
-    let (laptop, phone) = (laptop.remount(200), phone.remount(201));
-    assert_eq!(listing(&laptop), listing(&phone));
-    let left = contents(&laptop);
-    // Each time somebody went on from the version of the other, the own one stayed undecided.
-    assert!(left.len() <= 5, "{left:#?}");
-    assert!(left.contains(&"laptop 7".into()) && left.contains(&"phone 7".into()), "{left:#?}");
-}
-
-/// One removes the version that lost; the other goes on with the one that won.
-#[test]
-fn a_version_that_was_removed_stays_away() {
-    let laptop = Device::first("LAPTOP");
-    assert!(laptop.write("f", "base"));
-    let phone = laptop.another("PHONE", 3);
-    assert!(laptop.write("f", "laptop") && phone.write("f", "phone"));
-    laptop.checkpoint();
-    phone.checkpoint();
-    laptop.receive(&phone);
-    phone.receive(&laptop);
-    let (laptop, phone) = (laptop.remount(10), phone.remount(11));
-    let beside = listing(&laptop).keys().find(|path| path.contains("(from")).unwrap().clone();
-    let won = listing(&laptop)["f"].bytes.clone();
-    assert!(laptop.unlink(&beside));
-    publish(&laptop).unwrap();
-    assert_eq!(contents(&laptop), [won.as_str()]);
-    assert!(phone.append("f", " and more"));
-    publish(&phone).unwrap();
-    laptop.receive(&phone);
-    let laptop = laptop.remount(12);
-    assert_eq!(contents(&laptop), [format!("{won} and more")]);
-}
-
-/// The newest head came before the one in the middle: the mount said nothing, and said of both that
-/// it holds them.
-#[test]
-fn a_head_that_is_missing_in_the_middle_is_told_and_not_held() {
-    let laptop = Device::first("LAPTOP");
-    assert!(laptop.write("e", "base"));
-    let phone = laptop.another("PHONE", 3);
-    assert!(laptop.write("f", &"in the middle".repeat(100)));
-    laptop.checkpoint();
-    assert!(laptop.write("g", "at the end"));
-    laptop.checkpoint();
-    phone.receive_newest_head(&laptop);
-    let phone = phone.remount(10);
-    let told = phone.volume().notices.iter().any(|notice| {
-        notice.to_string().contains("a state of LAPTOP") && notice.to_string().contains("not here")
-    });
-    let left_out = !phone.volume().heads().unusable.is_empty();
-    assert!(told || left_out, "{:#?}", phone.volume().notices);
-    assert!(phone.write("own", "phone"));
-    phone.checkpoint();
-    let laptop_id = laptop.volume().state().device;
-    let held = |phone: &Device| phone.volume().base().commit.processed.held(&laptop_id);
-    assert!(held(&phone).is_none_or(|held| held < 3), "{:?}", held(&phone));
-    phone.receive(&laptop);
-    let phone = phone.remount(11);
-    phone.answer();
-    assert_eq!(held(&phone), Some(3));
-}
-
 /// The kernel keeps the length that it knows of a file, and appended there: what another device had
 /// written was gone.
 #[test]
@@ -399,272 +284,6 @@ fn a_file_that_changed_elsewhere_is_another_inode_for_the_kernel() {
     assert!(phone.open_again(known.ino).is_ok());
     phone.close(known.ino);
     phone.close(same.ino);
-}
-
-/// Each of two devices joined an older state of the other, gave the other's file a name of its own,
-/// and went on with the own one. Joined, both files had both names, and a database stood under one
-/// of them without its log.
-#[test]
-fn a_name_that_a_repair_gave_goes_where_its_file_has_another() {
-    for (name, log) in [("c", None), ("c.db", Some("c.db-wal"))] {
-        let laptop = Device::first("LAPTOP");
-        let phone = laptop.another("PHONE", 3);
-        let write = |device: &Device, bytes: &str| {
-            assert!(device.write(name, bytes));
-            if let Some(log) = log {
-                assert!(device.write(log, &format!("log of {bytes}")));
-            }
-        };
-        write(&phone, "phone 1");
-        phone.checkpoint();
-        write(&laptop, "laptop 1");
-        laptop.checkpoint();
-        laptop.receive(&phone);
-        phone.receive(&laptop);
-        write(&phone, "phone 2");
-        phone.checkpoint();
-        let laptop = laptop.remount(10);
-        write(&laptop, "laptop 2");
-        publish(&laptop).unwrap();
-        let phone = phone.remount(11);
-        write(&phone, "phone 3");
-        publish(&phone).unwrap();
-        laptop.receive(&phone);
-        phone.receive(&laptop);
-        let (laptop, phone) = (laptop.remount(12), phone.remount(13));
-        let shown = listing(&laptop);
-        assert_eq!(shown, listing(&phone));
-        assert!(shown.values().all(|line| line.links() == 1), "{shown:#?}");
-        assert_eq!(shown[name].bytes, "phone 3");
-        if let Some(log) = log {
-            assert_eq!(shown[log].bytes, "log of phone 3");
-        }
-        assert!(contents(&laptop).contains(&"laptop 2".into()), "{shown:#?}");
-        let each = if log.is_some() { 2 } else { 1 };
-        assert_eq!(shown.len(), 2 * each, "{shown:#?}");
-    }
-}
-
-/// A machine is copied with its local state, as a virtual machine is. Both write, and nobody of them
-/// may go on as the device that they were: under new ids all that both wrote is there.
-#[test]
-fn a_copied_device_goes_on_under_new_ids_and_nothing_is_lost() {
-    let laptop = Device::first("LAPTOP");
-    let phone = laptop.another("PHONE", 3);
-    assert!(laptop.write("old", "laptop"));
-    laptop.checkpoint();
-    assert!(laptop.write("waits", "in both journals"));
-    let laptop = laptop.end();
-    let (copy, laptop) = (laptop.copy().mount(20), laptop.mount(21));
-    assert!(copy.write("copy", "copy") && copy.write("old", "copy"));
-    assert!(laptop.write("own", "laptop") && laptop.write("old", "laptop again"));
-    copy.checkpoint();
-    laptop.checkpoint();
-    assert!(laptop.write("last", "only in the journal"));
-    // The third sees what both wrote, whichever comes first, and goes on with both.
-    phone.receive(&copy);
-    let phone = phone.remount(30);
-    phone.receive(&laptop);
-    let phone = phone.remount(31);
-    let shown = listing(&phone);
-    for name in ["copy", "own", "old", "waits"] {
-        assert!(shown.contains_key(name), "{name}: {shown:#?}");
-    }
-    let olds = shown.iter().filter(|(path, _)| path.starts_with("old"));
-    let olds: Vec<&str> = olds.map(|(_, line)| line.bytes.as_str()).collect();
-    assert_eq!(olds.len(), 2, "{shown:#?}");
-    assert!(phone.write("phone", "phone"));
-    phone.checkpoint();
-    assert_eq!(listing(&phone.remount(32)).len(), shown.len() + 1);
-    laptop.receive(&copy);
-    copy.receive(&laptop);
-    let (laptop, copy) = (laptop.end(), copy.end());
-    for one in [&laptop, &copy] {
-        let why = one.refusal(40).unwrap();
-        assert!(why.contains("another copy of it published"), "{why}");
-    }
-    laptop.renew(0x51);
-    let laptop = laptop.mount(41);
-    assert!(laptop.volume().is_replay());
-    let laptop = laptop.remount(42);
-    let shown = listing(&laptop);
-    for name in ["copy", "own", "old", "waits", "last"] {
-        assert!(shown.contains_key(name), "{name}: {shown:#?}");
-    }
-    laptop.checkpoint();
-    // Who took the id of both out of use is its heir: the copy needs a new one, too.
-    let copy = copy.with_files_of(&laptop);
-    let why = copy.refusal(43).unwrap();
-    assert!(why.contains("LAPTOP (51515151) retired this device"), "{why}");
-    copy.renew(0x52);
-    let copy = copy.mount(44);
-    copy.checkpoint();
-    laptop.receive(&copy);
-    let (laptop, copy) = (laptop.remount(45), copy.remount(46));
-    assert_eq!(listing(&laptop), listing(&copy));
-    assert_eq!(listing(&laptop), shown);
-    assert_eq!(laptop.volume().tree().root, copy.volume().tree().root);
-    assert!(copy.write("after", "copy"));
-    copy.checkpoint();
-    let heads = copy.heads_written();
-    assert_eq!(copy.remount(47).heads_written(), heads, "nothing is retired twice");
-}
-
-/// Local state is put back from a backup, after its device wrote more.
-#[test]
-fn a_state_that_was_put_back_goes_on_under_a_new_id() {
-    let laptop = Device::first("LAPTOP");
-    assert!(laptop.write("f", "one"));
-    laptop.checkpoint();
-    assert!(laptop.write("f", "two"));
-    let laptop = laptop.end();
-    let backup = laptop.copy();
-    let laptop = laptop.mount(5);
-    assert!(laptop.write("g", "three"));
-    laptop.checkpoint();
-    let backup = backup.with_files_of(&laptop);
-    let why = backup.refusal(6).unwrap();
-    assert!(why.contains("restored or copied"), "{why}");
-    backup.renew(0x61);
-    let restored = backup.mount(7).remount(8);
-    let shown = listing(&restored);
-    assert_eq!(shown["f"].bytes, "two");
-    assert_eq!(shown["g"].bytes, "three");
-    assert_eq!(shown.len(), 2, "{shown:#?}");
-}
-
-/// A copy of a device is found out by what others say of it, also before a head of it comes.
-#[test]
-fn a_copy_is_noticed_by_what_another_device_processed() {
-    let laptop = Device::first("LAPTOP");
-    let phone = laptop.another("PHONE", 3);
-    assert!(laptop.write("f", "one"));
-    laptop.checkpoint();
-    let laptop = laptop.end();
-    let (copy, laptop) = (laptop.copy().mount(20), laptop.mount(21));
-    assert!(copy.write("f", "copy"));
-    copy.checkpoint();
-    phone.receive(&copy);
-    let phone = phone.remount(22);
-    assert!(phone.write("g", "phone"));
-    phone.checkpoint();
-    laptop.receive_newest_head(&phone);
-    let laptop = laptop.end();
-    let why = laptop.refusal(23).unwrap();
-    assert!(why.contains("restored or copied"), "{why}");
-}
-
-#[test]
-fn a_retired_device_is_told_by_whom_and_what_it_wrote_stays() {
-    let laptop = Device::first("LAPTOP");
-    let phone = laptop.another("PHONE", 3);
-    assert!(phone.write("f", "phone"));
-    phone.checkpoint();
-    assert!(phone.write("g", "later"));
-    laptop.receive(&phone);
-    let laptop = laptop.remount(10);
-    let heads = laptop.volume().heads();
-    let head = heads.newest.iter().find(|head| head.name == "PHONE").unwrap();
-    assert!(laptop.volume().retire(head));
-    assert!(!laptop.volume().retire(head), "twice");
-    laptop.checkpoint();
-    assert!(!laptop.volume().retire(head), "it is published");
-    let phone = phone.end().with_files_of(&laptop);
-    let why = phone.refusal(11).unwrap();
-    assert!(why.contains("LAPTOP") && why.contains("retired this device"), "{why}");
-    phone.renew(0x71);
-    let phone = phone.mount(12).remount(13);
-    phone.checkpoint();
-    laptop.receive(&phone);
-    let shown = listing(&laptop.remount(14));
-    assert_eq!((shown["f"].bytes.as_str(), shown["g"].bytes.as_str()), ("phone", "later"));
-}
-
-/// What a device holds it says once, and what says only that is not answered: a quiet folder stays
-/// quiet.
-#[test]
-fn an_answer_is_given_once_and_answers_are_not_answered() {
-    let laptop = Device::first("LAPTOP");
-    assert!(laptop.write("f", "one"));
-    laptop.checkpoint();
-    let phone = laptop.another("PHONE", 3);
-    assert_eq!(laptop.volume().owed_answer(), None);
-    let owed = phone.volume().owed_answer().expect("it has said nothing of the other");
-    assert!(owed.is_soon, "and is new");
-    phone.answer();
-    assert_eq!(phone.volume().owed_answer(), None);
-    laptop.receive(&phone);
-    let laptop = laptop.remount(10);
-    let holders = laptop.volume().heads().holders.clone();
-    assert_eq!((holders.len(), holders[0].generation), (1, 1));
-    assert!(laptop.volume().owed_answer().expect("the other is new").is_soon);
-    laptop.answer();
-    phone.receive(&laptop);
-    let phone = phone.remount(11);
-    for device in [&laptop, &phone] {
-        assert_eq!(device.volume().owed_answer(), None);
-    }
-    // News is answered, later; soon if somebody asks.
-    assert!(laptop.write("f", "two"));
-    laptop.checkpoint();
-    phone.receive(&laptop);
-    let phone = phone.remount(12);
-    assert!(!phone.volume().owed_answer().expect("there is news").is_soon);
-    assert!(phone.write("g", "with a change"));
-    phone.checkpoint();
-    assert_eq!(phone.volume().owed_answer(), None, "the next head says it anyway");
-    laptop.volume().ask();
-    laptop.checkpoint();
-    phone.receive(&laptop);
-    let phone = phone.remount(13);
-    assert_eq!(phone.volume().owed_answer(), None, "it has said all that there is to say");
-    assert!(laptop.write("f", "three"));
-    laptop.volume().ask();
-    laptop.checkpoint();
-    phone.receive(&laptop);
-    let phone = phone.remount(14);
-    assert!(phone.volume().owed_answer().expect("there is news").is_soon);
-    phone.answer();
-    laptop.receive(&phone);
-    let laptop = laptop.remount(15);
-    let state = laptop.volume().state();
-    let holders = laptop.volume().heads().holders.clone();
-    assert!(holders[0].generation >= state.news && holders[0].time.is_some());
-}
-
-/// What a large file wrote before its device was retired lies in objects under the old id, which no
-/// head names.
-#[test]
-fn a_renewed_device_has_what_its_journal_names_in_objects() {
-    let laptop = Device::first("LAPTOP");
-    assert!(laptop.write("f", "one"));
-    let phone = laptop.another("PHONE", 3);
-    let mut number = 1u64;
-    let mut large = String::new();
-    while large.len() < 30 << 20 {
-        number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        write!(large, "{number:016x}").unwrap();
-    }
-    assert!(laptop.write("large", ""));
-    for at in (0..large.len()).step_by(128 << 10) {
-        assert!(laptop.append("large", &large[at..large.len().min(at + (128 << 10))]));
-    }
-    let objects = laptop.objects_written();
-    assert!(objects > 0, "it was to enter REPO before the head");
-    phone.receive(&laptop);
-    let phone = phone.remount(10);
-    let heads = phone.volume().heads();
-    let head = heads.newest.iter().find(|head| head.name == "LAPTOP").unwrap();
-    assert!(phone.volume().retire(head));
-    phone.checkpoint();
-    let laptop = laptop.end().with_files_of(&phone);
-    laptop.renew(0x33);
-    let laptop = laptop.mount(11).remount(12);
-    laptop.checkpoint();
-    assert!(laptop.read("large") == large, "it is another one");
-    phone.receive(&laptop);
-    let phone = phone.remount(13);
-    assert!(phone.read("large") == large, "it is another one");
 }
 
 /// A step of a world of three devices.

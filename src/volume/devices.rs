@@ -15,8 +15,14 @@ impl Volume {
         let (last, tag) = (device.generation, Tag::of(&device.hash));
         let heir = self.state().device;
         let mut retiring = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = self.base().inherited.retired.clone();
-        if known.iter().chain(&*retiring).any(|entry| entry.device == device.device) {
+        let base = self.base();
+        if base
+            .inherited
+            .retired
+            .iter()
+            .chain(&*retiring)
+            .any(|entry| entry.device == device.device)
+        {
             return false;
         }
         retiring.push(Retired { device: device.device, last, tag, heir });
@@ -42,26 +48,28 @@ impl Volume {
         self.asks.store(true, Ordering::Relaxed);
     }
 
-    /// Whether other devices' changes are in what this volume is based on, and no head of this
-    /// device has said that it holds them.
+    /// The answer that this device owes: other devices' changes are in what this volume is based on,
+    /// and no head of this device has said that it holds them. None if it owes none.
     pub fn owed_answer(&self) -> Option<Owed> {
-        let (own, base) = (self.own(), self.base());
-        let mut owed = None;
-        for head in self.heads().newest.iter().filter(|head| head.device != self.state().device) {
+        let (own, base, heads, device) =
+            (self.own(), self.base(), self.heads(), self.state().device);
+        let is_owed = |head: &&DeviceHead| {
             let is_here = base.inherited.merged.generation(&head.device) >= head.commit.news;
             let held = own.processed.held(&head.device);
-            if !is_here || !head.complete || held.is_some_and(|held| held >= head.commit.news) {
-                continue;
-            }
+            let is_said = held.is_some_and(|held| held >= head.commit.news);
+            head.device != device && head.complete && is_here && !is_said
+        };
+        let is_soon = |head: &DeviceHead| {
             let is_first = own.processed.get(&head.device).is_none();
             let retires = head.commit.retired.iter().any(|entry| !own.retired.contains(entry));
-            let is_soon = is_first || head.commit.asks || retires;
-            let time = head.commit.time;
-            let (soon, oldest) =
-                owed.map_or((false, time), |Owed { is_soon, oldest }| (is_soon, oldest));
-            owed = Some(Owed { is_soon: soon || is_soon, oldest: oldest.min(time) });
-        }
-        owed
+            is_first || head.commit.asks || retires
+        };
+        let owed = heads.newest.iter().filter(is_owed);
+        let owed = owed.map(|head| Owed { is_soon: is_soon(head), oldest: head.commit.time });
+        owed.reduce(|one, other| Owed {
+            is_soon: one.is_soon || other.is_soon,
+            oldest: one.oldest.min(other.oldest),
+        })
     }
 
     /// Notes that changes are frozen for the next head: what is acknowledged from here on is

@@ -99,7 +99,7 @@ fn even_tags(fields: &[(u64, Vec<u8>)]) -> Vec<(u64, Vec<u8>)> {
 pub(crate) struct Own {
     /// The newest heads of others that it has processed.
     pub processed: Processed,
-    /// Devices that write no more, as it says.
+    /// Devices of which the head says that they write no more.
     pub retired: Vec<Retired>,
     /// The root of the ledger that the head names; the empty tree before the first head.
     pub ledger: Root,

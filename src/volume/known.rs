@@ -1,8 +1,29 @@
 //! What the owner should know of a repository beside its files.
 
+use super::DeviceHead;
 use crate::crypto::{DeviceId, hex};
 use crate::io::{Timestamp, local_time};
 use crate::store::{Oddity, StoreError, Stray};
+
+/// A device as messages name it: two may have one name.
+pub(crate) fn named(name: &str, device: &DeviceId) -> String {
+    format!("{name} ({})", hex(&device[..4]))
+}
+
+/// A device of which no head is here, as messages name it.
+fn unnamed(device: &DeviceId) -> String {
+    format!("the device {}", hex(&device[..4]))
+}
+
+/// The device with this id as messages name it, by the name that its newest head has.
+pub(crate) fn name_of<'a>(
+    heads: impl IntoIterator<Item = &'a DeviceHead>,
+    device: &DeviceId,
+) -> String {
+    let mut heads = heads.into_iter();
+    let head = heads.find(|head| head.device == *device);
+    head.map_or_else(|| unnamed(device), |head| named(&head.name, device))
+}
 
 /// A device that is known to have written more than can be used here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,11 +44,10 @@ pub struct Behind {
 
 impl std::fmt::Display for Behind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let id = hex(&self.device[..4]);
         let who = match (&self.name, self.own) {
-            (_, true) => format!("this machine ({id})"),
-            (Some(name), false) => format!("{name} ({id})"),
-            (None, false) => format!("the device {id}"),
+            (_, true) => named("this machine", &self.device),
+            (Some(name), false) => named(name, &self.device),
+            (None, false) => unnamed(&self.device),
         };
         let here = match self.time {
             Some(time) => {

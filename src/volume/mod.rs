@@ -44,12 +44,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::crypto::{DeviceId, Hash, Secret};
-use crate::format::clock::{Dot, Generations, Seen, Writer};
+use crate::format::clock::{Dot, Generations, Seen, Tag, Writer};
 use crate::format::commit::{Commit, Name, Retired};
 use crate::format::namespace::{Ino, Key, Value};
 use crate::format::register::{Features, Register, SLOT_VAULT, Slot, Stamp};
 use crate::io::{Random, Timestamp};
-use crate::merge::{Beside, Found, Scope};
+use crate::merge::{ConflictFile, FoundConflict, Scope};
 pub use crate::store::StoreError;
 use crate::store::{Context, Result, Store};
 use crate::tree::Root;
@@ -59,6 +59,7 @@ pub(crate) use findings::{Findings, Worst};
 pub(crate) use inherited::Own;
 pub use inherited::{Base, Inherited};
 pub use known::{Behind, Notice, Unusable};
+pub(crate) use known::{name_of, named};
 pub use repair::{Lost, Repaired};
 pub(crate) use restore::{RestoreError, Restored, restore};
 pub use shortfall::{Gap, Inspection, Presence, Shortfall};
@@ -69,8 +70,7 @@ pub use unfit::{Held, Unfit};
 pub(crate) use unfit::{journal_keys, unfit};
 pub use world::World;
 
-/// How many bases before the present one are held: what they show that no head has can be read
-/// for so long.
+/// How many bases before the present one are held. What only they show can be read until then.
 const EARLIER_BASES: usize = 3;
 
 /// An open repository.
@@ -82,7 +82,7 @@ pub struct Volume {
     features: Features,
     state: Mutex<State>,
     base: RwLock<Arc<Base>>,
-    /// The bases before, for reading that began on one of them.
+    /// The last bases before the present one, for reading that began on one of them.
     earlier: Mutex<VecDeque<Arc<Base>>>,
     /// The number of this mount's [`Writer`].
     writer: AtomicU64,
@@ -96,7 +96,8 @@ pub struct Volume {
     is_replay: bool,
     /// Devices that the next head retires.
     retiring: Mutex<Vec<Retired>>,
-    /// Somebody waits for the answers of other devices: the next head says so.
+    /// Whether somebody on this device waits for the answers of other devices: the next head says
+    /// so.
     asks: AtomicBool,
     /// When the changes were frozen that the next head will have.
     frozen_at: Mutex<Option<Timestamp>>,
@@ -125,14 +126,14 @@ pub struct Heads {
 /// content that they name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// The other device.
+    /// The id of the device that holds it.
     pub device: DeviceId,
-    /// What it calls itself.
+    /// The name that the device that holds it gives itself.
     pub name: String,
-    /// The generation of this device's head that it holds.
+    /// The generation of the newest head of this device that is held.
     pub generation: u64,
-    /// All that this device acknowledged before this time is in that head; none if the head is not
-    /// here any more.
+    /// When the changes of that head were frozen: all that this device acknowledged before is in
+    /// it, but for files that could not be stored. None if the head is not here any more.
     pub time: Option<Timestamp>,
 }
 
@@ -151,6 +152,21 @@ pub struct DeviceHead {
     pub commit: Commit,
     /// Whether all objects that its heads name are here at full size.
     pub complete: bool,
+}
+
+impl DeviceHead {
+    /// The newest head of another device of which this head says that its device holds it: all its
+    /// changes, and the content that they name. None if it says so of none. None too if that is a
+    /// head of another copy of the device, whose newest head has this generation and hash.
+    pub fn held_of(
+        &self,
+        device: &DeviceId,
+        (generation, hash): (u64, &Hash),
+    ) -> Option<(u64, Tag)> {
+        let (held, tag) = self.commit.processed.get(device)?;
+        let is_of_copy = held == generation && tag != Tag::of(hash);
+        (tag != Tag::default() && !is_of_copy).then_some((held, tag))
+    }
 }
 
 /// An answer that other devices wait for.
@@ -277,7 +293,8 @@ impl Volume {
     }
 
     /// Removes or adopts what a crash left in REPO: objects that the intent log has and no
-    /// head names. With `keep`, because the journal names chunks, data objects
+    /// head names. What lies under an earlier id of this device is adopted and never removed: a copy
+    /// of local state may need it. With `keep`, because the journal names chunks, data objects
     /// become part of the next head, and those that are not whole are returned: if
     /// the journal turns out not to need them, [`Volume::remove_objects`] removes
     /// them. All others are removed. To be called before anything is published.
@@ -299,7 +316,6 @@ impl Volume {
             if !is_own || self.store.is_known(&name) || !intents.contains(&name.path()) {
                 continue;
             }
-            // A copy of this state may need what lies under the id that both had.
             if owner != device {
                 if keep {
                     self.store.adopt(&name)?;
@@ -418,13 +434,13 @@ impl Volume {
     }
 
     /// The conflicts in these scopes, in what is shown below any overlay; ascending by path.
-    pub fn conflicts(&self, scopes: &[Scope]) -> Result<Vec<Found>> {
+    pub fn conflicts(&self, scopes: &[Scope]) -> Result<Vec<FoundConflict>> {
         self.base().namespace.conflicts(&self.store, scopes)
     }
 
     /// The files of a directory that stand beside another one of it because of a conflict, in
     /// what is shown below any overlay.
-    pub fn conflicts_in(&self, dir: Ino) -> Result<Vec<Beside>> {
+    pub fn conflicts_in(&self, dir: Ino) -> Result<Vec<ConflictFile>> {
         self.base().namespace.conflicts_in(&self.store, dir)
     }
 

@@ -58,11 +58,6 @@ impl Held {
     pub fn is_readable(&self) -> bool {
         self.changes.is_ok()
     }
-
-    /// Whether the journal holds nothing that is not in REPO.
-    pub fn is_nothing(&self) -> bool {
-        self.changes == Ok((0, 0)) && self.head_gone.is_none()
-    }
 }
 
 impl std::fmt::Display for Held {

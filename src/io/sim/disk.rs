@@ -324,6 +324,11 @@ impl Disk {
         disk
     }
 
+    pub fn take_away(&mut self, path: &str) -> bool {
+        self.durable.remove(path);
+        matches!(self.live.remove(path), Some(Node::File(_)))
+    }
+
     pub fn tamper(&mut self, path: &str, change: impl FnOnce(&mut Vec<u8>)) -> bool {
         let Ok(id) = self.find(path) else { return false };
         let file = self.files.get_mut(&id).expect("names name files that exist");

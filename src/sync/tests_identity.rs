@@ -1,0 +1,341 @@
+//! Who a device is, and what others know of it: local state that was copied or put back, devices
+//! that are retired, and what each says that it holds.
+
+use std::fmt::Write;
+
+use super::tests_devices::listing;
+use crate::merge::tests_devices::Device;
+
+/// A machine is copied with its local state, as a virtual machine is. Both write, and nobody of them
+/// may go on as the device that they were: under new ids all that both wrote is there.
+#[test]
+fn a_copied_device_goes_on_under_new_ids_and_nothing_is_lost() {
+    let laptop = Device::first("LAPTOP");
+    let phone = laptop.another("PHONE", 3);
+    assert!(laptop.write("old", "laptop"));
+    laptop.checkpoint();
+    assert!(laptop.write("waits", "in both journals"));
+    let old_id = laptop.volume().state().device;
+    let laptop = laptop.end();
+    let (copy, laptop) = (laptop.copy().mount(20), laptop.mount(21));
+    assert!(copy.write("copy", "copy") && copy.write("old", "copy"));
+    assert!(laptop.write("own", "laptop") && laptop.write("old", "laptop again"));
+    copy.checkpoint();
+    laptop.checkpoint();
+    assert!(laptop.write("last", "only in the journal"));
+    // The third sees what both wrote, whichever comes first, and goes on with both.
+    phone.receive(&copy);
+    let phone = phone.remount(30);
+    phone.receive(&laptop);
+    let phone = phone.remount(31);
+    let shown = listing(&phone);
+    for name in ["copy", "own", "old", "waits"] {
+        assert!(shown.contains_key(name), "{name}: {shown:#?}");
+    }
+    let olds = shown.iter().filter(|(path, _)| path.starts_with("old"));
+    let olds: Vec<&str> = olds.map(|(_, line)| line.bytes.as_str()).collect();
+    assert_eq!(olds.len(), 2, "{shown:#?}");
+    assert!(phone.write("phone", "phone"));
+    phone.checkpoint();
+    assert_eq!(listing(&phone.remount(32)).len(), shown.len() + 1);
+    laptop.receive(&copy);
+    copy.receive(&laptop);
+    let (laptop, copy) = (laptop.end(), copy.end());
+    for one in [&laptop, &copy] {
+        let why = one.refusal(40).unwrap();
+        assert!(why.contains("another copy of it published"), "{why}");
+    }
+    laptop.renew(0x51);
+    let laptop = laptop.mount(41);
+    assert!(laptop.volume().is_replay());
+    laptop.checkpoint();
+    // What only the copy wrote is not in this head, though it has the number of one that is.
+    assert_eq!(laptop.volume().base().commit.processed.held(&old_id), None);
+    let laptop = laptop.remount(42);
+    let shown = listing(&laptop);
+    for name in ["copy", "own", "old", "waits", "last"] {
+        assert!(shown.contains_key(name), "{name}: {shown:#?}");
+    }
+    laptop.checkpoint();
+    // Who took the id of both out of use is its heir: the copy needs a new one, too.
+    let copy = copy.with_files_of(&laptop);
+    let why = copy.refusal(43).unwrap();
+    assert!(why.contains("LAPTOP (51515151) retired this device"), "{why}");
+    copy.renew(0x52);
+    let copy = copy.mount(44);
+    copy.checkpoint();
+    laptop.receive(&copy);
+    let (laptop, copy) = (laptop.remount(45), copy.remount(46));
+    assert_eq!(listing(&laptop), listing(&copy));
+    assert_eq!(listing(&laptop), shown);
+    assert_eq!(laptop.volume().tree().root, copy.volume().tree().root);
+    assert!(copy.write("after", "copy"));
+    copy.checkpoint();
+    let heads = copy.heads_written();
+    assert_eq!(copy.remount(47).heads_written(), heads, "nothing is retired twice");
+}
+
+/// Local state is put back from a backup, after its device wrote more.
+#[test]
+fn a_state_that_was_put_back_goes_on_under_a_new_id() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("f", "one"));
+    laptop.checkpoint();
+    assert!(laptop.write("f", "two"));
+    let laptop = laptop.end();
+    let backup = laptop.copy();
+    let laptop = laptop.mount(5);
+    assert!(laptop.write("g", "three"));
+    laptop.checkpoint();
+    let backup = backup.with_files_of(&laptop);
+    let why = backup.refusal(6).unwrap();
+    assert!(why.contains("restored or copied"), "{why}");
+    backup.renew(0x61);
+    let restored = backup.mount(7).remount(8);
+    let shown = listing(&restored);
+    assert_eq!(shown["f"].bytes, "two");
+    assert_eq!(shown["g"].bytes, "three");
+    assert_eq!(shown.len(), 2, "{shown:#?}");
+}
+
+/// A copy of a device is found out by what others say of it, also before a head of it comes.
+#[test]
+fn a_copy_is_noticed_by_what_another_device_processed() {
+    let laptop = Device::first("LAPTOP");
+    let phone = laptop.another("PHONE", 3);
+    assert!(laptop.write("f", "one"));
+    laptop.checkpoint();
+    let laptop = laptop.end();
+    let (copy, laptop) = (laptop.copy().mount(20), laptop.mount(21));
+    assert!(copy.write("f", "copy"));
+    copy.checkpoint();
+    phone.receive(&copy);
+    let phone = phone.remount(22);
+    assert!(phone.write("g", "phone"));
+    phone.checkpoint();
+    laptop.receive_newest_head(&phone);
+    let laptop = laptop.end();
+    let why = laptop.refusal(23).unwrap();
+    assert!(why.contains("restored or copied"), "{why}");
+}
+
+#[test]
+fn a_retired_device_is_told_by_whom_and_what_it_wrote_stays() {
+    let laptop = Device::first("LAPTOP");
+    let phone = laptop.another("PHONE", 3);
+    assert!(phone.write("f", "phone"));
+    phone.checkpoint();
+    assert!(phone.write("g", "later"));
+    laptop.receive(&phone);
+    let laptop = laptop.remount(10);
+    let heads = laptop.volume().heads();
+    let head = heads.newest.iter().find(|head| head.name == "PHONE").unwrap();
+    assert!(laptop.volume().retire(head));
+    assert!(!laptop.volume().retire(head), "twice");
+    laptop.checkpoint();
+    assert!(!laptop.volume().retire(head), "it is published");
+    let phone = phone.end().with_files_of(&laptop);
+    let why = phone.refusal(11).unwrap();
+    assert!(why.contains("LAPTOP") && why.contains("retired this device"), "{why}");
+    phone.renew(0x71);
+    let phone = phone.mount(12).remount(13);
+    phone.checkpoint();
+    laptop.receive(&phone);
+    let shown = listing(&laptop.remount(14));
+    assert_eq!((shown["f"].bytes.as_str(), shown["g"].bytes.as_str()), ("phone", "later"));
+}
+
+/// What a large file wrote before its device was retired lies in objects under the old id, which no
+/// head names.
+#[test]
+fn a_renewed_device_has_what_its_journal_names_in_objects() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("f", "one"));
+    let phone = laptop.another("PHONE", 3);
+    let mut number = 1u64;
+    let mut large = String::new();
+    while large.len() < 30 << 20 {
+        number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        write!(large, "{number:016x}").unwrap();
+    }
+    assert!(laptop.write("large", ""));
+    for at in (0..large.len()).step_by(128 << 10) {
+        assert!(laptop.append("large", &large[at..large.len().min(at + (128 << 10))]));
+    }
+    let objects = laptop.objects_written();
+    assert!(objects > 0, "it was to enter REPO before the head");
+    phone.receive(&laptop);
+    let phone = phone.remount(10);
+    let heads = phone.volume().heads();
+    let head = heads.newest.iter().find(|head| head.name == "LAPTOP").unwrap();
+    assert!(phone.volume().retire(head));
+    phone.checkpoint();
+    let laptop = laptop.end().with_files_of(&phone);
+    laptop.renew(0x33);
+    let laptop = laptop.mount(11).remount(12);
+    laptop.checkpoint();
+    assert!(laptop.read("large") == large, "it is another one");
+    phone.receive(&laptop);
+    let phone = phone.remount(13);
+    assert!(phone.read("large") == large, "it is another one");
+}
+
+/// The newest head came before the one in the middle: the mount said nothing, and said of both that
+/// it holds them.
+#[test]
+fn a_head_that_is_missing_in_the_middle_is_told_and_not_held() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("e", "base"));
+    let phone = laptop.another("PHONE", 3);
+    assert!(laptop.write("f", &"in the middle".repeat(100)));
+    laptop.checkpoint();
+    assert!(laptop.write("g", "at the end"));
+    laptop.checkpoint();
+    phone.receive_newest_head(&laptop);
+    let phone = phone.remount(10);
+    let told: Vec<String> = phone.volume().notices.iter().map(ToString::to_string).collect();
+    let is_told =
+        |text: &String| text.starts_with("a state of LAPTOP") && text.contains("not here");
+    assert!(told.iter().any(is_told), "{told:#?}");
+    assert!(phone.write("own", "phone"));
+    phone.checkpoint();
+    let laptop_id = laptop.volume().state().device;
+    let held = |phone: &Device| phone.volume().base().commit.processed.held(&laptop_id);
+    assert_eq!(held(&phone), None);
+    phone.receive(&laptop);
+    let phone = phone.remount(11);
+    phone.answer();
+    assert_eq!(held(&phone), Some(3));
+}
+
+/// What a device holds it says once, and what says only that is not answered: a quiet folder stays
+/// quiet.
+#[test]
+fn an_answer_is_given_once_and_answers_are_not_answered() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("f", "one"));
+    laptop.checkpoint();
+    let phone = laptop.another("PHONE", 3);
+    assert_eq!(laptop.volume().owed_answer(), None);
+    let owed = phone.volume().owed_answer().expect("it has said nothing of the other");
+    assert!(owed.is_soon, "and is new");
+    phone.answer();
+    assert_eq!(phone.volume().owed_answer(), None);
+    laptop.receive(&phone);
+    let laptop = laptop.remount(10);
+    let holders = laptop.volume().heads().holders.clone();
+    assert_eq!((holders.len(), holders[0].generation), (1, 1));
+    assert!(laptop.volume().owed_answer().expect("the other is new").is_soon);
+    laptop.answer();
+    phone.receive(&laptop);
+    let phone = phone.remount(11);
+    for device in [&laptop, &phone] {
+        assert_eq!(device.volume().owed_answer(), None);
+    }
+    // News is answered, later; soon if somebody asks.
+    assert!(laptop.write("f", "two"));
+    laptop.checkpoint();
+    phone.receive(&laptop);
+    let phone = phone.remount(12);
+    assert!(!phone.volume().owed_answer().expect("there is news").is_soon);
+    assert!(phone.write("g", "with a change"));
+    phone.checkpoint();
+    assert_eq!(phone.volume().owed_answer(), None, "the next head says it anyway");
+    laptop.volume().ask();
+    laptop.checkpoint();
+    phone.receive(&laptop);
+    let phone = phone.remount(13);
+    assert_eq!(phone.volume().owed_answer(), None, "it has said all that there is to say");
+    assert!(laptop.write("f", "three"));
+    laptop.volume().ask();
+    laptop.checkpoint();
+    phone.receive(&laptop);
+    let phone = phone.remount(14);
+    assert!(phone.volume().owed_answer().expect("there is news").is_soon);
+    phone.answer();
+    laptop.receive(&phone);
+    let laptop = laptop.remount(15);
+    let state = laptop.volume().state();
+    let holders = laptop.volume().heads().holders.clone();
+    assert!(holders[0].generation >= state.news && holders[0].time.is_some());
+}
+
+/// A head in the middle is here and cannot be read: what only it names was not looked for, and was
+/// said to be held.
+#[test]
+fn a_head_in_the_middle_that_cannot_be_read_is_not_held() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("e", "base"));
+    let phone = laptop.another("PHONE", 3);
+    assert!(laptop.write("f", "in the middle"));
+    laptop.checkpoint();
+    assert!(laptop.write("g", "at the end"));
+    laptop.checkpoint();
+    phone.receive(&laptop);
+    phone.cut_head(2);
+    let phone = phone.remount(10);
+    assert!(phone.write("own", "phone"));
+    phone.checkpoint();
+    let id = laptop.volume().state().device;
+    assert_eq!(phone.volume().base().commit.processed.held(&id), None);
+}
+
+/// A mount that does not follow others still looks what they say.
+#[test]
+fn a_mount_that_shows_nothing_of_others_knows_what_they_hold() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("f", "one"));
+    laptop.checkpoint();
+    let phone = laptop.another("PHONE", 3);
+    assert!(phone.write("g", "phone"));
+    phone.checkpoint();
+    let (before, follower) = (listing(&laptop), Device::follower());
+    assert_eq!(follower.age(laptop.volume()), None, "nobody has looked");
+    laptop.read_heads(&follower).unwrap();
+    assert!(laptop.volume().heads().holders.is_empty());
+    laptop.receive(&phone);
+    assert!(laptop.has_news(&follower));
+    laptop.read_heads(&follower).unwrap();
+    let holders = laptop.volume().heads().holders.clone();
+    assert_eq!((holders.len(), holders[0].generation), (1, 1));
+    assert_eq!(listing(&laptop), before, "it shows nothing of them");
+    laptop.pass(20);
+    assert!(!laptop.has_news(&follower), "the folder has not changed");
+    assert!(follower.age(laptop.volume()).unwrap().as_secs() < 5, "and that was seen just now");
+}
+
+/// What another device has of a copy of this one was said to be of this one; and a look that failed
+/// counted as one.
+#[test]
+fn who_holds_the_head_of_a_copy_holds_nothing_of_this_device() {
+    let laptop = Device::first("LAPTOP");
+    let phone = laptop.another("PHONE", 3);
+    let laptop = laptop.end();
+    let (copy, laptop) = (laptop.copy().mount(20), laptop.mount(21));
+    assert!(laptop.write("f", "laptop") && copy.write("f", "copy"));
+    laptop.checkpoint();
+    copy.checkpoint();
+    phone.receive(&copy);
+    let phone = phone.remount(22);
+    phone.answer();
+    let heads = phone.volume().heads();
+    let (own, other) = (laptop.volume().state(), copy.volume().state());
+    assert_eq!((own.device, own.generation), (other.device, other.generation));
+    let head = phone.volume().base().commit.clone();
+    let mut said = heads.newest[0].clone();
+    said.commit = head;
+    let held = |hash| said.held_of(&own.device, (own.generation, hash)).map(|(held, _)| held);
+    assert_eq!(held(&other.head), Some(own.generation));
+    assert_eq!(held(&own.head), None);
+    // Both come to the laptop while it is mounted.
+    let follower = Device::follower();
+    laptop.read_heads(&follower).unwrap();
+    laptop.receive(&phone);
+    laptop.receive(&copy);
+    assert!(laptop.has_news(&follower));
+    let why = laptop.read_heads(&follower).unwrap_err();
+    assert!(why.contains("another copy of it published"), "{why}");
+    assert!(laptop.volume().heads().holders.is_empty());
+    laptop.has_news(&follower);
+    assert_eq!(follower.age(laptop.volume()), None, "what is here could not be read");
+}
