@@ -14,6 +14,14 @@ class Failed(Exception):
     """Something that amberfs must not do."""
 
 
+def is_mounted(mountpoint):
+    """Whether the kernel shows a mount there that answers."""
+    try:
+        return os.path.ismount(mountpoint)
+    except OSError:
+        return False
+
+
 class Machine:
     """A machine with one mount of the repository. All its folders are below `folder`."""
 
@@ -62,13 +70,6 @@ class Machine:
                          f"{(done.stderr + done.stdout)[-2000:]}")
         return done
 
-    def is_mounted(self):
-        """Whether the kernel shows a mount that answers."""
-        try:
-            return os.path.ismount(self.mountpoint)
-        except OSError:
-            return False
-
     def try_mount(self):
         """Mounts. Returns none if the mount is usable, else the exit code and the messages."""
         options = "checkpoint=2s,10s" + (",follow" if self.follow else "")
@@ -84,7 +85,7 @@ class Machine:
             if self.daemon.poll() is not None:
                 code, self.daemon = self.daemon.returncode, None
                 return code, Path(f"{log}.err").read_text(errors="replace")
-            if self.is_mounted():
+            if is_mounted(self.mountpoint):
                 return None
             time.sleep(0.05)
         raise Failed(f"{self.name}: the mount was not usable after {PATIENCE} s")

@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+from machine import is_mounted
 from own import Own
 from shared import Shared
 from tables import Tables
@@ -70,13 +71,6 @@ class Worker:
         if kills != before:
             raise OSError(errno.ENOTCONN, "the daemon was killed")
 
-    def is_mounted(self):
-        """Whether the mount is there and answers."""
-        try:
-            return os.path.ismount(self.mountpoint)
-        except OSError:
-            return False
-
     def fsync(self):
         """Makes everything that was acknowledged durable."""
         self.own.top.mkdir(exist_ok=True)
@@ -113,7 +107,7 @@ class Worker:
         is_known = False
         while True:
             try:
-                if not self.is_mounted():
+                if not is_mounted(self.mountpoint):
                     raise OSError(errno.ENOTCONN, "nothing is mounted")
                 if not is_known:
                     self.own.recover()

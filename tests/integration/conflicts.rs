@@ -4,11 +4,9 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::many::{carry, files, two_folders};
+use crate::many::{KEY, carry, files, two_folders};
 use crate::mounted::has_fuse;
 use crate::world::World;
-
-const KEY: [&str; 2] = ["--key-file", "key"];
 
 /// Each machine writes in its own mount, apart from the other, after `begin` in the first one.
 /// Then each has what both wrote.

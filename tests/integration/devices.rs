@@ -4,15 +4,29 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::many::{carry, two_folders};
+use crate::many::{KEY, carry, two_folders, two_following};
 use crate::mounted::has_fuse;
-use crate::world::copy_tree;
-
-const KEY: [&str; 2] = ["--key-file", "key"];
+use crate::world::{Mount, World, copy_tree};
 
 /// One object of JSON for each line that a command prints.
 fn objects(text: &str) -> Vec<serde_json::Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+/// The object that a command prints with `--json`.
+fn object(world: &World, arguments: &[&str]) -> serde_json::Value {
+    let text = world.ok(&[arguments, &["--json"]].concat());
+    let [object] = &objects(&text)[..] else { panic!("{text}") };
+    object.clone()
+}
+
+/// What LAPTOP wrote in `repo` lies in `other`, too, where PHONE is mounted at `two`.
+fn laptop_and_phone(world: &World) -> Mount {
+    let one = world.mount("repo", "one", &[&KEY[..], &["--device-name", "LAPTOP"]].concat());
+    fs::write(world.path("one/file"), "one").expect("writes");
+    one.unmount(world);
+    carry(world, "repo", "other");
+    world.mount("other", "two", &[&KEY[..], &["--device-name", "PHONE"]].concat())
 }
 
 #[test]
@@ -23,11 +37,7 @@ fn a_device_has_a_name_that_can_be_changed() {
     let world = two_folders();
     let said = world.fails(&["devices", "rename", "other", "PHONE"], 17);
     assert!(said.contains("--device-name"), "{said}");
-    let one = world.mount("repo", "one", &[&KEY[..], &["--device-name", "LAPTOP"]].concat());
-    fs::write(world.path("one/file"), "one").expect("writes");
-    one.unmount(&world);
-    carry(&world, "repo", "other");
-    let other = world.mount("other", "two", &[&KEY[..], &["--device-name", "PHONE"]].concat());
+    let other = laptop_and_phone(&world);
     fs::write(world.path("two/file"), "two").expect("writes");
     world.fails(&["devices", "rename", "other", "TABLET"], 11);
     other.unmount(&world);
@@ -36,15 +46,20 @@ fn a_device_has_a_name_that_can_be_changed() {
     assert!(lines.iter().any(|line| line.starts_with("LAPTOP (")), "{shown}");
     let own = lines.iter().position(|line| line.starts_with("PHONE (")).expect("is listed");
     assert!(lines[own].ends_with(", this device"), "{shown}");
-    assert!(lines[own + 2].contains("all that LAPTOP ("), "{shown}");
+    let has = lines[own + 2].trim();
+    assert!(has.starts_with("has            LAPTOP (") && has.contains("): all up to"), "{shown}");
     let renamed = world.ok(&["devices", "rename", "other", "TABLET"]);
     assert!(renamed.contains("TABLET"), "{renamed}");
+    let renamed = object(&world, &["devices", "rename", "other", "TABLET"]);
+    assert_eq!((&renamed["message_type"], &renamed["name"]), (&"renamed".into(), &"TABLET".into()));
     let other = world.mount("other", "two", &KEY);
     fs::write(world.path("two/more"), "two").expect("writes");
     other.unmount(&world);
     let listed = objects(&world.ok(&["devices", "list", "other", "--json"]));
     let names: Vec<&str> = listed.iter().map(|d| d["name"].as_str().unwrap()).collect();
     assert!(names.contains(&"TABLET") && names.contains(&"LAPTOP") && names.len() == 2);
+    let tablet = listed.iter().find(|device| device["name"] == "TABLET").expect("is listed");
+    assert_eq!(tablet["id"], renamed["id"]);
     for bad in ["", "a\nb", &"x".repeat(65)] {
         world.fails(&["devices", "rename", "other", bad], 2);
     }
@@ -56,11 +71,7 @@ fn a_device_that_is_gone_is_retired_and_may_come_back_under_a_new_id() {
         return;
     }
     let world = two_folders();
-    let one = world.mount("repo", "one", &[&KEY[..], &["--device-name", "LAPTOP"]].concat());
-    fs::write(world.path("one/file"), "one").expect("writes");
-    one.unmount(&world);
-    carry(&world, "repo", "other");
-    let other = world.mount("other", "two", &[&KEY[..], &["--device-name", "PHONE"]].concat());
+    let other = laptop_and_phone(&world);
     fs::write(world.path("two/phone"), "two").expect("writes");
     world.ok(&["sync", "two"]);
     carry(&world, "other", "repo");
@@ -82,6 +93,8 @@ fn a_device_that_is_gone_is_retired_and_may_come_back_under_a_new_id() {
     assert!(said.contains("is retired"), "{said}");
     let said = world.ok(&["devices", "retire", "repo", "PHONE", "--yes"]);
     assert!(said.contains("was retired before"), "{said}");
+    let said = object(&world, &["devices", "retire", "repo", "PHONE", "--yes"]);
+    assert_eq!((&said["message_type"], &said["new"]), (&"retired".into(), &false.into()));
     let shown = world.ok(&["devices", "list", "repo"]);
     assert!(shown.contains(", retired\n") && shown.contains("takes its place"), "{shown}");
 
@@ -92,6 +105,8 @@ fn a_device_that_is_gone_is_retired_and_may_come_back_under_a_new_id() {
     assert!(said.contains("this device is PHONE ("), "{said}");
     let said = world.ok(&["devices", "renew", "other"]);
     assert!(said.contains("needs no new id"), "{said}");
+    let said = object(&world, &["devices", "renew", "other"]);
+    assert_eq!((&said["message_type"], &said["id"]), (&"renewed".into(), &said["before"]));
     carry(&world, "other", "repo");
     for repo in ["repo", "other"] {
         assert_eq!(world.ok(&["cat", repo, "late"]), "acknowledged");
@@ -152,14 +167,12 @@ fn what_is_elsewhere_is_what_another_device_said() {
         return;
     }
     let world = two_folders();
-    let follow = |name| [&KEY[..], &["-o", "follow", "--device-name", name]].concat();
-    let one = world.mount("repo", "one", &follow("LAPTOP"));
+    let [one, other] = two_following(&world);
     fs::write(world.path("one/file"), "one").expect("writes");
     let said = world.fails(&["wait", "one", "--elsewhere"], 20);
     assert!(said.contains("no other device"), "{said}");
     world.ok(&["sync", "one"]);
     carry(&world, "repo", "other");
-    let other = world.mount("other", "two", &follow("PHONE"));
     world.ok(&["sync", "two"]);
     carry(&world, "other", "repo");
     fs::write(world.path("one/file"), "two").expect("writes");
@@ -180,6 +193,8 @@ fn what_is_elsewhere_is_what_another_device_said() {
     };
     assert!(ended.success());
     assert_eq!(fs::read_to_string(world.path("two/file")).expect("reads"), "two");
+    let said = object(&world, &["wait", "one", "--elsewhere"]);
+    assert_eq!((&said["message_type"], &said["name"]), (&"elsewhere".into(), &"PHONE".into()));
     let shown = world.ok(&["status", "one"]);
     assert!(shown.contains("has everything, up to state"), "{shown}");
     // What is written from here on nobody has yet.
@@ -188,6 +203,10 @@ fn what_is_elsewhere_is_what_another_device_said() {
     assert!(shown.contains("has what was written before"), "{shown}");
     one.unmount(&world);
     other.unmount(&world);
+    let read_only = world.mount("repo", "one", &[&KEY[..], &["-o", "ro"]].concat());
+    let said = world.fails(&["wait", "one", "--elsewhere"], 2);
+    assert!(said.contains("read-only") && said.contains("the mount that wrote"), "{said}");
+    read_only.unmount(&world);
 }
 
 /// Who mounts and changes nothing makes files only until each device has said what it holds.

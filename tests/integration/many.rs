@@ -10,7 +10,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::mounted::has_fuse;
-use crate::world::{World, wait_for};
+use crate::world::{Mount, World, wait_for};
+
+/// The key of the repository, as arguments.
+pub const KEY: [&str; 2] = ["--key-file", "key"];
 
 /// Holds a file and does not open it (open(2), Linux).
 const O_PATH: i32 = 0o10_000_000;
@@ -30,6 +33,14 @@ pub fn carry(world: &World, from: &str, to: &str) {
     let from = format!("{}/.", world.path(from).display());
     let status = Command::new("cp").arg("-an").arg(from).arg(world.path(to)).status();
     assert!(status.expect("runs").success());
+}
+
+/// LAPTOP at `one` and PHONE at `two`: each follows the other in its own copy of the folder.
+pub fn two_following(world: &World) -> [Mount; 2] {
+    [("repo", "one", "LAPTOP"), ("other", "two", "PHONE")].map(|(repo, mountpoint, name)| {
+        let follow = ["-o", "follow", "--device-name", name];
+        world.mount(repo, mountpoint, &[&KEY[..], &follow].concat())
+    })
 }
 
 /// All files below a folder: path and content.
@@ -57,15 +68,14 @@ fn two_machines_write_apart_and_both_have_everything() {
         return;
     }
     let world = two_folders();
-    let key = ["--key-file", "key"];
-    let one = world.mount("repo", "one", &key);
+    let one = world.mount("repo", "one", &KEY);
     fs::create_dir(world.path("one/chats")).expect("creates");
     fs::write(world.path("one/chats/both"), "base").expect("writes");
     fs::write(world.path("one/chats/gone"), "base").expect("writes");
     one.unmount(&world);
     carry(&world, "repo", "other");
-    let one = world.mount("repo", "one", &key);
-    let other = world.mount("other", "two", &key);
+    let one = world.mount("repo", "one", &KEY);
+    let other = world.mount("other", "two", &KEY);
     for (at, name) in ["one", "two"].into_iter().enumerate() {
         fs::write(world.path(&format!("{name}/chats/both")), name).expect("writes");
         fs::write(world.path(&format!("{name}/only-{name}")), name).expect("writes");
@@ -77,10 +87,10 @@ fn two_machines_write_apart_and_both_have_everything() {
     other.unmount(&world);
     carry(&world, "repo", "other");
     carry(&world, "other", "repo");
-    let one = world.mount("repo", "one", &key);
+    let one = world.mount("repo", "one", &KEY);
     let said = world.log();
     assert!(said.contains("joined") && said.contains("changed on two devices at once"), "{said}");
-    let other = world.mount("other", "two", &key);
+    let other = world.mount("other", "two", &KEY);
     let (mine, theirs) = (files(&world.path("one")), files(&world.path("two")));
     assert_eq!(mine, theirs);
     let mut both: Vec<&str> = mine.values().map(String::as_str).collect();
@@ -93,7 +103,7 @@ fn two_machines_write_apart_and_both_have_everything() {
     one.unmount(&world);
     other.unmount(&world);
     carry(&world, "repo", "other");
-    let other = world.mount("other", "two", &key);
+    let other = world.mount("other", "two", &KEY);
     assert!(!files(&world.path("two")).contains_key(&beside));
     assert_eq!(world.log(), "", "nothing is left to be told");
     other.unmount(&world);
@@ -117,17 +127,16 @@ fn a_repair_does_not_give_up_what_waits_for_a_head() {
         return;
     }
     let world = two_folders();
-    let key = ["--key-file", "key"];
-    let one = world.mount("repo", "one", &key);
+    let one = world.mount("repo", "one", &KEY);
     fs::write(world.path("one/file"), "base").expect("writes");
     one.unmount(&world);
     carry(&world, "repo", "other");
     let before = files(&world.path("other"));
-    let other = world.mount("other", "two", &key);
+    let other = world.mount("other", "two", &KEY);
     fs::write(world.path("two/file"), "of the other").expect("writes");
     other.unmount(&world);
     carry(&world, "other", "repo");
-    let one = world.mount("repo", "one", &key);
+    let one = world.mount("repo", "one", &KEY);
     fs::write(world.path("one/mine"), "acknowledged").expect("writes");
     fs::File::open(world.path("one/mine")).and_then(|file| file.sync_all()).expect("syncs");
     one.kill();
@@ -136,7 +145,7 @@ fn a_repair_does_not_give_up_what_waits_for_a_head() {
     let said = world.fails(&["check", "repo", "--repair"], 20);
     assert!(said.contains("in its journal only"), "{said}");
     fs::rename(world.path("aside"), &head).expect("moves");
-    let one = world.mount("repo", "one", &key);
+    let one = world.mount("repo", "one", &KEY);
     assert_eq!(fs::read_to_string(world.path("one/mine")).expect("reads"), "acknowledged");
     assert_eq!(fs::read_to_string(world.path("one/file")).expect("reads"), "of the other");
     one.unmount(&world);
@@ -150,9 +159,7 @@ fn what_is_appended_here_stands_behind_what_another_machine_wrote() {
         return;
     }
     let world = two_folders();
-    let arguments = ["--key-file", "key", "-o", "follow"];
-    let one = world.mount("repo", "one", &arguments);
-    let other = world.mount("other", "two", &arguments);
+    let [one, other] = two_following(&world);
     fs::write(world.path("one/longer"), "short\n").expect("writes");
     fs::write(world.path("one/shorter"), "a text that is long\n").expect("writes");
     world.ok(&["sync", "one"]);
@@ -190,9 +197,7 @@ fn a_mount_that_follows_shows_what_another_machine_wrote() {
         return;
     }
     let world = two_folders();
-    let arguments = ["--key-file", "key", "-o", "follow"];
-    let one = world.mount("repo", "one", &arguments);
-    let other = world.mount("other", "two", &arguments);
+    let [one, other] = two_following(&world);
     fs::write(world.path("one/file"), "first").expect("writes");
     fs::write(world.path("one/held"), "first").expect("writes");
     world.ok(&["sync", "one"]);
