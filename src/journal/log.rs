@@ -78,6 +78,12 @@ impl Journal {
         let replay = join(found, contained)?;
         let last = replay.records.last().map_or(contained, |record| record.0);
 
+        if !spares.is_empty() {
+            // A process that made spares of them may have been killed, or have failed, before their
+            // names were durable. A header that is written over one of those is damage of the log
+            // that a power cut brings back.
+            folder.sync_dir(FOLDER).map_err(at(FOLDER))?;
+        }
         let mut files = Files { folder, random, keys, options, spares: vec![], next, total };
         files.adopt_spares(&spares)?;
         files.recycle(&done)?;

@@ -91,6 +91,31 @@ fn what_was_replayed_is_durable_before_what_follows() {
     assert_eq!(numbers_of(&open_at(&cut, 0).unwrap().1), [1, 2]);
 }
 
+/// A process ended after it had renamed a log to a spare, before that name was durable: the next one
+/// wrote a header over the log that a power cut brought back.
+#[test]
+fn a_spare_is_durable_before_its_header_is_written_over() {
+    let last = SimWorld::new();
+    drop(open_at(&last, 0).unwrap());
+    let opening = last.operations();
+    for stop in opening..2 * opening {
+        for after in 0..opening {
+            let world = SimWorld::new();
+            drop(open_at(&world, 0).unwrap());
+            world.fail_at(stop, Fault::Io);
+            drop(open_at(&world, 0));
+            world.clear_faults();
+            world.freeze_at(world.operations() + after);
+            drop(open_at(&world, 0));
+            for names_kept in [false, true] {
+                let world = world.crash(Crash { data: Unsynced::Kept, names_kept });
+                let opened = open_at(&world, 0).map(|(_, replay)| replay);
+                assert_eq!(opened.unwrap(), Replay::default(), "{stop} failed, and {after} more");
+            }
+        }
+    }
+}
+
 #[test]
 fn numbers_go_on_after_what_a_head_contains() {
     let world = SimWorld::new();
