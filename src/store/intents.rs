@@ -1,11 +1,12 @@
-//! The intent log: names of files that may enter REPO.
+//! The intent log: names of files that may enter REPO. With it, the bytes of the head that is
+//! entering.
 //!
 //! Its steps: a name is logged; then its file enters REPO; a head that names all of them
 //! enters REPO; the log is emptied. After a crash, the next opening decides about each name
 //! that is left.
 //!
-//! Invariant: a name is durable in the log before its file enters REPO, unless local state is
-//! gone.
+//! Invariant: a name is durable in the log before its file enters REPO, and a head's bytes are
+//! durable in local state before it enters, unless local state is gone or has no room.
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -13,10 +14,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Result, Store, StoreError};
 use crate::format::commit::Name;
+use crate::format::container::CONTAINER_MAX;
 use crate::io::{OpenMode, PrivateFolder};
 
 /// The log's file in local state.
 const INTENT: &str = "intent";
+/// The bytes of the last head that was to enter REPO, in local state.
+const STAGED_HEAD: &str = "head";
 /// Longest log that is read, in bytes.
 const INTENT_MAX: u64 = 64 << 20;
 
@@ -42,6 +46,24 @@ impl Intents {
         append(&**state, name).map_err(|error| StoreError::state("intent log", error))
     }
 
+    /// Makes the bytes of a head durable before its name is logged. A power cut may take it out of
+    /// REPO after a sync client read it there: then the next opening brings it back.
+    pub(super) fn stage_head(&self, bytes: &[u8]) -> Result<()> {
+        if self.is_stateless() {
+            return Ok(());
+        }
+        let state = self.state.as_ref().expect("only a store with state publishes");
+        let staged = match state.replace(STAGED_HEAD, bytes) {
+            // That of an earlier head, which failed to enter, must not be brought back any more.
+            Err(error) if error.kind() == ErrorKind::StorageFull => {
+                log::warn!("local state has no room for a copy of the next head");
+                remove_staged(&**state).and_then(|()| state.sync_dir(""))
+            }
+            other => other,
+        };
+        staged.map_err(|error| StoreError::state("head", error))
+    }
+
     fn is_stateless(&self) -> bool {
         self.stateless.load(Ordering::Relaxed)
     }
@@ -59,6 +81,13 @@ fn append(state: &dyn PrivateFolder, name: &Name) -> io::Result<()> {
     // What went wrong before may have left half a line.
     file.write_at(file.len()?, format!("\n{}\n", name.path()).as_bytes())?;
     file.sync_data()
+}
+
+fn remove_staged(state: &dyn PrivateFolder) -> io::Result<()> {
+    match state.remove(STAGED_HEAD) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 impl Store {
@@ -86,15 +115,25 @@ impl Store {
         }
     }
 
+    /// The bytes of the last head that was to enter REPO; none if it did enter.
+    pub fn staged_head(state: &dyn PrivateFolder) -> io::Result<Option<Vec<u8>>> {
+        match state.read(STAGED_HEAD, CONTAINER_MAX) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Empties the intent log: the head that names everything is durable.
     pub fn clear_intents(state: &dyn PrivateFolder) -> io::Result<()> {
         match state.open(INTENT, OpenMode::Write) {
             Ok(file) => {
                 file.set_len(0)?;
-                file.sync_data()
+                file.sync_data()?;
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
+        remove_staged(state)
     }
 }

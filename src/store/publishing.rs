@@ -256,8 +256,11 @@ impl Store {
         let built = writer.finish(commit.encode(), true);
         let name =
             Name::Head { device: commit.device, generation: commit.generation, hash: built.hash };
+        // In place of one that failed to enter, before what that one needs is removed.
+        let staged = self.intents.stage_head(&built.bytes);
         // Before the head: entering its folder makes their removal durable too.
-        if let Err(error) = self.remove_failed().and_then(|()| self.enter(&name, &built.bytes)) {
+        let entered = staged.and_then(|()| self.remove_failed());
+        if let Err(error) = entered.and_then(|()| self.enter(&name, &built.bytes)) {
             self.give_up(&metadata);
             return Err(error);
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::base::{Decided, based_on, holders, read_and_join};
 use super::options::OpenOptions;
 use super::plan::{Known, Plan, Purpose, Verdict, plan};
-use super::read::{Heads, Loaded, drop_torn};
+use super::read::{Heads, Loaded, drop_torn, enter_staged};
 use super::tell;
 use crate::crypto::{DeviceId, Hash, hex, random_id};
 use crate::format::clock::Generations;
@@ -54,6 +54,13 @@ pub fn open(
     // Of a repository that is only read, this machine is the device of the state
     // that lies beside it.
     let machine = options.beside.as_ref().map_or(&state, |beside| &beside.state);
+    if !options.read_only {
+        let mut own = heads.remove(&state.device).unwrap_or_default();
+        enter_staged(&store, &world, &mut own, &intents, &state)?;
+        if !own.is_empty() {
+            heads.insert(state.device, own);
+        }
+    }
     if let Some(files) = heads.get_mut(&machine.device) {
         drop_torn(&store, files, &intents, machine.generation, options.read_only)?;
     }

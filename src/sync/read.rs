@@ -5,15 +5,54 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::plan::{Head, Here, Link, Unread, Why, breaks};
-use crate::crypto::{DeviceId, Hash};
-use crate::format::commit::{Commit, Name};
+use crate::crypto::{self, DeviceId, Hash};
+use crate::format::commit::{Commit, Name, parse_head_name};
 use crate::format::register::Features;
 use crate::store::{Result, Store, StoreError};
 use crate::volume::repository::{HeadFile, open_head};
-use crate::volume::{DeviceHead, Notice, named};
+use crate::volume::state::State;
+use crate::volume::{DeviceHead, Notice, VolumeError, World, named};
 
 /// Head files of each device, ascending by generation.
 pub(super) type Heads = BTreeMap<DeviceId, Vec<HeadFile>>;
+
+/// Brings the own head back that was entering REPO when the power went: a sync client may have it.
+/// It goes in only where the head is on which it was made.
+pub(super) fn enter_staged(
+    store: &Store,
+    world: &World,
+    own: &mut Vec<HeadFile>,
+    intents: &[String],
+    state: &State,
+) -> std::result::Result<(), VolumeError> {
+    let Some(folder) = &world.state else { return Ok(()) };
+    let has_base = state.generation == 0 || own.iter().any(|file| file.hash == state.head);
+    if intents.is_empty() || !has_base {
+        return Ok(());
+    }
+    let staged = Store::staged_head(&**folder)
+        .map_err(|error| VolumeError::State(format!("head: {error}")))?;
+    let Some(bytes) = staged else { return Ok(()) };
+    let hash = crypto::hash(&bytes);
+    let parsed = |path: &String| parse_head_name(path.rsplit('/').next()?);
+    let Some((generation, _)) = intents.iter().filter_map(parsed).find(|(_, of)| *of == hash)
+    else {
+        return Ok(());
+    };
+    let size = bytes.len() as u64;
+    let file = HeadFile { device: state.device, generation, hash, size };
+    let path = file.name().path();
+    let is_here = || own.contains(&file) && store.verify(&file.name()).is_ok_and(|whole| whole);
+    if generation <= state.generation || !intents.contains(&path) || is_here() {
+        return Ok(());
+    }
+    log::info!("bringing back a head that was entering when this machine stopped");
+    store.folder().publish(&path, &bytes).map_err(|error| StoreError::writing(&path, error))?;
+    own.retain(|other| other.hash != hash);
+    own.push(file);
+    own.sort_unstable();
+    Ok(())
+}
 
 /// Removes own heads that a crash tore while they entered REPO: their
 /// checkpoint never returned, and what they should have held is in the journal.

@@ -4,6 +4,7 @@
 use std::fmt::Write;
 
 use super::tests_devices::listing;
+use crate::io::sim::{Crash, Unsynced};
 use crate::merge::tests_devices::Device;
 
 /// A machine is copied with its local state, as a virtual machine is. Both write, and nobody of them
@@ -178,6 +179,8 @@ fn a_renewed_device_has_what_its_journal_names_in_objects() {
     phone.receive(&laptop);
     let phone = phone.remount(13);
     assert!(phone.read("large") == large, "it is another one");
+    let unnamed = phone.volume().store.unnamed();
+    assert!(unnamed.is_empty(), "no head names {} objects", unnamed.len());
 }
 
 /// The newest head came before the one in the middle: the mount said nothing, and said of both that
@@ -338,4 +341,40 @@ fn who_holds_the_head_of_a_copy_holds_nothing_of_this_device() {
     assert!(laptop.volume().heads().holders.is_empty());
     laptop.has_news(&follower);
     assert_eq!(follower.age(laptop.volume()), None, "what is here could not be read");
+}
+
+/// The head had its name in REPO, and a client had read it, when the machine lost power before the
+/// folder was durable. When the client brought it back, the device was told that it is a copy.
+#[test]
+fn a_head_that_a_power_cut_took_back_is_the_same_when_a_client_brings_it() {
+    let story = |after: u64, client: bool| {
+        let laptop = Device::first("LAPTOP");
+        assert!(laptop.write("f", "one"));
+        laptop.checkpoint();
+        let phone = laptop.another("PHONE", 3);
+        assert!(laptop.write("f", "two"));
+        laptop.world().freeze_at(laptop.world().operations() + after);
+        let is_published = laptop.fs().checkpoint().is_ok();
+        if client {
+            phone.receive_whole(&laptop);
+        }
+        let laptop = laptop.kill().crash(Crash { data: Unsynced::Lost, names_kept: false });
+        let laptop = laptop.mount(20);
+        assert!(laptop.write("g", "three"));
+        laptop.checkpoint();
+        let phone = phone.remount(21);
+        assert!(phone.write("h", "phone"));
+        phone.checkpoint();
+        laptop.receive(&phone);
+        phone.receive(&laptop);
+        let (laptop, phone) = (laptop.remount(22), phone.remount(23));
+        let shown = listing(&laptop);
+        assert_eq!(shown, listing(&phone), "after {after} changes");
+        assert_eq!(shown.len(), 3, "after {after} changes: {shown:#?}");
+        is_published
+    };
+    for client in [false, true] {
+        let last = (0..200).find(|after| story(*after, client)).expect("it is published sometime");
+        assert!(last > 10, "{last}");
+    }
 }
