@@ -19,6 +19,8 @@ mod tests_identity;
 mod tests_plan;
 #[cfg(test)]
 mod tests_versions;
+#[cfg(test)]
+mod tests_worlds;
 
 pub use follow::{Follower, Looked};
 pub use open::open;

@@ -1,0 +1,669 @@
+//! Worlds of several devices whose folders a sync client carries that is late, brings files in any
+//! order, in halves, as empty placeholders, under other names or twice, takes files away and brings
+//! them back. Machines lose power at any change of their disks, disks fail, and clocks are wrong.
+//! Whatever happens, what was
+//! acknowledged and what nobody removed who saw it is there in the end, all devices show the same,
+//! and none of them was told of damage or of a rollback.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::tests_devices::listing;
+use crate::crypto::{hash, hex};
+use crate::format::namespace::INLINE_MAX;
+use crate::fs::Followed;
+use crate::io::sim::{Crash, Fault, SimWorld, Unsynced};
+use crate::merge::tests_devices::{Device, Ended, Line, Listing, MountError};
+use crate::merge::tests_histories::{Act, DIRS, acts, factor, play};
+use crate::store::StoreError;
+use crate::volume::VolumeError;
+
+/// Devices of a world.
+const DEVICES: usize = 3;
+
+/// Numbers that follow from a seed (SplitMix64, Steele and others 2014).
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `end`.
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+}
+
+/// What the machine does when it loses power.
+#[derive(Clone, Copy, Debug)]
+enum During {
+    Fsync,
+    Publish,
+    Follow,
+    Mount,
+}
+
+/// A step of a world.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A device does these things, with texts that are long or short: long ones are stored apart
+    /// from the names.
+    Act(usize, Vec<Act>, bool),
+    /// What a device did becomes durable there.
+    Fsync(usize),
+    /// A device publishes.
+    Publish(usize),
+    /// The client of the first brings what the second has, as this seed says.
+    Carry(usize, usize, u64),
+    /// The client takes away some of what other devices wrote.
+    Hide(usize, u64),
+    /// All that was taken away there comes back.
+    Show(usize),
+    /// A device mounts again; its process is killed before, if told so.
+    Mount(usize, bool),
+    /// A device goes on from what has come, while it is mounted.
+    Follow(usize),
+    /// A machine loses power after so many changes of its disk. The client of the next machine may
+    /// have taken files over before that.
+    Crash(usize, During, u64, u8, bool),
+    /// A change of a disk fails, after so many.
+    Fault(usize, During, u64, Fault),
+    /// The clock of a machine is so many seconds ahead.
+    Clock(usize, i64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let device = || 0..DEVICES;
+    let during = || {
+        prop_oneof![
+            Just(During::Fsync),
+            Just(During::Publish),
+            Just(During::Publish),
+            Just(During::Follow),
+            Just(During::Mount),
+        ]
+    };
+    prop_oneof![
+        6 => (device(), acts(4), any::<bool>())
+            .prop_map(|(device, acts, long)| Step::Act(device, acts, long)),
+        1 => device().prop_map(Step::Fsync),
+        3 => device().prop_map(Step::Publish),
+        6 => (device(), device(), any::<u64>()).prop_map(|(to, from, s)| Step::Carry(to, from, s)),
+        1 => (device(), any::<u64>()).prop_map(|(at, seed)| Step::Hide(at, seed)),
+        1 => device().prop_map(Step::Show),
+        3 => (device(), any::<bool>()).prop_map(|(device, kill)| Step::Mount(device, kill)),
+        3 => device().prop_map(Step::Follow),
+        2 => (device(), during(), 0..40u64, any::<u8>(), any::<bool>())
+            .prop_map(|(at, what, after, how, taken)| Step::Crash(at, what, after, how, taken)),
+        2 => (device(), during(), 0..40u64, prop_oneof![Just(Fault::Io), Just(Fault::NoSpace)])
+            .prop_map(|(at, what, after, fault)| Step::Fault(at, what, after, fault)),
+        1 => (device(), -200_000..200_000i64).prop_map(|(at, ahead)| Step::Clock(at, ahead)),
+    ]
+}
+
+/// A machine of the world.
+enum Machine {
+    Mounted(Device),
+    Ended(Ended),
+}
+
+impl Machine {
+    fn disk(&self) -> &SimWorld {
+        match self {
+            Self::Mounted(device) => device.world(),
+            Self::Ended(ended) => &ended.world,
+        }
+    }
+
+    fn mounted(&self) -> Option<&Device> {
+        match self {
+            Self::Mounted(device) => Some(device),
+            Self::Ended(_) => None,
+        }
+    }
+}
+
+/// The texts of all files; each was made once.
+fn texts(listing: &Listing) -> BTreeSet<String> {
+    let files = listing.values().filter(|line| !line.is_dir);
+    files.flat_map(|line| line.bytes.split_terminator(';').map(str::to_owned)).collect()
+}
+
+/// Whether a mount shows what the tree below it has. Long texts are not in the tree itself.
+fn agree(seen: &Listing, shown: &Listing) -> bool {
+    let is_same = |path: &String, line: &Line| {
+        shown.get(path).is_some_and(|other| {
+            let is_apart = other.bytes.is_empty() && line.bytes.len() > INLINE_MAX;
+            let mut line = line.clone();
+            if is_apart {
+                line.bytes.clear();
+            }
+            *other == line
+        })
+    };
+    seen.len() == shown.len() && seen.iter().all(|(path, line)| is_same(path, line))
+}
+
+/// The devices, and what is known of what they wrote.
+struct Devices {
+    machines: Vec<Option<Machine>>,
+    /// Files of REPO, as their devices wrote them.
+    written: BTreeMap<String, Vec<u8>>,
+    /// What the client took away, by machine.
+    hidden: Vec<BTreeMap<String, Vec<u8>>>,
+    /// Texts that were durable somewhere.
+    acknowledged: BTreeSet<String>,
+    /// Texts that a device removed after it had seen them.
+    removed: BTreeSet<String>,
+    /// Machines of which a disk failed since they were mounted.
+    faulty: BTreeSet<usize>,
+    /// Machines whose clocks were set.
+    set: BTreeSet<usize>,
+    made: u32,
+    seed: u64,
+    /// What happened, for people.
+    story: Vec<String>,
+}
+
+type Outcome = Result<(), TestCaseError>;
+
+fn repo_files(disk: &SimWorld) -> Vec<String> {
+    disk.paths().into_iter().filter(|path| path.starts_with("repo/")).collect()
+}
+
+impl Devices {
+    fn new(first: &[Act]) -> Self {
+        let laptop = Device::first("LAPTOP");
+        let mut made = 0;
+        DIRS[..3].iter().for_each(|dir| assert!(laptop.mkdir(dir)));
+        play(&laptop, "base", first, &mut made);
+        let mut machines = vec![];
+        for (at, name) in ["PHONE", "DESK"].into_iter().enumerate() {
+            machines.push(Some(Machine::Mounted(laptop.another(name, 3 + at as u64))));
+        }
+        machines.insert(0, Some(Machine::Mounted(laptop)));
+        let hidden = vec![BTreeMap::new(); machines.len()];
+        let (acknowledged, removed) = (BTreeSet::new(), BTreeSet::new());
+        let mut devices = Self {
+            machines,
+            written: BTreeMap::new(),
+            hidden,
+            acknowledged,
+            removed,
+            faulty: BTreeSet::new(),
+            set: BTreeSet::new(),
+            made,
+            seed: 100,
+            story: Vec::new(),
+        };
+        devices.note_written();
+        devices
+    }
+
+    fn machine(&self, at: usize) -> &Machine {
+        self.machines[at].as_ref().expect("each has one")
+    }
+
+    fn take(&mut self, at: usize) -> Machine {
+        self.machines[at].take().expect("each has one")
+    }
+
+    fn tell(&mut self, what: impl Into<String>) {
+        self.story.push(what.into());
+    }
+
+    /// Notes what each device wrote: nobody else makes files of that name, and none changes. What
+    /// is being written when the power goes is finished by nobody, and no client takes it.
+    fn note_written(&mut self) {
+        for at in 0..self.machines.len() {
+            let disk = self.machine(at).disk().clone();
+            let new: Vec<String> = repo_files(&disk)
+                .into_iter()
+                .filter(|path| !self.written.contains_key(path))
+                .collect();
+            for path in new {
+                let bytes = disk.get(&path).expect("it was listed");
+                // Under another name it was brought by a client.
+                let is_whole = !path.contains("/head/") && !path.contains("/obj/")
+                    || path.ends_with(&format!("{}.amb", hex(&hash(&bytes))));
+                if is_whole {
+                    self.written.insert(path, bytes);
+                }
+            }
+        }
+    }
+
+    /// What is durable at a device from now on.
+    fn acknowledge(&mut self, at: usize) {
+        let seen = self.machine(at).mounted().map(Device::try_seen);
+        if let Some(Ok(seen)) = seen {
+            self.acknowledged.extend(texts(&seen));
+        }
+    }
+
+    fn act(&mut self, at: usize, acts: &[Act], long: bool) {
+        let Machine::Mounted(device) = self.machine(at) else { return };
+        let mut made = self.made;
+        // Of what cannot be read now nobody could say that it was removed by somebody who saw it.
+        let Ok(before) = device.try_seen() else { return };
+        let name = if long { "long ".repeat(80) } else { "x".into() };
+        play(device, &name, acts, &mut made);
+        let after = device.try_seen().ok();
+        self.made = made;
+        let after = after.map_or_else(BTreeSet::new, |after| texts(&after));
+        self.removed.extend(texts(&before).difference(&after).cloned());
+    }
+
+    fn publish(&mut self, at: usize) -> Outcome {
+        let Machine::Mounted(device) = self.machine(at) else { return Ok(()) };
+        let before = device.try_seen();
+        if device.fs().checkpoint().is_err() {
+            // Something that it needs was taken away.
+            prop_assert!(self.has_trouble(at), "nothing is missing, and it cannot publish");
+            return Ok(());
+        }
+        if let Ok(before) = before {
+            let shown = listing(device);
+            prop_assert!(
+                agree(&before, &shown),
+                "the mount shows {:#?}\nthe tree {:#?}",
+                before,
+                shown
+            );
+            self.acknowledge(at);
+        }
+        self.note_written();
+        Ok(())
+    }
+
+    /// Whether not all of what other devices wrote is there as they wrote it.
+    fn is_incomplete(&self, at: usize) -> bool {
+        let disk = self.machine(at).disk();
+        self.written.iter().any(|(path, bytes)| disk.get(path).as_ref() != Some(bytes))
+    }
+
+    /// Whether there is a reason for what fails.
+    fn has_trouble(&self, at: usize) -> bool {
+        self.faulty.contains(&at) || self.is_incomplete(at)
+    }
+
+    /// The client brings what another machine has.
+    fn carry(&mut self, to: usize, from: usize, seed: u64) {
+        self.note_written();
+        let mut dice = Dice(seed);
+        let from = repo_files(self.machine(from).disk());
+        let disk = self.machine(to).disk();
+        let mut missing: Vec<&String> = from
+            .iter()
+            .filter(|path| self.written.contains_key(*path))
+            .filter(|path| disk.get(path).as_ref() != self.written.get(*path))
+            .collect();
+        // Files come in any order, and the last ones do not come now.
+        let len = missing.len() as u64;
+        for at in 0..len {
+            missing.swap(at as usize, (at + dice.below(len - at)) as usize);
+        }
+        let is_all = dice.below(2) == 0;
+        let count =
+            if is_all { missing.len() } else { dice.below(missing.len() as u64 + 1) as usize };
+        for path in &missing[..count] {
+            let bytes = &self.written[*path];
+            match dice.below(if is_all { 40 } else { 12 }) {
+                0 => disk.put(path, &bytes[..bytes.len() / 2]),
+                1 => disk.put(path, b""),
+                2 => disk.put(path, &vec![0; bytes.len()]),
+                3 => {
+                    disk.put(&format!("{path} (1)"), bytes);
+                    disk.put(path, bytes);
+                }
+                4 => disk.put(&format!("{path} (1)"), bytes),
+                _ => disk.put(path, bytes),
+            }
+        }
+    }
+
+    /// The client takes away some files that other devices wrote.
+    fn hide(&mut self, at: usize, seed: u64) {
+        self.note_written();
+        let mut dice = Dice(seed);
+        let disk = self.machine(at).disk().clone();
+        let own = self.own_folder(at);
+        let foreign = repo_files(&disk).into_iter().filter(|path| {
+            self.written.contains_key(path)
+                && path.matches('/').count() > 1
+                && !own.as_ref().is_some_and(|own| path.starts_with(own.as_str()))
+        });
+        for path in foreign.collect::<Vec<_>>() {
+            if dice.below(4) == 0 {
+                let bytes = disk.get(&path).expect("it was listed");
+                assert!(disk.remove_file(&path));
+                self.hidden[at].insert(path, bytes);
+            }
+        }
+    }
+
+    fn show(&mut self, at: usize) {
+        for (path, bytes) in std::mem::take(&mut self.hidden[at]) {
+            self.machine(at).disk().put(&path, &bytes);
+        }
+    }
+
+    /// The folder in REPO of what a device writes.
+    fn own_folder(&self, at: usize) -> Option<String> {
+        let device = self.machine(at).mounted()?;
+        Some(format!("repo/{}/", hex(&device.volume().state().device)))
+    }
+
+    fn next_seed(&mut self) -> u64 {
+        self.seed += 10;
+        self.seed
+    }
+
+    /// Mounts a machine on which nothing is mounted, and puts it back in its place.
+    fn mount(&mut self, at: usize, ended: Ended) -> Outcome {
+        let mut ended = ended;
+        // Changes of the journal may have to be published before others' heads are joined.
+        for _ in 0..3 {
+            let seed = self.next_seed();
+            match ended.try_mount(seed) {
+                Ok(device) if device.volume().is_replay() => {
+                    let published = device.fs().checkpoint();
+                    ended = device.kill();
+                    if published.is_err() {
+                        break;
+                    }
+                }
+                Ok(device) => {
+                    self.machines[at] = Some(Machine::Mounted(device));
+                    self.faulty.remove(&at);
+                    self.note_written();
+                    return Ok(());
+                }
+                Err((machine, error)) => {
+                    ended = machine;
+                    self.machines[at] = Some(Machine::Ended(ended));
+                    self.tell(format!("{at} cannot mount: {error}"));
+                    let MountError::Volume(why) = &error else {
+                        return Err(TestCaseError::fail(format!("it refuses: {error}")));
+                    };
+                    // Where no head is left, nothing tells whether they are still to come.
+                    let files = repo_files(self.machine(at).disk());
+                    let has_heads = files.iter().any(|path| path.contains("/head/"));
+                    let waits = match why {
+                        VolumeError::Waiting(_)
+                        | VolumeError::Store(StoreError::Missing { .. }) => true,
+                        VolumeError::RolledBack(_) => !has_heads,
+                        // By a clock that was set, a file is still for ten minutes at once.
+                        VolumeError::Store(StoreError::Damaged { .. }) => self.set.contains(&at),
+                        _ => false,
+                    };
+                    prop_assert!(waits, "it refuses: {error}");
+                    prop_assert!(self.is_incomplete(at), "all is here, and it waits: {error}");
+                    return Ok(());
+                }
+            }
+        }
+        self.machines[at] = Some(Machine::Ended(ended));
+        prop_assert!(self.is_incomplete(at), "it does not come to an end of replaying");
+        Ok(())
+    }
+
+    fn remount(&mut self, at: usize, kill: bool) -> Outcome {
+        let mut is_published = false;
+        let ended = match self.take(at) {
+            Machine::Ended(ended) => ended,
+            Machine::Mounted(device) if kill => device.kill(),
+            Machine::Mounted(device) => {
+                self.machines[at] = Some(Machine::Mounted(device));
+                self.publish(at)?;
+                let Machine::Mounted(device) = self.take(at) else { unreachable!() };
+                is_published = device.fs().progress().waiting_changes == 0;
+                // Where a disk failed, this fails, too.
+                let _ = device.fs().flush_log();
+                device.kill()
+            }
+        };
+        self.mount(at, ended)?;
+        let Some(device) = self.machine(at).mounted() else { return Ok(()) };
+        // What was replayed stands above the tree.
+        if is_published && let Ok(seen) = device.try_seen() {
+            let shown = listing(device);
+            prop_assert!(agree(&seen, &shown), "{:#?}\n{:#?}", seen, shown);
+        }
+        Ok(())
+    }
+
+    fn follow(&mut self, at: usize) -> Outcome {
+        let Machine::Mounted(device) = self.machine(at) else { return Ok(()) };
+        let before = device.try_seen();
+        let followed = device.fs().follow(&Device::follower());
+        let Ok(before) = before else { return Ok(()) };
+        match followed {
+            Ok(Followed::Changed(_)) => {
+                if let Ok(seen) = device.try_seen() {
+                    let shown = listing(device);
+                    prop_assert!(agree(&seen, &shown), "{:#?}\n{:#?}", seen, shown);
+                }
+            }
+            Ok(Followed::Nothing) => {
+                if let Ok(seen) = device.try_seen() {
+                    prop_assert_eq!(seen, before);
+                }
+            }
+            // What is acknowledged could not be published.
+            Ok(Followed::Later(None)) => prop_assert!(self.has_trouble(at), "nothing is missing"),
+            Ok(Followed::Later(why)) => prop_assert!(false, "nothing is open: {why:?}"),
+            Err(error) => prop_assert!(self.has_trouble(at), "it cannot follow: {error}"),
+        }
+        self.note_written();
+        Ok(())
+    }
+
+    /// A change of its disk fails while a machine does something.
+    fn fault(&mut self, at: usize, during: During, after: u64, fault: Fault) -> Outcome {
+        let disk = self.machine(at).disk().clone();
+        disk.fail_at(disk.operations() + 1 + after, fault);
+        self.faulty.insert(at);
+        let outcome = match during {
+            During::Fsync => {
+                if let Some(device) = self.machine(at).mounted()
+                    && device.fs().flush_log().is_ok()
+                {
+                    self.acknowledge(at);
+                }
+                Ok(())
+            }
+            During::Publish => self.publish(at),
+            During::Follow => self.follow(at),
+            During::Mount => {
+                let ended = match self.take(at) {
+                    Machine::Ended(ended) => ended,
+                    Machine::Mounted(device) => device.kill(),
+                };
+                let seed = self.next_seed();
+                self.machines[at] = Some(match ended.try_mount(seed) {
+                    Ok(device) if !device.volume().is_replay() => Machine::Mounted(device),
+                    Ok(device) => Machine::Ended(device.kill()),
+                    Err((ended, _)) => Machine::Ended(ended),
+                });
+                Ok(())
+            }
+        };
+        disk.clear_faults();
+        outcome
+    }
+
+    fn crash(&mut self, at: usize, during: During, after: u64, how: u8, taken: bool) -> Outcome {
+        let machine = self.take(at);
+        let disk = machine.disk().clone();
+        disk.freeze_at(disk.operations() + after);
+        let mut synced = None;
+        let ended = match (machine, during) {
+            (Machine::Mounted(device), During::Mount) => {
+                let ended = device.kill();
+                let seed = self.next_seed();
+                match ended.try_mount(seed) {
+                    Ok(device) => device.kill(),
+                    Err((ended, _)) => ended,
+                }
+            }
+            (Machine::Ended(ended), _) => {
+                let seed = self.next_seed();
+                match ended.try_mount(seed) {
+                    Ok(device) => device.kill(),
+                    Err((ended, _)) => ended,
+                }
+            }
+            (Machine::Mounted(device), During::Fsync) => {
+                let seen = device.try_seen();
+                if device.fs().flush_log().is_ok() {
+                    synced = seen.ok();
+                }
+                device.kill()
+            }
+            (Machine::Mounted(device), During::Publish) => {
+                let seen = device.try_seen();
+                if device.fs().checkpoint().is_ok() {
+                    synced = seen.ok();
+                }
+                device.kill()
+            }
+            (Machine::Mounted(device), During::Follow) => {
+                let _ = device.fs().follow(&Device::follower());
+                device.kill()
+            }
+        };
+        if let Some(seen) = synced {
+            self.acknowledged.extend(texts(&seen));
+        }
+        let data = match how % 4 {
+            0 => Unsynced::Kept,
+            1 => Unsynced::Lost,
+            2 => Unsynced::OneLost(usize::from(how / 8) % (disk.pending_writes() + 1)),
+            _ => Unsynced::LastTorn(disk.last_pending_len() * usize::from(how / 4) / 64),
+        };
+        let crash = Crash { data, names_kept: how & 128 != 0 };
+        self.machines[at] = Some(Machine::Ended(ended));
+        if taken {
+            // What the power cut may take back is with another machine by then.
+            self.note_written();
+            self.carry((at + 1) % self.machines.len(), at, 1);
+        }
+        let Machine::Ended(ended) = self.take(at) else { unreachable!() };
+        self.mount(at, ended.crash(crash))
+    }
+
+    fn step(&mut self, step: Step) -> Outcome {
+        self.tell(format!("{step:?}"));
+        match step {
+            Step::Act(at, acts, long) => self.act(at, &acts, long),
+            Step::Fsync(at) => {
+                let device = self.machine(at).mounted();
+                if device.is_some_and(|device| device.fs().flush_log().is_ok()) {
+                    self.acknowledge(at);
+                }
+            }
+            Step::Publish(at) => self.publish(at)?,
+            Step::Carry(to, from, _) if to == from => {}
+            Step::Carry(to, from, seed) => self.carry(to, from, seed),
+            Step::Hide(at, seed) => self.hide(at, seed),
+            Step::Show(at) => self.show(at),
+            Step::Mount(at, kill) => self.remount(at, kill)?,
+            Step::Follow(at) => self.follow(at)?,
+            Step::Crash(at, during, after, how, taken) => {
+                self.crash(at, during, after, how, taken)?;
+            }
+            Step::Fault(at, during, after, fault) => self.fault(at, during, after, fault)?,
+            Step::Clock(at, ahead) => {
+                if let Some(device) = self.machine(at).mounted() {
+                    device.set_ahead(ahead);
+                    self.set.insert(at);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// All that was written is everywhere, as it was written.
+    fn settle(&mut self) -> Outcome {
+        self.note_written();
+        for at in 0..self.machines.len() {
+            self.show(at);
+            for (path, bytes) in &self.written {
+                self.machine(at).disk().put(path, bytes);
+            }
+            self.remount(at, false)?;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Outcome {
+        // Twice: what came may be waited for by what a device publishes after it.
+        for _ in 0..3 {
+            self.settle()?;
+            for at in 0..self.machines.len() {
+                self.publish(at)?;
+            }
+        }
+        self.settle()?;
+        let all: Vec<&Device> =
+            self.machines.iter().flatten().filter_map(Machine::mounted).collect();
+        prop_assert_eq!(all.len(), DEVICES, "all is here, and one cannot mount");
+        for device in &all[1..] {
+            let (one, other) = (all[0].volume().base(), device.volume().base());
+            prop_assert_eq!(one.inherited.root, other.inherited.root);
+            prop_assert_eq!(one.namespace.shown, other.namespace.shown);
+            prop_assert_eq!(&one.namespace.repairs, &other.namespace.repairs);
+        }
+        let here = texts(&all[0].seen());
+        let kept = self.acknowledged.difference(&self.removed);
+        let lost: Vec<&String> = kept.filter(|text| !here.contains(*text)).collect();
+        prop_assert!(lost.is_empty(), "{:?} were acknowledged, and are gone", lost);
+        Ok(())
+    }
+}
+
+/// All files of all machines, when a world has come to its end.
+fn end_of(first: &[Act], steps: &[Step]) -> Vec<BTreeMap<String, Vec<u8>>> {
+    let mut devices = Devices::new(first);
+    steps.iter().for_each(|step| drop(devices.step(step.clone())));
+    drop(devices.finish());
+    let machines = devices.machines.iter().flatten().map(Machine::disk);
+    let files = |disk: &SimWorld| {
+        disk.paths().into_iter().map(|path| (path.clone(), disk.get(&path).unwrap())).collect()
+    };
+    machines.map(files).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(10 * factor()))]
+    #[test]
+    fn one_seed_gives_one_world(
+        first in acts(10), steps in prop::collection::vec(step(), 5..50),
+    ) {
+        prop_assert!(end_of(&first, &steps) == end_of(&first, &steps));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150 * factor()))]
+    #[test]
+    fn whatever_clients_and_power_do_nothing_is_lost_and_nobody_is_alarmed(
+        first in acts(10), steps in prop::collection::vec(step(), 5..50),
+    ) {
+        let mut devices = Devices::new(&first);
+        let mut outcome = Ok(());
+        for step in steps {
+            outcome = outcome.and_then(|()| devices.step(step));
+        }
+        let outcome = outcome.and_then(|()| devices.finish());
+        if let Err(error) = outcome {
+            prop_assert!(false, "{error}\n{}", devices.story.join("\n"));
+        }
+    }
+}
