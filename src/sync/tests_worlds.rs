@@ -152,6 +152,8 @@ fn agree(seen: &Listing, shown: &Listing) -> bool {
 /// The devices, and what is known of what they wrote.
 struct Devices {
     machines: Vec<Option<Machine>>,
+    /// The folder in REPO of what each writes.
+    folders: Vec<String>,
     /// Files of REPO, as their devices wrote them.
     written: BTreeMap<String, Vec<u8>>,
     /// What the client took away, by machine.
@@ -189,7 +191,12 @@ impl Devices {
         machines.insert(0, Some(Machine::Mounted(laptop)));
         let hidden = vec![BTreeMap::new(); machines.len()];
         let (acknowledged, removed) = (BTreeSet::new(), BTreeSet::new());
+        let id = |machine: &Option<Machine>| {
+            let device = machine.as_ref().and_then(Machine::mounted).expect("it is mounted");
+            format!("repo/{}/", hex(&device.volume().state().device))
+        };
         let mut devices = Self {
+            folders: machines.iter().map(id).collect(),
             machines,
             written: BTreeMap::new(),
             hidden,
@@ -332,11 +339,11 @@ impl Devices {
         self.note_written();
         let mut dice = Dice(seed);
         let disk = self.machine(at).disk().clone();
-        let own = self.own_folder(at);
+        let own = self.folders[at].clone();
         let foreign = repo_files(&disk).into_iter().filter(|path| {
             self.written.contains_key(path)
                 && path.matches('/').count() > 1
-                && !own.as_ref().is_some_and(|own| path.starts_with(own.as_str()))
+                && !path.starts_with(&own)
         });
         for path in foreign.collect::<Vec<_>>() {
             if dice.below(4) == 0 {
@@ -351,12 +358,6 @@ impl Devices {
         for (path, bytes) in std::mem::take(&mut self.hidden[at]) {
             self.machine(at).disk().put(&path, &bytes);
         }
-    }
-
-    /// The folder in REPO of what a device writes.
-    fn own_folder(&self, at: usize) -> Option<String> {
-        let device = self.machine(at).mounted()?;
-        Some(format!("repo/{}/", hex(&device.volume().state().device)))
     }
 
     fn next_seed(&mut self) -> u64 {
