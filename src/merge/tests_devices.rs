@@ -293,11 +293,21 @@ impl Device {
 
     /// Cuts the heads of this generation in half, as a client that stopped leaves them.
     pub fn cut_head(&self, generation: u64) {
+        self.change_heads(generation, |_, _| {});
+    }
+
+    /// The same, and the whole bytes are there under another name.
+    pub fn copy_and_cut_head(&self, generation: u64) {
+        self.change_heads(generation, |path, bytes| self.world.put(&format!("{path} (1)"), bytes));
+    }
+
+    fn change_heads(&self, generation: u64, before: impl Fn(&str, &[u8])) {
         let part = format!("/head/{generation:016x}-");
         let paths = self.world.paths();
         let found: Vec<_> = paths.iter().filter(|path| path.contains(&part)).collect();
         assert!(!found.is_empty(), "{paths:#?}");
         for path in found {
+            before(path, &self.world.get(path).unwrap());
             self.world.tamper(path, |bytes| bytes.truncate(bytes.len() / 2));
         }
     }

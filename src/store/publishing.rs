@@ -189,6 +189,22 @@ impl Store {
         })
     }
 
+    /// Lets a head enter REPO. If a disk fails once, a sync client may have read the head already,
+    /// and a head of other bytes in its place would be that of a copy of this device: so the same
+    /// bytes are written anew, once.
+    fn enter_head(&self, name: &Name, bytes: &[u8]) -> Result<()> {
+        let Err(error) = self.enter(name, bytes) else { return Ok(()) };
+        if !matches!(error, StoreError::Io { .. }) {
+            return Err(error);
+        }
+        log::warn!("a head is written once more: {error}");
+        let path = name.path();
+        self.recognised_root()?.remove(&path).map_err(|error| StoreError::io(&path, error))?;
+        self.enter(name, bytes)?;
+        locked(&self.published.failed).retain(|failed| failed != name);
+        Ok(())
+    }
+
     /// Removes from REPO what failed to enter it: no head that entered needs
     /// any of it.
     fn remove_failed(&self) -> Result<()> {
@@ -260,7 +276,7 @@ impl Store {
         let staged = self.intents.stage_head(&built.bytes);
         // Before the head: entering its folder makes their removal durable too.
         let entered = staged.and_then(|()| self.remove_failed());
-        if let Err(error) = entered.and_then(|()| self.enter(&name, &built.bytes)) {
+        if let Err(error) = entered.and_then(|()| self.enter_head(&name, &built.bytes)) {
             self.give_up(&metadata);
             return Err(error);
         }

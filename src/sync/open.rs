@@ -349,7 +349,10 @@ fn landmarks(
         .is_ok_and(|bytes| Header::decode(&bytes).is_ok_and(|h| h.repo == repository.repo));
     let head = wanted.iter().find_map(|hash| {
         let file = heads.values().flatten().find(|file| file.hash == *hash)?;
-        Some((store.place(&file.name()), file.size))
+        // Under its name there may be a part of it, while a copy stands in.
+        let place = store.place(&file.name());
+        let size = world.repo.look(&place).ok().flatten()?.size;
+        Some((place, size))
     });
     Landmarks { header: has_header.then_some(header), head }
 }
