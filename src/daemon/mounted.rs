@@ -186,6 +186,9 @@ impl Service for Mounted {
     }
 
     fn has_news(&self) -> bool {
+        if let (Some(handle), Some(untold)) = (self.handle.get(), self.fs.take_untold()) {
+            handle.forget(&untold);
+        }
         let volume = self.fs.volume();
         if !self.follows && self.follower.age(volume).is_some_and(|age| age < LOOK_PAUSE) {
             return false;
@@ -216,8 +219,8 @@ impl Service for Mounted {
             }
             Ok(Followed::Later(None)) => log::debug!("files are written: heads are joined later"),
             Ok(Followed::Later(Some(name))) => self.set_following(format!(
-                "another device changed {}, which is open here: what other devices wrote is shown \
-                 once it is closed",
+                "another device changed {}, a database that is open here: what other devices wrote \
+                 is shown once it is closed",
                 shown(&String::from_utf8_lossy(&name))
             )),
             Err(error) => {

@@ -23,7 +23,12 @@ impl Fs {
                                 state.overlays.attributes_changed(*ino, dot);
                             }
                         }
-                        Err(FsError::Stale) => state.inodes += 1,
+                        Err(FsError::Stale) => {
+                            state.inodes += 1;
+                            if inode.is_file() {
+                                state.bytes = state.bytes.wrapping_add(inode.size);
+                            }
+                        }
                         Err(error) => return Err(error),
                     }
                     if let Some(orphan) = state.orphans.get_mut(ino) {

@@ -93,6 +93,9 @@ impl Fs {
         self.check_writable()?;
         let now = self.now();
         let mut state = self.lock();
+        if change.size.is_some() {
+            self.keep_pinned(&mut state, ino)?;
+        }
         let mut inode = self.inode(&state, ino)?;
         let mut changes = Vec::new();
         if let Some(size) = change.size {

@@ -161,6 +161,7 @@ impl Fs {
         let (memory, in_all) = {
             let mut state = self.lock();
             let dirty = state.dirty;
+            self.keep_pinned(&mut state, ino)?;
             self.file(&mut state, ino)?;
             let mut changes = vec![Change::Write { ino, offset, bytes: bytes.into(), time }];
             if clear_privileges {
@@ -365,6 +366,7 @@ impl Fs {
         }
         let time = self.now();
         let mut state = self.lock();
+        self.keep_pinned(&mut state, ino)?;
         let size = self.file(&mut state, ino)?.size;
         let mut changes = Vec::new();
         let grow = matches!(mode, 0 | ZERO) && end > size;

@@ -170,6 +170,10 @@ pub(super) fn drop_unused(state: &mut State, ino: Ino) {
     }
     let known = state.lookups.contains_key(&ino);
     let gone = !known && state.orphans.remove(&ino).is_some();
+    if gone {
+        state.pinned.remove(&ino);
+        state.replaced.remove(&ino);
+    }
     let stored = !state.orphans.contains_key(&ino)
         && state.files.get(&ino).is_some_and(super::File::is_clean);
     if (gone || stored)

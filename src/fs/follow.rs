@@ -1,13 +1,13 @@
 //! Going on from what other devices wrote, while the file system is mounted.
 //!
-//! Invariant: the base changes only while nothing is acknowledged that no head has, no operation
-//! is in progress, and no file is open that another device changed. What the mount shows
-//! changes in one step.
+//! Invariant: the base changes only while nothing is acknowledged that no head has. What the mount
+//! shows changes in one step. A file that is open and that another device changed stays as it is
+//! for whoever has it open (`pins`); only an open database keeps the base from changing.
 
-use std::collections::BTreeSet;
-use std::ops::ControlFlow;
+use std::collections::{BTreeSet, HashSet};
 
-use super::{File, Fs, Replaced, State};
+use super::pins::KernelNumbers;
+use super::{Fs, Replaced};
 use crate::format::namespace::{Ino, Key, Value};
 use crate::format::node::MapItem;
 use crate::sync::{Follower, Looked};
@@ -21,7 +21,7 @@ pub struct Changed {
     /// Inodes whose record, attributes or entries changed.
     pub inodes: BTreeSet<Ino>,
     /// Of those the files whose content, and the inodes whose existence, changed.
-    contents: BTreeSet<Ino>,
+    pub(super) contents: BTreeSet<Ino>,
 }
 
 /// What came of following.
@@ -31,8 +31,8 @@ pub enum Followed {
     Nothing,
     /// The mount shows what others wrote.
     Changed(Changed),
-    /// Not yet: files are written just now, or the file of this name is open and another device
-    /// changed it.
+    /// Not yet: files are written just now, or the file of this name is open, another device
+    /// changed it, and it belongs to a database.
     Later(Option<Vec<u8>>),
 }
 
@@ -46,11 +46,11 @@ impl Fs {
             self.volume.set_heads(looked.heads);
             return Ok(Followed::Nothing);
         };
-        let mut changed = self.changed(&self.volume.tree_at(base.namespace.shown))?;
+        let other = self.volume.tree_at(base.namespace.shown);
+        let mut changed = self.changed(&other)?;
+        let mut pinnable = self.pinnable(&Self::in_use(&self.lock(), &changed.contents), &other)?;
         // What is not open is published first.
-        let is_open = |file: &File| file.opens > 0;
-        let held = Self::held(&self.lock(), &changed, is_open);
-        if let Some(ino) = held {
+        if let Some(ino) = self.held(&changed, &pinnable) {
             follower.look_again();
             return Ok(Followed::Later(Some(self.name_of(ino)?)));
         }
@@ -66,9 +66,19 @@ impl Fs {
                 self.volume.set_heads(looked.heads);
                 return Ok(Followed::Nothing);
             };
-            changed = self.changed(&self.volume.tree_at(base.namespace.shown))?;
+            let other = self.volume.tree_at(base.namespace.shown);
+            changed = self.changed(&other)?;
+            pinnable = self.pinnable(&Self::in_use(&self.lock(), &changed.contents), &other)?;
         }
         let Looked { base: Some(base), heads, seen } = looked else { unreachable!("it is there") };
+        let mut numbers = None;
+        if !pinnable.is_empty() {
+            let Some(all) = self.all_numbers() else {
+                follower.look_again();
+                return Ok(Followed::Later(None));
+            };
+            numbers = Some(all);
+        }
         let Ok((_draining, mut state)) = self.drained() else {
             follower.look_again();
             return Ok(Followed::Later(None));
@@ -77,10 +87,16 @@ impl Fs {
             follower.look_again();
             return Ok(Followed::Later(None));
         }
-        if let Some(ino) = Self::held(&state, &changed, |file| file.opens > 0 || !file.is_clean()) {
-            drop(state);
-            follower.look_again();
-            return Ok(Followed::Later(Some(self.name_of(ino)?)));
+        let mut pins = Vec::new();
+        for ino in Self::in_use(&state, &changed.contents) {
+            let is_clean = state.files.get(&ino).is_some_and(super::File::is_clean);
+            let pin = (is_clean && pinnable.contains(&ino)).then(|| self.pin_of(&state, ino));
+            let Some(Ok(pin)) = pin else {
+                drop(state);
+                follower.look_again();
+                return Ok(Followed::Later(Some(self.name_of(ino)?)));
+            };
+            pins.push(pin);
         }
         let (inodes, bytes) = (base.inherited.inodes, base.inherited.bytes);
         if let Err(error) = self.volume.rebase(base, heads, seen) {
@@ -92,6 +108,11 @@ impl Fs {
         state.bytes = bytes;
         state.subdirs.clear();
         state.names.clear();
+        if let Some(table) = numbers.as_deref_mut() {
+            for pin in pins {
+                self.pin(&mut state, table, pin);
+            }
+        }
         for ino in &changed.contents {
             if state.lookups.contains_key(ino) {
                 let replaced = state.replaced.entry(*ino).or_default();
@@ -101,7 +122,12 @@ impl Fs {
             // One that was removed here, and that another device changed, is back.
             state.orphans.remove(ino);
         }
-        Ok(Followed::Changed(changed))
+        drop(state);
+        let numbers: &KernelNumbers = match &numbers {
+            Some(numbers) => numbers,
+            None => &self.kernel_numbers(),
+        };
+        Ok(Followed::Changed(changed.with_numbers(numbers)))
     }
 
     /// Looks what other devices say, and shows nothing of what they wrote.
@@ -111,24 +137,18 @@ impl Fs {
         Ok(())
     }
 
-    /// A file whose content changed elsewhere and that keeps this mount from showing it.
-    fn held(state: &State, changed: &Changed, is_held: impl Fn(&File) -> bool) -> Option<Ino> {
-        let is_held = |ino: &&Ino| state.files.get(ino).is_some_and(&is_held);
-        changed.contents.iter().find(is_held).copied()
+    /// An open file whose content changed elsewhere and that keeps this mount from showing it.
+    fn held(&self, changed: &Changed, pinnable: &HashSet<Ino>) -> Option<Ino> {
+        let state = self.lock();
+        let is_open = |ino: &Ino| state.files.get(ino).is_some_and(|file| file.opens > 0);
+        let mut held =
+            changed.contents.iter().filter(|ino| is_open(ino) && !pinnable.contains(ino));
+        held.next().copied()
     }
 
     /// A name of a file, for messages; none if it has none in the tree.
     fn name_of(&self, ino: Ino) -> std::result::Result<Vec<u8>, StoreError> {
-        let mut found = Vec::new();
-        self.volume.tree().scan(&Key::backs(ino), &mut |key, _| {
-            if let Key::Back(of, _, name) = key
-                && of == ino
-            {
-                found = name;
-            }
-            ControlFlow::Break(())
-        })?;
-        Ok(found)
+        Ok(self.volume.tree().names_of(ino)?.pop().map_or_else(Vec::new, |(_, name)| name))
     }
 
     /// Where another namespace differs from the one that is shown.
@@ -163,14 +183,7 @@ impl Fs {
                         changed.contents.insert(ino);
                     }
                     // The kernel believes its own size and times for as long as it knows a name.
-                    let prefix = Key::backs(ino);
-                    other.scan(&prefix, &mut |key, _| match key {
-                        Key::Back(of, dir, name) if of == ino => {
-                            changed.names.insert((dir, name));
-                            ControlFlow::Continue(())
-                        }
-                        _ => ControlFlow::Break(()),
-                    })?;
+                    changed.names.extend(other.names_of(ino)?);
                 }
                 Key::Writer(_) | Key::Unsettled(..) => {}
                 key => drop(changed.inodes.insert(key.ino())),

@@ -4,8 +4,9 @@
 //! and appended to the journal under one lock; it is answered only after both.
 //! Replay applies the same records by the same code.
 //!
-//! Lock order: `flushing`, then `draining`, then `state`, then `queue`. `state` is never held while file
-//! content is read from or written to REPO.
+//! Lock order: `flushing`, then `draining`, then `state`, then `queue`. An operation holds
+//! `kernel_numbers` for reading around all of them; who changes it has `flushing`, and only tries.
+//! `state` is never held while file content is read from or written to REPO.
 
 mod apply;
 mod attr;
@@ -23,13 +24,14 @@ mod operations;
 mod overlay;
 mod ownership;
 mod perform;
+mod pins;
 mod pressure;
 mod queue;
 mod record_log;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
 
 pub use checkpoint::Progress;
 pub use follow::{Changed, Followed};
@@ -45,6 +47,7 @@ pub use record_log::{Log, NoLog};
 use failing::Failing;
 use numbers::Numbers;
 use overlay::Overlays;
+use pins::{KernelNumbers, Pinned};
 use pressure::{Amounts, Least, Relief};
 
 use crate::format::namespace::{Content, Ino, Inode, Key, ROOT, Value};
@@ -116,6 +119,10 @@ struct State {
     replaced: HashMap<Ino, Replaced>,
     /// Inodes without a name that are still open or known to the kernel.
     orphans: HashMap<Ino, Inode>,
+    /// Of those the ones whose place another device's version took while they were open.
+    pinned: HashMap<Ino, Pinned>,
+    /// What changed behind the kernel's back and it was not told yet.
+    untold: Option<Changed>,
     /// Number of directories in a directory, where it was counted.
     subdirs: HashMap<Ino, u32>,
     /// Number of names, where it was counted and is large.
@@ -174,6 +181,8 @@ pub struct Fs {
     volume: Volume,
     log: Box<dyn Log>,
     options: Options,
+    /// Held for reading by each operation.
+    kernel_numbers: RwLock<KernelNumbers>,
     state: Mutex<State>,
     /// Held while layers are flushed and while a checkpoint runs.
     flushing: Mutex<()>,
@@ -203,6 +212,7 @@ impl Fs {
             volume,
             log,
             options,
+            kernel_numbers: RwLock::default(),
             state: Mutex::new(state),
             flushing: Mutex::default(),
             awaited: AtomicUsize::new(0),

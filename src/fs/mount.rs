@@ -1,4 +1,5 @@
-//! [`Operations`] for [`Fs`]: the list of what a kernel interface may call.
+//! [`Operations`] for [`Fs`]: the list of what a kernel interface may call, with the kernel's
+//! numbers of inodes. Directories have the same number everywhere.
 
 use super::{
     Attr, Caller, DirEntry, Fs, FsError, Operations, RenameMode, Result, Seek, SetAttr, SpaceStat,
@@ -6,17 +7,20 @@ use super::{
 
 impl Operations for Fs {
     fn lookup(&self, parent: u64, name: &[u8]) -> Result<Attr> {
-        self.do_lookup(parent, name)
+        let numbers = self.kernel_numbers();
+        Ok(numbers.attr(self.do_lookup(numbers.ino(parent), name)?))
     }
     fn forget(&self, ino: u64, count: u64) {
-        self.do_forget(ino, count);
+        self.do_forget(self.kernel_numbers().ino(ino), count);
     }
     fn getattr(&self, ino: u64) -> Result<Attr> {
-        self.do_getattr(ino)
+        let numbers = self.kernel_numbers();
+        Ok(numbers.attr(self.do_getattr(numbers.ino(ino))?))
     }
     fn setattr(&self, ino: u64, change: &SetAttr) -> Result<Attr> {
         self.make_room(false);
-        self.do_setattr(ino, change)
+        let numbers = self.kernel_numbers();
+        Ok(numbers.attr(self.do_setattr(numbers.ino(ino), change)?))
     }
     fn readlink(&self, ino: u64) -> Result<Vec<u8>> {
         let inode = self.inode(&self.lock(), ino)?;
@@ -43,7 +47,8 @@ impl Operations for Fs {
     }
     fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<Attr> {
         self.make_room(false);
-        self.do_link(ino, parent, name)
+        let numbers = self.kernel_numbers();
+        Ok(numbers.attr(self.do_link(numbers.ino(ino), parent, name)?))
     }
     fn unlink(&self, parent: u64, name: &[u8]) -> Result<()> {
         self.make_room(false);
@@ -58,17 +63,17 @@ impl Operations for Fs {
         self.do_rename(from, to, mode)
     }
     fn open(&self, ino: u64, write: bool, truncate: bool) -> Result<()> {
-        self.do_open(ino, write, truncate)
+        self.do_open(self.kernel_numbers().ino(ino), write, truncate)
     }
     fn release(&self, ino: u64, _write: bool) {
-        self.do_release(ino);
+        self.do_release(self.kernel_numbers().ino(ino));
     }
     fn read_into(&self, ino: u64, offset: u64, out: &mut [u8]) -> Result<usize> {
-        self.do_read(ino, offset, out)
+        self.do_read(self.kernel_numbers().ino(ino), offset, out)
     }
     fn write(&self, ino: u64, offset: u64, bytes: &[u8], kill_privileges: bool) -> Result<()> {
         self.make_room(true);
-        self.do_write(ino, offset, bytes, kill_privileges)
+        self.do_write(self.kernel_numbers().ino(ino), offset, bytes, kill_privileges)
     }
     fn is_congested(&self) -> bool {
         self.is_congested()
@@ -83,36 +88,40 @@ impl Operations for Fs {
         attributes: bool,
         fill: &mut dyn FnMut(&DirEntry) -> bool,
     ) -> Result<()> {
-        self.do_readdir(ino, cookie, attributes, fill)
+        let numbers = self.kernel_numbers();
+        // Who fills calls again: readers never wait for each other, as nobody waits to write.
+        self.do_readdir(ino, cookie, attributes, &mut |entry| fill(&numbers.entry(entry)))
     }
     fn remember(&self, ino: u64) {
-        *self.lock().lookups.entry(ino).or_default() += 1;
+        let numbers = self.kernel_numbers();
+        *self.lock().lookups.entry(numbers.ino(ino)).or_default() += 1;
     }
     fn statfs(&self) -> Result<SpaceStat> {
         self.do_statfs()
     }
     fn setxattr(&self, ino: u64, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
         self.make_room(false);
-        self.do_setxattr(ino, name, value, flags)
+        self.do_setxattr(self.kernel_numbers().ino(ino), name, value, flags)
     }
     fn getxattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>> {
-        self.do_getxattr(ino, name)
+        self.do_getxattr(self.kernel_numbers().ino(ino), name)
     }
     fn listxattr(&self, ino: u64) -> Result<Vec<Vec<u8>>> {
-        self.do_listxattr(ino)
+        self.do_listxattr(self.kernel_numbers().ino(ino))
     }
     fn removexattr(&self, ino: u64, name: &[u8]) -> Result<()> {
         self.make_room(false);
-        self.do_removexattr(ino, name)
+        self.do_removexattr(self.kernel_numbers().ino(ino), name)
     }
     fn fallocate(&self, ino: u64, offset: u64, len: u64, mode: i32) -> Result<()> {
         self.make_room(false);
-        self.do_fallocate(ino, offset, len, mode)
+        self.do_fallocate(self.kernel_numbers().ino(ino), offset, len, mode)
     }
     fn seek(&self, ino: u64, offset: u64, what: Seek) -> Result<u64> {
-        self.do_seek(ino, offset, what)
+        self.do_seek(self.kernel_numbers().ino(ino), offset, what)
     }
     fn copy_file_range(&self, from: (u64, u64), to: (u64, u64), len: u64) -> Result<u64> {
-        self.do_copy(from, to, len)
+        let numbers = self.kernel_numbers();
+        self.do_copy((numbers.ino(from.0), from.1), (numbers.ino(to.0), to.1), len)
     }
 }

@@ -29,7 +29,8 @@ impl Numbers {
     }
 }
 
-fn draw(random: &dyn Random) -> Writer {
+/// A prefix for numbers.
+pub(super) fn draw(random: &dyn Random) -> Writer {
     let mut bytes = [0; 8];
     random.fill(&mut bytes);
     bytes[0] |= 1;

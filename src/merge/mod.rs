@@ -32,6 +32,7 @@ pub(crate) mod tests_histories;
 use std::collections::BTreeSet;
 
 pub use conflicts::{ConflictFile, FoundConflict, Scope, VersionNames, version_names};
+pub use names::{beside, numbered};
 pub use namespace::{Edits, Namespace, edit, join};
 
 use crate::crypto::{DeviceId, IdKeys};

@@ -39,6 +39,14 @@ pub(super) fn loser(
     with(name, &format!("{BEGIN_TEXT}{device}, {} {digits:04x})", date(mtime)))
 }
 
+/// The name of a file beside the one called `name`, which this device changed at this time. The
+/// number tells files apart; it is none that [`loser`] would give.
+pub fn beside(name: &[u8], device: &str, time: Timestamp, number: u64) -> Name {
+    let device = cleaned(device);
+    let device = if device.is_empty() { "another device" } else { &device };
+    with(name, &format!("{BEGIN_TEXT}{device}, {} {:04x})", date(time), number & 0xffff))
+}
+
 /// A name in which [`loser`] put a mark: what stands before the mark, the mark, and what stands
 /// behind it.
 pub(super) struct Mark<'a> {
@@ -115,7 +123,7 @@ impl Mark<'_> {
 }
 
 /// The name with a number behind it.
-pub(super) fn numbered(name: &[u8], number: u32) -> Name {
+pub fn numbered(name: &[u8], number: u32) -> Name {
     with(name, &format!(" {number}"))
 }
 

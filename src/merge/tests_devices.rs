@@ -88,11 +88,11 @@ pub(crate) struct Ended {
 
 impl Ended {
     pub fn mount(self, seed: u64) -> Device {
-        self.try_mount(seed).unwrap_or_else(|(_, error)| panic!("{error}"))
+        self.try_mount(seed).unwrap_or_else(|failed| panic!("{}", failed.1))
     }
 
     /// The machine as it was if it cannot mount, and why it cannot.
-    pub fn try_mount(self, seed: u64) -> Result<Device, (Self, MountError)> {
+    pub fn try_mount(self, seed: u64) -> Result<Device, Box<(Self, MountError)>> {
         let Self { world, key, hands, name } = &self;
         let fs = Device::fs_of(world, key, hands, name, seed);
         match fs {
@@ -100,7 +100,7 @@ impl Ended {
                 let Self { world, key, hands, name } = self;
                 Ok(Device { world, key, hands, fs, name })
             }
-            Err(error) => Err((self, error)),
+            Err(error) => Err(Box::new((self, error))),
         }
     }
 

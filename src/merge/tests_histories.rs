@@ -27,7 +27,7 @@ pub(crate) enum Act {
     RemoveXattr(usize),
 }
 
-const FILES: [&str; 14] = [
+pub(crate) const FILES: [&str; 14] = [
     "f",
     "g",
     "D/f",

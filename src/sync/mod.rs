@@ -16,6 +16,8 @@ mod tests_devices;
 #[cfg(test)]
 mod tests_identity;
 #[cfg(test)]
+mod tests_pins;
+#[cfg(test)]
 mod tests_plan;
 #[cfg(test)]
 mod tests_versions;

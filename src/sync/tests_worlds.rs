@@ -12,17 +12,17 @@ use proptest::prelude::*;
 use super::tests_devices::listing;
 use crate::crypto::{hash, hex};
 use crate::format::namespace::INLINE_MAX;
-use crate::fs::Followed;
+use crate::fs::{Followed, Operations as _};
 use crate::io::sim::{Crash, Fault, SimWorld, Unsynced};
 use crate::merge::tests_devices::{Device, Ended, Line, Listing, MountError};
-use crate::merge::tests_histories::{Act, DIRS, acts, factor, play};
+use crate::merge::tests_histories::{Act, DIRS, FILES, acts, factor, play};
 use crate::store::StoreError;
 use crate::volume::VolumeError;
 
 /// Devices of a world.
 const DEVICES: usize = 3;
 
-/// Numbers that follow from a seed (SplitMix64, Steele and others 2014).
+/// Numbers that follow from a seed (`SplitMix64`, Steele and others 2014).
 struct Dice(u64);
 
 impl Dice {
@@ -68,6 +68,12 @@ enum Step {
     Mount(usize, bool),
     /// A device goes on from what has come, while it is mounted.
     Follow(usize),
+    /// A program opens the file of this number.
+    Open(usize, usize),
+    /// A program writes to the file that it has open.
+    WriteOpen(usize),
+    /// A program closes its file.
+    Close(usize),
     /// A machine loses power after so many changes of its disk. The client of the next machine may
     /// have taken files over before that.
     Crash(usize, During, u64, u8, bool),
@@ -98,6 +104,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => device().prop_map(Step::Show),
         3 => (device(), any::<bool>()).prop_map(|(device, kill)| Step::Mount(device, kill)),
         3 => device().prop_map(Step::Follow),
+        2 => (device(), 0..FILES.len()).prop_map(|(device, file)| Step::Open(device, file)),
+        2 => device().prop_map(Step::WriteOpen),
+        1 => device().prop_map(Step::Close),
         2 => (device(), during(), 0..40u64, any::<u8>(), any::<bool>())
             .prop_map(|(at, what, after, how, taken)| Step::Crash(at, what, after, how, taken)),
         2 => (device(), during(), 0..40u64, prop_oneof![Just(Fault::Io), Just(Fault::NoSpace)])
@@ -108,7 +117,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// A machine of the world.
 enum Machine {
-    Mounted(Device),
+    Mounted(Box<Device>),
     Ended(Ended),
 }
 
@@ -162,6 +171,8 @@ struct Devices {
     acknowledged: BTreeSet<String>,
     /// Texts that a device removed after it had seen them.
     removed: BTreeSet<String>,
+    /// The file that a program has open on each machine.
+    open: Vec<Option<u64>>,
     /// Machines of which a disk failed since they were mounted.
     faulty: BTreeSet<usize>,
     /// Machines whose clocks were set.
@@ -186,9 +197,9 @@ impl Devices {
         play(&laptop, "base", first, &mut made);
         let mut machines = vec![];
         for (at, name) in ["PHONE", "DESK"].into_iter().enumerate() {
-            machines.push(Some(Machine::Mounted(laptop.another(name, 3 + at as u64))));
+            machines.push(Some(Machine::Mounted(Box::new(laptop.another(name, 3 + at as u64)))));
         }
-        machines.insert(0, Some(Machine::Mounted(laptop)));
+        machines.insert(0, Some(Machine::Mounted(Box::new(laptop))));
         let hidden = vec![BTreeMap::new(); machines.len()];
         let (acknowledged, removed) = (BTreeSet::new(), BTreeSet::new());
         let id = |machine: &Option<Machine>| {
@@ -202,6 +213,7 @@ impl Devices {
             hidden,
             acknowledged,
             removed,
+            open: vec![None; DEVICES],
             faulty: BTreeSet::new(),
             set: BTreeSet::new(),
             made,
@@ -216,7 +228,9 @@ impl Devices {
         self.machines[at].as_ref().expect("each has one")
     }
 
+    /// Takes a machine, whose mount may end then.
     fn take(&mut self, at: usize) -> Machine {
+        self.open[at] = None;
         self.machines[at].take().expect("each has one")
     }
 
@@ -269,9 +283,12 @@ impl Devices {
     fn publish(&mut self, at: usize) -> Outcome {
         let Machine::Mounted(device) = self.machine(at) else { return Ok(()) };
         let before = device.try_seen();
-        if device.fs().checkpoint().is_err() {
+        if let Err(error) = device.fs().checkpoint() {
             // Something that it needs was taken away.
-            prop_assert!(self.has_trouble(at), "nothing is missing, and it cannot publish");
+            prop_assert!(
+                self.has_trouble(at),
+                "nothing is missing, and it cannot publish: {error}"
+            );
             return Ok(());
         }
         if let Ok(before) = before {
@@ -380,12 +397,13 @@ impl Devices {
                     }
                 }
                 Ok(device) => {
-                    self.machines[at] = Some(Machine::Mounted(device));
+                    self.machines[at] = Some(Machine::Mounted(Box::new(device)));
                     self.faulty.remove(&at);
                     self.note_written();
                     return Ok(());
                 }
-                Err((machine, error)) => {
+                Err(failed) => {
+                    let (machine, error) = *failed;
                     ended = machine;
                     self.machines[at] = Some(Machine::Ended(ended));
                     self.tell(format!("{at} cannot mount: {error}"));
@@ -439,10 +457,37 @@ impl Devices {
         Ok(())
     }
 
+    fn close(&mut self, at: usize) {
+        let open = self.open[at].take();
+        if let (Machine::Mounted(device), Some(ino)) = (self.machine(at), open) {
+            device.close(ino);
+        }
+    }
+
+    fn write_open(&mut self, at: usize) {
+        let (Machine::Mounted(device), Some(ino)) = (self.machine(at), self.open[at]) else {
+            return;
+        };
+        let Ok(attr) = device.fs().getattr(ino) else { return };
+        let made = self.made + 1;
+        let _ = device.fs().write(ino, attr.size, format!("open{made};").as_bytes(), false);
+        self.made = made;
+    }
+
+    /// What a program reads that has a file open.
+    fn held(&self, at: usize) -> Option<Vec<u8>> {
+        let device = self.machine(at).mounted()?;
+        device.fs().read(self.open[at]?, 0, u32::MAX).ok()
+    }
+
     fn follow(&mut self, at: usize) -> Outcome {
+        let held = self.held(at);
         let Machine::Mounted(device) = self.machine(at) else { return Ok(()) };
         let before = device.try_seen();
         let followed = device.fs().follow(&Device::follower());
+        if let (Some(held), Some(after)) = (held, self.held(at)) {
+            prop_assert!(held == after, "an open file is another one");
+        }
         let Ok(before) = before else { return Ok(()) };
         match followed {
             Ok(Followed::Changed(_)) => {
@@ -458,7 +503,10 @@ impl Devices {
             }
             // What is acknowledged could not be published.
             Ok(Followed::Later(None)) => prop_assert!(self.has_trouble(at), "nothing is missing"),
-            Ok(Followed::Later(why)) => prop_assert!(false, "nothing is open: {why:?}"),
+            Ok(Followed::Later(Some(name))) => {
+                prop_assert!(self.open[at].is_some(), "nothing is open: {name:?}");
+                prop_assert!(name.starts_with(b"db"), "{name:?} belongs to no database");
+            }
             Err(error) => prop_assert!(self.has_trouble(at), "it cannot follow: {error}"),
         }
         self.note_written();
@@ -488,9 +536,11 @@ impl Devices {
                 };
                 let seed = self.next_seed();
                 self.machines[at] = Some(match ended.try_mount(seed) {
-                    Ok(device) if !device.volume().is_replay() => Machine::Mounted(device),
+                    Ok(device) if !device.volume().is_replay() => {
+                        Machine::Mounted(Box::new(device))
+                    }
                     Ok(device) => Machine::Ended(device.kill()),
-                    Err((ended, _)) => Machine::Ended(ended),
+                    Err(failed) => Machine::Ended(failed.0),
                 });
                 Ok(())
             }
@@ -510,14 +560,14 @@ impl Devices {
                 let seed = self.next_seed();
                 match ended.try_mount(seed) {
                     Ok(device) => device.kill(),
-                    Err((ended, _)) => ended,
+                    Err(failed) => failed.0,
                 }
             }
             (Machine::Ended(ended), _) => {
                 let seed = self.next_seed();
                 match ended.try_mount(seed) {
                     Ok(device) => device.kill(),
-                    Err((ended, _)) => ended,
+                    Err(failed) => failed.0,
                 }
             }
             (Machine::Mounted(device), During::Fsync) => {
@@ -576,6 +626,13 @@ impl Devices {
             Step::Show(at) => self.show(at),
             Step::Mount(at, kill) => self.remount(at, kill)?,
             Step::Follow(at) => self.follow(at)?,
+            Step::Open(at, file) => {
+                self.close(at);
+                let device = self.machine(at).mounted();
+                self.open[at] = device.and_then(|device| device.open_file(FILES[file]));
+            }
+            Step::WriteOpen(at) => self.write_open(at),
+            Step::Close(at) => self.close(at),
             Step::Crash(at, during, after, how, taken) => {
                 self.crash(at, during, after, how, taken)?;
             }
@@ -632,7 +689,9 @@ impl Devices {
 /// All files of all machines, when a world has come to its end.
 fn end_of(first: &[Act], steps: &[Step]) -> Vec<BTreeMap<String, Vec<u8>>> {
     let mut devices = Devices::new(first);
-    steps.iter().for_each(|step| drop(devices.step(step.clone())));
+    for step in steps {
+        drop(devices.step(step.clone()));
+    }
     drop(devices.finish());
     let machines = devices.machines.iter().flatten().map(Machine::disk);
     let files = |disk: &SimWorld| {

@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 
 use super::values;
-use crate::format::namespace::{Key, Value};
+use crate::format::namespace::{Ino, Key, Value};
 use crate::format::node::MapItem;
 use crate::store::{Result, Store, StoreError};
 use crate::tree::diff::{self, Difference};
@@ -56,6 +56,19 @@ impl<'a> Tree<'a> {
         let key = Self::decode_key(&item.key)?;
         let value = Self::value_of(&key, item)?;
         Ok((key, value))
+    }
+
+    /// The names of an inode, each with its directory.
+    pub fn names_of(&self, ino: Ino) -> Result<Vec<(Ino, Vec<u8>)>> {
+        let mut names = Vec::new();
+        self.scan(&Key::backs(ino), &mut |key, _| match key {
+            Key::Back(of, dir, name) if of == ino => {
+                names.push((dir, name));
+                ControlFlow::Continue(())
+            }
+            _ => ControlFlow::Break(()),
+        })?;
+        Ok(names)
     }
 
     /// Visits items from `from` on until `visit` breaks.

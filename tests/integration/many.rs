@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -110,6 +110,13 @@ fn two_machines_write_apart_and_both_have_everything() {
     for repo in ["repo", "other"] {
         world.ok(&["check", repo, "--read-data"]);
     }
+}
+
+/// All bytes of an open file.
+fn read_all(file: &fs::File) -> String {
+    let mut bytes = vec![0; file.metadata().expect("stats").len() as usize];
+    file.read_exact_at(&mut bytes, 0).expect("reads");
+    String::from_utf8(bytes).expect("is text")
 }
 
 /// The newest head file in a folder, by its name.
@@ -218,19 +225,82 @@ fn a_mount_that_follows_shows_what_another_machine_wrote() {
     carry(&world, "repo", "other");
     shows("two/file", "second, and longer");
     assert_eq!((names(), fs::metadata(world.path("two/file")).expect("stats").len()), (3, 18));
-    // A file that is open keeps its version until it is closed.
-    let held = fs::File::open(world.path("one/held")).expect("opens");
-    fs::write(world.path("two/held"), "by the other").expect("writes");
+    // Who has a file open goes on with its version; its path shows the other one.
+    let open = |path: &str| {
+        fs::File::options().read(true).append(true).open(world.path(path)).expect("opens")
+    };
+    let (held, written) = (open("one/held"), open("one/file"));
+    assert_eq!(read_all(&held), "first");
+    for name in ["two/held", "two/file"] {
+        fs::write(world.path(name), "by the other").expect("writes");
+    }
     fs::remove_file(world.path("two/more")).expect("removes");
     world.ok(&["sync", "two"]);
     carry(&world, "other", "repo");
-    let waits =
-        || world.ok(&["status", "one"]).contains("another device changed held, which is open here");
-    wait_for("status to say so", LIMIT, waits);
-    assert_eq!(fs::read_to_string(world.path("one/held")).expect("reads"), "first");
-    drop(held);
     shows("one/held", "by the other");
+    shows("one/file", "by the other");
     assert!(!world.path("one/more").exists());
+    assert_eq!(
+        (read_all(&held), read_all(&written)),
+        ("first".into(), "second, and longer".into())
+    );
+    assert_eq!(held.metadata().expect("stats").nlink(), 0);
+    // What it writes stands beside what the other device wrote.
+    (&written).write_all(b" still").expect("writes");
+    written.sync_all().expect("syncs");
+    assert_eq!(read_all(&written), "second, and longer still");
+    let beside = || {
+        let names = files(&world.path("one")).into_iter();
+        names.filter(|(name, _)| name.starts_with("file (from LAPTOP, ")).collect::<Vec<_>>()
+    };
+    wait_for("the name to be listed", LIMIT, || beside().len() == 1);
+    assert_eq!(beside()[0].1, "second, and longer still");
+    drop((held, written));
+    assert_eq!(files(&world.path("one")).len(), 3);
+    world.ok(&["sync", "one"]);
+    carry(&world, "repo", "other");
+    let theirs = world.path("two").join(&beside()[0].0);
+    wait_for("the other device to show it", LIMIT, || theirs.exists());
+    assert_eq!(files(&world.path("two")), files(&world.path("one")));
+    one.unmount(&world);
+    other.unmount(&world);
+    for repo in ["repo", "other"] {
+        world.ok(&["check", repo, "--read-data"]);
+    }
+}
+
+/// A database that is open here is not exchanged for another device's, nor is its log.
+#[test]
+fn an_open_database_waits_for_its_end() {
+    if !has_fuse("many, databases") {
+        return;
+    }
+    let world = two_folders();
+    let [one, other] = two_following(&world);
+    let sql = |path: &str, text: &str| {
+        let connection = rusqlite::Connection::open(world.path(path)).expect("opens");
+        connection.execute_batch(text).expect("works");
+        connection
+    };
+    drop(sql(
+        "one/chat.db",
+        "PRAGMA journal_mode=WAL; CREATE TABLE t (x); INSERT INTO t VALUES (1)",
+    ));
+    world.ok(&["sync", "one"]);
+    carry(&world, "repo", "other");
+    wait_for("the database to be there", LIMIT, || world.path("two/chat.db").exists());
+    let open = sql("one/chat.db", "SELECT * FROM t");
+    drop(sql("two/chat.db", "INSERT INTO t VALUES (2)"));
+    world.ok(&["sync", "two"]);
+    carry(&world, "other", "repo");
+    let waits = || world.ok(&["status", "one"]).contains("another device changed chat.db");
+    wait_for("status to say so", LIMIT, waits);
+    let count = |open: &rusqlite::Connection| -> i64 {
+        open.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).expect("reads")
+    };
+    assert_eq!(count(&open), 1);
+    drop(open);
+    wait_for("what the other wrote", LIMIT, || count(&sql("one/chat.db", "")) == 2);
     one.unmount(&world);
     other.unmount(&world);
 }

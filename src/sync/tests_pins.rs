@@ -1,0 +1,141 @@
+//! Files that are open while another device's version takes their place.
+
+use super::tests_devices::{listing, publish};
+use crate::fs::{Followed, Operations, SetAttr};
+use crate::merge::tests_devices::Device;
+
+/// What a program reads that has the file open.
+fn held(device: &Device, open: u64) -> String {
+    String::from_utf8(device.fs().read(open, 0, u32::MAX).unwrap()).unwrap()
+}
+
+/// A laptop with a file that it has open, and a phone that changes it; the laptop follows.
+fn followed(name: &str, change: impl Fn(&Device)) -> (Device, Device, u64) {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.mkdir("D") && laptop.write(name, "base") && laptop.set_xattr(name, "label"));
+    let phone = laptop.another("PHONE", 3);
+    let open = laptop.look_up(name).unwrap().ino;
+    laptop.open_again(open).unwrap();
+    change(&phone);
+    phone.checkpoint();
+    laptop.receive(&phone);
+    let outcome = laptop.follow();
+    assert!(matches!(outcome, Followed::Changed(_)), "{outcome:?}");
+    (laptop, phone, open)
+}
+
+#[test]
+fn an_open_file_stays_what_it_is_and_its_path_shows_what_another_device_wrote() {
+    let (laptop, phone, open) = followed("D/f", |phone| assert!(phone.write("D/f", "phone")));
+    assert_eq!(held(&laptop, open), "base");
+    assert_eq!(laptop.seen()["D/f"].bytes, "phone");
+    let new = laptop.look_up("D/f").unwrap();
+    assert!(new.ino != open && new.size == 5);
+    assert_eq!(laptop.fs().getattr(open).unwrap().nlink, 0);
+    // Also once more, with both versions open.
+    laptop.open_again(new.ino).unwrap();
+    assert!(phone.write("D/f", "phone again"));
+    phone.checkpoint();
+    laptop.receive(&phone);
+    assert!(matches!(laptop.follow(), Followed::Changed(_)));
+    assert_eq!((held(&laptop, open), held(&laptop, new.ino)), ("base".into(), "phone".into()));
+    assert_eq!(laptop.seen()["D/f"].bytes, "phone again");
+    laptop.close(open);
+    laptop.close(new.ino);
+    laptop.fs().forget(open, u64::MAX);
+    laptop.fs().forget(new.ino, u64::MAX);
+    assert!(laptop.fs().getattr(open).is_err() && laptop.fs().getattr(new.ino).is_err());
+    // It is the same file for who edits it from here on.
+    assert!(laptop.append("D/f", "+laptop"));
+    laptop.checkpoint();
+    phone.receive(&laptop);
+    assert!(matches!(phone.follow(), Followed::Changed(_)));
+    assert_eq!(phone.seen()["D/f"].bytes, "phone again+laptop");
+    assert_eq!(phone.seen().len(), 2, "{:#?}", phone.seen());
+}
+
+#[test]
+fn what_is_written_to_an_open_file_stands_beside_what_another_device_wrote() {
+    for how in 0..4 {
+        let (laptop, phone, open) = followed("D/f", |phone| assert!(phone.write("D/f", "phone")));
+        let fs = laptop.fs();
+        let wanted = match how {
+            0 => fs.write(open, 4, b"+laptop", false).map(|()| "base+laptop"),
+            1 => fs.setattr(open, &SetAttr { size: Some(2), ..SetAttr::default() }).map(|_| "ba"),
+            2 => fs.fallocate(open, 0, 6, 0).map(|()| "base\0\0"),
+            _ => fs.copy_file_range((open, 0), (open, 4), 4).map(|_| "basebase"),
+        };
+        let wanted = wanted.unwrap();
+        assert_eq!(held(&laptop, open), wanted);
+        let untold = laptop.fs().take_untold().expect("the kernel does not know the name");
+        let [(_, name)] = &untold.names.iter().collect::<Vec<_>>()[..] else { panic!() };
+        assert!(name.starts_with(b"f (from LAPTOP, "), "{name:?}");
+        let seen = laptop.seen();
+        assert_eq!((seen.len(), seen["D/f"].bytes.as_str()), (3, "phone"));
+        let beside = seen.keys().find(|path| path.starts_with("D/f (from LAPTOP, ")).unwrap();
+        assert_eq!(seen[beside].bytes, wanted);
+        assert_eq!(seen[beside].xattrs().len(), 1, "its attributes came with it");
+        assert_eq!(laptop.look_up(beside).unwrap().ino, open);
+        // A crash brings it back, whether it was published or not.
+        let laptop = if how < 2 {
+            laptop.remount(20)
+        } else {
+            publish(&laptop).unwrap();
+            laptop
+        };
+        laptop.checkpoint();
+        assert_eq!(listing(&laptop), seen);
+        phone.receive(&laptop);
+        let phone = phone.remount(21);
+        assert_eq!(listing(&phone), seen);
+        let (one, other) = (laptop.volume().base(), phone.volume().base());
+        assert_eq!(one.inherited.root, other.inherited.root);
+        assert_eq!(one.inherited.bytes, other.inherited.bytes);
+    }
+}
+
+#[test]
+fn what_is_written_to_a_file_that_another_device_removed_has_its_name_again() {
+    let (laptop, phone, open) = followed("D/f", |phone| assert!(phone.unlink("D/f")));
+    assert!(!laptop.seen().contains_key("D/f"));
+    assert_eq!(held(&laptop, open), "base");
+    laptop.fs().write(open, 4, b"+laptop", false).unwrap();
+    laptop.checkpoint();
+    assert_eq!(laptop.seen()["D/f"].bytes, "base+laptop");
+    laptop.close(open);
+    phone.receive(&laptop);
+    assert!(matches!(phone.follow(), Followed::Changed(_)));
+    assert_eq!(phone.seen(), laptop.seen());
+    // Its directory may be gone, too.
+    let both = |phone: &Device| assert!(phone.unlink("D/f") && phone.rmdir("D"));
+    let (laptop, _, open) = followed("D/f", both);
+    laptop.fs().write(open, 4, b"+laptop", false).unwrap();
+    laptop.checkpoint();
+    assert_eq!(laptop.seen()["f"].bytes, "base+laptop");
+}
+
+/// A database that is open goes with its log, so that neither may be exchanged alone.
+#[test]
+fn an_open_database_holds_following_up() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("db", "base") && laptop.write("db-wal", "log") && laptop.write("f", "x"));
+    let phone = laptop.another("PHONE", 3);
+    assert!(phone.write("db", "phone") && phone.write("f", "phone"));
+    phone.checkpoint();
+    laptop.receive(&phone);
+    for name in ["db", "db-wal"] {
+        assert!(phone.write(name, "again"));
+    }
+    phone.checkpoint();
+    laptop.receive(&phone);
+    for name in ["db", "db-wal"] {
+        let open = laptop.open_file(name).unwrap();
+        let outcome = laptop.follow();
+        let wanted = |held: &Option<Vec<u8>>| held.as_deref() == Some(name.as_bytes());
+        assert!(matches!(&outcome, Followed::Later(held) if wanted(held)), "{outcome:?}");
+        assert_eq!(laptop.seen()["f"].bytes, "x");
+        laptop.close(open);
+    }
+    assert!(matches!(laptop.follow(), Followed::Changed(_)));
+    assert_eq!(laptop.seen()["db"].bytes, "again");
+}
