@@ -415,17 +415,20 @@ class Repository:
 
     @staticmethod
     def _tips(heads):
-        """The heads that no other one covers. Of two that cover each other the newest."""
-        def covers(one, other):
-            return one is not other and one.processed.get(other.device, (0, b""))[0] >= other.news
+        """Heads that together have all changes. Of two that have the same the newest."""
+        def generation(head, device):
+            return head.generation if head.device == device else head.processed.get(device, (0, b""))[0]
 
-        def age(head):
-            return head.time, head.generation, head.device
+        def has_all_of(one, other):
+            has = all(generation(one, device) >= named for device, (named, _) in other.processed.items())
+            held = generation(one, other.device)
+            return held >= other.generation or (held >= other.news and has)
 
-        def is_covered(head):
-            return any(covers(other, head) and not (covers(head, other) and age(head) > age(other)) for other in heads)
-
-        return [head for head in heads if not is_covered(head)] or heads
+        tips = []
+        for head in sorted(heads, key=lambda head: (head.time, head.generation, head.device), reverse=True):
+            if not any(has_all_of(tip, head) for tip in tips):
+                tips = [tip for tip in tips if not has_all_of(head, tip)] + [head]
+        return [head for head in heads if head in tips]
 
     def loser_number(self, ino, origin):
         """Section 16."""

@@ -214,6 +214,32 @@ impl Processed {
     }
 }
 
+/// What a head has of all devices' changes, as its commit says.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadContent<'a> {
+    /// The device that wrote the head.
+    pub device: DeviceId,
+    /// The generation of the head.
+    pub generation: u64,
+    /// The newest generation of the device, up to this one, that brought changes of its own.
+    pub news: u64,
+    /// The newest heads of other devices that are merged into it.
+    pub processed: &'a Processed,
+}
+
+impl HeadContent<'_> {
+    /// Whether all changes of the other head are in this one too. A head without news may still
+    /// bring changes of third devices: they have to be here by themselves.
+    pub fn has_all_of(&self, other: &HeadContent<'_>) -> bool {
+        let held = self.processed.generation(&other.device);
+        let has = |(device, (generation, _)): (&DeviceId, &(u64, Tag))| {
+            let own = if *device == self.device { self.generation } else { 0 };
+            own.max(self.processed.generation(device)) >= *generation
+        };
+        held >= other.generation || (held >= other.news && other.processed.0.iter().all(has))
+    }
+}
+
 /// The newest generation that is known of each device's heads, in local state and in the
 /// owner's notes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

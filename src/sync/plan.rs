@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::crypto::{DeviceId, Hash, hex};
-use crate::format::clock::{Generations, Processed, Tag};
+use crate::format::clock::{Generations, HeadContent, Processed, Tag};
 use crate::format::commit::Retired;
 use crate::format::register::Features;
 use crate::io::Timestamp;
@@ -45,9 +45,14 @@ pub struct Head {
 }
 
 impl Head {
-    /// Whether it was made knowing all that others must answer to in `other`.
-    fn covers(&self, other: &Self) -> bool {
-        self.processed.generation(&other.device) >= other.news
+    fn content(&self) -> HeadContent<'_> {
+        let Self { device, generation, news, ref processed, .. } = *self;
+        HeadContent { device, generation, news, processed }
+    }
+
+    /// Whether all changes of the other head are in this one too.
+    fn has_all_of(&self, other: &Self) -> bool {
+        self.content().has_all_of(&other.content())
     }
 
     fn when(&self) -> (Timestamp, u64, DeviceId) {
@@ -454,21 +459,26 @@ impl Choice<'_> {
         })
     }
 
-    /// The newest heads that no newest head of another device was made knowing. Of two that
-    /// each were made knowing the other's changes, the later one counts.
+    /// The newest heads that together have all changes, as few as can be told: a head is left out
+    /// only for one that is not, and has all of it. Of two that have the same the later one counts.
     fn tips(&self) -> Vec<usize> {
-        let is_tip = |at: &&usize| {
-            let head = &self.here.heads[**at];
-            if let Some(is_contained) = head.is_contained {
-                return !is_contained;
+        let head = |at: &usize| &self.here.heads[*at];
+        let mut latest_first = self.newest.clone();
+        latest_first.sort_by_key(|at| std::cmp::Reverse(head(at).when()));
+        let mut tips: Vec<usize> = Vec::new();
+        for at in latest_first {
+            let one = head(&at);
+            let is_left_out = match one.is_contained {
+                Some(is_contained) => is_contained,
+                None => tips.iter().any(|tip| head(tip).has_all_of(one)),
+            };
+            if !is_left_out {
+                tips.retain(|tip| head(tip).is_contained.is_some() || !one.has_all_of(head(tip)));
+                tips.push(at);
             }
-            !self.heads().any(|other| {
-                other.device != head.device
-                    && other.covers(head)
-                    && (!head.covers(other) || other.when() > head.when())
-            })
-        };
-        self.newest.iter().filter(is_tip).copied().collect()
+        }
+        tips.sort_by_key(|at| self.newest.iter().position(|newest| newest == at));
+        tips
     }
 
     /// The newest head of the one device that has this name, or an id that begins so.

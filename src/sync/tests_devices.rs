@@ -82,6 +82,40 @@ fn two_devices_write_and_both_see_everything() {
     assert_eq!(listing(&laptop)["D/f"].bytes, "phone again");
 }
 
+/// A device that changed nothing said that it holds what another one did. Its head has no news, and
+/// a third device that had seen its news only passed it by: with it what the other one did was gone.
+#[test]
+fn what_a_head_without_news_brings_of_another_device_is_joined() {
+    let a = Device::first("A");
+    assert!(a.write("f", "a"));
+    let (b, c) = (a.another("B", 3), a.another("C", 4));
+    assert!(b.write("b", "b"));
+    b.checkpoint();
+    for device in [&a, &c] {
+        device.receive(&b);
+        assert!(matches!(device.follow(), Followed::Changed(_)));
+        device.answer();
+    }
+    b.receive(&a);
+    b.receive(&c);
+    assert!(c.write("c", "c"));
+    c.checkpoint();
+    assert!(a.write("new", "a"));
+    a.checkpoint();
+    b.receive(&a);
+    assert!(matches!(b.follow(), Followed::Changed(_)));
+    b.answer();
+    for (to, from) in [(&a, &b), (&a, &c), (&b, &c), (&c, &a), (&c, &b)] {
+        to.receive(from);
+    }
+    for (at, device) in [a, b, c].into_iter().enumerate() {
+        let device = device.remount(10 * (at as u64 + 1));
+        let shown = listing(&device);
+        let names: Vec<&str> = shown.keys().map(String::as_str).collect();
+        assert_eq!(names, ["b", "c", "f", "new"]);
+    }
+}
+
 /// What a device did before the others' heads came is replayed on what it had then.
 #[test]
 fn changes_in_the_journal_are_replayed_before_heads_are_joined() {

@@ -387,6 +387,12 @@ fn devices_that_wrote_without_knowing_each_other() {
         let phone = head(PHONE, 1).knowing(OWN, 4).knowing(LAPTOP, 5);
         here([heads, vec![phone]].concat())
     };
+    // The laptop's head has no news, and brings what the phone has not seen of this device.
+    let answered = || {
+        let laptop = head(LAPTOP, 3).news(2).knowing(OWN, 4).knowing(PHONE, 1);
+        let phone = head(PHONE, 2).knowing(OWN, 3).knowing(LAPTOP, 2);
+        here(vec![head(OWN, 4).knowing(LAPTOP, 2), laptop, phone])
+    };
     let own = || known(OWN, 4, &[]);
     let only = |wanted: &str| Wanted { only_device: Some(wanted.into()), ..to(Read) };
     let no = |wanted: &str| refuse(Refusal::NoDevice(wanted.into()));
@@ -397,6 +403,7 @@ fn devices_that_wrote_without_knowing_each_other() {
         ("a new device sees them", fork(), known(NEW, 0, &[]), to(Write), join(&[0, 1]), &[]),
         ("three", third(), own(), to(Write), join(&[0, 1, 2]), &[]),
         ("one that knows both joined them", merged(), own(), to(Write), on(2), &[]),
+        ("one brings what the other lacks", answered(), own(), to(Write), join(&[1, 2]), &[]),
         ("one alone, by its name", fork(), own(), only("device 2"), on(1), &[]),
         ("one alone, by its id", fork(), own(), only("0202"), on(1), &[]),
         ("three digits are too few", fork(), own(), only("020"), no("020"), &[]),

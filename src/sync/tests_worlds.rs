@@ -58,6 +58,8 @@ enum Step {
     Fsync(usize),
     /// A device publishes.
     Publish(usize),
+    /// A device publishes, or says what it holds if it owes that, as at an unmount.
+    Answer(usize),
     /// The client of the first brings what the second has, as this seed says.
     Carry(usize, usize, u64),
     /// The client takes away some of what other devices wrote.
@@ -99,6 +101,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(device, acts, long)| Step::Act(device, acts, long)),
         1 => device().prop_map(Step::Fsync),
         3 => device().prop_map(Step::Publish),
+        2 => device().prop_map(Step::Answer),
         6 => (device(), device(), any::<u64>()).prop_map(|(to, from, s)| Step::Carry(to, from, s)),
         1 => (device(), any::<u64>()).prop_map(|(at, seed)| Step::Hide(at, seed)),
         1 => device().prop_map(Step::Show),
@@ -620,6 +623,14 @@ impl Devices {
                 }
             }
             Step::Publish(at) => self.publish(at)?,
+            Step::Answer(at) => {
+                self.publish(at)?;
+                if let Some(device) = self.machine(at).mounted() {
+                    let owes = device.volume().owed_answer().is_some();
+                    let _ = device.fs().checkpoint_and_answer(owes);
+                }
+                self.note_written();
+            }
             Step::Carry(to, from, _) if to == from => {}
             Step::Carry(to, from, seed) => self.carry(to, from, seed),
             Step::Hide(at, seed) => self.hide(at, seed),

@@ -54,7 +54,7 @@ impl Volume {
         let (own, base, heads, device) =
             (self.own(), self.base(), self.heads(), self.state().device);
         let is_owed = |head: &&DeviceHead| {
-            let is_here = base.inherited.merged.generation(&head.device) >= head.commit.news;
+            let is_here = self.content_with(&base.inherited.merged).has_all_of(&head.content());
             let held = own.processed.held(&head.device);
             let is_said = held.is_some_and(|held| held >= head.commit.news);
             head.device != device && head.complete && is_here && !is_said

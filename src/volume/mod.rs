@@ -44,7 +44,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::crypto::{DeviceId, Hash, Secret};
-use crate::format::clock::{Dot, Generations, Seen, Tag, Writer};
+use crate::format::clock::{Dot, Generations, HeadContent, Seen, Tag, Writer};
 use crate::format::commit::{Commit, Name, Retired};
 use crate::format::namespace::{Ino, Key, Value};
 use crate::format::register::{Features, Register, SLOT_VAULT, Slot, Stamp};
@@ -155,6 +155,12 @@ pub struct DeviceHead {
 }
 
 impl DeviceHead {
+    /// What it has of all devices' changes.
+    pub fn content(&self) -> HeadContent<'_> {
+        let Commit { news, ref processed, .. } = self.commit;
+        HeadContent { device: self.device, generation: self.generation, news, processed }
+    }
+
     /// The newest head of another device of which this head says that its device holds it: all its
     /// changes, and the content that they name. None if it says so of none. None too if that is a
     /// head of another copy of the device, whose newest head has this generation and hash.

@@ -9,7 +9,7 @@ use super::inherited::{Base, Inherited, Own};
 use super::state::State;
 use super::{Changes, DeviceHead, Edit, Published, Volume, stamp, values};
 use crate::crypto::{DeviceId, Hash};
-use crate::format::clock::{Dot, Processed, Seen, Tag, Writer};
+use crate::format::clock::{Dot, HeadContent, Processed, Seen, Tag, Writer};
 use crate::format::commit::{Commit, Name, NewObject};
 use crate::format::container::Kind;
 use crate::format::ledger::{Container, Key as LedgerKey};
@@ -115,19 +115,28 @@ impl Volume {
     }
 
     /// What the next head has processed: what the device's last one had, and all whose
-    /// changes are in it. Only what this device found here whole has its tag.
+    /// changes are in it, those too that they bring of third devices. Only what this device found
+    /// here whole has its tag.
     fn processed(&self, inherited: &Inherited, device: DeviceId) -> Processed {
         let mut processed = self.own().processed;
         processed.join(&inherited.merged);
         // What is here beside the heads of a journal that is replayed is not in the base.
         let is_complete = |head: &&DeviceHead| head.complete && !self.is_replay;
         for head in self.heads().newest.iter().filter(is_complete) {
-            if processed.generation(&head.device) >= head.commit.news {
-                processed.add(head.device, head.generation, Tag::of(&head.hash));
+            let tag = Tag::of(&head.hash);
+            let is_said = processed.get(&head.device) == Some((head.generation, tag));
+            if !is_said && self.content_with(&processed).has_all_of(&head.content()) {
+                processed.add(head.device, head.generation, tag);
             }
         }
         processed.remove(&device);
         processed
+    }
+
+    /// What a head has that this device makes now, if it names these.
+    pub(super) fn content_with<'a>(&self, processed: &'a Processed) -> HeadContent<'a> {
+        let State { device, generation, news, .. } = self.state();
+        HeadContent { device, generation, news, processed }
     }
 
     pub(super) fn own(&self) -> Own {
