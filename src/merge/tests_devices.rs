@@ -291,6 +291,16 @@ impl Device {
         self.fs.read_heads(follower).map_err(|error| error.to_string())
     }
 
+    /// Objects have zeros in place of their bytes, or of the second half of them.
+    pub fn blank_objects(&self, second_half: bool) {
+        for path in self.world.paths().iter().filter(|path| path.contains("/obj/")) {
+            self.world.tamper(path, |bytes| {
+                let from = if second_half { bytes.len() / 2 } else { 0 };
+                bytes[from..].fill(0);
+            });
+        }
+    }
+
     /// Cuts the heads of this generation in half, as a client that stopped leaves them.
     pub fn cut_head(&self, generation: u64) {
         self.change_heads(generation, |_, _| {});

@@ -314,6 +314,11 @@ impl Catalogue {
         numbers.iter().copied().filter(|number| !known.bad.contains(number)).collect()
     }
 
+    /// The number of a container that a head names, or that was published here.
+    pub(super) fn number_of(&self, name: &Name) -> Option<u32> {
+        self.read().numbers.get(name).copied()
+    }
+
     /// What the last inspection of a container found, if there was one.
     pub(super) fn inspected(&self, number: u32) -> Option<Inspection> {
         self.read().containers[number as usize].inspected

@@ -4,7 +4,8 @@
 //! is unmounted may have taken them away since.
 //!
 //! Invariant: a file enters REPO, or is removed from it, only in a folder that was recognised a
-//! moment before; nothing new refers to a container that was not seen at its full size.
+//! moment before; nothing new refers to a container that was not seen at its full size. An object
+//! of another device was opened, too: a client may give a file its size before its bytes.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -12,11 +13,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::{Result, Store, StoreError};
+use crate::crypto::DeviceId;
+use crate::format::commit::Name;
 use crate::format::register::{HEADER_MAX, Header};
 use crate::io::{EntryKind, SyncedFolder};
 
 /// How long an inspection of a container counts.
 const FRESH: Duration = Duration::from_secs(5);
+/// How long it counts where a device says what it holds.
+const FRESH_TO_SAY: Duration = Duration::from_secs(60);
 
 /// What REPO's folder must have to be taken for the one that was opened.
 #[derive(Clone, Debug, Default)]
@@ -44,11 +49,17 @@ struct References {
 pub(super) struct Presence {
     landmarks: Mutex<Landmarks>,
     references: Mutex<References>,
+    /// Objects of other devices that could be opened.
+    opened: Mutex<BTreeSet<u32>>,
 }
 
 impl Presence {
     fn landmarks(&self) -> MutexGuard<'_, Landmarks> {
         self.landmarks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn opened(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn references(&self) -> MutexGuard<'_, References> {
@@ -103,6 +114,29 @@ impl Store {
         Ok(held)
     }
 
+    /// Whether all objects in a device's folder that its heads name are here, as far as opening them
+    /// tells.
+    pub fn has_objects_of(&self, device: &DeviceId) -> bool {
+        let own = self.objects().into_iter().filter(|(_, owner, _)| owner == device);
+        let names = own.map(|(hash, device, _)| Name::Object { device, hash });
+        let mut numbers = names.filter_map(|name| self.catalogue.number_of(&name));
+        numbers.all(|number| self.is_seen(number, Some(FRESH_TO_SAY)))
+    }
+
+    /// Whether an object of another device has a directory that belongs to it. Later this is not
+    /// asked again.
+    fn opens(&self, number: u32, name: &Name) -> bool {
+        let Name::Object { device, .. } = name else { return true };
+        if *device == self.device || self.presence.opened().contains(&number) {
+            return true;
+        }
+        let opens = self.open(name).is_ok();
+        if opens {
+            self.presence.opened().insert(number);
+        }
+        opens
+    }
+
     /// Whether a container is in REPO at its full size, by an inspection that is at most so
     /// old; without an age, by one that is made now.
     fn is_seen(&self, number: u32, age: Option<Duration>) -> bool {
@@ -112,7 +146,8 @@ impl Store {
         {
             return last.seen;
         }
-        let path = self.place(&self.catalogue.name(number));
+        let name = self.catalogue.name(number);
+        let path = self.place(&name);
         let size = match self.folder().look(&path) {
             Ok(found) => found.filter(|found| found.kind == EntryKind::File).map(|file| file.size),
             Err(error) => {
@@ -120,9 +155,10 @@ impl Store {
                 None
             }
         };
+        let size = size.filter(|_| self.opens(number, &name));
         let (found, before) = self.catalogue.record_inspection(number, now, size);
         if !found.seen && before.is_none_or(|before| before.seen) {
-            log::warn!("{path} is not in REPO at its full size: what it holds is stored again");
+            log::warn!("{path} is not whole in REPO: what it holds is stored again");
         }
         found.seen
     }

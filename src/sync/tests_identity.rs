@@ -152,16 +152,8 @@ fn a_renewed_device_has_large_files_that_were_being_written() {
     let laptop = Device::first("LAPTOP");
     assert!(laptop.write("f", "one"));
     let phone = laptop.another("PHONE", 3);
-    let mut number = 1u64;
-    let mut large = String::new();
-    while large.len() < 30 << 20 {
-        number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        write!(large, "{number:016x}").unwrap();
-    }
-    assert!(laptop.write("large", ""));
-    for at in (0..large.len()).step_by(128 << 10) {
-        assert!(laptop.append("large", &large[at..large.len().min(at + (128 << 10))]));
-    }
+    let large = text(30 << 20);
+    assert!(write_in_pieces(&laptop, "large", &large));
     let objects = laptop.objects_written();
     assert!(objects > 0, "it was to enter REPO before the head");
     phone.receive(&laptop);
@@ -178,6 +170,61 @@ fn a_renewed_device_has_large_files_that_were_being_written() {
     phone.receive(&laptop);
     let phone = phone.remount(13);
     assert!(phone.read("large") == large, "it is another one");
+}
+
+/// Bytes that no other text has.
+fn text(len: usize) -> String {
+    let mut text = String::new();
+    let mut number = 1u64;
+    while text.len() < len {
+        number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        write!(text, "{number:016x}").unwrap();
+    }
+    text
+}
+
+/// Writes a text that is longer than one record of the journal.
+fn write_in_pieces(device: &Device, path: &str, text: &str) -> bool {
+    let pieces = (0..text.len()).step_by(128 << 10);
+    let mut pieces = pieces.map(|at| &text[at..text.len().min(at + (128 << 10))]);
+    device.write(path, "") && pieces.all(|piece| device.append(path, piece))
+}
+
+/// A client gave an object its size, and its bytes, or the second half of them, were still to come.
+/// What was the same here was taken for stored, and the other device was told that it is here.
+#[test]
+fn an_object_without_its_bytes_is_neither_referred_to_nor_held() {
+    for half in [false, true] {
+        let laptop = Device::first("LAPTOP");
+        assert!(laptop.write("f", "base"));
+        let phone = laptop.another("PHONE", 3);
+        let large = text(3 << 20);
+        assert!(write_in_pieces(&phone, "large", &large));
+        phone.checkpoint();
+        assert_eq!(phone.objects_written(), 1);
+        laptop.receive(&phone);
+        laptop.blank_objects(half);
+        let laptop = laptop.remount(10);
+        laptop.answer();
+        let phone_id = phone.volume().state().device;
+        let held = |laptop: &Device| laptop.volume().base().commit.processed.held(&phone_id);
+        assert_eq!(held(&laptop), None, "it says that it holds what it has not");
+        assert!(laptop.volume().owed_answer().is_none(), "it owes what it cannot say");
+        assert!(write_in_pieces(&laptop, "same", &large));
+        laptop.checkpoint();
+        assert_eq!(laptop.objects_written(), 2, "it was not stored");
+        let laptop = laptop.remount(11);
+        assert!(laptop.read("same") == large);
+        // Once the bytes are there it says so.
+        let laptop = laptop_with(&phone, 12);
+        laptop.answer();
+        assert!(held(&laptop).is_some());
+    }
+}
+
+/// Another device that has all that the phone has.
+fn laptop_with(phone: &Device, seed: u64) -> Device {
+    phone.another("LAPTOP", seed).remount(seed + 1)
 }
 
 /// The newest head came before the one in the middle: the mount said nothing, and said of both that

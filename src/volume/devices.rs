@@ -57,7 +57,8 @@ impl Volume {
             let is_here = self.content_with(&base.inherited.merged).has_all_of(&head.content());
             let held = own.processed.held(&head.device);
             let is_said = held.is_some_and(|held| held >= head.commit.news);
-            head.device != device && head.complete && is_here && !is_said
+            let is_owed = head.device != device && head.complete && is_here && !is_said;
+            is_owed && self.store.has_objects_of(&head.device)
         };
         let is_soon = |head: &DeviceHead| {
             let is_first = own.processed.get(&head.device).is_none();

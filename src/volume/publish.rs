@@ -125,7 +125,10 @@ impl Volume {
         for head in self.heads().newest.iter().filter(is_complete) {
             let tag = Tag::of(&head.hash);
             let is_said = processed.get(&head.device) == Some((head.generation, tag));
-            if !is_said && self.content_with(&processed).has_all_of(&head.content()) {
+            if !is_said
+                && self.content_with(&processed).has_all_of(&head.content())
+                && self.store.has_objects_of(&head.device)
+            {
                 processed.add(head.device, head.generation, tag);
             }
         }
