@@ -217,7 +217,10 @@ impl Service for Mounted {
                 }
                 self.set_following(String::new());
             }
-            Ok(Followed::Later(None)) => log::debug!("files are written: heads are joined later"),
+            Ok(Followed::Later(None)) => self.set_following(
+                "programs write all the time: what other devices wrote is shown once they pause"
+                    .into(),
+            ),
             Ok(Followed::Later(Some(name))) => self.set_following(format!(
                 "another device changed {}, a database that is open here: what other devices wrote \
                  is shown once it is closed",

@@ -11,7 +11,7 @@ use super::{Fs, Replaced};
 use crate::format::namespace::{Ino, Key, Value};
 use crate::format::node::MapItem;
 use crate::sync::{Follower, Looked};
-use crate::volume::{StoreError, Tree, VolumeError};
+use crate::volume::{Heads, StoreError, Tree, VolumeError};
 
 /// What of the namespace is another than before: the kernel has to forget it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,50 +41,59 @@ impl Fs {
     /// join of all. If nothing new is here, nothing is published.
     pub fn follow(&self, follower: &Follower) -> std::result::Result<Followed, VolumeError> {
         let _flushing = self.flushing_next();
+        let mut heads = None;
+        let followed = self.follow_to(follower, &mut heads)?;
+        if matches!(followed, Followed::Later(_)) {
+            follower.look_again();
+        }
+        // What the others say is told, whether it is shown or not.
+        if let Some(heads) = heads {
+            self.volume.set_heads(heads);
+        }
+        Ok(followed)
+    }
+
+    /// Follows; `heads` are those that were found and that the volume does not have.
+    fn follow_to(
+        &self,
+        follower: &Follower,
+        heads: &mut Option<Heads>,
+    ) -> std::result::Result<Followed, VolumeError> {
         let mut looked = follower.look(&self.volume)?;
-        let Some(base) = &looked.base else {
-            self.volume.set_heads(looked.heads);
-            return Ok(Followed::Nothing);
-        };
+        *heads = Some(std::mem::take(&mut looked.heads));
+        let Some(base) = &looked.base else { return Ok(Followed::Nothing) };
         let other = self.volume.tree_at(base.namespace.shown);
         let mut changed = self.changed(&other)?;
         let mut pinnable = self.pinnable(&Self::in_use(&self.lock(), &changed.contents), &other)?;
         // What is not open is published first.
         if let Some(ino) = self.held(&changed, &pinnable) {
-            follower.look_again();
             return Ok(Followed::Later(Some(self.name_of(ino)?)));
         }
         if !self.options.read_only && self.lock().overlays.all_changes() > 0 {
             // What fails is told where it happens; then nothing is gone on from.
             if !matches!(self.checkpoint_locked(false), Ok(None | Some((_, None)))) {
-                follower.look_again();
                 return Ok(Followed::Later(None));
             }
             // Now with the head that was published.
             looked = follower.look(&self.volume)?;
-            let Some(base) = &looked.base else {
-                self.volume.set_heads(looked.heads);
-                return Ok(Followed::Nothing);
-            };
+            *heads = Some(std::mem::take(&mut looked.heads));
+            let Some(base) = &looked.base else { return Ok(Followed::Nothing) };
             let other = self.volume.tree_at(base.namespace.shown);
             changed = self.changed(&other)?;
             pinnable = self.pinnable(&Self::in_use(&self.lock(), &changed.contents), &other)?;
         }
-        let Looked { base: Some(base), heads, seen } = looked else { unreachable!("it is there") };
+        let Looked { base: Some(base), seen, .. } = looked else { unreachable!("it is there") };
         let mut numbers = None;
         if !pinnable.is_empty() {
             let Some(all) = self.all_numbers() else {
-                follower.look_again();
                 return Ok(Followed::Later(None));
             };
             numbers = Some(all);
         }
         let Ok((_draining, mut state)) = self.drained() else {
-            follower.look_again();
             return Ok(Followed::Later(None));
         };
         if state.overlays.all_changes() > 0 || state.overlays.is_frozen() {
-            follower.look_again();
             return Ok(Followed::Later(None));
         }
         let mut pins = Vec::new();
@@ -93,13 +102,13 @@ impl Fs {
             let pin = (is_clean && pinnable.contains(&ino)).then(|| self.pin_of(&state, ino));
             let Some(Ok(pin)) = pin else {
                 drop(state);
-                follower.look_again();
                 return Ok(Followed::Later(Some(self.name_of(ino)?)));
             };
             pins.push(pin);
         }
         let (inodes, bytes) = (base.inherited.inodes, base.inherited.bytes);
-        if let Err(error) = self.volume.rebase(base, heads, seen) {
+        let found = heads.take().expect("a look found them");
+        if let Err(error) = self.volume.rebase(base, found, seen) {
             // What is logged from here on would be replayed on nobody knows what.
             self.fail_for_good(&error);
             return Err(StoreError::state("device record", error).into());
