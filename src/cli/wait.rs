@@ -57,7 +57,7 @@ pub fn run(global: &Global, args: &WaitArgs) -> Result<Exit> {
                 "{who} has not said within {seconds} s that it holds state {target} of this one"
             );
             return Err(Failure::new(Exit::NotAllHere, text).hint(
-                "a device says so soon after the files came if it is mounted with -o follow, else \
+                "a device says so a minute after the files came if it is mounted with -o follow, else \
                  when it is mounted the next time, or at amberfs sync",
             ));
         }

@@ -38,10 +38,10 @@ exits! {
     /// the command line, a secrets file or the log file is wrong; neither `HOME` nor
     /// `XDG_STATE_HOME` is set and no `--state` was given
     Usage = 2,
-    /// done, but something was left out, and named (`extract`, `put`); what is here was given, and
-    /// newer states are known (`ls`, `cat`, `extract`, `conflicts list`, `devices list`); something
-    /// could not be read, and so not checked (`check`); a dead mount was cleared away, and what it
-    /// had may not be in REPO (`umount`)
+    /// done, but something was left out, and named (`extract`, `put`); all that is here was done or
+    /// given, and newer states are known (`ls`, `cat`, `extract`, `put`, `conflicts`, `devices`);
+    /// something could not be read, and so not checked (`check`); a dead mount was cleared away, and
+    /// what it had may not be in REPO (`umount`)
     Partial = 3,
     /// no repository there, or one of a newer version
     NoRepository = 10,
