@@ -28,6 +28,8 @@ mod tests_conflicts;
 pub(crate) mod tests_devices;
 #[cfg(test)]
 pub(crate) mod tests_histories;
+#[cfg(test)]
+pub(crate) mod tests_maps;
 
 use std::collections::BTreeSet;
 

@@ -1,7 +1,8 @@
 //! The examples of `docs/merging.md`, sections 5 and 6: what two devices did apart from each
 //! other, and what is shown then.
 
-use super::tests_devices::{Device, Line, checked, shown};
+use super::tests_devices::Device;
+use super::tests_maps::{Line, checked, shown};
 use super::*;
 
 /// Two devices that begin with the same tree.

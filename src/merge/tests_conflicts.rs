@@ -1,7 +1,8 @@
 //! Which conflicts people are shown, before and after a head stored them.
 
 use super::conflicts::Search;
-use super::tests_devices::{Device, checked, joined, repairs};
+use super::tests_devices::Device;
+use super::tests_maps::{checked, joined, repairs};
 use super::*;
 
 /// Two devices that begin with the same tree, work apart from each other, and then have what

@@ -5,9 +5,8 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::conflicts::Search;
-use super::tests_devices::{
-    Device, Line, Listing, Map, Pairs, checked, joined, pairs, repairs, settled,
-};
+use super::tests_devices::Device;
+use super::tests_maps::{Line, Listing, Map, Pairs, checked, joined, pairs, repairs, settled};
 use super::{Conflict, ConflictKind, FoundConflict, ROOT, Scope};
 use crate::format::side_files::main_name;
 

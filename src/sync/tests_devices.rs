@@ -4,8 +4,9 @@
 use proptest::prelude::*;
 
 use crate::fs::{Followed, FsError};
-use crate::merge::tests_devices::{Device, Listing};
+use crate::merge::tests_devices::Device;
 use crate::merge::tests_histories::{Act, DIRS, acts, factor, play};
+use crate::merge::tests_maps::Listing;
 
 pub(super) fn listing(device: &Device) -> Listing {
     device.shown().listing().unwrap_or_else(|error| panic!("{error}"))

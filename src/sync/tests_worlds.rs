@@ -14,8 +14,9 @@ use crate::crypto::{hash, hex};
 use crate::format::namespace::INLINE_MAX;
 use crate::fs::{Followed, Operations as _};
 use crate::io::sim::{Crash, Fault, SimWorld, Unsynced};
-use crate::merge::tests_devices::{Device, Ended, Line, Listing, MountError};
+use crate::merge::tests_devices::{Device, Ended, MountError};
 use crate::merge::tests_histories::{Act, DIRS, FILES, acts, factor, play};
+use crate::merge::tests_maps::{Line, Listing};
 use crate::store::StoreError;
 use crate::volume::VolumeError;
 
