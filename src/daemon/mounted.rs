@@ -12,7 +12,7 @@ use super::note::NoteWriter;
 use super::run::TICK;
 use super::service::{Handle, Service, Why};
 use crate::control::{Answer, Exchange, Failure};
-use crate::fs::{Followed, Fs, FsError, When, is_scarce};
+use crate::fs::{Followed, Fs, FsError, Later, When, is_scarce};
 use crate::io::{Exit, LocalState, Timestamp, byte_count, shown};
 use crate::sync::Follower;
 use crate::volume::Owed;
@@ -185,10 +185,13 @@ impl Service for Mounted {
         fs.is_due(&self.when) || (fs.may_checkpoint() && self.is_answer_due())
     }
 
-    fn has_news(&self) -> bool {
+    fn tell_kernel(&self) {
         if let (Some(handle), Some(untold)) = (self.handle.get(), self.fs.take_untold()) {
             handle.forget(&untold);
         }
+    }
+
+    fn has_news(&self) -> bool {
         let volume = self.fs.volume();
         if !self.follows && self.follower.age(volume).is_some_and(|age| age < LOOK_PAUSE) {
             return false;
@@ -217,15 +220,22 @@ impl Service for Mounted {
                 }
                 self.set_following(String::new());
             }
-            Ok(Followed::Later(None)) => self.set_following(
-                "programs write all the time: what other devices wrote is shown once they pause"
-                    .into(),
-            ),
-            Ok(Followed::Later(Some(name))) => self.set_following(format!(
-                "another device changed {}, a database that is open here: what other devices wrote \
-                 is shown once it is closed",
-                shown(&String::from_utf8_lossy(&name))
-            )),
+            Ok(Followed::Later(later)) => {
+                let why = match later {
+                    Later::Busy => "programs write here: what other devices wrote is shown once \
+                                    they pause"
+                        .into(),
+                    Later::Unpublished => "what was written here is not all in REPO: what other \
+                                           devices wrote is shown once it is"
+                        .into(),
+                    Later::Database(name) => format!(
+                        "another device changed {}, which is open here and belongs to a database: \
+                         what other devices wrote is shown once it is closed",
+                        shown(&String::from_utf8_lossy(&name))
+                    ),
+                };
+                self.set_following(why);
+            }
             Err(error) => {
                 log::warn!("what other devices wrote cannot be shown: {error}");
                 self.set_following(format!("what other devices wrote cannot be shown: {error}"));

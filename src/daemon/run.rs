@@ -271,7 +271,11 @@ impl<S: Service> Life<S> {
                 if session.upgrade().is_none() {
                     return;
                 }
-                if !catch_unwind(AssertUnwindSafe(|| service.has_news())).unwrap_or(false) {
+                let look = || {
+                    service.tell_kernel();
+                    service.has_news()
+                };
+                if !catch_unwind(AssertUnwindSafe(look)).unwrap_or(false) {
                     continue;
                 }
                 let _one = one.lock().unwrap_or_else(PoisonError::into_inner);

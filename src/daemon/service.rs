@@ -35,6 +35,9 @@ pub trait Service: Send + Sync + 'static {
     /// Must not take long.
     fn tick(&self) -> bool;
 
+    /// Tells the kernel of names that changed without its asking. Called every few seconds.
+    fn tell_kernel(&self) {}
+
     /// Whether something came from elsewhere that the file system would show. Called every few
     /// seconds; must not take long.
     fn has_news(&self) -> bool {

@@ -93,7 +93,8 @@ impl Fs {
         self.check_writable()?;
         let now = self.now();
         let mut state = self.lock();
-        if change.size.is_some() {
+        // Times alone the kernel also sends by itself.
+        if change.size.or(change.mode.or(change.uid).or(change.gid).map(u64::from)).is_some() {
             self.keep_pinned(&mut state, ino)?;
         }
         let mut inode = self.inode(&state, ino)?;
@@ -194,6 +195,7 @@ impl Fs {
         }
         let now = self.now();
         let mut state = self.lock();
+        self.keep_pinned(&mut state, ino)?;
         let mut inode = self.inode(&state, ino)?;
         let key = Key::Xattr(ino, name.to_vec());
         let present = self.get(&state, &key)?.is_some();
@@ -249,6 +251,7 @@ impl Fs {
         self.check_writable()?;
         let now = self.now();
         let mut state = self.lock();
+        self.keep_pinned(&mut state, ino)?;
         let mut inode = self.inode(&state, ino)?;
         let key = Key::Xattr(ino, name.to_vec());
         if self.get(&state, &key)?.is_none() {

@@ -49,7 +49,7 @@ impl Fs {
     pub(super) fn do_lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr> {
         let (mut state, attr) = self.counted(|state| self.looked_up(state, parent, name))?;
         *state.lookups.entry(attr.ino).or_default() += 1;
-        state.has_present_inode(attr.ino);
+        state.note_present_inode(attr.ino);
         Ok(attr)
     }
 
@@ -76,7 +76,7 @@ impl Fs {
         *known = known.saturating_sub(count);
         if *known == 0 {
             state.lookups.remove(&ino);
-            state.has_present_inode(ino);
+            state.note_present_inode(ino);
             drop_unused(&mut state, ino);
         }
     }

@@ -4,9 +4,9 @@
 //! shows changes in one step. A file that is open and that another device changed stays as it is
 //! for whoever has it open (`pins`); only an open database keeps the base from changing.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
-use super::pins::KernelNumbers;
+use super::pins::{KernelNumbers, Pin};
 use super::{Fs, Replaced};
 use crate::format::namespace::{Ino, Key, Value};
 use crate::format::node::MapItem;
@@ -31,9 +31,19 @@ pub enum Followed {
     Nothing,
     /// The mount shows what others wrote.
     Changed(Changed),
-    /// Not yet: files are written just now, or the file of this name is open, another device
-    /// changed it, and it belongs to a database.
-    Later(Option<Vec<u8>>),
+    /// Nothing new is shown yet.
+    Later(Later),
+}
+
+/// Why what others wrote is not shown yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Later {
+    /// Programs use the file system just now.
+    Busy,
+    /// What was acknowledged here could not be published, or not all of it.
+    Unpublished,
+    /// Another device changed the file of this name, which is open here and belongs to a database.
+    Database(Vec<u8>),
 }
 
 impl Fs {
@@ -64,15 +74,16 @@ impl Fs {
         let Some(base) = &looked.base else { return Ok(Followed::Nothing) };
         let other = self.volume.tree_at(base.namespace.shown);
         let mut changed = self.changed(&other)?;
-        let mut pinnable = self.pinnable(&Self::in_use(&self.lock(), &changed.contents), &other)?;
+        let mut used = Self::in_use(&self.lock(), &changed.contents);
+        let mut pinnable = self.pinnable(&used, &other)?;
         // What is not open is published first.
-        if let Some(ino) = self.held(&changed, &pinnable) {
-            return Ok(Followed::Later(Some(self.name_of(ino)?)));
+        if let Some(later) = self.held(&used, &pinnable)? {
+            return Ok(Followed::Later(later));
         }
         if !self.options.read_only && self.lock().overlays.all_changes() > 0 {
             // What fails is told where it happens; then nothing is gone on from.
             if !matches!(self.checkpoint_locked(false), Ok(None | Some((_, None)))) {
-                return Ok(Followed::Later(None));
+                return Ok(Followed::Later(Later::Unpublished));
             }
             // Now with the head that was published.
             looked = follower.look(&self.volume)?;
@@ -80,29 +91,36 @@ impl Fs {
             let Some(base) = &looked.base else { return Ok(Followed::Nothing) };
             let other = self.volume.tree_at(base.namespace.shown);
             changed = self.changed(&other)?;
-            pinnable = self.pinnable(&Self::in_use(&self.lock(), &changed.contents), &other)?;
+            used = Self::in_use(&self.lock(), &changed.contents);
+            pinnable = self.pinnable(&used, &other)?;
+            if let Some(later) = self.held(&used, &pinnable)? {
+                return Ok(Followed::Later(later));
+            }
         }
         let Looked { base: Some(base), seen, .. } = looked else { unreachable!("it is there") };
         let mut numbers = None;
-        if !pinnable.is_empty() {
+        if !used.is_empty() {
             let Some(all) = self.all_numbers() else {
-                return Ok(Followed::Later(None));
+                return Ok(Followed::Later(Later::Busy));
             };
             numbers = Some(all);
         }
         let Ok((_draining, mut state)) = self.drained() else {
-            return Ok(Followed::Later(None));
+            return Ok(Followed::Later(Later::Unpublished));
         };
         if state.overlays.all_changes() > 0 || state.overlays.is_frozen() {
-            return Ok(Followed::Later(None));
+            return Ok(Followed::Later(Later::Busy));
         }
         let mut pins = Vec::new();
         for ino in Self::in_use(&state, &changed.contents) {
             let is_clean = state.files.get(&ino).is_some_and(super::File::is_clean);
-            let pin = (is_clean && pinnable.contains(&ino)).then(|| self.pin_of(&state, ino));
-            let Some(Ok(pin)) = pin else {
-                drop(state);
-                return Ok(Followed::Later(Some(self.name_of(ino)?)));
+            let pin = match state.orphans.get(&ino) {
+                Some(inode) => Some(Pin::nameless(ino, inode.clone())),
+                None => pinnable.remove(&ino).filter(|_| is_clean),
+            };
+            // Opened or written since it was looked at: the next time.
+            let Some(pin) = pin.filter(|_| numbers.is_some()) else {
+                return Ok(Followed::Later(Later::Busy));
             };
             pins.push(pin);
         }
@@ -146,13 +164,22 @@ impl Fs {
         Ok(())
     }
 
-    /// An open file whose content changed elsewhere and that keeps this mount from showing it.
-    fn held(&self, changed: &Changed, pinnable: &HashSet<Ino>) -> Option<Ino> {
-        let state = self.lock();
-        let is_open = |ino: &Ino| state.files.get(ino).is_some_and(|file| file.opens > 0);
-        let mut held =
-            changed.contents.iter().filter(|ino| is_open(ino) && !pinnable.contains(ino));
-        held.next().copied()
+    /// An open file among those `used` that keeps this mount from showing anything new: it belongs to a
+    /// database.
+    fn held(
+        &self,
+        used: &BTreeSet<Ino>,
+        pinnable: &HashMap<Ino, Pin>,
+    ) -> std::result::Result<Option<Later>, StoreError> {
+        let held = {
+            let state = self.lock();
+            let is_held = |ino: &&Ino| {
+                let is_open = state.files.get(ino).is_some_and(|file| file.opens > 0);
+                is_open && !pinnable.contains_key(ino) && !state.orphans.contains_key(ino)
+            };
+            used.iter().find(is_held).copied()
+        };
+        held.map(|ino| self.name_of(ino).map(Later::Database)).transpose()
     }
 
     /// A name of a file, for messages; none if it has none in the tree.

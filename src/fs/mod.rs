@@ -34,7 +34,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
 
 pub use checkpoint::Progress;
-pub use follow::{Changed, Followed};
+pub use follow::{Changed, Followed, Later};
 pub use journaled::RecoverError;
 pub use operations::{
     Attr, Caller, DirEntry, FsError, Operations, RenameMode, Result, Seek, SetAttr, SpaceStat,
@@ -121,7 +121,7 @@ struct State {
     orphans: HashMap<Ino, Inode>,
     /// Of those the ones whose place another device's version took while they were open.
     pinned: HashMap<Ino, Pinned>,
-    /// What changed behind the kernel's back and it was not told yet.
+    /// What changed in the namespace without the kernel asking for it, and it was not told yet.
     untold: Option<Changed>,
     /// Number of directories in a directory, where it was counted.
     subdirs: HashMap<Ino, u32>,
@@ -148,8 +148,9 @@ struct State {
 }
 
 impl State {
-    /// The kernel is given the present generation of a file, or has no inode of it any more.
-    fn has_present_inode(&mut self, ino: Ino) {
+    /// Notes that the kernel is given the present generation of a file, or has no inode of it any
+    /// more.
+    fn note_present_inode(&mut self, ino: Ino) {
         if let Some(replaced) = self.replaced.get_mut(&ino) {
             replaced.is_stale = false;
         }

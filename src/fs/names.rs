@@ -107,7 +107,7 @@ impl Fs {
         *state.lookups.entry(ino).or_default() += 1;
         let inode = self.inode(&state, ino)?;
         let attr = self.attr_of(&mut state, ino, &inode)?;
-        state.has_present_inode(ino);
+        state.note_present_inode(ino);
         Ok(attr)
     }
 

@@ -2,13 +2,14 @@
 //!
 //! Who has such a file open goes on with the version that it opened, as with a file over which
 //! another was renamed. That version gets an inode number of its own, and is an inode without a
-//! name. The first change of its content gives it a name beside the other device's version.
+//! name. The first change to it gives it a name beside the other device's version.
 //!
 //! Invariant: the kernel's number of the open inode means that version from then on, and the inode
 //! of the namespace has another number for the kernel. An operation holds the table of numbers for
 //! as long as it runs, so that it finds one inode from its beginning to its end.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
+use std::ops::ControlFlow;
 use std::sync::{PoisonError, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use super::{Attr, Changed, DirEntry, File, Fs, FsError, Replaced, Result, State}
 use crate::format::namespace::{ContentClass, Ino, Inode, Key, ROOT, Value};
 use crate::format::record::Change;
 use crate::format::side_files::{SIDE_SUFFIXES, without_suffix};
+use crate::format::versions::History;
 use crate::merge::{beside, numbered};
 use crate::volume::{StoreError, Tree};
 
@@ -67,8 +69,9 @@ impl KernelNumbers {
 pub(super) struct Pinned {
     /// The file in whose place it was.
     of: Ino,
-    /// A name that it had there.
+    /// A name that it had then, with its directory.
     place: (Ino, Vec<u8>),
+    /// The names and values of its extended attributes.
     xattrs: Vec<(Vec<u8>, Value)>,
 }
 
@@ -76,7 +79,15 @@ pub(super) struct Pinned {
 pub(super) struct Pin {
     ino: Ino,
     inode: Inode,
-    pinned: Pinned,
+    /// None if it had lost its last name here before: what is written to it is in no head.
+    pinned: Option<Pinned>,
+}
+
+impl Pin {
+    /// A file that is open here without a name, and that another device changed.
+    pub(super) fn nameless(ino: Ino, inode: Inode) -> Self {
+        Self { ino, inode, pinned: None }
+    }
 }
 
 impl Fs {
@@ -100,32 +111,49 @@ impl Fs {
         }
     }
 
-    /// Of these files those that stay what they are for whoever has them open, when another
-    /// namespace is shown. A database and its side files are one thing, and none of them does.
+    /// Those of these files that can be pinned when the namespace `other` is shown, as they are in
+    /// the one that is shown now: all but databases and their side files, which are one thing.
     pub(super) fn pinnable(
         &self,
-        open: &BTreeSet<Ino>,
+        used: &BTreeSet<Ino>,
         other: &Tree<'_>,
-    ) -> std::result::Result<HashSet<Ino>, StoreError> {
-        let mut found = HashSet::new();
-        for ino in open {
-            let names = self.volume.tree().names_of(*ino)?;
-            // A database keeps its class whether or not it has a log just now.
-            let inode = self.volume.tree().get(&Key::Inode(*ino))?;
-            let is_database = matches!(
-                inode, Some(Value::Inode(inode)) if matches!(inode.class, ContentClass::Pages(_))
-            );
-            let mut is_alone = !names.is_empty() && !is_database;
-            for (dir, name) in &names {
-                is_alone &= without_suffix(name).is_none()
-                    && !self.has_side_files(&self.volume.tree(), *dir, name)?
-                    && !self.has_side_files(other, *dir, name)?;
-            }
-            if is_alone {
-                found.insert(*ino);
+    ) -> std::result::Result<HashMap<Ino, Pin>, StoreError> {
+        let mut found = HashMap::new();
+        for ino in used {
+            if let Some(pin) = self.pin_of(*ino, other)? {
+                found.insert(*ino, pin);
             }
         }
         Ok(found)
+    }
+
+    fn pin_of(&self, ino: Ino, other: &Tree<'_>) -> std::result::Result<Option<Pin>, StoreError> {
+        let tree = self.volume.tree();
+        let Some(Value::Inode(mut inode)) = tree.get(&Key::Inode(ino))? else { return Ok(None) };
+        // A database keeps its class whether or not it has a log just now.
+        if matches!(inode.class, ContentClass::Pages(_)) {
+            return Ok(None);
+        }
+        let names = tree.names_of(ino)?;
+        for (dir, name) in &names {
+            if without_suffix(name).is_some()
+                || self.has_side_files(&tree, *dir, name)?
+                || self.has_side_files(other, *dir, name)?
+            {
+                return Ok(None);
+            }
+        }
+        let Some(place) = names.into_iter().next() else { return Ok(None) };
+        let mut xattrs = Vec::new();
+        tree.scan(&Key::xattrs(ino), &mut |key, value| match key {
+            Key::Xattr(of, name) if of == ino => {
+                xattrs.push((name, value));
+                ControlFlow::Continue(())
+            }
+            _ => ControlFlow::Break(()),
+        })?;
+        *inode.history = History::default();
+        Ok(Some(Pin { ino, inode: *inode, pinned: Some(Pinned { of: ino, place, xattrs }) }))
     }
 
     fn has_side_files(
@@ -141,24 +169,6 @@ impl Fs {
             }
         }
         Ok(false)
-    }
-
-    /// A file that is to be pinned, as it is now.
-    pub(super) fn pin_of(&self, state: &State, ino: Ino) -> Result<Pin> {
-        let inode = self.inode(state, ino)?;
-        let backs = Key::backs(ino);
-        let place = match self.range(state, &backs, &backs, 1)?.pop() {
-            Some((Key::Back(_, dir, name), _)) => (dir, name),
-            _ => return Err(FsError::Stale),
-        };
-        let prefix = Key::xattrs(ino);
-        let xattrs = self.range(state, &prefix, &prefix, usize::MAX)?.into_iter();
-        let xattrs = xattrs.filter_map(|(key, value)| match key {
-            Key::Xattr(_, name) => Some((name, value)),
-            _ => None,
-        });
-        let pinned = Pinned { of: ino, place, xattrs: xattrs.collect() };
-        Ok(Pin { ino, inode, pinned })
     }
 
     /// Whoever has the file open goes on with the version that it has.
@@ -177,7 +187,9 @@ impl Fs {
         let replaced = state.replaced.remove(&ino).unwrap_or_default();
         state.replaced.insert(number, Replaced { is_stale: true, ..replaced });
         state.orphans.insert(number, inode);
-        state.pinned.insert(number, pinned);
+        if let Some(pinned) = pinned {
+            state.pinned.insert(number, pinned);
+        }
     }
 
     /// A number that no inode has.
@@ -190,8 +202,8 @@ impl Fs {
         super::numbers::draw(random).first_ino()
     }
 
-    /// Before the content of a pinned file changes, it gets a name beside the version that took
-    /// its place, or its own where nothing did.
+    /// Gives a pinned file a name before something of it changes: its own if that is free, else one
+    /// beside the version that took its place.
     pub(super) fn keep_pinned(&self, state: &mut State, ino: Ino) -> Result<()> {
         let Some(pinned) = state.pinned.get(&ino).cloned() else { return Ok(()) };
         let now = self.now();
@@ -250,14 +262,14 @@ impl Fs {
         Ok((dir, candidate))
     }
 
-    /// What changed in the namespace behind the kernel's back since this was asked last.
+    /// What changed in the namespace without the kernel asking for it, since this was asked last.
     pub fn take_untold(&self) -> Option<Changed> {
         let numbers = self.kernel_numbers();
         let untold = self.lock().untold.take()?;
         Some(untold.with_numbers(&numbers))
     }
 
-    /// Files of these that are open or have changes.
+    /// Those of these files that are open or have changes.
     pub(super) fn in_use(state: &State, inodes: &BTreeSet<Ino>) -> BTreeSet<Ino> {
         let is_used = |file: &File| file.opens > 0 || !file.is_clean();
         let used = |ino: &&Ino| state.files.get(ino).is_some_and(is_used);
@@ -266,7 +278,8 @@ impl Fs {
 }
 
 impl Changed {
-    /// The same by the kernel's numbers. What it has under none of them it need not forget.
+    /// These changes with the kernel's numbers of inodes in place of those of the namespace. Inodes
+    /// that it does not know are among them: what it is told of them does nothing.
     pub(super) fn with_numbers(self, numbers: &KernelNumbers) -> Self {
         let names = self.names.into_iter();
         Self {

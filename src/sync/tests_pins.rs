@@ -1,7 +1,7 @@
 //! Files that are open while another device's version takes their place.
 
 use super::tests_devices::{listing, publish};
-use crate::fs::{Followed, Operations, SetAttr};
+use crate::fs::{Followed, Later, Operations, SetAttr};
 use crate::merge::tests_devices::Device;
 
 /// What a program reads that has the file open.
@@ -56,14 +56,18 @@ fn an_open_file_stays_what_it_is_and_its_path_shows_what_another_device_wrote() 
 
 #[test]
 fn what_is_written_to_an_open_file_stands_beside_what_another_device_wrote() {
-    for how in 0..4 {
+    for how in 0..6 {
         let (laptop, phone, open) = followed("D/f", |phone| assert!(phone.write("D/f", "phone")));
         let fs = laptop.fs();
         let wanted = match how {
             0 => fs.write(open, 4, b"+laptop", false).map(|()| "base+laptop"),
             1 => fs.setattr(open, &SetAttr { size: Some(2), ..SetAttr::default() }).map(|_| "ba"),
             2 => fs.fallocate(open, 0, 6, 0).map(|()| "base\0\0"),
-            _ => fs.copy_file_range((open, 0), (open, 4), 4).map(|_| "basebase"),
+            3 => fs.copy_file_range((open, 0), (open, 4), 4).map(|_| "basebase"),
+            4 => fs
+                .setattr(open, &SetAttr { mode: Some(0o600), ..SetAttr::default() })
+                .map(|_| "base"),
+            _ => fs.setxattr(open, b"user.x", b"another", 0).map(|()| "base"),
         };
         let wanted = wanted.unwrap();
         assert_eq!(held(&laptop, open), wanted);
@@ -114,6 +118,31 @@ fn what_is_written_to_a_file_that_another_device_removed_has_its_name_again() {
     assert_eq!(laptop.seen()["f"].bytes, "base+laptop");
 }
 
+/// A file that was removed here while it was open, and that another device changed, is back; what is
+/// written to the removed one goes with it.
+#[test]
+fn a_file_without_a_name_stays_apart_from_what_another_device_made_of_it() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("f", "base"));
+    let phone = laptop.another("PHONE", 3);
+    let open = laptop.look_up("f").unwrap().ino;
+    laptop.open_again(open).unwrap();
+    assert!(laptop.unlink("f"));
+    laptop.fs().write(open, 4, b"+removed", false).unwrap();
+    laptop.checkpoint();
+    assert!(phone.write("f", "phone"));
+    phone.checkpoint();
+    laptop.receive(&phone);
+    assert!(matches!(laptop.follow(), Followed::Changed(_)));
+    assert_eq!(held(&laptop, open), "base+removed");
+    laptop.fs().write(open, 12, b"+more", false).unwrap();
+    assert_eq!(held(&laptop, open), "base+removed+more");
+    laptop.close(open);
+    laptop.checkpoint();
+    let seen = laptop.seen();
+    assert_eq!((seen.len(), seen["f"].bytes.as_str()), (1, "phone"));
+}
+
 /// A database that is open goes with its log, so that neither may be exchanged alone.
 #[test]
 fn an_open_database_holds_following_up() {
@@ -131,11 +160,36 @@ fn an_open_database_holds_following_up() {
     for name in ["db", "db-wal"] {
         let open = laptop.open_file(name).unwrap();
         let outcome = laptop.follow();
-        let wanted = |held: &Option<Vec<u8>>| held.as_deref() == Some(name.as_bytes());
-        assert!(matches!(&outcome, Followed::Later(held) if wanted(held)), "{outcome:?}");
+        let is_held = |later: &Later| *later == Later::Database(name.into());
+        assert!(matches!(&outcome, Followed::Later(later) if is_held(later)), "{outcome:?}");
         assert_eq!(laptop.seen()["f"].bytes, "x");
         laptop.close(open);
     }
     assert!(matches!(laptop.follow(), Followed::Changed(_)));
     assert_eq!(laptop.seen()["db"].bytes, "again");
+}
+
+/// What is written here goes before what is shown, and a mount says why it shows nothing new.
+#[test]
+fn what_cannot_be_published_holds_following_up() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("f", "base"));
+    let phone = laptop.another("PHONE", 3);
+    assert!(phone.write("f", "phone"));
+    phone.checkpoint();
+    laptop.receive(&phone);
+    assert!(laptop.write("own", "laptop"));
+    laptop.world().set_capacity(0);
+    let outcome = laptop.follow();
+    assert!(matches!(outcome, Followed::Later(Later::Unpublished)), "{outcome:?}");
+    assert_eq!(laptop.seen()["f"].bytes, "base");
+    assert_eq!(
+        laptop.volume().heads().newest.len(),
+        2,
+        "what the phone says is known all the same"
+    );
+    laptop.world().set_capacity(1 << 40);
+    laptop.pass(60);
+    assert!(matches!(laptop.follow(), Followed::Changed(_)));
+    assert_eq!(laptop.seen()["f"].bytes, "phone");
 }

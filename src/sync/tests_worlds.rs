@@ -1,9 +1,8 @@
 //! Worlds of several devices whose folders a sync client carries that is late, brings files in any
 //! order, in halves, as empty placeholders, under other names or twice, takes files away and brings
 //! them back. Machines lose power at any change of their disks, disks fail, and clocks are wrong.
-//! Whatever happens, what was
-//! acknowledged and what nobody removed who saw it is there in the end, all devices show the same,
-//! and none of them was told of damage or of a rollback.
+//! Whatever happens: what was acknowledged, and nobody removed who had seen it, is there in the end;
+//! all devices show the same; and none of them was told of damage or of a rollback.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +11,7 @@ use proptest::prelude::*;
 use super::tests_devices::listing;
 use crate::crypto::{hash, hex};
 use crate::format::namespace::INLINE_MAX;
-use crate::fs::{Followed, Operations as _};
+use crate::fs::{Followed, Later, Operations as _};
 use crate::io::sim::{Crash, Fault, SimWorld, Unsynced};
 use crate::merge::tests_devices::{Device, Ended, MountError};
 use crate::merge::tests_histories::{Act, DIRS, FILES, acts, factor, play};
@@ -181,7 +180,9 @@ struct Devices {
     faulty: BTreeSet<usize>,
     /// Machines whose clocks were set.
     set: BTreeSet<usize>,
+    /// How many texts were made.
     made: u32,
+    /// The seed of the last mount.
     seed: u64,
     /// What happened, for people.
     story: Vec<String>,
@@ -506,8 +507,11 @@ impl Devices {
                 }
             }
             // What is acknowledged could not be published.
-            Ok(Followed::Later(None)) => prop_assert!(self.has_trouble(at), "nothing is missing"),
-            Ok(Followed::Later(Some(name))) => {
+            Ok(Followed::Later(Later::Unpublished)) => {
+                prop_assert!(self.has_trouble(at), "nothing is missing")
+            }
+            Ok(Followed::Later(Later::Busy)) => prop_assert!(false, "nobody writes"),
+            Ok(Followed::Later(Later::Database(name))) => {
                 prop_assert!(self.open[at].is_some(), "nothing is open: {name:?}");
                 prop_assert!(name.starts_with(b"db"), "{name:?} belongs to no database");
             }
