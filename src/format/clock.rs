@@ -163,6 +163,12 @@ impl Processed {
         self.get(device).filter(|(_, tag)| *tag != Tag::default()).map(|(generation, _)| generation)
     }
 
+    /// The heads of which all that they name was here: device and generation.
+    pub fn all_held(&self) -> impl Iterator<Item = (DeviceId, u64)> {
+        let held = self.0.iter().filter(|(_, (_, tag))| *tag != Tag::default());
+        held.map(|(device, (generation, _))| (*device, *generation))
+    }
+
     /// These heads without their tags, as a device names them that did not see them.
     #[must_use]
     pub fn by_hearsay(&self) -> Self {
@@ -231,12 +237,17 @@ impl HeadContent<'_> {
     /// Whether all changes of the other head are in this one too. A head without news may still
     /// bring changes of third devices: they have to be here by themselves.
     pub fn has_all_of(&self, other: &HeadContent<'_>) -> bool {
-        let held = self.processed.generation(&other.device);
-        let has = |(device, (generation, _)): (&DeviceId, &(u64, Tag))| {
-            let own = if *device == self.device { self.generation } else { 0 };
-            own.max(self.processed.generation(device)) >= *generation
+        let merged = self.generation_of(&other.device);
+        let has_named = || {
+            let mut named = other.processed.0.iter();
+            named.all(|(device, (generation, _))| self.generation_of(device) >= *generation)
         };
-        held >= other.generation || (held >= other.news && other.processed.0.iter().all(has))
+        merged >= other.generation || (merged >= other.news && has_named())
+    }
+
+    /// The newest generation of a device whose changes are in this head, 0 for none.
+    fn generation_of(&self, device: &DeviceId) -> u64 {
+        if *device == self.device { self.generation } else { self.processed.generation(device) }
     }
 }
 

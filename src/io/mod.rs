@@ -216,8 +216,9 @@ pub trait SyncedFolder: Send + Sync {
     /// that can be known without making one.
     fn check_writable(&self, path: &str) -> io::Result<()>;
     /// Puts a complete file in place and returns once it and its name are
-    /// durable. A file of that name that holds the same bytes is left alone;
-    /// one that is shorter or differs (torn by a crash) is written again.
+    /// durable. A file of that name that holds the same bytes is written over with them, so that
+    /// they reach the disk although a sync of them failed before; one that is shorter or differs
+    /// (torn by a crash) is written again.
     fn publish(&self, path: &str, bytes: &[u8]) -> io::Result<()>;
     /// Removes a file and returns once that is durable; no error if it is gone
     /// already.

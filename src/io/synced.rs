@@ -202,8 +202,10 @@ impl Root<'_> {
         self.open_folder(path)
     }
 
-    /// Whether the file `name` in `folder` is there with these bytes; then they
-    /// are durable. A regular file with others, torn by a crash, is removed.
+    /// Whether the file `name` in `folder` is there with these bytes; then they are written once more
+    /// and are durable: after a sync that failed the page cache may be all that has them, and the
+    /// kernel counts them as written (fsync(2), EIO). A regular file with others, torn by a crash,
+    /// is removed.
     fn is_there(folder: &OwnedFd, name: &str, bytes: &[u8]) -> io::Result<bool> {
         let stat = match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => return Ok(false),
@@ -212,7 +214,10 @@ impl Root<'_> {
         // Of another kind: told, and left as it is.
         let present = Self::open_file(folder.as_fd(), name)?;
         if stat.st_size as u64 == bytes.len() as u64 && has_bytes(&present, bytes)? {
-            present.sync_all()?;
+            let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let file = File::from(rustix::fs::openat(folder, name, flags, Mode::empty())?);
+            file.write_all_at(bytes, 0)?;
+            file.sync_all()?;
             return Ok(true);
         }
         // Torn by a crash of this very device: nobody else writes here.

@@ -26,6 +26,9 @@ struct Container {
     size: u64,
     /// The last inspection, if there was one.
     inspected: Option<Inspection>,
+    /// The device whose heads name it, and the oldest generation that does. None of a head, and of
+    /// what no head names yet.
+    named: Option<(DeviceId, u64)>,
 }
 
 /// What an inspection of a container found.
@@ -63,7 +66,7 @@ impl Known {
             return *number;
         }
         let number = self.containers.len() as u32;
-        self.containers.push(Container { name: name.clone(), size, inspected: None });
+        self.containers.push(Container { name: name.clone(), size, inspected: None, named: None });
         self.numbers.insert(name.clone(), number);
         number
     }
@@ -187,18 +190,22 @@ impl Catalogue {
     /// listed here at full size; those that are not take no part in
     /// deduplication.
     pub(super) fn add_commit(&self, commit: &Commit) -> bool {
-        self.add_objects(commit.device, &commit.objects)
+        self.add_objects((commit.device, commit.generation), &commit.objects)
     }
 
-    /// Indexes objects of the device `owner`. Returns whether all of them are listed here at
-    /// full size.
-    fn add_objects(&self, owner: DeviceId, objects: &[NewObject]) -> bool {
+    /// Indexes objects that a head of this device and generation names. Returns whether all of them
+    /// are listed here at full size.
+    fn add_objects(&self, by: (DeviceId, u64), objects: &[NewObject]) -> bool {
         let mut known = self.write();
         let mut complete = true;
         for object in objects {
             let listed = known.objects.get(&object.hash).copied();
-            let device = listed.map_or(owner, |found| found.0);
+            let device = listed.map_or(by.0, |found| found.0);
             let number = known.number(&Name::Object { device, hash: object.hash }, object.size);
+            let named = &mut known.containers[number as usize].named;
+            if named.is_none_or(|before| before.0 == by.0 && before.1 > by.1) {
+                *named = Some(by);
+            }
             if listed.is_none_or(|found| found.1 != object.size) {
                 complete = false;
                 known.bad.insert(number);
@@ -212,14 +219,14 @@ impl Catalogue {
 
     /// Indexes what an index run of a device lists of objects that are here. What it lists
     /// besides may have been deleted since.
-    pub(super) fn add_run(&self, owner: DeviceId, mut objects: Vec<NewObject>) {
+    pub(super) fn add_run(&self, by: (DeviceId, u64), mut objects: Vec<NewObject>) {
         {
             let known = self.read();
             objects.retain(|object| {
                 known.objects.get(&object.hash).is_some_and(|(_, size)| *size == object.size)
             });
         }
-        self.add_objects(owner, &objects);
+        self.add_objects(by, &objects);
     }
 
     /// Indexes a container of `size` bytes with these chunks. Returns its number.
@@ -314,9 +321,14 @@ impl Catalogue {
         numbers.iter().copied().filter(|number| !known.bad.contains(number)).collect()
     }
 
-    /// The number of a container that a head names, or that was published here.
-    pub(super) fn number_of(&self, name: &Name) -> Option<u32> {
-        self.read().numbers.get(name).copied()
+    /// The numbers of the objects that heads of a device name, up to this generation.
+    pub(super) fn named_by(&self, device: &DeviceId, generation: u64) -> Vec<u32> {
+        let known = self.read();
+        let is_named = |container: &Container| {
+            container.named.is_some_and(|(by, first)| by == *device && first <= generation)
+        };
+        let all = (0..).zip(&known.containers);
+        all.filter(|(_, container)| is_named(container)).map(|(number, _)| number).collect()
     }
 
     /// What the last inspection of a container found, if there was one.
@@ -396,18 +408,18 @@ impl Store {
             let device = self.catalogue.owner(&run.hash).unwrap_or(commit.device);
             let name = Name::Object { device, hash: run.hash };
             // It says nothing that the objects themselves do not say.
-            if let Err(error) = self.index_run(&name, device) {
+            if let Err(error) = self.index_run(&name, (commit.device, commit.generation)) {
                 log::warn!("an index run cannot be read, and objects are opened instead: {error}");
             }
         }
         complete
     }
 
-    fn index_run(&self, name: &Name, device: DeviceId) -> Result<()> {
+    fn index_run(&self, name: &Name, by: (DeviceId, u64)) -> Result<()> {
         let extra = self.open(name)?.into_directory().extra;
         let objects = NewObject::decode_run(&extra);
         let objects = objects.map_err(|error| StoreError::damaged(&name.path(), error))?;
-        self.catalogue.add_run(device, objects);
+        self.catalogue.add_run(by, objects);
         Ok(())
     }
 

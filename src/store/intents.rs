@@ -53,15 +53,15 @@ impl Intents {
             return Ok(());
         }
         let state = self.state.as_ref().expect("only a store with state publishes");
-        let staged = match state.replace(STAGED_HEAD, bytes) {
+        let failed = |error| StoreError::state("head", error);
+        match state.replace(STAGED_HEAD, bytes).map_err(failed) {
             // That of an earlier head, which failed to enter, must not be brought back any more.
-            Err(error) if error.kind() == ErrorKind::StorageFull => {
+            Err(StoreError::Full) => {
                 log::warn!("local state has no room for a copy of the next head");
-                remove_staged(&**state).and_then(|()| state.sync_dir(""))
+                remove_staged(&**state).and_then(|()| state.sync_dir("")).map_err(failed)
             }
             other => other,
-        };
-        staged.map_err(|error| StoreError::state("head", error))
+        }
     }
 
     fn is_stateless(&self) -> bool {

@@ -114,27 +114,28 @@ impl Store {
         Ok(held)
     }
 
-    /// Whether all objects in a device's folder that its heads name are here, as far as opening them
-    /// tells.
-    pub fn has_objects_of(&self, device: &DeviceId) -> bool {
-        let own = self.objects().into_iter().filter(|(_, owner, _)| owner == device);
-        let names = own.map(|(hash, device, _)| Name::Object { device, hash });
-        let mut numbers = names.filter_map(|name| self.catalogue.number_of(&name));
-        numbers.all(|number| self.is_seen(number, Some(FRESH_TO_SAY)))
+    /// Whether all objects that the heads of a device name, up to this generation, are here at
+    /// their full size and can be opened.
+    pub fn has_objects(&self, device: &DeviceId, generation: u64) -> bool {
+        let mut named = self.catalogue.named_by(device, generation).into_iter();
+        named.all(|number| self.is_seen(number, Some(FRESH_TO_SAY)))
     }
 
-    /// Whether an object of another device has a directory that belongs to it. Later this is not
-    /// asked again.
+    /// Whether an object of another device can be opened: its directory is in it. One that could is
+    /// not opened again.
     fn opens(&self, number: u32, name: &Name) -> bool {
         let Name::Object { device, .. } = name else { return true };
         if *device == self.device || self.presence.opened().contains(&number) {
             return true;
         }
-        let opens = self.open(name).is_ok();
-        if opens {
-            self.presence.opened().insert(number);
-        }
-        opens
+        match self.open(name) {
+            Ok(_) => self.presence.opened().insert(number),
+            Err(error) => {
+                log::warn!("an object cannot be relied on: {error}");
+                return false;
+            }
+        };
+        true
     }
 
     /// Whether a container is in REPO at its full size, by an inspection that is at most so
@@ -158,7 +159,7 @@ impl Store {
         let size = size.filter(|_| self.opens(number, &name));
         let (found, before) = self.catalogue.record_inspection(number, now, size);
         if !found.seen && before.is_none_or(|before| before.seen) {
-            log::warn!("{path} is not whole in REPO: what it holds is stored again");
+            log::warn!("{path} was not seen in REPO: what it holds is stored again");
         }
         found.seen
     }

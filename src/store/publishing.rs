@@ -178,8 +178,8 @@ impl Store {
         locked(&self.published.failed).extend(names);
     }
 
-    /// Lets a file enter REPO, after its name was logged.
-    fn enter(&self, name: &Name, bytes: &[u8]) -> Result<()> {
+    /// Lets a file enter REPO, after its name was logged durably.
+    pub fn enter(&self, name: &Name, bytes: &[u8]) -> Result<()> {
         let root = self.recognised_root()?;
         self.intents.log(name)?;
         let path = name.path();
@@ -187,22 +187,6 @@ impl Store {
             locked(&self.published.failed).push(name.clone());
             StoreError::writing(&path, error)
         })
-    }
-
-    /// Lets a head enter REPO. If a disk fails once, a sync client may have read the head already,
-    /// and a head of other bytes in its place would be that of a copy of this device: so the same
-    /// bytes are written anew, once.
-    fn enter_head(&self, name: &Name, bytes: &[u8]) -> Result<()> {
-        let Err(error) = self.enter(name, bytes) else { return Ok(()) };
-        if !matches!(error, StoreError::Io { .. }) {
-            return Err(error);
-        }
-        log::warn!("a head is written once more: {error}");
-        let path = name.path();
-        self.recognised_root()?.remove(&path).map_err(|error| StoreError::io(&path, error))?;
-        self.enter(name, bytes)?;
-        locked(&self.published.failed).retain(|failed| failed != name);
-        Ok(())
     }
 
     /// Removes from REPO what failed to enter it: no head that entered needs
@@ -276,7 +260,7 @@ impl Store {
         let staged = self.intents.stage_head(&built.bytes);
         // Before the head: entering its folder makes their removal durable too.
         let entered = staged.and_then(|()| self.remove_failed());
-        if let Err(error) = entered.and_then(|()| self.enter_head(&name, &built.bytes)) {
+        if let Err(error) = entered.and_then(|()| self.enter(&name, &built.bytes)) {
             self.give_up(&metadata);
             return Err(error);
         }

@@ -120,8 +120,8 @@ pub(super) fn read_and_join(
 }
 
 /// Marks heads whose device has several that do not follow one another: whether another head has
-/// all changes of this one. Of two heads with the same changes the later one has those of the
-/// other.
+/// all changes of this one. Of two heads with the same changes the one of the higher generation has
+/// those of the other: a clock may have been set between them.
 fn mark_contained(store: &Store, loaded: &mut Loaded) {
     let heads = &mut loaded.here.heads;
     let is_one_of_several = |at: usize| {
@@ -146,7 +146,7 @@ fn mark_contained(store: &Store, loaded: &mut Loaded) {
     }
     loaded.notices.extend(notices);
     let has_all = |one: &Seen, other: &Seen| one.dots().all(|dot| other.covers(dot));
-    let when = |at: usize| (heads[at].time, heads[at].generation, heads[at].hash);
+    let rank = |at: usize| (heads[at].generation, heads[at].time, heads[at].hash);
     let is_contained = |at: usize| {
         // What is not here in full is taken up once it is.
         let Some(own) = &seen[at] else {
@@ -154,7 +154,7 @@ fn mark_contained(store: &Store, loaded: &mut Loaded) {
         };
         let others = seen.iter().enumerate().filter(|(other, _)| *other != at);
         others.filter_map(|(at, seen)| Some((at, seen.as_ref()?))).any(|(other, theirs)| {
-            has_all(own, theirs) && (!has_all(theirs, own) || when(other) > when(at))
+            has_all(own, theirs) && (!has_all(theirs, own) || rank(other) > rank(at))
         })
     };
     let told: Vec<bool> = several.iter().map(|at| is_contained(*at)).collect();

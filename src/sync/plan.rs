@@ -477,8 +477,7 @@ impl Choice<'_> {
                 tips.push(at);
             }
         }
-        tips.sort_by_key(|at| self.newest.iter().position(|newest| newest == at));
-        tips
+        self.newest.iter().filter(|at| tips.contains(at)).copied().collect()
     }
 
     /// The newest head of the one device that has this name, or an id that begins so.

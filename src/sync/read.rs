@@ -42,12 +42,13 @@ pub(super) fn enter_staged(
     let size = bytes.len() as u64;
     let file = HeadFile { device: state.device, generation, hash, size };
     let path = file.name().path();
-    let is_here = || own.contains(&file) && store.verify(&file.name()).is_ok_and(|whole| whole);
-    if generation <= state.generation || !intents.contains(&path) || is_here() {
+    if generation <= state.generation || !intents.contains(&path) {
         return Ok(());
     }
     log::info!("bringing back a head that was entering when this machine stopped");
-    store.folder().publish(&path, &bytes).map_err(|error| StoreError::writing(&path, error))?;
+    // Also where it is here: the process before may have failed to make it, or the line of the log
+    // that names it, durable.
+    store.enter(&file.name(), &bytes)?;
     own.retain(|other| other.hash != hash);
     own.push(file);
     own.sort_unstable();

@@ -105,6 +105,8 @@ fn what_a_head_without_news_brings_of_another_device_is_joined() {
     a.checkpoint();
     b.receive(&a);
     assert!(matches!(b.follow(), Followed::Changed(_)));
+    // Of all heads the answer is the latest.
+    b.pass(1000);
     b.answer();
     for (to, from) in [(&a, &b), (&a, &c), (&b, &c), (&c, &a), (&c, &b)] {
         to.receive(from);

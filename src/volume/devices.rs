@@ -16,13 +16,8 @@ impl Volume {
         let heir = self.state().device;
         let mut retiring = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
         let base = self.base();
-        if base
-            .inherited
-            .retired
-            .iter()
-            .chain(&*retiring)
-            .any(|entry| entry.device == device.device)
-        {
+        let mut known = base.inherited.retired.iter().chain(&*retiring);
+        if known.any(|entry| entry.device == device.device) {
             return false;
         }
         retiring.push(Retired { device: device.device, last, tag, heir });
@@ -58,7 +53,7 @@ impl Volume {
             let held = own.processed.held(&head.device);
             let is_said = held.is_some_and(|held| held >= head.commit.news);
             let is_owed = head.device != device && head.complete && is_here && !is_said;
-            is_owed && self.store.has_objects_of(&head.device)
+            is_owed && self.has_objects_of(head)
         };
         let is_soon = |head: &DeviceHead| {
             let is_first = own.processed.get(&head.device).is_none();
@@ -71,6 +66,15 @@ impl Volume {
             is_soon: one.is_soon || other.is_soon,
             oldest: one.oldest.min(other.oldest),
         })
+    }
+
+    /// Whether the objects that a device's changes need are here: its own, and those of each device
+    /// whose changes it held when it made the head.
+    pub(super) fn has_objects_of(&self, head: &DeviceHead) -> bool {
+        let own = self.state().device;
+        let others = head.commit.processed.all_held().filter(|(device, _)| *device != own);
+        let mut all = others.chain([(head.device, head.generation)]);
+        all.all(|(device, generation)| self.store.has_objects(&device, generation))
     }
 
     /// Notes that changes are frozen for the next head: what is acknowledged from here on is

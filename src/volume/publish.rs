@@ -127,7 +127,7 @@ impl Volume {
             let is_said = processed.get(&head.device) == Some((head.generation, tag));
             if !is_said
                 && self.content_with(&processed).has_all_of(&head.content())
-                && self.store.has_objects_of(&head.device)
+                && self.has_objects_of(head)
             {
                 processed.add(head.device, head.generation, tag);
             }

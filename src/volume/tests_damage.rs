@@ -77,8 +77,8 @@ pub(super) fn open(
     open_beside(world, state.map(|name| (world, name)), options, life)
 }
 
-/// The same with local state on another disk.
-fn open_beside(
+/// Opens a repository whose local state is on another disk, as [`open`] does.
+pub(super) fn open_beside(
     world: &SimWorld,
     state: Option<(&SimWorld, &str)>,
     options: &OpenOptions,
@@ -89,6 +89,21 @@ fn open_beside(
 
 /// Opens what is in a folder that may be odd.
 pub(super) fn open_in(
+    world: &SimWorld,
+    repo: Arc<dyn SyncedFolder>,
+    state: Option<(&SimWorld, &str)>,
+    options: &OpenOptions,
+    life: u64,
+) -> std::result::Result<Volume, VolumeError> {
+    let volume = open_unresolved(world, repo, state, options, life)?;
+    if state.is_some() && !options.read_only {
+        volume.resolve_intents(false)?;
+    }
+    Ok(volume)
+}
+
+/// Opens a repository, and leaves what a crash left in it as it is.
+pub(super) fn open_unresolved(
     world: &SimWorld,
     repo: Arc<dyn SyncedFolder>,
     state: Option<(&SimWorld, &str)>,
@@ -109,11 +124,7 @@ pub(super) fn open_in(
         options.device_name = state.map_or("", |(_, name)| name).into();
     }
     let context = Arc::new(Context::new(repository.repo, keyring));
-    let volume = sync::open(outside, &repository, context, register, &options)?;
-    if state.is_some() && !options.read_only {
-        volume.resolve_intents(false)?;
-    }
-    Ok(volume)
+    sync::open(outside, &repository, context, register, &options)
 }
 
 /// The index of chunks is in files of local state, if it is long. When these could

@@ -3,12 +3,14 @@
 use super::chunker::{Chunking, chunk_region};
 use super::content::{Layer, Stored, read};
 use super::flush::flush;
-use super::repository::Repository;
+use super::repository::{Repository, init};
 use super::spans::{Span, Stretch, align_holes, spans};
-use super::tests_damage::{key, open, repository};
+use super::state::State;
+use super::tests_damage::{key, open, open_beside, open_unresolved, publish, repository};
 use super::*;
+use crate::crypto::hex;
 use crate::format::commit::{Commit, NewObject};
-use crate::format::container::Kind;
+use crate::format::container::{Class, Kind};
 use crate::format::namespace::{Content, Ino, Inode, Owner, Xattr};
 use crate::format::node::Id;
 use crate::format::wire::Encoder;
@@ -415,4 +417,60 @@ fn an_index_run_says_which_chunks_objects_have() {
     assert_eq!(found(&run(extra.finish())), (true, false), "what is not here is not said to be");
     // One that cannot be read says nothing, and stops nothing.
     assert_eq!(found(&run(b"no list".to_vec())), (false, false));
+}
+
+/// A process died between an object and its head, and the device got another id then: what its
+/// journal has is in that object, under the old id.
+#[test]
+fn an_object_under_an_earlier_id_becomes_part_of_the_next_head() {
+    let world = repository();
+    let volume = open(&world, Some("state"), &OpenOptions::default(), 50).unwrap();
+    let before: Vec<String> = world.paths();
+    let bytes = noise(300_000);
+    let id = volume.store.context().ids.chunk_id(&bytes);
+    volume.store.stage(Class::Incompressible, id, &bytes).unwrap();
+    volume.store.publish_objects(0).unwrap();
+    drop(volume);
+    let new = world.paths().into_iter().filter(|path| !before.contains(path));
+    let objects: Vec<String> = new.filter(|path| path.contains("/obj/")).collect();
+    let [object] = &objects[..] else { panic!("{objects:?}") };
+    let folder = world.folder("state");
+    let mut state = State::load(&*folder).unwrap().unwrap();
+    state.renew([0x44; 16]);
+    state.store(&*folder).unwrap();
+    let place = Some((&world, "state"));
+    let volume =
+        open_unresolved(&world, world.synced("repo"), place, &OpenOptions::default(), 51).unwrap();
+    assert!(volume.resolve_intents(true).unwrap().is_empty());
+    checkpoint(&volume, vec![file(&volume, b"small")]).unwrap();
+    let named = volume.base().commit.objects.clone();
+    let is_it = |named: &NewObject| object.ends_with(&format!("{}.amb", hex(&named.hash)));
+    assert!(named.iter().any(is_it), "{object} is not among {named:?}");
+    assert_eq!(volume.store.read(&id, 0, bytes.len() as u64).unwrap(), bytes);
+}
+
+/// A copy of each head is kept in local state until it is recorded. Where local state has no room for
+/// that, the head enters all the same, and no copy of an earlier one is left that could.
+#[test]
+fn a_head_enters_although_local_state_has_no_room_for_a_copy() {
+    let (world, disk) = (SimWorld::new(), SimWorld::new());
+    init(&*world.synced("repo"), &key(), [9; 16], [1; 16], Vec::new(), &SimRandom::new(1)).unwrap();
+    let open =
+        |life| open_beside(&world, Some((&disk, "state")), &OpenOptions::default(), life).unwrap();
+    let volume = open(1);
+    publish(&volume, 1);
+    assert!(disk.get("state/head").is_none(), "it is recorded");
+    // A head does not enter: its copy stays.
+    let operations = world.operations();
+    world.fail_at(operations + 1, Fault::NoSpace);
+    assert!(checkpoint(&volume, vec![file(&volume, b"two")]).is_err());
+    assert!(disk.get("state/head").is_some());
+    let used: usize = disk.paths().iter().map(|path| disk.get(path).unwrap().len()).sum();
+    disk.set_capacity(used as u64 + 8192);
+    world.clear_faults();
+    publish(&volume, 3);
+    assert!(disk.get("state/head").is_none());
+    drop(volume);
+    disk.set_capacity(1 << 40);
+    assert_eq!(open(2).state().generation, 3);
 }

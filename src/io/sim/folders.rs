@@ -170,6 +170,7 @@ impl SyncedFolder for SimSynced {
         disk.check()?;
         if disk.get(&target).is_some_and(|present| present == bytes) {
             let file = disk.find(&target)?;
+            disk.write(file, 0, bytes, now)?;
             disk.sync_data(file)?;
             return disk.sync_dir(&folder);
         }
