@@ -34,16 +34,17 @@ pub(super) fn loser(
     let device = device.map_or_else(String::new, |(id, name)| {
         Some(cleaned(&name)).filter(|name| !name.is_empty()).unwrap_or_else(|| hex(&id[..4]))
     });
-    let device = if device.is_empty() { "another device" } else { &device };
-    let digits = loaded.loser_number(ino, origin) & 0xffff;
-    with(name, &format!("{BEGIN_TEXT}{device}, {} {digits:04x})", date(mtime)))
+    marked(name, &device, mtime, loaded.loser_number(ino, origin))
 }
 
-/// The name of a file beside the one called `name`, which this device changed at this time. The
-/// number tells files apart; it is none that [`loser`] would give.
+/// The name of a file beside the one called `name`, which the device of this name changed at this
+/// time. The last 16 bits of `number` tell such files apart.
 pub fn beside(name: &[u8], device: &str, time: Timestamp, number: u64) -> Name {
-    let device = cleaned(device);
-    let device = if device.is_empty() { "another device" } else { &device };
+    marked(name, &cleaned(device), time, number)
+}
+
+fn marked(name: &[u8], device: &str, time: Timestamp, number: u64) -> Name {
+    let device = if device.is_empty() { "another device" } else { device };
     with(name, &format!("{BEGIN_TEXT}{device}, {} {:04x})", date(time), number & 0xffff))
 }
 
