@@ -22,9 +22,12 @@ const STRANGERS: usize = 8;
 /// Attempts that strangers pay for before each opening. Delays are off here and a record has
 /// ten tries: they leave the owner two.
 const PAID: usize = 8;
-/// The longest that an opening may take, and how long a stranger tries to pay: a client asks so long
-/// for the answer to its proof.
-const LONGEST: Duration = Duration::from_secs(60);
+/// The longest that an opening may take: a client asks so long. Where an opening alone is slow, on a
+/// busy machine, it may take this many times that.
+const LONGEST: Duration = Duration::from_secs(20);
+const SLOWER: u32 = 20;
+/// How long a stranger tries to pay for an attempt.
+const PAYING: Duration = Duration::from_secs(60);
 
 /// The proofs that strangers send at present.
 type Proofs = Mutex<Vec<Request>>;
@@ -40,7 +43,7 @@ fn wrong_proof(fleet: &Plan, locator: &Locator, site: usize) -> Request {
             Greeting::open(&fleet.address(site).endpoints()[0], &Timeouts::default()).ok()?;
         greeting.verify(fleet.fingerprint, 0).ok()
     };
-    let end = Instant::now() + LONGEST;
+    let end = Instant::now() + PAYING;
     let mut request = None;
     loop {
         assert!(Instant::now() < end, "the attempt could not be paid for");
@@ -154,5 +157,6 @@ fn strangers_at_every_site_do_not_keep_the_owner_out() {
     );
     assert!(wrong > openings * PAID, "the owner was not disturbed");
     assert!(wrong <= openings * PAID * usize::from(PROOFS), "{wrong} wrong proofs were written");
-    assert!(crowded.1 < LONGEST, "an opening took {:.1?}", crowded.1);
+    let longest = LONGEST.max(alone.1 * SLOWER);
+    assert!(crowded.1 < longest, "an opening took {:.1?}, alone {:.1?}", crowded.1, alone.1);
 }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::many::{KEY, carry, two_folders, two_following};
+use crate::many::{KEY, carry, hand_over, two_folders, two_following};
 use crate::mounted::has_fuse;
 use crate::world::{Mount, World, copy_tree};
 
@@ -73,8 +73,7 @@ fn a_device_that_is_gone_is_retired_and_may_come_back_under_a_new_id() {
     let world = two_folders();
     let other = laptop_and_phone(&world);
     fs::write(world.path("two/phone"), "two").expect("writes");
-    world.ok(&["sync", "two"]);
-    carry(&world, "other", "repo");
+    hand_over(&world, "two");
     fs::write(world.path("two/late"), "acknowledged").expect("writes");
     let late = fs::File::open(world.path("two/late")).expect("opens");
     late.sync_all().expect("syncs");
@@ -171,10 +170,8 @@ fn what_is_elsewhere_is_what_another_device_said() {
     fs::write(world.path("one/file"), "one").expect("writes");
     let said = world.fails(&["wait", "one", "--elsewhere"], 20);
     assert!(said.contains("no other device"), "{said}");
-    world.ok(&["sync", "one"]);
-    carry(&world, "repo", "other");
-    world.ok(&["sync", "two"]);
-    carry(&world, "other", "repo");
+    hand_over(&world, "one");
+    hand_over(&world, "two");
     fs::write(world.path("one/file"), "two").expect("writes");
     let wait = ["wait", "one", "--elsewhere", "--timeout", "12s", "--device", "PHONE"];
     let said = world.fails(&wait, 20);

@@ -35,6 +35,13 @@ pub fn carry(world: &World, from: &str, to: &str) {
     assert!(status.expect("runs").success());
 }
 
+/// What the mount at `one` or `two` has is published, and comes into the other folder.
+pub fn hand_over(world: &World, mountpoint: &str) {
+    world.ok(&["sync", mountpoint]);
+    let (from, to) = if mountpoint == "one" { ("repo", "other") } else { ("other", "repo") };
+    carry(world, from, to);
+}
+
 /// LAPTOP at `one` and PHONE at `two`: each follows the other in its own copy of the folder.
 pub fn two_following(world: &World) -> [Mount; 2] {
     [("repo", "one", "LAPTOP"), ("other", "two", "PHONE")].map(|(repo, mountpoint, name)| {
@@ -169,8 +176,7 @@ fn what_is_appended_here_stands_behind_what_another_machine_wrote() {
     let [one, other] = two_following(&world);
     fs::write(world.path("one/longer"), "short\n").expect("writes");
     fs::write(world.path("one/shorter"), "a text that is long\n").expect("writes");
-    world.ok(&["sync", "one"]);
-    carry(&world, "repo", "other");
+    hand_over(&world, "one");
     let path = world.path("two/shorter");
     wait_for("the files to be there", LIMIT, || path.exists());
     let watched = ["one/longer", "one/shorter"].map(|name| {
@@ -182,8 +188,7 @@ fn what_is_appended_here_stands_behind_what_another_machine_wrote() {
     }
     fs::write(world.path("two/longer"), "short\nand much more\n").expect("writes");
     fs::write(world.path("two/shorter"), "now short\n").expect("writes");
-    world.ok(&["sync", "two"]);
-    carry(&world, "other", "repo");
+    hand_over(&world, "two");
     let is_new = || fs::read_to_string(world.path("one/shorter")).is_ok_and(|s| s == "now short\n");
     wait_for("the change to be shown", LIMIT, is_new);
     let longer = world.path("one/longer");
@@ -207,8 +212,7 @@ fn a_mount_that_follows_shows_what_another_machine_wrote() {
     let [one, other] = two_following(&world);
     fs::write(world.path("one/file"), "first").expect("writes");
     fs::write(world.path("one/held"), "first").expect("writes");
-    world.ok(&["sync", "one"]);
-    carry(&world, "repo", "other");
+    hand_over(&world, "one");
     let shows = |path: &str, content: &str| {
         let path = world.path(path);
         wait_for(&format!("{content} in {}", path.display()), LIMIT, || {
@@ -221,8 +225,7 @@ fn a_mount_that_follows_shows_what_another_machine_wrote() {
     // What the kernel has of it is forgotten: content, length, names.
     fs::write(world.path("one/file"), "second, and longer").expect("writes");
     fs::write(world.path("one/more"), "more").expect("writes");
-    world.ok(&["sync", "one"]);
-    carry(&world, "repo", "other");
+    hand_over(&world, "one");
     shows("two/file", "second, and longer");
     assert_eq!((names(), fs::metadata(world.path("two/file")).expect("stats").len()), (3, 18));
     // Who has a file open goes on with its version; its path shows the other one.
@@ -235,8 +238,7 @@ fn a_mount_that_follows_shows_what_another_machine_wrote() {
         fs::write(world.path(name), "by the other").expect("writes");
     }
     fs::remove_file(world.path("two/more")).expect("removes");
-    world.ok(&["sync", "two"]);
-    carry(&world, "other", "repo");
+    hand_over(&world, "two");
     shows("one/held", "by the other");
     shows("one/file", "by the other");
     assert!(!world.path("one/more").exists());
@@ -257,8 +259,7 @@ fn a_mount_that_follows_shows_what_another_machine_wrote() {
     assert_eq!(beside()[0].1, "second, and longer still");
     drop((held, written));
     assert_eq!(files(&world.path("one")).len(), 3);
-    world.ok(&["sync", "one"]);
-    carry(&world, "repo", "other");
+    hand_over(&world, "one");
     let theirs = world.path("two").join(&beside()[0].0);
     wait_for("the other device to show it", LIMIT, || theirs.exists());
     assert_eq!(files(&world.path("two")), files(&world.path("one")));
@@ -286,13 +287,11 @@ fn an_open_database_waits_for_its_end() {
         "one/chat.db",
         "PRAGMA journal_mode=WAL; CREATE TABLE t (x); INSERT INTO t VALUES (1)",
     ));
-    world.ok(&["sync", "one"]);
-    carry(&world, "repo", "other");
+    hand_over(&world, "one");
     wait_for("the database to be there", LIMIT, || world.path("two/chat.db").exists());
     let open = sql("one/chat.db", "SELECT * FROM t");
     drop(sql("two/chat.db", "INSERT INTO t VALUES (2)"));
-    world.ok(&["sync", "two"]);
-    carry(&world, "other", "repo");
+    hand_over(&world, "two");
     let waits = || world.ok(&["status", "one"]).contains("another device changed chat.db");
     wait_for("status to say so", LIMIT, waits);
     let count = |open: &rusqlite::Connection| -> i64 {
