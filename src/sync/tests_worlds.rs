@@ -508,7 +508,7 @@ impl Devices {
             }
             // What is acknowledged could not be published.
             Ok(Followed::Later(Later::Unpublished)) => {
-                prop_assert!(self.has_trouble(at), "nothing is missing")
+                prop_assert!(self.has_trouble(at), "nothing is missing");
             }
             Ok(Followed::Later(Later::Busy)) => prop_assert!(false, "nobody writes"),
             Ok(Followed::Later(Later::Database(name))) => {
