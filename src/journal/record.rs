@@ -172,7 +172,7 @@ impl FileSeal {
 
     /// Returns the offset of the next mark in `bytes`.
     pub fn find_mark(&self, bytes: &[u8]) -> Option<usize> {
-        bytes.windows(4).position(|window| window == self.mark)
+        memchr::memmem::find(bytes, &self.mark)
     }
 
     fn aad(&self, frame: &[u8]) -> [u8; 40 + FRAME] {
