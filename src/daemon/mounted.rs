@@ -13,7 +13,7 @@ use super::run::TICK;
 use super::service::{Handle, Service, Why};
 use crate::control::{Answer, Exchange, Failure};
 use crate::fs::{Followed, Fs, FsError, Later, When, is_scarce};
-use crate::io::{Exit, LocalState, Timestamp, byte_count, shown};
+use crate::io::{Exit, FolderWatch, LocalState, Timestamp, byte_count, shown};
 use crate::sync::Follower;
 use crate::volume::Owed;
 
@@ -52,6 +52,8 @@ pub(crate) struct Mounted {
     follower: Follower,
     /// Whether what they write is shown while it is mounted.
     follows: bool,
+    /// Reports of new files in REPO, once they were asked for.
+    watch: Mutex<Option<Box<dyn FolderWatch>>>,
     /// Since when other devices wait for an answer of this one, by the clock that counts from the
     /// start; none if none waits.
     owed_since: Mutex<Option<Duration>>,
@@ -80,7 +82,7 @@ impl Mounted {
     ) -> Self {
         let read_only = state.is_none();
         let (ticks, handle) = (AtomicU64::new(0), OnceLock::new());
-        let (following, owed_since) = (Mutex::default(), Mutex::default());
+        let (following, owed_since, watch) = (Mutex::default(), Mutex::default(), Mutex::default());
         Self {
             fs,
             state,
@@ -89,6 +91,7 @@ impl Mounted {
             read_only,
             follower,
             follows,
+            watch,
             owed_since,
             following,
             ticks,
@@ -189,6 +192,14 @@ impl Service for Mounted {
         if let (Some(handle), Some(untold)) = (self.handle.get(), self.fs.take_untold()) {
             handle.forget(&untold);
         }
+    }
+
+    fn wait_for_news(&self, limit: Duration) {
+        if !self.follows {
+            return std::thread::sleep(limit);
+        }
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        self.follower.wait(self.fs.volume(), &mut watch, limit);
     }
 
     fn has_news(&self) -> bool {

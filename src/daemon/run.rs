@@ -43,7 +43,7 @@ const BUSY_TRIES: u32 = 10;
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
 /// From one tick of the service to the next.
 pub(super) const TICK: Duration = Duration::from_millis(500);
-/// From one question whether something came from elsewhere to the next.
+/// The longest pause from one question whether something came from elsewhere to the next.
 const FOLLOW_PAUSE: Duration = Duration::from_secs(5);
 /// How long answers may take to reach the command line at the end.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -267,7 +267,7 @@ impl<S: Service> Life<S> {
         let (one, closed) = (Arc::clone(&self.one_checkpoint), Arc::clone(&self.closed));
         spawn("follow", move || {
             loop {
-                thread::sleep(FOLLOW_PAUSE);
+                service.wait_for_news(FOLLOW_PAUSE);
                 if session.upgrade().is_none() {
                     return;
                 }

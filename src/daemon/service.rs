@@ -2,6 +2,7 @@
 
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use crate::control::{Answer, Exchange, Failure};
 use crate::fs::{Changed, Operations};
@@ -37,6 +38,11 @@ pub trait Service: Send + Sync + 'static {
 
     /// Tells the kernel of names that changed without its asking. Called every few seconds.
     fn tell_kernel(&self) {}
+
+    /// Waits until something may have come from elsewhere, at most for `limit` and some seconds.
+    fn wait_for_news(&self, limit: Duration) {
+        std::thread::sleep(limit);
+    }
 
     /// Whether something came from elsewhere that the file system would show. Called every few
     /// seconds; must not take long.

@@ -16,6 +16,7 @@ mod shown;
 pub mod sim;
 mod synced;
 mod terminal;
+mod watch;
 
 use std::io;
 use std::time::Duration;
@@ -191,6 +192,15 @@ pub trait SyncedFile: Send + Sync {
     }
 }
 
+/// Waits for files to appear in folders of REPO. What it says is a reason to look, and no more:
+/// where REPO is on a network, nothing may be reported.
+pub trait FolderWatch: Send {
+    /// Waits until files appeared in one of these folders or left it, and no more came for a moment;
+    /// at most for `limit` and two seconds. Returns whether there was anything. Folders that are not
+    /// there are left out.
+    fn wait(&mut self, folders: &[String], limit: Duration) -> bool;
+}
+
 /// REPO, the folder that a sync client uploads. Files enter it complete and
 /// are never changed afterwards. No method makes REPO's own folder: where it
 /// is not there (unmounted, moved), all fail with `NotFound`.
@@ -225,6 +235,10 @@ pub trait SyncedFolder: Send + Sync {
     fn remove(&self, path: &str) -> io::Result<()>;
     /// The space of the file system that the folder is on.
     fn space(&self) -> io::Result<Space>;
+    /// A watch of folders in REPO; none if this kind of REPO reports nothing.
+    fn watch(&self) -> Option<Box<dyn FolderWatch>> {
+        None
+    }
 
     /// Reads a whole file of at most `limit` bytes.
     fn read(&self, path: &str, limit: u64) -> io::Result<Vec<u8>> {

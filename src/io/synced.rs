@@ -14,7 +14,8 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Resolve
 use rustix::io::Errno;
 
 use super::real::{RealFile, space_of, sync_opened};
-use super::{EntryKind, Listed, Space, SyncedFile, SyncedFolder, Timestamp};
+use super::watch::DirWatch;
+use super::{EntryKind, FolderWatch, Listed, Space, SyncedFile, SyncedFolder, Timestamp};
 
 /// Every file of REPO has this mode, whoever wrote it: a sync client may run as
 /// another user, and the bytes are sealed.
@@ -50,6 +51,18 @@ impl DirSynced {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::open(&self.root, flags, Mode::empty())?;
         Ok(Root { folder, at: self })
+    }
+
+    /// Folders in the one that is at the path now, not for reading; none for each that is not
+    /// there.
+    pub(super) fn open_paths(&self, paths: &[String]) -> io::Result<Vec<Option<OwnedFd>>> {
+        let root = self.open_root()?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let open = |path: &String| match open_beneath(root.folder.as_fd(), path, flags) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            opened => opened.map(Some),
+        };
+        paths.iter().map(open).collect()
     }
 }
 
@@ -412,12 +425,20 @@ impl SyncedFolder for DirSynced {
     fn space(&self) -> io::Result<Space> {
         self.open_root()?.space()
     }
+
+    fn watch(&self) -> Option<Box<dyn FolderWatch>> {
+        let watch = DirWatch::new(Self::new(&self.root, None)).inspect_err(|error| {
+            log::warn!("new files in REPO are looked for, since none are reported: {error}");
+        });
+        Some(Box::new(watch.ok()?))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::process::Command;
+    use std::time::Duration;
 
     use super::*;
 
@@ -445,6 +466,69 @@ mod tests {
     /// A disk was unmounted under a mount: the next checkpoint made REPO anew
     /// below the empty mountpoint, put its head there and said that all is in
     /// REPO.
+    #[test]
+    fn a_watch_reports_files_that_appear_in_folders_and_no_others() {
+        let folders = TestFolders::new();
+        let (repo, root) = (folders.repo(), folders.path("repo"));
+        let mut watch = repo.watch().expect("the kernel has inotify");
+        let watched = ["", "a/head", "b/head"].map(str::to_owned);
+        let soon = Duration::from_millis(20);
+        assert!(!watch.wait(&watched, soon), "nothing is there yet");
+        fs::create_dir_all(root.join("a/head")).unwrap();
+        assert!(watch.wait(&watched, soon), "a folder was made in REPO");
+        fs::write(root.join("a/head/file"), "x").unwrap();
+        assert!(watch.wait(&watched, soon), "the new folder is watched from the next wait on");
+        fs::write(root.join("a/other"), "x").unwrap();
+        assert!(!watch.wait(&watched, soon), "nobody asked about that folder");
+        fs::rename(root.join("a/other"), root.join("a/head/other")).unwrap();
+        assert!(watch.wait(&watched, soon));
+        fs::remove_file(root.join("a/head/other")).unwrap();
+        assert!(watch.wait(&watched, soon));
+        fs::read(root.join("a/head/file")).unwrap();
+        assert!(!watch.wait(&watched, soon), "who reads changes nothing");
+        // Another folder takes REPO's place.
+        fs::rename(&root, folders.path("aside")).unwrap();
+        assert!(!watch.wait(&watched, soon), "REPO is not there");
+        fs::create_dir_all(root.join("b/head")).unwrap();
+        watch.wait(&watched, soon);
+        fs::write(root.join("b/head/file"), "x").unwrap();
+        assert!(watch.wait(&watched, soon));
+    }
+
+    /// A sync client brings one file after another: they are one report.
+    #[test]
+    fn a_watch_waits_until_no_more_files_come() {
+        let folders = TestFolders::new();
+        let (repo, root) = (folders.repo(), folders.path("repo"));
+        let mut watch = repo.watch().unwrap();
+        let watched = [String::new()];
+        let limit = Duration::from_secs(60);
+        assert!(!watch.wait(&watched, Duration::ZERO));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in 0..8 {
+                    std::thread::sleep(Duration::from_millis(10));
+                    fs::write(root.join(number.to_string()), "x").unwrap();
+                }
+            });
+            assert!(watch.wait(&watched, limit));
+        });
+        assert_eq!(repo.list("").unwrap().len(), 8);
+        assert!(!watch.wait(&watched, Duration::ZERO), "that was all of it");
+        // One that goes on for ever is reported all the same.
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    fs::write(root.join("again"), "x").unwrap();
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            });
+            assert!(watch.wait(&watched, limit));
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+    }
+
     #[test]
     fn a_folder_that_is_gone_is_not_made() {
         let folders = TestFolders::new();

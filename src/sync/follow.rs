@@ -15,7 +15,7 @@ use super::read::{LeftOut, Loaded};
 use super::tell;
 use crate::crypto::{DeviceId, unhex};
 use crate::format::clock::Generations;
-use crate::io::SyncedFolder;
+use crate::io::{FolderWatch, SyncedFolder};
 use crate::store::StoreError;
 use crate::volume::repository::Repository;
 use crate::volume::state::State;
@@ -24,6 +24,8 @@ use crate::volume::{Base, DeviceHead, Heads, Volume, VolumeError};
 /// How long after a look that did not end it is repeated, although no file of a head is another;
 /// then twice as long, and so on.
 const AGAIN: Duration = Duration::from_secs(15);
+/// The same, if files appeared since.
+const ARRIVALS: Duration = Duration::from_secs(3);
 /// How many times that is doubled.
 const DOUBLINGS_MAX: u32 = 6;
 
@@ -44,6 +46,8 @@ struct Last {
     /// When it was seen last that REPO has these files and no others. None as long as they were not
     /// read: the look failed, or goes on.
     seen: Option<Duration>,
+    /// Whether files appeared since the look began that no head is: objects that it may lack.
+    has_arrivals: bool,
     /// How many looks in a row found the same files, up to [`DOUBLINGS_MAX`].
     repeated: u32,
     /// Whether the volume goes on from all that was found, and nothing is on its way.
@@ -87,9 +91,31 @@ impl Follower {
             Some(last) if last.files != files => true,
             Some(last) => {
                 last.seen = last.seen.map(|_| now);
-                !last.is_done && now.saturating_sub(last.at) >= AGAIN * (1 << last.repeated)
+                let pause = if last.has_arrivals { ARRIVALS } else { AGAIN * (1 << last.repeated) };
+                !last.is_done && now.saturating_sub(last.at) >= pause
             }
         })
+    }
+
+    /// Waits until files appear in the folders of other devices, or REPO gets one more folder; at most
+    /// for `limit` and some seconds. `watch` is kept from one call to the next.
+    pub fn wait(&self, volume: &Volume, watch: &mut Option<Box<dyn FolderWatch>>, limit: Duration) {
+        let repo = &*volume.world().repo;
+        if watch.is_none() {
+            *watch = repo.watch();
+        }
+        let Some(watch) = watch else { return std::thread::sleep(limit) };
+        let folders = watched(repo, &volume.state().device).unwrap_or_default();
+        if watch.wait(&folders, limit) {
+            self.note_arrivals();
+        }
+    }
+
+    /// Files appeared in REPO: a look that did not find all that it needs is repeated soon.
+    pub fn note_arrivals(&self) {
+        if let Some(last) = &mut *self.last() {
+            last.has_arrivals = true;
+        }
     }
 
     /// The volume does not go on from what the last look found: it is repeated.
@@ -112,7 +138,7 @@ impl Follower {
         let mut last = self.last();
         let before = last.as_ref().filter(|last| last.files == files);
         let repeated = before.map_or(0, |last| (last.repeated + 1).min(DOUBLINGS_MAX));
-        *last = Some(Last { files, at, seen: None, repeated, is_done: false });
+        *last = Some(Last { files, at, seen: None, has_arrivals: false, repeated, is_done: false });
         drop(last);
         let repository = Repository::find(&*world.repo)?;
         if repository.repo != state.repo {
@@ -194,6 +220,21 @@ impl Follower {
         let seen = self.last().as_ref().and_then(|last| last.seen);
         seen.map(|seen| now.saturating_sub(seen))
     }
+}
+
+/// REPO's folder, and the folders into which all devices but `own` put files.
+fn watched(repo: &dyn SyncedFolder, own: &DeviceId) -> std::io::Result<Vec<String>> {
+    let mut folders = vec![String::new()];
+    for device in repo.list("")? {
+        if unhex::<16>(&device.name).is_none_or(|id| id == *own) {
+            continue;
+        }
+        for folder in ["", "/head", "/obj"] {
+            folders.push(format!("{}{folder}", device.name));
+        }
+        folders.extend((0..16).map(|digit| format!("{}/obj/{digit:x}", device.name)));
+    }
+    Ok(folders)
 }
 
 /// Paths and sizes of what lies in the folders of heads of all devices but `own`.

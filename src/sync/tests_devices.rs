@@ -279,6 +279,16 @@ fn a_look_that_found_nothing_new_is_repeated_after_a_while() {
         laptop.pass(pause / 2 + 6);
         assert!(laptop.has_news(&follower), "what is on its way is looked for again");
     }
+    // Files came that are no heads: it may be what is missing.
+    laptop.follow_with(&follower);
+    follower.note_arrivals();
+    assert!(!laptop.has_news(&follower), "more may come");
+    laptop.pass(3);
+    assert!(laptop.has_news(&follower));
+    laptop.follow_with(&follower);
+    assert!(!laptop.has_news(&follower));
+    laptop.pass(3);
+    assert!(!laptop.has_news(&follower), "nothing came since");
     assert_eq!(laptop.heads_written(), heads, "nothing new was shown, and a head was published");
 }
 
