@@ -24,7 +24,7 @@ mod stage;
 mod strays;
 mod weighted;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use catalogue::Catalogue;
@@ -79,6 +79,13 @@ impl Context {
     }
 }
 
+/// Looks for what came into REPO since it was listed.
+pub trait Lookout: Send + Sync {
+    /// Has the store know the heads and objects that are in REPO at the time `now` of
+    /// [`Clock::elapsed`]. Returns false if it did not look.
+    fn look_again(&self, store: &Store, now: Duration) -> bool;
+}
+
 /// The containers of one repository, as one device sees them: reads chunks and nodes from
 /// them, and publishes new ones.
 pub struct Store {
@@ -93,6 +100,7 @@ pub struct Store {
     caches: Caches,
     intents: Intents,
     presence: Presence,
+    lookout: OnceLock<Box<dyn Lookout>>,
 }
 
 impl Store {
@@ -121,7 +129,13 @@ impl Store {
             caches: Caches::new(sizes),
             intents: Intents::new(state),
             presence: Presence::default(),
+            lookout: OnceLock::new(),
         }
+    }
+
+    /// Who looks again before something counts as missing. The first one stays.
+    pub fn set_lookout(&self, lookout: Box<dyn Lookout>) {
+        let _ = self.lookout.set(lookout);
     }
 
     /// The id and the keys of the repository.

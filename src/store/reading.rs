@@ -195,11 +195,20 @@ impl Store {
     /// The containers that should hold a chunk or node.
     fn holders(&self, id: &Id) -> Result<Vec<u32>> {
         let found = self.catalogue.lookup_good_first(id)?;
-        if found.is_empty() && self.search() {
-            self.catalogue.lookup_good_first(id)
-        } else {
-            Ok(found)
+        if !found.is_empty() {
+            return Ok(found);
         }
+        // No head here names it: the one that does may have come since.
+        let lookout = self.lookout.get();
+        let has_looked = lookout.is_some_and(|lookout| lookout.look_again(self, self.elapsed()));
+        if !has_looked && !self.search() {
+            return Ok(found);
+        }
+        let found = self.catalogue.lookup_good_first(id)?;
+        if found.is_empty() && has_looked && self.search() {
+            return self.catalogue.lookup_good_first(id);
+        }
+        Ok(found)
     }
 
     fn read_stored(&self, id: &Id, from: u64, out: &mut [u8]) -> Result<()> {

@@ -4,6 +4,7 @@
 //! Invariant: nothing is decided while something is read or written. Whoever changes when
 //! a head counts, or when an opening is refused, changes `plan` alone.
 
+mod arrivals;
 mod base;
 mod follow;
 mod open;

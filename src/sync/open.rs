@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::arrivals::Arrivals;
 use super::base::{Decided, based_on, holders, read_and_join};
 use super::options::OpenOptions;
 use super::plan::{Known, Plan, Purpose, Verdict, plan};
@@ -49,6 +50,7 @@ pub fn open(
     }
     store.list_objects(&repository.devices())?;
     store.add_copies(&repository.copies);
+    store.set_lookout(Box::new(Arrivals::new(state.device)));
     let intents = intents(&world, options)?;
     let mut heads = repository.heads.clone();
     // Of a repository that is only read, this machine is the device of the state

@@ -5,6 +5,7 @@
 //! all devices show the same; and none of them was told of damage or of a rollback.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -85,7 +86,21 @@ enum Step {
     Clock(usize, i64),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+/// How often each kind of step is taken: what is done while nothing ends, what ends a mount, and what
+/// goes wrong.
+struct Often {
+    follow: u32,
+    open: u32,
+    mount: u32,
+    trouble: u32,
+}
+
+const EVERYTHING: Often = Often { follow: 3, open: 2, mount: 3, trouble: 2 };
+/// Mounts that stay, and follow.
+const FOLLOWING: Often = Often { follow: 10, open: 4, mount: 1, trouble: 1 };
+
+fn step(often: &Often) -> impl Strategy<Value = Step> + use<> {
+    let Often { follow, open, mount, trouble } = *often;
     let device = || 0..DEVICES;
     let during = || {
         prop_oneof![
@@ -105,14 +120,14 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (device(), device(), any::<u64>()).prop_map(|(to, from, s)| Step::Carry(to, from, s)),
         1 => (device(), any::<u64>()).prop_map(|(at, seed)| Step::Hide(at, seed)),
         1 => device().prop_map(Step::Show),
-        3 => (device(), any::<bool>()).prop_map(|(device, kill)| Step::Mount(device, kill)),
-        3 => device().prop_map(Step::Follow),
-        2 => (device(), 0..FILES.len()).prop_map(|(device, file)| Step::Open(device, file)),
-        2 => device().prop_map(Step::WriteOpen),
+        mount => (device(), any::<bool>()).prop_map(|(device, kill)| Step::Mount(device, kill)),
+        follow => device().prop_map(Step::Follow),
+        open => (device(), 0..FILES.len()).prop_map(|(device, file)| Step::Open(device, file)),
+        open => device().prop_map(Step::WriteOpen),
         1 => device().prop_map(Step::Close),
-        2 => (device(), during(), 0..40u64, any::<u8>(), any::<bool>())
+        trouble => (device(), during(), 0..40u64, any::<u8>(), any::<bool>())
             .prop_map(|(at, what, after, how, taken)| Step::Crash(at, what, after, how, taken)),
-        2 => (device(), during(), 0..40u64, prop_oneof![Just(Fault::Io), Just(Fault::NoSpace)])
+        trouble => (device(), during(), 0..40u64, prop_oneof![Just(Fault::Io), Just(Fault::NoSpace)])
             .prop_map(|(at, what, after, fault)| Step::Fault(at, what, after, fault)),
         1 => (device(), -200_000..200_000i64).prop_map(|(at, ahead)| Step::Clock(at, ahead)),
     ]
@@ -292,7 +307,8 @@ impl Devices {
             // Something that it needs was taken away.
             prop_assert!(
                 self.has_trouble(at),
-                "nothing is missing, and it cannot publish: {error}"
+                "nothing is missing, and it cannot publish: {error}: {:?}",
+                device.fs().progress().trouble
             );
             return Ok(());
         }
@@ -671,6 +687,8 @@ impl Devices {
             for (path, bytes) in &self.written {
                 self.machine(at).disk().put(path, bytes);
             }
+            // What is missing is looked for every few seconds.
+            self.machine(at).disk().clock().advance(Duration::from_secs(10));
             self.remount(at, false)?;
         }
         Ok(())
@@ -702,6 +720,19 @@ impl Devices {
     }
 }
 
+/// Plays a world to its end. The error says what happened in it.
+fn play_world(first: &[Act], steps: Vec<Step>) -> Outcome {
+    let mut devices = Devices::new(first);
+    let mut outcome = Ok(());
+    for step in steps {
+        outcome = outcome.and_then(|()| devices.step(step));
+    }
+    let told = |devices: &Devices| devices.story.join("\n");
+    outcome
+        .and_then(|()| devices.finish())
+        .map_err(|error| TestCaseError::fail(format!("{error}\n{}", told(&devices))))
+}
+
 /// All files of all machines, when a world has come to its end.
 fn end_of(first: &[Act], steps: &[Step]) -> Vec<BTreeMap<String, Vec<u8>>> {
     let mut devices = Devices::new(first);
@@ -720,7 +751,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(10 * factor()))]
     #[test]
     fn one_seed_gives_one_world(
-        first in acts(10), steps in prop::collection::vec(step(), 5..50),
+        first in acts(10), steps in prop::collection::vec(step(&EVERYTHING), 5..50),
     ) {
         prop_assert!(end_of(&first, &steps) == end_of(&first, &steps));
     }
@@ -730,16 +761,35 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(150 * factor()))]
     #[test]
     fn whatever_clients_and_power_do_nothing_is_lost_and_nobody_is_alarmed(
-        first in acts(10), steps in prop::collection::vec(step(), 5..50),
+        first in acts(10), steps in prop::collection::vec(step(&EVERYTHING), 5..50),
     ) {
-        let mut devices = Devices::new(&first);
-        let mut outcome = Ok(());
-        for step in steps {
-            outcome = outcome.and_then(|()| devices.step(step));
-        }
-        let outcome = outcome.and_then(|()| devices.finish());
-        if let Err(error) = outcome {
-            prop_assert!(false, "{error}\n{}", devices.story.join("\n"));
-        }
+        play_world(&first, steps)?;
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8 * factor()))]
+    #[test]
+    fn mounts_that_stay_follow_whatever_happens(
+        first in acts(10), steps in prop::collection::vec(step(&FOLLOWING), 100..400),
+    ) {
+        play_world(&first, steps)?;
+    }
+}
+
+/// A mount went on from a head whose content another one names, which came later. Until the next look it
+/// said of that content that it was not here.
+#[test]
+fn what_came_since_the_last_look_is_found() {
+    let steps = vec![
+        Step::Act(1, vec![Act::Write(3), Act::Write(2)], true),
+        Step::Answer(1),
+        Step::Act(1, vec![Act::SetXattr(2)], false),
+        Step::Publish(1),
+        Step::Crash(1, During::Fsync, 0, 0, true),
+        Step::Follow(2),
+        Step::Open(2, 2),
+        Step::WriteOpen(2),
+    ];
+    play_world(&[], steps).unwrap();
 }
