@@ -76,7 +76,7 @@ impl MountSettings {
             cache: 64 << 20,
             device: None,
             nonempty: false,
-            follow: false,
+            follow: true,
             adopt: false,
             device_name: None,
         };
@@ -93,7 +93,7 @@ impl MountSettings {
                 ("allow_other", None) => mount.access = Access::Everybody,
                 ("allow_root", None) => mount.access = Access::OwnerAndRoot,
                 ("nonempty", None) => settings.nonempty = true,
-                ("follow", None) => settings.follow = true,
+                ("follow" | "nofollow", None) => settings.follow = name == "follow",
                 ("nodev" | "dev", None) => mount.no_devices = name == "nodev",
                 ("nosuid" | "suid", None) => mount.no_suid = name == "nosuid",
                 ("noexec" | "exec", None) => mount.no_exec = name == "noexec",

@@ -57,8 +57,8 @@ pub fn run(global: &Global, args: &WaitArgs) -> Result<Exit> {
                 "{who} has not said within {seconds} s that it holds state {target} of this one"
             );
             return Err(Failure::new(Exit::NotAllHere, text).hint(
-                "a device says so a minute after the files came if it is mounted with -o follow, else \
-                 when it is mounted the next time, or at amberfs sync",
+                "a device says so a minute after the files came, if it is mounted and shows what is new; \
+                 else when it is mounted the next time, or at amberfs sync",
             ));
         }
         // A head that came after the one that asks hides it.

@@ -104,18 +104,20 @@ impl Fs {
     /// Whether a write has to wait until chunks or a head are in REPO.
     pub(super) fn is_congested(&self) -> bool {
         let dirty = self.lock().dirty;
-        Amounts { dirty, ..self.log_amounts() }.is_congested()
+        self.hold.is_held() || Amounts { dirty, ..self.log_amounts() }.is_congested()
     }
 
     fn log_amounts(&self) -> Amounts {
         Amounts { queued: self.queued(), logged: self.log.bytes(), ..Amounts::default() }
     }
 
-    /// Makes a checkpoint before an operation if the log has grown long: it
+    /// What goes before each change. It waits for following if that asks for a moment without
+    /// changes. It makes a checkpoint if the log has grown long: it
     /// must not fill up with records that a head could hold. If that fails, the
     /// log says when there is no room any more. Only who may `wait` does so for
     /// a checkpoint that is under way.
     pub(super) fn make_room(&self, wait: bool) {
+        self.hold.wait();
         if self.log_amounts().before_change() == Relief::Go {
             return;
         }

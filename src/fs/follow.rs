@@ -5,13 +5,16 @@
 //! for whoever has it open (`pins`); only an open database keeps the base from changing.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
 
-use super::pins::{KernelNumbers, Pin};
+use super::pins::{KernelNumbers, Pin, ReplacedDirectory};
 use super::{Fs, Replaced};
+use crate::format::clock::Generations;
 use crate::format::namespace::{Ino, Key, Value};
 use crate::format::node::MapItem;
-use crate::sync::{Follower, Looked};
-use crate::volume::{Heads, StoreError, Tree, VolumeError};
+use crate::sync::Follower;
+use crate::volume::{Base, Heads, StoreError, Tree, VolumeError};
 
 /// What of the namespace is another than before: the kernel has to forget it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +49,22 @@ pub enum Later {
     Database(Vec<u8>),
 }
 
+/// After how many tries in vain changes wait for the next one.
+const BUSY_MAX: usize = 2;
+
+/// What a mount would be based on next.
+struct NextBase {
+    base: Base,
+    /// The newest generation of each device that local state has seen then.
+    seen: Generations,
+    changed: Changed,
+    /// Files whose content changed, and that are open or have changes here.
+    used: BTreeSet<Ino>,
+    /// Those of them that can be pinned.
+    pinnable: HashMap<Ino, Pin>,
+    directories: Vec<ReplacedDirectory>,
+}
+
 impl Fs {
     /// Looks for heads of other devices, publishes what is acknowledged, and goes on from the
     /// join of all. If nothing new is here, nothing is published.
@@ -55,6 +74,11 @@ impl Fs {
         let followed = self.follow_to(follower, &mut heads)?;
         if matches!(followed, Followed::Later(_)) {
             follower.look_again();
+        }
+        if matches!(followed, Followed::Later(Later::Busy)) {
+            self.busy_follows.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.busy_follows.store(0, Ordering::Relaxed);
         }
         // What the others say is told, whether it is shown or not.
         if let Some(heads) = heads {
@@ -69,37 +93,71 @@ impl Fs {
         follower: &Follower,
         heads: &mut Option<Heads>,
     ) -> std::result::Result<Followed, VolumeError> {
-        let mut looked = follower.look(&self.volume)?;
-        *heads = Some(std::mem::take(&mut looked.heads));
-        let Some(base) = &looked.base else { return Ok(Followed::Nothing) };
-        let other = self.volume.tree_at(base.namespace.shown);
-        let mut changed = self.changed(&other)?;
-        let mut used = Self::in_use(&self.lock(), &changed.contents);
-        let mut pinnable = self.pinnable(&used, &other)?;
         // What is not open is published first.
-        if let Some(later) = self.held(&used, &pinnable)? {
-            return Ok(Followed::Later(later));
-        }
-        if !self.options.read_only && self.lock().overlays.all_changes() > 0 {
+        let mut next = match self.next_base(follower, heads)? {
+            ControlFlow::Continue(next) => next,
+            ControlFlow::Break(followed) => return Ok(followed),
+        };
+        let mut held = None;
+        if !self.options.read_only && self.has_changes() {
             // What fails is told where it happens; then nothing is gone on from.
-            if !matches!(self.checkpoint_locked(false), Ok(None | Some((_, None)))) {
+            let publish = || matches!(self.checkpoint_locked(false), Ok(None | Some((_, None))));
+            if !publish() {
                 return Ok(Followed::Later(Later::Unpublished));
             }
-            // Now with the head that was published.
-            looked = follower.look(&self.volume)?;
-            *heads = Some(std::mem::take(&mut looked.heads));
-            let Some(base) = &looked.base else { return Ok(Followed::Nothing) };
-            let other = self.volume.tree_at(base.namespace.shown);
-            changed = self.changed(&other)?;
-            used = Self::in_use(&self.lock(), &changed.contents);
-            pinnable = self.pinnable(&used, &other)?;
-            if let Some(later) = self.held(&used, &pinnable)? {
-                return Ok(Followed::Later(later));
+            // Programs that never pause wait for a moment: there is little left to publish.
+            if self.busy_follows.load(Ordering::Relaxed) >= BUSY_MAX {
+                held = Some(self.hold.begin());
+                if self.has_changes() && !publish() {
+                    return Ok(Followed::Later(Later::Unpublished));
+                }
             }
+            // Now with the head that was published.
+            next = match self.next_base(follower, heads)? {
+                ControlFlow::Continue(next) => next,
+                ControlFlow::Break(followed) => return Ok(followed),
+            };
         }
-        let Looked { base: Some(base), seen, .. } = looked else { unreachable!("it is there") };
+        let followed = self.go_on_from(next, heads);
+        drop(held);
+        followed
+    }
+
+    /// Whether something is acknowledged that no head has.
+    fn has_changes(&self) -> bool {
+        self.lock().overlays.all_changes() > 0
+    }
+
+    /// Looks for heads of other devices, and what would be other than now if their join was shown.
+    fn next_base(
+        &self,
+        follower: &Follower,
+        heads: &mut Option<Heads>,
+    ) -> std::result::Result<ControlFlow<Followed, NextBase>, VolumeError> {
+        let looked = follower.look(&self.volume)?;
+        *heads = Some(looked.heads);
+        let Some(base) = looked.base else { return Ok(ControlFlow::Break(Followed::Nothing)) };
+        let other = self.volume.tree_at(base.namespace.shown);
+        let changed = self.changed(&other)?;
+        let used = Self::in_use(&self.lock(), &changed.contents);
+        let pinnable = self.pinnable(&used, &other)?;
+        if let Some(later) = self.held(&used, &pinnable)? {
+            return Ok(ControlFlow::Break(Followed::Later(later)));
+        }
+        let directories = self.replaced_directories(&changed, &other)?;
+        let seen = looked.seen;
+        Ok(ControlFlow::Continue(NextBase { base, seen, changed, used, pinnable, directories }))
+    }
+
+    /// Shows another base, if nothing is acknowledged that no head has.
+    fn go_on_from(
+        &self,
+        next: NextBase,
+        heads: &mut Option<Heads>,
+    ) -> std::result::Result<Followed, VolumeError> {
+        let NextBase { base, seen, mut changed, used, mut pinnable, directories } = next;
         let mut numbers = None;
-        if !used.is_empty() {
+        if !used.is_empty() || !directories.is_empty() {
             let Some(all) = self.all_numbers() else {
                 return Ok(Followed::Later(Later::Busy));
             };
@@ -138,6 +196,9 @@ impl Fs {
         if let Some(table) = numbers.as_deref_mut() {
             for pin in pins {
                 self.pin(&mut state, table, pin);
+            }
+            for directory in directories {
+                Self::hand_number_on(&mut state, table, &mut changed, &directory);
             }
         }
         for ino in &changed.contents {
@@ -194,35 +255,40 @@ impl Fs {
             let difference = difference?;
             let (before, after) = difference.sides();
             let Some(item) = before.or(after) else { continue };
-            match Tree::decode_key(&item.key)? {
+            let key = Tree::decode_key(&item.key)?;
+            let value =
+                |item: Option<&MapItem>| item.map(|item| Tree::value_of(&key, item)).transpose();
+            match &key {
                 Key::Entry(dir, _, name) => {
-                    changed.inodes.insert(dir);
-                    changed.names.insert((dir, name));
+                    changed.inodes.insert(*dir);
+                    // Who works in a directory whose name is forgotten has no path any more.
+                    if value(before)? != value(after)? {
+                        changed.names.insert((*dir, name.clone()));
+                    }
                 }
-                Key::Back(ino, dir, name) => {
-                    changed.inodes.insert(ino);
-                    changed.names.insert((dir, name));
-                }
-                key @ Key::Inode(ino) => {
-                    let value = |item: Option<&MapItem>| {
-                        item.map(|item| Tree::value_of(&key, item)).transpose()
-                    };
-                    changed.inodes.insert(ino);
-                    let same = match (value(before)?, value(after)?) {
-                        (Some(Value::Inode(one)), Some(Value::Inode(other))) => {
-                            (one.size, one.content, &one.inline)
-                                == (other.size, other.content, &other.inline)
+                // An entry is on the other side of it.
+                Key::Back(ino, ..) => drop(changed.inodes.insert(*ino)),
+                Key::Inode(ino) => {
+                    changed.inodes.insert(*ino);
+                    let mut same = false;
+                    if let (Some(Value::Inode(one)), Some(Value::Inode(another))) =
+                        (value(before)?, value(after)?)
+                    {
+                        // As above.
+                        if one.is_dir() && another.is_dir() {
+                            continue;
                         }
-                        _ => false,
-                    };
+                        same = (one.size, one.content, &one.inline)
+                            == (another.size, another.content, &another.inline);
+                    }
                     if !same {
-                        changed.contents.insert(ino);
+                        changed.contents.insert(*ino);
                     }
                     // The kernel believes its own size and times for as long as it knows a name.
-                    changed.names.extend(other.names_of(ino)?);
+                    changed.names.extend(other.names_of(*ino)?);
                 }
                 Key::Writer(_) | Key::Unsettled(..) => {}
-                key => drop(changed.inodes.insert(key.ino())),
+                _ => drop(changed.inodes.insert(key.ino())),
             }
         }
         Ok(changed)

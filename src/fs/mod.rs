@@ -16,6 +16,7 @@ mod data;
 mod dir;
 mod failing;
 mod follow;
+mod hold;
 mod journaled;
 mod mount;
 mod names;
@@ -195,6 +196,10 @@ pub struct Fs {
     queue: Mutex<queue::Queue>,
     /// The queue has room, or nobody makes any.
     queue_room: Condvar,
+    /// Changes wait for following.
+    hold: hold::Hold,
+    /// How many times in a row following found no moment without changes.
+    busy_follows: AtomicUsize,
     failing: Failing,
 }
 
@@ -220,6 +225,8 @@ impl Fs {
             draining: Mutex::default(),
             queue: Mutex::default(),
             queue_room: Condvar::new(),
+            hold: hold::Hold::default(),
+            busy_follows: AtomicUsize::new(0),
             failing: Failing::default(),
         };
         // Who only reads needs no number, and may lack the nodes that would show it free.

@@ -1,5 +1,5 @@
 //! [`Operations`] for [`Fs`]: the list of what a kernel interface may call, with the kernel's
-//! numbers of inodes. Directories have the same number everywhere.
+//! numbers of inodes.
 
 use super::{
     Attr, Caller, DirEntry, Fs, FsError, Operations, RenameMode, Result, Seek, SetAttr, SpaceStat,
@@ -23,7 +23,7 @@ impl Operations for Fs {
         Ok(numbers.attr(self.do_setattr(numbers.ino(ino), change)?))
     }
     fn readlink(&self, ino: u64) -> Result<Vec<u8>> {
-        let inode = self.inode(&self.lock(), ino)?;
+        let inode = self.inode(&self.lock(), self.kernel_numbers().ino(ino))?;
         if inode.kind() == 0o120_000 { Ok(inode.inline) } else { Err(FsError::Invalid) }
     }
     fn mknod(
@@ -35,34 +35,55 @@ impl Operations for Fs {
         rdev: u32,
     ) -> Result<Attr> {
         self.make_room(false);
-        self.make(caller, parent, name, mode, u64::from(rdev), &[])
+        let numbers = self.kernel_numbers();
+        Ok(numbers.attr(self.make(
+            caller,
+            numbers.ino(parent),
+            name,
+            mode,
+            u64::from(rdev),
+            &[],
+        )?))
     }
     fn mkdir(&self, caller: Caller, parent: u64, name: &[u8], mode: u32) -> Result<Attr> {
         self.make_room(false);
-        self.make(caller, parent, name, 0o040_000 | mode & 0o7777, 0, &[])
+        let numbers = self.kernel_numbers();
+        Ok(numbers.attr(self.make(
+            caller,
+            numbers.ino(parent),
+            name,
+            0o040_000 | mode & 0o7777,
+            0,
+            &[],
+        )?))
     }
     fn symlink(&self, caller: Caller, parent: u64, name: &[u8], target: &[u8]) -> Result<Attr> {
         self.make_room(false);
-        self.do_symlink(caller, parent, name, target)
+        let numbers = self.kernel_numbers();
+        Ok(numbers.attr(self.do_symlink(caller, numbers.ino(parent), name, target)?))
     }
     fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<Attr> {
         self.make_room(false);
         let numbers = self.kernel_numbers();
-        Ok(numbers.attr(self.do_link(numbers.ino(ino), parent, name)?))
+        Ok(numbers.attr(self.do_link(numbers.ino(ino), numbers.ino(parent), name)?))
     }
     fn unlink(&self, parent: u64, name: &[u8]) -> Result<()> {
         self.make_room(false);
-        self.remove(parent, name, false)
+        self.remove(self.kernel_numbers().ino(parent), name, false)
     }
     fn rmdir(&self, parent: u64, name: &[u8]) -> Result<()> {
         self.make_room(false);
-        self.remove(parent, name, true)
+        self.remove(self.kernel_numbers().ino(parent), name, true)
     }
     fn rename(&self, from: (u64, &[u8]), to: (u64, &[u8]), mode: RenameMode) -> Result<()> {
         self.make_room(false);
-        self.do_rename(from, to, mode)
+        let numbers = self.kernel_numbers();
+        self.do_rename((numbers.ino(from.0), from.1), (numbers.ino(to.0), to.1), mode)
     }
     fn open(&self, ino: u64, write: bool, truncate: bool) -> Result<()> {
+        if truncate {
+            self.make_room(false);
+        }
         self.do_open(self.kernel_numbers().ino(ino), write, truncate)
     }
     fn release(&self, ino: u64, _write: bool) {
@@ -90,7 +111,9 @@ impl Operations for Fs {
     ) -> Result<()> {
         let numbers = self.kernel_numbers();
         // Who fills calls again: readers never wait for each other, as nobody waits to write.
-        self.do_readdir(ino, cookie, attributes, &mut |entry| fill(&numbers.entry(entry)))
+        self.do_readdir(numbers.ino(ino), cookie, attributes, &mut |entry| {
+            fill(&numbers.entry(entry))
+        })
     }
     fn remember(&self, ino: u64) {
         let numbers = self.kernel_numbers();
@@ -121,6 +144,7 @@ impl Operations for Fs {
         self.do_seek(self.kernel_numbers().ino(ino), offset, what)
     }
     fn copy_file_range(&self, from: (u64, u64), to: (u64, u64), len: u64) -> Result<u64> {
+        self.make_room(false);
         let numbers = self.kernel_numbers();
         self.do_copy((numbers.ino(from.0), from.1), (numbers.ino(to.0), to.1), len)
     }

@@ -18,7 +18,7 @@ use crate::format::namespace::{ContentClass, Ino, Inode, Key, ROOT, Value};
 use crate::format::record::Change;
 use crate::format::side_files::{SIDE_SUFFIXES, without_suffix};
 use crate::format::versions::History;
-use crate::merge::{beside, numbered};
+use crate::merge::{kept_beside, numbered};
 use crate::volume::{StoreError, Tree};
 
 /// How long following waits for the operations that are in progress.
@@ -54,14 +54,23 @@ impl KernelNumbers {
         DirEntry { attr: self.attr(entry.attr), ..entry.clone() }
     }
 
-    /// What the kernel calls the inode means `pinned` from here on; the inode is called `pinned`.
-    fn exchange(&mut self, ino: Ino, pinned: Ino) {
-        let number = self.number(ino);
-        self.inodes.insert(number, pinned);
-        self.numbers.insert(pinned, number);
-        self.inodes.insert(pinned, ino);
-        self.numbers.insert(ino, pinned);
+    /// The kernel's number of each of two inodes means the other one from here on.
+    fn exchange(&mut self, one: Ino, other: Ino) {
+        let numbers = (self.number(one), self.number(other));
+        for (number, ino) in [(numbers.0, other), (numbers.1, one)] {
+            self.inodes.insert(number, ino);
+            self.numbers.insert(ino, number);
+        }
     }
+}
+
+/// A directory in whose place another one is, of another number: two devices made one of the same name,
+/// or one removed it and made it again.
+pub(super) struct ReplacedDirectory {
+    before: Ino,
+    after: Ino,
+    /// The names that lead to the one that is there now; one.
+    names: Vec<(Ino, Vec<u8>)>,
 }
 
 /// The version of a file that somebody has open, after another took its place.
@@ -192,6 +201,68 @@ impl Fs {
         }
     }
 
+    /// The directories of these changes that the kernel knows, that are not in the namespace `other`
+    /// any more, and in whose place it has others.
+    pub(super) fn replaced_directories(
+        &self,
+        changed: &Changed,
+        other: &Tree<'_>,
+    ) -> std::result::Result<Vec<ReplacedDirectory>, StoreError> {
+        let known: Vec<Ino> = {
+            let state = self.lock();
+            let is_known = |ino: &&Ino| state.lookups.contains_key(ino);
+            changed.inodes.iter().filter(is_known).copied().collect()
+        };
+        let mut found = Vec::new();
+        for before in known {
+            let tree = self.volume.tree();
+            if !is_directory(&tree, before)? || other.get(&Key::Inode(before))?.is_some() {
+                continue;
+            }
+            let Some(path) = path_of(&tree, before)? else { continue };
+            let Some(after) = self.resolve(other, &path)? else { continue };
+            if is_directory(other, after)? {
+                found.push(ReplacedDirectory { before, after, names: other.names_of(after)? });
+            }
+        }
+        Ok(found)
+    }
+
+    fn resolve(
+        &self,
+        tree: &Tree<'_>,
+        path: &[Vec<u8>],
+    ) -> std::result::Result<Option<Ino>, StoreError> {
+        let mut at = ROOT;
+        for name in path {
+            let key = Key::Entry(at, self.volume.name_hash(name), name.clone());
+            let Some(Value::Entry(ino, _)) = tree.get(&key)? else { return Ok(None) };
+            at = ino;
+        }
+        Ok(Some(at))
+    }
+
+    /// What the kernel knows as a directory is the one that took its place from here on, so that
+    /// who works in it goes on. The kernel has nothing to forget of its name then. If the kernel knows
+    /// both, each stays what it is.
+    pub(super) fn hand_number_on(
+        state: &mut State,
+        numbers: &mut KernelNumbers,
+        changed: &mut Changed,
+        directory: &ReplacedDirectory,
+    ) {
+        let ReplacedDirectory { before, after, names } = directory;
+        if state.lookups.contains_key(after) {
+            return;
+        }
+        let Some(count) = state.lookups.remove(before) else { return };
+        state.lookups.insert(*after, count);
+        numbers.exchange(*before, *after);
+        for name in names {
+            changed.names.remove(name);
+        }
+    }
+
     /// A number that no inode has.
     fn draw_number(&self, state: &mut State) -> Ino {
         let random = &*self.volume.world().random;
@@ -247,11 +318,10 @@ impl Fs {
         } else {
             ROOT
         };
-        if self.find(state, dir, &name)?.is_none() {
-            return Ok((dir, name));
-        }
+        let Some(of) = self.find(state, dir, &name)? else { return Ok((dir, name)) };
         let own = self.volume.state().name;
-        let first = beside(&name, &own, self.now(), ino);
+        let context = self.volume.context();
+        let first = kept_beside((&name, of), (&own, self.now()), ino, &context.ids);
         let mut candidate = first.clone();
         for number in 2.. {
             if self.find(state, dir, &candidate)?.is_none() {
@@ -277,6 +347,23 @@ impl Fs {
     }
 }
 
+/// The names that lead from the root to a directory; none if it has none.
+fn path_of(tree: &Tree<'_>, ino: Ino) -> std::result::Result<Option<Vec<Vec<u8>>>, StoreError> {
+    let (mut path, mut at) = (Vec::new(), ino);
+    while at != ROOT {
+        let Some((dir, name)) = tree.names_of(at)?.pop() else { return Ok(None) };
+        path.push(name);
+        at = dir;
+    }
+    path.reverse();
+    Ok(Some(path))
+}
+
+fn is_directory(tree: &Tree<'_>, ino: Ino) -> std::result::Result<bool, StoreError> {
+    let found = tree.get(&Key::Inode(ino))?;
+    Ok(matches!(found, Some(Value::Inode(inode)) if inode.is_dir()))
+}
+
 impl Changed {
     /// These changes with the kernel's numbers of inodes in place of those of the namespace. Inodes
     /// that it does not know are among them: what it is told of them does nothing.
@@ -286,6 +373,32 @@ impl Changed {
             names: names.map(|(dir, name)| (numbers.number(dir), name)).collect(),
             inodes: self.inodes.into_iter().map(|ino| numbers.number(ino)).collect(),
             contents: self.contents,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_exchanged_and_exchanged_back() {
+        let mut numbers = KernelNumbers::default();
+        let all = |numbers: &KernelNumbers| {
+            [10, 20, 30].map(|ino| {
+                assert_eq!(numbers.ino(numbers.number(ino)), ino);
+                numbers.number(ino)
+            })
+        };
+        for (one, other, expected) in [
+            (10, 20, [20, 10, 30]),
+            (20, 10, [10, 20, 30]),
+            (20, 30, [10, 30, 20]),
+            (30, 10, [20, 30, 10]),
+            (10, 30, [10, 30, 20]),
+        ] {
+            numbers.exchange(one, other);
+            assert_eq!(all(&numbers), expected, "{one} and {other}");
         }
     }
 }

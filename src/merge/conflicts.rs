@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::loaded::Version;
-use super::names::{Mark, marks, may_be_marked};
+use super::names::{Mark, before_marks, kept_number, marks, may_be_marked};
 use super::{Conflict, ConflictKind, Joined, Name, Place, ROOT};
 use crate::crypto::{DeviceId, IdKeys};
 use crate::format::clock::{Dot, Writer};
@@ -113,11 +113,10 @@ fn joined_path(above: &[u8], name: &[u8]) -> Vec<u8> {
 /// What a directory has under each name: number and type.
 type Names = BTreeMap<Name, (Ino, u32)>;
 
-/// A file with a mark that fits it.
+/// A file, and the marks of its name that fit it.
 struct Marked<'a> {
     name: &'a [u8],
     ino: Ino,
-    version: Version,
     origin: Dot,
     marks: Vec<Mark<'a>>,
 }
@@ -187,38 +186,66 @@ impl<J: Joined> Search<'_, J> {
     fn beside(&self, names: &Names) -> Result<Vec<ConflictFile>, J::Error> {
         let mut found = Vec::new();
         for (name, (ino, kind)) in names {
-            let Some(marked) = self.marked(names, name, *ino, *kind)? else { continue };
-            let Some((of, kind)) = self.counterpart(names, &marked) else { continue };
+            let Some(version) = self.version_with_mark(names, name, *ino, *kind)? else { continue };
+            let origin = version.1.history.content.origin(version.0);
+            let marks = marks(name, self.number(*ino, origin) & 0xffff);
+            let marked = Marked { name, ino: *ino, origin, marks };
+            let counterpart = self.counterpart(names, &marked);
+            let Some((of, kind)) = counterpart.or_else(|| self.kept_beside(names, name, *ino))
+            else {
+                continue;
+            };
             let conflict = Conflict {
                 ino: *ino,
                 kind,
                 of: if kind == ConflictKind::Version { names[of].0 } else { *ino },
-                device: self.device(marked.origin.writer)?,
-                time: marked.version.1.mtime,
+                device: self.device(origin.writer)?,
+                time: version.1.mtime,
             };
             found.push(ConflictFile { name: name.clone(), of: of.clone(), conflict });
         }
         Ok(found)
     }
 
-    /// The file of this name, if its name has a mark that fits it.
-    fn marked<'a>(
+    /// The file of this name, if its name may have a mark.
+    fn version_with_mark(
         &self,
         names: &Names,
-        name: &'a [u8],
+        name: &[u8],
         ino: Ino,
         kind: u32,
-    ) -> Result<Option<Marked<'a>>, J::Error> {
+    ) -> Result<Option<Version>, J::Error> {
         // A side file goes with its database.
         let is_side = main_name(name).is_some_and(|main| names.contains_key(main));
         if kind == DIR || is_side || !may_be_marked(name) {
             return Ok(None);
         }
-        let Some(version) = self.version(ino)? else { return Ok(None) };
-        let origin = version.1.history.content.origin(version.0);
-        let marks = marks(name, self.number(ino, origin) & 0xffff);
-        let is_marked = !marks.is_empty();
-        Ok(is_marked.then_some(Marked { name, ino, version, origin, marks }))
+        self.version(ino)
+    }
+
+    /// The name beside which a file stands that somebody wrote to while another device's version took
+    /// its place.
+    fn kept_beside<'n>(
+        &self,
+        names: &'n Names,
+        name: &[u8],
+        ino: Ino,
+    ) -> Option<(&'n Name, ConflictKind)> {
+        let is_counterpart = |other: &Name, of: Ino| {
+            let marks = marks(name, kept_number(self.ids, ino, of) & 0xffff);
+            marks.iter().any(|mark| {
+                mark.plain_names().any(|plain| plain == *other)
+                    || name.len() >= CUT_FROM && mark.is_of(other)
+            })
+        };
+        before_marks(name).find_map(|before| {
+            let others = names.range(before.to_vec()..);
+            let mut others = others.take_while(|(other, _)| other.starts_with(before));
+            let found = others.find(|(other, (of, kind))| {
+                *kind == FILE && *of != ino && is_counterpart(other, *of)
+            });
+            found.map(|(other, _)| (other, ConflictKind::Version))
+        })
     }
 
     /// The name beside which a file stands, and what happened to the file.
@@ -227,6 +254,9 @@ impl<J: Joined> Search<'_, J> {
         names: &'n Names,
         marked: &Marked<'_>,
     ) -> Option<(&'n Name, ConflictKind)> {
+        if marked.marks.is_empty() {
+            return None;
+        }
         let is_other = |name: &Name, ino: Ino| name != marked.name && ino != marked.ino;
         let plain: Vec<Name> = marked.marks.iter().flat_map(Mark::plain_names).collect();
         let there = plain.iter().filter_map(|name| names.get_key_value(name));

@@ -34,7 +34,7 @@ pub(crate) mod tests_maps;
 use std::collections::BTreeSet;
 
 pub use conflicts::{ConflictFile, FoundConflict, Scope, VersionNames, version_names};
-pub use names::{beside, numbered};
+pub use names::{kept_beside, numbered};
 pub use namespace::{Edits, Namespace, edit, join};
 
 use crate::crypto::{DeviceId, IdKeys};

@@ -2,8 +2,8 @@
 
 use super::Name;
 use super::loaded::Loaded;
-use crate::crypto::hex;
-use crate::format::clock::Dot;
+use crate::crypto::{IdKeys, hex};
+use crate::format::clock::{Dot, WRITER_BYTES};
 use crate::format::namespace::{Ino, NAME_MAX};
 use crate::format::side_files::without_suffix;
 use crate::io::Timestamp;
@@ -37,10 +37,21 @@ pub(super) fn loser(
     marked(name, &device, mtime, loaded.loser_number(ino, origin))
 }
 
-/// The name of a file beside the one called `name`, which the device of this name changed at this
-/// time. The last 16 bits of `number` tell such files apart.
-pub fn beside(name: &[u8], device: &str, time: Timestamp, number: u64) -> Name {
-    marked(name, &cleaned(device), time, number)
+/// The name of a file that was the file `of` where it was written to, while another device's
+/// version took its place. It stands beside the one called `name`. The device of this name
+/// changed it at this time.
+pub fn kept_beside(
+    (name, of): (&[u8], Ino),
+    (device, time): (&str, Timestamp),
+    ino: Ino,
+    ids: &IdKeys,
+) -> Name {
+    marked(name, &cleaned(device), time, kept_number(ids, ino, of))
+}
+
+/// What tells such a file from others: a loser number with the writer 0, which no change has.
+pub(super) fn kept_number(ids: &IdKeys, ino: Ino, of: Ino) -> u64 {
+    ids.loser_number(ino, &[0; WRITER_BYTES], of)
 }
 
 fn marked(name: &[u8], device: &str, time: Timestamp, number: u64) -> Name {
@@ -88,6 +99,11 @@ fn is_inside_mark(text: &[u8]) -> bool {
         let is_hex = digits.len() == 4 && digits.bytes().all(|b| b.is_ascii_hexdigit());
         (is_day || day == NO_DATE) && is_hex
     })
+}
+
+/// What stands before the marks of a name, for each that it may have.
+pub(super) fn before_marks(name: &[u8]) -> impl Iterator<Item = &[u8]> {
+    positions(name, BEGIN).filter(|at| *at > 0).map(|at| &name[..at])
 }
 
 /// Whether a name may have a mark.

@@ -1,8 +1,12 @@
 //! Files that are open while another device's version takes their place.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
 use super::tests_devices::{listing, publish};
-use crate::fs::{Followed, Later, Operations, SetAttr};
+use crate::fs::{Caller, DirEntry, Followed, Later, Operations, RenameMode, SetAttr};
 use crate::merge::tests_devices::Device;
+use crate::merge::{ConflictKind, FoundConflict, Scope};
 
 /// What a program reads that has the file open.
 fn held(device: &Device, open: u64) -> String {
@@ -192,4 +196,178 @@ fn what_cannot_be_published_holds_following_up() {
     laptop.pass(60);
     assert!(matches!(laptop.follow(), Followed::Changed(_)));
     assert_eq!(laptop.seen()["f"].bytes, "phone");
+}
+
+/// What stands beside another version because it was open is a conflict for people, too.
+#[test]
+fn what_was_written_to_an_open_file_is_a_conflict_that_people_are_shown() {
+    let everything = Scope { dir: 1, path: Vec::new(), name: None };
+    let conflicts = |device: &Device| {
+        let found = device.volume().conflicts(std::slice::from_ref(&everything)).unwrap();
+        let text = |path: &[u8]| String::from_utf8(path.to_vec()).unwrap();
+        let line = |found: &FoundConflict| {
+            let device = found.conflict.device.clone().map(|(_, name)| name);
+            assert_eq!(found.conflict.kind, ConflictKind::Version);
+            (text(&found.path), found.of.as_deref().map(text), device)
+        };
+        found.iter().map(line).collect::<Vec<_>>()
+    };
+    for name in ["D/f", "D/photo.jpg"] {
+        let (laptop, phone, open) = followed(name, |phone| assert!(phone.write(name, "phone")));
+        laptop.fs().write(open, 4, b"+laptop", false).unwrap();
+        laptop.checkpoint();
+        let found = conflicts(&laptop);
+        let [(path, Some(of), Some(device))] = &found[..] else { panic!("{found:?}") };
+        assert!(
+            (of.as_str(), device.as_str()) == (name, "LAPTOP") && path.contains("(from LAPTOP, ")
+        );
+        phone.receive(&laptop);
+        let phone = phone.remount(20);
+        assert_eq!(conflicts(&phone), found);
+        // The program goes on writing: it is the same conflict.
+        laptop.fs().write(open, 0, b"more", false).unwrap();
+        laptop.checkpoint();
+        assert_eq!(conflicts(&laptop), found);
+        // Another name settles it, and so does another file in the place of the other version.
+        let settle: [&dyn Fn() -> bool; 2] = [&|| laptop.rename(path, "D/kept"), &|| {
+            laptop.rename("D/kept", path) && laptop.unlink(name) && laptop.write(name, "new")
+        }];
+        for settle in settle {
+            assert!(settle());
+            laptop.checkpoint();
+            assert_eq!(conflicts(&laptop), []);
+        }
+    }
+}
+
+/// Two devices make a directory of one name. Who works in the one that is not there any more goes on
+/// in the one that took its place.
+#[test]
+fn a_directory_in_whose_place_another_one_is_keeps_its_number_for_the_kernel() {
+    for undone in [false, true] {
+        let laptop = Device::first("LAPTOP");
+        let phone = laptop.another("PHONE", 3);
+        for device in [&laptop, &phone] {
+            assert!(device.mkdir("D") && device.mkdir("D/E"));
+        }
+        assert!(laptop.write("D/E/laptop", "laptop") && phone.write("D/E/phone", "phone"));
+        let known = ["D", "D/E"].map(|path| {
+            [&laptop, &phone].map(|device| (device.look_up(path).unwrap().ino, device))
+        });
+        laptop.checkpoint();
+        phone.checkpoint();
+        laptop.receive(&phone);
+        phone.receive(&laptop);
+        for device in [&laptop, &phone] {
+            let Followed::Changed(changed) = device.follow() else { panic!("nothing is open") };
+            // Who works in a directory whose name is forgotten has no path any more.
+            assert!(!changed.names.contains(&(1, b"D".to_vec())), "{changed:?}");
+        }
+        for (ino, device) in known.iter().flatten() {
+            assert!(device.fs().getattr(*ino).is_ok(), "the directory is gone");
+        }
+        for (path, devices) in ["D", "D/E"].iter().zip(&known) {
+            for (ino, device) in devices {
+                assert_eq!(device.look_up(path).unwrap().ino, *ino, "{path}");
+            }
+        }
+        let caller = Caller { uid: 0, gid: 0 };
+        for (ino, device) in &known[1] {
+            let fs = device.fs();
+            for name in ["laptop", "phone"] {
+                assert!(fs.lookup(*ino, name.as_bytes()).is_ok(), "{name}");
+            }
+            let new = device.volume().state().name;
+            let new = fs.mknod(caller, *ino, new.as_bytes(), 0o100_644, 0).unwrap();
+            fs.write(new.ino, 0, b"x", false).unwrap();
+            assert!(fs.symlink(caller, *ino, b"link", b"target").is_ok());
+            fs.link(new.ino, *ino, b"second").unwrap();
+            fs.rename((*ino, b"second"), (*ino, b"third"), RenameMode::NoReplace).unwrap();
+            fs.unlink(*ino, b"third").unwrap();
+            fs.unlink(*ino, b"link").unwrap();
+            let made = fs.mkdir(caller, *ino, b"made", 0o755).unwrap();
+            let mut names = Vec::new();
+            let mut note = |entry: &DirEntry| {
+                names.push((entry.name.clone(), entry.attr.ino));
+                true
+            };
+            fs.readdir(made.ino, 0, true, &mut note).unwrap();
+            assert_eq!(names[1], (b"..".to_vec(), *ino));
+            fs.rmdir(*ino, b"made").unwrap();
+        }
+        laptop.checkpoint();
+        phone.receive(&laptop);
+        phone.follow();
+        assert_eq!(phone.seen(), listing(&phone));
+        assert!(phone.seen().contains_key("D/E/LAPTOP"));
+        if undone {
+            // One device takes all away, and makes it anew; then the other one.
+            for (one, other, name) in [(&laptop, &phone, "again"), (&phone, &laptop, "third")] {
+                other.checkpoint();
+                one.receive(other);
+                one.follow();
+                for path in one.seen().keys().rev().filter(|path| path.starts_with("D/E/")) {
+                    assert!(one.unlink(path), "{path}");
+                }
+                assert!(one.rmdir("D/E") && one.mkdir("D/E") && one.write("D/E/x", name));
+                one.checkpoint();
+                let ino = other.look_up("D/E").unwrap().ino;
+                other.receive(one);
+                assert!(matches!(other.follow(), Followed::Changed(_)));
+                assert_eq!(other.look_up("D/E").unwrap().ino, ino, "{name}");
+                let file = other.fs().lookup(ino, b"x").unwrap();
+                assert_eq!(other.fs().read(file.ino, 0, 9).unwrap(), name.as_bytes());
+            }
+        }
+    }
+}
+
+/// A directory that another device moved stays itself, whatever has its old name.
+#[test]
+fn a_directory_that_moved_is_not_taken_for_the_one_in_its_place() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.mkdir("D") && laptop.write("D/f", "base"));
+    let phone = laptop.another("PHONE", 3);
+    let known = laptop.look_up("D").unwrap().ino;
+    assert!(phone.rename("D", "moved") && phone.mkdir("D") && phone.write("D/g", "phone"));
+    phone.checkpoint();
+    laptop.receive(&phone);
+    assert!(matches!(laptop.follow(), Followed::Changed(_)));
+    assert!(laptop.fs().lookup(known, b"f").is_ok());
+    assert_eq!(laptop.look_up("moved").unwrap().ino, known);
+    assert_ne!(laptop.look_up("D").unwrap().ino, known);
+}
+
+/// A program that makes a change every millisecond kept all that others wrote from being shown.
+#[test]
+fn programs_that_never_pause_do_not_keep_others_changes_away() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("f", "base"));
+    let phone = laptop.another("PHONE", 3);
+    assert!(phone.write("f", "phone"));
+    phone.checkpoint();
+    laptop.receive(&phone);
+    let (fs, caller) = (laptop.fs(), Caller { uid: 0, gid: 0 });
+    let stop = AtomicBool::new(false);
+    let (shown, longest) = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let (mut longest, mut number) = (Duration::ZERO, 0);
+            while !stop.load(Ordering::Relaxed) {
+                let begin = Instant::now();
+                number += 1;
+                fs.mkdir(caller, 1, format!("made {number}").as_bytes(), 0o755).unwrap();
+                longest = longest.max(begin.elapsed());
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            longest
+        });
+        let shown = (0..4).any(|_| matches!(laptop.follow(), Followed::Changed(_)));
+        stop.store(true, Ordering::Relaxed);
+        (shown, writer.join().unwrap())
+    });
+    assert!(shown, "four tries were in vain");
+    assert!(longest < Duration::from_secs(5), "a change waited for {longest:?}");
+    assert_eq!(laptop.seen()["f"].bytes, "phone");
+    laptop.checkpoint();
+    assert_eq!(laptop.seen(), listing(&laptop));
 }

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::mounted::has_fuse;
@@ -302,4 +302,55 @@ fn an_open_database_waits_for_its_end() {
     wait_for("what the other wrote", LIMIT, || count(&sql("one/chat.db", "")) == 2);
     one.unmount(&world);
     other.unmount(&world);
+}
+
+/// Who works in a directory goes on there, whatever another device does in it, and also where another
+/// device made one of the same name.
+#[test]
+fn who_works_in_a_directory_goes_on_there() {
+    if !has_fuse("many, directories") {
+        return;
+    }
+    let world = two_folders();
+    let [one, other] = two_following(&world);
+    for (mountpoint, own) in [("one", "laptop"), ("two", "phone")] {
+        let folder = world.path(mountpoint).join("D");
+        fs::create_dir(&folder).expect("makes");
+        fs::write(folder.join(own), own).expect("writes");
+    }
+    let mut shells = ["one", "two"].map(|mountpoint| {
+        let mut shell = Command::new("sh");
+        shell.current_dir(world.path(mountpoint).join("D"));
+        let shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        (mountpoint, shell.expect("starts"))
+    });
+    hand_over(&world, "one");
+    hand_over(&world, "two");
+    for mountpoint in ["one", "two"] {
+        for name in ["laptop", "phone"] {
+            let path = world.path(mountpoint).join("D").join(name);
+            wait_for(&format!("{}", path.display()), LIMIT, || path.exists());
+        }
+    }
+    // Names in it changed, and its times.
+    fs::write(world.path("one/D/more"), "more").expect("writes");
+    hand_over(&world, "one");
+    wait_for("the new name", LIMIT, || world.path("two/D/more").exists());
+    for (mountpoint, shell) in &mut shells {
+        let own = world.path(mountpoint).join("D");
+        let mut input = shell.stdin.take().expect("piped");
+        input.write_all(b"cat laptop phone && /bin/pwd -P && echo x >made && ls").expect("writes");
+        drop(input);
+        let mut said = String::new();
+        shell.stdout.take().expect("piped").read_to_string(&mut said).expect("reads");
+        shell.wait().expect("ends");
+        let own = own.canonicalize().expect("is there");
+        assert_eq!(said, format!("laptopphone{}\nlaptop\nmade\nmore\nphone\n", own.display()));
+        fs::remove_file(own.join("made")).expect("removes");
+    }
+    one.unmount(&world);
+    other.unmount(&world);
+    for repo in ["repo", "other"] {
+        world.ok(&["check", repo, "--read-data"]);
+    }
 }
