@@ -165,7 +165,7 @@ fn context() -> &'static Context {
 }
 
 /// A container whose writer has the key: one byte chooses the codec of its only
-/// frame, three are the length it claims unpacked, the rest is what it holds.
+/// frame and the phase of a raw one, three are the length it claims unpacked, the rest is what it holds.
 pub fn frame(data: &[u8]) {
     let Some((head, stored)) = data.split_first_chunk::<4>() else { return };
     let codec = match head[0] % 3 {
@@ -175,15 +175,14 @@ pub fn frame(data: &[u8]) {
     };
     let claimed = u32::from_le_bytes([head[1], head[2], head[3], 0]).min(FRAME_MAX as u32);
     let plain = if codec == Codec::Zstd { claimed } else { stored.len() as u32 };
-    let directory = Directory {
-        frames: vec![Frame { codec, class: Class::Pages, stored: stored.len() as u32, plain }],
-        ..Directory::default()
-    };
+    let phase = if codec == Codec::Raw { u16::from(head[0]) * 16 } else { 0 };
+    let frame = Frame { codec, class: Class::Pages, stored: stored.len() as u32, plain, phase };
+    let directory = Directory { frames: vec![frame], ..Directory::default() };
     let prefix =
         Prefix { kind: Kind::Data, epoch: [0x55; 16], salt: [9; 32], extension: Vec::new() };
     let cipher = context().file_cipher(&prefix).expect("the epoch is known");
     let mut bytes = prefix.encode();
-    cipher.seal(Domain::Frame, 0, stored, &mut bytes);
+    cipher.seal_segments(Domain::Frame, 0, frame.segments(), stored, &mut bytes);
     let offset = bytes.len() as u64;
     cipher.seal(Domain::Directory, 0, &directory.encode(), &mut bytes);
     let place = DirectoryPlace { offset, len: bytes.len() as u64 - offset };
@@ -445,9 +444,9 @@ fn walked(data: &[u8]) -> usize {
     };
     let mut head =
         Writer::new(context(), Kind::Head, extension.encode(), &SimRandom::new(data.len() as u64));
-    head.add(Class::Nodes, ids.node_id(&root), &root);
-    head.add(Class::Nodes, ids.node_id(&content), &content);
-    head.add(Class::Pages, ids.chunk_id(&chunk), &chunk);
+    head.add(Class::Nodes, ids.node_id(&root), 0, &root);
+    head.add(Class::Nodes, ids.node_id(&content), 0, &content);
+    head.add(Class::Pages, ids.chunk_id(&chunk), 0, &chunk);
     let commit = Commit {
         generation: 1,
         news: 1,

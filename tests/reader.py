@@ -107,13 +107,14 @@ class FileSeal:
     def __init__(self, key, aad, path):
         self.cipher, self.aad, self.path = AESGCMSIV(key), aad, path
 
-    def open(self, domain, frame, sealed):
-        out, count = [], max(1, -(-len(sealed) // 4112))
-        for i in range(count):
-            last = i + 1 == count
+    def open(self, domain, frame, sealed, phase=0):
+        out, at, i = [], 0, 0
+        while at < len(sealed) or i == 0:
+            end = (i + 1) * 4112 - phase
+            last, piece = end >= len(sealed), sealed[at:end]
             nonce = bytes([domain, last, 0, 0]) + frame.to_bytes(4, "little") + i.to_bytes(4, "little")
-            piece = sealed[i * 4112 : (i + 1) * 4112]
-            need(len(piece) > 16 or (len(piece) == 16 and count == 1), f"{self.path}: impossible length")
+            need(len(piece) > 16 or (len(piece) == len(sealed) == 16), f"{self.path}: impossible length")
+            at, i = end, i + 1
             try:
                 out.append(self.cipher.decrypt(nonce, piece, self.aad))
             except InvalidTag:
@@ -122,8 +123,8 @@ class FileSeal:
         return b"".join(out)
 
 
-def sealed_len(plain):
-    return plain + 16 * max(1, -(-plain // 4096))
+def sealed_len(plain, phase):
+    return plain + 16 * max(1, -(-(plain + phase) // 4096))
 
 
 def read_slots(data):
@@ -213,8 +214,9 @@ class Container:
             limit = CONTAINER_MAX if codec == PADDING else FRAME_MAX
             stored, plain = data.var(limit), data.var(limit)
             need(codec == ZSTD or stored == plain, f"{self.path}: a frame's lengths differ")
-            self.frames.append((codec, at, stored, plain, cls))
-            at += sealed_len(stored)
+            phase = data.var(4095) if codec == RAW else 0
+            self.frames.append((codec, at, stored, plain, cls, phase))
+            at += sealed_len(stored, phase)
         need(at == end, f"{self.path}: its frames do not fill it")
         self.chunks, last = {}, b""
         for _ in range(data.var(1 << 21)):
@@ -227,10 +229,10 @@ class Container:
 
     @functools.lru_cache(maxsize=8)
     def frame(self, number):
-        codec, at, stored, plain, _class = self.frames[number]
+        codec, at, stored, plain, _class, phase = self.frames[number]
         with open(self.file, "rb") as file:
-            sealed = os.pread(file.fileno(), sealed_len(stored), at)
-        data = self.seal.open(FRAME, number, sealed)
+            sealed = os.pread(file.fileno(), sealed_len(stored, phase), at)
+        data = self.seal.open(FRAME, number, sealed, phase)
         need(len(data) == stored, f"{self.path}: frame {number} has another length")
         if codec == ZSTD:
             try:

@@ -16,7 +16,7 @@ pub use keys::{
     DeviceId, EpochId, IdKeys, KeyCheck, Purpose, RepoId, Secret, derive, key_check, random_id,
 };
 pub use seal::{
-    Domain, FileCipher, OpenError, SEGMENT, SEGMENT_SEALED, TAG, ValueCipher, sealed_len,
+    Domain, FileCipher, OpenError, SEGMENT, Segments, TAG, ValueCipher,
 };
 
 /// A BLAKE3 hash of public bytes (file names in REPO, chaining of heads).

@@ -1,7 +1,7 @@
 //! AES-256-GCM-SIV (RFC 8452) in segments.
 //!
-//! *seal\[key, aad\](domain, frame, plaintext)*: the plaintext is cut into
-//! segments of 4096 bytes; segment *i* is sealed under the nonce
+//! *seal\[key, aad\](domain, frame, phase, plaintext)*: the plaintext is cut into
+//! segments of 4096 bytes, of which the first is shorter by the *phase*; segment *i* is sealed under the nonce
 //! `domain (1) || last (1) || 0 (2) || frame (4, LE) || i (4, LE)`. An empty
 //! plaintext is one empty last segment. So segments cannot be reordered, moved
 //! to another frame, cut off or appended to, and no nonce repeats under a key.
@@ -16,9 +16,6 @@ use super::keys::Secret;
 pub const SEGMENT: usize = 4096;
 /// Bytes of an authentication tag.
 pub const TAG: usize = 16;
-/// Bytes of a full sealed segment.
-pub const SEGMENT_SEALED: usize = SEGMENT + TAG;
-
 /// What a run of segments is, so that one kind cannot stand in for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -36,22 +33,65 @@ pub enum Domain {
 #[error("does not authenticate")]
 pub struct OpenError;
 
-/// Bytes that `plain` bytes take once sealed in segments.
-pub const fn sealed_len(plain: u64) -> u64 {
-    let segments = plain.div_ceil(SEGMENT as u64);
-    plain + TAG as u64 * if segments == 0 { 1 } else { segments }
+/// How a plaintext is cut into segments: each but the last ends where a multiple of 4096 bytes ends,
+/// counted from `phase` bytes before the plaintext. An empty plaintext is one empty segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segments {
+    plain: u64,
+    phase: u64,
 }
 
-/// Plaintext length of `sealed` bytes, or `None` if no plaintext has that size.
-pub(crate) const fn plain_len(sealed: u64) -> Option<u64> {
-    let full = sealed / SEGMENT_SEALED as u64;
-    let rest = sealed % SEGMENT_SEALED as u64;
-    if rest == 0 && full > 0 {
-        Some(full * SEGMENT as u64)
-    } else if rest > TAG as u64 || (full == 0 && rest == TAG as u64) {
-        Some(full * SEGMENT as u64 + rest - TAG as u64)
-    } else {
-        None
+impl Segments {
+    /// The segments of `plain` bytes; all but the last are full.
+    pub const fn new(plain: u64) -> Self {
+        Self { plain, phase: 0 }
+    }
+
+    /// The segments of `plain` bytes of which the first is shorter by `phase` bytes, below 4096.
+    pub const fn with_phase(plain: u64, phase: u16) -> Self {
+        assert!((phase as usize) < SEGMENT, "the first segment has a byte at least");
+        Self { plain, phase: phase as u64 }
+    }
+
+    /// The segments of the plaintext that takes `sealed` bytes where all segments but the last are full;
+    /// none if no plaintext has that size.
+    const fn of_sealed(sealed: u64) -> Option<Self> {
+        let full = sealed / (SEGMENT + TAG) as u64;
+        let rest = sealed % (SEGMENT + TAG) as u64;
+        if rest == 0 && full > 0 {
+            Some(Self::new(full * SEGMENT as u64))
+        } else if rest > TAG as u64 || (full == 0 && rest == TAG as u64) {
+            Some(Self::new(full * SEGMENT as u64 + rest - TAG as u64))
+        } else {
+            None
+        }
+    }
+
+    /// How many segments there are.
+    const fn count(self) -> u64 {
+        let count = (self.phase + self.plain).div_ceil(SEGMENT as u64);
+        if count == 0 { 1 } else { count }
+    }
+
+    /// The number of the segment with a byte of the plaintext.
+    pub const fn of_byte(self, at: u64) -> u64 {
+        (self.phase + at) / SEGMENT as u64
+    }
+
+    /// Where a segment begins in the plaintext; the one behind the last, where that ends.
+    pub const fn begin(self, segment: u64) -> u64 {
+        let begin = (segment * SEGMENT as u64).saturating_sub(self.phase);
+        if begin < self.plain { begin } else { self.plain }
+    }
+
+    /// Where a segment begins in the sealed bytes; the one behind the last, where those end.
+    pub const fn sealed_begin(self, segment: u64) -> u64 {
+        self.begin(segment) + TAG as u64 * segment
+    }
+
+    /// Bytes that the plaintext takes once it is sealed.
+    pub const fn sealed_len(self) -> u64 {
+        self.plain + TAG as u64 * self.count()
     }
 }
 
@@ -76,13 +116,26 @@ impl FileCipher {
         Self { cipher: Aes256GcmSiv::new(key.expose().into()), aad }
     }
 
-    /// Appends the sealed form of `plain` to `out`.
+    /// Appends the sealed form of `plain` to `out`, in full segments.
     pub fn seal(&self, domain: Domain, frame: u32, plain: &[u8], out: &mut Vec<u8>) {
-        let count = plain.len().div_ceil(SEGMENT).max(1);
-        out.reserve(plain.len() + count * TAG);
-        for segment in 0..count {
-            let piece = &plain[segment * SEGMENT..plain.len().min((segment + 1) * SEGMENT)];
-            let nonce = nonce(domain, segment + 1 == count, frame, segment as u32);
+        self.seal_segments(domain, frame, Segments::new(plain.len() as u64), plain, out);
+    }
+
+    /// Appends the sealed form of `plain` to `out`, in these segments of it.
+    pub fn seal_segments(
+        &self,
+        domain: Domain,
+        frame: u32,
+        segments: Segments,
+        plain: &[u8],
+        out: &mut Vec<u8>,
+    ) {
+        assert_eq!(segments.plain, plain.len() as u64, "they are those of this plaintext");
+        out.reserve(segments.sealed_len() as usize);
+        for segment in 0..segments.count() {
+            let (begin, end) = (segments.begin(segment), segments.begin(segment + 1));
+            let piece = &plain[begin as usize..end as usize];
+            let nonce = nonce(domain, segment + 1 == segments.count(), frame, segment as u32);
             let start = out.len();
             out.extend_from_slice(piece);
             let tag = self
@@ -95,40 +148,35 @@ impl FileCipher {
 
     /// Opens everything that [`Self::seal`] wrote.
     pub fn open(&self, domain: Domain, frame: u32, sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
-        let plain = plain_len(sealed.len() as u64).ok_or(OpenError)?;
-        let mut out = vec![0; plain as usize];
-        self.open_segments(domain, frame, (0, plain), sealed, 0, &mut out)?;
+        let segments = Segments::of_sealed(sealed.len() as u64).ok_or(OpenError)?;
+        let mut out = vec![0; segments.plain as usize];
+        self.open_segments(domain, frame, (segments, 0), sealed, 0, &mut out)?;
         Ok(out)
     }
 
-    /// Opens whole segments out of a longer run, of `(first, plain_total)`:
-    /// `sealed` starts at segment `first`, and the whole run has `plain_total`
-    /// bytes of plaintext. Its plaintext from byte `skip` on goes into `out`. After
-    /// an error nothing in `out` means anything.
+    /// Opens segments of a plaintext, from the one of number `first` on, whose sealed bytes begin
+    /// `sealed`. What they hold from byte `skip` on goes into `out`. After an error nothing in `out`
+    /// means anything.
     pub fn open_segments(
         &self,
         domain: Domain,
         frame: u32,
-        (first, plain_total): (u32, u64),
-        sealed: &[u8],
+        (segments, first): (Segments, u64),
+        mut sealed: &[u8],
         mut skip: usize,
         mut out: &mut [u8],
     ) -> Result<(), OpenError> {
-        let last_segment = plain_total.div_ceil(SEGMENT as u64).max(1) - 1;
         let mut part = [0; SEGMENT];
-        for (index, piece) in sealed.chunks(SEGMENT_SEALED).enumerate() {
-            let segment = first as u64 + index as u64;
-            let expected = if segment == last_segment {
-                plain_total - segment * SEGMENT as u64
-            } else {
-                SEGMENT as u64
-            };
-            if segment > last_segment || piece.len() as u64 != expected + TAG as u64 {
+        let mut segment = first;
+        while !sealed.is_empty() {
+            let len = segments.begin(segment + 1) - segments.begin(segment) + TAG as u64;
+            if segment >= segments.count() {
                 return Err(OpenError);
             }
+            let (piece, behind) = sealed.split_at_checked(len as usize).ok_or(OpenError)?;
             let (body, tag) = piece.split_at(piece.len() - TAG);
             let tag: [u8; TAG] = tag.try_into().expect("split at the tag");
-            let nonce = nonce(domain, segment == last_segment, frame, segment as u32);
+            let nonce = nonce(domain, segment + 1 == segments.count(), frame, segment as u32);
             let wanted = body.len().saturating_sub(skip).min(out.len());
             let (now, rest) = out.split_at_mut(wanted);
             let plain = if wanted == body.len() { &mut *now } else { &mut part[..body.len()] };
@@ -140,6 +188,7 @@ impl FileCipher {
                 now.copy_from_slice(&part[skip..skip + wanted]);
             }
             (out, skip) = (rest, 0);
+            (sealed, segment) = (behind, segment + 1);
         }
         if out.is_empty() { Ok(()) } else { Err(OpenError) }
     }
@@ -199,6 +248,9 @@ mod tests {
     use super::*;
     use crate::crypto::unhex;
 
+    /// Bytes of a full sealed segment.
+    const SEGMENT_SEALED: usize = SEGMENT + TAG;
+
     fn cipher() -> FileCipher {
         let mut key = [7; 32];
         FileCipher::new(&Secret::take(&mut key), b"aad".to_vec())
@@ -238,12 +290,53 @@ mod tests {
         for plain in [0, 1, 4095, 4096, 4097, 8191, 8192, 8193, 1 << 20] {
             let mut out = Vec::new();
             cipher().seal(Domain::Frame, 5, &vec![3; plain], &mut out);
-            assert_eq!(out.len() as u64, sealed_len(plain as u64));
-            assert_eq!(plain_len(out.len() as u64), Some(plain as u64));
+            let segments = Segments::new(plain as u64);
+            assert_eq!(out.len() as u64, segments.sealed_len());
+            assert_eq!(Segments::of_sealed(out.len() as u64), Some(segments));
             assert_eq!(cipher().open(Domain::Frame, 5, &out).unwrap(), vec![3; plain]);
         }
         for impossible in [0, 15, SEGMENT_SEALED as u64 + 16, SEGMENT_SEALED as u64 + 3] {
-            assert_eq!(plain_len(impossible), None);
+            assert_eq!(Segments::of_sealed(impossible), None);
+        }
+    }
+
+    /// A page of the file is in one segment, wherever in a page the plaintext begins.
+    #[test]
+    fn segments_begin_where_pages_do() {
+        for phase in [0u16, 1, 100, 4095] {
+            for len in [1, 3996, 3997, 4096, 8192, 10_000] {
+                let plain: Vec<u8> = (0..len as u32).map(|i| i as u8).collect();
+                let segments = Segments::with_phase(len as u64, phase);
+                let mut sealed = Vec::new();
+                cipher().seal_segments(Domain::Frame, 1, segments, &plain, &mut sealed);
+                assert_eq!(sealed.len() as u64, segments.sealed_len());
+                let open = |first, from: u64, to: u64, skip, out: &mut [u8]| {
+                    let sealed = &sealed[from as usize..to as usize];
+                    cipher().open_segments(Domain::Frame, 1, (segments, first), sealed, skip, out)
+                };
+                let mut all = vec![0; len];
+                open(0, 0, segments.sealed_len(), 0, &mut all).unwrap();
+                assert_eq!(all, plain, "{phase} {len}");
+                let (mut at, pages) = (0, (u64::from(phase) + len as u64).div_ceil(4096));
+                for page in 0..pages {
+                    let end = ((page + 1) * 4096 - u64::from(phase)).min(len as u64);
+                    let (first, last) = (segments.of_byte(at), segments.of_byte(end - 1));
+                    assert_eq!((first, last), (page, page), "{phase} {len}");
+                    let (from, to) = (segments.sealed_begin(page), segments.sealed_begin(page + 1));
+                    let mut out = vec![0; (end - at) as usize];
+                    open(page, from, to, 0, &mut out).unwrap();
+                    assert_eq!(out, &plain[at as usize..end as usize]);
+                    at = end;
+                }
+                assert_eq!(segments.sealed_begin(pages), segments.sealed_len());
+                // Of another phase it is something else.
+                let other = Segments::with_phase(len as u64, (phase + 7) % 4096);
+                if other.count() > 1 {
+                    let opened =
+                        cipher().open_segments(Domain::Frame, 1, (other, 0), &sealed, 0, &mut all);
+                    assert_eq!(opened, Err(OpenError), "{phase} {len}");
+                }
+            }
         }
     }
 
@@ -273,7 +366,8 @@ mod tests {
         let run = &sealed[2 * SEGMENT_SEALED..];
         let open = |run: &[u8], skip, len| {
             let mut out = vec![0; len];
-            let opened = cipher().open_segments(Domain::Frame, 1, (2, 10_000), run, skip, &mut out);
+            let place = (Segments::new(10_000), 2);
+            let opened = cipher().open_segments(Domain::Frame, 1, place, run, skip, &mut out);
             opened.map(|()| out)
         };
         assert_eq!(open(run, 0, 1808).unwrap(), &plain[8192..]);
@@ -282,7 +376,7 @@ mod tests {
         for (first, skip, len) in [(0, 0, 8192), (0, 4000, 200), (0, 1, 9999), (1, 4095, 1)] {
             let run = &sealed[first * SEGMENT_SEALED..];
             let mut out = vec![0; len];
-            let place = (first as u32, 10_000);
+            let place = (Segments::new(10_000), first as u64);
             cipher().open_segments(Domain::Frame, 1, place, run, skip, &mut out).unwrap();
             assert_eq!(out, &plain[first * SEGMENT + skip..][..len], "{first} {skip} {len}");
         }

@@ -2,7 +2,7 @@
 //! a sealed directory (`docs/format.md`, "Containers").
 
 use super::wire::{DecodeError, Decoder, Encoder, Result};
-use crate::crypto::{EpochId, RepoId, TAG, sealed_len};
+use crate::crypto::{EpochId, RepoId, SEGMENT, Segments, TAG};
 
 /// First bytes of every file in REPO.
 pub const MAGIC: [u8; 8] = *b"amberfs\0";
@@ -235,6 +235,16 @@ pub struct Frame {
     pub stored: u32,
     /// The length of the frame's plaintext in bytes, after decompression.
     pub plain: u32,
+    /// By how many bytes the first sealed segment is shorter than the full 4096, so that the others
+    /// begin where pages of the file do; below 4096, and 0 of a frame that is not raw.
+    pub phase: u16,
+}
+
+impl Frame {
+    /// The segments in which the frame is sealed.
+    pub fn segments(&self) -> Segments {
+        Segments::with_phase(u64::from(self.stored), self.phase)
+    }
 }
 
 /// One chunk within a container.
@@ -273,6 +283,9 @@ impl Directory {
                 .u8(frame.class as u8)
                 .var(u64::from(frame.stored))
                 .var(u64::from(frame.plain));
+            if frame.codec == Codec::Raw {
+                out.var(u64::from(frame.phase));
+            }
         }
         out.var(self.chunks.len() as u64);
         for chunk in &self.chunks {
@@ -304,7 +317,11 @@ impl Directory {
             if codec != Codec::Zstd && stored != plain {
                 return Err(DecodeError::Invalid("frame length"));
             }
-            frames.push(Frame { codec, class, stored, plain });
+            let phase = match codec {
+                Codec::Raw => input.var_max(SEGMENT as u64 - 1, "phase")? as u16,
+                Codec::Zstd | Codec::Padding => 0,
+            };
+            frames.push(Frame { codec, class, stored, plain, phase });
         }
         let mut chunks: Vec<ChunkPlace> = Vec::new();
         for _ in 0..input.var_max(CHUNKS_MAX, "chunk count")? {
@@ -338,7 +355,7 @@ impl Directory {
         let mut at = start;
         for frame in &self.frames {
             offsets.push(at);
-            at += sealed_len(u64::from(frame.stored));
+            at += frame.segments().sealed_len();
         }
         offsets.push(at);
         offsets
@@ -355,11 +372,16 @@ impl Directory {
 mod tests {
     use super::*;
 
+    fn frame(codec: Codec, stored: u32, plain: u32) -> Frame {
+        Frame { codec, class: Class::Pages, stored, plain, phase: 0 }
+    }
+
     fn directory() -> Directory {
         Directory {
             frames: vec![
-                Frame { codec: Codec::Zstd, class: Class::Pages, stored: 500, plain: 8192 },
-                Frame { codec: Codec::Padding, class: Class::Pages, stored: 70_000, plain: 70_000 },
+                frame(Codec::Zstd, 500, 8192),
+                Frame { phase: 4095, ..frame(Codec::Raw, 70_000, 70_000) },
+                frame(Codec::Padding, 70_000, 70_000),
             ],
             chunks: vec![
                 ChunkPlace { id: [1; 16], frame: 0, offset: 4096, len: 4096 },
@@ -385,14 +407,17 @@ mod tests {
         bad.chunks[1].len = 0;
         assert_eq!(Directory::decode(&bad.encode()), Err(DecodeError::Invalid("chunk place")));
         let mut bad = directory();
-        bad.frames[1].plain -= 1;
+        bad.frames[2].plain -= 1;
         assert_eq!(Directory::decode(&bad.encode()), Err(DecodeError::Invalid("frame length")));
         let mut bad = directory();
-        bad.chunks[0].frame = 1;
+        bad.chunks[0].frame = 2;
         assert_eq!(Directory::decode(&bad.encode()), Err(DecodeError::Invalid("chunk place")));
         let mut bad = directory();
-        bad.chunks[0].frame = 2;
+        bad.chunks[0].frame = 3;
         assert_eq!(Directory::decode(&bad.encode()), Err(DecodeError::Invalid("frame number")));
+        let mut bad = directory();
+        bad.frames[1].phase = 4096;
+        assert_eq!(Directory::decode(&bad.encode()), Err(DecodeError::Limit("phase")));
     }
 
     #[test]

@@ -50,11 +50,12 @@ pub(super) fn a_keyring() -> Vec<u8> {
 }
 
 pub(super) fn a_directory() -> Directory {
-    let frame = |codec, stored, plain| Frame { codec, class: Class::Pages, stored, plain };
+    let frame =
+        |codec, stored, plain| Frame { codec, class: Class::Pages, stored, plain, phase: 0 };
     Directory {
         frames: vec![
             frame(Codec::Zstd, 500, 8192),
-            frame(Codec::Raw, 900, 900),
+            Frame { phase: 300, ..frame(Codec::Raw, 900, 900) },
             frame(Codec::Padding, 70_000, 70_000),
         ],
         chunks: vec![

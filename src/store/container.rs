@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Context, Result, StoreError};
-use crate::crypto::{Domain, FileCipher, Hash, SEGMENT, SEGMENT_SEALED, hash, hex, sealed_len};
+use crate::crypto::{Domain, FileCipher, Hash, Segments, hash, hex};
 use crate::format::container::{
     CONTAINER_MAX, ChunkPlace, Class, Codec, Directory, DirectoryPlace, EXTENSION_MAX, FRAME_MAX,
     Frame, Kind, PLACE_AT, PLACE_SEALED, PREFIX, Prefix, version_of,
@@ -88,14 +88,15 @@ impl Writer {
         self.directory.chunks.is_empty() && self.open.is_empty()
     }
 
-    /// Adds a chunk of at most [`FRAME_MAX`] bytes.
-    pub fn add(&mut self, class: Class, id: Id, chunk: &[u8]) {
+    /// Adds a chunk of at most [`FRAME_MAX`] bytes, which begins `phase` bytes behind the start of a
+    /// page of 4096 bytes of its file.
+    pub fn add(&mut self, class: Class, id: Id, phase: u16, chunk: &[u8]) {
         assert!(chunk.len() as u64 <= FRAME_MAX, "chunks fit into frames");
         let limit = match class {
             Class::Pages => PAGES_FRAME,
             Class::Compressible | Class::Nodes => FRAME,
             Class::Incompressible => {
-                self.put_frame(class, chunk, &[(id, 0, chunk.len() as u32)], false);
+                self.put_frame(class, chunk, &[(id, 0, chunk.len() as u32)], phase, false);
                 return;
             }
         };
@@ -110,14 +111,21 @@ impl Writer {
                 &mut self.open[at],
                 (class, Vec::with_capacity(limit), Vec::new()),
             );
-            self.put_frame(class, &plain, &chunks, true);
+            self.put_frame(class, &plain, &chunks, 0, true);
         }
         let (_, plain, chunks) = &mut self.open[at];
         chunks.push((id, plain.len() as u32, chunk.len() as u32));
         plain.extend_from_slice(chunk);
     }
 
-    fn put_frame(&mut self, class: Class, plain: &[u8], chunks: &[(Id, u32, u32)], pack: bool) {
+    fn put_frame(
+        &mut self,
+        class: Class,
+        plain: &[u8],
+        chunks: &[(Id, u32, u32)],
+        phase: u16,
+        pack: bool,
+    ) {
         let frame = self.directory.frames.len() as u32;
         let packed = pack.then(|| self.compressor.compress(plain).ok()).flatten();
         let (codec, stored) = match &packed {
@@ -127,13 +135,10 @@ impl Writer {
             }
             _ => (Codec::Raw, plain),
         };
-        self.cipher.seal(Domain::Frame, frame, stored, &mut self.bytes);
-        self.directory.frames.push(Frame {
-            codec,
-            class,
-            stored: stored.len() as u32,
-            plain: plain.len() as u32,
-        });
+        let row =
+            Frame { codec, class, stored: stored.len() as u32, plain: plain.len() as u32, phase };
+        self.cipher.seal_segments(Domain::Frame, frame, row.segments(), stored, &mut self.bytes);
+        self.directory.frames.push(row);
         self.directory.chunks.extend(chunks.iter().map(|&(id, offset, len)| ChunkPlace {
             id,
             frame,
@@ -147,7 +152,7 @@ impl Writer {
     pub fn finish(mut self, extra: Vec<u8>, pad: bool) -> Built {
         for (class, plain, chunks) in std::mem::take(&mut self.open) {
             if !plain.is_empty() {
-                self.put_frame(class, &plain, &chunks, true);
+                self.put_frame(class, &plain, &chunks, 0, true);
             }
         }
         self.directory.chunks.sort_unstable_by_key(|chunk| chunk.id);
@@ -158,7 +163,7 @@ impl Writer {
         let directory = self.directory.encode();
         let place = DirectoryPlace {
             offset: self.bytes.len() as u64,
-            len: sealed_len(directory.len() as u64),
+            len: Segments::new(directory.len() as u64).sealed_len(),
         };
         self.cipher.seal(Domain::Directory, 0, &directory, &mut self.bytes);
         let mut sealed = Vec::with_capacity(PLACE_SEALED);
@@ -176,14 +181,16 @@ impl Writer {
     /// Technologies 2019, section 4). A tag that begins with the last byte can
     /// make it up to 16 bytes longer.
     fn pad(&mut self) {
-        let padding = Frame { codec: Codec::Padding, class: Class::Nodes, stored: 0, plain: 0 };
+        let padding =
+            Frame { codec: Codec::Padding, class: Class::Nodes, stored: 0, plain: 0, phase: 0 };
         self.directory.frames.push(padding);
         let frames = self.bytes.len() as u64;
         let directory = self.directory.encode().len() as u64;
         // The directory was measured with two lengths of one byte each.
         let total = |zeros: u64| {
             let lengths = 2 * (u64::from(zeros.max(1).ilog2()) / 7);
-            frames + sealed_len(zeros) + sealed_len(directory + lengths)
+            let sealed = |plain| Segments::new(plain).sealed_len();
+            frames + sealed(zeros) + sealed(directory + lengths)
         };
         let target = padme(total(0)).max(SIZE_MIN);
         let (mut low, mut high) = (0, PADDING_FRAME);
@@ -356,11 +363,18 @@ impl Reader {
     /// The plaintext of one frame, unpacked.
     pub fn frame(&self, number: u32) -> Result<Vec<u8>> {
         let frame = self.directory.frames[number as usize];
-        let mut sealed = vec![0; sealed_len(u64::from(frame.stored)) as usize];
+        let segments = frame.segments();
+        let mut sealed = vec![0; segments.sealed_len() as usize];
         read_exact(&self.path, &*self.file()?, self.offsets[number as usize], &mut sealed)?;
-        let stored = self.cipher.open(Domain::Frame, number, &sealed).map_err(|_| {
-            StoreError::damaged(&self.path, format_args!("frame {number} does not authenticate"))
-        })?;
+        let mut stored = vec![0; frame.stored as usize];
+        self.cipher
+            .open_segments(Domain::Frame, number, (segments, 0), &sealed, 0, &mut stored)
+            .map_err(|_| {
+                StoreError::damaged(
+                    &self.path,
+                    format_args!("frame {number} does not authenticate"),
+                )
+            })?;
         match frame.codec {
             Codec::Raw | Codec::Padding => Ok(stored),
             Codec::Zstd => match zstd::bulk::decompress(&stored, frame.plain as usize) {
@@ -379,12 +393,11 @@ impl Reader {
         let frame = self.directory.frames[number as usize];
         let (stored, to) = (u64::from(frame.stored), from + out.len() as u64);
         debug_assert!(frame.codec == Codec::Raw && from < to && to <= stored);
-        let first = from / SEGMENT as u64;
-        let last = (to - 1) / SEGMENT as u64;
-        let start = first * SEGMENT_SEALED as u64;
-        let end = ((last + 1) * SEGMENT_SEALED as u64).min(sealed_len(stored));
+        let segments = frame.segments();
+        let (first, last) = (segments.of_byte(from), segments.of_byte(to - 1));
+        let (start, end) = (segments.sealed_begin(first), segments.sealed_begin(last + 1));
         let offset = self.offsets[number as usize] + start;
-        let skip = (from - first * SEGMENT as u64) as usize;
+        let skip = (from - segments.begin(first)) as usize;
         let file = self.file()?;
         SEALED.with_borrow_mut(|buffer| {
             let len = (end - start) as usize;
@@ -393,7 +406,7 @@ impl Reader {
             }
             let sealed = &mut buffer[..len];
             read_exact(&self.path, &*file, offset, sealed)?;
-            let place = (first as u32, stored);
+            let place = (segments, first);
             self.cipher.open_segments(Domain::Frame, number, place, sealed, skip, out).map_err(
                 |_| {
                     StoreError::damaged(
@@ -463,7 +476,7 @@ mod tests {
             let mut writer = Writer::new(&context, Kind::Data, Vec::new(), &SystemRandom);
             let mut noise = vec![0; len];
             blake3::Hasher::new().finalize_xof().fill(&mut noise);
-            writer.add(Class::Incompressible, [3; 16], &noise);
+            writer.add(Class::Incompressible, [3; 16], 0, &noise);
             let size = writer.finish(Vec::new(), true).bytes.len() as u64;
             let nearest = (0..=16).any(|more| padme(size - more) == size - more);
             assert!(size >= SIZE_MIN && nearest, "{len} bytes became {size}");

@@ -95,7 +95,7 @@ impl Store {
         let mut writer = Writer::new(&self.context, Kind::Data, Vec::new(), &*self.random);
         writer.fill(std::mem::take(&mut *locked(&self.published.spare)));
         for (id, chunk) in &chunks {
-            writer.add(chunk.class, *id, &chunk.bytes);
+            writer.add(chunk.class, *id, chunk.phase, &chunk.bytes);
         }
         let full = size >= OBJECT_TARGET;
         let built = writer.finish(Vec::new(), !full);
@@ -119,7 +119,7 @@ impl Store {
             while let Some((node, after)) = rest.split_first()
                 && writer.len() < OBJECT_TARGET
             {
-                writer.add(Class::Nodes, node.id, &node.bytes);
+                writer.add(Class::Nodes, node.id, 0, &node.bytes);
                 rest = after;
             }
             let built = writer.finish(Vec::new(), rest.is_empty());
@@ -242,16 +242,16 @@ impl Store {
         let chunks = self.stage.oldest(usize::MAX);
         let mut writer = Writer::new(&self.context, Kind::Head, extension, &*self.random);
         for node in in_head {
-            writer.add(Class::Nodes, node.id, &node.bytes);
+            writer.add(Class::Nodes, node.id, 0, &node.bytes);
         }
         for (id, chunk) in &chunks {
-            writer.add(chunk.class, *id, &chunk.bytes);
+            writer.add(chunk.class, *id, chunk.phase, &chunk.bytes);
         }
         commit.objects.extend(new.iter().chain(&metadata).cloned());
         let (root, rows) = ledger(commit);
         commit.ledger = root;
         for (id, bytes) in &rows {
-            writer.add(Class::Nodes, *id, bytes);
+            writer.add(Class::Nodes, *id, 0, bytes);
         }
         let built = writer.finish(commit.encode(), true);
         let name =

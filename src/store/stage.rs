@@ -14,6 +14,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Wea
 use bytes::Bytes;
 
 use super::{Result, Store, StoreError};
+use crate::crypto::SEGMENT;
 use crate::format::container::Class;
 use crate::format::node::{Id, Node};
 use crate::tree::NewNodes;
@@ -23,6 +24,8 @@ use crate::tree::NewNodes;
 pub struct Staged {
     /// The class of the chunk, which decides with which others it is compressed.
     pub class: Class,
+    /// How many bytes behind the start of a page of 4096 bytes of its file the chunk begins.
+    pub phase: u16,
     /// The plaintext of the chunk. Several chunks may share one buffer.
     pub bytes: Bytes,
 }
@@ -239,38 +242,41 @@ impl Store {
         if self.has(&id) {
             Ok(())
         } else {
-            self.stage_new(class, id, Bytes::copy_from_slice(bytes))
+            let bytes = Bytes::copy_from_slice(bytes);
+            self.stage_new(id, Staged { class, phase: 0, bytes })
         }
     }
 
-    /// Stages those chunks of one buffer that are not stored already. They share the
+    /// Stages those chunks of one buffer that are not stored already; it lies at `start` in its file. They share the
     /// buffer if most of it is new: a few would keep all of it in memory. Full objects go
     /// to REPO at once.
     pub fn stage_all(
         &self,
         class: Class,
+        start: u64,
         buffer: &Bytes,
         chunks: &[(Id, Range<usize>)],
     ) -> Result<()> {
         let new: Vec<_> = chunks.iter().filter(|(id, _)| !self.has(id)).collect();
         let bytes: usize = new.iter().map(|(_, range)| range.len()).sum();
         for (id, range) in new {
-            let chunk = if bytes >= buffer.len() / 2 {
+            let phase = ((start + range.start as u64) % SEGMENT as u64) as u16;
+            let bytes = if bytes >= buffer.len() / 2 {
                 buffer.slice(range.clone())
             } else {
                 Bytes::copy_from_slice(&buffer[range.clone()])
             };
             // Once more: a buffer may hold the same chunk twice.
             if !self.has(id) {
-                self.stage_new(class, *id, chunk)?;
+                self.stage_new(*id, Staged { class, phase, bytes })?;
             }
         }
         Ok(())
     }
 
-    fn stage_new(&self, class: Class, id: Id, bytes: Bytes) -> Result<()> {
+    fn stage_new(&self, id: Id, chunk: Staged) -> Result<()> {
         let replaces_bad = self.replaces_bad(&id);
-        let waiting = self.stage.add(id, Staged { class, bytes }, replaces_bad);
+        let waiting = self.stage.add(id, chunk, replaces_bad);
         self.publish_full_object(waiting)
     }
 
@@ -347,7 +353,11 @@ mod tests {
     #[test]
     fn a_chunk_that_comes_twice_is_counted_once() {
         let stage = Stage::default();
-        let chunk = || Staged { class: Class::Incompressible, bytes: Bytes::from_static(b"chunk") };
+        let chunk = || Staged {
+            class: Class::Incompressible,
+            phase: 0,
+            bytes: Bytes::from_static(b"chunk"),
+        };
         stage.add([1; 16], chunk(), false);
         stage.add([1; 16], chunk(), false);
         assert_eq!((stage.bytes(), stage.read().order.len()), (5, 1));

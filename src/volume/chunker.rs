@@ -92,7 +92,7 @@ pub fn chunk_region(
 ) -> Result<usize> {
     match chunking {
         Chunking::Pages(size) => chunk_pages(store, class, size, start, bytes, open_end, runs),
-        Chunking::Stream => chunk_stream(store, class, bytes, open_end, runs),
+        Chunking::Stream => chunk_stream(store, class, start, bytes, open_end, runs),
     }
 }
 
@@ -115,13 +115,14 @@ fn chunk_pages(
         add(store, bytes, from..to, &mut chunks, runs);
         from = to;
     }
-    store.stage_all(frame_class(class), bytes, &chunks)?;
+    store.stage_all(frame_class(class), start, bytes, &chunks)?;
     Ok(from)
 }
 
 fn chunk_stream(
     store: &Store,
     class: ContentClass,
+    start: u64,
     bytes: &Bytes,
     open_end: bool,
     runs: &mut Vec<Run>,
@@ -133,7 +134,7 @@ fn chunk_stream(
     let (mut chunks, mut from) = (Vec::new(), 0);
     if bytes.len() <= min && !open_end {
         add(store, bytes, 0..bytes.len(), &mut chunks, runs);
-        store.stage_all(frame_class(class), bytes, &chunks)?;
+        store.stage_all(frame_class(class), start, bytes, &chunks)?;
         return Ok(bytes.len());
     }
     let seed = store.context().ids.chunker_seed();
@@ -150,7 +151,7 @@ fn chunk_stream(
         add(store, bytes, from..to, &mut chunks, runs);
         from = to;
     }
-    store.stage_all(frame_class(class), bytes, &chunks)?;
+    store.stage_all(frame_class(class), start, bytes, &chunks)?;
     Ok(from)
 }
 

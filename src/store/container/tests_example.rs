@@ -155,8 +155,8 @@ fn the_examples_of_the_page_are_what_the_program_makes() {
     missing.need(format!("its AES key is\n`{}`", hex(file.expose())));
     let extension_len = extension.len();
     let mut head = Writer::new(&context, Kind::Head, extension, &Always(0x99));
-    head.put_frame(Class::Nodes, &leaf, &[(root, 0, leaf.len() as u32)], false);
-    head.put_frame(Class::Compressible, &fox, &[(fox_id, 0, 900)], false);
+    head.put_frame(Class::Nodes, &leaf, &[(root, 0, leaf.len() as u32)], 0, false);
+    head.put_frame(Class::Compressible, &fox, &[(fox_id, 0, 900)], 0, false);
     let first = PREFIX + extension_len;
     let second = first + leaf.len() + 16;
     let third = second + 900 + 16;
