@@ -282,7 +282,9 @@ fn journal_base(
     loaded: &Loaded,
 ) -> Option<Vec<Hash>> {
     let folder = world.state.as_ref()?;
-    if loaded.here.heads.iter().all(|head| state.base.contains(&head.hash)) {
+    // One of those may be gone for the moment.
+    let here: BTreeSet<&Hash> = loaded.here.heads.iter().map(|head| &head.hash).collect();
+    if here == state.base.iter().collect() {
         return None;
     }
     // A journal that cannot be read is refused where it is opened.

@@ -3,6 +3,7 @@
 
 use proptest::prelude::*;
 
+use crate::crypto::hex;
 use crate::fs::{Followed, FsError};
 use crate::merge::tests_devices::Device;
 use crate::merge::tests_histories::{Act, DIRS, acts, factor, play};
@@ -443,4 +444,28 @@ proptest! {
             prop_assert_eq!(one.inherited.bytes, other.inherited.bytes);
         }
     }
+}
+
+/// A client took away one of the heads on which changes in the journal rest: the mount said that the
+/// journal could not be replayed.
+#[test]
+fn a_journal_waits_for_a_head_on_which_it_rests_and_that_is_away() {
+    let laptop = Device::first("LAPTOP");
+    let phone = laptop.another("PHONE", 3);
+    assert!(laptop.write("own", "laptop") && phone.write("f", "phone"));
+    laptop.checkpoint();
+    phone.checkpoint();
+    laptop.receive(&phone);
+    assert!(matches!(laptop.follow(), Followed::Changed(_)));
+    assert!(laptop.write("more", "laptop"));
+    let folder = format!("repo/{}/", hex(&phone.volume().state().device));
+    let ended = laptop.end();
+    let theirs = ended.world.paths().into_iter().filter(|path| path.starts_with(&folder));
+    let taken: Vec<_> = theirs.map(|path| (ended.world.get(&path).unwrap(), path)).collect();
+    assert!(taken.iter().all(|(_, path)| ended.world.remove_file(path)) && !taken.is_empty());
+    let refusal = ended.refusal(20).expect("it cannot go on");
+    assert!(refusal.contains("on which changes in the journal rest"), "{refusal}");
+    taken.iter().for_each(|(bytes, path)| ended.world.put(path, bytes));
+    let seen = ended.mount(30).seen();
+    assert!(["own", "f", "more"].iter().all(|path| seen.contains_key(*path)), "{seen:#?}");
 }
