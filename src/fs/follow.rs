@@ -141,7 +141,7 @@ impl Fs {
         let changed = self.changed(&other)?;
         let used = Self::in_use(&self.lock(), &changed.contents);
         let pinnable = self.pinnable(&used, &other)?;
-        if let Some(later) = self.held(&used, &pinnable)? {
+        if let Some(later) = self.held(&used, &pinnable, &other)? {
             return Ok(ControlFlow::Break(Followed::Later(later)));
         }
         let directories = self.replaced_directories(&changed, &other)?;
@@ -231,6 +231,7 @@ impl Fs {
         &self,
         used: &BTreeSet<Ino>,
         pinnable: &HashMap<Ino, Pin>,
+        other: &Tree<'_>,
     ) -> std::result::Result<Option<Later>, StoreError> {
         let held = {
             let state = self.lock();
@@ -240,12 +241,12 @@ impl Fs {
             };
             used.iter().find(is_held).copied()
         };
-        held.map(|ino| self.name_of(ino).map(Later::Database)).transpose()
-    }
-
-    /// A name of a file, for messages; none if it has none in the tree.
-    fn name_of(&self, ino: Ino) -> std::result::Result<Vec<u8>, StoreError> {
-        Ok(self.volume.tree().names_of(ino)?.pop().map_or_else(Vec::new, |(_, name)| name))
+        let Some(ino) = held else { return Ok(None) };
+        if let Some(name) = self.name_in_database(ino, other)? {
+            return Ok(Some(Later::Database(name)));
+        }
+        let name = self.volume.tree().names_of(ino)?.pop().map(|(_, name)| name);
+        Ok(Some(Later::Database(name.unwrap_or_default())))
     }
 
     /// Where another namespace differs from the one that is shown.

@@ -143,16 +143,10 @@ impl Fs {
         if matches!(inode.class, ContentClass::Pages(_)) {
             return Ok(None);
         }
-        let names = tree.names_of(ino)?;
-        for (dir, name) in &names {
-            if without_suffix(name).is_some()
-                || self.has_side_files(&tree, *dir, name)?
-                || self.has_side_files(other, *dir, name)?
-            {
-                return Ok(None);
-            }
+        if self.name_in_database(ino, other)?.is_some() {
+            return Ok(None);
         }
-        let Some(place) = names.into_iter().next() else { return Ok(None) };
+        let Some(place) = tree.names_of(ino)?.into_iter().next() else { return Ok(None) };
         let mut xattrs = Vec::new();
         tree.scan(&Key::xattrs(ino), &mut |key, value| match key {
             Key::Xattr(of, name) if of == ino => {
@@ -163,6 +157,25 @@ impl Fs {
         })?;
         *inode.history = History::default();
         Ok(Some(Pin { ino, inode: *inode, pinned: Some(Pinned { of: ino, place, xattrs }) }))
+    }
+
+    /// The name by which a file is a database with side files, or a side file, now or in the
+    /// namespace `other`.
+    pub(super) fn name_in_database(
+        &self,
+        ino: Ino,
+        other: &Tree<'_>,
+    ) -> std::result::Result<Option<Vec<u8>>, StoreError> {
+        let tree = self.volume.tree();
+        for (dir, name) in tree.names_of(ino)? {
+            if without_suffix(&name).is_some()
+                || self.has_side_files(&tree, dir, &name)?
+                || self.has_side_files(other, dir, &name)?
+            {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
     }
 
     fn has_side_files(

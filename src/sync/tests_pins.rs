@@ -371,3 +371,21 @@ fn programs_that_never_pause_do_not_keep_others_changes_away() {
     laptop.checkpoint();
     assert_eq!(laptop.seen(), listing(&laptop));
 }
+
+/// The name that is told is the one by which the file is a database, whatever else it is called.
+#[test]
+fn an_open_database_is_told_by_its_name_as_a_database() {
+    for (first, second) in [("a", "db"), ("db", "z")] {
+        let laptop = Device::first("LAPTOP");
+        assert!(laptop.write(first, "base") && laptop.link(first, second));
+        assert!(laptop.write("db-wal", "log"));
+        let phone = laptop.another("PHONE", 3);
+        assert!(phone.append("db", "phone"));
+        phone.checkpoint();
+        laptop.receive(&phone);
+        laptop.open_file(first).unwrap();
+        let outcome = laptop.follow();
+        let is_told = matches!(&outcome, Followed::Later(Later::Database(name)) if name == b"db");
+        assert!(is_told, "{outcome:?}");
+    }
+}
