@@ -1,4 +1,4 @@
-//! The intent log: names of files that may enter REPO. With it, the bytes of the head that is
+//! The intent log: names of files that may enter REPO. With it, the bytes of the heads that are
 //! entering.
 //!
 //! Its steps: a name is logged; then its file enters REPO; a head that names all of them
@@ -13,14 +13,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Result, Store, StoreError};
+use crate::crypto::{Hash, hash};
 use crate::format::commit::Name;
 use crate::format::container::CONTAINER_MAX;
 use crate::io::{OpenMode, PrivateFolder};
 
 /// The log's file in local state.
 const INTENT: &str = "intent";
-/// The bytes of the last head that was to enter REPO, in local state.
-const STAGED_HEAD: &str = "head";
+/// The bytes of the last two heads that were to enter REPO, in local state: of even generations, and of
+/// odd ones. Until the name of one is logged, the one before must be there.
+const STAGED_HEADS: [&str; 2] = ["head.0", "head.1"];
 /// Longest log that is read, in bytes.
 const INTENT_MAX: u64 = 64 << 20;
 
@@ -48,17 +50,17 @@ impl Intents {
 
     /// Makes the bytes of a head durable before its name is logged. A power cut may take it out of
     /// REPO after a sync client read it there: then the next opening brings it back.
-    pub(super) fn stage_head(&self, bytes: &[u8]) -> Result<()> {
+    pub(super) fn stage_head(&self, generation: u64, bytes: &[u8]) -> Result<()> {
         if self.is_stateless() {
             return Ok(());
         }
         let state = self.state.as_ref().expect("only a store with state publishes");
         let failed = |error| StoreError::state("head", error);
-        match state.replace(STAGED_HEAD, bytes).map_err(failed) {
-            // That of an earlier head, which failed to enter, must not be brought back any more.
+        let place = STAGED_HEADS[(generation % 2) as usize];
+        match state.replace(place, bytes).map_err(failed) {
             Err(StoreError::Full) => {
                 log::warn!("local state has no room for a copy of the next head");
-                remove_staged(&**state).and_then(|()| state.sync_dir("")).map_err(failed)
+                remove(&**state, place).and_then(|()| state.sync_dir("")).map_err(failed)
             }
             other => other,
         }
@@ -83,8 +85,8 @@ fn append(state: &dyn PrivateFolder, name: &Name) -> io::Result<()> {
     file.sync_data()
 }
 
-fn remove_staged(state: &dyn PrivateFolder) -> io::Result<()> {
-    match state.remove(STAGED_HEAD) {
+fn remove(state: &dyn PrivateFolder, path: &str) -> io::Result<()> {
+    match state.remove(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         other => other,
     }
@@ -115,13 +117,16 @@ impl Store {
         }
     }
 
-    /// The bytes of the last head that was to enter REPO; none if it did enter.
-    pub fn staged_head(state: &dyn PrivateFolder) -> io::Result<Option<Vec<u8>>> {
-        match state.read(STAGED_HEAD, CONTAINER_MAX) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
+    /// The bytes of a head of this hash that was to enter REPO; none if they are not kept (any more).
+    pub fn staged_head(state: &dyn PrivateFolder, of: &Hash) -> io::Result<Option<Vec<u8>>> {
+        for path in STAGED_HEADS {
+            match state.read(path, CONTAINER_MAX) {
+                Ok(bytes) if hash(&bytes) == *of => return Ok(Some(bytes)),
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
+        Ok(None)
     }
 
     /// Empties the intent log: the head that names everything is durable.
@@ -134,6 +139,6 @@ impl Store {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        remove_staged(state)
+        STAGED_HEADS.iter().try_for_each(|path| remove(state, path))
     }
 }

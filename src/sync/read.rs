@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::plan::{Head, Here, Link, Unread, Why, breaks};
-use crate::crypto::{self, DeviceId, Hash};
+use crate::crypto::{DeviceId, Hash};
 use crate::format::commit::{Commit, Name, parse_head_name};
 use crate::format::register::Features;
 use crate::store::{Result, Store, StoreError};
@@ -30,15 +30,13 @@ pub(super) fn enter_staged(
     if intents.is_empty() || !has_base {
         return Ok(());
     }
-    let staged = Store::staged_head(&**folder)
+    // An earlier one was given up for this one.
+    let parsed = |path: &String| parse_head_name(path.rsplit('/').next()?);
+    let newest = intents.iter().filter_map(parsed).max();
+    let Some((generation, hash)) = newest else { return Ok(()) };
+    let staged = Store::staged_head(&**folder, &hash)
         .map_err(|error| VolumeError::State(format!("head: {error}")))?;
     let Some(bytes) = staged else { return Ok(()) };
-    let hash = crypto::hash(&bytes);
-    let parsed = |path: &String| parse_head_name(path.rsplit('/').next()?);
-    let Some((generation, _)) = intents.iter().filter_map(parsed).find(|(_, of)| *of == hash)
-    else {
-        return Ok(());
-    };
     let size = bytes.len() as u64;
     let file = HeadFile { device: state.device, generation, hash, size };
     let path = file.name().path();

@@ -793,3 +793,30 @@ fn what_came_since_the_last_look_is_found() {
     ];
     play_world(&[], steps).unwrap();
 }
+
+/// A head failed to enter, and a client had read it. Power went while the next one was being made, when
+/// the copy of the first one had been replaced: "restored or copied" once the client brought it.
+#[test]
+fn a_head_that_failed_to_enter_and_was_read_is_brought_back() {
+    let (mut failed, mut read) = (0, 0);
+    for fault in 0..30 {
+        for crash in 0..30 {
+            let mut devices = Devices::new(&[]);
+            devices.step(Step::Act(1, vec![Act::Write(0)], false)).unwrap();
+            devices.step(Step::Fault(1, During::Publish, fault, Fault::Io)).unwrap();
+            failed += u32::from(
+                devices
+                    .machine(1)
+                    .mounted()
+                    .is_some_and(|device| device.fs().progress().trouble.is_some()),
+            );
+            let known = devices.written.len();
+            devices.note_written();
+            read += devices.written.len() - known;
+            devices.step(Step::Crash(1, During::Publish, crash, 0, false)).unwrap();
+            let outcome = devices.finish();
+            assert!(outcome.is_ok(), "{fault} {crash}: {outcome:?}");
+        }
+    }
+    assert!(failed > 100 && read > 10, "{failed} {read}");
+}
