@@ -94,6 +94,8 @@ fn a_hung_repository_keeps_nobody_waiting_who_does_not_need_it() {
         .expect("starts");
     let waiting = world.path("mnt/big");
     wait_for("the copy to fill memory", Duration::from_secs(120), || {
+        // In the kernel's cache: a read behind 16 writes that wait would wait with them.
+        let _ = fs::read(path("early"));
         let before = fs::metadata(&waiting).map_or(0, |file| file.len());
         std::thread::sleep(Duration::from_secs(2));
         before > 0 && fs::metadata(&waiting).is_ok_and(|file| file.len() == before)
