@@ -15,9 +15,7 @@ pub use key_text::{
 pub use keys::{
     DeviceId, EpochId, IdKeys, KeyCheck, Purpose, RepoId, Secret, derive, key_check, random_id,
 };
-pub use seal::{
-    Domain, FileCipher, OpenError, SEGMENT, Segments, TAG, ValueCipher,
-};
+pub use seal::{Domain, FileCipher, OpenError, SEGMENT, Segments, TAG, ValueCipher};
 
 /// A BLAKE3 hash of public bytes (file names in REPO, chaining of heads).
 pub type Hash = [u8; 32];
