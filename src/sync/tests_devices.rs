@@ -465,7 +465,9 @@ fn a_journal_waits_for_a_head_on_which_it_rests_and_that_is_away() {
     assert!(taken.iter().all(|(_, path)| ended.world.remove_file(path)) && !taken.is_empty());
     let refusal = ended.refusal(20).expect("it cannot go on");
     assert!(refusal.contains("on which changes in the journal rest"), "{refusal}");
-    taken.iter().for_each(|(bytes, path)| ended.world.put(path, bytes));
+    for (bytes, path) in &taken {
+        ended.world.put(path, bytes);
+    }
     let seen = ended.mount(30).seen();
     assert!(["own", "f", "more"].iter().all(|path| seen.contains_key(*path)), "{seen:#?}");
 }
