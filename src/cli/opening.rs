@@ -472,6 +472,11 @@ pub fn file_system(
 fn not_recovered(error: RecoverError) -> Failure {
     match error {
         RecoverError::Store(error) => error.into(),
+        RecoverError::Journal(error) if error.is_full() => {
+            let text = format!("no space left for local state: {error}");
+            Failure::new(Exit::NoSpace, text)
+                .hint("nothing was changed; free some space on its disk, and try again")
+        }
         RecoverError::Journal(error) => Failure::new(Exit::Other, format!("local state: {error}"))
             .hint(
                 "what was acknowledged and not yet in the repository is in this journal; keep a \

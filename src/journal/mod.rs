@@ -151,5 +151,17 @@ pub enum JournalError {
     },
 }
 
+impl JournalError {
+    /// Whether there was no space left on the disk.
+    pub fn is_full(&self) -> bool {
+        let full = [libc::ENOSPC, libc::EDQUOT].map(Some);
+        match self {
+            Self::Full => true,
+            Self::Io { source, .. } => full.contains(&source.raw_os_error()),
+            _ => false,
+        }
+    }
+}
+
 /// The result of an operation of the journal.
 pub type Result<T> = std::result::Result<T, JournalError>;

@@ -157,7 +157,7 @@ pub fn open(
         heads: crate::volume::Heads { newest: newest_heads, behind, unusable, holders },
     });
     if !options.read_only {
-        volume.store_state().map_err(|error| VolumeError::State(error.to_string()))?;
+        volume.store_state().map_err(|error| StoreError::state("device record", error))?;
     }
     Ok(volume)
 }

@@ -138,6 +138,39 @@ fn a_file_that_did_not_fit_leaves_nothing_behind() {
     }
 }
 
+/// The exit code was 1, which is for what nobody foresaw.
+#[test]
+fn a_full_disk_of_local_state_is_told_as_that() {
+    if !is_root("full state") {
+        return;
+    }
+    let world = World::with_repo();
+    let _disk = Disk::mount(&world, "disk", &["-t", "tmpfs", "-o", "size=512k", "none"]);
+    let filler = world.path("disk/filler");
+    fs::write(world.path("file"), "content").unwrap();
+    // What fits ends in different places of the opening.
+    let sizes = [512, 508, 504, 500, 492, 480, 448, 384];
+    let mut refused = 0;
+    for size in sizes {
+        let _ = fs::write(&filler, noise(size << 10, 1));
+        let put = ["put", "repo", "/file", "--from", "file", "--key-file", "key"];
+        let put = [&put[..], &["--state", "disk/state"]].concat();
+        let ended = world.run(&put);
+        if ended.status.success() {
+            break;
+        }
+        refused += 1;
+        let text = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(28), "{size} KiB are used: {text}");
+        assert!(text.contains("no space left") || text.contains("No space left"), "{text}");
+        assert_eq!(world.ok(&["ls", "repo"]), "");
+    }
+    assert!(refused > 1, "nothing was refused");
+    fs::remove_file(filler).unwrap();
+    let _ = fs::remove_dir_all(world.path("disk/state"));
+    world.ok(&["put", "repo", "/file", "--from", "file"]);
+}
+
 /// A bind mount has the device number of what it shows, and no rename leads
 /// into it: every checkpoint failed.
 #[test]
