@@ -11,7 +11,7 @@ use crate::store::{Lookout, Store};
 use crate::volume::repository::Repository;
 
 /// How long after one look the next one is made.
-const PAUSE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Looks for heads and objects that came.
 pub(super) struct Arrivals {

@@ -343,6 +343,8 @@ impl Devices {
         let mut dice = Dice(seed);
         let from = repo_files(self.machine(from).disk());
         let disk = self.machine(to).disk();
+        // What is missing is looked for once a second.
+        disk.clock().advance(Duration::from_secs(1));
         let mut missing: Vec<&String> = from
             .iter()
             .filter(|path| self.written.contains_key(*path))
@@ -686,8 +688,8 @@ impl Devices {
             for (path, bytes) in &self.written {
                 self.machine(at).disk().put(path, bytes);
             }
-            // What is missing is looked for every few seconds.
-            self.machine(at).disk().clock().advance(Duration::from_secs(10));
+            // What is missing is looked for once a second.
+            self.machine(at).disk().clock().advance(Duration::from_secs(1));
             self.remount(at, false)?;
         }
         Ok(())
