@@ -25,6 +25,8 @@ pub struct Changed {
     pub inodes: BTreeSet<Ino>,
     /// Of those the files whose content, and the inodes whose existence, changed.
     pub(super) contents: BTreeSet<Ino>,
+    /// Of these the directories. The kernel keeps no content of one.
+    pub(super) directories: BTreeSet<Ino>,
 }
 
 /// What came of following.
@@ -76,6 +78,7 @@ impl Fs {
             follower.look_again();
         }
         if matches!(followed, Followed::Later(Later::Busy)) {
+            follower.note_arrivals();
             self.busy_follows.fetch_add(1, Ordering::Relaxed);
         } else {
             self.busy_follows.store(0, Ordering::Relaxed);
@@ -144,6 +147,9 @@ impl Fs {
         if let Some(later) = self.held(&used, &pinnable, &other)? {
             return Ok(ControlFlow::Break(Followed::Later(later)));
         }
+        if let Some(later) = self.renamed_database(&changed, &other)? {
+            return Ok(ControlFlow::Break(Followed::Later(later)));
+        }
         let directories = self.replaced_directories(&changed, &other)?;
         let seen = looked.seen;
         Ok(ControlFlow::Continue(NextBase { base, seen, changed, used, pinnable, directories }))
@@ -202,7 +208,7 @@ impl Fs {
             }
         }
         for ino in &changed.contents {
-            if state.lookups.contains_key(ino) {
+            if state.lookups.contains_key(ino) && !changed.directories.contains(ino) {
                 let replaced = state.replaced.entry(*ino).or_default();
                 *replaced = Replaced { times: replaced.times + 1, is_stale: true };
             }
@@ -249,6 +255,36 @@ impl Fs {
         Ok(Some(Later::Database(name.unwrap_or_default())))
     }
 
+    /// An open database, or a file of one, that another device gave another name: what the program
+    /// opens beside it would belong to another file.
+    fn renamed_database(
+        &self,
+        changed: &Changed,
+        other: &Tree<'_>,
+    ) -> std::result::Result<Option<Later>, StoreError> {
+        let open: Vec<Ino> = {
+            let state = self.lock();
+            let is_open = |ino: &&Ino| {
+                state.files.get(ino).is_some_and(|file| file.opens > 0)
+                    && !state.orphans.contains_key(ino)
+            };
+            changed.inodes.iter().filter(is_open).copied().collect()
+        };
+        let tree = self.volume.tree();
+        for ino in open {
+            let names = tree.names_of(ino)?;
+            if names == other.names_of(ino)? || !self.is_in_database(ino, other)? {
+                continue;
+            }
+            let name = match self.name_in_database(ino, other)? {
+                Some(name) => name,
+                None => names.into_iter().next().map(|(_, name)| name).unwrap_or_default(),
+            };
+            return Ok(Some(Later::Database(name)));
+        }
+        Ok(None)
+    }
+
     /// Where another namespace differs from the one that is shown.
     fn changed(&self, other: &Tree<'_>) -> std::result::Result<Changed, StoreError> {
         let mut changed = Changed::default();
@@ -271,9 +307,9 @@ impl Fs {
                 Key::Back(ino, ..) => drop(changed.inodes.insert(*ino)),
                 Key::Inode(ino) => {
                     changed.inodes.insert(*ino);
+                    let (one, another) = (value(before)?, value(after)?);
                     let mut same = false;
-                    if let (Some(Value::Inode(one)), Some(Value::Inode(another))) =
-                        (value(before)?, value(after)?)
+                    if let (Some(Value::Inode(one)), Some(Value::Inode(another))) = (&one, &another)
                     {
                         // As above.
                         if one.is_dir() && another.is_dir() {
@@ -281,6 +317,11 @@ impl Fs {
                         }
                         same = (one.size, one.content, &one.inline)
                             == (another.size, another.content, &another.inline);
+                    }
+                    if let Some(Value::Inode(inode)) = one.or(another)
+                        && inode.is_dir()
+                    {
+                        changed.directories.insert(*ino);
                     }
                     if !same {
                         changed.contents.insert(*ino);

@@ -139,11 +139,7 @@ impl Fs {
     fn pin_of(&self, ino: Ino, other: &Tree<'_>) -> std::result::Result<Option<Pin>, StoreError> {
         let tree = self.volume.tree();
         let Some(Value::Inode(mut inode)) = tree.get(&Key::Inode(ino))? else { return Ok(None) };
-        // A database keeps its class whether or not it has a log just now.
-        if matches!(inode.class, ContentClass::Pages(_)) {
-            return Ok(None);
-        }
-        if self.name_in_database(ino, other)?.is_some() {
+        if self.is_in_database(ino, other)? {
             return Ok(None);
         }
         let Some(place) = tree.names_of(ino)?.into_iter().next() else { return Ok(None) };
@@ -157,6 +153,21 @@ impl Fs {
         })?;
         *inode.history = History::default();
         Ok(Some(Pin { ino, inode: *inode, pinned: Some(Pinned { of: ino, place, xattrs }) }))
+    }
+
+    /// Whether a file is a database, or a side file of one, now or in the namespace `other`.
+    pub(super) fn is_in_database(
+        &self,
+        ino: Ino,
+        other: &Tree<'_>,
+    ) -> std::result::Result<bool, StoreError> {
+        // A database keeps its class whether or not it has a log just now.
+        if let Some(Value::Inode(inode)) = self.volume.tree().get(&Key::Inode(ino))?
+            && matches!(inode.class, ContentClass::Pages(_))
+        {
+            return Ok(true);
+        }
+        Ok(self.name_in_database(ino, other)?.is_some())
     }
 
     /// The name by which a file is a database with side files, or a side file, now or in the
@@ -386,6 +397,7 @@ impl Changed {
             names: names.map(|(dir, name)| (numbers.number(dir), name)).collect(),
             inodes: self.inodes.into_iter().map(|ino| numbers.number(ino)).collect(),
             contents: self.contents,
+            directories: self.directories,
         }
     }
 }

@@ -332,6 +332,10 @@ fn who_works_in_a_directory_goes_on_there() {
             wait_for(&format!("{}", path.display()), LIMIT, || path.exists());
         }
     }
+    // Who lists what is above tells the kernel of it once more.
+    for mountpoint in ["one", "two"] {
+        assert_eq!(fs::read_dir(world.path(mountpoint)).expect("lists").count(), 1);
+    }
     // Names in it changed, and its times.
     fs::write(world.path("one/D/more"), "more").expect("writes");
     hand_over(&world, "one");
