@@ -48,6 +48,9 @@ impl Lookout for Arrivals {
         store.add_copies(&repository.copies);
         let mut heads = repository.heads;
         heads.remove(&self.own);
+        for files in heads.values_mut() {
+            files.retain(|file| !store.is_known(&file.name()));
+        }
         load_heads(store, &heads, false, &LeftOut::new());
         true
     }
