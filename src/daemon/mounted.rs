@@ -233,9 +233,11 @@ impl Service for Mounted {
             }
             Ok(Followed::Later(later)) => {
                 let why = match later {
-                    Later::Busy => "programs write here: what other devices wrote is shown once \
-                                    they pause"
-                        .into(),
+                    Later::Busy => {
+                        "programs write here just now: what other devices wrote is shown \
+                                    in some seconds"
+                            .into()
+                    }
                     Later::Unpublished => "what was written here is not all in REPO: what other \
                                            devices wrote is shown once it is"
                         .into(),

@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
 use super::pins::{KernelNumbers, Pin, ReplacedDirectory};
-use super::{Fs, Replaced};
+use super::{Fs, Replaced, State};
 use crate::format::clock::Generations;
 use crate::format::namespace::{Ino, Key, Value};
 use crate::format::node::MapItem;
@@ -60,6 +60,8 @@ struct NextBase {
     /// The newest generation of each device that local state has seen then.
     seen: Generations,
     changed: Changed,
+    /// Files of which anything changed, and that were open.
+    open: BTreeSet<Ino>,
     /// Files whose content changed, and that are open or have changes here.
     used: BTreeSet<Ino>,
     /// Those of them that can be pinned.
@@ -74,11 +76,11 @@ impl Fs {
         let _flushing = self.flushing_next();
         let mut heads = None;
         let followed = self.follow_to(follower, &mut heads)?;
+        let is_busy = matches!(followed, Followed::Later(Later::Busy));
         if matches!(followed, Followed::Later(_)) {
-            follower.look_again();
+            follower.look_again(is_busy);
         }
-        if matches!(followed, Followed::Later(Later::Busy)) {
-            follower.note_arrivals();
+        if is_busy {
             self.busy_follows.fetch_add(1, Ordering::Relaxed);
         } else {
             self.busy_follows.store(0, Ordering::Relaxed);
@@ -147,12 +149,14 @@ impl Fs {
         if let Some(later) = self.held(&used, &pinnable, &other)? {
             return Ok(ControlFlow::Break(Followed::Later(later)));
         }
-        if let Some(later) = self.renamed_database(&changed, &other)? {
+        let open = Self::open_of(&self.lock(), &changed.inodes);
+        if let Some(later) = self.renamed_database(&open, &other)? {
             return Ok(ControlFlow::Break(Followed::Later(later)));
         }
         let directories = self.replaced_directories(&changed, &other)?;
         let seen = looked.seen;
-        Ok(ControlFlow::Continue(NextBase { base, seen, changed, used, pinnable, directories }))
+        let next = NextBase { base, seen, changed, open, used, pinnable, directories };
+        Ok(ControlFlow::Continue(next))
     }
 
     /// Shows another base, if nothing is acknowledged that no head has.
@@ -161,7 +165,7 @@ impl Fs {
         next: NextBase,
         heads: &mut Option<Heads>,
     ) -> std::result::Result<Followed, VolumeError> {
-        let NextBase { base, seen, mut changed, used, mut pinnable, directories } = next;
+        let NextBase { base, seen, mut changed, open, used, mut pinnable, directories } = next;
         let mut numbers = None;
         if !used.is_empty() || !directories.is_empty() {
             let Some(all) = self.all_numbers() else {
@@ -173,6 +177,10 @@ impl Fs {
             return Ok(Followed::Later(Later::Unpublished));
         };
         if state.overlays.all_changes() > 0 || state.overlays.is_frozen() {
+            return Ok(Followed::Later(Later::Busy));
+        }
+        // It may be a database.
+        if !Self::open_of(&state, &changed.inodes).is_subset(&open) {
             return Ok(Followed::Later(Later::Busy));
         }
         let mut pins = Vec::new();
@@ -247,42 +255,42 @@ impl Fs {
             };
             used.iter().find(is_held).copied()
         };
-        let Some(ino) = held else { return Ok(None) };
-        if let Some(name) = self.name_in_database(ino, other)? {
-            return Ok(Some(Later::Database(name)));
-        }
-        let name = self.volume.tree().names_of(ino)?.pop().map(|(_, name)| name);
-        Ok(Some(Later::Database(name.unwrap_or_default())))
+        held.map(|ino| self.held_by(ino, other)).transpose()
     }
 
-    /// An open database, or a file of one, that another device gave another name: what the program
-    /// opens beside it would belong to another file.
+    /// What says that this file holds following up: its name as a database, if it has one, else another.
+    fn held_by(&self, ino: Ino, other: &Tree<'_>) -> std::result::Result<Later, StoreError> {
+        if let Some(name) = self.name_in_database(ino, other)? {
+            return Ok(Later::Database(name));
+        }
+        let name = self.volume.tree().names_of(ino)?.pop().map(|(_, name)| name);
+        Ok(Later::Database(name.unwrap_or_default()))
+    }
+
+    /// A database, or a file of one, among these open files that another device gave another name:
+    /// what the program opens beside it would belong to another file.
     fn renamed_database(
         &self,
-        changed: &Changed,
+        open: &BTreeSet<Ino>,
         other: &Tree<'_>,
     ) -> std::result::Result<Option<Later>, StoreError> {
-        let open: Vec<Ino> = {
-            let state = self.lock();
-            let is_open = |ino: &&Ino| {
-                state.files.get(ino).is_some_and(|file| file.opens > 0)
-                    && !state.orphans.contains_key(ino)
-            };
-            changed.inodes.iter().filter(is_open).copied().collect()
-        };
         let tree = self.volume.tree();
         for ino in open {
-            let names = tree.names_of(ino)?;
-            if names == other.names_of(ino)? || !self.is_in_database(ino, other)? {
-                continue;
+            let is_renamed = tree.names_of(*ino)? != other.names_of(*ino)?;
+            if is_renamed && self.is_in_database(*ino, other)? {
+                return self.held_by(*ino, other).map(Some);
             }
-            let name = match self.name_in_database(ino, other)? {
-                Some(name) => name,
-                None => names.into_iter().next().map(|(_, name)| name).unwrap_or_default(),
-            };
-            return Ok(Some(Later::Database(name)));
         }
         Ok(None)
+    }
+
+    /// Those of these files that are open by a name.
+    fn open_of(state: &State, inodes: &BTreeSet<Ino>) -> BTreeSet<Ino> {
+        let is_open = |ino: &&Ino| {
+            let is_open = state.files.get(ino).is_some_and(|file| file.opens > 0);
+            is_open && !state.orphans.contains_key(ino)
+        };
+        inodes.iter().filter(is_open).copied().collect()
     }
 
     /// Where another namespace differs from the one that is shown.

@@ -24,8 +24,9 @@ use crate::volume::{Base, DeviceHead, Heads, Volume, VolumeError};
 /// How long after a look that did not end it is repeated, although no file of a head is another;
 /// then twice as long, and so on.
 const AGAIN: Duration = Duration::from_secs(15);
-/// The same, if files appeared since.
-const ARRIVALS: Duration = Duration::from_secs(3);
+/// How long after a look that did not end it is repeated, if files appeared since, or programs only
+/// have to pause.
+const SOON: Duration = Duration::from_secs(3);
 /// How many times that is doubled.
 const DOUBLINGS_MAX: u32 = 6;
 
@@ -46,8 +47,9 @@ struct Last {
     /// When it was seen last that REPO has these files and no others. None as long as they were not
     /// read: the look failed, or goes on.
     seen: Option<Duration>,
-    /// Whether files appeared since the look began that no head is: objects that it may lack.
-    has_arrivals: bool,
+    /// Whether it is repeated soon if it did not end: files appeared since that are no heads, and
+    /// may be objects that it lacks, or somebody asked for that.
+    is_urgent: bool,
     /// How many looks in a row found the same files, up to [`DOUBLINGS_MAX`].
     repeated: u32,
     /// Whether the volume goes on from all that was found, and nothing is on its way.
@@ -91,7 +93,7 @@ impl Follower {
             Some(last) if last.files != files => true,
             Some(last) => {
                 last.seen = last.seen.map(|_| now);
-                let pause = if last.has_arrivals { ARRIVALS } else { AGAIN * (1 << last.repeated) };
+                let pause = if last.is_urgent { SOON } else { AGAIN * (1 << last.repeated) };
                 !last.is_done && now.saturating_sub(last.at) >= pause
             }
         })
@@ -114,14 +116,15 @@ impl Follower {
     /// Files appeared in REPO: a look that did not find all that it needs is repeated soon.
     pub fn note_arrivals(&self) {
         if let Some(last) = &mut *self.last() {
-            last.has_arrivals = true;
+            last.is_urgent = true;
         }
     }
 
-    /// The volume does not go on from what the last look found: it is repeated.
-    pub fn look_again(&self) {
+    /// The volume does not go on from what the last look found: it is repeated, and soon if told so.
+    pub fn look_again(&self, soon: bool) {
         if let Some(last) = &mut *self.last() {
             (last.is_done, last.repeated) = (false, 0);
+            last.is_urgent |= soon;
         }
     }
 
@@ -138,7 +141,7 @@ impl Follower {
         let mut last = self.last();
         let before = last.as_ref().filter(|last| last.files == files);
         let repeated = before.map_or(0, |last| (last.repeated + 1).min(DOUBLINGS_MAX));
-        *last = Some(Last { files, at, seen: None, has_arrivals: false, repeated, is_done: false });
+        *last = Some(Last { files, at, seen: None, is_urgent: false, repeated, is_done: false });
         drop(last);
         let repository = Repository::find(&*world.repo)?;
         if repository.repo != state.repo {
