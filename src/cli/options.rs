@@ -153,6 +153,8 @@ mod tests {
         assert_eq!(settings.when.quiet, Duration::from_secs(5));
         assert_eq!(settings.when.latest, Duration::from_secs(120));
         assert_eq!((settings.cache, settings.uid), (128 << 20, Some(7)));
+        assert!(settings.follow && !parse("nofollow").unwrap().follow);
+        assert!(parse("nofollow,follow").unwrap().follow, "the last one counts");
         for wrong in
             ["surprise", "uid=x", "cache=1T", "checkpoint=5", "device=a", "ro,device=", "10m"]
         {

@@ -507,7 +507,6 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for number in 0..8 {
-                    std::thread::sleep(Duration::from_millis(10));
                     fs::write(root.join(number.to_string()), "x").unwrap();
                 }
             });

@@ -21,6 +21,8 @@ mod tests_pins;
 #[cfg(test)]
 mod tests_plan;
 #[cfg(test)]
+mod tests_steps;
+#[cfg(test)]
 mod tests_versions;
 #[cfg(test)]
 mod tests_worlds;

@@ -13,6 +13,17 @@ fn held(device: &Device, open: u64) -> String {
     String::from_utf8(device.fs().read(open, 0, u32::MAX).unwrap()).unwrap()
 }
 
+/// A laptop that has what a phone wrote to `f`, and does not show it yet.
+fn behind() -> Device {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("f", "base"));
+    let phone = laptop.another("PHONE", 3);
+    assert!(phone.write("f", "phone"));
+    phone.checkpoint();
+    laptop.receive(&phone);
+    laptop
+}
+
 /// A laptop with a file that it has open, and a phone that changes it; the laptop follows.
 fn followed(name: &str, change: impl Fn(&Device)) -> (Device, Device, u64) {
     let laptop = Device::first("LAPTOP");
@@ -176,12 +187,7 @@ fn an_open_database_holds_following_up() {
 /// What is written here goes before what is shown, and a mount says why it shows nothing new.
 #[test]
 fn what_cannot_be_published_holds_following_up() {
-    let laptop = Device::first("LAPTOP");
-    assert!(laptop.write("f", "base"));
-    let phone = laptop.another("PHONE", 3);
-    assert!(phone.write("f", "phone"));
-    phone.checkpoint();
-    laptop.receive(&phone);
+    let laptop = behind();
     assert!(laptop.write("own", "laptop"));
     laptop.world().set_capacity(0);
     let outcome = laptop.follow();
@@ -343,12 +349,7 @@ fn a_directory_that_moved_is_not_taken_for_the_one_in_its_place() {
 /// A program that makes a change every millisecond kept all that others wrote from being shown.
 #[test]
 fn programs_that_never_pause_do_not_keep_others_changes_away() {
-    let laptop = Device::first("LAPTOP");
-    assert!(laptop.write("f", "base"));
-    let phone = laptop.another("PHONE", 3);
-    assert!(phone.write("f", "phone"));
-    phone.checkpoint();
-    laptop.receive(&phone);
+    let laptop = behind();
     let (fs, caller) = (laptop.fs(), Caller { uid: 0, gid: 0 });
     let stop = AtomicBool::new(false);
     let (shown, longest) = std::thread::scope(|scope| {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::tests_devices::listing;
+use super::tests_steps::{DEVICES, During, EVERYTHING, FOLLOWING, Step, step};
 use crate::crypto::{hash, hex};
 use crate::format::namespace::INLINE_MAX;
 use crate::fs::{Followed, Later, Operations as _};
@@ -19,9 +20,6 @@ use crate::merge::tests_histories::{Act, DIRS, FILES, acts, factor, play};
 use crate::merge::tests_maps::{Line, Listing};
 use crate::store::StoreError;
 use crate::volume::VolumeError;
-
-/// Devices of a world.
-const DEVICES: usize = 3;
 
 /// Numbers that follow from a seed (`SplitMix64`, Steele and others 2014).
 struct Dice(u64);
@@ -38,99 +36,6 @@ impl Dice {
     fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
-}
-
-/// What the machine does when it loses power.
-#[derive(Clone, Copy, Debug)]
-enum During {
-    Fsync,
-    Publish,
-    Follow,
-    Mount,
-}
-
-/// A step of a world.
-#[derive(Clone, Debug)]
-enum Step {
-    /// A device does these things, with texts that are long or short: long ones are stored apart
-    /// from the names.
-    Act(usize, Vec<Act>, bool),
-    /// What a device did becomes durable there.
-    Fsync(usize),
-    /// A device publishes.
-    Publish(usize),
-    /// A device publishes, or says what it holds if it owes that, as at an unmount.
-    Answer(usize),
-    /// The client of the first brings what the second has, as this seed says.
-    Carry(usize, usize, u64),
-    /// The client takes away some of what other devices wrote.
-    Hide(usize, u64),
-    /// All that was taken away there comes back.
-    Show(usize),
-    /// A device mounts again; its process is killed before, if told so.
-    Mount(usize, bool),
-    /// A device goes on from what has come, while it is mounted.
-    Follow(usize),
-    /// A program opens the file of this number.
-    Open(usize, usize),
-    /// A program writes to the file that it has open.
-    WriteOpen(usize),
-    /// A program closes its file.
-    Close(usize),
-    /// A machine loses power after so many changes of its disk. The client of the next machine may
-    /// have taken files over before that.
-    Crash(usize, During, u64, u8, bool),
-    /// A change of a disk fails, after so many.
-    Fault(usize, During, u64, Fault),
-    /// The clock of a machine is so many seconds ahead.
-    Clock(usize, i64),
-}
-
-/// How often each kind of step is taken: what is done while nothing ends, what ends a mount, and what
-/// goes wrong.
-struct Often {
-    follow: u32,
-    open: u32,
-    mount: u32,
-    trouble: u32,
-}
-
-const EVERYTHING: Often = Often { follow: 3, open: 2, mount: 3, trouble: 2 };
-/// Mounts that stay, and follow.
-const FOLLOWING: Often = Often { follow: 10, open: 4, mount: 1, trouble: 1 };
-
-fn step(often: &Often) -> impl Strategy<Value = Step> + use<> {
-    let Often { follow, open, mount, trouble } = *often;
-    let device = || 0..DEVICES;
-    let during = || {
-        prop_oneof![
-            Just(During::Fsync),
-            Just(During::Publish),
-            Just(During::Publish),
-            Just(During::Follow),
-            Just(During::Mount),
-        ]
-    };
-    prop_oneof![
-        6 => (device(), acts(4), any::<bool>())
-            .prop_map(|(device, acts, long)| Step::Act(device, acts, long)),
-        1 => device().prop_map(Step::Fsync),
-        3 => device().prop_map(Step::Publish),
-        2 => device().prop_map(Step::Answer),
-        6 => (device(), device(), any::<u64>()).prop_map(|(to, from, s)| Step::Carry(to, from, s)),
-        1 => (device(), any::<u64>()).prop_map(|(at, seed)| Step::Hide(at, seed)),
-        1 => device().prop_map(Step::Show),
-        mount => (device(), any::<bool>()).prop_map(|(device, kill)| Step::Mount(device, kill)),
-        follow => device().prop_map(Step::Follow),
-        open => (device(), 0..FILES.len()).prop_map(|(device, file)| Step::Open(device, file)),
-        open => device().prop_map(Step::WriteOpen),
-        1 => device().prop_map(Step::Close),
-        trouble => (device(), during(), 0..40u64, any::<u8>(), any::<bool>())
-            .prop_map(|(at, what, after, how, taken)| Step::Crash(at, what, after, how, taken)),
-        trouble => (device(), during(), 0..40u64, prop_oneof![Just(Fault::Io), Just(Fault::NoSpace)])
-            .prop_map(|(at, what, after, fault)| Step::Fault(at, what, after, fault)),
-        1 => (device(), -200_000..200_000i64).prop_map(|(at, ahead)| Step::Clock(at, ahead)),
-    ]
 }
 
 /// A machine of the world.

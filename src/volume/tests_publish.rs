@@ -11,7 +11,7 @@ use super::*;
 use crate::crypto::hex;
 use crate::format::commit::{Commit, NewObject};
 use crate::format::container::{Class, Kind};
-use crate::format::namespace::{Content, Ino, Inode, Owner, Xattr};
+use crate::format::namespace::{Content, ContentClass, Ino, Inode, Owner, Xattr};
 use crate::format::node::Id;
 use crate::format::wire::Encoder;
 use crate::io::sim::{Fault, SimRandom, SimWorld};
@@ -131,6 +131,33 @@ fn a_long_stream_has_the_chunks_of_one_that_is_cut_in_one_go() {
         assert_eq!(done.unwrap() as u64, size);
         assert!(found.len() > 50 && found == runs);
     }
+}
+
+/// A page of 4096 bytes of the file is in one segment, wherever its chunk begins.
+#[test]
+fn segments_of_media_begin_where_pages_of_the_file_do() {
+    let world = repository();
+    let volume = open(&world, Some("state"), &OpenOptions::default(), 60).unwrap();
+    let (start, bytes, mut runs) = (8192 + 100, noise(3 << 20).into(), Vec::new());
+    let (class, store) = (ContentClass::Incompressible, &volume.store);
+    chunk_region(store, class, Chunking::Stream, start, &bytes, false, &mut runs).unwrap();
+    store.publish_objects(0).unwrap();
+    let names = store.objects().into_iter().map(|(hash, device, _)| Name::Object { device, hash });
+    let readers: Vec<_> = names.map(|name| store.open(&name).unwrap()).collect();
+    let (mut at, mut odd) = (start, 0);
+    for run in runs {
+        let directory = readers.iter().map(crate::store::Reader::directory);
+        let found = directory.filter_map(|all| Some((all.find(&run.id)?, &all.frames)));
+        for (place, frames) in found {
+            let segments = frames[place.frame as usize].segments();
+            // The first byte of the first whole page.
+            let page = at.next_multiple_of(4096) - at;
+            assert_eq!(segments.begin(segments.of_byte(page)), page, "{at}");
+            odd += u32::from(page > 0);
+        }
+        at += run.total();
+    }
+    assert!(odd > 5, "{odd} chunks begin within a page");
 }
 
 /// Each piece of a file with holes took room for all that could have followed it, 8 MiB:

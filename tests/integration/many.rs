@@ -45,8 +45,7 @@ pub fn hand_over(world: &World, mountpoint: &str) {
 /// LAPTOP at `one` and PHONE at `two`: each follows the other in its own copy of the folder.
 pub fn two_following(world: &World) -> [Mount; 2] {
     [("repo", "one", "LAPTOP"), ("other", "two", "PHONE")].map(|(repo, mountpoint, name)| {
-        let follow = ["-o", "follow", "--device-name", name];
-        world.mount(repo, mountpoint, &[&KEY[..], &follow].concat())
+        world.mount(repo, mountpoint, &[&KEY[..], &["--device-name", name]].concat())
     })
 }
 
