@@ -199,7 +199,7 @@ impl Service for Mounted {
             return std::thread::sleep(limit);
         }
         let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
-        self.follower.wait(self.fs.volume(), &mut watch, limit);
+        self.follower.wait(self.fs.volume(), &mut watch, limit, self.fs.alarm());
     }
 
     fn has_news(&self) -> bool {

@@ -101,8 +101,7 @@ impl Fs {
 
     /// Keeps an inode that lost its last name while it is in use.
     fn orphan(state: &mut State, ino: Ino, inode: Inode) {
-        let used = state.lookups.get(&ino).is_some_and(|count| *count > 0)
-            || state.files.get(&ino).is_some_and(|file| file.opens > 0);
+        let used = state.lookups.get(&ino).is_some_and(|count| *count > 0) || state.is_open(ino);
         if used {
             state.orphans.insert(ino, inode);
         } else if let Some(file) = state.files.remove(&ino) {

@@ -73,6 +73,9 @@ impl Fs {
             if let Some(file) = state.files.get_mut(&ino) {
                 file.opens = file.opens.saturating_sub(1);
                 if file.opens == 0 {
+                    if state.holding.remove(&ino) && state.holding.is_empty() {
+                        self.alarm.ring();
+                    }
                     waits = file.is_long();
                     if waits && !state.closed.contains(&ino) {
                         state.closed.push_back(ino);

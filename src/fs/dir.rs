@@ -165,7 +165,7 @@ fn bare(ino: Ino, kind: u32) -> Attr {
 /// Forgets what nobody uses any more of an inode: its content, once it is closed and
 /// stored, can be had from its record again. That of an orphan cannot.
 pub(super) fn drop_unused(state: &mut State, ino: Ino) {
-    if state.files.get(&ino).is_some_and(|file| file.opens > 0) {
+    if state.is_open(ino) {
         return;
     }
     let known = state.lookups.contains_key(&ino);

@@ -85,6 +85,9 @@ impl Fs {
         } else {
             self.busy_follows.store(0, Ordering::Relaxed);
         }
+        if !matches!(followed, Followed::Later(Later::Database(_))) {
+            self.lock().holding.clear();
+        }
         // What the others say is told, whether it is shown or not.
         if let Some(heads) = heads {
             self.volume.set_heads(heads);
@@ -247,15 +250,21 @@ impl Fs {
         pinnable: &HashMap<Ino, Pin>,
         other: &Tree<'_>,
     ) -> std::result::Result<Option<Later>, StoreError> {
-        let held = {
-            let state = self.lock();
-            let is_held = |ino: &&Ino| {
-                let is_open = state.files.get(ino).is_some_and(|file| file.opens > 0);
-                is_open && !pinnable.contains_key(ino) && !state.orphans.contains_key(ino)
-            };
-            used.iter().find(is_held).copied()
-        };
-        held.map(|ino| self.held_by(ino, other)).transpose()
+        let mut holding = Self::open_of(&self.lock(), used);
+        holding.retain(|ino| !pinnable.contains_key(ino));
+        let Some(first) = holding.first().copied() else { return Ok(None) };
+        self.wait_for_end(holding);
+        self.held_by(first, other).map(Some)
+    }
+
+    /// The alarm rings once all these files are closed.
+    fn wait_for_end(&self, mut holding: BTreeSet<Ino>) {
+        let mut state = self.lock();
+        holding.retain(|ino| state.is_open(*ino));
+        if holding.is_empty() {
+            self.alarm.ring();
+        }
+        state.holding = holding;
     }
 
     /// What says that this file holds following up: its name as a database, if it has one, else another.
@@ -278,6 +287,7 @@ impl Fs {
         for ino in open {
             let is_renamed = tree.names_of(*ino)? != other.names_of(*ino)?;
             if is_renamed && self.is_in_database(*ino, other)? {
+                self.wait_for_end([*ino].into());
                 return self.held_by(*ino, other).map(Some);
             }
         }
@@ -286,10 +296,7 @@ impl Fs {
 
     /// Those of these files that are open by a name.
     fn open_of(state: &State, inodes: &BTreeSet<Ino>) -> BTreeSet<Ino> {
-        let is_open = |ino: &&Ino| {
-            let is_open = state.files.get(ino).is_some_and(|file| file.opens > 0);
-            is_open && !state.orphans.contains_key(ino)
-        };
+        let is_open = |ino: &&Ino| state.is_open(**ino) && !state.orphans.contains_key(ino);
         inodes.iter().filter(is_open).copied().collect()
     }
 

@@ -30,7 +30,7 @@ mod pressure;
 mod queue;
 mod record_log;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
 
@@ -53,7 +53,7 @@ use pressure::{Amounts, Least, Relief};
 
 use crate::format::namespace::{Content, Ino, Inode, Key, ROOT, Value};
 use crate::format::record::Change;
-use crate::io::Timestamp;
+use crate::io::{Alarm, Timestamp};
 use crate::volume::content::{Layer, Stored};
 use crate::volume::{StoreError, Volume};
 
@@ -122,6 +122,8 @@ struct State {
     orphans: HashMap<Ino, Inode>,
     /// Of those the ones whose place another device's version took while they were open.
     pinned: HashMap<Ino, Pinned>,
+    /// Open files of databases: following goes on once they are closed.
+    holding: BTreeSet<Ino>,
     /// What changed in the namespace without the kernel asking for it, and it was not told yet.
     untold: Option<Changed>,
     /// Number of directories in a directory, where it was counted.
@@ -155,6 +157,11 @@ impl State {
         if let Some(replaced) = self.replaced.get_mut(&ino) {
             replaced.is_stale = false;
         }
+    }
+
+    /// Whether the kernel has a file open.
+    fn is_open(&self, ino: Ino) -> bool {
+        self.files.get(&ino).is_some_and(|file| file.opens > 0)
     }
 
     /// Bytes of changes in files that were written and closed; forgets those that were
@@ -200,6 +207,8 @@ pub struct Fs {
     hold: hold::Hold,
     /// How many times in a row following found no moment without changes.
     busy_follows: AtomicUsize,
+    /// Rings when what following waits for has happened, or the kernel is to be told something.
+    alarm: Alarm,
     failing: Failing,
 }
 
@@ -227,6 +236,7 @@ impl Fs {
             queue_room: Condvar::new(),
             hold: hold::Hold::default(),
             busy_follows: AtomicUsize::new(0),
+            alarm: Alarm::default(),
             failing: Failing::default(),
         };
         // Who only reads needs no number, and may lack the nodes that would show it free.
@@ -251,6 +261,11 @@ impl Fs {
     /// The volume in which the file system is stored.
     pub fn volume(&self) -> &Volume {
         &self.volume
+    }
+
+    /// Rings when it is time to follow again, or to tell the kernel something.
+    pub fn alarm(&self) -> &Alarm {
+        &self.alarm
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

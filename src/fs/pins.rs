@@ -327,6 +327,7 @@ impl Fs {
         let untold = state.untold.get_or_insert_default();
         untold.names.insert((dir, name));
         untold.inodes.insert(dir);
+        self.alarm.ring();
         Ok(())
     }
 

@@ -33,6 +33,7 @@ pub use secret::{
 pub use shown::{shown, steers};
 pub use synced::DirSynced;
 pub use terminal::{AnswerError, Terminal, can_ask};
+pub use watch::Alarm;
 
 /// Wall-clock time: seconds since 1970 and nanoseconds (0 to 999,999,999) that
 /// count forward from them, also before 1970.
@@ -196,9 +197,9 @@ pub trait SyncedFile: Send + Sync {
 /// where REPO is on a network, nothing may be reported.
 pub trait FolderWatch: Send {
     /// Waits until files appeared in one of these folders or left it, and no more came for a moment;
-    /// at most for `limit` and two seconds. Returns whether there was anything. Folders that are not
-    /// there are left out.
-    fn wait(&mut self, folders: &[String], limit: Duration) -> bool;
+    /// at most for `limit` and two seconds, and until the alarm rings. Returns whether there was
+    /// anything in the folders. Those that are not there are left out.
+    fn wait(&mut self, folders: &[String], limit: Duration, alarm: &Alarm) -> bool;
 }
 
 /// REPO, the folder that a sync client uploads. Files enter it complete and

@@ -440,6 +440,7 @@ mod tests {
     use std::process::Command;
     use std::time::Duration;
 
+    use super::super::Alarm;
     use super::*;
 
     struct TestFolders {
@@ -463,9 +464,6 @@ mod tests {
         }
     }
 
-    /// A disk was unmounted under a mount: the next checkpoint made REPO anew
-    /// below the empty mountpoint, put its head there and said that all is in
-    /// REPO.
     #[test]
     fn a_watch_reports_files_that_appear_in_folders_and_no_others() {
         let folders = TestFolders::new();
@@ -473,26 +471,52 @@ mod tests {
         let mut watch = repo.watch().expect("the kernel has inotify");
         let watched = ["", "a/head", "b/head"].map(str::to_owned);
         let soon = Duration::from_millis(20);
-        assert!(!watch.wait(&watched, soon), "nothing is there yet");
+        assert!(!watch.wait(&watched, soon, &Alarm::default()), "nothing is there yet");
         fs::create_dir_all(root.join("a/head")).unwrap();
-        assert!(watch.wait(&watched, soon), "a folder was made in REPO");
+        assert!(watch.wait(&watched, soon, &Alarm::default()), "a folder was made in REPO");
         fs::write(root.join("a/head/file"), "x").unwrap();
-        assert!(watch.wait(&watched, soon), "the new folder is watched from the next wait on");
+        assert!(
+            watch.wait(&watched, soon, &Alarm::default()),
+            "the new folder is watched from the next wait on"
+        );
         fs::write(root.join("a/other"), "x").unwrap();
-        assert!(!watch.wait(&watched, soon), "nobody asked about that folder");
+        assert!(!watch.wait(&watched, soon, &Alarm::default()), "nobody asked about that folder");
         fs::rename(root.join("a/other"), root.join("a/head/other")).unwrap();
-        assert!(watch.wait(&watched, soon));
+        assert!(watch.wait(&watched, soon, &Alarm::default()));
         fs::remove_file(root.join("a/head/other")).unwrap();
-        assert!(watch.wait(&watched, soon));
+        assert!(watch.wait(&watched, soon, &Alarm::default()));
         fs::read(root.join("a/head/file")).unwrap();
-        assert!(!watch.wait(&watched, soon), "who reads changes nothing");
+        assert!(!watch.wait(&watched, soon, &Alarm::default()), "who reads changes nothing");
         // Another folder takes REPO's place.
         fs::rename(&root, folders.path("aside")).unwrap();
-        assert!(!watch.wait(&watched, soon), "REPO is not there");
+        assert!(!watch.wait(&watched, soon, &Alarm::default()), "REPO is not there");
         fs::create_dir_all(root.join("b/head")).unwrap();
-        watch.wait(&watched, soon);
+        watch.wait(&watched, soon, &Alarm::default());
         fs::write(root.join("b/head/file"), "x").unwrap();
-        assert!(watch.wait(&watched, soon));
+        assert!(watch.wait(&watched, soon, &Alarm::default()));
+    }
+
+    #[test]
+    fn an_alarm_ends_a_wait_once() {
+        let folders = TestFolders::new();
+        let mut watch = folders.repo().watch().expect("the kernel has inotify");
+        let (alarm, long) = (Alarm::default(), Duration::from_secs(60));
+        let begin = std::time::Instant::now();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(20));
+                alarm.ring();
+            });
+            assert!(!watch.wait(&[String::new()], long, &alarm), "no file appeared");
+        });
+        // It rings until somebody asks.
+        alarm.wait(long);
+        assert!(begin.elapsed() < long && alarm.has_rung() && !alarm.has_rung());
+        alarm.ring();
+        alarm.ring();
+        assert!(alarm.has_rung() && !alarm.has_rung());
+        alarm.wait(Duration::from_millis(20));
+        assert!(begin.elapsed() >= Duration::from_millis(40));
     }
 
     /// A sync client brings one file after another: they are one report.
@@ -503,17 +527,17 @@ mod tests {
         let mut watch = repo.watch().unwrap();
         let watched = [String::new()];
         let limit = Duration::from_secs(60);
-        assert!(!watch.wait(&watched, Duration::ZERO));
+        assert!(!watch.wait(&watched, Duration::ZERO, &Alarm::default()));
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for number in 0..8 {
                     fs::write(root.join(number.to_string()), "x").unwrap();
                 }
             });
-            assert!(watch.wait(&watched, limit));
+            assert!(watch.wait(&watched, limit, &Alarm::default()));
         });
         assert_eq!(repo.list("").unwrap().len(), 8);
-        assert!(!watch.wait(&watched, Duration::ZERO), "that was all of it");
+        assert!(!watch.wait(&watched, Duration::ZERO, &Alarm::default()), "that was all of it");
         // One that goes on for ever is reported all the same.
         let stop = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -523,11 +547,14 @@ mod tests {
                     std::thread::sleep(Duration::from_millis(1));
                 }
             });
-            assert!(watch.wait(&watched, limit));
+            assert!(watch.wait(&watched, limit, &Alarm::default()));
             stop.store(true, std::sync::atomic::Ordering::Relaxed);
         });
     }
 
+    /// A disk was unmounted under a mount: the next checkpoint made REPO anew
+    /// below the empty mountpoint, put its head there and said that all is in
+    /// REPO.
     #[test]
     fn a_folder_that_is_gone_is_not_made() {
         let folders = TestFolders::new();

@@ -5,10 +5,10 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 
@@ -21,6 +21,58 @@ const CALM: Duration = Duration::from_millis(300);
 const CALM_LIMIT: Duration = Duration::from_secs(2);
 /// Bytes of events that are read at once.
 const BUFFER: usize = 4096;
+
+/// Wakes a thread that waits, before or while it does (eventfd(2)).
+pub struct Alarm(Option<OwnedFd>);
+
+impl Default for Alarm {
+    /// An alarm that has not rung. If the kernel has none to give, waiting takes its whole time.
+    fn default() -> Self {
+        let made = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        Self(made.inspect_err(|error| log::warn!("no alarm could be made: {error}")).ok())
+    }
+}
+
+impl Alarm {
+    /// Wakes whoever waits, or will.
+    pub fn ring(&self) {
+        if let Some(counter) = &self.0 {
+            // It fails only if the counter is full, and then the alarm rings already.
+            let _ = rustix::io::write(counter, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// Whether it rang since this was asked last.
+    pub fn has_rung(&self) -> bool {
+        self.0.as_ref().is_some_and(|counter| rustix::io::read(counter, &mut [0u8; 8]).is_ok())
+    }
+
+    /// Waits until it rings, at most for `limit`.
+    pub fn wait(&self, limit: Duration) {
+        if self.0.is_none() {
+            return std::thread::sleep(limit);
+        }
+        if let Err(error) = wait_for_any(None, self, limit) {
+            log::warn!("an alarm cannot be waited for: {error}");
+            std::thread::sleep(limit);
+        }
+    }
+}
+
+/// Waits until something can be read of `queue` or the alarm rings, at most for `limit`. Returns
+/// whether something can be read.
+fn wait_for_any(queue: Option<&OwnedFd>, alarm: &Alarm, limit: Duration) -> io::Result<bool> {
+    let limit = limit.try_into().map_err(io::Error::other)?;
+    let all = [queue, alarm.0.as_ref()].into_iter().flatten();
+    let mut all: Vec<PollFd<'_>> = all.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+    match poll(&mut all, Some(&limit)) {
+        Err(Errno::INTR) => Ok(false),
+        ready => {
+            ready?;
+            Ok(queue.is_some() && all[0].revents().contains(PollFlags::IN))
+        }
+    }
+}
 
 /// Folders of a REPO on disk of which the kernel reports what appears in them (inotify(7)).
 pub(super) struct DirWatch {
@@ -54,27 +106,19 @@ impl DirWatch {
     }
 
     /// Waits until something was reported and then [`CALM`] has passed without a report, at most
-    /// for `limit` and [`CALM_LIMIT`]. Returns whether something was reported.
-    fn wait_for_reports(&self, limit: Duration) -> io::Result<bool> {
-        if !self.has_reports(limit)? {
+    /// for `limit` and [`CALM_LIMIT`]; or until the alarm rings. Returns whether something was
+    /// reported.
+    fn wait_for_reports(&self, limit: Duration, alarm: &Alarm) -> io::Result<bool> {
+        if !wait_for_any(Some(&self.queue), alarm, limit)? {
             return Ok(false);
         }
         let end = Instant::now() + CALM_LIMIT;
         loop {
             self.read_all()?;
             let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() || !self.has_reports(left.min(CALM))? {
+            if left.is_zero() || !wait_for_any(Some(&self.queue), alarm, left.min(CALM))? {
                 return Ok(true);
             }
-        }
-    }
-
-    fn has_reports(&self, limit: Duration) -> io::Result<bool> {
-        let limit = limit.try_into().map_err(io::Error::other)?;
-        let mut queue = [PollFd::from_borrowed_fd(self.queue.as_fd(), PollFlags::IN)];
-        match poll(&mut queue, Some(&limit)) {
-            Err(Errno::INTR) => Ok(false),
-            ready => Ok(ready? > 0),
         }
     }
 
@@ -92,13 +136,13 @@ impl DirWatch {
 }
 
 impl FolderWatch for DirWatch {
-    fn wait(&mut self, folders: &[String], limit: Duration) -> bool {
+    fn wait(&mut self, folders: &[String], limit: Duration, alarm: &Alarm) -> bool {
         let added = self.add(folders);
         if let (Err(error), true) = (&added, self.is_complete) {
             log::info!("not all new files in REPO are reported, so they are looked for: {error}");
         }
         self.is_complete = added.is_ok();
-        self.wait_for_reports(limit).unwrap_or_else(|error| {
+        self.wait_for_reports(limit, alarm).unwrap_or_else(|error| {
             log::warn!("new files in REPO are not reported: {error}");
             std::thread::sleep(limit);
             false

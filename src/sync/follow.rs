@@ -15,7 +15,7 @@ use super::read::{LeftOut, Loaded};
 use super::tell;
 use crate::crypto::{DeviceId, unhex};
 use crate::format::clock::Generations;
-use crate::io::{FolderWatch, SyncedFolder};
+use crate::io::{Alarm, FolderWatch, SyncedFolder};
 use crate::store::StoreError;
 use crate::volume::repository::Repository;
 use crate::volume::state::State;
@@ -27,7 +27,11 @@ const AGAIN: Duration = Duration::from_secs(15);
 /// How long after a look that did not end it is repeated, if files appeared since, or programs only
 /// have to pause.
 const SOON: Duration = Duration::from_secs(3);
-/// How many times that is doubled.
+/// How long after a look that did not end it is repeated, if what it waited for has happened.
+const NOW: Duration = Duration::from_secs(1);
+/// The shortest wait, so that looks that fail at once do not follow each other without a pause.
+const WAIT_MIN: Duration = Duration::from_millis(500);
+/// How many times [`AGAIN`] is doubled.
 const DOUBLINGS_MAX: u32 = 6;
 
 /// Looks for new heads of other devices, for one open volume.
@@ -47,13 +51,36 @@ struct Last {
     /// When it was seen last that REPO has these files and no others. None as long as they were not
     /// read: the look failed, or goes on.
     seen: Option<Duration>,
-    /// Whether it is repeated soon if it did not end: files appeared since that are no heads, and
-    /// may be objects that it lacks, or somebody asked for that.
-    is_urgent: bool,
+    /// When it is repeated if it did not end.
+    urgency: Urgency,
     /// How many looks in a row found the same files, up to [`DOUBLINGS_MAX`].
     repeated: u32,
     /// Whether the volume goes on from all that was found, and nothing is on its way.
     is_done: bool,
+}
+
+/// How soon a look is repeated that did not end.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Urgency {
+    /// After [`AGAIN`], doubled.
+    None,
+    /// After [`SOON`]: files appeared since that are no heads, and may be objects that it lacks, or
+    /// programs only have to pause.
+    Soon,
+    /// After [`NOW`]: what it waited for has happened.
+    Now,
+}
+
+impl Last {
+    /// How long after `now` the look is to be repeated; none if it ended.
+    fn due_in(&self, now: Duration) -> Option<Duration> {
+        let pause = match self.urgency {
+            Urgency::None => AGAIN * (1 << self.repeated),
+            Urgency::Soon => SOON,
+            Urgency::Now => NOW,
+        };
+        (!self.is_done).then(|| (self.at + pause).saturating_sub(now))
+    }
 }
 
 /// What a look found.
@@ -93,30 +120,54 @@ impl Follower {
             Some(last) if last.files != files => true,
             Some(last) => {
                 last.seen = last.seen.map(|_| now);
-                let pause = if last.is_urgent { SOON } else { AGAIN * (1 << last.repeated) };
-                !last.is_done && now.saturating_sub(last.at) >= pause
+                last.due_in(now).is_some_and(|left| left.is_zero())
             }
         })
     }
 
-    /// Waits until files appear in the folders of other devices, or REPO gets one more folder; at most
-    /// for `limit` and some seconds. `watch` is kept from one call to the next.
-    pub fn wait(&self, volume: &Volume, watch: &mut Option<Box<dyn FolderWatch>>, limit: Duration) {
+    /// Waits until files appear in the folders of other devices, REPO gets one more folder, a look is
+    /// to be repeated, or the alarm rings: what the last look waited for has happened then. Waits at
+    /// most for `limit` and some seconds. `watch` is kept from one call to the next.
+    pub fn wait(
+        &self,
+        volume: &Volume,
+        watch: &mut Option<Box<dyn FolderWatch>>,
+        limit: Duration,
+        alarm: &Alarm,
+    ) {
         let repo = &*volume.world().repo;
+        let now = volume.world().clock.elapsed();
+        let due = self.last().as_ref().and_then(|last| last.due_in(now));
+        let limit = due.map_or(limit, |due| due.clamp(WAIT_MIN, limit));
         if watch.is_none() {
             *watch = repo.watch();
         }
-        let Some(watch) = watch else { return std::thread::sleep(limit) };
-        let folders = watched(repo, &volume.state().device).unwrap_or_default();
-        if watch.wait(&folders, limit) {
-            self.note_arrivals();
+        if let Some(watch) = watch {
+            let folders = watched(repo, &volume.state().device).unwrap_or_default();
+            if watch.wait(&folders, limit, alarm) {
+                self.note(Urgency::Soon);
+            }
+        } else {
+            alarm.wait(limit);
+        }
+        if alarm.has_rung() {
+            self.look_now();
         }
     }
 
     /// Files appeared in REPO: a look that did not find all that it needs is repeated soon.
     pub fn note_arrivals(&self) {
+        self.note(Urgency::Soon);
+    }
+
+    /// What the last look waited for has happened: if it did not end, it is repeated now.
+    pub fn look_now(&self) {
+        self.note(Urgency::Now);
+    }
+
+    fn note(&self, urgency: Urgency) {
         if let Some(last) = &mut *self.last() {
-            last.is_urgent = true;
+            last.urgency = last.urgency.max(urgency);
         }
     }
 
@@ -124,7 +175,8 @@ impl Follower {
     pub fn look_again(&self, soon: bool) {
         if let Some(last) = &mut *self.last() {
             (last.is_done, last.repeated) = (false, 0);
-            last.is_urgent |= soon;
+            let urgency = if soon { Urgency::Soon } else { Urgency::None };
+            last.urgency = last.urgency.max(urgency);
         }
     }
 
@@ -141,7 +193,8 @@ impl Follower {
         let mut last = self.last();
         let before = last.as_ref().filter(|last| last.files == files);
         let repeated = before.map_or(0, |last| (last.repeated + 1).min(DOUBLINGS_MAX));
-        *last = Some(Last { files, at, seen: None, is_urgent: false, repeated, is_done: false });
+        let urgency = Urgency::None;
+        *last = Some(Last { files, at, seen: None, urgency, repeated, is_done: false });
         drop(last);
         let repository = Repository::find(&*world.repo)?;
         if repository.repo != state.repo {

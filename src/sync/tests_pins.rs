@@ -178,10 +178,44 @@ fn an_open_database_holds_following_up() {
         let is_held = |later: &Later| *later == Later::Database(name.into());
         assert!(matches!(&outcome, Followed::Later(later) if is_held(later)), "{outcome:?}");
         assert_eq!(laptop.seen()["f"].bytes, "x");
+        assert!(!laptop.fs().alarm().has_rung());
         laptop.close(open);
+        assert!(laptop.fs().alarm().has_rung(), "who follows is told");
     }
     assert!(matches!(laptop.follow(), Followed::Changed(_)));
     assert_eq!(laptop.seen()["db"].bytes, "again");
+    let open = laptop.open_file("db").unwrap();
+    laptop.close(open);
+    assert!(!laptop.fs().alarm().has_rung(), "nobody waits for it any more");
+}
+
+/// An open database was looked at again only after 15 seconds, and programs that open it now and
+/// then had it open again by then.
+#[test]
+fn a_database_that_is_closed_is_followed_within_a_second() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("db", "base") && laptop.write("db-wal", "log"));
+    let phone = laptop.another("PHONE", 3);
+    assert!(phone.write("db", "phone"));
+    phone.checkpoint();
+    laptop.receive(&phone);
+    let follower = Device::follower();
+    let [db, log] = ["db", "db-wal"].map(|name| laptop.open_file(name).unwrap());
+    let again = laptop.open_file("db").unwrap();
+    assert!(matches!(laptop.follow_with(&follower), Followed::Later(Later::Database(_))));
+    for open in [log, db] {
+        laptop.close(open);
+        assert!(!laptop.fs().alarm().has_rung(), "one of two closed it");
+    }
+    laptop.close(again);
+    let (begin, limit) = (Instant::now(), Duration::from_secs(60));
+    follower.wait(laptop.volume(), &mut None, limit, laptop.fs().alarm());
+    assert!(begin.elapsed() < limit);
+    assert!(!laptop.has_news(&follower), "it was looked at just now");
+    laptop.pass(1);
+    assert!(laptop.has_news(&follower));
+    assert!(matches!(laptop.follow_with(&follower), Followed::Changed(_)));
+    assert!(!laptop.has_news(&follower));
 }
 
 /// What is written here goes before what is shown, and a mount says why it shows nothing new.
