@@ -113,6 +113,21 @@ impl Fs {
         }
     }
 
+    /// Keeps the times that the kernel has of a file, before a write changes those that are stored.
+    /// It tells none if the file was made, or written before, in the same tick of its clock.
+    pub(super) fn note_kernel_times(&self, ino: Ino, is_paged: bool) {
+        let mut state = self.lock();
+        let Some(file) = state.files.get_mut(&ino) else { return };
+        if !is_paged {
+            file.told = None;
+        } else if file.told.is_none() {
+            let times = self.inode(&state, ino).ok().map(|inode| (inode.mtime, inode.ctime));
+            if let Some(file) = state.files.get_mut(&ino) {
+                file.told = times;
+            }
+        }
+    }
+
     /// With its writeback cache the kernel decides a file's times, and shows
     /// its own. A write that it sent after it told them has left a later time.
     fn restore_times(&self, state: &mut State, ino: Ino, (mtime, ctime): (Timestamp, Timestamp)) {

@@ -79,7 +79,8 @@ struct File {
     size: u64,
     /// How many times the kernel has the file open.
     opens: u32,
-    /// The kernel's mtime and ctime, as it told them last in this open.
+    /// The kernel's mtime and ctime, as it told them last in this open, or as it was given them if it
+    /// told none and writes pages. None if bytes passed its cache by since.
     told: Option<(Timestamp, Timestamp)>,
     /// Pages that have data, where they were counted.
     pages: blocks::Pages,

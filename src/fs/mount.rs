@@ -96,6 +96,9 @@ impl Operations for Fs {
         self.make_room(true);
         self.do_write(self.kernel_numbers().ino(ino), offset, bytes, kill_privileges)
     }
+    fn before_write(&self, ino: u64, is_paged: bool) {
+        self.note_kernel_times(self.kernel_numbers().ino(ino), is_paged);
+    }
     fn is_congested(&self) -> bool {
         self.is_congested()
     }

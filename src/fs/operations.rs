@@ -285,6 +285,9 @@ pub trait Operations: Send + Sync + 'static {
     }
     /// Writes all of `bytes` at `offset`. With `kill_privileges` it clears suid and sgid.
     fn write(&self, ino: u64, offset: u64, bytes: &[u8], kill_privileges: bool) -> Result<()>;
+    /// The next write brings pages of the kernel's cache, or bytes that passed it by. Of a file whose
+    /// pages it has, the kernel shows times of its own: what it told last, else what it was given.
+    fn before_write(&self, _ino: u64, _is_paged: bool) {}
     /// Whether a write would have to wait for room, in memory or in the log. The caller then
     /// makes the write in a thread in which no other request waits for it.
     fn is_congested(&self) -> bool {

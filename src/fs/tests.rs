@@ -557,6 +557,36 @@ fn the_kernel_s_times_count_once_a_file_is_closed() {
     assert_eq!((attr.mtime, attr.ctime), (told, later));
 }
 
+/// A file that is made and written in one tick of the kernel's clock has the times that the kernel was
+/// given: it tells none, and its pages come later.
+#[test]
+fn pages_that_come_later_change_no_times() {
+    let place = Place::new();
+    let fs = place.open();
+    let made = fs.mknod(ME, ROOT, b"file", 0o100_644, 0).unwrap();
+    let ino = made.ino;
+    let written = |is_paged: &[bool]| {
+        fs.open(ino, true, false).unwrap();
+        for is_paged in is_paged {
+            // Longer than a tick of the system's clock.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            fs.before_write(ino, *is_paged);
+            fs.write(ino, 0, b"content", false).unwrap();
+        }
+        let before = fs.getattr(ino).unwrap().mtime;
+        fs.release(ino, true);
+        let after = fs.getattr(ino).unwrap();
+        assert!(before >= after.mtime);
+        (after.mtime, after.ctime)
+    };
+    assert_eq!(written(&[true, true]), (made.mtime, made.ctime));
+    // The kernel keeps no time of what passes its cache by.
+    let direct = written(&[false]);
+    assert!(direct.0 > made.mtime);
+    assert_eq!(written(&[true]), direct);
+    assert!(written(&[true, false]).0 > direct.0);
+}
+
 #[test]
 fn many_names_are_counted_right() {
     let place = Place::new();

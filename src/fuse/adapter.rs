@@ -443,6 +443,9 @@ impl<O: Operations> Filesystem for Adapter<O> {
         if is_paged {
             self.shared.direct.paged(ino.0);
         }
+        if self.writeback {
+            self.operations.before_write(ino.0, is_paged);
+        }
         // Pages were announced when they were written.
         let is_direct = handle == UNCACHED && !is_paged;
         if is_direct || how.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::Proof::{Elsewhere, Here, With};
 use super::{Place, Row, error_of, is_error};
-use crate::world::{World, wait_for};
+use crate::world::{World, noise, wait_for};
 
 const SECTION: &str = "Point by point";
 const KEY: &[&str] = &["--key-file", "key"];
@@ -311,6 +311,23 @@ fn times(place: &Place) {
         let age = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         assert!(stat.ctime().abs_diff(age.as_secs() as i64) < 60, "{}", stat.ctime());
     }
+    // The kernel tells no time of a write in the tick of its clock in which the file was made, and the
+    // pages come later.
+    let world = World::with_repo();
+    let mounted = world.mount("repo", "mnt", KEY);
+    for number in 0..210 {
+        let size = if number < 200 { 2000 } else { 5_000_000 };
+        fs::write(world.path("mnt").join(number.to_string()), noise(size, number)).unwrap();
+    }
+    let times = || -> Vec<_> {
+        let stat = |number: u64| fs::metadata(world.path("mnt").join(number.to_string())).unwrap();
+        (0..210).map(stat).map(|stat| (stat.mtime(), stat.mtime_nsec())).collect()
+    };
+    let before = times();
+    mounted.unmount(&world);
+    let mounted = world.mount("repo", "mnt", KEY);
+    assert_eq!(times(), before);
+    mounted.unmount(&world);
 }
 
 fn time_of_access(place: &Place) {
