@@ -281,11 +281,12 @@ class Repair:
         return self.plain.get(ino, [None])[0]
 
     def number(self, ino, source):
-        """The number of a version as a file of its own, and whether somebody stored it as that."""
+        """The number of a version as a file of its own, and whether somebody stored it as that. A
+        side file that was stored is not shown where its database's version was replaced."""
         number = self.hashed(ino, source)
         while number in self.records:
             if any(origin(v) == source or contain(v.inode.versions, source) for v in self.records[number]):
-                return number, True
+                return number, number in self.plain or any(side.ino == number for side in self.sides)
             number = self.hashed(number, source)
         return number, False
 

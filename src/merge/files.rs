@@ -217,6 +217,11 @@ impl Files {
         }
     }
 
+    /// Whether any version of a file is shown.
+    pub fn are_shown(&self, ino: Ino) -> bool {
+        self.plain.contains_key(&ino) || self.sides.iter().any(|side| side.ino == ino)
+    }
+
     /// Whether versions of a file have side files.
     pub fn has_sides(&self, ino: Ino) -> bool {
         self.bound.iter().any(|(bound, _)| *bound == ino)

@@ -253,7 +253,7 @@ impl Builder<'_> {
             let (dir, name) = names.min().expect("an inode has a name");
             let own = usize::from(!self.files.first.contains_key(ino));
             for version in self.files.plain.get(ino).into_iter().flatten().skip(own) {
-                let (number, is_stored) = loser_number(self.loaded, *ino, origin(version));
+                let (number, is_stored) = loser_number(self.loaded, self.files, *ino, origin(version));
                 self.tree.ties.push((Knot::Ino(*ino), Knot::Ino(number)));
                 // Somebody stored it already: it is that file.
                 if is_stored {
@@ -306,14 +306,21 @@ impl Tree {
 }
 
 /// The number of a version as a file of its own, and whether somebody stored it as that. A
-/// number that another file has is hashed again.
-pub(super) fn loser_number(loaded: &Loaded<'_>, of: Ino, from: Dot) -> (Ino, bool) {
+/// number that another file has is hashed again. A side file that was stored goes with a version of
+/// its database: where that was replaced, the stored file is not shown, and does not stand for
+/// what else has this version.
+pub(super) fn loser_number(
+    loaded: &Loaded<'_>,
+    files: &Files,
+    of: Ino,
+    from: Dot,
+) -> (Ino, bool) {
     let mut number = loaded.loser_number(of, from);
     while let Some(all) = loaded.record(number) {
         let is_it =
             |version: &Version| origin(version) == from || version.1.history.content.contain(from);
         if all.iter().any(is_it) {
-            return (number, true);
+            return (number, files.are_shown(number));
         }
         number = loaded.loser_number(number, from);
     }

@@ -101,7 +101,7 @@ fn suffix(loaded: &Loaded<'_>, plan: &Plan, side: &Side) -> &'static [u8] {
 /// somebody stored it as a file of its own.
 fn database(loaded: &Loaded<'_>, files: &Files, side: &Side) -> (Ino, bool) {
     let is_winner = origin(&files.plain[&side.main][0]) == side.from;
-    if is_winner { (side.main, false) } else { loser_number(loaded, side.main, side.from) }
+    if is_winner { (side.main, false) } else { loser_number(loaded, files, side.main, side.from) }
 }
 
 /// A side file that is to be shown.

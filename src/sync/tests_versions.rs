@@ -140,3 +140,40 @@ fn a_name_that_a_repair_gave_goes_where_its_file_has_another() {
         assert_eq!(shown.len(), 2 * each, "{shown:#?}");
     }
 }
+
+/// A version of a log was stored as a file of its own, beside that of its database. Meanwhile another
+/// device took the database away from that log: the stored file went with the version of the database
+/// that was replaced, and the log itself counted as that stored file.
+#[test]
+fn a_log_whose_database_was_moved_away_outlives_the_version_that_was_stored() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("db", "base") && laptop.write("db-wal", "log"));
+    let (phone, desk) = (laptop.another("PHONE", 3), laptop.another("DESK", 4));
+    assert!(phone.write("t", "saved") && phone.rename("t", "db"));
+    phone.checkpoint();
+    assert!(desk.append("db-wal", "+desk"));
+    desk.checkpoint();
+    phone.receive(&desk);
+    let phone = phone.remount(10);
+    assert!(desk.rename("db", "moved"));
+    desk.checkpoint();
+    // It stores what it joined.
+    assert!(phone.write("db-journal", "phone"));
+    phone.checkpoint();
+    for device in [&laptop, &desk] {
+        device.receive(&phone);
+    }
+    laptop.receive(&desk);
+    phone.receive(&desk);
+    let mut shown = Vec::new();
+    for (device, seed) in [(laptop, 20), (phone, 21), (desk, 22)] {
+        let seen = device.remount(seed).seen();
+        let files = seen.into_iter().map(|(path, line)| (path, line.bytes));
+        shown.push(files.collect::<std::collections::BTreeMap<_, _>>());
+    }
+    assert_eq!(shown[0], shown[1]);
+    assert_eq!(shown[0], shown[2]);
+    let texts: Vec<&str> = shown[0].values().map(String::as_str).collect();
+    assert_eq!(texts.iter().filter(|text| **text == "log+desk").count(), 1, "{shown:#?}");
+    assert_eq!(shown[0]["moved"], "base");
+}

@@ -492,8 +492,10 @@ pub fn show(state: &State, off: Off) -> Tree {
             let from = origin(dot, &rec.history);
             let number = loser_ino(*ino, from);
             tree.ties.push((Knot::Ino(*ino), Knot::Ino(number)));
-            // Somebody stored it already: it is that file.
-            if state.inode(number).is_some() {
+            // Somebody stored it already: it is that file, unless that is a side file that went with a version of its
+            // database.
+            let is_shown = all.plain.contains_key(&number) || all.sides.iter().any(|side| side.ino == number);
+            if state.inode(number).is_some() && is_shown {
                 tree.heirs.insert(number);
                 continue;
             }
