@@ -79,6 +79,8 @@ mod repair;
 mod semantics;
 #[path = "../benches/memfs/service.rs"]
 mod service;
+#[path = "integration/snapshots.rs"]
+mod snapshots;
 #[path = "integration/strangers.rs"]
 mod strangers;
 #[path = "integration/strays.rs"]

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::io::Timestamp;
+
 /// Encrypted backups of chats, in a folder that your cloud client uploads.
 #[derive(Parser, Debug)]
 #[command(name = "amberfs", version, max_term_width = 100)]
@@ -96,6 +98,9 @@ pub enum Command {
     /// What was changed on two devices at once
     #[command(subcommand)]
     Conflicts(ConflictsCommand),
+    /// The states of the past
+    #[command(subcommand)]
+    Snapshots(SnapshotsCommand),
     /// Look for damage
     Check(CheckArgs),
     /// Show the decrypted files at a mountpoint
@@ -139,6 +144,14 @@ pub enum ConflictsCommand {
     List(ConflictsListArgs),
     /// Keep one version of a file under the plain name, and remove the others
     Keep(ConflictsKeepArgs),
+}
+
+/// Commands about the states of the past.
+#[derive(Subcommand, Debug)]
+pub enum SnapshotsCommand {
+    /// List the states of the past: of each device the last of each hour for a day, of each day for
+    /// a month, of each month
+    List(SnapshotsListArgs),
 }
 
 /// Commands about the key.
@@ -314,6 +327,28 @@ pub struct LsArgs {
     /// List folders and everything below
     #[arg(short = 'R', long)]
     pub recursive: bool,
+    /// As of which time.
+    #[command(flatten)]
+    pub at: AtArgs,
+}
+
+/// A time in the past.
+#[derive(Args, Debug)]
+pub struct AtArgs {
+    /// As it was then, such as '2026-11-28 14:00', 14:00, yesterday, 'last tuesday 9:30',
+    /// '3 days ago'; a day alone means its end
+    #[arg(long, value_name = "WHEN", value_parser = super::when::parse)]
+    pub at: Option<Timestamp>,
+}
+
+/// Arguments of `snapshots list`.
+#[derive(Args, Debug)]
+pub struct SnapshotsListArgs {
+    /// The repository
+    pub repo: PathBuf,
+    /// List every state
+    #[arg(long)]
+    pub all: bool,
 }
 
 /// Arguments of `conflicts list`.
@@ -342,6 +377,9 @@ pub struct CatArgs {
     /// Files in the repository
     #[arg(required = true)]
     pub paths: Vec<String>,
+    /// As of which time.
+    #[command(flatten)]
+    pub at: AtArgs,
 }
 
 /// Arguments of `extract`.
@@ -353,6 +391,9 @@ pub struct ExtractArgs {
     pub dest: PathBuf,
     /// Paths in the repository; all if none is given
     pub paths: Vec<String>,
+    /// As of which time.
+    #[command(flatten)]
+    pub at: AtArgs,
 }
 
 /// Arguments of `check`.
@@ -379,8 +420,8 @@ pub struct MountArgs {
     /// Where to show it: an empty folder
     pub mountpoint: PathBuf,
     /// Options: ro, rw, `allow_other`, `allow_root`, nonempty, dev, nodev, suid, nosuid, exec,
-    /// noexec, uid=N, gid=N, cache=SIZE, checkpoint=30s,10m, device=NAME, nofollow; noatime,
-    /// relatime, async and defaults change nothing
+    /// noexec, uid=N, gid=N, cache=SIZE, checkpoint=30s,10m, device=NAME, snapshot=WHEN, nofollow;
+    /// noatime, relatime, async and defaults change nothing
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<String>,
     /// Stay in the foreground

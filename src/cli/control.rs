@@ -340,6 +340,16 @@ fn show(value: &serde_json::Value) -> std::result::Result<(), OutputError> {
     let number = |name: &str| value[name].as_u64().unwrap_or(0);
     let text = |name: &str| value[name].as_str().unwrap_or_default().to_string();
     say!("{} on {}", text("repo"), text("mountpoint"))?;
+    if let Some(until) = value["until"].as_i64() {
+        let (inodes, bytes) = (number("inodes"), byte_count(number("bytes")));
+        let newest = value["newest"]["time"].as_i64().unwrap_or_default();
+        return say!(
+            "  as of          {}: {inodes} files and folders, {bytes}; the latest state then is \
+             of {}",
+            local_time(until),
+            local_time(newest)
+        );
+    }
     say!(
         "  on this disk   {} files and folders, {}; {} and {} changes wait for the next checkpoint",
         number("inodes"),

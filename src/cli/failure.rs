@@ -117,7 +117,9 @@ impl From<VolumeError> for Failure {
                      what its journal holds"
                 ))
             }
-            VolumeError::NoDevice { .. } => Self::new(Exit::Usage, error),
+            VolumeError::NoDevice { .. } | VolumeError::TooEarly { .. } => {
+                Self::new(Exit::Usage, error)
+            }
             VolumeError::SeveralDevices { .. } => Self::new(Exit::Usage, error)
                 .hint("device= takes the first digits of an id too, four or more"),
             VolumeError::Waiting(_) => Self::new(Exit::NotAllHere, error).hint(

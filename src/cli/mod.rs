@@ -38,17 +38,19 @@ mod place;
 mod refused;
 mod repair;
 mod secrets;
+mod snapshots;
 mod trust;
 mod user;
 mod vault;
 mod wait;
+mod when;
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use args::{
     Cli, Command, ConflictsCommand, DevicesCommand, Global, KeyCommand, PutArgs, RepoArgs,
-    VaultCommand,
+    SnapshotsCommand, VaultCommand,
 };
 use failure::{Failure, Result, print_failure, report};
 pub use parsed::{Said, parse};
@@ -174,6 +176,7 @@ fn run(cli: &Cli) -> Result<Exit> {
         Command::Extract(args) => files::extract(&cli.global, args),
         Command::Conflicts(ConflictsCommand::List(args)) => files::conflicts(&cli.global, args),
         Command::Conflicts(ConflictsCommand::Keep(args)) => files::keep(&cli.global, args),
+        Command::Snapshots(SnapshotsCommand::List(args)) => snapshots::list(&cli.global, args),
         Command::Mount(args) => mount::run(&cli.global, args)
             .map_err(|failure| control::add_users(&cli.global, failure, &args.repo)),
         Command::Umount(args) => control::umount(&cli.global, args),

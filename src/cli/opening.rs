@@ -22,7 +22,7 @@ use super::{Exit, Failure, Result};
 use crate::crypto::{DeviceId, Hash, Secret};
 use crate::format::register::{Keyring, Register, Slot};
 use crate::fs::{Fs, NoLog, Options, Ownership, RecoverError};
-use crate::io::{DirFolder, DirSynced, LocalState, SystemClock, SystemRandom};
+use crate::io::{DirFolder, DirSynced, LocalState, SystemClock, SystemRandom, Timestamp};
 use crate::journal::{Journal, Options as JournalOptions};
 use crate::store::{CacheSizes, Context, StoreError};
 use crate::sync::plan::{Less, first_behind, less};
@@ -176,6 +176,8 @@ pub struct Wanted {
     pub device_name: Option<String>,
     /// Only this device's newest head.
     pub only_device: Option<String>,
+    /// Without the states that were published later than this.
+    pub until: Option<Timestamp>,
     /// Bytes of unpacked frames that are kept.
     pub cache: Option<usize>,
     /// Files belong to this user and group.
@@ -237,6 +239,7 @@ impl ScannedRepository {
             device_name: machine_name(),
             new_name: wanted.device_name.clone(),
             only_device: wanted.only_device.clone(),
+            until: wanted.until,
             read_only: self.state.is_none(),
             place: place_of(&self.path),
             beside: self.beside.clone(),
@@ -361,12 +364,26 @@ pub enum Access {
 /// [`Access::Check`], fails if newer changes are known than can be used here, unless the
 /// owner accepts that with `--accept-older`.
 pub fn open(global: &Global, repo: &Path, access: Access) -> Result<OpenRepository> {
+    open_wanted(global, repo, access, &Wanted::default())
+}
+
+/// Opens a repository to read it, as it was at a time if one is given. As [`open`].
+pub fn open_at(global: &Global, repo: &Path, at: Option<Timestamp>) -> Result<OpenRepository> {
+    open_wanted(global, repo, Access::Read, &Wanted { until: at, ..Wanted::default() })
+}
+
+fn open_wanted(
+    global: &Global,
+    repo: &Path,
+    access: Access,
+    wanted: &Wanted,
+) -> Result<OpenRepository> {
     let with_key = find(repo)?.obtain_key(global)?;
     let with_state = match access {
         Access::Write => with_key.lock_state(global)?,
         Access::Read | Access::Check => with_key.read_state(global),
     };
-    let opened = with_state.scan()?.open(global, &Wanted::default())?;
+    let opened = with_state.scan()?.open(global, wanted)?;
     opened.print_notices();
     if access != Access::Check {
         opened.refuse_less(global)?;

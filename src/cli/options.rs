@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Exit, Failure, Result};
+use super::{Exit, Failure, Result, when};
 use crate::fs::When;
 use crate::fuse::{Access, MountOptions};
+use crate::io::Timestamp;
 
 /// What the option `-o` of `amberfs mount` sets.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub struct MountSettings {
     pub cache: usize,
     /// Only this device's newest head.
     pub device: Option<String>,
+    /// As it was at this time; read-only.
+    pub snapshot: Option<Timestamp>,
     /// Mount over a folder that is not empty.
     pub nonempty: bool,
     /// Show what other devices write while it is mounted.
@@ -75,6 +78,7 @@ impl MountSettings {
             gid: None,
             cache: 64 << 20,
             device: None,
+            snapshot: None,
             nonempty: false,
             follow: true,
             adopt: false,
@@ -109,6 +113,10 @@ impl MountSettings {
                 ("device", Some(value)) if !value.is_empty() => {
                     settings.device = Some(value.to_string());
                 }
+                ("snapshot", Some(value)) => {
+                    let at = when::parse(value).map_err(|why| bad(option).hint(why))?;
+                    settings.snapshot = Some(at);
+                }
                 ("checkpoint", Some(value)) => {
                     settings.when.quiet = duration(value).ok_or_else(|| bad(option))?;
                 }
@@ -119,6 +127,13 @@ impl MountSettings {
                 _ => return Err(bad(option)),
             }
             before = name;
+        }
+        if settings.snapshot.is_some() {
+            if settings.device.is_some() {
+                return Err(Failure::new(Exit::Usage, "device= and snapshot= exclude each other"));
+            }
+            settings.mount.read_only = true;
+            settings.follow = false;
         }
         if settings.device.is_some() && !settings.mount.read_only {
             return Err(Failure::new(
@@ -155,9 +170,21 @@ mod tests {
         assert_eq!((settings.cache, settings.uid), (128 << 20, Some(7)));
         assert!(settings.follow && !parse("nofollow").unwrap().follow);
         assert!(parse("nofollow,follow").unwrap().follow, "the last one counts");
-        for wrong in
-            ["surprise", "uid=x", "cache=1T", "checkpoint=5", "device=a", "ro,device=", "10m"]
-        {
+        // mount(8) adds rw where nobody asked for ro.
+        let past = parse("rw,follow,snapshot=2026-11-28 14:00").unwrap();
+        assert!(past.snapshot.is_some() && past.mount.read_only && !past.follow);
+        for wrong in [
+            "surprise",
+            "uid=x",
+            "cache=1T",
+            "checkpoint=5",
+            "device=a",
+            "ro,device=",
+            "10m",
+            "snapshot=",
+            "snapshot=never",
+            "ro,device=a,snapshot=yesterday",
+        ] {
             assert_eq!(parse(wrong).unwrap_err().code, Exit::Usage, "{wrong}");
         }
     }

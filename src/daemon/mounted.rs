@@ -204,6 +204,9 @@ impl Service for Mounted {
 
     fn has_news(&self) -> bool {
         let volume = self.fs.volume();
+        if self.follower.until().is_some() {
+            return false;
+        }
         if !self.follows && self.follower.age(volume).is_some_and(|age| age < LOOK_PAUSE) {
             return false;
         }
@@ -305,6 +308,7 @@ impl Service for Mounted {
             "bytes": progress.bytes,
             "generation": state.generation,
             "read_only": self.read_only,
+            "until": self.follower.until().map(|until| until.secs),
             "news": state.news,
             "looked": self.follower.age(volume).map(|age| age.as_secs()),
             "time": own.map(|commit| commit.time.secs),

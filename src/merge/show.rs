@@ -253,7 +253,8 @@ impl Builder<'_> {
             let (dir, name) = names.min().expect("an inode has a name");
             let own = usize::from(!self.files.first.contains_key(ino));
             for version in self.files.plain.get(ino).into_iter().flatten().skip(own) {
-                let (number, is_stored) = loser_number(self.loaded, self.files, *ino, origin(version));
+                let (number, is_stored) =
+                    loser_number(self.loaded, self.files, *ino, origin(version));
                 self.tree.ties.push((Knot::Ino(*ino), Knot::Ino(number)));
                 // Somebody stored it already: it is that file.
                 if is_stored {
@@ -309,12 +310,7 @@ impl Tree {
 /// number that another file has is hashed again. A side file that was stored goes with a version of
 /// its database: where that was replaced, the stored file is not shown, and does not stand for
 /// what else has this version.
-pub(super) fn loser_number(
-    loaded: &Loaded<'_>,
-    files: &Files,
-    of: Ino,
-    from: Dot,
-) -> (Ino, bool) {
+pub(super) fn loser_number(loaded: &Loaded<'_>, files: &Files, of: Ino, from: Dot) -> (Ino, bool) {
     let mut number = loaded.loser_number(of, from);
     while let Some(all) = loaded.record(number) {
         let is_it =

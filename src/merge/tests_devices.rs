@@ -11,12 +11,12 @@ use super::tests_maps::{Line, Listing, Map};
 use super::*;
 use crate::crypto::{Secret, hash, hex, random_id};
 use crate::fs::{
-    Caller, Followed, Fs, Operations, Options, Ownership, RecoverError, RenameMode, SetAttr,
+    Caller, Followed, Fs, NoLog, Operations, Options, Ownership, RecoverError, RenameMode, SetAttr,
 };
 use crate::io::sim::{Crash, SimRandom, SimWorld};
 use crate::journal::Options as JournalOptions;
 use crate::store::Context;
-use crate::sync::{self, OpenOptions};
+use crate::sync::{self, Beside, OpenOptions, Snapshot};
 use crate::volume::repository::{Repository, init};
 use crate::volume::state::State;
 use crate::volume::{Volume, VolumeError, World};
@@ -190,16 +190,55 @@ impl Device {
         world.clock().set_wall(hands.shown());
         let folder = world.synced("repo");
         let repository = Repository::find(&*folder).unwrap();
-        let (keyring, register, _) = repository.unlock(key).unwrap();
         let parts = World {
             repo: folder,
             state: Some(world.folder("state")),
             clock: world.clock(),
             random: Arc::new(SimRandom::new(seed)),
         };
-        let context = Arc::new(Context::new(repository.repo, keyring));
         let options = OpenOptions { device_name: name.into(), ..OpenOptions::default() };
-        sync::open(parts, &repository, context, register, &options)
+        Self::open_parts(parts, &repository, key, &options)
+    }
+
+    fn open_parts(
+        parts: World,
+        repository: &Repository,
+        key: &Secret,
+        options: &OpenOptions,
+    ) -> Result<Volume, VolumeError> {
+        let (keyring, register, _) = repository.unlock(key).unwrap();
+        let context = Arc::new(Context::new(repository.repo, keyring));
+        sync::open(parts, repository, context, register, options)
+    }
+
+    /// What a command shows that only reads this copy of REPO, as it was at a time if one is given.
+    pub fn read_at(&self, until: Option<Timestamp>) -> Result<Self, VolumeError> {
+        let world = SimWorld::new();
+        take_over(&world, &self.world);
+        let repo = world.synced("repo");
+        let random = Arc::new(SimRandom::new(90));
+        let parts = World { repo: repo.clone(), state: None, clock: world.clock(), random };
+        let beside = Beside::load(&*self.world.folder("state")).unwrap();
+        let options = OpenOptions { read_only: true, until, beside, ..OpenOptions::default() };
+        let repository = Repository::find(&*repo).unwrap();
+        let volume = Self::open_parts(parts, &repository, &self.key, &options)?;
+        let ownership =
+            Ownership { uid: 1000, gid: 1000, record_self: true, force_uid: None, force_gid: None };
+        let options = Options { read_only: true, ownership };
+        let fs = Fs::new(volume, Box::new(NoLog), options).map_err(VolumeError::Store)?;
+        Ok(Self { world, key: self.key.clone(), hands: self.hands.clone(), fs, name: "R".into() })
+    }
+
+    /// The states in this copy of REPO, and how many heads cannot be read.
+    pub fn snapshots(&self) -> (Vec<Snapshot>, usize) {
+        let repository = Repository::find(&*self.world.synced("repo")).unwrap();
+        let (found, unreadable) = sync::snapshots(self.volume(), &repository);
+        (found, unreadable.len())
+    }
+
+    /// What the clock of this machine shows.
+    pub fn now(&self) -> Timestamp {
+        self.hands.shown()
     }
 
     /// Ends the mount. What was acknowledged is in the journal.
@@ -383,7 +422,7 @@ impl Device {
     }
 
     /// A second passes for everybody.
-    fn tick(&self) {
+    pub fn tick(&self) {
         self.hands.now.set(self.hands.now.get() + 1);
         self.world.clock().advance(Duration::from_secs(1));
         self.world.clock().set_wall(self.hands.shown());

@@ -5,7 +5,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::read::{LeftOut, load_heads};
+use super::read::{LeftOut, Usable, load_heads};
 use crate::crypto::DeviceId;
 use crate::store::{Lookout, Store};
 use crate::volume::repository::Repository;
@@ -51,7 +51,8 @@ impl Lookout for Arrivals {
         for files in heads.values_mut() {
             files.retain(|file| !store.is_known(&file.name()));
         }
-        load_heads(store, &heads, false, &LeftOut::new());
+        let left_out = LeftOut::new();
+        load_heads(store, &heads, Usable { with_nodes: false, left_out: &left_out, until: None });
         true
     }
 }

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use super::plan::{Plan, Verdict};
-use super::read::{Heads, LeftOut, Loaded, load_heads};
+use super::read::{Heads, LeftOut, Loaded, Usable, load_heads};
 use super::tell;
 use crate::crypto::{DeviceId, Hash};
 use crate::format::clock::{Seen, Tag};
 use crate::format::namespace::{Inode, Key, Value};
 use crate::format::node::MapItem;
+use crate::io::Timestamp;
 use crate::merge;
 use crate::store::{Result, Store, StoreError, Stray};
 use crate::tree::{Root, diff, join};
@@ -59,16 +60,14 @@ pub(super) struct Decided {
     pub joined: Option<(Base, Vec<Notice>)>,
 }
 
-/// Reads heads, with all that decides which of them count. `with_nodes` and `left_out` are those of
-/// [`load_heads`].
+/// Reads heads, with all that decides which of them count.
 pub(super) fn read_heads(
     store: &Store,
     repository: &Repository,
     heads: &Heads,
-    with_nodes: bool,
-    left_out: &LeftOut,
+    usable: Usable<'_>,
 ) -> Loaded {
-    let mut loaded = load_heads(store, heads, with_nodes, left_out);
+    let mut loaded = load_heads(store, heads, usable);
     mark_contained(store, &mut loaded);
     loaded.here.features.merge(store.context().keyring.features);
     loaded.here.closed = tell::closed(repository).map(|(_, device)| device).collect();
@@ -78,17 +77,20 @@ pub(super) fn read_heads(
 
 /// Reads heads, has it decided by `decide` which count, and joins them. With `own`, this
 /// device, a head of another one that cannot be joined is left out: its older head counts. Heads
-/// with just the hashes `has`, ascending, are not joined: the caller has their join.
+/// with just the hashes `has`, ascending, are not joined: the caller has their join. With `until`,
+/// heads that were made later are passed by.
 pub(super) fn read_and_join(
     store: &Store,
     repository: &Repository,
     heads: &Heads,
     (own, has): (Option<&DeviceId>, &[Hash]),
+    until: Option<Timestamp>,
     mut decide: impl FnMut(&Loaded) -> std::result::Result<Plan, VolumeError>,
 ) -> std::result::Result<Decided, VolumeError> {
     let mut left_out = LeftOut::new();
     loop {
-        let loaded = read_heads(store, repository, heads, own.is_some(), &left_out);
+        let usable = Usable { with_nodes: own.is_some(), left_out: &left_out, until };
+        let loaded = read_heads(store, repository, heads, usable);
         let plan = decide(&loaded)?;
         if let Some(own) = own {
             let lacking = lacking_trees(store, &loaded, &plan.verdict, own)?;

@@ -11,11 +11,11 @@ use super::base::{Decided, based_on, holders, read_and_join, read_heads};
 use super::open::{known, take_unusable};
 use super::options::OpenOptions;
 use super::plan::{Plan, Verdict, Wanted, plan};
-use super::read::{LeftOut, Loaded};
+use super::read::{LeftOut, Loaded, Usable};
 use super::tell;
 use crate::crypto::{DeviceId, unhex};
 use crate::format::clock::Generations;
-use crate::io::{Alarm, FolderWatch, SyncedFolder};
+use crate::io::{Alarm, FolderWatch, SyncedFolder, Timestamp};
 use crate::store::StoreError;
 use crate::volume::repository::Repository;
 use crate::volume::state::State;
@@ -108,6 +108,11 @@ impl Follower {
     /// This machine's device.
     pub fn device(&self, volume: &Volume) -> DeviceId {
         self.machine(volume).device
+    }
+
+    /// The time up to which states are shown, if that is not all of them: nothing new comes then.
+    pub fn until(&self) -> Option<Timestamp> {
+        self.wanted.until
     }
 
     /// Whether other heads of other devices are in REPO than at the last look, or that one is to
@@ -209,7 +214,9 @@ impl Follower {
     pub fn read(&self, volume: &Volume) -> Result<Heads, VolumeError> {
         let repository = self.begin(volume)?;
         let heads = &repository.heads;
-        let loaded = read_heads(&volume.store, &repository, heads, true, &LeftOut::new());
+        let (left_out, until) = (LeftOut::new(), self.wanted.until);
+        let usable = Usable { with_nodes: true, left_out: &left_out, until };
+        let loaded = read_heads(&volume.store, &repository, heads, usable);
         let plan = self.plan(volume, &repository, &loaded);
         self.end(volume, &repository, loaded, plan).map(|(heads, _)| heads)
     }
@@ -219,8 +226,9 @@ impl Follower {
         let (store, own) = (&*volume.store, volume.state().device);
         let repository = self.begin(volume)?;
         let has = volume.base().heads();
+        let (until, heads) = (self.wanted.until, &repository.heads);
         let decided =
-            read_and_join(store, &repository, &repository.heads, (Some(&own), &has), |loaded| {
+            read_and_join(store, &repository, heads, (Some(&own), &has), until, |loaded| {
                 Ok(self.plan(volume, &repository, loaded))
             })?;
         let Decided { loaded, plan, joined } = decided;

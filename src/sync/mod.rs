@@ -11,6 +11,7 @@ mod open;
 mod options;
 pub mod plan;
 mod read;
+mod snapshots;
 mod tell;
 #[cfg(test)]
 mod tests_devices;
@@ -20,6 +21,8 @@ mod tests_identity;
 mod tests_pins;
 #[cfg(test)]
 mod tests_plan;
+#[cfg(test)]
+mod tests_snapshots;
 #[cfg(test)]
 mod tests_steps;
 #[cfg(test)]
@@ -31,3 +34,4 @@ pub use follow::{Follower, Looked};
 pub use open::open;
 pub use options::{Beside, OpenOptions};
 pub use plan::plan;
+pub use snapshots::{Snapshot, snapshots};

@@ -71,7 +71,8 @@ pub fn open(
     let beside = options.beside.as_ref().map(|beside| known(&beside.state, &heads, &[]));
     // A repair decides itself what it goes on without.
     let leaves_out = options.repair.is_none().then_some(&machine);
-    let decided = read_and_join(&store, repository, &heads, (leaves_out, &[]), |loaded| {
+    let until = options.until;
+    let decided = read_and_join(&store, repository, &heads, (leaves_out, &[]), until, |loaded| {
         let decide = |own: &Known| plan(&loaded.here, own, beside.as_ref(), &wanted);
         if let Some(at) = decide(&known(&state, &heads, &intents)).finishes {
             finish(&mut state, &loaded.heads[at], &*world.repo, &mut notices)?;
@@ -118,6 +119,7 @@ pub fn open(
         }
     };
     let Plan { without, behind, seen, newest, unusable, .. } = plan;
+    notices.extend(until.and_then(|until| tell::as_of(until, &loaded, &newest)));
     state.seen = seen;
     let landmark_heads = [&[state.head], &base.inherited.parents[..]].concat();
     store.recognise_by(landmarks(&store, &world, repository, &heads, &landmark_heads));

@@ -3,7 +3,7 @@
 use super::plan::{Purpose, Wanted};
 use crate::crypto::Hash;
 use crate::format::clock::Generations;
-use crate::io::PrivateFolder;
+use crate::io::{PrivateFolder, Timestamp};
 use crate::store::{CacheSizes, Store};
 use crate::volume::state::State;
 
@@ -16,6 +16,8 @@ pub struct OpenOptions {
     pub new_name: Option<String>,
     /// Use this device's newest head and no other (read-only).
     pub only_device: Option<String>,
+    /// Without the heads that were made later than this (read-only).
+    pub until: Option<Timestamp>,
     /// Opens for reading alone.
     pub read_only: bool,
     /// Repairs: goes on from the newest heads that can be used, as a new device.
@@ -50,6 +52,7 @@ impl OpenOptions {
         Wanted {
             purpose,
             only_device: self.only_device.clone(),
+            until: self.until,
             accept_older: self.accept_older,
             told: self.told.clone(),
         }

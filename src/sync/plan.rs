@@ -121,6 +121,10 @@ pub struct Here {
     pub closed: Vec<DeviceId>,
     /// Something lies where heads should be, and may hide some.
     pub hides: bool,
+    /// The newest generation of each device that is here and was made later than is asked for.
+    pub later: Generations,
+    /// When the oldest of all those heads was made.
+    pub oldest_later: Option<Timestamp>,
 }
 
 /// What a device knows of heads.
@@ -163,6 +167,8 @@ pub struct Wanted {
     pub purpose: Purpose,
     /// Only the newest head of this device: its name, or the first digits of its id.
     pub only_device: Option<String>,
+    /// Only heads that were not made later.
+    pub until: Option<Timestamp>,
     /// Goes on from what is here although newer heads are known: they are not missed
     /// again.
     pub accept_older: bool,
@@ -208,6 +214,8 @@ pub enum Refusal {
         /// The generation of that head.
         here: u64,
     },
+    /// All heads that are here were made later than is asked for.
+    TooEarly,
     /// No device is called so.
     NoDevice(String),
     /// Several devices are: those of these heads.
@@ -426,6 +434,9 @@ impl Choice<'_> {
 
     /// The head, or the heads, that everything is based on.
     fn base(&self) -> Result<Verdict, Refusal> {
+        if self.wanted.until.is_some() && self.newest.is_empty() && self.unusable.is_empty() {
+            return Err(Refusal::TooEarly);
+        }
         if let Some(wanted) = &self.wanted.only_device {
             return self.only(wanted).map(|at| Verdict::StandOn(Some(at)));
         }
@@ -527,6 +538,7 @@ impl Choice<'_> {
         for (&device, known) in known.iter() {
             let head = self.head(&device);
             let here = head.map_or(0, |head| head.generation);
+            let here = here.max(self.here.later.get(&device).unwrap_or(0));
             let excused = self.retired.get(&device).is_some_and(|(_, last)| here >= *last);
             let mut unusable = self.unusable.iter().map(|at| &self.here.unusable[*at]);
             let is_here = names_unusable && unusable.any(|head| head.device == device);

@@ -8,6 +8,7 @@ use super::plan::{Head, Here, Link, Unread, Why, breaks};
 use crate::crypto::{DeviceId, Hash};
 use crate::format::commit::{Commit, Name, parse_head_name};
 use crate::format::register::Features;
+use crate::io::Timestamp;
 use crate::store::{Result, Store, StoreError};
 use crate::volume::repository::{HeadFile, open_head};
 use crate::volume::state::State;
@@ -118,19 +119,29 @@ impl Cause {
 /// Heads that are not joined, and why.
 pub(super) type LeftOut = BTreeMap<Hash, Cause>;
 
-/// Opens all heads for their index entries, but for those in `left_out`.
-///
-/// With `with_nodes`, a head of which tree nodes are not here yet cannot be used.
-pub(super) fn load_heads(
-    store: &Store,
-    heads: &Heads,
-    with_nodes: bool,
-    left_out: &LeftOut,
-) -> Loaded {
+/// Which heads can be used.
+#[derive(Clone, Copy)]
+pub(super) struct Usable<'a> {
+    /// A head of which tree nodes are not here yet cannot.
+    pub with_nodes: bool,
+    /// These cannot.
+    pub left_out: &'a LeftOut,
+    /// Those that were made later are passed by, as if they did not exist yet.
+    pub until: Option<Timestamp>,
+}
+
+impl Usable<'_> {
+    fn is_later(&self, commit: &Commit) -> bool {
+        self.until.is_some_and(|until| commit.time > until)
+    }
+}
+
+/// Opens all heads for their index entries, but for those that are left out.
+pub(super) fn load_heads(store: &Store, heads: &Heads, usable: Usable<'_>) -> Loaded {
     let mut loaded = Loaded::default();
     for (device, files) in heads {
         loaded.here.files.extend(files.iter().map(|file| file.hash));
-        loaded.add_device(store, device, files, with_nodes, left_out);
+        loaded.add_device(store, device, files, usable);
     }
     loaded.mark_lacking();
     loaded.here.heads = loaded.heads.iter().map(|(head, _)| plain(head)).collect();
@@ -182,17 +193,17 @@ impl Loaded {
         store: &Store,
         device: &DeviceId,
         files: &[HeadFile],
-        with_nodes: bool,
-        left_out: &LeftOut,
+        usable: Usable<'_>,
     ) {
+        let first_unusable = self.unusable.len();
         let mut found: Vec<(DeviceHead, HeadFile)> = Vec::new();
         let mut complete = true;
         let mut chain = Vec::new();
         let mut followed: HashSet<Hash> = HashSet::new();
         for file in files.iter().rev() {
-            let loaded = match left_out.get(&file.hash) {
+            let loaded = match usable.left_out.get(&file.hash) {
                 Some(cause) => Err(cause.error()),
-                None => load_head(store, file, found.is_empty(), with_nodes),
+                None => load_head(store, file, found.is_empty(), usable),
             };
             let (commit, features, all_here) = match loaded {
                 Ok(loaded) => loaded,
@@ -206,8 +217,16 @@ impl Loaded {
                     continue;
                 }
             };
-            complete &= all_here;
             let HeadFile { generation, hash, .. } = *file;
+            if usable.is_later(&commit) {
+                // Those that cannot be used are later still.
+                self.unusable.truncate(first_unusable);
+                self.here.later.add(*device, generation);
+                let oldest = self.here.oldest_later.get_or_insert(commit.time);
+                *oldest = commit.time.min(*oldest);
+                continue;
+            }
+            complete &= all_here;
             followed.insert(commit.previous);
             chain.push(Link { generation, hash, previous: commit.previous });
             self.here.features.merge(features);
@@ -249,10 +268,11 @@ fn load_head(
     store: &Store,
     file: &HeadFile,
     newest: bool,
-    with_nodes: bool,
+    usable: Usable<'_>,
 ) -> Result<(Commit, Features, bool)> {
     let name = file.name();
     let (mut commit, mut extension, mut reader) = open_head(store, file)?;
+    let newest = newest && !usable.is_later(&commit);
     if newest {
         let copied = store.is_copied(&name);
         if !store.verify(&name)? {
@@ -267,7 +287,7 @@ fn load_head(
     let is_known = store.is_known(&name);
     let complete = if is_known { store.has_all(&commit) } else { store.index_commit(&commit) };
     if newest
-        && with_nodes
+        && usable.with_nodes
         && let Some(path) = store.lacking_nodes(&commit)
     {
         // Nothing below its root could be listed.

@@ -6,6 +6,7 @@ use super::plan::{Plan, Refusal};
 use super::read::{Cause, Loaded};
 use crate::crypto::{DeviceId, Hash, hex, unhex};
 use crate::format::register::Features;
+use crate::io::{Timestamp, local_time};
 use crate::merge::ConflictKind;
 use crate::store::{Oddity, Store, StoreError, Stray};
 use crate::volume::repository::{HeadFile, OpenFailure, Repository};
@@ -167,6 +168,7 @@ pub(super) fn refused(
             "this device published generation {published}, the folder has only {here}: the folder \
              was put back, or its files are not here yet"
         )),
+        Refusal::TooEarly => VolumeError::TooEarly { oldest: loaded.here.oldest_later },
         Refusal::NoDevice(wanted) => {
             let heads = loaded.heads.iter().map(|(head, _)| head);
             VolumeError::NoDevice {
@@ -210,6 +212,20 @@ pub(super) fn joined(tips: &[&(DeviceHead, HeadFile)], base: &Base) -> Vec<Notic
         )));
     }
     notices
+}
+
+/// What the owner is told of an opening without the heads that were made later than `until`: the
+/// latest of the others, which are those at these places.
+pub(super) fn as_of(until: Timestamp, loaded: &Loaded, newest: &[usize]) -> Option<Notice> {
+    let newest = newest.iter().map(|at| &loaded.heads[*at].0);
+    let head = newest.max_by_key(|head| (head.commit.time, head.generation, head.device))?;
+    let DeviceHead { name, device, generation, commit, .. } = head;
+    Some(Notice::Note(format!(
+        "as of {}: the latest state then is state {generation} of {}, of {}",
+        local_time(until.secs),
+        named(name, device),
+        local_time(commit.time.secs)
+    )))
 }
 
 /// Why a head is left out of a join that this error stopped; the error, if it says nothing of

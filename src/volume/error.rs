@@ -2,6 +2,7 @@
 
 use super::repository::OpenFailure;
 use super::unfit::{Held, Unfit};
+use crate::io::{Timestamp, local_time};
 use crate::store::StoreError;
 
 /// Why a volume cannot be opened.
@@ -37,6 +38,12 @@ pub enum VolumeError {
         /// Names, each with the first digits of its id.
         here: Vec<String>,
     },
+    /// All states that are here were made later than is asked for.
+    #[error("nothing was here yet at that time: {}", oldest_state(.oldest.as_ref()))]
+    TooEarly {
+        /// When the oldest of them was made; none if there is none.
+        oldest: Option<Timestamp>,
+    },
     /// Several devices have that name, or ids that begin so.
     #[error("{wanted} is not one device: there are {}", .here.join("; "))]
     SeveralDevices {
@@ -59,4 +66,11 @@ pub enum VolumeError {
         /// The system's answer.
         source: std::io::Error,
     },
+}
+
+fn oldest_state(oldest: Option<&Timestamp>) -> String {
+    oldest.map_or_else(
+        || "no state of this repository is here".into(),
+        |oldest| format!("the oldest state is of {}", local_time(oldest.secs)),
+    )
 }

@@ -218,6 +218,7 @@ fn kind(error: &VolumeError) -> &'static str {
         VolumeError::State(_) | VolumeError::Unfit { .. } => "state",
         VolumeError::Waiting(_) => "waiting",
         VolumeError::NoDevice { .. } => "no device",
+        VolumeError::TooEarly { .. } => "too early",
         VolumeError::SeveralDevices { .. } => "several devices",
         VolumeError::RolledBack(_) => "rolled back",
         VolumeError::Unwritable { .. } => "unwritable",

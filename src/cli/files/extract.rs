@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags}
 use rustix::io::Errno;
 
 use super::super::args::{ExtractArgs, Global};
-use super::super::opening::{Access, open};
+use super::super::opening::open_at;
 use super::super::place::canonical;
 use super::super::{Exit, Failure, Result};
 use super::beneath::{Folder, Fresh, Identity, held};
@@ -32,7 +32,7 @@ pub fn extract(global: &Global, args: &ExtractArgs) -> Result<Exit> {
     let parsed = args.paths.iter().map(|path| names(path)).collect::<Result<Vec<_>>>()?;
     let repo = canonical(&args.repo)?;
     check_outside(&repo, &args.dest)?;
-    let opened = open(global, &args.repo, Access::Read)?;
+    let opened = open_at(global, &args.repo, args.at.at)?;
     let fs = &opened.fs;
     let all = args.paths.is_empty();
     let mut left_out = LeftOut::default();
