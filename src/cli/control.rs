@@ -359,7 +359,10 @@ fn show(value: &serde_json::Value) -> std::result::Result<(), OutputError> {
     )?;
     say!("  in REPO        {}", in_repo(value))?;
     match value["elsewhere"].as_array().map(Vec::as_slice) {
-        Some([]) | None => say!("  elsewhere      {}", nowhere(number("others")))?,
+        Some([]) | None => {
+            let is_known = texts(value, "unusable").next().is_none();
+            say!("  elsewhere      {}", nowhere(number("others"), is_known))?;
+        }
         Some(devices) => {
             for device in devices {
                 let generation = device["generation"].as_u64().unwrap_or(0);
@@ -416,9 +419,12 @@ fn in_repo(value: &serde_json::Value) -> String {
     }
 }
 
-/// Why no other device is known to have anything of this one.
-fn nowhere(others: u64) -> String {
+/// Why no other device is known to have anything of this one. `is_known`: all states can be used.
+fn nowhere(others: u64, is_known: bool) -> String {
     match others {
+        0 if !is_known => {
+            "what other devices have is not known: a state cannot be used (below)".into()
+        }
         0 => "no other device has written here: only the sync client can tell what it uploaded"
             .into(),
         1 => "the other device has not shown yet that it has anything of this one".into(),

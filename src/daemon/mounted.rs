@@ -210,10 +210,15 @@ impl Service for Mounted {
         if !self.follows && self.follower.age(volume).is_some_and(|age| age < LOOK_PAUSE) {
             return false;
         }
-        let has_news = self.follower.has_news(volume).unwrap_or_else(|error| {
+        let held = self.fs.held_following();
+        let has_news = self.follower.has_news(volume, held == Some(true)).unwrap_or_else(|error| {
             log::debug!("the folders of heads cannot be listed: {error}");
             false
         });
+        if has_news && held == Some(false) {
+            // It was closed just now.
+            self.fs.hold_opens();
+        }
         if self.follows || !has_news {
             return has_news;
         }

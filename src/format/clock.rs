@@ -169,6 +169,11 @@ impl Processed {
         held.map(|(device, (generation, _))| (*device, *generation))
     }
 
+    /// All of them: device and generation.
+    pub fn iter(&self) -> impl Iterator<Item = (DeviceId, u64)> + '_ {
+        self.0.iter().map(|(device, (generation, _))| (*device, *generation))
+    }
+
     /// These heads without their tags, as a device names them that did not see them.
     #[must_use]
     pub fn by_hearsay(&self) -> Self {

@@ -48,6 +48,7 @@ impl Fs {
             self.check_writable()?;
         }
         let now = self.now();
+        self.hold_of_opens.wait();
         let mut state = self.lock();
         if state.replaced.get(&ino).is_some_and(|replaced| replaced.is_stale) {
             // Whoever opens it by a path looks that up again, and finds the new one.
@@ -73,9 +74,6 @@ impl Fs {
             if let Some(file) = state.files.get_mut(&ino) {
                 file.opens = file.opens.saturating_sub(1);
                 if file.opens == 0 {
-                    if state.holding.remove(&ino) && state.holding.is_empty() {
-                        self.alarm.ring();
-                    }
                     waits = file.is_long();
                     if waits && !state.closed.contains(&ino) {
                         state.closed.push_back(ino);
@@ -86,6 +84,9 @@ impl Fs {
                 }
             }
             drop_unused(state, ino);
+            if state.holding.contains(&ino) && !state.is_following_held() {
+                self.alarm.ring();
+            }
             waits && state.is_much_closed()
         };
         if should_chunk {

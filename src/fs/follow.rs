@@ -27,6 +27,8 @@ pub struct Changed {
     pub(super) contents: BTreeSet<Ino>,
     /// Of these the directories. The kernel keeps no content of one.
     pub(super) directories: BTreeSet<Ino>,
+    /// Whether a directory has another name, or another one has its name.
+    pub(super) moves_directories: bool,
 }
 
 /// What came of following.
@@ -75,7 +77,8 @@ impl Fs {
     pub fn follow(&self, follower: &Follower) -> std::result::Result<Followed, VolumeError> {
         let _flushing = self.flushing_next();
         let mut heads = None;
-        let followed = self.follow_to(follower, &mut heads)?;
+        let followed = self.follow_to(follower, &mut heads);
+        let followed = followed.inspect_err(|_| self.hold_of_opens.end())?;
         let is_busy = matches!(followed, Followed::Later(Later::Busy));
         if matches!(followed, Followed::Later(_)) {
             follower.look_again(is_busy);
@@ -88,6 +91,7 @@ impl Fs {
         if !matches!(followed, Followed::Later(Later::Database(_))) {
             self.lock().holding.clear();
         }
+        self.hold_of_opens.end();
         // What the others say is told, whether it is shown or not.
         if let Some(heads) = heads {
             self.volume.set_heads(heads);
@@ -131,6 +135,19 @@ impl Fs {
         followed
     }
 
+    /// Whether a database is open that kept the last try from showing what others wrote. None if none
+    /// did.
+    pub fn held_following(&self) -> Option<bool> {
+        let state = self.lock();
+        (!state.holding.is_empty()).then(|| state.is_following_held())
+    }
+
+    /// Opening a file waits until following was tried, for a second at most: a database that was
+    /// closed just now stays closed.
+    pub fn hold_opens(&self) {
+        self.hold_of_opens.begin_until_end();
+    }
+
     /// Whether something is acknowledged that no head has.
     fn has_changes(&self) -> bool {
         self.lock().overlays.all_changes() > 0
@@ -152,7 +169,7 @@ impl Fs {
         if let Some(later) = self.held(&used, &pinnable, &other)? {
             return Ok(ControlFlow::Break(Followed::Later(later)));
         }
-        let open = Self::open_of(&self.lock(), &changed.inodes);
+        let open = Self::open_and_changed(&self.lock(), &changed);
         if let Some(later) = self.renamed_database(&open, &other)? {
             return Ok(ControlFlow::Break(Followed::Later(later)));
         }
@@ -183,7 +200,7 @@ impl Fs {
             return Ok(Followed::Later(Later::Busy));
         }
         // It may be a database.
-        if !Self::open_of(&state, &changed.inodes).is_subset(&open) {
+        if !Self::open_and_changed(&state, &changed).is_subset(&open) {
             return Ok(Followed::Later(Later::Busy));
         }
         let mut pins = Vec::new();
@@ -261,10 +278,14 @@ impl Fs {
     fn wait_for_end(&self, mut holding: BTreeSet<Ino>) {
         let mut state = self.lock();
         holding.retain(|ino| state.is_open(*ino));
-        if holding.is_empty() {
+        let is_over = holding.is_empty();
+        if !is_over {
+            state.holding = holding;
+        }
+        drop(state);
+        if is_over {
             self.alarm.ring();
         }
-        state.holding = holding;
     }
 
     /// What says that this file holds following up: its name as a database, if it has one, else another.
@@ -276,8 +297,8 @@ impl Fs {
         Ok(Later::Database(name.unwrap_or_default()))
     }
 
-    /// A database, or a file of one, among these open files that another device gave another name:
-    /// what the program opens beside it would belong to another file.
+    /// A database, or a file of one, among these open files that another device gave another name, or
+    /// another path: what the program opens beside it would belong to another file.
     fn renamed_database(
         &self,
         open: &BTreeSet<Ino>,
@@ -285,13 +306,27 @@ impl Fs {
     ) -> std::result::Result<Option<Later>, StoreError> {
         let tree = self.volume.tree();
         for ino in open {
-            let is_renamed = tree.names_of(*ino)? != other.names_of(*ino)?;
-            if is_renamed && self.is_in_database(*ino, other)? {
+            let names = tree.names_of(*ino)?;
+            let mut is_moved = names != other.names_of(*ino)?;
+            for (dir, _) in names {
+                is_moved |= tree.path_of(dir)? != other.path_of(dir)?;
+            }
+            if is_moved && self.is_in_database(*ino, other)? {
                 self.wait_for_end([*ino].into());
                 return self.held_by(*ino, other).map(Some);
             }
         }
         Ok(None)
+    }
+
+    /// Files that are open by a name, and that have another record, attributes or names in what is to be
+    /// shown; all of them if directories moved.
+    fn open_and_changed(state: &State, changed: &Changed) -> BTreeSet<Ino> {
+        if changed.moves_directories {
+            Self::open_of(state, &state.files.keys().copied().collect())
+        } else {
+            Self::open_of(state, &changed.inodes)
+        }
     }
 
     /// Those of these files that are open by a name.
@@ -314,7 +349,11 @@ impl Fs {
                 Key::Entry(dir, _, name) => {
                     changed.inodes.insert(*dir);
                     // Who works in a directory whose name is forgotten has no path any more.
-                    if value(before)? != value(after)? {
+                    let (one, another) = (value(before)?, value(after)?);
+                    let is_directory =
+                        |value: &Option<Value>| matches!(value, Some(Value::Entry(_, 0o040_000)));
+                    if one != another {
+                        changed.moves_directories |= is_directory(&one) || is_directory(&another);
                         changed.names.insert((*dir, name.clone()));
                     }
                 }

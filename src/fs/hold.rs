@@ -1,16 +1,16 @@
-//! A moment in which nobody changes anything: following exchanges the base only while all that was
-//! acknowledged is in a head.
+//! A moment in which nobody changes, or opens, anything: following exchanges the base only while all
+//! that was acknowledged is in a head, and no database is open that another device changed.
 //!
-//! Invariant: no change waits longer for it than [`HOLD_MAX`].
+//! Invariant: nobody waits longer for it than [`HOLD_MAX`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long changes wait at most.
+/// How long anybody waits at most.
 const HOLD_MAX: Duration = Duration::from_secs(1);
 
-/// Whether changes wait.
+/// Whether changes, or programs that open files, wait.
 #[derive(Default)]
 pub(super) struct Hold {
     is_held: AtomicBool,
@@ -19,23 +19,35 @@ pub(super) struct Hold {
     ended: Condvar,
 }
 
-/// Changes wait while it is there.
+/// They wait while it is there.
 pub(super) struct Held<'a>(&'a Hold);
 
 impl Hold {
-    /// Changes that begin from here on wait until the result is dropped, or for [`HOLD_MAX`].
+    /// What begins from here on waits until the result is dropped, or for [`HOLD_MAX`].
     pub(super) fn begin(&self) -> Held<'_> {
-        *self.lock() = Some(Instant::now() + HOLD_MAX);
-        self.is_held.store(true, Ordering::Release);
+        self.begin_until_end();
         Held(self)
     }
 
-    /// Whether a change would wait.
+    /// What begins from here on waits for [`Hold::end`], or for [`HOLD_MAX`].
+    pub(super) fn begin_until_end(&self) {
+        *self.lock() = Some(Instant::now() + HOLD_MAX);
+        self.is_held.store(true, Ordering::Release);
+    }
+
+    /// What waits goes on.
+    pub(super) fn end(&self) {
+        self.is_held.store(false, Ordering::Release);
+        *self.lock() = None;
+        self.ended.notify_all();
+    }
+
+    /// Whether somebody would wait.
     pub(super) fn is_held(&self) -> bool {
         self.is_held.load(Ordering::Acquire)
     }
 
-    /// Waits until changes may go on.
+    /// Waits until everybody may go on.
     pub(super) fn wait(&self) {
         if !self.is_held() {
             return;
@@ -58,9 +70,7 @@ impl Hold {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.0.is_held.store(false, Ordering::Release);
-        *self.0.lock() = None;
-        self.0.ended.notify_all();
+        self.0.end();
     }
 }
 

@@ -160,6 +160,11 @@ impl State {
         }
     }
 
+    /// Whether a database is open for whose end following waits.
+    fn is_following_held(&self) -> bool {
+        self.holding.iter().any(|ino| self.is_open(*ino))
+    }
+
     /// Whether the kernel has a file open.
     fn is_open(&self, ino: Ino) -> bool {
         self.files.get(&ino).is_some_and(|file| file.opens > 0)
@@ -206,6 +211,8 @@ pub struct Fs {
     queue_room: Condvar,
     /// Changes wait for following.
     hold: hold::Hold,
+    /// Opening files waits for following.
+    hold_of_opens: hold::Hold,
     /// How many times in a row following found no moment without changes.
     busy_follows: AtomicUsize,
     /// Rings when what following waits for has happened, or the kernel is to be told something.
@@ -236,6 +243,7 @@ impl Fs {
             queue: Mutex::default(),
             queue_room: Condvar::new(),
             hold: hold::Hold::default(),
+            hold_of_opens: hold::Hold::default(),
             busy_follows: AtomicUsize::new(0),
             alarm: Alarm::default(),
             failing: Failing::default(),

@@ -243,7 +243,7 @@ impl Fs {
             if !is_directory(&tree, before)? || other.get(&Key::Inode(before))?.is_some() {
                 continue;
             }
-            let Some(path) = path_of(&tree, before)? else { continue };
+            let Some(path) = tree.path_of(before)? else { continue };
             let Some(after) = self.resolve(other, &path)? else { continue };
             if is_directory(other, after)? {
                 found.push(ReplacedDirectory { before, after, names: other.names_of(after)? });
@@ -372,18 +372,6 @@ impl Fs {
     }
 }
 
-/// The names that lead from the root to a directory; none if it has none.
-fn path_of(tree: &Tree<'_>, ino: Ino) -> std::result::Result<Option<Vec<Vec<u8>>>, StoreError> {
-    let (mut path, mut at) = (Vec::new(), ino);
-    while at != ROOT {
-        let Some((dir, name)) = tree.names_of(at)?.pop() else { return Ok(None) };
-        path.push(name);
-        at = dir;
-    }
-    path.reverse();
-    Ok(Some(path))
-}
-
 fn is_directory(tree: &Tree<'_>, ino: Ino) -> std::result::Result<bool, StoreError> {
     let found = tree.get(&Key::Inode(ino))?;
     Ok(matches!(found, Some(Value::Inode(inode)) if inode.is_dir()))
@@ -399,6 +387,7 @@ impl Changed {
             inodes: self.inodes.into_iter().map(|ino| numbers.number(ino)).collect(),
             contents: self.contents,
             directories: self.directories,
+            moves_directories: self.moves_directories,
         }
     }
 }

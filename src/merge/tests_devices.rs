@@ -236,6 +236,12 @@ impl Device {
         (found, unreadable.len())
     }
 
+    /// What this copy of REPO showed at a time, to be read with this volume.
+    pub fn base_at(&self, until: Timestamp) -> Result<crate::volume::Base, VolumeError> {
+        let repository = Repository::find(&*self.world.synced("repo")).unwrap();
+        sync::base_at(self.volume(), &repository, until)
+    }
+
     /// What the clock of this machine shows.
     pub fn now(&self) -> Timestamp {
         self.hands.shown()
@@ -311,7 +317,7 @@ impl Device {
     }
 
     pub fn has_news(&self, follower: &sync::Follower) -> bool {
-        follower.has_news(self.volume()).unwrap()
+        follower.has_news(self.volume(), self.fs.held_following() == Some(true)).unwrap()
     }
 
     /// Looks what other devices say; the error is a text.

@@ -164,13 +164,13 @@ impl Catalogue {
         known.absent().map(|(name, ..)| name).filter(alone).cloned().collect()
     }
 
-    /// The path of an object of tree nodes that a commit names and that is not here
-    /// at its full size, nor as a copy.
-    pub(super) fn lacking_nodes(&self, commit: &Commit) -> Option<String> {
+    /// The path of an object that a commit names and that is not here at its full size, nor as a
+    /// copy; with `only_nodes` of one that has tree nodes.
+    pub(super) fn lacking(&self, commit: &Commit, only_nodes: bool) -> Option<String> {
         let known = self.read();
         let lacking = commit.objects.iter().find(|object| {
             let listed = known.objects.get(&object.hash);
-            object.kind == Kind::Metadata
+            (object.kind == Kind::Metadata || !only_nodes)
                 && listed.is_none_or(|(_, size)| *size != object.size)
                 && !known.copies.contains_key(&object.hash)
         })?;
@@ -428,10 +428,10 @@ impl Store {
         self.catalogue.has_all(commit)
     }
 
-    /// The path of an object of tree nodes that a commit names and that is not here
-    /// at its full size, nor as a copy.
-    pub fn lacking_nodes(&self, commit: &Commit) -> Option<String> {
-        self.catalogue.lacking_nodes(commit)
+    /// The path of an object that a commit names and that is not here at its full size, nor as a
+    /// copy; with `only_nodes` of one that has tree nodes.
+    pub fn lacking(&self, commit: &Commit, only_nodes: bool) -> Option<String> {
+        self.catalogue.lacking(commit, only_nodes)
     }
 
     /// Indexes an open container (a head, or an object whose head is lost).

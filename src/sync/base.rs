@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use super::plan::{Plan, Verdict};
-use super::read::{Heads, LeftOut, Loaded, Usable, load_heads};
+use super::read::{Cause, Heads, LeftOut, Loaded, Usable, load_heads};
 use super::tell;
-use crate::crypto::{DeviceId, Hash};
+use crate::crypto::{DeviceId, Hash, hex};
 use crate::format::clock::{Seen, Tag};
 use crate::format::namespace::{Inode, Key, Value};
 use crate::format::node::MapItem;
@@ -16,7 +16,7 @@ use crate::store::{Result, Store, StoreError, Stray};
 use crate::tree::{Root, diff, join};
 use crate::volume::repository::{HeadFile, Repository, open_head};
 use crate::volume::state::State;
-use crate::volume::{Base, DeviceHead, Holder, Inherited, Notice, Tree, VolumeError};
+use crate::volume::{Base, DeviceHead, Holder, Inherited, Notice, Tree, VolumeError, named};
 
 /// With how many heads it is tried to begin a join that fails.
 const FIRSTS_MAX: usize = 8;
@@ -75,25 +75,39 @@ pub(super) fn read_heads(
     loaded
 }
 
-/// Reads heads, has it decided by `decide` which count, and joins them. With `own`, this
-/// device, a head of another one that cannot be joined is left out: its older head counts. Heads
-/// with just the hashes `has`, ascending, are not joined: the caller has their join. With `until`,
-/// heads that were made later are passed by.
+/// What is joined.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Joining<'a> {
+    /// This device: a head of another one that cannot be joined is left out, and its older head
+    /// counts. None if nothing is left out.
+    pub own: Option<&'a DeviceId>,
+    /// What a mount shows already: the heads of just this are not joined once more. A head of another
+    /// device that brings files which are not here is left out: what the mount shows can be read.
+    pub shown: Option<&'a Base>,
+    /// Heads that were made later are passed by.
+    pub until: Option<Timestamp>,
+}
+
+/// Reads heads, has it decided by `decide` which count, and joins them.
 pub(super) fn read_and_join(
     store: &Store,
     repository: &Repository,
     heads: &Heads,
-    (own, has): (Option<&DeviceId>, &[Hash]),
-    until: Option<Timestamp>,
+    joining: Joining<'_>,
     mut decide: impl FnMut(&Loaded) -> std::result::Result<Plan, VolumeError>,
 ) -> std::result::Result<Decided, VolumeError> {
+    let Joining { own, shown, until } = joining;
+    let has = shown.map_or(Vec::new(), Base::heads);
     let mut left_out = LeftOut::new();
     loop {
         let usable = Usable { with_nodes: own.is_some(), left_out: &left_out, until };
         let loaded = read_heads(store, repository, heads, usable);
         let plan = decide(&loaded)?;
         if let Some(own) = own {
-            let lacking = lacking_trees(store, &loaded, &plan.verdict, own)?;
+            let mut lacking = lacking_trees(store, &loaded, &plan.verdict, own)?;
+            if let Some(shown) = shown {
+                lacking.extend(arriving(&loaded, heads, &plan.verdict, (own, shown)));
+            }
             if !lacking.is_empty() {
                 left_out.extend(lacking);
                 continue;
@@ -104,7 +118,7 @@ pub(super) fn read_and_join(
         };
         let tips: Vec<_> = tips.iter().map(|at| &loaded.heads[*at]).collect();
         let hashes: BTreeSet<Hash> = tips.iter().map(|(head, _)| head.hash).collect();
-        if hashes.iter().eq(has) {
+        if hashes.iter().eq(&has) {
             return Ok(Decided { loaded, plan, joined: None });
         }
         let others = match (based_on(store, &tips), own) {
@@ -165,6 +179,51 @@ fn mark_contained(store: &Store, loaded: &mut Loaded) {
     }
 }
 
+/// Places of the heads that a verdict names.
+fn tips(verdict: &Verdict) -> &[usize] {
+    match verdict {
+        Verdict::StandOn(at) => at.as_slice(),
+        Verdict::Join(tips) => tips,
+        Verdict::Replay | Verdict::Refuse(_) => &[],
+    }
+}
+
+/// Of the heads of other devices that a verdict names, those that bring a state which is not in what
+/// is shown, and of which a head or an object is not here.
+fn arriving(
+    loaded: &Loaded,
+    heads: &Heads,
+    verdict: &Verdict,
+    (own, shown): (&DeviceId, &Base),
+) -> LeftOut {
+    let mut found = LeftOut::new();
+    for (head, _) in tips(verdict).iter().map(|at| &loaded.heads[*at]) {
+        let processed = head.commit.processed.iter();
+        let processed = processed.map(|(device, generation)| (device, generation, false));
+        let brings = processed.chain([(head.device, head.generation, true)]);
+        for (device, generation, is_its_own) in brings {
+            let merged = shown.inherited.merged.generation(&device);
+            if head.device == *own || device == *own || generation <= merged {
+                continue;
+            }
+            let is_retired = head.commit.retired.iter().any(|entry| entry.device == device);
+            let newest = heads.get(&device).and_then(|files| files.last());
+            let is_here = newest.is_some_and(|file| file.generation >= generation);
+            let lacking = loaded.arriving.get(&device);
+            let lacking = lacking.and_then(|all| all.range(merged + 1..=generation).next());
+            let what = match lacking {
+                Some((_, path)) => path.clone(),
+                None if is_its_own || is_here || is_retired => continue,
+                None => format!("state {generation} of device {}", &hex(&device)[..8]),
+            };
+            let name = named(&head.name, &head.device);
+            let what = format!("a part of state {} of {name} ({what})", head.generation);
+            found.insert(head.hash, Cause::Missing(what));
+        }
+    }
+    found
+}
+
 /// Of the heads of other devices that a verdict names, those whose trees are not here in full.
 /// Only heads are looked at that may lack a part: one before them is not here.
 fn lacking_trees(
@@ -173,13 +232,8 @@ fn lacking_trees(
     verdict: &Verdict,
     own: &DeviceId,
 ) -> Result<LeftOut> {
-    let tips = match verdict {
-        Verdict::StandOn(at) => at.as_slice(),
-        Verdict::Join(tips) => tips,
-        Verdict::Replay | Verdict::Refuse(_) => &[],
-    };
     let mut lacking = LeftOut::new();
-    for (head, _) in tips.iter().map(|at| &loaded.heads[*at]) {
+    for (head, _) in tips(verdict).iter().map(|at| &loaded.heads[*at]) {
         if head.device == *own || !loaded.lacks_head_of(&head.device) {
             continue;
         }

@@ -7,16 +7,17 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::base::{Decided, based_on, holders, read_and_join, read_heads};
+use super::base::{Decided, Joining, based_on, holders, read_and_join, read_heads};
 use super::open::{known, take_unusable};
 use super::options::OpenOptions;
 use super::plan::{Plan, Verdict, Wanted, plan};
 use super::read::{LeftOut, Loaded, Usable};
 use super::tell;
 use crate::crypto::{DeviceId, unhex};
-use crate::format::clock::Generations;
+use crate::format::clock::{Generations, Seen};
 use crate::io::{Alarm, FolderWatch, SyncedFolder, Timestamp};
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
+use crate::tree::{Root, join};
 use crate::volume::repository::Repository;
 use crate::volume::state::State;
 use crate::volume::{Base, DeviceHead, Heads, Volume, VolumeError};
@@ -31,6 +32,8 @@ const SOON: Duration = Duration::from_secs(3);
 const NOW: Duration = Duration::from_secs(1);
 /// The shortest wait, so that looks that fail at once do not follow each other without a pause.
 const WAIT_MIN: Duration = Duration::from_millis(500);
+/// Of how many namespaces the changes are kept: of what is shown, and of what came of some tries.
+const SEEN_MAX: usize = 4;
 /// How many times [`AGAIN`] is doubled.
 const DOUBLINGS_MAX: u32 = 6;
 
@@ -40,6 +43,9 @@ pub struct Follower {
     /// Local state that lies beside a repository which is only read.
     beside: Option<State>,
     last: Mutex<Option<Last>>,
+    /// The changes in what is shown and in what was to be shown, by the roots of those: later they
+    /// may not be here to be read.
+    seen: Mutex<Vec<(Root, Seen)>>,
 }
 
 /// The last look. Times are those of the clock that counts from the start.
@@ -97,7 +103,8 @@ impl Follower {
     /// Looks on behalf of a volume that was opened with these options.
     pub fn new(options: &OpenOptions) -> Self {
         let beside = options.beside.as_ref().map(|beside| beside.state.clone());
-        Self { wanted: options.wanted(), beside, last: Mutex::default() }
+        let (last, seen) = (Mutex::default(), Mutex::default());
+        Self { wanted: options.wanted(), beside, last, seen }
     }
 
     /// Local state of this machine: that of the volume, or that beside it.
@@ -116,8 +123,9 @@ impl Follower {
     }
 
     /// Whether other heads of other devices are in REPO than at the last look, or that one is to
-    /// be repeated. Lists folders and reads no file.
-    pub fn has_news(&self, volume: &Volume) -> std::io::Result<bool> {
+    /// be repeated. If it is to be repeated soon, and what it waits for goes on (`is_held`), it is not.
+    /// Lists folders and reads no file.
+    pub fn has_news(&self, volume: &Volume, is_held: bool) -> std::io::Result<bool> {
         let files = head_files(&*volume.world().repo, &volume.state().device)?;
         let now = volume.world().clock.elapsed();
         Ok(match &mut *self.last() {
@@ -125,7 +133,8 @@ impl Follower {
             Some(last) if last.files != files => true,
             Some(last) => {
                 last.seen = last.seen.map(|_| now);
-                last.due_in(now).is_some_and(|left| left.is_zero())
+                let is_due = last.due_in(now).is_some_and(|left| left.is_zero());
+                is_due && !(is_held && last.urgency == Urgency::Now)
             }
         })
     }
@@ -225,22 +234,41 @@ impl Follower {
     pub fn look(&self, volume: &Volume) -> Result<Looked, VolumeError> {
         let (store, own) = (&*volume.store, volume.state().device);
         let repository = self.begin(volume)?;
-        let has = volume.base().heads();
-        let (until, heads) = (self.wanted.until, &repository.heads);
-        let decided =
-            read_and_join(store, &repository, heads, (Some(&own), &has), until, |loaded| {
-                Ok(self.plan(volume, &repository, loaded))
-            })?;
+        let (shown, heads) = (volume.base(), &repository.heads);
+        let seen_before = self.seen(store, shown.inherited.root);
+        let joining = Joining { own: Some(&own), shown: Some(&shown), until: self.wanted.until };
+        let decided = read_and_join(store, &repository, heads, joining, |loaded| {
+            Ok(self.plan(volume, &repository, loaded))
+        })?;
         let Decided { loaded, plan, joined } = decided;
         let base = match plan.verdict {
-            Verdict::StandOn(Some(at)) if has != [loaded.heads[at].0.hash] => {
+            Verdict::StandOn(Some(at)) if shown.heads() != [loaded.heads[at].0.hash] => {
                 Some(based_on(store, &[&loaded.heads[at]])?)
             }
             Verdict::Join(_) => joined.map(|(base, _)| base),
             Verdict::StandOn(_) | Verdict::Replay | Verdict::Refuse(_) => None,
         };
+        // A client may have taken a head away: what is shown stays, and does not grow older.
+        let base = base.filter(|base| {
+            let seen = (seen_before, self.seen(store, base.inherited.root));
+            matches!(seen, (Some(before), Some(after)) if before.dots().all(|dot| after.covers(dot)))
+        });
         let (heads, seen) = self.end(volume, &repository, loaded, plan)?;
         Ok(Looked { base, heads, seen })
+    }
+
+    /// The changes in the namespace at a root; none if they cannot be read.
+    fn seen(&self, store: &Store, root: Root) -> Option<Seen> {
+        let mut kept = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, seen)) = kept.iter().find(|(of, _)| *of == root) {
+            return Some(seen.clone());
+        }
+        let seen = join::seen(store, root).ok()?;
+        if kept.len() == SEEN_MAX {
+            kept.remove(0);
+        }
+        kept.push((root, seen.clone()));
+        Some(seen)
     }
 
     fn plan(&self, volume: &Volume, repository: &Repository, loaded: &Loaded) -> Plan {

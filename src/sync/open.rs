@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::arrivals::Arrivals;
-use super::base::{Decided, based_on, holders, read_and_join};
+use super::base::{Decided, Joining, based_on, holders, read_and_join};
 use super::options::OpenOptions;
 use super::plan::{Known, Plan, Purpose, Verdict, plan};
 use super::read::{Heads, Loaded, drop_torn, enter_staged};
@@ -72,7 +72,8 @@ pub fn open(
     // A repair decides itself what it goes on without.
     let leaves_out = options.repair.is_none().then_some(&machine);
     let until = options.until;
-    let decided = read_and_join(&store, repository, &heads, (leaves_out, &[]), until, |loaded| {
+    let joining = Joining { own: leaves_out, until, ..Joining::default() };
+    let decided = read_and_join(&store, repository, &heads, joining, |loaded| {
         let decide = |own: &Known| plan(&loaded.here, own, beside.as_ref(), &wanted);
         if let Some(at) = decide(&known(&state, &heads, &intents)).finishes {
             finish(&mut state, &loaded.heads[at], &*world.repo, &mut notices)?;

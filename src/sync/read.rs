@@ -93,6 +93,8 @@ pub(super) struct Loaded {
     /// Older heads that are not here, although a later head of their device names them, or that
     /// cannot be read; each with its device. Those that a repair found damaged are not among them.
     pub lacking: BTreeSet<(DeviceId, Hash)>,
+    /// Of each device the heads of which objects are not here, by generation, and one such object.
+    pub arriving: BTreeMap<DeviceId, BTreeMap<u64, String>>,
     /// What the owner should know of single heads.
     pub notices: Vec<Notice>,
 }
@@ -227,6 +229,9 @@ impl Loaded {
                 continue;
             }
             complete &= all_here;
+            if !all_here && let Some(path) = store.lacking(&commit, false) {
+                self.arriving.entry(*device).or_default().insert(generation, path);
+            }
             followed.insert(commit.previous);
             chain.push(Link { generation, hash, previous: commit.previous });
             self.here.features.merge(features);
@@ -288,7 +293,7 @@ fn load_head(
     let complete = if is_known { store.has_all(&commit) } else { store.index_commit(&commit) };
     if newest
         && usable.with_nodes
-        && let Some(path) = store.lacking_nodes(&commit)
+        && let Some(path) = store.lacking(&commit, true)
     {
         // Nothing below its root could be listed.
         return Err(StoreError::Missing { what: path });

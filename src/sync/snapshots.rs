@@ -1,11 +1,14 @@
 //! The states of the past: what each head of each device shows.
 
+use super::base::{Joining, based_on, read_and_join};
+use super::plan::{Known, Verdict, Wanted, plan};
+use super::tell;
 use crate::crypto::DeviceId;
 use crate::format::node::Id;
 use crate::io::Timestamp;
 use crate::store::StoreError;
-use crate::volume::Volume;
 use crate::volume::repository::{Repository, open_head};
+use crate::volume::{Base, Volume, VolumeError};
 
 /// A state that a device published.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,4 +56,27 @@ pub fn snapshots(volume: &Volume, repository: &Repository) -> (Vec<Snapshot>, Ve
     }
     found.sort_by_key(|snapshot| (snapshot.time, snapshot.device, snapshot.generation));
     (found, unreadable)
+}
+
+/// What the repository showed at a time: of each device the newest state that it had published by then,
+/// joined. It is read with the store of this volume, for as long as the result lives.
+pub fn base_at(
+    volume: &Volume,
+    repository: &Repository,
+    until: Timestamp,
+) -> Result<Base, VolumeError> {
+    let (store, own, until) = (&*volume.store, volume.state().device, Some(until));
+    let wanted = Wanted { until, ..Wanted::default() };
+    let heads = &repository.heads;
+    let joining = Joining { own: Some(&own), until, ..Joining::default() };
+    let decided = read_and_join(store, repository, heads, joining, |loaded| {
+        Ok(plan(&loaded.here, &Known::default(), None, &wanted))
+    })?;
+    let oldest = decided.loaded.here.oldest_later;
+    match (decided.plan.verdict, decided.joined) {
+        (_, Some((base, _))) => Ok(base),
+        (Verdict::StandOn(Some(at)), _) => Ok(based_on(store, &[&decided.loaded.heads[at]])?),
+        (Verdict::Refuse(refusal), _) => Err(tell::refused(refusal, decided.loaded, repository, 0)),
+        _ => Err(VolumeError::TooEarly { oldest }),
+    }
 }

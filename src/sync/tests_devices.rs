@@ -3,6 +3,7 @@
 
 use proptest::prelude::*;
 
+use super::tests_identity::{text, write_in_pieces};
 use crate::crypto::hex;
 use crate::fs::{Followed, FsError};
 use crate::merge::tests_devices::Device;
@@ -470,4 +471,78 @@ fn a_journal_waits_for_a_head_on_which_it_rests_and_that_is_away() {
     }
     let seen = ended.mount(30).seen();
     assert!(["own", "f", "more"].iter().all(|path| seen.contains_key(*path)), "{seen:#?}");
+}
+
+/// The client takes another device's newest head away for a while. What had been shown grew older, and
+/// what was edited meanwhile was a conflict with what its author had seen.
+#[test]
+fn what_is_shown_does_not_grow_older() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("f", "base"));
+    let phone = laptop.another("PHONE", 3);
+    let heads = format!("{}/head/", hex(&phone.volume().state().device));
+    let mut states = Vec::new();
+    for text in ["first", "second"] {
+        assert!(phone.write("f", text) && phone.write(text, text));
+        phone.checkpoint();
+        let paths = phone.world().paths();
+        states.push(paths.into_iter().filter(|path| path.contains(&heads)).max().unwrap());
+        laptop.receive(&phone);
+        assert!(matches!(laptop.follow(), Followed::Changed(_)));
+    }
+    let newest = laptop.world().get(&states[1]).unwrap();
+    laptop.world().remove_file(&states[1]);
+    let follower = Device::follower();
+    assert!(matches!(laptop.follow_with(&follower), Followed::Nothing));
+    assert_eq!((laptop.read("f"), laptop.read("second")), ("second".into(), "second".into()));
+    assert_eq!(laptop.volume().heads().behind.len(), 1, "that is told");
+    assert!(laptop.append("f", "+laptop"));
+    assert!(matches!(laptop.follow_with(&follower), Followed::Nothing));
+    laptop.world().put(&states[1], &newest);
+    assert!(matches!(laptop.follow_with(&follower), Followed::Nothing), "it is shown already");
+    laptop.checkpoint();
+    assert_eq!(laptop.read("f"), "second+laptop");
+    assert_eq!(laptop.seen().len(), 3, "no conflict");
+    phone.receive(&laptop);
+    assert!(matches!(phone.follow(), Followed::Changed(_)));
+    assert_eq!(phone.seen(), laptop.seen());
+}
+
+/// A head came before the objects that it needs: files that a program could read gave errors.
+#[test]
+fn a_mount_does_not_go_on_to_what_is_not_here() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("f", "base"));
+    let (phone, desk) = (laptop.another("PHONE", 3), laptop.another("DESK", 4));
+    let large = text(3 << 20);
+    assert!(write_in_pieces(&phone, "f", &large) && phone.write("new", "phone"));
+    phone.checkpoint();
+    laptop.receive_newest_head(&phone);
+    let unusable = || {
+        let heads = laptop.volume().heads();
+        heads.unusable.iter().map(|head| head.error.to_string()).collect::<Vec<_>>()
+    };
+    assert!(matches!(laptop.follow(), Followed::Nothing));
+    assert_eq!((laptop.read("f"), laptop.find("new")), ("base".into(), None));
+    assert!(unusable().concat().contains("a part of state 1 of PHONE"), "{:?}", unusable());
+    // Another device has joined it, and of the first one nothing is here.
+    let mut paths = laptop.world().paths().into_iter();
+    let is_new = |path: &String| path.contains("/head/") && desk.world().get(path).is_none();
+    laptop.world().remove_file(&paths.find(is_new).unwrap());
+    desk.receive(&phone);
+    assert!(matches!(desk.follow(), Followed::Changed(_)) && desk.write("own", "desk"));
+    desk.checkpoint();
+    let folder = hex(&desk.volume().state().device);
+    for path in desk.world().paths().iter().filter(|path| path.contains(&folder)) {
+        laptop.world().put(path, &desk.world().get(path).unwrap());
+    }
+    assert!(matches!(laptop.follow(), Followed::Nothing));
+    assert_eq!((laptop.read("f"), laptop.find("own")), ("base".into(), None));
+    assert!(unusable().concat().contains("of DESK"), "{:?}", unusable());
+    // Once all of it is here it is shown.
+    laptop.receive(&phone);
+    laptop.receive(&desk);
+    assert!(matches!(laptop.follow(), Followed::Changed(_)));
+    assert!(laptop.read("f") == large && laptop.read("own") == "desk");
+    assert_eq!(unusable(), Vec::<String>::new());
 }

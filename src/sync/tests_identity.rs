@@ -174,7 +174,7 @@ fn a_renewed_device_has_large_files_that_were_being_written() {
 }
 
 /// Bytes that no other text has.
-fn text(len: usize) -> String {
+pub(super) fn text(len: usize) -> String {
     let mut text = String::new();
     let mut number = 1u64;
     while text.len() < len {
@@ -185,7 +185,7 @@ fn text(len: usize) -> String {
 }
 
 /// Writes a text that is longer than one record of the journal.
-fn write_in_pieces(device: &Device, path: &str, text: &str) -> bool {
+pub(super) fn write_in_pieces(device: &Device, path: &str, text: &str) -> bool {
     let pieces = (0..text.len()).step_by(128 << 10);
     let mut pieces = pieces.map(|at| &text[at..text.len().min(at + (128 << 10))]);
     device.write(path, "") && pieces.all(|piece| device.append(path, piece))

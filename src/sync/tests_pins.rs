@@ -444,3 +444,28 @@ fn an_open_database_that_another_device_renames_holds_following_up() {
     assert!(matches!(laptop.follow(), Followed::Changed(_)));
     assert_eq!(laptop.seen()["f"].bytes, "phone");
 }
+
+/// A program opens its log by the path that it knows: beside another database that is there now, or
+/// nowhere. Only the file's own names were looked at.
+#[test]
+fn an_open_database_below_a_directory_that_moves_holds_following_up() {
+    for from in ["D", "D/F"] {
+        let laptop = Device::first("LAPTOP");
+        assert!(laptop.mkdir("D") && laptop.mkdir("D/F") && laptop.mkdir("E"));
+        assert!(laptop.write("D/F/db", "base") && laptop.write("D/F/db-journal", "log"));
+        assert!(laptop.write("D/F/plain", "base"));
+        let phone = laptop.another("PHONE", 3);
+        assert!(phone.rename(from, "E/moved"));
+        phone.checkpoint();
+        laptop.receive(&phone);
+        let [plain, db] = ["D/F/plain", "D/F/db"].map(|path| laptop.open_file(path).unwrap());
+        let outcome = laptop.follow();
+        let is_held = matches!(&outcome, Followed::Later(Later::Database(name)) if name == b"db");
+        assert!(is_held, "{from}: {outcome:?}");
+        assert!(laptop.find("D/F/db").is_some());
+        laptop.close(db);
+        assert!(matches!(laptop.follow(), Followed::Changed(_)), "{from}");
+        assert_eq!(held(&laptop, plain), "base");
+        laptop.close(plain);
+    }
+}

@@ -4,12 +4,15 @@
 use std::ops::ControlFlow;
 
 use super::values;
-use crate::format::namespace::{Ino, Key, Value};
+use crate::format::namespace::{Ino, Key, ROOT, Value};
 use crate::format::node::MapItem;
 use crate::store::{Result, Store, StoreError};
 use crate::tree::diff::{self, Difference};
 use crate::tree::map::{self, KeyRange};
 use crate::tree::{Keys, NewNodes, Root};
+
+/// Deeper paths cannot be made through a mount.
+const DEPTH_MAX: usize = 1 << 20;
 
 /// The namespace at one root, with the store that has its nodes.
 #[derive(Clone, Copy)]
@@ -69,6 +72,21 @@ impl<'a> Tree<'a> {
             _ => ControlFlow::Break(()),
         })?;
         Ok(names)
+    }
+
+    /// The names that lead from the root to a directory; none if there are none.
+    pub fn path_of(&self, dir: Ino) -> Result<Option<Vec<Vec<u8>>>> {
+        let (mut path, mut at) = (Vec::new(), dir);
+        while at != ROOT {
+            let Some((above, name)) = self.names_of(at)?.pop() else { return Ok(None) };
+            path.push(name);
+            if path.len() > DEPTH_MAX {
+                return Err(StoreError::damaged("a directory of the namespace", "it is in itself"));
+            }
+            at = above;
+        }
+        path.reverse();
+        Ok(Some(path))
     }
 
     /// Visits items from `from` on until `visit` breaks.
