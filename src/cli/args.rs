@@ -101,6 +101,8 @@ pub enum Command {
     /// The states of the past
     #[command(subcommand)]
     Snapshots(SnapshotsCommand),
+    /// What changed from one time to another
+    Diff(DiffArgs),
     /// Look for damage
     Check(CheckArgs),
     /// Show the decrypted files at a mountpoint
@@ -339,6 +341,19 @@ pub struct AtArgs {
     /// '3 days ago'; a day alone means its end
     #[arg(long, value_name = "WHEN", value_parser = super::when::parse)]
     pub at: Option<Timestamp>,
+}
+
+/// Arguments of `diff`.
+#[derive(Args, Debug)]
+pub struct DiffArgs {
+    /// The repository
+    pub repo: PathBuf,
+    /// From this time on, such as yesterday or '2026-11-28 14:00'
+    #[arg(value_parser = super::when::parse)]
+    pub from: Timestamp,
+    /// Up to this time; up to now if not given
+    #[arg(value_parser = super::when::parse)]
+    pub to: Option<Timestamp>,
 }
 
 /// Arguments of `snapshots list`.

@@ -177,6 +177,7 @@ fn run(cli: &Cli) -> Result<Exit> {
         Command::Conflicts(ConflictsCommand::List(args)) => files::conflicts(&cli.global, args),
         Command::Conflicts(ConflictsCommand::Keep(args)) => files::keep(&cli.global, args),
         Command::Snapshots(SnapshotsCommand::List(args)) => snapshots::list(&cli.global, args),
+        Command::Diff(args) => snapshots::diff(&cli.global, args),
         Command::Mount(args) => mount::run(&cli.global, args)
             .map_err(|failure| control::add_users(&cli.global, failure, &args.repo)),
         Command::Umount(args) => control::umount(&cli.global, args),

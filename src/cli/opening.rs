@@ -87,6 +87,8 @@ pub struct OpenRepository {
     pub state: Option<LocalState>,
     /// Looks for what other devices write while the file system is open.
     pub follower: Follower,
+    /// The heads, registers and strays that the folder held.
+    pub repository: Repository,
     /// Something that is known of is not here, or cannot be used: what is read is
     /// not all there is.
     is_partial: bool,
@@ -312,7 +314,7 @@ impl ScannedRepository {
                 )),
             }
         }
-        let Self { state, mut notices, .. } = self;
+        let Self { state, mut notices, repository, .. } = self;
         notices.append(&mut told);
         if replayed > 0 {
             notices.push(format!(
@@ -322,7 +324,7 @@ impl ScannedRepository {
         let heads = fs.volume().heads();
         let is_partial = !heads.behind.is_empty() || !heads.unusable.is_empty();
         let follower = Follower::new(&options);
-        Ok(OpenRepository { fs, notices, state, follower, is_partial })
+        Ok(OpenRepository { fs, notices, state, follower, repository, is_partial })
     }
 
     /// Opens the volume of a file system once more, after it published what its journal held.

@@ -1,16 +1,17 @@
-//! `amberfs snapshots`: the states of the past.
+//! `amberfs snapshots` and `amberfs diff`: the states of the past.
 
 use std::collections::HashSet;
 
 use jiff::tz::TimeZone;
 
-use super::args::{Global, SnapshotsListArgs};
+use super::args::{DiffArgs, Global, SnapshotsListArgs};
+use super::files::shown;
 use super::opening::{Wanted, find};
-use super::{Exit, Result};
+use super::{Exit, Failure, Result};
 use crate::crypto::{DeviceId, hex};
 use crate::io::{Timestamp, byte_count, local_time, output};
-use crate::sync::{Snapshot, snapshots};
-use crate::volume::named;
+use crate::sync::{Snapshot, base_at, snapshots};
+use crate::volume::{Change, ChangeKind, changes, named};
 
 /// How long the last state of each hour is listed, in seconds.
 const HOURS: i64 = 24 * 3600;
@@ -59,6 +60,69 @@ pub fn list(global: &Global, args: &SnapshotsListArgs) -> Result<Exit> {
         }
     }
     Ok(if unreadable.is_empty() { Exit::Done } else { Exit::Partial })
+}
+
+/// Runs `amberfs diff`: lists the paths that changed from one time to another.
+pub fn diff(global: &Global, args: &DiffArgs) -> Result<Exit> {
+    if args.to.is_some_and(|to| to < args.from) {
+        return Err(Failure::new(Exit::Usage, "the second time is before the first one"));
+    }
+    let scanned = find(&args.repo)?.obtain_key(global)?.read_state(global).scan()?;
+    let wanted = Wanted { until: args.to, ..Wanted::default() };
+    let opened = scanned.open(global, &wanted)?;
+    opened.print_notices();
+    opened.refuse_less(global)?;
+    let volume = opened.fs.volume();
+    let before = base_at(volume, &opened.repository, args.from)?;
+    let found = changes(&volume.tree_at(before.namespace.shown), &volume.tree())?;
+    for change in &found {
+        if global.json {
+            output::object(&change_object(change))?;
+        } else {
+            say!("{}", change_line(change))?;
+        }
+    }
+    if found.is_empty() && !global.json && !global.quiet {
+        say!("nothing changed")?;
+    }
+    Ok(opened.exit(Exit::Done))
+}
+
+fn word(kind: ChangeKind) -> &'static str {
+    match kind {
+        ChangeKind::Added => "added",
+        ChangeKind::Removed => "removed",
+        ChangeKind::Renamed => "renamed",
+        ChangeKind::Content => "changed",
+        ChangeKind::Attributes => "attributes",
+    }
+}
+
+fn change_object(change: &Change) -> serde_json::Value {
+    let text = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
+    serde_json::json!({
+        "message_type": "difference",
+        "kind": word(change.kind),
+        "path": text(&change.path),
+        "from": change.from.as_deref().map(text),
+        "size_before": change.size_before,
+        "size_after": change.size_after,
+    })
+}
+
+fn change_line(change: &Change) -> String {
+    let path = match &change.from {
+        Some(from) => format!("{} -> {}", shown(from), shown(&change.path)),
+        None => shown(&change.path),
+    };
+    let sizes = match (change.size_before, change.size_after) {
+        (Some(before), Some(after)) if before != after => {
+            format!("  {} -> {}", byte_count(before), byte_count(after))
+        }
+        (Some(size), None) | (None, Some(size)) => format!("  {}", byte_count(size)),
+        _ => String::new(),
+    };
+    format!("{:<10}  {path}{sizes}", word(change.kind))
 }
 
 /// The hour, day or month, in the zone of this machine, in which a state is one of many: year, month

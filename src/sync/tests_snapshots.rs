@@ -1,5 +1,7 @@
 //! States of the past are shown as they were.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::Snapshot;
@@ -7,7 +9,7 @@ use crate::io::Timestamp;
 use crate::merge::tests_devices::Device;
 use crate::merge::tests_histories::{Act, DIRS, acts, factor, play};
 use crate::merge::tests_maps::Listing;
-use crate::volume::VolumeError;
+use crate::volume::{Change, ChangeKind, VolumeError, changes};
 
 fn seen_at(device: &Device, until: Timestamp) -> Listing {
     device.read_at(Some(until)).unwrap_or_else(|error| panic!("{error}")).seen()
@@ -102,6 +104,42 @@ fn states_that_cannot_be_used_are_told_unless_they_are_later() {
     assert_eq!(heads(times[0]), ("one".into(), 1, 0), "local state knows of newer ones");
 }
 
+/// The files that differ between two listings, by path: those of other bytes, and those that only one
+/// has. Of a file in a directory that has another name now nothing is told.
+fn paths_that_differ(before: &Listing, after: &Listing) -> BTreeSet<String> {
+    let all = before.keys().chain(after.keys());
+    let file = |listing: &Listing, path: &str| {
+        listing.get(path).filter(|line| !line.is_dir).map(|line| line.bytes.clone())
+    };
+    all.filter(|path| file(before, path) != file(after, path)).cloned().collect()
+}
+
+/// The same, as it is told: what was renamed takes what lies below it along.
+fn paths_changed(device: &Device, from: Timestamp, to: Timestamp) -> BTreeSet<String> {
+    let read = device.read_at(Some(to)).unwrap();
+    let past = device.read_at(Some(from)).unwrap().seen();
+    let before = read.base_at(from).unwrap();
+    let found = changes(&read.volume().tree_at(before.namespace.shown), &read.volume().tree());
+    let text = |path: &[u8]| String::from_utf8(path.to_vec()).unwrap();
+    let mut now = past.clone();
+    let found = found.unwrap();
+    let seen = read.seen();
+    for change in &found {
+        let old = text(change.from.as_ref().unwrap_or(&change.path));
+        if matches!(change.kind, ChangeKind::Renamed | ChangeKind::Removed) {
+            let below = format!("{old}/");
+            now.retain(|path, _| *path != old && !path.starts_with(&below));
+        }
+    }
+    for change in found.iter().filter(|change| change.kind != ChangeKind::Removed) {
+        let new = text(&change.path);
+        let below = format!("{new}/");
+        let taken = seen.iter().filter(|(path, _)| **path == new || path.starts_with(&below));
+        now.extend(taken.map(|(path, line)| (path.clone(), line.clone())));
+    }
+    paths_that_differ(&past, &now)
+}
+
 /// What happens to a repository that somebody watches.
 #[derive(Clone, Debug)]
 enum Step {
@@ -155,9 +193,65 @@ proptest! {
             watch.tick();
             shown.push((watch.now(), watch.read_at(None).unwrap().seen()));
         }
-        for (time, seen) in shown {
-            let past = seen_at(&watch, time);
-            prop_assert!(past == seen, "at {time:?} it shows {past:#?}, and it was {seen:#?}");
+        for (time, seen) in &shown {
+            let past = seen_at(&watch, *time);
+            prop_assert!(past == *seen, "at {time:?} it shows {past:#?}, and it was {seen:#?}");
+        }
+        let ends = [&shown[0], &shown[shown.len() / 2], &shown[shown.len() - 1]];
+        for (one, other) in [(0, 1), (1, 2), (0, 2)] {
+            let told = paths_changed(&watch, ends[one].0, ends[other].0);
+            prop_assert_eq!(told, paths_that_differ(&ends[one].1, &ends[other].1));
         }
     }
+}
+
+/// The paths that changed from what was published at one time to what was at another, in words.
+fn changed(device: &Device, from: Timestamp, to: Timestamp) -> Vec<String> {
+    let read = device.read_at(Some(to)).unwrap();
+    let before = read.base_at(from).unwrap();
+    let found = changes(&read.volume().tree_at(before.namespace.shown), &read.volume().tree());
+    let text = |path: Vec<u8>| String::from_utf8(path).unwrap();
+    let words = |change: Change| {
+        let from = change.from.map(|from| format!("{} ", text(from))).unwrap_or_default();
+        let sizes = (change.size_before, change.size_after);
+        format!("{:?} {from}{} {sizes:?}", change.kind, text(change.path))
+    };
+    found.unwrap().into_iter().map(words).collect()
+}
+
+#[test]
+fn what_changed_between_two_times_is_told_by_path() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.mkdir("D") && laptop.mkdir("D/E") && laptop.mkdir("F"));
+    for path in ["D/E/kept", "D/moved", "saved", "edited", "chmod", "gone", "F/gone", "label"] {
+        assert!(laptop.write(path, path));
+    }
+    let first = published(&laptop).0;
+    assert!(laptop.rename("D/moved", "moved") && laptop.rename("D", "d"));
+    assert!(laptop.write("t", "saved anew") && laptop.rename("t", "saved"));
+    assert!(laptop.append("edited", "+") && laptop.chmod("chmod", 0o600));
+    assert!(laptop.unlink("gone") && laptop.unlink("F/gone") && laptop.rmdir("F"));
+    assert!(laptop.write("new", &"n".repeat(3000)) && laptop.set_xattr("label", "x"));
+    assert!(laptop.link("new", "d/link"));
+    let second = published(&laptop).0;
+    let there = [
+        "Attributes chmod (Some(5), Some(5))",
+        "Renamed D d (None, None)",
+        "Added d/link (None, Some(3000))",
+        "Content edited (Some(6), Some(7))",
+        "Removed F (None, None)",
+        "Removed F/gone (Some(6), None)",
+        "Removed gone (Some(4), None)",
+        "Attributes label (Some(5), Some(5))",
+        "Renamed D/moved moved (Some(7), Some(7))",
+        "Added new (None, Some(3000))",
+        "Content saved (Some(5), Some(10))",
+    ];
+    let mut found = changed(&laptop, first, second);
+    let mut there: Vec<String> = there.map(str::to_owned).to_vec();
+    found.sort();
+    there.sort();
+    assert_eq!(found, there);
+    assert_eq!(changed(&laptop, second, second), Vec::<String>::new());
+    assert_eq!(changed(&laptop, first, first), Vec::<String>::new());
 }

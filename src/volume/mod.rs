@@ -3,6 +3,7 @@
 //! Invariant: a commit refers only to objects that are durable in REPO; local
 //! state never claims a head that is not.
 
+mod changes;
 mod check;
 mod chunker;
 pub mod content;
@@ -53,6 +54,8 @@ use crate::merge::{ConflictFile, FoundConflict, Scope};
 pub use crate::store::StoreError;
 use crate::store::{Context, Result, Store};
 use crate::tree::Root;
+pub(crate) use changes::changes;
+pub use changes::{Change, ChangeKind};
 pub(crate) use check::{check, check_names};
 pub use error::VolumeError;
 pub(crate) use findings::{Findings, Worst};

@@ -100,3 +100,24 @@ fn a_mount_of_the_past_shows_nothing_that_came_later() {
     mount.unmount(&world);
     assert_eq!(list(&world).len(), 4, "the empty one of init, and three");
 }
+
+#[test]
+fn what_changed_is_told_by_path() {
+    let (world, times) = written(&["one", "two"]);
+    fs::write(world.path("source"), "new").unwrap();
+    world.ok(&["put", "repo", "chats/bob", "--from", "source"]);
+    let diff = |times: &[&String]| {
+        let times = times.iter().map(|time| time.as_str());
+        world.ok(&["diff", "repo"].into_iter().chain(times).collect::<Vec<_>>())
+    };
+    assert_eq!(diff(&[&times[0], &times[1]]), "changed     chats/anna\n");
+    assert_eq!(diff(&[&times[1]]), "added       chats/bob  3 B\n");
+    assert_eq!(diff(&[&times[0], &times[0]]), "nothing changed\n");
+    let lines = world.ok(&["diff", "repo", &times[0], "--json"]);
+    let found: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kinds: Vec<_> = found.iter().map(|change| change["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["changed", "added"]);
+    assert_eq!((&found[0]["size_before"], &found[1]["path"]), (&3.into(), &"chats/bob".into()));
+    let said = world.fails(&["diff", "repo", &times[1], &times[0]], 2);
+    assert!(said.contains("the second time is before the first one"), "{said}");
+}
