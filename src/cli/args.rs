@@ -103,6 +103,8 @@ pub enum Command {
     Snapshots(SnapshotsCommand),
     /// What changed from one time to another
     Diff(DiffArgs),
+    /// Bring files back as they were
+    Restore(RestoreArgs),
     /// Look for damage
     Check(CheckArgs),
     /// Show the decrypted files at a mountpoint
@@ -341,6 +343,19 @@ pub struct AtArgs {
     /// '3 days ago'; a day alone means its end
     #[arg(long, value_name = "WHEN", value_parser = super::when::parse)]
     pub at: Option<Timestamp>,
+}
+
+/// Arguments of `restore`.
+#[derive(Args, Debug)]
+pub struct RestoreArgs {
+    /// The repository
+    pub repo: PathBuf,
+    /// Paths in the repository: files, or folders with all that was in them; / for everything
+    #[arg(required = true)]
+    pub paths: Vec<String>,
+    /// As they were then, such as yesterday or '2026-11-28 14:00'
+    #[arg(long, value_name = "WHEN", value_parser = super::when::parse)]
+    pub at: Timestamp,
 }
 
 /// Arguments of `diff`.

@@ -146,6 +146,7 @@ fn written(command: &Command) -> Option<&std::path::Path> {
         Command::Init(args) => Some(&args.repo),
         Command::Put(args) => Some(&args.repo),
         Command::Conflicts(ConflictsCommand::Keep(args)) => Some(&args.repo),
+        Command::Restore(args) => Some(&args.repo),
         Command::Mount(args) => Some(&args.repo),
         Command::Check(args) if args.repair => Some(&args.repo),
         Command::Passwd(args) | Command::Vault(VaultCommand::Add(args)) => Some(&args.repo),
@@ -177,6 +178,7 @@ fn run(cli: &Cli) -> Result<Exit> {
         Command::Conflicts(ConflictsCommand::List(args)) => files::conflicts(&cli.global, args),
         Command::Conflicts(ConflictsCommand::Keep(args)) => files::keep(&cli.global, args),
         Command::Snapshots(SnapshotsCommand::List(args)) => snapshots::list(&cli.global, args),
+        Command::Restore(args) => files::restore(&cli.global, args),
         Command::Diff(args) => snapshots::diff(&cli.global, args),
         Command::Mount(args) => mount::run(&cli.global, args)
             .map_err(|failure| control::add_users(&cli.global, failure, &args.repo)),

@@ -11,6 +11,7 @@
 mod apply;
 mod attr;
 mod blocks;
+mod bring_back;
 mod checkpoint;
 mod data;
 mod dir;

@@ -244,26 +244,12 @@ impl Fs {
                 continue;
             }
             let Some(path) = tree.path_of(before)? else { continue };
-            let Some(after) = self.resolve(other, &path)? else { continue };
+            let Some(after) = resolve(other, &path)? else { continue };
             if is_directory(other, after)? {
                 found.push(ReplacedDirectory { before, after, names: other.names_of(after)? });
             }
         }
         Ok(found)
-    }
-
-    fn resolve(
-        &self,
-        tree: &Tree<'_>,
-        path: &[Vec<u8>],
-    ) -> std::result::Result<Option<Ino>, StoreError> {
-        let mut at = ROOT;
-        for name in path {
-            let key = Key::Entry(at, self.volume.name_hash(name), name.clone());
-            let Some(Value::Entry(ino, _)) = tree.get(&key)? else { return Ok(None) };
-            at = ino;
-        }
-        Ok(Some(at))
     }
 
     /// What the kernel knows as a directory is the one that took its place from here on, so that
@@ -370,6 +356,15 @@ impl Fs {
         let used = |ino: &&Ino| state.files.get(ino).is_some_and(is_used);
         inodes.iter().filter(used).copied().collect()
     }
+}
+
+fn resolve(tree: &Tree<'_>, path: &[Vec<u8>]) -> std::result::Result<Option<Ino>, StoreError> {
+    let mut at = ROOT;
+    for name in path {
+        let Some(ino) = tree.lookup(at, name)? else { return Ok(None) };
+        at = ino;
+    }
+    Ok(Some(at))
 }
 
 fn is_directory(tree: &Tree<'_>, ino: Ino) -> std::result::Result<bool, StoreError> {

@@ -5,6 +5,9 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::Snapshot;
+use super::tests_identity::{text, write_in_pieces};
+use crate::format::namespace::ROOT;
+use crate::fs::FsError;
 use crate::io::Timestamp;
 use crate::merge::tests_devices::Device;
 use crate::merge::tests_histories::{Act, DIRS, acts, factor, play};
@@ -140,6 +143,44 @@ fn paths_changed(device: &Device, from: Timestamp, to: Timestamp) -> BTreeSet<St
     paths_that_differ(&past, &now)
 }
 
+/// A file of the past has its content, attributes and times again, after a kill and on other devices too,
+/// and nothing of it was stored once more.
+#[test]
+fn a_file_is_brought_back_by_its_record() {
+    let laptop = Device::first("LAPTOP");
+    let large = text(3 << 20);
+    assert!(laptop.mkdir("D") && write_in_pieces(&laptop, "D/large", &large));
+    assert!(laptop.set_xattr("D/large", "label") && laptop.chmod("D/large", 0o640));
+    assert!(laptop.write("D/small", "small"));
+    let (then, seen) = published(&laptop);
+    assert!(laptop.unlink("D/large") && laptop.unlink("D/small") && laptop.rmdir("D"));
+    published(&laptop);
+    let objects = laptop.objects_written();
+    {
+        let past = laptop.base_at(then).unwrap();
+        let tree = laptop.volume().tree_at(past.namespace.shown);
+        let of = tree.lookup(ROOT, b"D").unwrap().unwrap();
+        let dir = laptop.fs().bring_back(&tree, of, (ROOT, b"D")).unwrap().ino;
+        for name in [&b"large"[..], b"small"] {
+            let of = tree.lookup(of, name).unwrap().unwrap();
+            let attr = laptop.fs().bring_back(&tree, of, (dir, name)).unwrap();
+            let again = laptop.fs().bring_back(&tree, of, (dir, name));
+            assert_eq!(again.unwrap_err(), FsError::Exists);
+            assert!(attr.mtime < laptop.now(), "it has the time of then");
+        }
+        assert_eq!(laptop.seen(), seen);
+    }
+    // The journal brings it back after a kill.
+    let laptop = laptop.end().mount(20);
+    assert_eq!(laptop.seen(), seen);
+    laptop.checkpoint();
+    assert_eq!(laptop.objects_written(), objects);
+    let phone = laptop.another("PHONE", 21);
+    assert_eq!(phone.seen(), seen);
+    assert!(phone.append("D/large", "+"));
+    assert_eq!(phone.read("D/large").len(), large.len() + 1);
+}
+
 /// What happens to a repository that somebody watches.
 #[derive(Clone, Debug)]
 enum Step {
@@ -210,11 +251,11 @@ fn changed(device: &Device, from: Timestamp, to: Timestamp) -> Vec<String> {
     let read = device.read_at(Some(to)).unwrap();
     let before = read.base_at(from).unwrap();
     let found = changes(&read.volume().tree_at(before.namespace.shown), &read.volume().tree());
-    let text = |path: Vec<u8>| String::from_utf8(path).unwrap();
+    let utf8 = |path: Vec<u8>| String::from_utf8(path).unwrap();
     let words = |change: Change| {
-        let from = change.from.map(|from| format!("{} ", text(from))).unwrap_or_default();
+        let from = change.from.map(|from| format!("{} ", utf8(from))).unwrap_or_default();
         let sizes = (change.size_before, change.size_after);
-        format!("{:?} {from}{} {sizes:?}", change.kind, text(change.path))
+        format!("{:?} {from}{} {sizes:?}", change.kind, utf8(change.path))
     };
     found.unwrap().into_iter().map(words).collect()
 }

@@ -74,6 +74,15 @@ impl<'a> Tree<'a> {
         Ok(names)
     }
 
+    /// What has a name in a directory.
+    pub fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Option<Ino>> {
+        let hash = self.store.context().ids.name_hash(name);
+        Ok(match self.get(&Key::Entry(dir, hash, name.to_vec()))? {
+            Some(Value::Entry(ino, _)) => Some(ino),
+            _ => None,
+        })
+    }
+
     /// The names that lead from the root to a directory; none if there are none.
     pub fn path_of(&self, dir: Ino) -> Result<Option<Vec<Vec<u8>>>> {
         let (mut path, mut at) = (Vec::new(), dir);

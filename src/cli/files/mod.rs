@@ -1,4 +1,4 @@
-//! `put`, `ls`, `cat`, `extract` and `conflicts`: without FUSE.
+//! `put`, `ls`, `cat`, `extract`, `restore` and `conflicts`: without FUSE.
 //!
 //! Invariant: a file that could not be copied as it is was named, and the
 //! command ends with an error or with [`Exit::Partial`].
@@ -10,6 +10,7 @@ mod extract;
 mod keep;
 mod list;
 mod put;
+mod restore;
 mod source;
 
 use std::collections::HashSet;
@@ -28,6 +29,7 @@ pub use extract::extract;
 pub use keep::keep;
 pub use list::{cat, ls};
 pub use put::put;
+pub use restore::restore;
 
 /// Bytes read or written at once.
 const PIECE: usize = 1 << 20;

@@ -35,6 +35,7 @@ use crate::format::namespace::ROOT;
 use crate::fs::{Caller, FsError, Operations};
 use crate::io::output;
 use placing::in_the_way;
+pub(super) use placing::{sweep, temporary};
 
 /// Runs `amberfs put`: copies files into a repository.
 pub fn put(global: &Global, args: &PutArgs) -> Result<Exit> {
@@ -153,7 +154,7 @@ impl Putter<'_> {
         }
         match (source, last) {
             (Source::Stdin, Some(name)) => {
-                self.sweep(dir)?;
+                sweep(self.fs, dir)?;
                 // As if it were written into what is there.
                 let mode = match find(self.fs, dir, name) {
                     Ok(attr) if attr.mode & TYPE == FILE => attr.mode & 0o777,
@@ -176,7 +177,7 @@ impl Putter<'_> {
                 self.tree(source, folder, target, target != ROOT)
             }
             (Source::File(source, file), Some(name)) => {
-                self.sweep(dir)?;
+                sweep(self.fs, dir)?;
                 self.leaf(source, &file, || beneath::read(source), dir, name)
                     .map_err(|error| error.of(&shown_path(source)))
             }
@@ -278,7 +279,7 @@ impl Putter<'_> {
         }
         let ino = match find(self.fs, dir, name) {
             Ok(attr) if attr.mode & TYPE == DIR => {
-                self.sweep(attr.ino)?;
+                sweep(self.fs, attr.ino)?;
                 attr.ino
             }
             Ok(attr) => return Err(in_the_way(&attr)),

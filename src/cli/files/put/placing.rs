@@ -7,26 +7,10 @@ use std::path::Path;
 use super::super::{DIR, FILE, LINK, SOCKET, TYPE, find};
 use super::{Put, Putter, Trouble, left};
 use crate::crypto::{hex, unhex};
-use crate::fs::{Attr, FsError, RenameMode};
+use crate::fs::{Attr, FsError, Operations, RenameMode};
 use crate::io::{Random, SystemRandom};
 
 impl Putter<'_> {
-    /// Removes what a `put` that was killed had not finished in this folder.
-    /// Nobody else is at it: local state is locked.
-    pub(super) fn sweep(&self, dir: u64) -> Put<()> {
-        let mut old = Vec::new();
-        self.fs.readdir(dir, 0, false, &mut |entry| {
-            if is_temporary(&entry.name) && entry.attr.mode & TYPE != DIR {
-                old.push(entry.name.clone());
-            }
-            true
-        })?;
-        for name in old {
-            self.fs.unlink(dir, &name)?;
-        }
-        Ok(())
-    }
-
     /// Makes something under a name of its own, lets `fill` make it whole, and
     /// puts it where it belongs.
     pub(super) fn fresh(
@@ -116,10 +100,26 @@ pub(super) fn in_the_way(attr: &Attr) -> Trouble {
     })
 }
 
+/// Removes what a command that was killed had not finished in this folder.
+/// Nobody else is at it: local state is locked.
+pub(in super::super) fn sweep(fs: &dyn Operations, dir: u64) -> std::result::Result<(), FsError> {
+    let mut old = Vec::new();
+    fs.readdir(dir, 0, false, &mut |entry| {
+        if is_temporary(&entry.name) && entry.attr.mode & TYPE != DIR {
+            old.push(entry.name.clone());
+        }
+        true
+    })?;
+    for name in old {
+        fs.unlink(dir, &name)?;
+    }
+    Ok(())
+}
+
 const TEMPORARY: &[u8] = b".amberfs-put-";
 
 /// A name that nothing has.
-fn temporary() -> Vec<u8> {
+pub(in super::super) fn temporary() -> Vec<u8> {
     let mut random = [0; 8];
     SystemRandom.fill(&mut random);
     [TEMPORARY, hex(&random).as_bytes()].concat()

@@ -1,0 +1,268 @@
+//! `restore`: brings files of the past back into the present.
+//!
+//! Invariant: a file is brought back under a name of its own, and then takes the place of what has
+//! its name. No byte of it is read: its content is in the repository.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+use super::super::args::{Global, RestoreArgs};
+use super::super::opening::{Access, OpenRepository, open};
+use super::super::{Exit, Failure, Result};
+use super::put::{sweep, temporary};
+use super::{DIR, LeftOut, TYPE, find, names, of, shown, with_cause};
+use crate::format::namespace::{Ino, Inode, Key, ROOT, Value};
+use crate::fs::{Fs, FsError, Operations, RenameMode, SetAttr, TimeSet};
+use crate::io::{Timestamp, local_time, output};
+use crate::sync::base_at;
+use crate::volume::Tree;
+
+/// Runs `amberfs restore`: brings files back as they were at a time.
+pub fn restore(global: &Global, args: &RestoreArgs) -> Result<Exit> {
+    let parsed = args.paths.iter().map(|path| names(path)).collect::<Result<Vec<_>>>()?;
+    let opened = open(global, &args.repo, Access::Write).map_err(in_a_mount)?;
+    let fs = &opened.fs;
+    // What a crash left in the journal counts too.
+    publish(&opened)?;
+    let past = base_at(fs.volume(), &opened.repository, args.at)?;
+    let present = fs.volume().base();
+    let mut restorer = Restorer {
+        fs,
+        past: fs.volume().tree_at(past.namespace.shown),
+        present: fs.volume().tree_at(present.namespace.shown),
+        made: HashMap::new(),
+        times: Vec::new(),
+        brought: 0,
+        same: 0,
+        left_out: LeftOut::default(),
+    };
+    let done = restorer.all(&args.paths, &parsed);
+    done.map_err(|failure| with_cause(fs.take_cause(), failure))?;
+    restorer.set_times().map_err(|error| with_cause(fs.take_cause(), error.into()))?;
+    publish(&opened)?;
+    let Restorer { brought, same, left_out, .. } = restorer;
+    if global.json {
+        output::object(&serde_json::json!({
+            "message_type": "restored",
+            "restored": brought,
+            "same": same,
+            "left_out": left_out.count,
+            "time": past.commit.time.secs,
+        }))?;
+    } else if !global.quiet || left_out.count > 0 {
+        let rest = match left_out.count {
+            0 => String::new(),
+            count => format!("; {count} left out"),
+        };
+        note!(
+            "{brought} files and folders as of {}, all in the repository folder; {same} were as \
+             they are{rest}",
+            local_time(past.commit.time.secs)
+        );
+    }
+    Ok(opened.exit(left_out.exit()))
+}
+
+fn publish(opened: &OpenRepository) -> Result<()> {
+    let fs = &opened.fs;
+    fs.checkpoint().map(drop).map_err(|error| with_cause(fs.take_cause(), error.into()))
+}
+
+/// What to do where a mount has the repository.
+fn in_a_mount(failure: Failure) -> Failure {
+    if failure.code != Exit::InUse {
+        return failure;
+    }
+    failure.hint(
+        "beside the mount, amberfs mount -o snapshot=WHEN shows the past, to copy from; or \
+         amberfs extract --at WHEN",
+    )
+}
+
+/// A file or folder of the past, and where it is to be.
+struct Item {
+    ino: Ino,
+    /// A directory of the present.
+    dir: Ino,
+    path: Vec<Vec<u8>>,
+}
+
+struct Restorer<'a> {
+    fs: &'a Fs,
+    past: Tree<'a>,
+    /// As it was when the command began.
+    present: Tree<'a>,
+    /// Files with several names that were brought back: the number of the past and that of now.
+    made: HashMap<Ino, Ino>,
+    /// Directories that were made, and when they were changed last.
+    times: Vec<(Ino, Timestamp)>,
+    brought: u64,
+    same: u64,
+    left_out: LeftOut,
+}
+
+impl Restorer<'_> {
+    /// Brings back all these paths. One that was not there is named and left out; an error if none
+    /// was.
+    fn all(&mut self, paths: &[String], parsed: &[Vec<&str>]) -> Result<()> {
+        let (mut there, mut failures) = (Vec::new(), Vec::new());
+        for (path, names) in paths.iter().zip(parsed) {
+            let found = names.iter().try_fold(ROOT, |dir, name| self.child(dir, name.as_bytes()));
+            match found {
+                Ok(_) => there.push((path, names)),
+                Err(failure) => failures.push(of(&shown(path.as_bytes()), failure)),
+            }
+        }
+        let last = if there.is_empty() { failures.pop() } else { None };
+        for failure in &failures {
+            self.left_out.report(failure);
+        }
+        for (path, names) in there {
+            self.path(names).map_err(|failure| of(&shown(path.as_bytes()), failure))?;
+        }
+        last.map_or(Ok(()), Err)
+    }
+
+    /// Brings back what had this path, and the directories above that are gone.
+    fn path(&mut self, names: &[&str]) -> Result<()> {
+        let (mut ino, mut dir) = (ROOT, ROOT);
+        let mut path: Vec<Vec<u8>> = Vec::new();
+        let Some((last, above)) = names.split_last() else { return self.below(ROOT, ROOT, &path) };
+        for name in above {
+            path.push(name.as_bytes().to_vec());
+            ino = self.child(ino, name.as_bytes())?;
+            dir = self.folder(&Item { ino, dir, path: path.clone() })?;
+        }
+        path.push(last.as_bytes().to_vec());
+        let ino = self.child(ino, last.as_bytes())?;
+        self.below_and(Item { ino, dir, path })
+    }
+
+    /// What had a name in a directory of the past.
+    fn child(&self, dir: Ino, name: &[u8]) -> Result<Ino> {
+        let found = self.past.lookup(dir, name)?;
+        found.ok_or_else(|| Failure::new(Exit::Other, "it was not there at that time"))
+    }
+
+    fn inode(tree: &Tree<'_>, ino: Ino) -> Result<Option<Box<Inode>>> {
+        Ok(match tree.get(&Key::Inode(ino))? {
+            Some(Value::Inode(inode)) => Some(inode),
+            _ => None,
+        })
+    }
+
+    /// Brings something back, and all below it. Without recursion, since it is as deep as somebody
+    /// made it.
+    fn below_and(&mut self, first: Item) -> Result<()> {
+        let mut ahead = vec![first];
+        while let Some(item) = ahead.pop() {
+            let is_dir = Self::inode(&self.past, item.ino)?.is_some_and(|inode| inode.is_dir());
+            let done = if is_dir {
+                self.folder(&item).and_then(|dir| {
+                    ahead.extend(self.children(item.ino, dir, &item.path)?);
+                    Ok(())
+                })
+            } else {
+                self.leaf(&item)
+            };
+            if let Err(failure) = done {
+                if failure.code != Exit::Other {
+                    return Err(failure);
+                }
+                self.left_out.report(&of(&shown(&item.path.join(&b'/')), failure));
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings back what was in a directory.
+    fn below(&mut self, ino: Ino, dir: Ino, path: &[Vec<u8>]) -> Result<()> {
+        for item in self.children(ino, dir, path)? {
+            self.below_and(item)?;
+        }
+        Ok(())
+    }
+
+    fn children(&self, of: Ino, dir: Ino, path: &[Vec<u8>]) -> Result<Vec<Item>> {
+        let mut found = Vec::new();
+        self.past.scan(&Key::entries_from(of, 0), &mut |key, value| match (key, value) {
+            (Key::Entry(at, _, name), Value::Entry(ino, _)) if at == of => {
+                found.push(Item { ino, dir, path: [path, &[name]].concat() });
+                ControlFlow::Continue(())
+            }
+            _ => ControlFlow::Break(()),
+        })?;
+        Ok(found)
+    }
+
+    /// The directory of the present at this path; it is made as it was if it is gone.
+    fn folder(&mut self, item: &Item) -> Result<Ino> {
+        let name = item.path.last().expect("the root is never made");
+        match find(self.fs, item.dir, name) {
+            Ok(attr) if attr.mode & TYPE == DIR => {
+                sweep(self.fs, attr.ino)?;
+                Ok(attr.ino)
+            }
+            Ok(_) => {
+                Err(Failure::new(Exit::Other, "something that is no folder has this name now"))
+            }
+            Err(FsError::NotFound) => {
+                let attr = self.fs.bring_back(&self.past, item.ino, (item.dir, name))?;
+                self.brought += 1;
+                self.times.push((attr.ino, attr.mtime));
+                Ok(attr.ino)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn leaf(&mut self, item: &Item) -> Result<()> {
+        let name = item.path.last().expect("the root is a folder");
+        match find(self.fs, item.dir, name) {
+            Ok(attr) if attr.mode & TYPE == DIR => {
+                return Err(Failure::new(Exit::Other, "a folder has this name now"));
+            }
+            Ok(attr) if self.is_same(item.ino, attr.ino)? => {
+                self.same += 1;
+                return Ok(());
+            }
+            Ok(_) | Err(FsError::NotFound) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let temporary = temporary();
+        if let Some(made) = self.made.get(&item.ino) {
+            let attr = self.fs.link(*made, item.dir, &temporary)?;
+            self.fs.forget(attr.ino, 1);
+        } else {
+            let attr = self.fs.bring_back(&self.past, item.ino, (item.dir, &temporary))?;
+            self.made.insert(item.ino, attr.ino);
+        }
+        let placed = self.fs.rename((item.dir, &temporary), (item.dir, name), RenameMode::Replace);
+        if placed.is_err() {
+            // Why it failed is told; this cannot fail for another reason.
+            let _ = self.fs.unlink(item.dir, &temporary);
+        }
+        placed?;
+        self.brought += 1;
+        Ok(())
+    }
+
+    /// Whether a file is as it was: content, attributes and time.
+    fn is_same(&self, before: Ino, now: Ino) -> Result<bool> {
+        let (before, now) = (Self::inode(&self.past, before)?, Self::inode(&self.present, now)?);
+        let of = |inode: &Inode| {
+            let content = (inode.mode, inode.size, inode.content, inode.inline.clone());
+            (content, inode.uid, inode.gid, inode.rdev, inode.mtime)
+        };
+        Ok(matches!((before, now), (Some(before), Some(now)) if of(&before) == of(&now)))
+    }
+
+    /// Directories have the times of then, although files were put into them.
+    fn set_times(&self) -> std::result::Result<(), FsError> {
+        for (dir, time) in self.times.iter().rev() {
+            let mtime = Some(TimeSet::At(*time));
+            self.fs.setattr(*dir, &SetAttr { mtime, ..SetAttr::default() })?;
+        }
+        Ok(())
+    }
+}
