@@ -37,12 +37,9 @@ fn moment(text: &str, now: &ZonedDateTime) -> Option<ZonedDateTime> {
         return if span.is_negative() { None } else { now.checked_sub(span).ok() };
     }
     let lower = lower.strip_prefix("last ").unwrap_or(&lower).trim();
-    let (first, rest) = lower.split_once([' ', 't']).unwrap_or((lower, ""));
-    if let Some(day) = day(first, now) {
-        return on(day, rest.trim(), now);
-    }
-    // A day's name has a t in it.
-    let (first, rest) = lower.split_once(' ').unwrap_or((lower, ""));
+    // 2026-11-28T14:00, as ISO 8601 has it.
+    let at_t = lower.split_once('t').filter(|(date, _)| date.len() == "2026-11-28".len());
+    let (first, rest) = at_t.or_else(|| lower.split_once(' ')).unwrap_or((lower, ""));
     match day(first, now) {
         Some(day) => on(day, rest.trim(), now),
         None if lower.is_empty() => None,
