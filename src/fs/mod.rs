@@ -348,4 +348,6 @@ mod tests_queue;
 #[cfg(test)]
 mod tests_repair;
 #[cfg(test)]
+mod tests_times;
+#[cfg(test)]
 mod tests_versions;
