@@ -1,9 +1,9 @@
 //! A REPO that hangs, as a network folder does whose server is gone.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -64,6 +64,28 @@ fn within_limit<T>(what: &str, work: impl FnOnce() -> T) -> T {
     result
 }
 
+/// Has the pages of a file stay in the kernel's cache until the process ends, with mlock(2). A machine that
+/// is short of memory, or gives idle memory back, drops others, and to read these the mount needs REPO.
+fn keep_cached(path: &Path) -> Child {
+    const PROGRAM: &str = r"
+import ctypes, os, sys
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+file = os.open(sys.argv[1], os.O_RDONLY)
+size = ctypes.c_size_t(os.fstat(file).st_size)
+at = ctypes.c_void_p(libc.mmap(None, size, 1, 1, file, ctypes.c_long(0)))
+print(libc.mlock(at, size), flush=True)
+sys.stdin.read()
+";
+    let mut keeper = Command::new("python3");
+    let keeper = keeper.args(["-B", "-c", PROGRAM]).arg(path);
+    let mut keeper = keeper.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("starts");
+    let mut said = [0; 2];
+    keeper.stdout.as_mut().expect("is a pipe").read_exact(&mut said).expect("reads");
+    assert_eq!(&said, b"0\n", "the pages cannot be locked");
+    keeper
+}
+
 #[test]
 fn a_hung_repository_keeps_nobody_waiting_who_does_not_need_it() {
     if !has_fuse("hung") {
@@ -78,6 +100,7 @@ fn a_hung_repository_keeps_nobody_waiting_who_does_not_need_it() {
     let path = |name: &str| world.path(&format!("mnt/{name}"));
     fs::write(path("early"), noise(100_000, 1)).expect("writes");
     world.ok(&["sync", "mnt"]);
+    let mut keeper = keep_cached(&path("early"));
 
     elsewhere.hang(true);
     within_limit("small file and fsync", || {
@@ -94,8 +117,6 @@ fn a_hung_repository_keeps_nobody_waiting_who_does_not_need_it() {
         .expect("starts");
     let waiting = world.path("mnt/big");
     wait_for("the copy to fill memory", Duration::from_secs(120), || {
-        // In the kernel's cache: a read behind 16 writes that wait would wait with them.
-        let _ = fs::read(path("early"));
         let before = fs::metadata(&waiting).map_or(0, |file| file.len());
         std::thread::sleep(Duration::from_secs(2));
         before > 0 && fs::metadata(&waiting).is_ok_and(|file| file.len() == before)
@@ -112,6 +133,8 @@ fn a_hung_repository_keeps_nobody_waiting_who_does_not_need_it() {
     let stopped = Instant::now();
     wait_for("the name to be cleared", Duration::from_secs(15), || !is_mounted(&world.path("mnt")));
     eprintln!("cleared after {:?}", stopped.elapsed());
+    keeper.kill().expect("ends");
+    keeper.wait().expect("ends");
     elsewhere.hang(false);
     assert!(mount.ended_well(), "{}", world.log());
     // It was either told that it failed, or all of it is there.
