@@ -210,15 +210,11 @@ impl Service for Mounted {
         if !self.follows && self.follower.age(volume).is_some_and(|age| age < LOOK_PAUSE) {
             return false;
         }
-        let held = self.fs.held_following();
-        let has_news = self.follower.has_news(volume, held == Some(true)).unwrap_or_else(|error| {
+        let is_held = self.fs.held_following() == Some(true);
+        let has_news = self.follower.has_news(volume, is_held).unwrap_or_else(|error| {
             log::debug!("the folders of heads cannot be listed: {error}");
             false
         });
-        if has_news && held == Some(false) {
-            // It was closed just now.
-            self.fs.hold_opens();
-        }
         if self.follows || !has_news {
             return has_news;
         }

@@ -77,8 +77,10 @@ impl Fs {
     pub fn follow(&self, follower: &Follower) -> std::result::Result<Followed, VolumeError> {
         let _flushing = self.flushing_next();
         let mut heads = None;
-        let followed = self.follow_to(follower, &mut heads);
-        let followed = followed.inspect_err(|_| self.hold_of_opens.end())?;
+        // A database that was closed just now stays closed for so long.
+        let held = (self.held_following() == Some(false)).then(|| self.hold_of_opens.begin());
+        let followed = self.follow_to(follower, &mut heads)?;
+        drop(held);
         let is_busy = matches!(followed, Followed::Later(Later::Busy));
         if matches!(followed, Followed::Later(_)) {
             follower.look_again(is_busy);
@@ -91,7 +93,6 @@ impl Fs {
         if !matches!(followed, Followed::Later(Later::Database(_))) {
             self.lock().holding.clear();
         }
-        self.hold_of_opens.end();
         // What the others say is told, whether it is shown or not.
         if let Some(heads) = heads {
             self.volume.set_heads(heads);
@@ -140,12 +141,6 @@ impl Fs {
     pub fn held_following(&self) -> Option<bool> {
         let state = self.lock();
         (!state.holding.is_empty()).then(|| state.is_following_held())
-    }
-
-    /// Opening a file waits until following was tried, for a second at most: a database that was
-    /// closed just now stays closed.
-    pub fn hold_opens(&self) {
-        self.hold_of_opens.begin_until_end();
     }
 
     /// Whether something is acknowledged that no head has.

@@ -25,21 +25,9 @@ pub(super) struct Held<'a>(&'a Hold);
 impl Hold {
     /// What begins from here on waits until the result is dropped, or for [`HOLD_MAX`].
     pub(super) fn begin(&self) -> Held<'_> {
-        self.begin_until_end();
-        Held(self)
-    }
-
-    /// What begins from here on waits for [`Hold::end`], or for [`HOLD_MAX`].
-    pub(super) fn begin_until_end(&self) {
         *self.lock() = Some(Instant::now() + HOLD_MAX);
         self.is_held.store(true, Ordering::Release);
-    }
-
-    /// What waits goes on.
-    pub(super) fn end(&self) {
-        self.is_held.store(false, Ordering::Release);
-        *self.lock() = None;
-        self.ended.notify_all();
+        Held(self)
     }
 
     /// Whether somebody would wait.
@@ -70,7 +58,9 @@ impl Hold {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.0.end();
+        self.0.is_held.store(false, Ordering::Release);
+        *self.0.lock() = None;
+        self.0.ended.notify_all();
     }
 }
 
