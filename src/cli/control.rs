@@ -343,13 +343,39 @@ fn show(value: &serde_json::Value) -> std::result::Result<(), OutputError> {
     if let Some(until) = value["until"].as_i64() {
         let (inodes, bytes) = (number("inodes"), byte_count(number("bytes")));
         let newest = value["newest"]["time"].as_i64().unwrap_or_default();
-        return say!(
+        say!(
             "  as of          {}: {inodes} files and folders, {bytes}; the latest state then is \
              of {}",
             local_time(until),
             local_time(newest)
-        );
+        )?;
+    } else {
+        show_present(value)?;
     }
+    let failed = value["failed"].as_bool() == Some(true);
+    match value["trouble"].as_str() {
+        Some(why) if failed => say!("  trouble        {why}: read-only until mounted anew")?,
+        Some(why) => say!("  trouble        the last checkpoint failed: {why}")?,
+        None if failed => {
+            say!("  trouble        local state failed: read-only until mounted anew")?;
+        }
+        None => (),
+    }
+    if let Some(why) = value["following"].as_str() {
+        say!("  following      {why}")?;
+    }
+    for behind in texts(value, "behind") {
+        say!("  behind         {behind}")?;
+    }
+    for unusable in texts(value, "unusable") {
+        say!("  unusable       a newer state is here and cannot be used: {unusable}")?;
+    }
+    Ok(())
+}
+
+/// What is on this disk, in REPO and elsewhere.
+fn show_present(value: &serde_json::Value) -> std::result::Result<(), OutputError> {
+    let number = |name: &str| value[name].as_u64().unwrap_or(0);
     say!(
         "  on this disk   {} files and folders, {}; {} and {} changes wait for the next checkpoint",
         number("inodes"),
@@ -378,24 +404,6 @@ fn show(value: &serde_json::Value) -> std::result::Result<(), OutputError> {
                 )?;
             }
         }
-    }
-    let failed = value["failed"].as_bool() == Some(true);
-    match value["trouble"].as_str() {
-        Some(why) if failed => say!("  trouble        {why}: read-only until mounted anew")?,
-        Some(why) => say!("  trouble        the last checkpoint failed: {why}")?,
-        None if failed => {
-            say!("  trouble        local state failed: read-only until mounted anew")?;
-        }
-        None => (),
-    }
-    if let Some(why) = value["following"].as_str() {
-        say!("  following      {why}")?;
-    }
-    for behind in texts(value, "behind") {
-        say!("  behind         {behind}")?;
-    }
-    for unusable in texts(value, "unusable") {
-        say!("  unusable       a newer state is here and cannot be used: {unusable}")?;
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::args::Global;
+use super::files::with_cause;
 use super::place::{self, canonical, machine_name, place_of, state_folder, state_folder_if_there};
 use super::secrets::{self, Obtained};
 use super::{Exit, Failure, Result};
@@ -30,7 +31,7 @@ use crate::sync::{self, Beside, Follower, OpenOptions};
 use crate::vault::protocol::{Locator, Mark};
 use crate::volume::repository::{Repository, vault_slots};
 use crate::volume::state::State;
-use crate::volume::{Behind, Volume, VolumeError, World, journal_keys};
+use crate::volume::{Base, Behind, Unusable, Volume, VolumeError, World, journal_keys};
 
 /// Descriptors that a process needs beside those of open containers.
 const OTHER_DESCRIPTORS: u64 = 48;
@@ -404,31 +405,53 @@ impl OpenRepository {
     /// Fails if more is known than can be used here, unless the owner accepts it.
     pub fn refuse_less(&self, global: &Global) -> Result<()> {
         let heads = self.fs.volume().heads();
-        let hint = "--accept-older goes on with what is here";
-        if global.accept_older {
-            return Ok(());
+        refuse_less(global, &heads.unusable, &heads.behind)
+    }
+
+    /// What the repository showed at a time; tells which state was the latest then. Fails, as opening
+    /// does, if more is known of that time than can be used here.
+    pub fn past(&mut self, global: &Global, time: Timestamp) -> Result<Base> {
+        let past = self.follower.past(self.fs.volume(), &self.repository, time)?;
+        if let Some(notice) = &past.notice {
+            note!("amberfs: {notice}");
         }
-        match less(&heads.unusable, &heads.behind) {
-            None => Ok(()),
-            Some(Less::Behind(behind)) => Err(is_behind(behind).hint(hint)),
-            Some(Less::Unusable(head)) => {
-                let code = match &head.error {
-                    StoreError::Damaged { .. } => Exit::Damage,
-                    StoreError::Missing { .. } => Exit::NotAllHere,
-                    StoreError::UnknownEpoch { .. } => Exit::WrongSecret,
-                    StoreError::Newer { .. } => Exit::NoRepository,
-                    _ => Exit::Other,
-                };
-                let text = format!("a newer state is here and cannot be used: {}", head.error);
-                Err(Failure::new(code, text).hint(hint))
-            }
-        }
+        refuse_less(global, &past.unusable, &past.behind)?;
+        self.is_partial |= !past.behind.is_empty() || !past.unusable.is_empty();
+        Ok(past.base)
+    }
+
+    /// Publishes what is acknowledged: all of it is in REPO then.
+    pub fn publish(&self) -> Result<()> {
+        let published = self.fs.checkpoint();
+        published.map(drop).map_err(|error| with_cause(self.fs.take_cause(), error.into()))
     }
 
     /// The exit code of a command that would end with `exit`: [`Exit::Partial`] if that is
     /// success and not all that is known could be read.
     pub fn exit(&self, exit: Exit) -> Exit {
         if exit == Exit::Done && self.is_partial { Exit::Partial } else { exit }
+    }
+}
+
+fn refuse_less(global: &Global, unusable: &[Unusable], behind: &[Behind]) -> Result<()> {
+    let hint = "--accept-older goes on with what is here";
+    if global.accept_older {
+        return Ok(());
+    }
+    match less(unusable, behind) {
+        None => Ok(()),
+        Some(Less::Behind(behind)) => Err(is_behind(behind).hint(hint)),
+        Some(Less::Unusable(head)) => {
+            let code = match &head.error {
+                StoreError::Damaged { .. } => Exit::Damage,
+                StoreError::Missing { .. } => Exit::NotAllHere,
+                StoreError::UnknownEpoch { .. } => Exit::WrongSecret,
+                StoreError::Newer { .. } => Exit::NoRepository,
+                _ => Exit::Other,
+            };
+            let text = format!("a newer state is here and cannot be used: {}", head.error);
+            Err(Failure::new(code, text).hint(hint))
+        }
     }
 }
 

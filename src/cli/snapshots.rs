@@ -10,7 +10,7 @@ use super::opening::{Wanted, find};
 use super::{Exit, Failure, Result};
 use crate::crypto::{DeviceId, hex};
 use crate::io::{Timestamp, byte_count, local_time, output};
-use crate::sync::{Snapshot, base_at, snapshots};
+use crate::sync::{Snapshot, snapshots};
 use crate::volume::{Change, ChangeKind, changes, named};
 
 /// How long the last state of each hour is listed, in seconds.
@@ -21,11 +21,9 @@ const DAYS: i64 = 31 * 24 * 3600;
 /// Runs `amberfs snapshots list`: lists the states of the past, the newest first.
 pub fn list(global: &Global, args: &SnapshotsListArgs) -> Result<Exit> {
     let scanned = find(&args.repo)?.obtain_key(global)?.read_state(global).scan()?;
-    let volume = scanned.volume(&scanned.options(global, &Wanted::default()))?;
-    let (mut found, unreadable) = snapshots(&volume, &scanned.repository);
-    for error in &unreadable {
-        note!("amberfs: a state cannot be listed: {error}");
-    }
+    let opened = scanned.open(global, &Wanted::default())?;
+    opened.print_notices();
+    let (mut found, unreadable) = snapshots(opened.fs.volume(), &opened.repository);
     let all = found.len();
     found.reverse();
     if !args.all {
@@ -59,7 +57,7 @@ pub fn list(global: &Global, args: &SnapshotsListArgs) -> Result<Exit> {
             note!("amberfs: {hidden} more states can be gone back to; --all lists them");
         }
     }
-    Ok(if unreadable.is_empty() { Exit::Done } else { Exit::Partial })
+    Ok(opened.exit(if unreadable == 0 { Exit::Done } else { Exit::Partial }))
 }
 
 /// Runs `amberfs diff`: lists the paths that changed from one time to another.
@@ -69,11 +67,11 @@ pub fn diff(global: &Global, args: &DiffArgs) -> Result<Exit> {
     }
     let scanned = find(&args.repo)?.obtain_key(global)?.read_state(global).scan()?;
     let wanted = Wanted { until: args.to, ..Wanted::default() };
-    let opened = scanned.open(global, &wanted)?;
+    let mut opened = scanned.open(global, &wanted)?;
     opened.print_notices();
     opened.refuse_less(global)?;
+    let before = opened.past(global, args.from)?;
     let volume = opened.fs.volume();
-    let before = base_at(volume, &opened.repository, args.from)?;
     let found = changes(&volume.tree_at(before.namespace.shown), &volume.tree())?;
     for change in &found {
         if global.json {

@@ -232,14 +232,13 @@ impl Device {
     /// The states in this copy of REPO, and how many heads cannot be read.
     pub fn snapshots(&self) -> (Vec<Snapshot>, usize) {
         let repository = Repository::find(&*self.world.synced("repo")).unwrap();
-        let (found, unreadable) = sync::snapshots(self.volume(), &repository);
-        (found, unreadable.len())
+        sync::snapshots(self.volume(), &repository)
     }
 
     /// What this copy of REPO showed at a time, to be read with this volume.
-    pub fn base_at(&self, until: Timestamp) -> Result<crate::volume::Base, VolumeError> {
+    pub fn past(&self, time: Timestamp) -> Result<sync::Past, VolumeError> {
         let repository = Repository::find(&*self.world.synced("repo")).unwrap();
-        sync::base_at(self.volume(), &repository, until)
+        Self::follower().past(self.volume(), &repository, time)
     }
 
     /// What the clock of this machine shows.

@@ -39,7 +39,7 @@ const DOUBLINGS_MAX: u32 = 6;
 
 /// Looks for new heads of other devices, for one open volume.
 pub struct Follower {
-    wanted: Wanted,
+    pub(super) wanted: Wanted,
     /// Local state that lies beside a repository which is only read.
     beside: Option<State>,
     last: Mutex<Option<Last>>,
@@ -108,7 +108,7 @@ impl Follower {
     }
 
     /// Local state of this machine: that of the volume, or that beside it.
-    fn machine(&self, volume: &Volume) -> State {
+    pub(super) fn machine(&self, volume: &Volume) -> State {
         self.beside.clone().unwrap_or_else(|| volume.state())
     }
 
@@ -123,8 +123,8 @@ impl Follower {
     }
 
     /// Whether other heads of other devices are in REPO than at the last look, or that one is to
-    /// be repeated. If it is to be repeated soon, and what it waits for goes on (`is_held`), it is not.
-    /// Lists folders and reads no file.
+    /// be repeated. A look is not repeated at once if the database for whose end it waits is open again
+    /// (`is_held`). Lists folders and reads no file.
     pub fn has_news(&self, volume: &Volume, is_held: bool) -> std::io::Result<bool> {
         let files = head_files(&*volume.world().repo, &volume.state().device)?;
         let now = volume.world().clock.elapsed();
@@ -134,7 +134,12 @@ impl Follower {
             Some(last) => {
                 last.seen = last.seen.map(|_| now);
                 let is_due = last.due_in(now).is_some_and(|left| left.is_zero());
-                is_due && !(is_held && last.urgency == Urgency::Now)
+                if is_due && is_held && last.urgency == Urgency::Now {
+                    // It goes on after all: the next end of it tells.
+                    last.urgency = Urgency::None;
+                    return Ok(false);
+                }
+                is_due
             }
         })
     }

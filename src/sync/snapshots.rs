@@ -1,14 +1,15 @@
 //! The states of the past: what each head of each device shows.
 
-use super::base::{Joining, based_on, read_and_join};
+use super::base::{Decided, Joining, based_on, read_and_join};
+use super::follow::Follower;
+use super::open::{known, take_unusable};
 use super::plan::{Known, Verdict, Wanted, plan};
 use super::tell;
 use crate::crypto::DeviceId;
 use crate::format::node::Id;
 use crate::io::Timestamp;
-use crate::store::StoreError;
 use crate::volume::repository::{Repository, open_head};
-use crate::volume::{Base, Volume, VolumeError};
+use crate::volume::{Base, Behind, Notice, Unusable, Volume, VolumeError};
 
 /// A state that a device published.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,17 +29,14 @@ pub struct Snapshot {
     root: Id,
 }
 
-/// The states in a repository, by time, and heads that cannot be read. Of heads of one device that
-/// follow each other and show the same, the first counts.
-pub fn snapshots(volume: &Volume, repository: &Repository) -> (Vec<Snapshot>, Vec<StoreError>) {
-    let (mut found, mut unreadable): (Vec<Snapshot>, _) = (Vec::new(), Vec::new());
+/// The states in a repository, by time, and how many heads cannot be read, which opening told. Of
+/// heads of one device that follow each other and show the same, the first counts.
+pub fn snapshots(volume: &Volume, repository: &Repository) -> (Vec<Snapshot>, usize) {
+    let (mut found, mut unreadable): (Vec<Snapshot>, usize) = (Vec::new(), 0);
     for file in repository.heads.values().flatten() {
-        let commit = match open_head(&volume.store, file) {
-            Ok((commit, ..)) => commit,
-            Err(error) => {
-                unreadable.push(error);
-                continue;
-            }
+        let Ok((commit, ..)) = open_head(&volume.store, file) else {
+            unreadable += 1;
+            continue;
         };
         let (root, _) = commit.root;
         let is_same = |last: &Snapshot| last.device == file.device && last.root == root;
@@ -58,25 +56,51 @@ pub fn snapshots(volume: &Volume, repository: &Repository) -> (Vec<Snapshot>, Ve
     (found, unreadable)
 }
 
-/// What the repository showed at a time: of each device the newest state that it had published by then,
-/// joined. It is read with the store of this volume, for as long as the result lives.
-pub fn base_at(
-    volume: &Volume,
-    repository: &Repository,
-    until: Timestamp,
-) -> Result<Base, VolumeError> {
-    let (store, own, until) = (&*volume.store, volume.state().device, Some(until));
-    let wanted = Wanted { until, ..Wanted::default() };
-    let heads = &repository.heads;
-    let joining = Joining { own: Some(&own), until, ..Joining::default() };
-    let decided = read_and_join(store, repository, heads, joining, |loaded| {
-        Ok(plan(&loaded.here, &Known::default(), None, &wanted))
-    })?;
-    let oldest = decided.loaded.here.oldest_later;
-    match (decided.plan.verdict, decided.joined) {
-        (_, Some((base, _))) => Ok(base),
-        (Verdict::StandOn(Some(at)), _) => Ok(based_on(store, &[&decided.loaded.heads[at]])?),
-        (Verdict::Refuse(refusal), _) => Err(tell::refused(refusal, decided.loaded, repository, 0)),
-        _ => Err(VolumeError::TooEarly { oldest }),
+/// What the repository showed at a time.
+pub struct Past {
+    /// Of each device the newest state that it had published by then, joined. It is read with the
+    /// store of the volume, for as long as this lives.
+    pub base: Base,
+    /// Devices of which newer states are known than are here: of that time, maybe.
+    pub behind: Vec<Behind>,
+    /// States that are here and cannot be used: of that time, maybe.
+    pub unusable: Vec<Unusable>,
+    /// Which state was the latest, for people.
+    pub notice: Option<Notice>,
+}
+
+impl Follower {
+    /// What the repository showed at a time.
+    ///
+    /// # Errors
+    ///
+    /// [`VolumeError::TooEarly`] if nothing was here yet; others as for opening.
+    pub fn past(
+        &self,
+        volume: &Volume,
+        repository: &Repository,
+        time: Timestamp,
+    ) -> Result<Past, VolumeError> {
+        let (store, heads, until) = (&*volume.store, &repository.heads, Some(time));
+        let machine = self.machine(volume);
+        let wanted = Wanted { until, told: self.wanted.told.clone(), ..Wanted::default() };
+        // Whether this device may write on is no question here.
+        let knowing = known(&machine, heads, &[]);
+        let joining = Joining { own: Some(&machine.device), until, ..Joining::default() };
+        let decided = read_and_join(store, repository, heads, joining, |loaded| {
+            Ok(plan(&loaded.here, &Known::default(), Some(&knowing), &wanted))
+        })?;
+        let Decided { mut loaded, plan, joined } = decided;
+        let base = match (plan.verdict, joined) {
+            (_, Some((base, _))) => base,
+            (Verdict::StandOn(Some(at)), _) => based_on(store, &[&loaded.heads[at]])?,
+            (Verdict::Refuse(refusal), _) => {
+                return Err(tell::refused(refusal, loaded, repository, 0));
+            }
+            _ => return Err(VolumeError::TooEarly { oldest: loaded.here.oldest_later }),
+        };
+        let notice = tell::as_of(time, &loaded, &plan.newest);
+        let unusable = take_unusable(&mut loaded, &plan.unusable, machine.device);
+        Ok(Past { base, behind: plan.behind, unusable, notice })
     }
 }

@@ -96,6 +96,8 @@ fn states_that_cannot_be_used_are_told_unless_they_are_later() {
     assert_eq!(heads(times[2]), ("three".into(), 0, 0));
     assert_eq!(heads(times[1]), ("one".into(), 0, 1), "it may be of that time");
     assert_eq!(heads(times[0]), ("one".into(), 0, 1));
+    let past = laptop.past(times[1]).unwrap();
+    assert_eq!((past.behind.len(), past.unusable.len()), (0, 1));
     laptop.cut_head(3);
     assert_eq!(heads(times[0]), ("one".into(), 0, 2));
     assert_eq!(laptop.snapshots().1, 2);
@@ -105,6 +107,8 @@ fn states_that_cannot_be_used_are_told_unless_they_are_later() {
         }
     }
     assert_eq!(heads(times[0]), ("one".into(), 1, 0), "local state knows of newer ones");
+    let past = laptop.past(times[0]).unwrap();
+    assert_eq!((past.behind.len(), past.unusable.len()), (1, 0));
 }
 
 /// The files that differ between two listings, by path: those of other bytes, and those that only one
@@ -117,11 +121,12 @@ fn paths_that_differ(before: &Listing, after: &Listing) -> BTreeSet<String> {
     all.filter(|path| file(before, path) != file(after, path)).cloned().collect()
 }
 
-/// The same, as it is told: what was renamed takes what lies below it along.
+/// The paths of files that differ at two times, by what the changes from one to the other say: a directory
+/// that was renamed takes along what lies below it.
 fn paths_changed(device: &Device, from: Timestamp, to: Timestamp) -> BTreeSet<String> {
     let read = device.read_at(Some(to)).unwrap();
     let past = device.read_at(Some(from)).unwrap().seen();
-    let before = read.base_at(from).unwrap();
+    let before = read.past(from).unwrap().base;
     let found = changes(&read.volume().tree_at(before.namespace.shown), &read.volume().tree());
     let text = |path: &[u8]| String::from_utf8(path.to_vec()).unwrap();
     let mut now = past.clone();
@@ -157,7 +162,7 @@ fn a_file_is_brought_back_by_its_record() {
     published(&laptop);
     let objects = laptop.objects_written();
     {
-        let past = laptop.base_at(then).unwrap();
+        let past = laptop.past(then).unwrap().base;
         let tree = laptop.volume().tree_at(past.namespace.shown);
         let of = tree.lookup(ROOT, b"D").unwrap().unwrap();
         let dir = laptop.fs().bring_back(&tree, of, (ROOT, b"D")).unwrap().ino;
@@ -249,7 +254,7 @@ proptest! {
 /// The paths that changed from what was published at one time to what was at another, in words.
 fn changed(device: &Device, from: Timestamp, to: Timestamp) -> Vec<String> {
     let read = device.read_at(Some(to)).unwrap();
-    let before = read.base_at(from).unwrap();
+    let before = read.past(from).unwrap().base;
     let found = changes(&read.volume().tree_at(before.namespace.shown), &read.volume().tree());
     let utf8 = |path: Vec<u8>| String::from_utf8(path).unwrap();
     let words = |change: Change| {

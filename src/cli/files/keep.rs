@@ -5,9 +5,9 @@
 //! operations in one head.
 
 use super::super::args::{ConflictsKeepArgs, Global};
-use super::super::opening::{Access, OpenRepository, open};
+use super::super::opening::{Access, open};
 use super::super::{Exit, Failure, Result};
-use super::{DIR, FILE, TYPE, find, names, of, shown, walk, with_cause};
+use super::{DIR, FILE, TYPE, find, in_a_mount, names, of, shown, walk, with_cause};
 use crate::format::namespace::NAME_MAX;
 use crate::format::side_files::{SIDE_SUFFIXES, main_name, without_suffix};
 use crate::fs::{Attr, FsError, Operations, RenameMode};
@@ -17,13 +17,17 @@ use crate::merge::{ConflictFile, ConflictKind, VersionNames, version_names};
 /// Runs `amberfs conflicts keep`: keeps one version of a file and removes the others.
 pub fn keep(global: &Global, args: &ConflictsKeepArgs) -> Result<Exit> {
     let names = names(&args.path)?;
-    let opened = open(global, &args.repo, Access::Write).map_err(in_a_mount)?;
+    let opened = open(global, &args.repo, Access::Write).map_err(|failure| {
+        let hint =
+            "in the mount, deleting the other versions and renaming the one to keep does the same";
+        in_a_mount(failure, hint)
+    })?;
     let fs = &opened.fs;
     walk(fs, &args.path, &names)?;
     let Some((name, above)) = names.split_last() else { return Err(no_version(&args.path)) };
     let dir = walk(fs, &args.path, above)?.ino;
     // What a crash left in the journal counts too.
-    publish(&opened)?;
+    opened.publish()?;
     let all = fs.volume().conflicts_in(dir)?;
     let Some(versions) = version_names(&all, name.as_bytes()) else {
         return Err(no_version_among(&all, name.as_bytes(), &args.path));
@@ -32,24 +36,9 @@ pub fn keep(global: &Global, args: &ConflictsKeepArgs) -> Result<Exit> {
     keeper
         .keep(&versions, name.as_bytes(), &all)
         .map_err(|failure| with_cause(fs.take_cause(), failure))?;
-    publish(&opened)?;
+    opened.publish()?;
     report(global, above, &versions, name.as_bytes())?;
     Ok(opened.exit(Exit::Done))
-}
-
-fn publish(opened: &OpenRepository) -> Result<()> {
-    let fs = &opened.fs;
-    fs.checkpoint().map(drop).map_err(|error| with_cause(fs.take_cause(), error.into()))
-}
-
-/// What to do where a mount has the repository.
-fn in_a_mount(failure: Failure) -> Failure {
-    if failure.code != Exit::InUse {
-        return failure;
-    }
-    failure.hint(
-        "in the mount, deleting the other versions and renaming the one to keep does the same",
-    )
 }
 
 fn no_version(path: &str) -> Failure {

@@ -78,11 +78,16 @@ fn of(what: &str, failure: impl Into<Failure>) -> Failure {
 }
 
 /// A failure with what the system answered, where that is why.
-fn with_cause(cause: Option<String>, mut failure: Failure) -> Failure {
+pub(super) fn with_cause(cause: Option<String>, mut failure: Failure) -> Failure {
     if let Some(cause) = cause {
         failure.message = format!("{}: {cause}", failure.message);
     }
     failure
+}
+
+/// A failure to open, with what to do where a mount has the repository.
+fn in_a_mount(failure: Failure, hint: &str) -> Failure {
+    if failure.code == Exit::InUse { failure.hint(hint) } else { failure }
 }
 
 /// Looks a name up, and leaves no trace in memory.

@@ -7,24 +7,27 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use super::super::args::{Global, RestoreArgs};
-use super::super::opening::{Access, OpenRepository, open};
+use super::super::opening::{Access, open};
 use super::super::{Exit, Failure, Result};
 use super::put::{sweep, temporary};
-use super::{DIR, LeftOut, TYPE, find, names, of, shown, with_cause};
+use super::{DIR, LeftOut, TYPE, find, in_a_mount, names, of, shown, with_cause};
 use crate::format::namespace::{Ino, Inode, Key, ROOT, Value};
 use crate::fs::{Fs, FsError, Operations, RenameMode, SetAttr, TimeSet};
-use crate::io::{Timestamp, local_time, output};
-use crate::sync::base_at;
+use crate::io::{Timestamp, output};
 use crate::volume::Tree;
 
 /// Runs `amberfs restore`: brings files back as they were at a time.
 pub fn restore(global: &Global, args: &RestoreArgs) -> Result<Exit> {
     let parsed = args.paths.iter().map(|path| names(path)).collect::<Result<Vec<_>>>()?;
-    let opened = open(global, &args.repo, Access::Write).map_err(in_a_mount)?;
-    let fs = &opened.fs;
+    let mut opened = open(global, &args.repo, Access::Write).map_err(|failure| {
+        let hint = "beside the mount, amberfs mount -o snapshot=WHEN shows the past, to copy from; or \
+                    amberfs extract --at WHEN";
+        in_a_mount(failure, hint)
+    })?;
     // What a crash left in the journal counts too.
-    publish(&opened)?;
-    let past = base_at(fs.volume(), &opened.repository, args.at)?;
+    opened.publish()?;
+    let past = opened.past(global, args.at)?;
+    let fs = &opened.fs;
     let present = fs.volume().base();
     let mut restorer = Restorer {
         fs,
@@ -39,7 +42,7 @@ pub fn restore(global: &Global, args: &RestoreArgs) -> Result<Exit> {
     let done = restorer.all(&args.paths, &parsed);
     done.map_err(|failure| with_cause(fs.take_cause(), failure))?;
     restorer.set_times().map_err(|error| with_cause(fs.take_cause(), error.into()))?;
-    publish(&opened)?;
+    opened.publish()?;
     let Restorer { brought, same, left_out, .. } = restorer;
     if global.json {
         output::object(&serde_json::json!({
@@ -55,28 +58,11 @@ pub fn restore(global: &Global, args: &RestoreArgs) -> Result<Exit> {
             count => format!("; {count} left out"),
         };
         note!(
-            "{brought} files and folders as of {}, all in the repository folder; {same} were as \
-             they are{rest}",
-            local_time(past.commit.time.secs)
+            "{brought} files and folders are as they were, all in the repository folder; {same} \
+             files had not changed{rest}"
         );
     }
     Ok(opened.exit(left_out.exit()))
-}
-
-fn publish(opened: &OpenRepository) -> Result<()> {
-    let fs = &opened.fs;
-    fs.checkpoint().map(drop).map_err(|error| with_cause(fs.take_cause(), error.into()))
-}
-
-/// What to do where a mount has the repository.
-fn in_a_mount(failure: Failure) -> Failure {
-    if failure.code != Exit::InUse {
-        return failure;
-    }
-    failure.hint(
-        "beside the mount, amberfs mount -o snapshot=WHEN shows the past, to copy from; or \
-         amberfs extract --at WHEN",
-    )
 }
 
 /// A file or folder of the past, and where it is to be.
