@@ -180,7 +180,7 @@ fn mark_contained(store: &Store, loaded: &mut Loaded) {
 }
 
 /// Places of the heads that a verdict names.
-fn tips(verdict: &Verdict) -> &[usize] {
+pub(super) fn tips(verdict: &Verdict) -> &[usize] {
     match verdict {
         Verdict::StandOn(at) => at.as_slice(),
         Verdict::Join(tips) => tips,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::arrivals::Arrivals;
-use super::base::{Decided, Joining, based_on, holders, read_and_join};
+use super::base::{Decided, Joining, based_on, holders, read_and_join, tips};
 use super::options::OpenOptions;
 use super::plan::{Known, Plan, Purpose, Verdict, plan};
 use super::read::{Heads, Loaded, drop_torn, enter_staged};
@@ -79,10 +79,12 @@ pub fn open(
             finish(&mut state, &loaded.heads[at], &*world.repo, &mut notices)?;
         }
         let mut own = known(&state, &heads, &intents);
-        if wanted.purpose == Purpose::Write {
-            own.journal = journal_base(&world, store.context(), &state, loaded);
+        let plan = decide(&own);
+        if wanted.purpose != Purpose::Write {
+            return Ok(plan);
         }
-        Ok(decide(&own))
+        own.journal = journal_base(&world, store.context(), &state, &hashes(loaded, &plan.verdict));
+        Ok(if own.journal.is_none() { plan } else { decide(&own) })
     })?;
     let Decided { mut loaded, plan, joined } = decided;
     notices.append(&mut loaded.notices);
@@ -276,18 +278,21 @@ pub(super) fn known(state: &State, heads: &Heads, intents: &[String]) -> Known {
     }
 }
 
+/// The heads that a verdict names.
+fn hashes<'a>(loaded: &'a Loaded, verdict: &Verdict) -> BTreeSet<&'a Hash> {
+    tips(verdict).iter().map(|at| &loaded.here.heads[*at].hash).collect()
+}
+
 /// The heads on which changes in the journal were made that no head has; none if there are
-/// no such changes. The journal is read only if other heads than those are here.
+/// no such changes. The journal is read only if the opening would be `based` on other heads.
 fn journal_base(
     world: &World,
     context: &Context,
     state: &State,
-    loaded: &Loaded,
+    based: &BTreeSet<&Hash>,
 ) -> Option<Vec<Hash>> {
     let folder = world.state.as_ref()?;
-    // One of those may be gone for the moment.
-    let here: BTreeSet<&Hash> = loaded.here.heads.iter().map(|head| &head.hash).collect();
-    if here == state.base.iter().collect() {
+    if *based == state.base.iter().collect() {
         return None;
     }
     // A journal that cannot be read is refused where it is opened.

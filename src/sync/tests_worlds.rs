@@ -726,3 +726,42 @@ fn a_head_that_failed_to_enter_and_was_read_is_brought_back() {
     }
     assert!(failed > 100 && read > 10, "{failed} {read}");
 }
+
+/// A mount stood on three heads while one between them was hidden. Once that was back, two of them said
+/// the same: "the journal cannot be replayed: 1 records were made on another state".
+#[test]
+fn changes_are_replayed_where_fewer_heads_have_the_same() {
+    let steps = vec![
+        Step::Answer(2),
+        Step::Carry(0, 2, 794018920856326040),
+        Step::Act(1, vec![Act::Save(0)], false),
+        Step::Act(0, vec![Act::Write(0)], false),
+        Step::Act(2, vec![Act::Save(0)], false),
+        Step::Publish(0),
+        Step::Carry(2, 0, 941424283804513894),
+        Step::Carry(1, 2, 849691900075415961),
+        Step::Mount(1, false),
+        Step::Publish(2),
+        Step::Act(2, vec![Act::Save(0)], false),
+        Step::Crash(1, During::Fsync, 0, 0, true),
+        Step::Follow(2),
+        Step::Carry(0, 1, 71674298493134196),
+        Step::Act(1, vec![Act::Write(0)], false),
+        Step::Act(0, vec![Act::Chmod(14, 384)], false),
+        Step::Follow(0),
+        Step::Carry(2, 0, 1303190912673914948),
+        Step::Answer(2),
+        Step::Mount(2, false),
+        Step::Act(2, vec![Act::Save(0)], false),
+        Step::Publish(2),
+        Step::Carry(1, 2, 81966526029934047),
+        Step::Answer(0),
+        Step::Carry(1, 0, 7244299028444666418),
+        Step::Hide(1, 2848865842779554171),
+        Step::Crash(1, During::Publish, 6, 216, false),
+        Step::Act(1, vec![Act::Mkdir(1)], false),
+        Step::Fsync(1),
+        Step::Fault(1, During::Mount, 0, Fault::Io),
+    ];
+    play_world(&[], steps).unwrap();
+}
