@@ -12,7 +12,7 @@ use super::note::NoteWriter;
 use super::run::TICK;
 use super::service::{Handle, Service, Why};
 use crate::control::{Answer, Exchange, Failure};
-use crate::fs::{Followed, Fs, FsError, Later, When, is_scarce};
+use crate::fs::{Followed, Fs, FsError, Later, Progress, When, is_scarce};
 use crate::io::{Exit, FolderWatch, LocalState, Timestamp, byte_count, shown};
 use crate::sync::Follower;
 use crate::volume::Owed;
@@ -127,32 +127,45 @@ impl Mounted {
             _ => Exit::Other,
         };
         let kept = fs.flush_log().is_ok();
-        let progress = fs.progress();
-        let trouble = progress.trouble.unwrap_or_else(|| error.to_string());
-        // The only line ends of this text are those below.
-        let trouble = shown(&trouble);
-        let waiting = format!(
-            "{} of data and {} changed names and attributes",
-            byte_count(progress.waiting_bytes),
-            progress.waiting_changes
-        );
         let place = self.state.as_ref().map(|state| state.path.display().to_string());
-        let place = shown(&place.unwrap_or_default()).into_owned();
-        let rest = if kept {
-            format!(
-                "What is not ({waiting}) was written to local state just now ({place}) and is \
-                 still shown at the mountpoint. It enters the repository by itself once that can \
-                 be written, or after the next mount.\n  To leave the mount now all the same: \
-                 umount(8) or fusermount3 -u, which leaves those changes in local state only"
-            )
-        } else {
-            format!(
-                "LOCAL STATE FAILED TOO ({place}): what is not in the repository ({waiting}) is in \
-                 the memory of this mount only. Copy out what you need before you unmount"
-            )
-        };
-        let text = format!("not everything is in the repository: {trouble}. {rest}");
+        let text = unpublished(error, &fs.progress(), kept, &place.unwrap_or_default());
         Failure { code, text }
+    }
+}
+
+/// What a failed checkpoint left outside of the repository. `kept` says whether local state, at `place`,
+/// has it. The only line ends are those of the sentences here.
+fn unpublished(error: FsError, progress: &Progress, kept: bool, place: &str) -> String {
+    let trouble = progress.trouble.clone().unwrap_or_else(|| error.to_string());
+    let (trouble, place) = (shown(&trouble), shown(place));
+    let waiting = format!(
+        "{} of data and {} changed names and attributes",
+        byte_count(progress.waiting_bytes),
+        progress.waiting_changes
+    );
+    let waits = progress.waiting_bytes > 0 || progress.waiting_changes > 0;
+    match error {
+        // The head is there, and what another device wrote, and was used again, is not.
+        FsError::NotHere if kept && !waits => format!(
+            "no change made here waits to enter the repository, but {trouble}. It may hold content of \
+             files that were written here: they can be read once the sync client has brought it back"
+        ),
+        _ if kept && !waits => format!(
+            "no new head is in the repository: {trouble}. No change made here waits for it. What \
+             waits is that other devices are told what this one holds"
+        ),
+        _ if kept => format!(
+            "not everything is in the repository: {trouble}. What is not ({waiting}) was written to \
+             local state just now ({place}) and is still shown at the mountpoint. It enters the \
+             repository by itself once that can be written, or after the next mount.\n  To leave the \
+             mount now all the same: umount(8) or fusermount3 -u, which leaves those changes in \
+             local state only"
+        ),
+        _ => format!(
+            "not everything is in the repository: {trouble}. LOCAL STATE FAILED TOO ({place}): what is \
+             not in the repository ({waiting}) is in the memory of this mount only. Copy out what \
+             you need before you unmount"
+        ),
     }
 }
 
@@ -379,5 +392,33 @@ mod tests {
             let found = is_answer_due(Owed { is_soon, oldest }, Duration::from_secs(waited), now);
             assert_eq!(found, is_due, "{is_soon} {made_before} {waited}");
         }
+    }
+    #[test]
+    fn what_failed_is_said_and_no_more() {
+        let text = |error, bytes, changes, kept| {
+            let progress = Progress {
+                waiting_bytes: bytes,
+                waiting_changes: changes,
+                trouble: Some("X".into()),
+                ..Progress::default()
+            };
+            unpublished(error, &progress, kept, "STATE")
+        };
+        let waits = text(FsError::NoSpace, 3, 1, true);
+        assert!(
+            waits.starts_with("not everything is in the repository: X. What is not (3 B of data")
+        );
+        assert!(waits.contains("(STATE)") && waits.contains("umount(8)"), "{waits}");
+        // The head is published; an object of another device is gone.
+        let gone = text(FsError::NotHere, 0, 0, true);
+        assert!(
+            gone.starts_with("no change made here waits to enter the repository, but X."),
+            "{gone}"
+        );
+        let answer = text(FsError::NoSpace, 0, 0, true);
+        assert!(answer.starts_with("no new head is in the repository: X."), "{answer}");
+        assert!(![gone, answer].iter().any(|text| text.contains("0 B")));
+        let lost = text(FsError::Io, 0, 0, false);
+        assert!(lost.contains("LOCAL STATE FAILED TOO (STATE)"), "{lost}");
     }
 }
