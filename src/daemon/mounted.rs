@@ -12,7 +12,7 @@ use super::note::NoteWriter;
 use super::run::TICK;
 use super::service::{Handle, Service, Why};
 use crate::control::{Answer, Exchange, Failure};
-use crate::fs::{Followed, Fs, FsError, Later, Progress, When, is_scarce};
+use crate::fs::{Followed, Fs, FsError, Later, Progress, When, WithPast, is_scarce};
 use crate::io::{Exit, FolderWatch, LocalState, Timestamp, byte_count, shown};
 use crate::sync::Follower;
 use crate::volume::Owed;
@@ -41,6 +41,8 @@ const _: () = assert!(FLUSH_TICKS as u128 * TICK.as_millis() < 5000);
 /// A mounted file system, with what must live as long as it.
 pub(crate) struct Mounted {
     fs: Arc<Fs>,
+    /// The same with its past.
+    operations: Arc<WithPast>,
     /// Local state, locked; none of a mount that is only read.
     state: Option<LocalState>,
     /// Tells the vault at the end how far this device came.
@@ -49,7 +51,7 @@ pub(crate) struct Mounted {
     when: When,
     read_only: bool,
     /// Looks for what other devices write.
-    follower: Follower,
+    follower: Arc<Follower>,
     /// Whether what they write is shown while it is mounted.
     follows: bool,
     /// Reports of new files in REPO, once they were asked for.
@@ -83,8 +85,11 @@ impl Mounted {
         let read_only = state.is_none();
         let (ticks, handle) = (AtomicU64::new(0), OnceLock::new());
         let (following, owed_since, watch) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let follower = Arc::new(follower);
+        let operations = Arc::new(WithPast::new(Arc::clone(&fs), Arc::clone(&follower)));
         Self {
             fs,
+            operations,
             state,
             note,
             when,
@@ -170,10 +175,10 @@ fn unpublished(error: FsError, progress: &Progress, kept: bool, place: &str) -> 
 }
 
 impl Service for Mounted {
-    type Operations = Fs;
+    type Operations = WithPast;
 
-    fn operations(&self) -> Arc<Fs> {
-        self.fs.clone()
+    fn operations(&self) -> Arc<WithPast> {
+        Arc::clone(&self.operations)
     }
 
     fn started(&self, handle: Handle) {

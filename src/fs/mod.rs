@@ -25,6 +25,7 @@ mod numbers;
 mod operations;
 mod overlay;
 mod ownership;
+mod past;
 mod perform;
 mod pins;
 mod pressure;
@@ -43,6 +44,7 @@ pub use operations::{
     TimeSet, has_namespace,
 };
 pub use ownership::Ownership;
+pub use past::{SNAPSHOTS, WithPast};
 pub use pressure::{When, is_scarce};
 pub use record_log::{Log, NoLog};
 

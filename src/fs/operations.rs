@@ -326,4 +326,13 @@ pub trait Operations: Send + Sync + 'static {
     /// Copies `len` bytes from one file and offset to another, and returns how many bytes it
     /// copied.
     fn copy_file_range(&self, from: (u64, u64), to: (u64, u64), len: u64) -> Result<u64>;
+    /// Whether to find or list what is in a directory, or to read a file, may take as long as REPO
+    /// takes, whatever is cached. The caller then asks in a thread in which few others wait.
+    fn waits_for_repo(&self, _ino: u64) -> bool {
+        false
+    }
+    /// Whether names come into a directory, or go, without a request and without the kernel being told.
+    fn changes_unasked(&self, _dir: u64) -> bool {
+        false
+    }
 }

@@ -6,7 +6,6 @@
 //! Invariant: no handler answers ENOSYS, which the kernel takes as "never ask
 //! again"; the one exception is flush, where exactly that is wanted.
 
-use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -16,10 +15,10 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
-    Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents,
-    PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek,
-    ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags,
+    PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen,
+    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::answer::{
@@ -30,6 +29,7 @@ use super::convert;
 use super::direct::Answer;
 use super::entries::{self, New};
 use super::privileges::{self, Who};
+use super::reading;
 use super::shared::Shared;
 use super::syncs::Syncs;
 use super::worker::Worker;
@@ -46,12 +46,6 @@ const WRITEBACK_HANDLE: FileHandle = FileHandle(1);
 /// The handle of an open that bypasses the kernel's cache.
 const UNCACHED: FileHandle = FileHandle(2);
 
-thread_local! {
-    /// What an event loop reads into, at most the kernel's longest request: a fresh
-    /// buffer, zeroed, took a tenth of the time of a read.
-    static READ: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
 pub(super) struct Adapter<O> {
     operations: Arc<O>,
     shared: Arc<Shared>,
@@ -63,6 +57,8 @@ pub(super) struct Adapter<O> {
     stale: Worker,
     /// For looking at free space, which may be a network folder's.
     space: Worker,
+    /// For what waits for REPO whatever is cached.
+    repo: Worker,
     syncs: Syncs,
     writeback: bool,
 }
@@ -80,6 +76,7 @@ impl<O: Operations> Adapter<O> {
             room: Worker::start("room", 2)?,
             stale: Worker::start("stale", 1)?,
             space: Worker::start("space", 1)?,
+            repo: Worker::start("repo", 2)?,
             syncs: Syncs::start()?,
             writeback,
         })
@@ -115,6 +112,12 @@ impl<O: Operations> Adapter<O> {
         });
     }
 
+    /// Has a request answered in a worker in which only those wait that need REPO.
+    fn in_worker(&self, answer: impl FnOnce((&O, &Shared)) + Send + 'static) {
+        let (operations, shared) = (Arc::clone(&self.operations), Arc::clone(&self.shared));
+        self.repo.run(move || answer((&operations, &shared)));
+    }
+
     /// Counts the open and says how the kernel may cache the file; its attributes from
     /// before the open, if it is written.
     fn opened(&self, ino: u64, writes: Option<&Attr>) -> (FileHandle, FopenFlags) {
@@ -128,11 +131,6 @@ impl<O: Operations> Adapter<O> {
             }
         }
         (CACHED, FopenFlags::FOPEN_KEEP_CACHE)
-    }
-
-    /// Attributes as the kernel should have them.
-    fn shown(&self, attr: Attr) -> Attr {
-        Attr { blocks: self.shared.writers.show(attr.ino, attr.blocks), ..attr }
     }
 }
 
@@ -165,18 +163,17 @@ impl<O: Operations> Filesystem for Adapter<O> {
                 // Not to be kept under this name.
                 Ok(attr) => {
                     let (number, never) = (generation(&attr), Duration::ZERO);
-                    let attr = convert::attr(&self.shown(attr));
+                    let attr = convert::attr(&self.shared.shown(attr));
                     reply.entry_with_ttls(&LIFETIME, &never, &attr, number);
                 }
                 Err(errno) => reply.error(errno),
             };
         }
-        match guarded(|| self.operations.lookup(parent.0, name.as_bytes())) {
-            Err(errno) if errno.code() == libc::ENOENT => {
-                reply.entry(&LIFETIME, &convert::no_entry(), Generation(0));
-            }
-            result => reply_entry(reply, result.map(|attr| self.shown(attr))),
+        if self.operations.waits_for_repo(parent.0) {
+            let name = name.as_bytes().to_vec();
+            return self.in_worker(move |both| reading::lookup(both, parent.0, &name, reply));
         }
+        reading::lookup((&*self.operations, &self.shared), parent.0, name.as_bytes(), reply);
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, count: u64) {
@@ -190,7 +187,7 @@ impl<O: Operations> Filesystem for Adapter<O> {
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let result = guarded(|| self.operations.getattr(ino.0));
-        reply_attr(reply, result.map(|attr| self.shown(attr)));
+        reply_attr(reply, result.map(|attr| self.shared.shown(attr)));
     }
 
     fn setattr(
@@ -394,7 +391,7 @@ impl<O: Operations> Filesystem for Adapter<O> {
             Ok(attr) => {
                 let (handle, flags) = self.opened(attr.ino, Some(&attr).filter(|_| write));
                 let number = generation(&attr);
-                let attr = convert::attr(&self.shown(attr));
+                let attr = convert::attr(&self.shared.shown(attr));
                 reply.created(&LIFETIME, &attr, number, handle, flags);
             }
             Err(errno) => reply.error(errno),
@@ -415,16 +412,11 @@ impl<O: Operations> Filesystem for Adapter<O> {
         if owner.is_none() {
             self.shared.direct.paged(ino.0);
         }
-        READ.with_borrow_mut(|buffer| {
-            let len = size as usize;
-            if buffer.len() < len {
-                buffer.resize(len, 0);
-            }
-            match guarded(|| self.operations.read_into(ino.0, offset, &mut buffer[..len])) {
-                Ok(read) => reply.data(&buffer[..read]),
-                Err(errno) => reply.error(errno),
-            }
-        });
+        let place = (ino.0, offset, size as usize);
+        if self.operations.waits_for_repo(ino.0) {
+            return self.in_worker(move |(operations, _)| reading::read(operations, place, reply));
+        }
+        reading::read(&*self.operations, place, reply);
     }
 
     fn write(
@@ -520,10 +512,14 @@ impl<O: Operations> Filesystem for Adapter<O> {
         self.syncs.sync((&self.operations, &self.shared), ino.0, reply);
     }
 
-    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         // Cookies are stateless, so there is nothing to open. The kernel keeps
         // the listing until the directory changes.
-        let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR;
+        let flags = if self.operations.changes_unasked(ino.0) {
+            FopenFlags::empty()
+        } else {
+            FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR
+        };
         reply.opened(FileHandle(0), flags);
     }
 
@@ -533,19 +529,12 @@ impl<O: Operations> Filesystem for Adapter<O> {
         ino: INodeNo,
         _: FileHandle,
         cookie: u64,
-        mut reply: ReplyDirectory,
+        reply: ReplyDirectory,
     ) {
-        let result = guarded(|| {
-            self.operations.readdir(ino.0, cookie, false, &mut |entry| {
-                let kind = convert::kind(entry.attr.mode);
-                let name = OsStr::from_bytes(&entry.name);
-                !reply.add(INodeNo(entry.attr.ino), entry.cookie, kind, name)
-            })
-        });
-        match result {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(errno),
+        if self.operations.waits_for_repo(ino.0) {
+            return self.in_worker(move |both| reading::readdir(both.0, ino.0, cookie, reply));
         }
+        reading::readdir(&*self.operations, ino.0, cookie, reply);
     }
 
     fn readdirplus(
@@ -554,31 +543,12 @@ impl<O: Operations> Filesystem for Adapter<O> {
         ino: INodeNo,
         _: FileHandle,
         cookie: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
-        let result = guarded(|| {
-            let mut given = Vec::new();
-            self.operations.readdir(ino.0, cookie, true, &mut |entry| {
-                let number = generation(&entry.attr);
-                let attr = convert::attr(&self.shown(entry.attr));
-                let name = OsStr::from_bytes(&entry.name);
-                let full = reply.add(attr.ino, entry.cookie, name, &LIFETIME, &attr, number);
-                // The kernel counts no lookup of `.` and `..`.
-                if !full && entry.name != b"." && entry.name != b".." {
-                    given.push(entry.attr.ino);
-                }
-                !full
-            })?;
-            // Before the answer: a forget may follow it at once.
-            for ino in given {
-                self.operations.remember(ino);
-            }
-            Ok(())
-        });
-        match result {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(errno),
+        if self.operations.waits_for_repo(ino.0) {
+            return self.in_worker(move |both| reading::readdirplus(both, ino.0, cookie, reply));
         }
+        reading::readdirplus((&*self.operations, &self.shared), ino.0, cookie, reply);
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {

@@ -18,6 +18,7 @@ mod invalidate;
 mod kernel_mount;
 mod options;
 mod privileges;
+mod reading;
 mod session;
 mod shared;
 mod syncs;

@@ -8,7 +8,7 @@ use fuser::{INodeNo, Notifier};
 use super::direct::Direct;
 use super::dirty::Writers;
 use super::writeback::Aliases;
-use crate::fs::{FsError, Result};
+use crate::fs::{Attr, FsError, Result};
 
 /// What session and adapter both hold.
 pub(super) struct Shared {
@@ -22,6 +22,11 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// Attributes as the kernel should have them.
+    pub(super) fn shown(&self, attr: Attr) -> Attr {
+        Attr { blocks: self.writers.show(attr.ino, attr.blocks), ..attr }
+    }
+
     /// Has the kernel write back an inode's pages from `offset` on, `len` bytes or
     /// with 0 all, and drop them. Not from an event loop: that is where they come
     /// down.

@@ -12,6 +12,7 @@ use super::*;
 use crate::crypto::{Secret, hash, hex, random_id};
 use crate::fs::{
     Caller, Followed, Fs, NoLog, Operations, Options, Ownership, RecoverError, RenameMode, SetAttr,
+    WithPast,
 };
 use crate::io::sim::{Crash, SimRandom, SimWorld};
 use crate::journal::Options as JournalOptions;
@@ -46,7 +47,7 @@ pub(crate) struct Device {
     world: SimWorld,
     key: Rc<Secret>,
     hands: Hands,
-    fs: Fs,
+    fs: Arc<Fs>,
     name: String,
 }
 
@@ -55,6 +56,49 @@ fn take_over(world: &SimWorld, other: &SimWorld) {
     for path in other.paths().iter().filter(|path| path.starts_with("repo/")) {
         world.put(path, &other.get(path).unwrap());
     }
+}
+
+/// All names below a directory, if all of it can be read.
+pub(crate) fn listing(operations: &dyn Operations, dir: u64) -> crate::fs::Result<Listing> {
+    let mut listing = Listing::new();
+    walk(operations, dir, "", &mut listing)?;
+    Ok(listing)
+}
+
+fn walk(
+    operations: &dyn Operations,
+    dir: u64,
+    above: &str,
+    listing: &mut Listing,
+) -> crate::fs::Result<()> {
+    let mut entries = Vec::new();
+    let mut fill = |entry: &crate::fs::DirEntry| {
+        entries.push(entry.clone());
+        true
+    };
+    operations.readdir(dir, 2, true, &mut fill)?;
+    for entry in entries {
+        let path = format!("{above}{}", String::from_utf8(entry.name).unwrap());
+        let ino = entry.attr.ino;
+        operations.remember(ino);
+        let is_dir = entry.attr.mode & 0o170_000 == 0o040_000;
+        let bytes = if is_dir {
+            walk(operations, ino, &format!("{path}/"), listing)?;
+            Vec::new()
+        } else {
+            operations.read(ino, 0, u32::MAX)?
+        };
+        let line = Line {
+            is_dir,
+            bytes: String::from_utf8(bytes).unwrap(),
+            mode: entry.attr.mode,
+            links: if is_dir { 1 } else { entry.attr.nlink as usize },
+            xattrs: operations.getxattr(ino, b"user.x").into_iter().collect(),
+        };
+        operations.forget(ino, 1);
+        listing.insert(path, line);
+    }
+    Ok(())
 }
 
 /// Why a machine could not mount.
@@ -92,7 +136,7 @@ impl Ended {
         match fs {
             Ok(fs) => {
                 let Self { world, key, hands, name } = self;
-                Ok(Device { world, key, hands, fs, name })
+                Ok(Device { world, key, hands, fs: Arc::new(fs), name })
             }
             Err(error) => Err(Box::new((self, error))),
         }
@@ -226,19 +270,25 @@ impl Device {
             Ownership { uid: 1000, gid: 1000, record_self: true, force_uid: None, force_gid: None };
         let options = Options { read_only: true, ownership };
         let fs = Fs::new(volume, Box::new(NoLog), options).map_err(VolumeError::Store)?;
+        let fs = Arc::new(fs);
         Ok(Self { world, key: self.key.clone(), hands: self.hands.clone(), fs, name: "R".into() })
     }
 
     /// The states in this copy of REPO, and how many heads cannot be read.
     pub fn snapshots(&self) -> (Vec<Snapshot>, usize) {
         let repository = Repository::find(&*self.world.synced("repo")).unwrap();
-        sync::snapshots(self.volume(), &repository)
+        sync::Snapshots::default().list(self.volume(), &repository)
     }
 
     /// What this copy of REPO showed at a time, to be read with this volume.
     pub fn past(&self, time: Timestamp) -> Result<sync::Past, VolumeError> {
         let repository = Repository::find(&*self.world.synced("repo")).unwrap();
         Self::follower().past(self.volume(), &repository, time)
+    }
+
+    /// The file system of the mount with its past.
+    pub fn with_past(&self) -> WithPast {
+        WithPast::new(Arc::clone(&self.fs), Arc::new(Self::follower()))
     }
 
     /// What the clock of this machine shows.
@@ -527,38 +577,7 @@ impl Device {
 
     /// All names, as the mount shows them, if all of it can be read.
     pub fn try_seen(&self) -> crate::fs::Result<Listing> {
-        let mut listing = Listing::new();
-        self.walk(ROOT, "", &mut listing)?;
-        Ok(listing)
-    }
-
-    fn walk(&self, dir: Ino, above: &str, listing: &mut Listing) -> crate::fs::Result<()> {
-        let mut entries = Vec::new();
-        let mut fill = |entry: &crate::fs::DirEntry| {
-            entries.push(entry.clone());
-            true
-        };
-        self.fs.readdir(dir, 2, true, &mut fill)?;
-        for entry in entries {
-            let path = format!("{above}{}", String::from_utf8(entry.name).unwrap());
-            let ino = entry.attr.ino;
-            let is_dir = entry.attr.mode & 0o170_000 == 0o040_000;
-            let bytes = if is_dir {
-                self.walk(ino, &format!("{path}/"), listing)?;
-                Vec::new()
-            } else {
-                self.fs.read(ino, 0, u32::MAX)?
-            };
-            let line = Line {
-                is_dir,
-                bytes: String::from_utf8(bytes).unwrap(),
-                mode: entry.attr.mode,
-                links: if is_dir { 1 } else { entry.attr.nlink as usize },
-                xattrs: self.fs.getxattr(ino, b"user.x").into_iter().collect(),
-            };
-            listing.insert(path, line);
-        }
-        Ok(())
+        listing(&*self.fs, ROOT)
     }
 
     /// What a head holds that is published now.

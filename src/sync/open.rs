@@ -148,7 +148,7 @@ pub fn open(
     let holders = holders(&store, &heads, machine, &newest_heads);
     let volume = Volume::new(Parts {
         world,
-        store,
+        store: Arc::new(store),
         register,
         features,
         state,

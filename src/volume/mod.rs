@@ -233,7 +233,7 @@ pub struct Published {
 /// What a volume is made of. Whoever opens it has decided everything.
 pub(crate) struct Parts {
     pub world: World,
-    pub store: Store,
+    pub store: Arc<Store>,
     pub register: Register,
     pub features: Features,
     pub state: State,
@@ -251,7 +251,7 @@ impl Volume {
     /// A volume of these parts.
     pub(crate) fn new(parts: Parts) -> Self {
         Self {
-            store: Arc::new(parts.store),
+            store: parts.store,
             world: parts.world,
             register: RwLock::new(parts.register),
             features: parts.features,
@@ -269,6 +269,26 @@ impl Volume {
             notices: parts.notices,
             heads: RwLock::new(Arc::new(parts.heads)),
         }
+    }
+
+    /// A volume that shows another base out of the same store, and is only read: a state of the past.
+    #[must_use]
+    pub fn of_past(&self, base: Base) -> Self {
+        Self::new(Parts {
+            world: World { state: None, ..self.world.clone() },
+            store: Arc::clone(&self.store),
+            register: self.register(),
+            features: self.features,
+            state: self.state(),
+            base,
+            own: Own::none(),
+            writer: self.writer(),
+            own_unread: false,
+            is_replay: false,
+            retiring: Vec::new(),
+            notices: Vec::new(),
+            heads: Heads::default(),
+        })
     }
 
     /// The outside world.

@@ -1,14 +1,17 @@
 //! Going back to states of the past.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
 use crate::many::{KEY, files};
 use crate::mounted::has_fuse;
-use crate::world::{World, assert_same_tree, noise};
+use crate::world::{World, assert_same_tree, noise, wait_for};
 
 /// The states that are listed, the oldest first.
 fn list(world: &World) -> Vec<Value> {
@@ -123,7 +126,7 @@ fn what_changed_is_told_by_path() {
     assert!(said.contains("the second time is before the first one"), "{said}");
 }
 
-/// Sizes of all objects, by path, and how many bytes they are.
+/// How many bytes all objects are.
 fn object_bytes(world: &World) -> u64 {
     let objects =
         world.files("repo").into_iter().filter(|path| path.to_str().unwrap().contains("/obj/"));
@@ -188,4 +191,78 @@ fn files_are_brought_back_without_a_byte_uploaded_again() {
         let said = world.fails(&["restore", "repo", "all", "--at", &then], 3);
         assert!(said.contains("all/kept: a folder has this name now"), "{said}");
     }
+}
+
+/// The directory of the newest state below `.snapshots`, and how many there are.
+fn newest_in(mount: &Path) -> (PathBuf, usize) {
+    let dir = mount.join(".snapshots");
+    let mut found: Vec<_> =
+        fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    found.sort();
+    (dir.join(found.last().unwrap()), found.len())
+}
+
+#[test]
+fn the_past_is_in_the_mount() {
+    if !has_fuse("snapshots, in the mount") {
+        return;
+    }
+    let world = World::with_repo();
+    let mount = world.mount("repo", "mnt", &KEY);
+    let root = world.path("mnt");
+    let run = |program: &str, args: &[&str]| {
+        let ran = Command::new(program).args(args).current_dir(&root).output().expect("runs");
+        (ran.status.success(), String::from_utf8_lossy(&ran.stdout).into_owned())
+    };
+    fs::create_dir(root.join("chats")).unwrap();
+    fs::write(root.join("chats/anna"), noise(3_000_000, 1)).unwrap();
+    fs::write(root.join("chats/bob"), "hello").unwrap();
+    std::os::unix::fs::symlink("bob", root.join("chats/link")).unwrap();
+    world.ok(&["sync", "mnt"]);
+    // What was looked for in vain before is found once it is there.
+    assert!(!root.join(".snapshots/2000-01-01_00-00-00").exists());
+    let (past, states) = newest_in(&root);
+    let before = object_bytes(&world);
+    fs::write(root.join("chats/bob"), "changed").unwrap();
+    fs::remove_file(root.join("chats/anna")).unwrap();
+    wait_beyond(seconds(list(&world).last().unwrap()));
+    world.ok(&["sync", "mnt"]);
+    let name = past.file_name().unwrap().to_str().unwrap().to_owned();
+    // It stays as it was, whatever is written, and looks like what it was.
+    assert_eq!(fs::read_to_string(past.join("chats/bob")).unwrap(), "hello");
+    assert!(fs::read(past.join("chats/anna")).unwrap() == noise(3_000_000, 1));
+    assert_eq!(fs::read_link(past.join("chats/link")).unwrap(), Path::new("bob"));
+    let (same, told) = run("diff", &["-r", &format!(".snapshots/{name}"), "."]);
+    assert!(!same && told.contains("Only in") && told.contains("anna"), "{told}");
+    // Who goes through the whole mount does not enter it.
+    let (_, all) = run("find", &["."]);
+    assert!(!all.contains("snapshots") && all.contains("chats/bob"), "{all}");
+    let numbers: Vec<u64> = ["mnt", &format!("mnt/.snapshots/{name}")]
+        .into_iter()
+        .flat_map(|dir| [dir.to_owned(), format!("{dir}/chats"), format!("{dir}/chats/bob")])
+        .map(|path| fs::metadata(world.path(&path)).unwrap().ino())
+        .collect();
+    assert_eq!(numbers.iter().collect::<BTreeSet<_>>().len(), 6, "{numbers:?}");
+    for refused in [
+        fs::write(past.join("chats/bob"), "x").unwrap_err(),
+        fs::remove_file(past.join("chats/bob")).unwrap_err(),
+        fs::create_dir(root.join(".snapshots/x")).unwrap_err(),
+        fs::rename(root.join("chats"), past.join("y")).unwrap_err(),
+        fs::hard_link(past.join("chats/bob"), root.join("y")).unwrap_err(),
+    ] {
+        assert_eq!(refused.raw_os_error(), Some(libc::EROFS), "{refused}");
+    }
+    // What is copied back is in the repository already.
+    assert!(run("cp", &["-a", &format!(".snapshots/{name}/chats/anna"), "chats/anna"]).0);
+    assert!(run("rsync", &["-a", &format!(".snapshots/{name}/chats/"), "back/"]).0);
+    assert!(run("diff", &["-r", &format!(".snapshots/{name}/chats"), "back"]).0);
+    world.ok(&["sync", "mnt"]);
+    assert_eq!(object_bytes(&world), before, "no object was written for it");
+    wait_for("the new state to be listed", Duration::from_secs(10), || {
+        newest_in(&root).0 != past && newest_in(&root).1 >= states
+    });
+    let (newest, _) = newest_in(&root);
+    assert!(run("diff", &["-r", "--exclude=.snapshots", newest.to_str().unwrap(), "."]).0);
+    mount.unmount(&world);
+    world.ok(&["check", "repo", "--read-data"]);
 }
