@@ -248,6 +248,8 @@ class Repair:
         sides = {ino for ino, values in files.items() if any(v.inode.main for v in values)}
         self.bound = {self.side_of(v) for values in files.values() for v in values} - {None}
         self.plain, self.sides, self.first = {}, [], {}
+        # Versions of databases with which side files are shown that somebody else has apart from them.
+        self.shows_for_others = set()
         for ino in files.keys() - sides:
             self.plain[ino] = self.contents(files[ino], lambda source, ino=ino: (ino, source) in self.bound)
         for ino in sorted(sides):
@@ -265,7 +267,10 @@ class Repair:
         # With a version that was replaced its side files were.
         own = [side for side in own if side.source in map(origin, self.plain[side.main])]
         mine = [side.version for side in own]
-        loose = [v for v in self.contents(loose, lambda _: False) if not any(
+        loose = self.contents(loose, lambda _: False)
+        apart = {origin(v) for v in loose}
+        self.shows_for_others |= {(side.main, side.source) for side in own if origin(side.version) in apart}
+        loose = [v for v in loose if not any(
             origin(m) == origin(v) or contain(m.inode.versions, origin(v)) for m in mine)]
         if loose:
             self.plain[ino] = loose
@@ -317,6 +322,8 @@ class Repair:
 
         def is_under(ino):
             source = origin(self.best(ino))
+            if (ino, source) in self.shows_for_others:
+                return False
             over = [found for other in inos for found in self.best(other).inode.over]
             return len(self.plain.get(ino, [])) == 1 and any(of == ino and contain(runs, source) for of, runs in over)
 

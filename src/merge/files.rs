@@ -127,6 +127,9 @@ pub(super) struct Files {
     pub first: BTreeMap<Ino, usize>,
     /// Versions of databases that have side files: file and origin.
     pub bound: BTreeSet<(Ino, Dot)>,
+    /// Versions of databases, file and origin, with which side files are shown that somebody else has
+    /// apart from them.
+    pub shows_for_others: BTreeSet<(Ino, Dot)>,
 }
 
 impl Files {
@@ -188,6 +191,9 @@ impl Files {
         let loose: Vec<Version> =
             all.iter().filter(|version| known(version).is_none()).cloned().collect();
         let mut loose = contents(&loose, |_| false);
+        let is_loose = |from: Dot| loose.iter().any(|version| origin(version) == from);
+        let shown = own.iter().filter(|(_, side)| is_loose(origin(&side.version)));
+        self.shows_for_others.extend(shown.map(|(_, side)| (side.main, side.from)));
         loose.retain(|old| {
             let is_over = |(_, side): &(usize, Side)| {
                 let (dot, inode) = &side.version;

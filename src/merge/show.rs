@@ -202,9 +202,13 @@ impl Builder<'_> {
                 all.push((link.clone(), version.clone()));
             }
         }
-        // A file that another claimant was renamed over is an older version of it.
+        // A file that another claimant was renamed over is an older version of it. A database stays if
+        // somebody took a side file away from it and kept that: it is shown with the database only.
         let is_over = |(link, version): &(Link, Version)| {
             let from = origin(version);
+            if self.files.shows_for_others.contains(&(link.ino, from)) {
+                return false;
+            }
             let by = |(_, other): &(Link, Version)| {
                 let over = &other.1.history.over;
                 over.iter().any(|(ino, runs)| *ino == link.ino && runs.contain(from))

@@ -765,3 +765,20 @@ fn changes_are_replayed_where_fewer_heads_have_the_same() {
     ];
     play_world(&[], steps).unwrap();
 }
+
+/// One device takes a log away from its database and saves the database anew; another one changes the
+/// mode of both. The log was shown with the old database only, and that not at all.
+#[test]
+fn a_log_that_was_taken_away_is_not_hidden_with_its_old_database() {
+    let (db, log, elsewhere) = (11, 12, 8);
+    assert_eq!([FILES[db], FILES[log], FILES[elsewhere]], ["E/db", "E/db-wal", "db-wal"]);
+    let steps = vec![
+        Step::Act(0, vec![Act::Write(log)], false),
+        Step::Publish(0),
+        Step::Carry(1, 0, 636_139_695_964_461_564),
+        Step::Mount(1, false),
+        Step::Act(1, vec![Act::Rename(log, elsewhere), Act::Save(db)], false),
+        Step::Act(0, vec![Act::Chmod(db, 0o600)], false),
+    ];
+    play_world(&[Act::Write(db)], steps).unwrap();
+}

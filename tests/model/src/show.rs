@@ -125,6 +125,8 @@ struct Files {
     /// Of those the one that has its file's own number.
     first: BTreeMap<Ino, usize>,
     bound: BTreeSet<(Ino, Dot)>,
+    /// Versions of databases with which side files are shown that somebody else has apart from them.
+    shows_for_others: BTreeSet<(Ino, Dot)>,
 }
 
 impl Files {
@@ -172,6 +174,9 @@ impl Files {
                 .collect();
             let loose: Vec<_> = values.iter().filter(|v| known(v).is_none()).cloned().collect();
             let mut loose = versions(&loose, |_| false);
+            let is_loose = |from| loose.iter().any(|v| origin(v.0, &v.1.history) == from);
+            let for_others = own.iter().filter(|s| is_loose(origin(s.1.dot, &s.1.rec.history)));
+            out.shows_for_others.extend(for_others.map(|s| (s.1.main, s.1.from)));
             loose.retain(|a| {
                 let over = |s: &Side| {
                     replaces((s.dot, &s.rec.history), (a.0, &a.1.history))
@@ -424,7 +429,10 @@ pub fn show(state: &State, off: Off) -> Tree {
                         .iter()
                         .any(|(i, runs)| *i == c.0.ino && runs.iter().any(|r| r.has(from)))
                 };
-                claims.iter().any(by) && all.plain.get(&c.0.ino).is_some_and(|v| v.len() == 1)
+                // A side file that somebody took away and kept is shown with it only.
+                let is_needed = all.shows_for_others.contains(&(c.0.ino, from));
+                let is_one = all.plain.get(&c.0.ino).is_some_and(|v| v.len() == 1);
+                claims.iter().any(by) && is_one && !is_needed
             };
             let mut left: Vec<_> = claims
                 .iter()
@@ -494,7 +502,8 @@ pub fn show(state: &State, off: Off) -> Tree {
             tree.ties.push((Knot::Ino(*ino), Knot::Ino(number)));
             // Somebody stored it already: it is that file, unless that is a side file that went with a version of its
             // database.
-            let is_shown = all.plain.contains_key(&number) || all.sides.iter().any(|side| side.ino == number);
+            let is_shown =
+                all.plain.contains_key(&number) || all.sides.iter().any(|side| side.ino == number);
             if state.inode(number).is_some() && is_shown {
                 tree.heirs.insert(number);
                 continue;
