@@ -33,7 +33,7 @@ mod queue;
 mod record_log;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
 
 pub use checkpoint::Progress;
@@ -59,6 +59,9 @@ use crate::format::record::Change;
 use crate::io::{Alarm, Timestamp};
 use crate::volume::content::{Layer, Stored};
 use crate::volume::{StoreError, Volume};
+
+/// Milliseconds for which a machine is suspended at least; less is how long it takes to read two clocks.
+const SHORTEST_SLEEP: u64 = 100;
 
 /// How a file system behaves.
 #[derive(Clone, Copy, Debug)]
@@ -216,6 +219,8 @@ pub struct Fs {
     hold: hold::Hold,
     /// Opening files waits for following.
     hold_of_opens: hold::Hold,
+    /// How long the machine had been suspended when the writer was drawn, ms.
+    asleep: AtomicU64,
     /// How many times in a row following found no moment without changes.
     busy_follows: AtomicUsize,
     /// Rings when what following waits for has happened, or the kernel is to be told something.
@@ -247,6 +252,7 @@ impl Fs {
             queue_room: Condvar::new(),
             hold: hold::Hold::default(),
             hold_of_opens: hold::Hold::default(),
+            asleep: AtomicU64::new(0),
             busy_follows: AtomicUsize::new(0),
             alarm: Alarm::default(),
             failing: Failing::default(),
@@ -254,6 +260,7 @@ impl Fs {
         // Who only reads needs no number, and may lack the nodes that would show it free.
         if !options.read_only {
             fs.lock().numbers = Some(Numbers::of(fs.volume.draw_writer()?));
+            fs.asleep.store(fs.asleep_millis(), Ordering::Relaxed);
         }
         if fresh {
             let now = fs.now();
@@ -314,6 +321,27 @@ impl Fs {
 
     fn now(&self) -> Timestamp {
         self.volume.world().clock.now()
+    }
+
+    fn asleep_millis(&self) -> u64 {
+        u64::try_from(self.volume.world().clock.asleep().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Draws another writer if the machine was suspended: its memory may have been copied meanwhile,
+    /// and go on elsewhere too. No two changes may have one dot.
+    fn notice_sleep(&self) {
+        let asleep = self.asleep_millis();
+        if asleep < self.asleep.load(Ordering::Relaxed).saturating_add(SHORTEST_SLEEP) {
+            return;
+        }
+        let mut state = self.lock();
+        if asleep < self.asleep.load(Ordering::Relaxed).saturating_add(SHORTEST_SLEEP) {
+            return;
+        }
+        self.asleep.store(asleep, Ordering::Relaxed);
+        if state.numbers.is_some() {
+            state.numbers = Some(Numbers::of(self.volume.draw_another_writer()));
+        }
     }
 }
 

@@ -102,3 +102,49 @@ fn a_commit_with_an_earlier_time_is_still_the_newest() {
         assert_eq!(fs.volume().base().commit.time.secs, 19 * YEAR);
     }
 }
+
+/// While a machine sleeps its memory may be copied: of two that wake no change has the other's dot, and
+/// no inode the other's number.
+#[test]
+fn after_a_suspend_another_writer_makes_the_changes() {
+    let world = fresh();
+    let key = |fs: &Fs, name: &str| {
+        let ino = fs.lookup(ROOT, name.as_bytes()).unwrap().ino;
+        (fs.volume().writer(), ino)
+    };
+    let boot = |life| machine::boot(&world, "state", life).unwrap();
+    let fs = boot(1);
+    create(&fs, "before");
+    let before = key(&fs, "before");
+    // Neither a clock that is set nor time that passes is a suspend.
+    set(&world, 70 * YEAR);
+    world.clock().advance(Duration::from_secs(3600));
+    create(&fs, "soon after");
+    assert_eq!(key(&fs, "soon after").0, before.0);
+    world.clock().sleep(Duration::from_secs(60));
+    create(&fs, "after");
+    let after = key(&fs, "after");
+    assert_ne!(before.0, after.0);
+    assert!(before.0.first_ino() <= before.1 && before.1 <= before.0.last_ino());
+    assert!(after.0.first_ino() <= after.1 && after.1 <= after.0.last_ino());
+    let ino = before.1;
+    fs.write(ino, 0, b"changed", false).unwrap();
+    // What both writers did is in one head, and in one journal.
+    fs.checkpoint().unwrap();
+    let row = |fs: &Fs, writer| fs.volume().tree().get(&Key::Writer(writer)).unwrap().is_some();
+    assert!(row(&fs, before.0) && row(&fs, after.0));
+    create(&fs, "late");
+    world.clock().sleep(Duration::from_secs(60));
+    create(&fs, "latest");
+    let latest = key(&fs, "latest");
+    assert_ne!(latest.0, after.0);
+    fs.flush_log().unwrap();
+    drop(fs);
+    let fs = boot(2);
+    for name in ["before", "soon after", "after", "late", "latest"] {
+        assert!(fs.lookup(ROOT, name.as_bytes()).is_ok(), "{name}");
+    }
+    assert_eq!(fs.read(ino, 0, 20).unwrap(), b"changed");
+    fs.checkpoint().unwrap();
+    assert!(row(&fs, latest.0));
+}

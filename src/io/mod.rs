@@ -51,6 +51,11 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> Timestamp;
     /// Time since some fixed moment; never goes back.
     fn elapsed(&self) -> Duration;
+    /// How long the machine was suspended since it started: it grows with each suspend, and by how
+    /// long it takes to read two clocks it may seem shorter.
+    fn asleep(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// A cryptographically secure source of random bytes.

@@ -26,6 +26,13 @@ impl Clock for SystemClock {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
     }
+
+    /// `clock_gettime(2)`: `CLOCK_BOOTTIME` is `CLOCK_MONOTONIC` and the time for which that stood still.
+    fn asleep(&self) -> Duration {
+        let since_boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let since_boot = Duration::new(since_boot.tv_sec as u64, since_boot.tv_nsec as u32);
+        since_boot.saturating_sub(self.elapsed())
+    }
 }
 
 /// The kernel's random number generator.

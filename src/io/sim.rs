@@ -19,12 +19,12 @@ pub use folders::{SimFolder, SimSynced};
 
 /// A clock that only moves when told to.
 #[derive(Default)]
-pub struct SimClock(Mutex<(Timestamp, Duration)>);
+pub struct SimClock(Mutex<(Timestamp, Duration)>, Mutex<Duration>);
 
 impl SimClock {
     /// A clock that shows `now`.
     pub fn new(now: Timestamp) -> Self {
-        Self(Mutex::new((now, Duration::ZERO)))
+        Self(Mutex::new((now, Duration::ZERO)), Mutex::default())
     }
 
     fn lock(&self) -> MutexGuard<'_, (Timestamp, Duration)> {
@@ -40,6 +40,13 @@ impl SimClock {
         time.1 += by;
     }
 
+    /// The machine is suspended for so long.
+    pub fn sleep(&self, time: Duration) {
+        *self.1.lock().expect("nothing panics while it holds the sum") += time;
+        let Timestamp { secs, nanos } = self.now();
+        self.set_wall(Timestamp { secs: secs + time.as_secs() as i64, nanos });
+    }
+
     /// Sets the wall clock alone, as an administrator does.
     pub fn set_wall(&self, now: Timestamp) {
         self.lock().0 = now;
@@ -53,6 +60,10 @@ impl Clock for SimClock {
 
     fn elapsed(&self) -> Duration {
         self.lock().1
+    }
+
+    fn asleep(&self) -> Duration {
+        *self.1.lock().expect("nothing panics while it holds the sum")
     }
 }
 

@@ -52,6 +52,8 @@ pub(super) enum Step {
     Fault(usize, During, u64, Fault),
     /// The clock of a machine is so many seconds ahead.
     Clock(usize, i64),
+    /// A machine is suspended for a while.
+    Sleep(usize),
 }
 
 /// How often each kind of step is taken: what is done while nothing ends, what ends a mount, and what
@@ -98,5 +100,6 @@ pub(super) fn step(often: &Often) -> impl Strategy<Value = Step> + use<> {
         trouble => (device(), during(), 0..40u64, prop_oneof![Just(Fault::Io), Just(Fault::NoSpace)])
             .prop_map(|(at, what, after, fault)| Step::Fault(at, what, after, fault)),
         1 => (device(), -200_000..200_000i64).prop_map(|(at, ahead)| Step::Clock(at, ahead)),
+        1 => device().prop_map(Step::Sleep),
     ]
 }

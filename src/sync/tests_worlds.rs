@@ -575,6 +575,9 @@ impl Devices {
                 self.crash(at, during, after, how, taken)?;
             }
             Step::Fault(at, during, after, fault) => self.fault(at, during, after, fault)?,
+            Step::Sleep(at) => {
+                self.machine(at).disk().clock().sleep(Duration::from_secs(60));
+            }
             Step::Clock(at, ahead) => {
                 if let Some(device) = self.machine(at).mounted() {
                     device.set_ahead(ahead);

@@ -483,6 +483,14 @@ impl Volume {
         Writer::new(self.writer.load(Ordering::Relaxed)).expect("only a writer is stored")
     }
 
+    /// Draws another writer for the changes to come, without a look at the tree: that it is used
+    /// already has a chance of 2^-39 for each writer there is.
+    pub fn draw_another_writer(&self) -> Writer {
+        let writer = draw_writer(&*self.world.random);
+        self.writer.store(writer.number(), Ordering::Relaxed);
+        writer
+    }
+
     /// Draws the writer anew until neither a row of the tree nor the number of an inode
     /// has it. To be called before the first change.
     pub fn draw_writer(&self) -> Result<Writer> {
