@@ -263,6 +263,10 @@ impl Service for Mounted {
                     Later::Unpublished => "what was written here is not all in REPO: what other \
                                            devices wrote is shown once it is"
                         .into(),
+                    Later::Older => "the heads that are here lack changes that are shown: one of them was \
+                                     taken away, or is not here yet. What other devices wrote is shown \
+                                     once it is here"
+                        .into(),
                     Later::Database(name) => format!(
                         "another device changed {}, which is open here and belongs to a database: \
                          what other devices wrote is shown once it is closed",

@@ -51,6 +51,8 @@ pub enum Later {
     Unpublished,
     /// Another device changed the file of this name, which is open here and belongs to a database.
     Database(Vec<u8>),
+    /// The heads that are here lack changes that are shown: one was taken away, or is not here yet.
+    Older,
 }
 
 /// After how many tries in vain changes wait for the next one.
@@ -156,6 +158,9 @@ impl Fs {
     ) -> std::result::Result<ControlFlow<Followed, NextBase>, VolumeError> {
         let looked = follower.look(&self.volume)?;
         *heads = Some(looked.heads);
+        if looked.is_older {
+            return Ok(ControlFlow::Break(Followed::Later(Later::Older)));
+        }
         let Some(base) = looked.base else { return Ok(ControlFlow::Break(Followed::Nothing)) };
         let other = self.volume.tree_at(base.namespace.shown);
         let changed = self.changed(&other)?;

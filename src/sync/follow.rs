@@ -14,7 +14,7 @@ use super::plan::{Plan, Verdict, Wanted, plan};
 use super::read::{LeftOut, Loaded, Usable};
 use super::tell;
 use crate::crypto::{DeviceId, unhex};
-use crate::format::clock::{Generations, Seen};
+use crate::format::clock::{Generations, Processed, Seen};
 use crate::io::{Alarm, FolderWatch, SyncedFolder, Timestamp};
 use crate::store::{Store, StoreError};
 use crate::tree::{Root, join};
@@ -93,6 +93,8 @@ impl Last {
 pub struct Looked {
     /// What the volume would be based on from here on; none if that is the same as before.
     pub base: Option<Base>,
+    /// Whether what is here lacks changes that the volume shows; then there is no other base.
+    pub is_older: bool,
     /// The heads of all devices.
     pub heads: Heads,
     /// The newest generation of each device that local state has seen from here on.
@@ -254,12 +256,15 @@ impl Follower {
             Verdict::StandOn(_) | Verdict::Replay | Verdict::Refuse(_) => None,
         };
         // A client may have taken a head away: what is shown stays, and does not grow older.
+        let had_base = base.is_some();
         let base = base.filter(|base| {
             let seen = (seen_before, self.seen(store, base.inherited.root));
-            matches!(seen, (Some(before), Some(after)) if before.dots().all(|dot| after.covers(dot)))
+            let has_all = matches!(seen, (Some(before), Some(after)) if before.dots().all(|dot| after.covers(dot)));
+            has_all || has_all_news(volume, &shown.inherited.merged, &base.inherited.merged)
         });
         let (heads, seen) = self.end(volume, &repository, loaded, plan)?;
-        Ok(Looked { base, heads, seen })
+        let is_older = had_base && base.is_none();
+        Ok(Looked { base, is_older, heads, seen })
     }
 
     /// The changes in the namespace at a root; none if they cannot be read.
@@ -317,6 +322,20 @@ impl Follower {
         let seen = self.last().as_ref().and_then(|last| last.seen);
         seen.map(|seen| now.saturating_sub(seen))
     }
+}
+
+/// Whether all changes of the heads that are shown are in these heads, too. A head without news has no
+/// change but repairs, which every device makes of what it merged.
+fn has_all_news(volume: &Volume, shown: &Processed, merged: &Processed) -> bool {
+    let (state, heads) = (volume.state(), volume.heads());
+    let news = |device: &DeviceId, generation: u64| {
+        if *device == state.device && generation == state.generation {
+            return state.news;
+        }
+        let is_it = |head: &&DeviceHead| head.device == *device && head.generation == generation;
+        heads.newest.iter().find(is_it).map_or(generation, |head| head.commit.news)
+    };
+    shown.iter().all(|(device, generation)| merged.generation(&device) >= news(&device, generation))
 }
 
 /// REPO's folder, and the folders into which all devices but `own` put files.

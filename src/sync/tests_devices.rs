@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::tests_identity::{text, write_in_pieces};
 use crate::crypto::hex;
-use crate::fs::{Followed, FsError};
+use crate::fs::{Followed, FsError, Later};
 use crate::merge::tests_devices::Device;
 use crate::merge::tests_histories::{Act, DIRS, acts, factor, play};
 use crate::merge::tests_maps::Listing;
@@ -493,11 +493,12 @@ fn what_is_shown_does_not_grow_older() {
     let newest = laptop.world().get(&states[1]).unwrap();
     laptop.world().remove_file(&states[1]);
     let follower = Device::follower();
-    assert!(matches!(laptop.follow_with(&follower), Followed::Nothing));
+    let is_older = |followed| matches!(followed, Followed::Later(Later::Older));
+    assert!(is_older(laptop.follow_with(&follower)));
     assert_eq!((laptop.read("f"), laptop.read("second")), ("second".into(), "second".into()));
     assert_eq!(laptop.volume().heads().behind.len(), 1, "that is told");
     assert!(laptop.append("f", "+laptop"));
-    assert!(matches!(laptop.follow_with(&follower), Followed::Nothing));
+    assert!(is_older(laptop.follow_with(&follower)));
     laptop.world().put(&states[1], &newest);
     assert!(matches!(laptop.follow_with(&follower), Followed::Nothing), "it is shown already");
     laptop.checkpoint();
@@ -506,6 +507,31 @@ fn what_is_shown_does_not_grow_older() {
     phone.receive(&laptop);
     assert!(matches!(phone.follow(), Followed::Changed(_)));
     assert_eq!(phone.seen(), laptop.seen());
+}
+
+/// A device had joined what two others wrote, and said so with a head of its own. Whatever one of the two
+/// wrote next, without that head, was shown at the next mount only.
+#[test]
+fn a_mount_that_answered_follows_who_has_not_seen_the_answer() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("f", "base"));
+    let (phone, desk) = (laptop.another("PHONE", 3), laptop.another("DESK", 4));
+    assert!(phone.write("theirs", "phone") && desk.write("ours", "desk"));
+    phone.checkpoint();
+    desk.checkpoint();
+    for (to, from) in [(&laptop, &phone), (&laptop, &desk), (&phone, &desk), (&desk, &phone)] {
+        to.receive(from);
+    }
+    for device in [&laptop, &phone, &desk] {
+        assert!(matches!(device.follow(), Followed::Changed(_)));
+    }
+    laptop.answer();
+    assert!(desk.write("ours", "changed"));
+    desk.checkpoint();
+    laptop.receive(&desk);
+    assert!(matches!(laptop.follow(), Followed::Changed(_)));
+    assert_eq!(laptop.read("ours"), "changed");
+    assert_eq!(laptop.seen(), desk.seen());
 }
 
 /// A head came before the objects that it needs: files that a program could read gave errors.

@@ -13,7 +13,7 @@ use super::tests_devices::listing;
 use super::tests_steps::{DEVICES, During, EVERYTHING, FOLLOWING, Step, step};
 use crate::crypto::{hash, hex};
 use crate::format::namespace::INLINE_MAX;
-use crate::fs::{Followed, Later, Operations as _};
+use crate::fs::{Followed, Later, Operations as _, RecoverError};
 use crate::io::sim::{Crash, Fault, SimWorld, Unsynced};
 use crate::merge::tests_devices::{Device, Ended, MountError};
 use crate::merge::tests_histories::{Act, DIRS, FILES, acts, factor, play};
@@ -335,18 +335,23 @@ impl Devices {
                     ended = machine;
                     self.machines[at] = Some(Machine::Ended(ended));
                     self.tell(format!("{at} cannot mount: {error}"));
-                    let MountError::Volume(why) = &error else {
-                        return Err(TestCaseError::fail(format!("it refuses: {error}")));
-                    };
                     // Where no head is left, nothing tells whether they are still to come.
                     let files = repo_files(self.machine(at).disk());
                     let has_heads = files.iter().any(|path| path.contains("/head/"));
-                    let waits = match why {
-                        VolumeError::Waiting(_)
-                        | VolumeError::Store(StoreError::Missing { .. }) => true,
-                        VolumeError::RolledBack(_) => !has_heads,
+                    let waits = match &error {
+                        MountError::Volume(
+                            VolumeError::Waiting(_)
+                            | VolumeError::Store(StoreError::Missing { .. }),
+                        ) => true,
+                        // The tree on which the journal's changes were made is not here in full.
+                        MountError::Recover(RecoverError::Store(StoreError::Missing {
+                            ..
+                        })) => true,
+                        MountError::Volume(VolumeError::RolledBack(_)) => !has_heads,
                         // By a clock that was set, a file is still for ten minutes at once.
-                        VolumeError::Store(StoreError::Damaged { .. }) => self.set.contains(&at),
+                        MountError::Volume(VolumeError::Store(StoreError::Damaged { .. })) => {
+                            self.set.contains(&at)
+                        }
                         _ => false,
                     };
                     prop_assert!(waits, "it refuses: {error}");
@@ -434,6 +439,9 @@ impl Devices {
                 prop_assert!(self.has_trouble(at), "nothing is missing");
             }
             Ok(Followed::Later(Later::Busy)) => prop_assert!(false, "nobody writes"),
+            Ok(Followed::Later(Later::Older)) => {
+                prop_assert!(self.is_incomplete(at), "all is here");
+            }
             Ok(Followed::Later(Later::Database(name))) => {
                 prop_assert!(self.open[at].is_some(), "nothing is open: {name:?}");
             }
@@ -598,9 +606,37 @@ impl Devices {
             }
             // What is missing is looked for once a second.
             self.machine(at).disk().clock().advance(Duration::from_secs(1));
+            let followed = self.follow_to_the_end(at)?;
             self.remount(at, false)?;
+            if let (Some(shown), Some(device)) = (followed, self.machine(at).mounted()) {
+                prop_assert_eq!(
+                    device.seen(),
+                    shown,
+                    "{} shows more than before it was mounted",
+                    at
+                );
+            }
         }
         Ok(())
+    }
+
+    /// What a mount shows that went on from all that is here. None if nothing is mounted, or its disk
+    /// failed.
+    fn follow_to_the_end(&mut self, at: usize) -> Result<Option<Listing>, TestCaseError> {
+        self.close(at);
+        if self.faulty.contains(&at) {
+            return Ok(None);
+        }
+        let Machine::Mounted(device) = self.machine(at) else { return Ok(None) };
+        for _ in 0..3 {
+            match device.fs().follow(&Device::follower()) {
+                Ok(Followed::Nothing) => return Ok(device.try_seen().ok()),
+                Ok(Followed::Changed(_)) => {}
+                followed => prop_assert!(false, "all is here: {followed:?}"),
+            }
+        }
+        prop_assert!(false, "it always finds something new");
+        Ok(None)
     }
 
     fn finish(&mut self) -> Outcome {
