@@ -260,7 +260,7 @@ impl Follower {
         let base = base.filter(|base| {
             let seen = (seen_before, self.seen(store, base.inherited.root));
             let has_all = matches!(seen, (Some(before), Some(after)) if before.dots().all(|dot| after.covers(dot)));
-            has_all || has_all_news(volume, &shown.inherited.merged, &base.inherited.merged)
+            has_all || is_all_here(&shown.inherited.merged, &base.inherited.merged, &loaded)
         });
         let (heads, seen) = self.end(volume, &repository, loaded, plan)?;
         let is_older = had_base && base.is_none();
@@ -324,18 +324,14 @@ impl Follower {
     }
 }
 
-/// Whether all changes of the heads that are shown are in these heads, too. A head without news has no
-/// change but repairs, which every device makes of what it merged.
-fn has_all_news(volume: &Volume, shown: &Processed, merged: &Processed) -> bool {
-    let (state, heads) = (volume.state(), volume.heads());
-    let news = |device: &DeviceId, generation: u64| {
-        if *device == state.device && generation == state.generation {
-            return state.news;
-        }
-        let is_it = |head: &&DeviceHead| head.device == *device && head.generation == generation;
-        heads.newest.iter().find(is_it).map_or(generation, |head| head.commit.news)
-    };
-    shown.iter().all(|(device, generation)| merged.generation(&device) >= news(&device, generation))
+/// Whether of each head that is shown, or was merged into one that is, the device's changes are here: in
+/// a head of the device that can be used, or in what is joined. The dots alone do not tell: a head without
+/// news has those of its repairs, which every device makes of what it merged.
+fn is_all_here(shown: &Processed, merged: &Processed, loaded: &Loaded) -> bool {
+    shown.iter().all(|(device, generation)| {
+        let is_it = |head: &DeviceHead| head.device == device && head.generation >= generation;
+        merged.generation(&device) >= generation || loaded.heads.iter().any(|(head, _)| is_it(head))
+    })
 }
 
 /// REPO's folder, and the folders into which all devices but `own` put files.
