@@ -65,7 +65,7 @@ pub struct Setup {
     pub guarded: bool,
 }
 
-/// What the main thread waits for.
+/// What the thread of the life of a mount waits for.
 pub(super) enum Event {
     /// The kernel let go of the mount.
     Ended,
@@ -153,21 +153,29 @@ pub fn run<S: Service>(
     };
     take_end(&setup.registry, &setup.mountpoint);
     let (checkpoints, wanted) = mpsc::channel();
-    let result = match life.start_threads(checkpoints, wanted) {
-        Ok(()) => {
-            pending.finish(Ok(mounted));
-            ready();
-            life.wait(&received);
-            life.close(&received)
+    let started = life.start_threads(checkpoints, wanted);
+    pending.finish(started.clone().map(|()| mounted));
+    if started.is_ok() {
+        ready();
+    }
+    // The guard is told of a killed process once its main thread has ended. One that waits for the
+    // mount itself could not end, so all that touches the mount is done by another thread.
+    let live = move || {
+        match &started {
+            Ok(()) => life.wait(&received),
+            Err(_) => life.stop(),
         }
-        Err(failure) => {
-            pending.finish(Err(failure.clone()));
-            life.stop();
-            life.close(&received).and(Err(failure))
-        }
+        // Who asks from here on is answered by how that ended.
+        life.close(&received).and(started)
     };
-    // Who asks from here on is answered by how that ended.
-    drop(received);
+    let result = thread::scope(|scope| {
+        let lived = thread::Builder::new().name("life".into()).spawn_scoped(scope, live);
+        let lived = lived.map_err(|error| no_thread(&error))?;
+        lived.join().unwrap_or_else(|_| {
+            let text = "internal error in the daemon; see the log".into();
+            Err(Failure { code: Exit::Other, text })
+        })
+    });
     server.finish(ANSWER_LIMIT);
     if let Some(guard) = guard {
         guard.dismiss();
@@ -210,10 +218,15 @@ pub(super) fn write_back_and_checkpoint<S: Service>(
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
-    thread::Builder::new().name(name.into()).spawn(work).map(drop).map_err(|error| Failure {
-        code: Exit::Other,
-        text: format!("no thread could be started: {error}"),
-    })
+    thread::Builder::new()
+        .name(name.into())
+        .spawn(work)
+        .map(drop)
+        .map_err(|error| no_thread(&error))
+}
+
+fn no_thread(error: &std::io::Error) -> Failure {
+    Failure { code: Exit::Other, text: format!("no thread could be started: {error}") }
 }
 
 struct Life<S> {
@@ -235,7 +248,7 @@ impl<S: Service> Life<S> {
         self.service.started(handle);
         let (service, session) = (Arc::clone(&self.service), Arc::downgrade(&self.session));
         spawn("ticker", move || {
-            // The session is held by the main thread: without it, it is over.
+            // The session is held by the thread of its life: without it, it is over.
             while session.upgrade().is_some() {
                 let next = Instant::now() + TICK;
                 let due = catch_unwind(AssertUnwindSafe(|| service.tick())).unwrap_or(false);
