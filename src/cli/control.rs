@@ -368,7 +368,7 @@ fn show(value: &serde_json::Value) -> std::result::Result<(), OutputError> {
         say!("  behind         {behind}")?;
     }
     for unusable in texts(value, "unusable") {
-        say!("  unusable       a newer state is here and cannot be used: {unusable}")?;
+        say!("  unusable       a state that is not shown: {unusable}")?;
     }
     Ok(())
 }

@@ -88,6 +88,10 @@ pub(super) struct Loaded {
     pub heads: Vec<(DeviceHead, HeadFile)>,
     /// The files of [`Here::unusable`], in their order, and what is wrong with them.
     pub unusable: Vec<(HeadFile, StoreError)>,
+    /// Heads before those that are passed by, which are not here.
+    gaps: Vec<(HeadFile, StoreError)>,
+    /// What heads that are passed by say that a repair found damaged.
+    bad: BTreeSet<Hash>,
     /// Older heads that cannot be used, and why.
     pub older: Vec<(Hash, StoreError)>,
     /// Older heads that are not here, although a later head of their device names them, or that
@@ -145,6 +149,9 @@ pub(super) fn load_heads(store: &Store, heads: &Heads, usable: Usable<'_>) -> Lo
         loaded.here.files.extend(files.iter().map(|file| file.hash));
         loaded.add_device(store, device, files, usable);
     }
+    // What a repair went on without is lacked by nobody.
+    let gaps = std::mem::take(&mut loaded.gaps);
+    loaded.unusable.extend(gaps.into_iter().filter(|(file, _)| !loaded.bad.contains(&file.hash)));
     loaded.mark_lacking();
     loaded.here.heads = loaded.heads.iter().map(|(head, _)| plain(head)).collect();
     let unusable = loaded.unusable.iter().map(|(file, error)| Unread {
@@ -190,6 +197,18 @@ impl Loaded {
         }
     }
 
+    /// Notes if the head before one that was made later is not here: it may be of the time that is
+    /// asked for.
+    fn add_gap(&mut self, device: DeviceId, passed: (u64, String, Hash), files: &[HeadFile]) {
+        let (later, name, hash) = passed;
+        if hash == [0; 32] || files.iter().any(|file| file.hash == hash) {
+            return;
+        }
+        let what = format!("the state of {} before state {later}", named(&name, &device));
+        let file = HeadFile { device, generation: later.saturating_sub(1), hash, size: 0 };
+        self.gaps.push((file, StoreError::Missing { what }));
+    }
+
     fn add_device(
         &mut self,
         store: &Store,
@@ -202,6 +221,9 @@ impl Loaded {
         let mut complete = true;
         let mut chain = Vec::new();
         let mut followed: HashSet<Hash> = HashSet::new();
+        // The oldest head that is passed by: its generation, what its device was called, and the head
+        // before it.
+        let mut passed: Option<(u64, String, Hash)> = None;
         for file in files.iter().rev() {
             let loaded = match usable.left_out.get(&file.hash) {
                 Some(cause) => Err(cause.error()),
@@ -226,7 +248,12 @@ impl Loaded {
                 self.here.later.add(*device, generation);
                 let oldest = self.here.oldest_later.get_or_insert(commit.time);
                 *oldest = commit.time.min(*oldest);
+                self.bad.extend(&commit.bad);
+                passed = Some((generation, commit.device_name, commit.previous));
                 continue;
+            }
+            if let Some(passed) = passed.take() {
+                self.add_gap(*device, passed, files);
             }
             complete &= all_here;
             if !all_here && let Some(path) = store.lacking(&commit, false) {
@@ -246,6 +273,9 @@ impl Loaded {
                 let head = DeviceHead { device, name, generation, hash, commit, complete: true };
                 found.push((head, file.clone()));
             }
+        }
+        if let Some(passed) = passed {
+            self.add_gap(*device, passed, files);
         }
         let is_here = |hash: &Hash| files.iter().any(|file| file.hash == *hash);
         let before = chain.iter().map(|link| link.previous);

@@ -111,6 +111,34 @@ fn states_that_cannot_be_used_are_told_unless_they_are_later() {
     assert_eq!((past.behind.len(), past.unusable.len()), (1, 0));
 }
 
+/// The head of that time is not here, and a later one of its device names it: what was before is not all
+/// that there was.
+#[test]
+fn a_state_that_a_later_one_names_is_missed() {
+    let laptop = Device::first("LAPTOP");
+    let mut times = Vec::new();
+    for text in ["one", "two", "three"] {
+        assert!(laptop.write("f", text));
+        times.push(published(&laptop).0);
+    }
+    let path = laptop.world().paths().into_iter().find(|path| path.contains("/0000000000000002-"));
+    let path = path.unwrap();
+    let head = laptop.world().get(&path).unwrap();
+    laptop.world().remove_file(&path);
+    let heads = |until| {
+        let past = laptop.past(until).unwrap();
+        let told: Vec<String> = past.unusable.iter().map(|head| head.error.to_string()).collect();
+        (past.behind.len(), told)
+    };
+    let name = crate::volume::named("LAPTOP", &laptop.volume().state().device);
+    let missing = format!("the state of {name} before state 3 is not here (yet)");
+    assert_eq!(heads(times[1]), (0, vec![missing.clone()]));
+    assert_eq!(heads(times[0]), (0, vec![missing]), "it may be of that time, too");
+    assert_eq!(heads(times[2]), (0, Vec::new()));
+    laptop.world().put(&path, &head);
+    assert_eq!(heads(times[1]), (0, Vec::new()));
+}
+
 /// The files that differ between two listings, by path: those of other bytes, and those that only one
 /// has. Of a file in a directory that has another name now nothing is told.
 fn paths_that_differ(before: &Listing, after: &Listing) -> BTreeSet<String> {
