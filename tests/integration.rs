@@ -75,6 +75,8 @@ mod process;
 mod relay;
 #[path = "integration/repair.rs"]
 mod repair;
+#[path = "integration/restore.rs"]
+mod restore;
 #[path = "integration/semantics.rs"]
 mod semantics;
 #[path = "../benches/memfs/service.rs"]

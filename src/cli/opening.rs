@@ -411,7 +411,9 @@ impl OpenRepository {
     /// What the repository showed at a time; tells which state was the latest then. Fails, as opening
     /// does, if more is known of that time than can be used here.
     pub fn past(&mut self, global: &Global, time: Timestamp) -> Result<Base> {
-        let past = self.follower.past(self.fs.volume(), &self.repository, time)?;
+        // This command may have published since it was opened.
+        let repository = Repository::find(&*self.fs.volume().world().repo)?;
+        let past = self.follower.past(self.fs.volume(), &repository, time)?;
         if let Some(notice) = &past.notice {
             note!("amberfs: {notice}");
         }

@@ -11,7 +11,8 @@ use crate::volume::Tree;
 impl Fs {
     /// Makes an inode with a name that has the content, the attributes and the times of one in another
     /// namespace of this repository, but for the entries of a directory. Fails with
-    /// [`FsError::Exists`] if the name is taken, with [`FsError::NotFound`] if there is no such inode.
+    /// [`FsError::Exists`] if the name is taken, with [`FsError::NotFound`] if there is no such inode,
+    /// with [`FsError::NotHere`] if its content is not in REPO.
     pub fn bring_back(&self, tree: &Tree<'_>, of: Ino, (dir, name): (Ino, &[u8])) -> Result<Attr> {
         self.check_writable()?;
         let failed = |error| self.store_failed(&error);
@@ -30,6 +31,12 @@ impl Fs {
             _ => ControlFlow::Break(()),
         })
         .map_err(failed)?;
+        let long = xattrs.iter().map(|(_, value)| value.stored().0);
+        for content in long.chain([old.content]) {
+            if !self.volume.refer_to(&content).map_err(failed)? {
+                return Err(FsError::NotHere);
+            }
+        }
         self.make_room(true);
         let now = self.now();
         let mut state = self.lock();

@@ -12,10 +12,12 @@ use super::flush::{self, Flushed};
 use super::shape::{self, Stretches};
 use super::unfit::journal_keys;
 use crate::format::commit::Name;
+use crate::format::namespace::Content;
 use crate::format::node::Id;
 use crate::format::record::Piece;
 use crate::journal::JournalKeys;
 use crate::store::Result;
+use crate::tree::content::range;
 
 impl Volume {
     /// The keys of the journal in local state.
@@ -74,6 +76,19 @@ impl Volume {
         streaming: bool,
     ) -> Result<Flushed> {
         flush::flush(&self.store, base, layer, size, streaming)
+    }
+
+    /// Whether content is here, as far as its directory tells, so that a file may refer to it. That one
+    /// does so is recorded: the next checkpoint looks at it once more.
+    pub fn refer_to(&self, content: &Content) -> Result<bool> {
+        let (id, level) = match content {
+            Content::None => return Ok(true),
+            Content::Chunk(id) => return Ok(self.store.has(id)),
+            Content::Tree(id, level) => (*id, *level),
+        };
+        let runs = range(&*self.store, (id, level), 0, u64::MAX)?;
+        let mut chunks = runs.iter().map(|placed| placed.run).filter(|run| !run.is_hole());
+        Ok(self.store.has(&id) && chunks.all(|run| self.store.has(&run.id)))
     }
 
     /// Reports that a checkpoint begins to chunk what it froze.

@@ -11,10 +11,10 @@ use serde_json::Value;
 
 use crate::many::{KEY, files};
 use crate::mounted::has_fuse;
-use crate::world::{World, assert_same_tree, noise, wait_for};
+use crate::world::{World, noise, wait_for};
 
 /// The states that are listed, the oldest first.
-fn list(world: &World) -> Vec<Value> {
+pub fn list(world: &World) -> Vec<Value> {
     let lines = world.ok(&["snapshots", "list", "repo", "--all", "--json"]);
     let mut found: Vec<Value> =
         lines.lines().map(|line| serde_json::from_str(line).expect("is JSON")).collect();
@@ -22,12 +22,12 @@ fn list(world: &World) -> Vec<Value> {
     found
 }
 
-fn seconds(state: &Value) -> u64 {
+pub fn seconds(state: &Value) -> u64 {
     state["time"].as_u64().expect("is a number")
 }
 
 /// Waits until a state that is published now has another second than this one.
-fn wait_beyond(second: u64) {
+pub fn wait_beyond(second: u64) {
     let end = SystemTime::UNIX_EPOCH + Duration::from_secs(second + 1);
     let left = end.duration_since(SystemTime::now()).unwrap_or_default();
     std::thread::sleep(left);
@@ -47,7 +47,7 @@ fn written(texts: &[&str]) -> (World, Vec<String>) {
     (world, times)
 }
 
-fn utc(second: u64) -> String {
+pub fn utc(second: u64) -> String {
     let time = jiff::Timestamp::from_second(second as i64).unwrap();
     jiff::tz::TimeZone::UTC.to_datetime(time).to_string()
 }
@@ -127,70 +127,10 @@ fn what_changed_is_told_by_path() {
 }
 
 /// How many bytes all objects are.
-fn object_bytes(world: &World) -> u64 {
+pub fn object_bytes(world: &World) -> u64 {
     let objects =
         world.files("repo").into_iter().filter(|path| path.to_str().unwrap().contains("/obj/"));
     objects.map(|path| fs::metadata(path).unwrap().len()).sum()
-}
-
-#[test]
-fn files_are_brought_back_without_a_byte_uploaded_again() {
-    let world = World::with_repo();
-    let source = world.path("source");
-    fs::create_dir_all(source.join("deep/er")).unwrap();
-    fs::write(source.join("deep/er/large"), noise(3_000_000, 1)).unwrap();
-    fs::write(source.join("deep/small"), "small").unwrap();
-    fs::hard_link(source.join("deep/small"), source.join("deep/er/link")).unwrap();
-    fs::write(source.join("kept"), "kept").unwrap();
-    std::os::unix::fs::symlink("small", source.join("deep/symlink")).unwrap();
-    world.ok(&["put", "repo", "all", "--from", "source"]);
-    let second = seconds(list(&world).last().unwrap());
-    let then = format!("{}Z", utc(second));
-    wait_beyond(second);
-    // All of it is spoiled, or gone.
-    fs::write(world.path("new"), "new").unwrap();
-    for path in ["all/deep/er/large", "all/deep/small", "all/came"] {
-        world.ok(&["put", "repo", path, "--from", "new"]);
-    }
-    if has_fuse("snapshots, restore") {
-        let mount = world.mount("repo", "mnt", &KEY);
-        let said = world.fails(&["restore", "repo", "all", "--at", &then], 11);
-        assert!(said.contains("snapshot=WHEN"), "{said}");
-        fs::remove_dir_all(world.path("mnt/all/deep/er")).unwrap();
-        mount.unmount(&world);
-    }
-    let before = object_bytes(&world);
-    let said = world.ok(&["restore", "repo", "all/deep", "--at", &then, "--json"]);
-    let said: Value = serde_json::from_str(&said).unwrap();
-    assert_eq!((said["left_out"].as_u64(), said["time"].as_u64()), (Some(0), Some(second)));
-    assert_eq!(object_bytes(&world), before, "content was stored again");
-    world.ok(&["extract", "repo", "back"]);
-    assert_same_tree(&source.join("deep"), &world.path("back/all/deep"));
-    assert_eq!(fs::read_to_string(world.path("back/all/came")).unwrap(), "new");
-    let links = |path: &str| fs::metadata(world.path(path)).unwrap().ino();
-    assert_eq!(links("back/all/deep/small"), links("back/all/deep/er/link"));
-    world.ok(&["check", "repo", "--read-data"]);
-    // Once more nothing is left to do, and what was not there is told.
-    let said = world.ok(&["restore", "repo", "/", "--at", &then, "--json"]);
-    let said: Value = serde_json::from_str(&said).unwrap();
-    assert_eq!((said["restored"].as_u64(), said["same"].as_u64()), (Some(0), Some(5)), "{said}");
-    let said = world.fails(&["restore", "repo", "all/came", "--at", &then], 1);
-    assert!(said.contains("it was not there at that time"), "{said}");
-    let said = world.fails(&["restore", "repo", "all/came", "all/kept", "--at", &then], 3);
-    assert!(said.contains("all/came: ") && said.contains("1 left out"), "{said}");
-    // A folder that has the path of a file stays, and is named.
-    world.ok(&["put", "repo", "all/other", "--from", "source"]);
-    let second = seconds(list(&world).last().unwrap());
-    wait_beyond(second);
-    fs::create_dir(world.path("folder")).unwrap();
-    if has_fuse("snapshots, restore in the way") {
-        let mount = world.mount("repo", "mnt", &KEY);
-        fs::remove_file(world.path("mnt/all/kept")).unwrap();
-        fs::create_dir(world.path("mnt/all/kept")).unwrap();
-        mount.unmount(&world);
-        let said = world.fails(&["restore", "repo", "all", "--at", &then], 3);
-        assert!(said.contains("all/kept: a folder has this name now"), "{said}");
-    }
 }
 
 /// The directory of the newest state below `.snapshots`, and how many there are.
