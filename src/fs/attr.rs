@@ -109,9 +109,16 @@ impl Fs {
             if size > i64::MAX as u64 {
                 return Err(FsError::FileTooBig);
             }
-            changes.push(Change::Resize { ino, size, time: now });
-            inode.size = size;
-            inode.mtime = now;
+            // A file that has this length already changes no time: the kernel, which shows times of its
+            // own, changes none either (`fuse_do_setattr()` in `fs/fuse/dir.c`).
+            if size != inode.size {
+                changes.push(Change::Resize { ino, size, time: now });
+                inode.size = size;
+                inode.mtime = now;
+            } else if *change == (SetAttr { size: change.size, ..SetAttr::default() }) {
+                drop(state);
+                return self.do_getattr(ino);
+            }
         }
         if let Some(mode) = change.mode {
             inode.mode = inode.kind() | mode & 0o7777;

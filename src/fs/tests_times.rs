@@ -62,3 +62,27 @@ fn pages_that_come_later_change_no_times() {
     assert_eq!(written(&[true]), direct);
     assert!(written(&[true, false]).0 > direct.0);
 }
+
+/// The kernel shows the times from before a truncation that changed no length; a remount showed others.
+#[test]
+fn a_truncation_to_the_same_length_changes_no_time() {
+    let place = Place::new();
+    let fs = place.open();
+    let ino = fs.mknod(ME, ROOT, b"file", 0o100_644, 0).unwrap().ino;
+    fs.write(ino, 0, b"text", false).unwrap();
+    let before = fs.getattr(ino).unwrap();
+    let truncated = |size| {
+        // The clock has a tick of some milliseconds.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        fs.setattr(ino, &SetAttr { size: Some(size), ..SetAttr::default() }).unwrap();
+        fs.getattr(ino).unwrap()
+    };
+    assert_eq!(truncated(4), before);
+    let shorter = truncated(3);
+    assert!(shorter.size == 3 && shorter.mtime > before.mtime);
+    // What the kernel tells beside it counts.
+    let told = Timestamp { secs: 1_700_000_000, nanos: 5 };
+    let mtime = Some(TimeSet::At(told));
+    fs.setattr(ino, &SetAttr { size: Some(3), mtime, ..SetAttr::default() }).unwrap();
+    assert_eq!(fs.getattr(ino).unwrap().mtime, told);
+}
