@@ -371,3 +371,31 @@ fn a_stream_comes_back_as_far_as_it_was_synced() {
     }
     world.ok(&["check", "repo", "--read-data"]);
 }
+
+/// The kernel tells the guard when the daemon's main thread has ended. During an unmount that thread opened
+/// the mount: killed then, it waited for its own process for ever, and the guard with it.
+#[test]
+fn the_main_thread_leaves_the_mount_to_another_one() {
+    if !has_fuse("killed, main thread") {
+        return;
+    }
+    let world = World::with_repo();
+    let mount = world.mount("repo", "mnt", &["--key-file", "key"]);
+    let pid = mount.pid();
+    let threads: Vec<String> = fs::read_dir(format!("/proc/{pid}/task"))
+        .expect("lists")
+        .map(|entry| entry.expect("is an entry").path().join("comm"))
+        .filter_map(|path| fs::read_to_string(path).ok())
+        .collect();
+    assert!(threads.iter().any(|name| name.trim() == "life"), "{threads:?}");
+    // While somebody keeps it from being unmounted, it is asked again and again.
+    let file = fs::File::create(world.path("mnt/open")).expect("creates");
+    for _ in 0..3 {
+        world.fails(&["umount", "mnt"], 11);
+        let call = fs::read_to_string(format!("/proc/{pid}/syscall")).expect("reads");
+        let futex = libc::SYS_futex.to_string();
+        assert_eq!(call.split(' ').next(), Some(futex.as_str()), "the main thread only waits");
+    }
+    drop(file);
+    mount.unmount(&world);
+}
