@@ -329,3 +329,31 @@ fn what_changed_between_two_times_is_told_by_path() {
     assert_eq!(changed(&laptop, second, second), Vec::<String>::new());
     assert_eq!(changed(&laptop, first, first), Vec::<String>::new());
 }
+
+/// A file that is back is where it was, whatever became of the one that was there; and no path is told to
+/// be renamed to itself.
+#[test]
+fn what_is_there_again_has_not_changed() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("file", "text") && laptop.mkdir("D") && laptop.write("D/f", "text"));
+    assert!(laptop.set_xattr("file", "then"));
+    let then = published(&laptop).0;
+    assert!(laptop.rename("file", "other") && laptop.append("other", "+"));
+    assert!(laptop.rename("D", "E") && laptop.mkdir("D") && laptop.rename("E/f", "D/f"));
+    assert!(laptop.rmdir("E"));
+    let moved = published(&laptop).0;
+    let told = ["Renamed file other (Some(4), Some(5))", "Content other (Some(4), Some(5))"];
+    assert_eq!(changed(&laptop, then, moved), told);
+    {
+        let past = laptop.past(then).unwrap().base;
+        let tree = laptop.volume().tree_at(past.namespace.shown);
+        let of = tree.lookup(ROOT, b"file").unwrap().unwrap();
+        laptop.fs().bring_back(&tree, of, (ROOT, b"file")).unwrap();
+    }
+    let back = published(&laptop).0;
+    assert_eq!(changed(&laptop, then, back), ["Added other (None, Some(5))"]);
+    // With other attributes it is another one.
+    assert!(laptop.set_xattr("file", "now"));
+    let later = published(&laptop).0;
+    assert_eq!(changed(&laptop, then, later).len(), 3);
+}

@@ -55,6 +55,7 @@ pub(crate) fn changes(before: &Tree<'_>, after: &Tree<'_>) -> Result<Vec<Change>
     let (mut left, mut right) = (Side::new(before), Side::new(after));
     let mut found = Vec::new();
     let (mut removed, mut added) = (BTreeMap::new(), BTreeMap::new());
+    let mut renamed = Vec::new();
     for (ino, (gone, new)) in touched.names {
         let (mut gone, mut new) = (gone.into_iter(), new.into_iter());
         loop {
@@ -65,16 +66,29 @@ pub(crate) fn changes(before: &Tree<'_>, after: &Tree<'_>) -> Result<Vec<Change>
             let gone = gone.map(|place| left.path(&place)).transpose()?;
             let new = new.map(|place| right.path(&place)).transpose()?;
             match (gone, new) {
-                (Some(from), Some(path)) => {
-                    let (size_before, size_after) = (left.size(ino)?, right.size(ino)?);
-                    let kind = ChangeKind::Renamed;
-                    found.push(Change { path, kind, from: Some(from), size_before, size_after });
-                }
+                // A directory of the same path may be another one.
+                (Some(from), Some(path)) if from == path => {}
+                (Some(from), Some(path)) => renamed.push((from, path, ino)),
                 (Some(path), None) => drop(removed.insert(path, ino)),
                 (None, Some(path)) => drop(added.insert(path, ino)),
                 (None, None) => {}
             }
         }
+    }
+    for (from, path, ino) in renamed {
+        // A file that is there again as it was, as after a restore, is where it was: the other is new.
+        let again = added.get(&from).copied();
+        if let Some(again) = again
+            && right.inode(again)?.is_some_and(|inode| !inode.is_dir())
+            && difference(&left, ino, &right, again)?.is_none()
+        {
+            added.remove(&from);
+            added.insert(path, ino);
+            continue;
+        }
+        let (size_before, size_after) = (left.size(ino)?, right.size(ino)?);
+        let kind = ChangeKind::Renamed;
+        found.push(Change { path, kind, from: Some(from), size_before, size_after });
     }
     let new_paths: BTreeSet<Vec<u8>> = added.keys().cloned().collect();
     // Programs save a file by renaming a new one over it.
@@ -82,13 +96,10 @@ pub(crate) fn changes(before: &Tree<'_>, after: &Tree<'_>) -> Result<Vec<Change>
         let size_after = right.size(ino)?;
         let (kind, size_before) = match removed.remove(&path) {
             None => (ChangeKind::Added, None),
-            Some(old) => match (left.inode(old)?, right.inode(ino)?) {
-                (Some(one), Some(other)) => {
-                    let Some(kind) = compare(&one, &other, false) else { continue };
-                    (kind, left.size(old)?)
-                }
-                _ => (ChangeKind::Content, left.size(old)?),
-            },
+            Some(old) => {
+                let Some(kind) = difference(&left, old, &right, ino)? else { continue };
+                (kind, left.size(old)?)
+            }
         };
         found.push(Change { path, kind, from: None, size_before, size_after });
     }
@@ -159,6 +170,20 @@ impl Touched {
             _ => {}
         }
     }
+}
+
+/// In what an inode of one namespace differs from one of another, as far as people see it.
+fn difference(
+    left: &Side<'_>,
+    before: Ino,
+    right: &Side<'_>,
+    after: Ino,
+) -> Result<Option<ChangeKind>> {
+    let (Some(one), Some(other)) = (left.inode(before)?, right.inode(after)?) else {
+        return Ok(Some(ChangeKind::Content));
+    };
+    let has_other_xattrs = left.tree.xattrs(before)? != right.tree.xattrs(after)?;
+    Ok(compare(&one, &other, has_other_xattrs))
 }
 
 /// In what two records differ, as far as people see it.

@@ -1,10 +1,11 @@
 //! The namespace at one root. Whose root it is makes no difference: that of the base, of
 //! a kept commit, or of another device's head.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::values;
-use crate::format::namespace::{Ino, Key, ROOT, Value};
+use crate::format::namespace::{Ino, Key, ROOT, Value, XattrState};
 use crate::format::node::MapItem;
 use crate::store::{Result, Store, StoreError};
 use crate::tree::diff::{self, Difference};
@@ -72,6 +73,21 @@ impl<'a> Tree<'a> {
             _ => ControlFlow::Break(()),
         })?;
         Ok(names)
+    }
+
+    /// The extended attributes of an inode that were not removed, by name.
+    pub fn xattrs(&self, of: Ino) -> Result<BTreeMap<Vec<u8>, XattrState>> {
+        let mut found = BTreeMap::new();
+        self.scan(&Key::xattrs(of), &mut |key, value| match (key, value) {
+            (Key::Xattr(ino, name), Value::Xattr(xattr)) if ino == of => {
+                if xattr.state != XattrState::Removed {
+                    found.insert(name, xattr.state);
+                }
+                ControlFlow::Continue(())
+            }
+            _ => ControlFlow::Break(()),
+        })?;
+        Ok(found)
     }
 
     /// What has a name in a directory.

@@ -4,7 +4,7 @@
 //! its name. No byte of it is read: its content is in the repository. No side file of a database stands
 //! beside another version of it: those of then come with it, and those of now go.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use super::super::args::{Global, RestoreArgs};
@@ -12,7 +12,7 @@ use super::super::opening::{Access, open};
 use super::super::{Exit, Failure, Result};
 use super::put::{sweep, temporary};
 use super::{DIR, LeftOut, TYPE, find, in_a_mount, names, of, shown, with_cause};
-use crate::format::namespace::{Ino, Inode, Key, ROOT, Value, XattrState};
+use crate::format::namespace::{Ino, Inode, Key, ROOT, Value};
 use crate::format::side_files::{SIDE_SUFFIXES, main_name};
 use crate::fs::{Fs, FsError, Operations, RenameMode, SetAttr, TimeSet};
 use crate::io::{Timestamp, output};
@@ -337,22 +337,7 @@ impl Restorer<'_> {
             (content, inode.uid, inode.gid, inode.rdev, inode.mtime)
         };
         let is_equal = of(&then) == of(&today);
-        Ok(is_equal && Self::xattrs(&self.past, before)? == Self::xattrs(&self.present, now)?)
-    }
-
-    /// The extended attributes of an inode.
-    fn xattrs(tree: &Tree<'_>, of: Ino) -> Result<BTreeMap<Vec<u8>, XattrState>> {
-        let mut found = BTreeMap::new();
-        tree.scan(&Key::xattrs(of), &mut |key, value| match (key, value) {
-            (Key::Xattr(ino, name), Value::Xattr(xattr)) if ino == of => {
-                if xattr.state != XattrState::Removed {
-                    found.insert(name, xattr.state);
-                }
-                ControlFlow::Continue(())
-            }
-            _ => ControlFlow::Break(()),
-        })?;
-        Ok(found)
+        Ok(is_equal && self.past.xattrs(before)? == self.present.xattrs(now)?)
     }
 
     /// Directories have the times of then, although files were put into them.
