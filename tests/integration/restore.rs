@@ -128,6 +128,37 @@ fn a_database_has_the_side_files_of_then_and_no_others() {
     }
 }
 
+/// With one of them alone the database would be spoiled.
+#[test]
+fn a_database_and_its_log_come_back_together_or_not_at_all() {
+    let world = World::with_repo();
+    put(&world, "d/db", "then");
+    fs::write(world.path("source"), noise(3_000_000, 1)).unwrap();
+    world.ok(&["put", "repo", "d/db-wal", "--from", "source"]);
+    let then = then(&world);
+    put(&world, "d/db", "now");
+    put(&world, "d/db-wal", "log of now");
+    put(&world, "d/other", "now");
+    let gone: Vec<_> = world.files("repo").into_iter().filter(|path| is_object(path)).collect();
+    let aside: Vec<Vec<u8>> = gone.iter().map(|path| fs::read(path).unwrap()).collect();
+    for path in &gone {
+        fs::remove_file(path).unwrap();
+    }
+    for path in ["d", "d/db", "d/db-wal"] {
+        let said = world.fails(&["restore", "repo", path, "--at", &then], 3);
+        assert!(said.contains("its content is not here (yet)"), "{said}");
+        assert_eq!(names(&world, "d"), ["db", "db-wal", "other"], "{path}");
+        let both = ["d/db", "d/db-wal"].map(|path| world.ok(&["cat", "repo", path]));
+        assert_eq!(both, ["now", "log of now"]);
+    }
+    for (path, bytes) in gone.iter().zip(aside) {
+        fs::write(path, bytes).unwrap();
+    }
+    assert_eq!(restore(&world, &["d"], &then)["restored"].as_u64(), Some(2));
+    assert_eq!(world.ok(&["cat", "repo", "d/db"]), "then");
+    world.ok(&["check", "repo", "--read-data"]);
+}
+
 #[test]
 fn what_is_named_twice_is_brought_back_once() {
     let world = World::with_repo();

@@ -1,8 +1,8 @@
 //! `restore`: brings files of the past back into the present.
 //!
 //! Invariant: a file is brought back under a name of its own, and then takes the place of what has
-//! its name. No byte of it is read: its content is in the repository. No side file of a database stands
-//! beside another version of it: those of then come with it, and those of now go.
+//! its name. No byte of it is read: its content is in the repository. A database and its side files come
+//! back together or not at all, and no side file of now stands beside the database of then.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -75,9 +75,35 @@ pub fn restore(global: &Global, args: &RestoreArgs) -> Result<Exit> {
 /// A file or folder of the past, and where it is to be.
 struct Item {
     ino: Ino,
-    /// A directory of the present.
+    /// The directory of then in which it was.
+    above: Ino,
+    /// The directory of the present in which it is to be.
     dir: Ino,
     path: Vec<Vec<u8>>,
+}
+
+impl Item {
+    fn name(&self) -> &[u8] {
+        self.path.last().expect("only the root has no name, and it is no item")
+    }
+
+    /// What stood beside it under this name.
+    fn beside(&self, ino: Ino, name: Vec<u8>) -> Self {
+        let mut path = self.path.clone();
+        *path.last_mut().expect("it has a name") = name;
+        Self { ino, path, ..*self }
+    }
+}
+
+/// A file that is ready to have its place.
+struct Staged {
+    /// Where it is to be: a directory of the present, and the name in it.
+    dir: Ino,
+    name: Vec<u8>,
+    /// The name that it has until then; none if what has its place is as it was.
+    temporary: Option<Vec<u8>>,
+    /// Its number of then, if it was made anew and not as one more name of a file.
+    made: Option<Ino>,
 }
 
 struct Restorer<'a> {
@@ -140,30 +166,32 @@ impl Restorer<'_> {
         let mut last = last.as_bytes();
         for name in above {
             path.push(name.as_bytes().to_vec());
-            ino = self.child(ino, name.as_bytes())?;
-            dir = self.folder(&Item { ino, dir, path: path.clone() })?;
+            let above = ino;
+            ino = self.child(above, name.as_bytes())?;
+            dir = self.folder(&Item { ino, above, dir, path: path.clone() })?;
         }
         let above = ino;
         // A side file goes with its database.
-        if let Some(main) = main_name(last)
-            && self.past.lookup(above, main)?.is_some()
-        {
+        if let Some(main) = self.database(above, last)? {
             last = main;
         }
         path.push(last.to_vec());
         let ino = self.child(above, last)?;
-        self.below_and(Item { ino, dir, path: path.clone() })?;
-        // Without them a database may be another one, or none.
-        for suffix in SIDE_SUFFIXES {
-            let side = [last, suffix].concat();
-            if main_name(&side).is_some()
-                && let Some(ino) = self.past.lookup(above, &side)?
-            {
-                *path.last_mut().expect("it has a name") = side;
-                self.below_and(Item { ino, dir, path: path.clone() })?;
-            }
-        }
-        Ok(())
+        self.below_and(Item { ino, above, dir, path })
+    }
+
+    /// The name of the database of which a file was a side file, by its name in a directory of then.
+    fn database<'n>(&self, above: Ino, name: &'n [u8]) -> Result<Option<&'n [u8]>> {
+        let Some(main) = main_name(name) else { return Ok(None) };
+        let are_files = self.file(above, name)?.is_some() && self.file(above, main)?.is_some();
+        Ok(are_files.then_some(main))
+    }
+
+    /// The regular file that had a name in a directory of then.
+    fn file(&self, above: Ino, name: &[u8]) -> Result<Option<Ino>> {
+        let Some(ino) = self.past.lookup(above, name)? else { return Ok(None) };
+        let is_file = Self::inode(&self.past, ino)?.is_some_and(|inode| inode.is_file());
+        Ok(is_file.then_some(ino))
     }
 
     /// What had a name in a directory of the past.
@@ -215,7 +243,7 @@ impl Restorer<'_> {
         let mut found = Vec::new();
         self.past.scan(&Key::entries_from(of, 0), &mut |key, value| match (key, value) {
             (Key::Entry(at, _, name), Value::Entry(ino, _)) if at == of => {
-                found.push(Item { ino, dir, path: [path, &[name]].concat() });
+                found.push(Item { ino, above: of, dir, path: [path, &[name]].concat() });
                 ControlFlow::Continue(())
             }
             _ => ControlFlow::Break(()),
@@ -225,7 +253,7 @@ impl Restorer<'_> {
 
     /// The directory of the present at this path; it is made as it was if it is gone.
     fn folder(&mut self, item: &Item) -> Result<Ino> {
-        let name = item.path.last().expect("the root is never made");
+        let name = item.name();
         match find(self.fs, item.dir, name) {
             Ok(attr) if attr.mode & TYPE == DIR => {
                 sweep(self.fs, attr.ino)?;
@@ -244,13 +272,48 @@ impl Restorer<'_> {
         }
     }
 
+    /// Brings a file back. Of a database and its side files either all come back or none: beside another
+    /// log it would be spoiled.
     fn leaf(&mut self, item: &Item) -> Result<()> {
-        let name = item.path.last().expect("the root is a folder");
-        if !self.done.insert((item.dir, name.clone())) {
+        if self.database(item.above, item.name())?.is_some() {
+            // It comes with its database.
             return Ok(());
         }
+        if !self.done.insert((item.dir, item.name().to_vec())) {
+            return Ok(());
+        }
+        let mut staged = Vec::new();
+        let done = self.stage_all(item, &mut staged).and_then(|()| self.place(item, &staged));
+        if done.is_err() {
+            for (dir, temporary) in
+                staged.iter().filter_map(|one| Some((one.dir, one.temporary.as_ref()?)))
+            {
+                // Why it failed is told. What has its place already has no such name any more.
+                let _ = self.fs.unlink(dir, temporary);
+            }
+            self.made.retain(|before, _| !staged.iter().any(|one| one.made == Some(*before)));
+        }
+        done
+    }
+
+    /// Makes a file, and the side files that it had, under names of their own.
+    fn stage_all(&mut self, item: &Item, staged: &mut Vec<Staged>) -> Result<()> {
+        staged.push(self.stage(item)?);
+        for suffix in SIDE_SUFFIXES {
+            let side = [item.name(), suffix].concat();
+            if main_name(&side).is_some()
+                && let Some(ino) = self.file(item.above, &side)?
+            {
+                staged.push(self.stage(&item.beside(ino, side))?);
+            }
+        }
+        Ok(())
+    }
+
+    fn stage(&mut self, item: &Item) -> Result<Staged> {
+        let (dir, name) = (item.dir, item.name().to_vec());
         let made = self.made_of(item.ino)?;
-        match find(self.fs, item.dir, name) {
+        match find(self.fs, dir, &name) {
             Ok(attr) if attr.mode & TYPE == DIR => {
                 return Err(Failure::new(Exit::Other, "a folder has this name now"));
             }
@@ -260,32 +323,51 @@ impl Restorer<'_> {
                     && self.is_same(item.ino, attr.ino)? =>
             {
                 self.made.insert(item.ino, attr.ino);
-                self.remove_side_files(item)?;
-                self.same += 1;
-                return Ok(());
+                return Ok(Staged { dir, name, temporary: None, made: None });
             }
             Ok(_) | Err(FsError::NotFound) => {}
             Err(error) => return Err(error.into()),
         }
         let temporary = temporary();
-        if let Some(made) = made {
-            let attr = self.fs.link(made, item.dir, &temporary)?;
+        let made = if let Some(made) = made {
+            let attr = self.fs.link(made, dir, &temporary)?;
             self.fs.forget(attr.ino, 1);
+            None
         } else {
-            let attr = self.fs.bring_back(&self.past, item.ino, (item.dir, &temporary))?;
+            let attr = self.fs.bring_back(&self.past, item.ino, (dir, &temporary))?;
             self.made.insert(item.ino, attr.ino);
+            Some(item.ino)
+        };
+        Ok(Staged { dir, name, temporary: Some(temporary), made })
+    }
+
+    /// Gives files their names. First the side files of now go, so that none stands beside another
+    /// version of its database, whenever this is interrupted.
+    fn place(&mut self, item: &Item, staged: &[Staged]) -> Result<()> {
+        for suffix in SIDE_SUFFIXES {
+            let side = [item.name(), suffix].concat();
+            let then = staged.iter().find(|one| one.name == side);
+            if main_name(&side).is_none() || then.is_some_and(|one| one.temporary.is_none()) {
+                continue;
+            }
+            match find(self.fs, item.dir, &side) {
+                Ok(attr) if attr.mode & TYPE != DIR => {
+                    self.fs.unlink(item.dir, &side)?;
+                    self.removed += u64::from(then.is_none());
+                }
+                Ok(_) | Err(FsError::NotFound | FsError::NameTooLong) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
-        // Before its database is another one: with a log that is not its own it would be spoiled.
-        let placed = self.remove_side_files(item).and_then(|()| {
-            let (from, to) = ((item.dir, &*temporary), (item.dir, &**name));
-            Ok(self.fs.rename(from, to, RenameMode::Replace)?)
-        });
-        if placed.is_err() {
-            // Why it failed is told; this cannot fail for another reason.
-            let _ = self.fs.unlink(item.dir, &temporary);
+        for Staged { dir, name, temporary, .. } in staged {
+            match temporary {
+                Some(temporary) => {
+                    self.fs.rename((*dir, temporary), (*dir, name), RenameMode::Replace)?;
+                    self.brought += 1;
+                }
+                None => self.same += 1,
+            }
         }
-        placed?;
-        self.brought += 1;
         Ok(())
     }
 
@@ -303,29 +385,6 @@ impl Restorer<'_> {
             self.made.insert(ino, ino);
         }
         Ok(is_same.then_some(ino))
-    }
-
-    /// Removes files that make a file of then, which has this place, a database with side files, and that
-    /// were not there then.
-    fn remove_side_files(&mut self, item: &Item) -> Result<()> {
-        let name = item.path.last().expect("a file has a name");
-        let mut backs = self.past.names_of(item.ino)?.into_iter();
-        let Some((above, _)) = backs.find(|(_, back)| back == name) else { return Ok(()) };
-        for suffix in SIDE_SUFFIXES {
-            let side = [name, suffix].concat();
-            if main_name(&side).is_none() || self.past.lookup(above, &side)?.is_some() {
-                continue;
-            }
-            match find(self.fs, item.dir, &side) {
-                Ok(attr) if attr.mode & TYPE != DIR => {
-                    self.fs.unlink(item.dir, &side)?;
-                    self.removed += 1;
-                }
-                Ok(_) | Err(FsError::NotFound | FsError::NameTooLong) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
     }
 
     /// Whether a file is as it was: content, attributes and time.
