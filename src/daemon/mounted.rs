@@ -41,7 +41,7 @@ const _: () = assert!(FLUSH_TICKS as u128 * TICK.as_millis() < 5000);
 /// A mounted file system, with what must live as long as it.
 pub(crate) struct Mounted {
     fs: Arc<Fs>,
-    /// The same with its past.
+    /// What the kernel's requests are answered from: the file system, and its past below `.snapshots`.
     operations: Arc<WithPast>,
     /// Local state, locked; none of a mount that is only read.
     state: Option<LocalState>,

@@ -1,7 +1,8 @@
 //! Threads for requests that have to wait for something.
 //!
-//! Invariant: no event loop waits for the kernel or for room, and at most one
-//! for REPO (the one whose write, or release, cuts chunks), so the rest of the mount goes on.
+//! Invariant: no event loop waits for the kernel or for room. For REPO one waits whose write, or
+//! release, cuts chunks, and each that reads what is in no cache; the rest of the mount goes on
+//! with the others. Who looks into the past has workers.
 //! What waits for the kernel's pages has a worker of its own: these pages come as
 //! writes, which may wait for room.
 

@@ -121,6 +121,13 @@ fn a_hung_repository_keeps_nobody_waiting_who_does_not_need_it() {
         std::thread::sleep(Duration::from_secs(2));
         before > 0 && fs::metadata(&waiting).is_ok_and(|file| file.len() == before)
     });
+    // More of those who look into the past, which needs REPO, than there are threads for them.
+    let past = path(".snapshots");
+    let mut looking: Vec<Child> = (0..4)
+        .map(|_| Command::new("ls").arg(&past).stdout(Stdio::null()).spawn().expect("starts"))
+        .collect();
+    std::thread::sleep(Duration::from_secs(1));
+    within_limit("attributes of the past", || fs::metadata(&past).expect("is there"));
     within_limit("mkdir", || fs::create_dir(path("folder")).expect("makes"));
     within_limit("rename", || fs::rename(path("early"), path("folder/early")).expect("renames"));
     let early = within_limit("read", || fs::read(path("folder/early")).expect("reads"));
@@ -137,6 +144,9 @@ fn a_hung_repository_keeps_nobody_waiting_who_does_not_need_it() {
     keeper.wait().expect("ends");
     elsewhere.hang(false);
     assert!(mount.ended_well(), "{}", world.log());
+    for looks in &mut looking {
+        looks.wait().expect("ends");
+    }
     // It was either told that it failed, or all of it is there.
     let written = writer.wait().expect("ends").success();
     let mount = world.mount("far/repo", "mnt", &["--key-file", "key"]);

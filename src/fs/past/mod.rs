@@ -11,7 +11,7 @@ mod states;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::numbers::{Numbers, STATES, is_past};
-use self::states::{PastState, States};
+use self::states::{Listed, PastState, States};
 use super::{
     Attr, Caller, DirEntry, Fs, FsError, Operations, RenameMode, Result, Seek, SetAttr, SpaceStat,
 };
@@ -20,7 +20,7 @@ use crate::io::Timestamp;
 use crate::sync::Follower;
 
 /// The directory of the past, in the root of a mount.
-pub const SNAPSHOTS: &[u8] = b".snapshots";
+const SNAPSHOTS: &[u8] = b".snapshots";
 
 /// A file system with its past.
 pub struct WithPast {
@@ -30,9 +30,14 @@ pub struct WithPast {
 }
 
 /// The past that is shown.
+///
+/// Lock order: `states`, then `newest`. Only who finds or lists a state waits for `states`, which is held
+/// while REPO is read; in `fuse` that is done in threads of its own.
 struct Shown {
     follower: Arc<Follower>,
     states: Mutex<States>,
+    /// When the newest state was published that the last list had.
+    newest: Mutex<Option<Timestamp>>,
     numbers: Mutex<Numbers>,
 }
 
@@ -53,6 +58,7 @@ impl WithPast {
         let past = follower.until().is_none().then(|| Shown {
             follower,
             states: Mutex::default(),
+            newest: Mutex::default(),
             numbers: Mutex::default(),
         });
         Self { present, past }
@@ -70,7 +76,8 @@ impl WithPast {
         Ok(Target::Past(past, state, ino))
     }
 
-    /// What `read` makes of an inode of the past. The directory of all states has nothing to read.
+    /// What `read` makes of an inode. None of the directories of all states and of one, which have
+    /// nothing to read: nobody looks into a state to list it beside others.
     fn read_past<T>(
         &self,
         number: u64,
@@ -78,7 +85,7 @@ impl WithPast {
     ) -> Result<Option<T>> {
         match self.target(number)? {
             Target::Present => read(&self.present, number).map(Some),
-            Target::States(_) => Ok(None),
+            Target::States(_) | Target::Past(_, _, ROOT) => Ok(None),
             Target::Past(past, state, ino) => read(&*self.fs_of(past, &state)?, ino).map(Some),
         }
     }
@@ -90,7 +97,7 @@ impl WithPast {
     /// Attributes of the directory of all states.
     fn states_attr(&self, past: &Shown) -> Result<Attr> {
         let root = self.present.getattr(ROOT)?;
-        let time = past.states().newest().unwrap_or(root.mtime);
+        let time = past.newest().unwrap_or(root.mtime);
         Ok(Self::dir_attr(&root, STATES, time))
     }
 
@@ -115,10 +122,18 @@ impl WithPast {
         Ok(Attr { ino: number, generation: 0, ..attr })
     }
 
+    /// All states, by time, as they were a second ago at most.
+    fn listed(&self, past: &Shown, states: &mut States) -> Result<Arc<Vec<Listed>>> {
+        let listed = states.list(&self.present)?;
+        *past.newest.lock().unwrap_or_else(PoisonError::into_inner) =
+            listed.last().map(|listed| listed.time);
+        Ok(listed)
+    }
+
     fn look_up_state(&self, past: &Shown, name: &[u8]) -> Result<Attr> {
         let state = {
             let mut states = past.states();
-            let listed = states.list(&self.present)?;
+            let listed = self.listed(past, &mut states)?;
             let found = listed.iter().find(|listed| listed.name == name);
             states.state(found.ok_or(FsError::NotFound)?)
         };
@@ -150,7 +165,7 @@ impl WithPast {
         attributes: bool,
         fill: &mut dyn FnMut(&DirEntry) -> bool,
     ) -> Result<()> {
-        let listed = past.states().list(&self.present)?;
+        let listed = self.listed(past, &mut past.states())?;
         let first = [(1, &b"."[..]), (2, b"..")];
         for (number, name) in first.into_iter().filter(|(number, _)| *number > cookie) {
             let attr =
@@ -231,6 +246,10 @@ fn check_present(number: u64) -> Result<()> {
 impl Shown {
     fn states(&self) -> MutexGuard<'_, States> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn newest(&self) -> Option<Timestamp> {
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn numbers(&self) -> MutexGuard<'_, Numbers> {

@@ -94,7 +94,8 @@ pub(super) struct Listed {
     pub cookie: u64,
     /// Whether it is in the list; it can be entered all the same.
     pub is_shown: bool,
-    time: Timestamp,
+    /// When it was published.
+    pub time: Timestamp,
     heads: u64,
 }
 
@@ -102,6 +103,8 @@ pub(super) struct Listed {
 #[derive(Default)]
 pub(super) struct States {
     snapshots: Snapshots,
+    /// How many of them could not be read at the last look.
+    unreadable: usize,
     /// By time, and when that was looked at.
     listed: Option<(Duration, Arc<Vec<Listed>>)>,
     in_use: Vec<Weak<PastState>>,
@@ -121,18 +124,13 @@ impl States {
         }
         let repository = find(present).map_err(|error| failed(present, error))?;
         let (all, unreadable) = self.snapshots.list(volume, &repository);
-        if unreadable > 0 {
+        if unreadable != self.unreadable {
             log::warn!("{unreadable} states of the past cannot be read");
+            self.unreadable = unreadable;
         }
         let listed = Arc::new(named(&all, volume.world().clock.now(), &TimeZone::system()));
         self.listed = Some((now, Arc::clone(&listed)));
         Ok(listed)
-    }
-
-    /// When the newest state was published that the last list had.
-    pub(super) fn newest(&self) -> Option<Timestamp> {
-        let (_, listed) = self.listed.as_ref()?;
-        listed.last().map(|listed| listed.time)
     }
 
     /// The state of a directory.
