@@ -112,13 +112,12 @@ impl Fs {
     }
 
     /// What goes before each change. It waits for following if that asks for a moment without
-    /// changes. After a suspend it draws another writer. It makes a checkpoint if the log has grown long: it
+    /// changes. It makes a checkpoint if the log has grown long: it
     /// must not fill up with records that a head could hold. If that fails, the
     /// log says when there is no room any more. Only who may `wait` does so for
     /// a checkpoint that is under way.
     pub(super) fn make_room(&self, wait: bool) {
         self.hold.wait();
-        self.notice_sleep();
         if self.log_amounts().before_change() == Relief::Go {
             return;
         }

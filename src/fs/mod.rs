@@ -33,8 +33,9 @@ mod queue;
 mod record_log;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
+use std::time::Duration;
 
 pub use checkpoint::Progress;
 pub use follow::{Changed, Followed, Later};
@@ -44,7 +45,7 @@ pub use operations::{
     TimeSet, has_namespace,
 };
 pub use ownership::Ownership;
-pub use past::{SNAPSHOTS, WithPast};
+pub use past::WithPast;
 pub use pressure::{When, is_scarce};
 pub use record_log::{Log, NoLog};
 
@@ -60,8 +61,8 @@ use crate::io::{Alarm, Timestamp};
 use crate::volume::content::{Layer, Stored};
 use crate::volume::{StoreError, Volume};
 
-/// Milliseconds for which a machine is suspended at least; less is how long it takes to read two clocks.
-const SHORTEST_SLEEP: u64 = 100;
+/// A machine is suspended for so long at least; less is how long it takes to read two clocks.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(100);
 
 /// How a file system behaves.
 #[derive(Clone, Copy, Debug)]
@@ -147,12 +148,14 @@ struct State {
     apart: Option<u64>,
     /// Numbers for new inodes; none where nothing is changed.
     numbers: Option<Numbers>,
+    /// How long the machine had been suspended in all when that was looked at last.
+    asleep: Duration,
     /// Changes that this mount made.
     made: u64,
     /// Time of the first and the last change since the last freeze.
-    changed: Option<(std::time::Duration, std::time::Duration)>,
+    changed: Option<(Duration, Duration)>,
     /// A checkpoint failed; before this time none is made unasked.
-    retry_at: std::time::Duration,
+    retry_at: Duration,
     /// Whose pages could not be counted without reading from REPO.
     uncounted: Vec<Ino>,
 }
@@ -219,8 +222,6 @@ pub struct Fs {
     hold: hold::Hold,
     /// Opening files waits for following.
     hold_of_opens: hold::Hold,
-    /// How long the machine had been suspended when the writer was drawn, ms.
-    asleep: AtomicU64,
     /// How many times in a row following found no moment without changes.
     busy_follows: AtomicUsize,
     /// Rings when what following waits for has happened, or the kernel is to be told something.
@@ -252,7 +253,6 @@ impl Fs {
             queue_room: Condvar::new(),
             hold: hold::Hold::default(),
             hold_of_opens: hold::Hold::default(),
-            asleep: AtomicU64::new(0),
             busy_follows: AtomicUsize::new(0),
             alarm: Alarm::default(),
             failing: Failing::default(),
@@ -260,7 +260,6 @@ impl Fs {
         // Who only reads needs no number, and may lack the nodes that would show it free.
         if !options.read_only {
             fs.lock().numbers = Some(Numbers::of(fs.volume.draw_writer()?));
-            fs.asleep.store(fs.asleep_millis(), Ordering::Relaxed);
         }
         if fresh {
             let now = fs.now();
@@ -287,8 +286,11 @@ impl Fs {
         &self.alarm
     }
 
+    /// Nobody changes anything without it.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.notice_sleep(&mut state);
+        state
     }
 
     fn flushing(&self) -> MutexGuard<'_, ()> {
@@ -323,22 +325,14 @@ impl Fs {
         self.volume.world().clock.now()
     }
 
-    fn asleep_millis(&self) -> u64 {
-        u64::try_from(self.volume.world().clock.asleep().as_millis()).unwrap_or(u64::MAX)
-    }
-
     /// Draws another writer if the machine was suspended: its memory may have been copied meanwhile,
     /// and go on elsewhere too. No two changes may have one dot.
-    fn notice_sleep(&self) {
-        let asleep = self.asleep_millis();
-        if asleep < self.asleep.load(Ordering::Relaxed).saturating_add(SHORTEST_SLEEP) {
+    fn notice_sleep(&self, state: &mut State) {
+        let asleep = self.volume.world().clock.asleep();
+        if asleep < state.asleep + SHORTEST_SLEEP {
             return;
         }
-        let mut state = self.lock();
-        if asleep < self.asleep.load(Ordering::Relaxed).saturating_add(SHORTEST_SLEEP) {
-            return;
-        }
-        self.asleep.store(asleep, Ordering::Relaxed);
+        state.asleep = asleep;
         if state.numbers.is_some() {
             state.numbers = Some(Numbers::of(self.volume.draw_another_writer()));
         }
