@@ -104,6 +104,45 @@ pub(crate) fn play(device: &Device, name: &str, acts: &[Act], made: &mut u32) {
     }
 }
 
+/// What a device of a history does next.
+#[derive(Clone, Debug)]
+pub(crate) enum Turn {
+    /// It changes files.
+    Act(usize, Vec<Act>),
+    /// It publishes.
+    Publish(usize),
+    /// The first gets all that the second has in REPO, and follows: it publishes what it has first.
+    Carry(usize, usize),
+}
+
+/// A turn of one of so many devices.
+pub(crate) fn turn(devices: usize) -> impl Strategy<Value = Turn> {
+    let device = move || 0..devices;
+    prop_oneof![
+        3 => (device(), acts(5)).prop_map(|(device, acts)| Turn::Act(device, acts)),
+        4 => device().prop_map(Turn::Publish),
+        3 => (device(), device()).prop_map(|(to, from)| Turn::Carry(to, from)),
+    ]
+}
+
+impl Turn {
+    pub(crate) fn play(self, devices: &[Device], made: &mut u32) {
+        match self {
+            Self::Act(at, acts) => play(&devices[at], "x", &acts, made),
+            Self::Carry(to, from) if to == from => {}
+            Self::Carry(to, from) => {
+                devices[to].receive(&devices[from]);
+                devices[to].tick();
+                devices[to].follow();
+            }
+            Self::Publish(at) => {
+                devices[at].tick();
+                devices[at].checkpoint();
+            }
+        }
+    }
+}
+
 fn contents(listing: &Listing) -> BTreeSet<String> {
     listing.values().filter(|line| !line.is_dir).map(|line| line.bytes.clone()).collect()
 }

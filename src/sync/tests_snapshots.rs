@@ -10,7 +10,7 @@ use crate::format::namespace::ROOT;
 use crate::fs::FsError;
 use crate::io::Timestamp;
 use crate::merge::tests_devices::Device;
-use crate::merge::tests_histories::{Act, DIRS, acts, factor, play};
+use crate::merge::tests_histories::{DIRS, acts, factor, play, turn};
 use crate::merge::tests_maps::Listing;
 use crate::volume::{Change, ChangeKind, VolumeError, changes};
 
@@ -214,28 +214,11 @@ fn a_file_is_brought_back_by_its_record() {
     assert_eq!(phone.read("D/large").len(), large.len() + 1);
 }
 
-/// What happens to a repository that somebody watches.
-#[derive(Clone, Debug)]
-enum Step {
-    Act(usize, Vec<Act>),
-    Publish(usize),
-    Carry(usize, usize),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let device = || 0usize..3;
-    prop_oneof![
-        3 => (device(), acts(5)).prop_map(|(device, acts)| Step::Act(device, acts)),
-        4 => device().prop_map(Step::Publish),
-        3 => (device(), device()).prop_map(|(to, from)| Step::Carry(to, from)),
-    ]
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40 * factor()))]
     #[test]
     fn the_past_is_what_was_shown_then(
-        first in acts(10), steps in prop::collection::vec(step(), 5..30),
+        first in acts(10), turns in prop::collection::vec(turn(3), 5..30),
     ) {
         let mut made = 0;
         let laptop = Device::first("LAPTOP");
@@ -246,21 +229,8 @@ proptest! {
         // A copy of REPO to which everything comes at once.
         let watch = devices[0].another("WATCH", 5);
         let mut shown = vec![(watch.now(), watch.read_at(None).unwrap().seen())];
-        for step in steps {
-            match step {
-                Step::Act(at, acts) => play(&devices[at], "x", &acts, &mut made),
-                Step::Carry(to, from) if to == from => {}
-                Step::Carry(to, from) => {
-                    devices[to].receive(&devices[from]);
-                    devices[to].tick();
-                    // It publishes what it has first.
-                    devices[to].follow();
-                }
-                Step::Publish(at) => {
-                    devices[at].tick();
-                    devices[at].checkpoint();
-                }
-            }
+        for turn in turns {
+            turn.play(&devices, &mut made);
             for device in &devices {
                 watch.receive(device);
             }

@@ -9,7 +9,7 @@ use super::states::name_of;
 use super::*;
 use crate::fs::TimeSet;
 use crate::merge::tests_devices::{Device, listing};
-use crate::merge::tests_histories::{Act, acts, factor, play};
+use crate::merge::tests_histories::{acts, factor, play, turn};
 use crate::merge::tests_maps::Listing;
 
 const ME: Caller = Caller { uid: 1000, gid: 1000 };
@@ -176,25 +176,14 @@ fn a_state_that_cannot_be_read_is_not_passed_off_as_another() {
     // When it was made cannot be read, so it may be of both times.
     for dir in dirs {
         assert_eq!(listing(&fs, dir), Err(FsError::NotHere));
+        // To be listed beside others it is not looked into.
+        assert_eq!(fs.getxattr(dir, b"user.x"), Err(FsError::NoData));
+        assert_eq!(
+            (fs.listxattr(dir), fs.getattr(dir).map(|attr| attr.ino)),
+            (Ok(vec![]), Ok(dir))
+        );
     }
     assert_eq!(listing(&fs, state_of(&fs, last).unwrap()).unwrap(), seen);
-}
-
-/// A step of a history of two devices.
-#[derive(Clone, Debug)]
-enum Step {
-    Act(usize, Vec<Act>),
-    Publish(usize),
-    Carry(usize, usize),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let device = || 0usize..2;
-    prop_oneof![
-        3 => (device(), acts(5)).prop_map(|(device, acts)| Step::Act(device, acts)),
-        4 => device().prop_map(Step::Publish),
-        3 => (device(), device()).prop_map(|(to, from)| Step::Carry(to, from)),
-    ]
 }
 
 proptest! {
@@ -202,7 +191,7 @@ proptest! {
     /// A mount shows of each time what a command shows that opens the repository for that time.
     #[test]
     fn a_mount_shows_the_past_that_commands_show(
-        first in acts(10), steps in prop::collection::vec(step(), 5..20),
+        first in acts(10), turns in prop::collection::vec(turn(2), 5..20),
     ) {
         let mut made = 0;
         let laptop = Device::first("LAPTOP");
@@ -210,20 +199,8 @@ proptest! {
         let phone = laptop.another("PHONE", 3);
         let devices = [laptop, phone];
         let fs = devices[0].with_past();
-        for step in steps {
-            match step {
-                Step::Act(at, acts) => play(&devices[at], "x", &acts, &mut made),
-                Step::Carry(to, from) if to == from => {}
-                Step::Carry(to, from) => {
-                    devices[to].receive(&devices[from]);
-                    devices[to].tick();
-                    devices[to].follow();
-                }
-                Step::Publish(at) => {
-                    devices[at].tick();
-                    devices[at].checkpoint();
-                }
-            }
+        for turn in turns {
+            turn.play(&devices, &mut made);
             // Now and then somebody looks, and goes.
             let listed = names(&fs, STATES);
             prop_assert!(listed.len() >= 2);
