@@ -84,6 +84,9 @@ pub trait Lookout: Send + Sync {
     /// Has the store know the heads and objects that are in REPO at the time `now` of
     /// [`Clock::elapsed`]. Returns false if it did not look.
     fn look_again(&self, store: &Store, now: Duration) -> bool;
+
+    /// The next look is made at once, however short a time after the last one.
+    fn forget_last_look(&self);
 }
 
 /// The containers of one repository, as one device sees them: reads chunks and nodes from
@@ -136,6 +139,13 @@ impl Store {
     /// Who looks again before something counts as missing. The first one stays.
     pub fn set_lookout(&self, lookout: Box<dyn Lookout>) {
         let _ = self.lookout.set(lookout);
+    }
+
+    /// What is missing from here on is looked for at least once more.
+    pub fn look_at_once(&self) {
+        if let Some(lookout) = self.lookout.get() {
+            lookout.forget_last_look();
+        }
     }
 
     /// The id and the keys of the repository.

@@ -55,4 +55,8 @@ impl Lookout for Arrivals {
         load_heads(store, &heads, Usable { with_nodes: false, left_out: &left_out, until: None });
         true
     }
+
+    fn forget_last_look(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }

@@ -140,3 +140,24 @@ fn a_log_that_was_taken_away_is_not_hidden_with_its_old_database() {
     ];
     play_world(&[Act::Write(db)], steps).unwrap();
 }
+
+/// What was looked for in vain came within a second after that: the next head has it.
+#[test]
+fn a_checkpoint_looks_again_for_what_was_missing_just_now() {
+    let steps = vec![
+        Step::Act(2, vec![Act::Save(9)], true),
+        Step::Mount(2, false),
+        Step::Answer(1),
+        Step::Carry(1, 2, 2_515_494_313_823_384_927),
+        Step::Follow(1),
+        Step::Act(1, vec![Act::Write(0)], false),
+        Step::Hide(1, 3_433_009_610_964_374_840),
+        Step::Crash(1, During::Publish, 7, 0, false),
+        Step::Answer(1),
+        Step::Open(1, 9),
+        Step::Show(1),
+        Step::WriteOpen(1),
+        Step::Publish(1),
+    ];
+    play_world(&[], steps).unwrap();
+}

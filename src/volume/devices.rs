@@ -78,8 +78,9 @@ impl Volume {
     }
 
     /// Notes that changes are frozen for the next head: what is acknowledged from here on is
-    /// perhaps not in it.
+    /// perhaps not in it. What it needs and is not here is looked for once more.
     pub fn begin_checkpoint(&self) {
+        self.store.look_at_once();
         let now = self.world.clock.now();
         *self.frozen_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
