@@ -14,6 +14,7 @@ use crate::control;
 use crate::crypto::{
     Domain, Purpose, Secret, ValueCipher, derive, format_key, hash, parse_key, resembles_key,
 };
+use crate::daemon::Call;
 use crate::format;
 use crate::format::clock;
 use crate::format::commit::{self, Commit, Name, NewObject};
@@ -25,6 +26,7 @@ use crate::format::namespace::{Key, ROOT, Value};
 use crate::format::node::Node;
 use crate::format::record;
 use crate::format::register::{Epoch, Features, HeadExtension, Header, Keyring, Register, Stamp};
+use crate::format::setting::Retention;
 use crate::format::wire::Encoder;
 use crate::fs::{Fs, NoLog, Operations, Options as FsOptions, Ownership, Seek};
 use crate::io::sim::{SimRandom, SimWorld};
@@ -286,10 +288,12 @@ pub fn namespace(data: &[u8]) {
     canonical(rest, |bytes| Value::decode(&key, bytes), Value::encode);
 }
 
-/// A key of a device's ledger (0), or the row of a container (1) or of a kept commit.
+/// A key of a device's ledger (0), the row of a container (1) or of a kept commit (2), or the setting of
+/// what is kept.
 pub fn device_ledger(data: &[u8]) {
     let (what, rest) = choose(data);
-    match what % 3 {
+    match what % 4 {
+        3 => canonical(rest, Retention::decode_fields, Retention::encode_fields),
         0 => canonical(rest, format::ledger::Key::decode, format::ledger::Key::encode),
         1 => canonical(rest, format::ledger::Container::decode, format::ledger::Container::encode),
         _ => canonical(rest, format::ledger::Kept::decode, format::ledger::Kept::encode),
@@ -545,10 +549,10 @@ pub fn key_text(data: &[u8]) {
 /// What a command asks a daemon (0), and what it answers (1).
 pub fn control(data: &[u8]) {
     let (what, rest) = choose(data);
-    if what % 2 == 0 {
-        canonical(rest, control::Request::decode, control::Request::encode);
-    } else {
-        canonical(rest, control::Reply::decode, control::Reply::encode);
+    match what % 3 {
+        0 => canonical(rest, control::Request::decode, control::Request::encode),
+        1 => canonical(rest, control::Reply::decode, control::Reply::encode),
+        _ => canonical(rest, Call::decode, Call::encode),
     }
 }
 

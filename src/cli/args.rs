@@ -156,6 +156,10 @@ pub enum SnapshotsCommand {
     /// List the states of the past: of each device the last of each hour for a day, of each day for
     /// a month, of each month
     List(SnapshotsListArgs),
+    /// Give what is here now a name, and keep it for ever
+    Add(SnapshotsAddArgs),
+    /// Show, or say, for how long states of the past are kept
+    Policy(SnapshotsPolicyArgs),
 }
 
 /// Commands about the key.
@@ -379,6 +383,32 @@ pub struct SnapshotsListArgs {
     /// List every state
     #[arg(long)]
     pub all: bool,
+}
+
+/// Arguments of `snapshots add`.
+#[derive(Args, Debug)]
+pub struct SnapshotsAddArgs {
+    /// The repository, or where it is mounted
+    pub repo: PathBuf,
+    /// The name
+    #[arg(value_parser = super::snapshots::label)]
+    pub name: String,
+}
+
+/// Arguments of `snapshots policy`.
+#[derive(Args, Debug)]
+pub struct SnapshotsPolicyArgs {
+    /// The repository, or where it is mounted
+    pub repo: PathBuf,
+    /// Keep the newest state of each hour for so many hours
+    #[arg(long, value_name = "N")]
+    pub hours: Option<u64>,
+    /// Keep the newest state of each day for so many days
+    #[arg(long, value_name = "N")]
+    pub days: Option<u64>,
+    /// Keep the newest state of each month for so many months
+    #[arg(long, value_name = "N")]
+    pub months: Option<u64>,
 }
 
 /// Arguments of `conflicts list`.

@@ -93,6 +93,17 @@ pub fn find(global: &Global, path: &Path) -> Result<RunningDaemon> {
     elsewhere.ok_or_else(|| unanswered(mount))
 }
 
+/// The daemons of this user that have the repository at `path` mounted, or of the mount at which `path`
+/// lies.
+pub fn daemons_at(global: &Global, path: &Path) -> Vec<RunningDaemon> {
+    let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    let mut all = registry(global).all();
+    all.retain(|daemon| {
+        real == daemon.described.repo || real.starts_with(&daemon.described.mountpoint)
+    });
+    all
+}
+
 /// The kernel shows a mount, and nobody answers for it.
 fn unanswered(mount: &MountEntry) -> Failure {
     let shown = mount.mountpoint.display();

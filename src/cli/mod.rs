@@ -178,6 +178,8 @@ fn run(cli: &Cli) -> Result<Exit> {
         Command::Conflicts(ConflictsCommand::List(args)) => files::conflicts(&cli.global, args),
         Command::Conflicts(ConflictsCommand::Keep(args)) => files::keep(&cli.global, args),
         Command::Snapshots(SnapshotsCommand::List(args)) => snapshots::list(&cli.global, args),
+        Command::Snapshots(SnapshotsCommand::Add(args)) => snapshots::add(&cli.global, args),
+        Command::Snapshots(SnapshotsCommand::Policy(args)) => snapshots::policy(&cli.global, args),
         Command::Restore(args) => files::restore(&cli.global, args),
         Command::Diff(args) => snapshots::diff(&cli.global, args),
         Command::Mount(args) => mount::run(&cli.global, args)

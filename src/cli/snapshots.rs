@@ -1,12 +1,20 @@
-//! `amberfs snapshots` and `amberfs diff`: the states of the past.
+//! `amberfs snapshots` and `amberfs diff`: the states of the past, and which of them are kept.
 
-use super::args::{DiffArgs, Global, SnapshotsListArgs};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use super::args::{DiffArgs, Global, SnapshotsAddArgs, SnapshotsListArgs, SnapshotsPolicyArgs};
+use super::control::{ask, daemons_at, status_of};
 use super::files::shown;
-use super::opening::{Wanted, find};
-use super::{Exit, Failure, Result};
+use super::opening::{Access, OpenRepository, Wanted, find, open};
+use super::{Exit, Failure, Result, owner};
+use crate::control::{Request, RunningDaemon};
 use crate::crypto::hex;
-use crate::io::{byte_count, local_time, output};
+use crate::daemon::{Call, NewRetention};
+use crate::format::setting::Retention;
+use crate::io::{byte_count, local_time, output, shown as shown_text};
 use crate::sync::{Snapshot, Snapshots, thinned};
+use crate::volume::repository::Repository;
 use crate::volume::{Change, ChangeKind, changes, named};
 
 /// Runs `amberfs snapshots list`: lists the states of the past, the newest first.
@@ -18,10 +26,11 @@ pub fn list(global: &Global, args: &SnapshotsListArgs) -> Result<Exit> {
     let (mut found, unreadable) = Snapshots::default().list(volume, &opened.repository);
     let all = found.len();
     if !args.all {
-        found = thinned(&found, volume.world().clock.now());
+        let retention = volume.tree().retention()?;
+        found = thinned(&found, volume.world().clock.now(), &retention);
     }
     for snapshot in found.iter().rev() {
-        let Snapshot { device, name, generation, time, inodes, bytes, .. } = snapshot;
+        let Snapshot { device, name, generation, time, inodes, bytes, label, .. } = snapshot;
         if global.json {
             output::object(&serde_json::json!({
                 "message_type": "snapshot",
@@ -31,12 +40,18 @@ pub fn list(global: &Global, args: &SnapshotsListArgs) -> Result<Exit> {
                 "generation": generation,
                 "inodes": inodes,
                 "bytes": bytes,
+                "label": label,
             }))?;
         } else {
             let (time, size) = (local_time(time.secs), byte_count(*bytes));
             let device = named(name, device);
+            let label = if label.is_empty() {
+                String::new()
+            } else {
+                format!("  \"{}\"", shown_text(label))
+            };
             say!(
-                "{time}  {inodes:>9} files and folders {size:>11}  state {generation} of {device}"
+                "{time}  {inodes:>9} files and folders {size:>11}  state {generation} of {device}{label}"
             )?;
         }
     }
@@ -49,6 +64,129 @@ pub fn list(global: &Global, args: &SnapshotsListArgs) -> Result<Exit> {
         }
     }
     Ok(opened.exit(if unreadable == 0 { Exit::Done } else { Exit::Partial }))
+}
+
+/// Most bytes of the name of a state.
+const LABEL_MAX: usize = 255;
+
+/// The name of a state, as an argument: 1 to 255 bytes, none of them a control character.
+pub fn label(text: &str) -> std::result::Result<String, String> {
+    if text.is_empty() || text.len() > LABEL_MAX || text.chars().any(char::is_control) {
+        return Err(format!("a name has 1 to {LABEL_MAX} bytes and no control character"));
+    }
+    Ok(text.into())
+}
+
+/// Runs `amberfs snapshots add`: gives what is here now a name.
+pub fn add(global: &Global, args: &SnapshotsAddArgs) -> Result<Exit> {
+    let label = &args.name;
+    let (repo, daemon) = served(global, &args.repo)?;
+    let (generation, secs) = if let Some(daemon) = daemon {
+        // What was written before this command is in it.
+        ask(&daemon, &Request::Sync)?;
+        ask(&daemon, &Request::Call(Call::Keep(label.clone()).encode()))?;
+        ask(&daemon, &Request::Sync)?;
+        let found = ask(&daemon, &Request::Call(Call::Find(label.clone()).encode()))?;
+        let [generation, secs] = numbers::<2, i64>(&found)?;
+        (generation.unsigned_abs(), secs)
+    } else {
+        let opened = open_to_write(global, &repo)?;
+        let volume = opened.fs.volume();
+        let found = |repository: &Repository| Snapshots::named(volume, repository, label);
+        if let Some(state) = found(&opened.repository) {
+            return Err(Failure::new(Exit::Usage, state.has_name()));
+        }
+        opened.fs.keep(label)?;
+        opened.publish()?;
+        let state = found(&Repository::find(&*volume.world().repo)?);
+        let gone = || Failure::new(Exit::Other, "the head that was made is not in REPO any more");
+        let state = state.ok_or_else(gone)?;
+        (state.generation, state.time.secs)
+    };
+    if global.json {
+        output::object(&serde_json::json!({
+            "message_type": "named",
+            "label": label,
+            "generation": generation,
+            "time": secs,
+        }))?;
+    } else if !global.quiet {
+        let time = local_time(secs);
+        note!("state {generation} of this device, of {time}, is kept as {}", shown_text(label));
+    }
+    Ok(Exit::Done)
+}
+
+/// Runs `amberfs snapshots policy`: shows or says for how long states of the past are kept.
+pub fn policy(global: &Global, args: &SnapshotsPolicyArgs) -> Result<Exit> {
+    let SnapshotsPolicyArgs { hours, days, months, .. } = *args;
+    let new = NewRetention { hours, days, months };
+    let (repo, daemon) = served(global, &args.repo)?;
+    let [hours, days, months] = if let Some(daemon) = daemon {
+        let answer = ask(&daemon, &Request::Call(Call::Retention(new).encode()))?;
+        if !new.is_empty() {
+            ask(&daemon, &Request::Sync)?;
+        }
+        numbers(&answer)?
+    } else {
+        let retention = if new.is_empty() {
+            let opened = open(global, &repo, Access::Read)?;
+            opened.fs.volume().tree().retention()?
+        } else {
+            let opened = open_to_write(global, &repo)?;
+            let retention = opened.fs.change_retention(|retention| new.apply(retention))?;
+            opened.publish()?;
+            retention
+        };
+        let Retention { hours, days, months, .. } = retention;
+        [hours, days, months]
+    };
+    if global.json {
+        output::object(&serde_json::json!({
+            "message_type": "policy",
+            "hours": hours,
+            "days": days,
+            "months": months,
+        }))?;
+    } else {
+        say!("the newest state of each hour is kept for    {hours} hours")?;
+        say!("the newest state of each day is kept for     {days} days")?;
+        say!("the newest state of each month is kept for   {months} months")?;
+    }
+    Ok(Exit::Done)
+}
+
+/// Opens a repository for a command that publishes, as its owner.
+fn open_to_write(global: &Global, repo: &Path) -> Result<OpenRepository> {
+    owner::act(global, repo)?;
+    let opened = open(global, repo, Access::Write)?;
+    // What a crash left in the journal counts too.
+    opened.publish()?;
+    Ok(opened)
+}
+
+/// The folder of a repository, by its path or one in a mount of it, and the daemon that has it mounted
+/// for writing if one has.
+fn served(global: &Global, path: &Path) -> Result<(PathBuf, Option<RunningDaemon>)> {
+    let described = |daemon: RunningDaemon| daemon.described.repo;
+    let repo = daemons_at(global, path).into_iter().next().map(described);
+    let repo = repo.unwrap_or_else(|| path.to_owned());
+    for daemon in daemons_at(global, &repo) {
+        if status_of(&daemon)?["read_only"].as_bool() == Some(false) {
+            return Ok((repo, Some(daemon)));
+        }
+    }
+    Ok((repo, None))
+}
+
+/// Decimal numbers with spaces between, as a daemon answers.
+fn numbers<const N: usize, T: FromStr>(answer: &[u8]) -> Result<[T; N]> {
+    let text = String::from_utf8_lossy(answer);
+    let read: Vec<T> = text.split(' ').filter_map(|number| number.parse().ok()).collect();
+    read.try_into().map_err(|_| {
+        let text = format!("the mount's answer was not understood: {}", shown_text(&text));
+        Failure::new(Exit::Other, text)
+    })
 }
 
 /// Runs `amberfs diff`: lists the paths that changed from one time to another.

@@ -7,7 +7,7 @@ use super::control::{ask, find, status_of};
 use super::{Exit, Failure, Result};
 use crate::control::{Request, RunningDaemon};
 use crate::crypto::unhex;
-use crate::daemon::ASK;
+use crate::daemon::Call;
 use crate::io::output;
 use crate::sync::plan::is_called;
 
@@ -66,7 +66,7 @@ pub fn run(global: &Global, args: &WaitArgs) -> Result<Exit> {
             number(&status, "generation") == generation || when.elapsed() < ASK_PAUSE
         });
         if others > 0 && !is_asked {
-            ask(&daemon, &Request::Call(ASK.to_vec()))?;
+            ask(&daemon, &Request::Call(Call::Ask.encode()))?;
             ask(&daemon, &Request::Sync)?;
             asked = Some((number(&status_of(&daemon)?, "generation"), Instant::now()));
         }

@@ -4,6 +4,7 @@
 //! and the daemon ends only after everything acknowledged was handed to the
 //! service's `close`.
 
+mod calls;
 mod clients;
 mod guard;
 mod launch;
@@ -19,12 +20,13 @@ mod service;
 mod swap;
 mod synced;
 
+pub(crate) use calls::{Call, NewRetention};
 pub use guard::guard_if_asked;
 pub use launch::{Child, Launched, Parent, launch};
 #[cfg(all(feature = "server", any(test, feature = "fuzzing")))]
 pub(crate) use launch::{receive, reported, send};
 pub use logging::{Destination, start_logging};
-pub(crate) use mounted::{ASK, Mounted};
+pub(crate) use mounted::Mounted;
 pub(crate) use mountpoint::find_dead;
 pub use mountpoint::{Checks, Unfit, check_mountpoint};
 pub(crate) use note::NoteWriter;

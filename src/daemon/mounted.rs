@@ -8,14 +8,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use super::calls::{Call, NewRetention};
 use super::note::NoteWriter;
 use super::run::TICK;
 use super::service::{Handle, Service, Why};
 use crate::control::{Answer, Exchange, Failure};
+use crate::format::setting::Retention;
 use crate::fs::{Followed, Fs, FsError, Later, Progress, When, WithPast, is_scarce};
 use crate::io::{Exit, FolderWatch, LocalState, Timestamp, byte_count, shown};
-use crate::sync::Follower;
+use crate::sync::{Follower, Snapshot, Snapshots};
 use crate::volume::Owed;
+use crate::volume::repository::Repository;
 
 /// What is that old goes into the log at each tick.
 const LOG_AGE: Duration = Duration::from_millis(400);
@@ -31,8 +34,6 @@ const ANSWER_SOON: Duration = Duration::from_secs(60);
 const ANSWER_LATER: Duration = Duration::from_secs(24 * 3600);
 /// How often a mount that does not follow looks what other devices say.
 const LOOK_PAUSE: Duration = Duration::from_secs(30);
-/// The request that has the next head ask other devices for their answers.
-pub(crate) const ASK: &[u8] = b"ask";
 
 // The rest of each second and of each five is for the work of a tick.
 const _: () = assert!(LOG_AGE.as_millis() + TICK.as_millis() < 1000);
@@ -115,6 +116,39 @@ impl Mounted {
         let now = volume.world().clock.elapsed();
         let waited = now.saturating_sub(*since.get_or_insert(now));
         is_answer_due(owed, waited, volume.world().clock.now())
+    }
+
+    fn state_named(&self, label: &str) -> Result<Option<Snapshot>, Failure> {
+        let volume = self.fs.volume();
+        let repository = Repository::find(&*volume.world().repo)
+            .map_err(|error| Failure { code: Exit::Unusable, text: error.to_string() })?;
+        Ok(Snapshots::named(volume, &repository, label))
+    }
+
+    /// Has the next head keep what it shows under a name that no state has.
+    fn keep(&self, label: &str) -> Result<(), Failure> {
+        if let Some(state) = self.state_named(label)? {
+            return Err(Failure { code: Exit::Usage, text: state.has_name() });
+        }
+        self.fs.keep(label).map_err(|error| self.explain(error))
+    }
+
+    fn find_state(&self, label: &str, exchange: &mut Exchange<'_>) -> Result<(), Failure> {
+        let other = |text: String| Failure { code: Exit::Other, text };
+        let found = self.state_named(label)?;
+        let state = found.ok_or_else(|| other(format!("no state here has the name {label}")))?;
+        let sent = exchange.send(format!("{} {}", state.generation, state.time.secs).as_bytes());
+        sent.map_err(|error| other(error.to_string()))
+    }
+
+    /// Keeps states of the past for so long, and answers how long that is.
+    fn retain(&self, new: NewRetention, exchange: &mut Exchange<'_>) -> Result<(), Failure> {
+        let other = |text: String| Failure { code: Exit::Other, text };
+        let retention = self.fs.change_retention(|retention| new.apply(retention));
+        let retention = retention.map_err(|error| other(error.to_string()))?;
+        let Retention { hours, days, months, .. } = retention;
+        let sent = exchange.send(format!("{hours} {days} {months}").as_bytes());
+        sent.map_err(|error| other(error.to_string()))
     }
 
     fn set_following(&self, text: String) {
@@ -353,15 +387,24 @@ impl Service for Mounted {
         .into_bytes()
     }
 
-    fn call(&self, request: &[u8], _: &mut Exchange<'_>) -> Answer {
-        if request != ASK || self.read_only {
-            return Answer::Failed(Failure {
-                code: Exit::Other,
-                text: "this mount does not know that command".into(),
-            });
+    fn call(&self, request: &[u8], exchange: &mut Exchange<'_>) -> Answer {
+        let failed = |code, text: String| Answer::Failed(Failure { code, text });
+        let Ok(call) = Call::decode(request) else {
+            return failed(Exit::Other, "this mount does not know that command".into());
+        };
+        if self.read_only {
+            return failed(Exit::Usage, "it is mounted read-only".into());
         }
-        self.fs.volume().ask();
-        Answer::Done
+        let done = match call {
+            Call::Ask => {
+                self.fs.volume().ask();
+                Ok(())
+            }
+            Call::Keep(label) => self.keep(&label),
+            Call::Find(label) => self.find_state(&label, exchange),
+            Call::Retention(new) => self.retain(new, exchange),
+        };
+        done.map_or_else(Answer::Failed, |()| Answer::Done)
     }
 
     fn close(&self) -> Result<(), Failure> {

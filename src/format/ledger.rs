@@ -61,6 +61,11 @@ impl Key {
         }
     }
 
+    /// The lowest key of a kept commit.
+    pub fn kept() -> Vec<u8> {
+        vec![KEPT]
+    }
+
     /// Reads a key; unknown kinds become [`Key::Opaque`].
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let mut input = Decoder::new(bytes);

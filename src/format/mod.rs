@@ -13,6 +13,7 @@ pub mod namespace;
 pub mod node;
 pub mod record;
 pub mod register;
+pub mod setting;
 pub mod side_files;
 pub mod versions;
 pub mod wire;

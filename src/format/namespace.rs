@@ -10,8 +10,8 @@ pub use super::inode::{Content, ContentClass, Inode, Owner};
 /// An inode number. Bit 63 is reserved for snapshots, bit 62 for a file that lost its number
 /// to another version of it; then the [`Writer`] that made it (39 bits) and a counter (23).
 pub type Ino = u64;
-/// The inode to which the rows of writers belong; no file has this number.
-const NO_INO: Ino = 0;
+/// The inode to which the rows of writers and settings belong; no file has this number.
+pub(super) const NO_INO: Ino = 0;
 /// The inode number of the root directory.
 pub const ROOT: Ino = 1;
 /// The longest name, in bytes.

@@ -19,6 +19,7 @@ mod failing;
 mod follow;
 mod hold;
 mod journaled;
+mod keeping;
 mod mount;
 mod names;
 mod numbers;

@@ -100,6 +100,11 @@ impl Overlays {
         self.current.edits.get(key).or_else(frozen)
     }
 
+    /// The newest value of a key with the change that made it, if one of the changes did.
+    pub(super) fn edited(&self, key: &[u8]) -> Option<&(Dot, Value)> {
+        self.get(key)?.as_ref()
+    }
+
     /// Sets a value, which the change `dot` made.
     pub(super) fn set(&mut self, key: Vec<u8>, dot: Dot, value: Value) {
         self.current.edits.insert(key, Some((dot, value)));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::seeds_vault::*;
 use super::*;
-use crate::daemon::send;
+use crate::daemon::{Call, NewRetention, send};
 use crate::format::clock::Dot;
 use crate::format::container::ChunkPlace;
 use crate::format::namespace::{
@@ -15,6 +15,7 @@ use crate::format::namespace::{
 use crate::format::node::{self, Dotted, MapItem, NO_ID, Run};
 use crate::format::record::Change;
 use crate::format::register::{Features, Slot, key_check_slot};
+use crate::format::setting::Retention;
 use crate::format::versions::{History, Versions};
 use crate::io::{Exit, Timestamp};
 use crate::vault::hsm::FileKeys;
@@ -236,6 +237,7 @@ pub(super) fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
     let rows = format::ledger::samples();
     let mut device_ledger: Vec<Vec<u8>> = rows.iter().map(|(key, _)| chosen(0, key)).collect();
     device_ledger.extend([chosen(1, &rows[0].1), chosen(2, &rows[1].1)]);
+    device_ledger.push(chosen(3, &Retention::new(24, 31, 120).encode_fields()));
     let mut namespace = vec![
         chosen(0, &Key::Inode(5).encode()),
         chosen(0, &Key::Writer(super::writer()).encode()),
@@ -267,6 +269,7 @@ pub(super) fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         seen: [(DEVICE, 4), ([0x23; 16], 9)].into_iter().collect(),
         journal_of: DEVICE,
         retires: vec![[0x24; 16]],
+        steps: crate::volume::DaySteps::default(),
     }
     .encode();
     state.truncate(state.len() - 32);
@@ -292,6 +295,11 @@ pub(super) fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         chosen(1, &control::Reply::Data(vec![1, 2, 3]).encode()),
         chosen(1, &control::Reply::Busy("in use".into()).encode()),
         chosen(1, &control::Reply::Failed(failure).encode()),
+        chosen(2, &Call::Keep("before the trip".into()).encode()),
+        chosen(
+            2,
+            &Call::Retention(NewRetention { days: Some(7), ..NewRetention::default() }).encode(),
+        ),
     ];
     let texts = |texts: &[&str]| texts.iter().map(|text| text.as_bytes().to_vec()).collect();
     BTreeMap::from([

@@ -157,6 +157,7 @@ fn seeds_are_taken() {
     taken("device_ledger", &|bytes| match bytes[0] {
         0 => format::ledger::Key::decode(&bytes[1..]).is_ok(),
         1 => format::ledger::Container::decode(&bytes[1..]).is_ok(),
+        3 => Retention::decode_fields(&bytes[1..]).is_ok(),
         _ => format::ledger::Kept::decode(&bytes[1..]).is_ok(),
     });
     taken("namespace", &|bytes| match bytes[0] {

@@ -20,7 +20,7 @@ use crate::store::Context;
 use crate::sync::{self, Beside, OpenOptions, Snapshot};
 use crate::volume::repository::{Repository, init};
 use crate::volume::state::State;
-use crate::volume::{Volume, VolumeError, World};
+use crate::volume::{KeptCommits, Volume, VolumeError, World, kept_in};
 
 const JOURNAL: JournalOptions =
     JournalOptions { file_size: 256 << 10, max_total: 64 << 20, reserve: 64 << 10, spares: 1 };
@@ -274,16 +274,19 @@ impl Device {
         Ok(Self { world, key: self.key.clone(), hands: self.hands.clone(), fs, name: "R".into() })
     }
 
+    /// What this copy of REPO holds.
+    pub fn repository(&self) -> Repository {
+        Repository::find(&*self.world.synced("repo")).unwrap()
+    }
+
     /// The states in this copy of REPO, and how many heads cannot be read.
     pub fn snapshots(&self) -> (Vec<Snapshot>, usize) {
-        let repository = Repository::find(&*self.world.synced("repo")).unwrap();
-        sync::Snapshots::default().list(self.volume(), &repository)
+        sync::Snapshots::default().list(self.volume(), &self.repository())
     }
 
     /// What this copy of REPO showed at a time, to be read with this volume.
     pub fn past(&self, time: Timestamp) -> Result<sync::Past, VolumeError> {
-        let repository = Repository::find(&*self.world.synced("repo")).unwrap();
-        Self::follower().past(self.volume(), &repository, time)
+        Self::follower().past(self.volume(), &self.repository(), time)
     }
 
     /// The file system of the mount with its past.
@@ -478,9 +481,19 @@ impl Device {
 
     /// A second passes for everybody.
     pub fn tick(&self) {
-        self.hands.now.set(self.hands.now.get() + 1);
-        self.world.clock().advance(Duration::from_secs(1));
+        self.later(1);
+    }
+
+    /// So many seconds pass, for the clock of this machine too.
+    pub fn later(&self, seconds: u32) {
+        self.hands.now.set(self.hands.now.get() + i64::from(seconds));
+        self.world.clock().advance(Duration::from_secs(u64::from(seconds)));
         self.world.clock().set_wall(self.hands.shown());
+    }
+
+    /// Kept commits in the ledger of the head on which this device stands.
+    pub fn kept(&self) -> KeptCommits {
+        kept_in(&self.volume().store, self.volume().base().commit.ledger).unwrap()
     }
 
     pub fn find(&self, path: &str) -> Option<Ino> {

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use super::plan::{Plan, Verdict};
-use super::read::{Cause, Heads, LeftOut, Loaded, Usable, load_heads};
+use super::plan::{Plan, Refusal, Verdict, is_called};
+use super::read::{Cause, Heads, KeptState, LeftOut, Loaded, Usable, load_heads};
 use super::tell;
 use crate::crypto::{DeviceId, Hash, hex};
-use crate::format::clock::{Seen, Tag};
+use crate::format::clock::{Seen, Tag, Writer};
+use crate::format::commit::Commit;
 use crate::format::namespace::{Inode, Key, Value};
 use crate::format::node::MapItem;
 use crate::io::Timestamp;
@@ -49,6 +50,41 @@ pub(super) fn based_on(store: &Store, heads: &[&(DeviceHead, HeadFile)]) -> Resu
     Ok(Base { inherited, namespace, commit })
 }
 
+/// The base that the heads of a plan make together with states whose heads are gone; none if the plan
+/// is another refusal than that nothing was here yet.
+fn with_kept(store: &Store, loaded: &Loaded, plan: &Plan) -> Result<Option<Base>> {
+    match plan.verdict {
+        Verdict::StandOn(_) | Verdict::Join(_) | Verdict::Refuse(Refusal::TooEarly) => {}
+        Verdict::Replay | Verdict::Refuse(_) => return Ok(None),
+    }
+    let tips: Vec<_> = tips(&plan.verdict).iter().map(|at| &loaded.heads[*at]).collect();
+    let newest = loaded.kept.iter().max_by_key(|state| (state.kept.time, state.generation));
+    let KeptState { device, name, generation, kept } = newest.expect("there is one");
+    let commit = Commit {
+        generation: *generation,
+        time: kept.time,
+        root: kept.root,
+        inodes: kept.inodes,
+        bytes: kept.bytes,
+        device_name: name.clone(),
+        ..Commit::empty(*device, Writer::new(1).expect("it is in range"))
+    };
+    let mut base = match tips[..] {
+        [] => Base::plain(commit.clone(), [0; 32]),
+        _ => based_on(store, &tips)?,
+    };
+    let roots = loaded.kept.iter().map(|state| state.kept.root);
+    let roots: Vec<Root> = roots.chain(tips.iter().map(|(head, _)| head.commit.root)).collect();
+    let known = (base.namespace.shown, base.inherited.inodes, base.inherited.bytes);
+    base.namespace = merge::join(store, &roots)?;
+    (base.inherited.inodes, base.inherited.bytes) = counts(store, known, base.namespace.shown)?;
+    base.inherited.root = base.namespace.stored;
+    if base.commit.time < commit.time {
+        base.commit = commit;
+    }
+    Ok(Some(base))
+}
+
 /// Heads that were read, what was decided of them, and what they make if they were joined.
 pub(super) struct Decided {
     /// The heads that are here, but for those that were left out.
@@ -86,6 +122,8 @@ pub(super) struct Joining<'a> {
     pub shown: Option<&'a Base>,
     /// Heads that were made later are passed by.
     pub until: Option<Timestamp>,
+    /// Only states of this device: its name, or the first digits of its id.
+    pub only_device: Option<&'a str>,
 }
 
 /// Reads heads, has it decided by `decide` which count, and joins them.
@@ -96,12 +134,15 @@ pub(super) fn read_and_join(
     joining: Joining<'_>,
     mut decide: impl FnMut(&Loaded) -> std::result::Result<Plan, VolumeError>,
 ) -> std::result::Result<Decided, VolumeError> {
-    let Joining { own, shown, until } = joining;
+    let Joining { own, shown, until, only_device } = joining;
     let has = shown.map_or(Vec::new(), Base::heads);
     let mut left_out = LeftOut::new();
     loop {
         let usable = Usable { with_nodes: own.is_some(), left_out: &left_out, until };
-        let loaded = read_heads(store, repository, heads, usable);
+        let mut loaded = read_heads(store, repository, heads, usable);
+        if let Some(only) = only_device {
+            loaded.kept.retain(|state| is_called(only, &state.name, &state.device));
+        }
         let plan = decide(&loaded)?;
         if let Some(own) = own {
             let mut lacking = lacking_trees(store, &loaded, &plan.verdict, own)?;
@@ -112,6 +153,13 @@ pub(super) fn read_and_join(
                 left_out.extend(lacking);
                 continue;
             }
+        }
+        if !loaded.kept.is_empty()
+            && let Some(base) = with_kept(store, &loaded, &plan)?
+        {
+            let verdict = Verdict::Join(tips(&plan.verdict).to_vec());
+            let plan = Plan { verdict, ..plan };
+            return Ok(Decided { loaded, plan, joined: Some((base, Vec::new())) });
         }
         let Verdict::Join(tips) = &plan.verdict else {
             return Ok(Decided { loaded, plan, joined: None });

@@ -243,7 +243,9 @@ impl Follower {
         let repository = self.begin(volume)?;
         let (shown, heads) = (volume.base(), &repository.heads);
         let seen_before = self.seen(store, shown.inherited.root);
-        let joining = Joining { own: Some(&own), shown: Some(&shown), until: self.wanted.until };
+        let only_device = self.wanted.only_device.as_deref();
+        let joining =
+            Joining { own: Some(&own), shown: Some(&shown), until: self.wanted.until, only_device };
         let decided = read_and_join(store, &repository, heads, joining, |loaded| {
             Ok(self.plan(volume, &repository, loaded))
         })?;

@@ -18,6 +18,8 @@ mod tests_devices;
 #[cfg(test)]
 mod tests_identity;
 #[cfg(test)]
+mod tests_kept;
+#[cfg(test)]
 mod tests_machines;
 #[cfg(test)]
 mod tests_pins;

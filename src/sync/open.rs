@@ -19,8 +19,8 @@ use crate::store::{Context, Landmarks, Store, StoreError};
 use crate::volume::repository::{HeadFile, OpenFailure, Repository, open_head};
 use crate::volume::state::State;
 use crate::volume::{
-    Base, DeviceHead, Notice, Own, Parts, Unfit, Unusable, Volume, VolumeError, World, draw_writer,
-    journal_keys, unfit,
+    Base, DaySteps, DeviceHead, Notice, Own, Parts, Unfit, Unusable, Volume, VolumeError, World,
+    draw_writer, journal_keys, unfit,
 };
 
 type Result<T> = std::result::Result<T, VolumeError>;
@@ -72,7 +72,8 @@ pub fn open(
     // A repair decides itself what it goes on without.
     let leaves_out = options.repair.is_none().then_some(&machine);
     let until = options.until;
-    let joining = Joining { own: leaves_out, until, ..Joining::default() };
+    let only_device = options.only_device.as_deref();
+    let joining = Joining { own: leaves_out, until, only_device, ..Joining::default() };
     let decided = read_and_join(&store, repository, &heads, joining, |loaded| {
         let decide = |own: &Known| plan(&loaded.here, own, beside.as_ref(), &wanted);
         if let Some(at) = decide(&known(&state, &heads, &intents)).finishes {
@@ -202,6 +203,7 @@ fn local_state(world: &World, repository: &Repository, options: &OpenOptions) ->
             seen: Generations::default(),
             journal_of: device,
             retires: Vec::new(),
+            steps: DaySteps::default(),
         }
     });
     if let Some(name) = &options.new_name {

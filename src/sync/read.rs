@@ -2,17 +2,21 @@
 //! their commits say becomes plain data.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::plan::{Head, Here, Link, Unread, Why, breaks};
 use crate::crypto::{DeviceId, Hash};
 use crate::format::commit::{Commit, Name, parse_head_name};
+use crate::format::ledger::{Container, Kept, Key as LedgerKey};
+use crate::format::node::NO_ID;
 use crate::format::register::Features;
 use crate::io::Timestamp;
 use crate::store::{Result, Store, StoreError};
+use crate::tree::{Root, ledger};
 use crate::volume::repository::{HeadFile, open_head};
 use crate::volume::state::State;
-use crate::volume::{DeviceHead, Notice, VolumeError, World, named};
+use crate::volume::{DeviceHead, Notice, VolumeError, World, kept_in, named};
 
 /// Head files of each device, ascending by generation.
 pub(super) type Heads = BTreeMap<DeviceId, Vec<HeadFile>>;
@@ -99,8 +103,23 @@ pub(super) struct Loaded {
     pub lacking: BTreeSet<(DeviceId, Hash)>,
     /// Of each device the heads of which objects are not here, by generation, and one such object.
     pub arriving: BTreeMap<DeviceId, BTreeMap<u64, String>>,
+    /// Of devices whose newest state of the time that is asked for has no head here any more, that
+    /// state.
+    pub kept: Vec<KeptState>,
     /// What the owner should know of single heads.
     pub notices: Vec<Notice>,
+}
+
+/// A state of the past that its device keeps, and of which the head is gone.
+pub(super) struct KeptState {
+    /// The device that published it.
+    pub device: DeviceId,
+    /// What the device calls itself now.
+    pub name: String,
+    /// The generation of its head.
+    pub generation: u64,
+    /// What is kept of it.
+    pub kept: Kept,
 }
 
 /// Why a head that can be read is not joined.
@@ -199,9 +218,15 @@ impl Loaded {
 
     /// Notes if the head before one that was made later is not here: it may be of the time that is
     /// asked for.
-    fn add_gap(&mut self, device: DeviceId, passed: (u64, String, Hash), files: &[HeadFile]) {
+    fn add_gap(
+        &mut self,
+        device: DeviceId,
+        passed: (u64, String, Hash),
+        files: &[HeadFile],
+        is_given_back: impl Fn(&Hash) -> bool,
+    ) {
         let (later, name, hash) = passed;
-        if hash == [0; 32] || files.iter().any(|file| file.hash == hash) {
+        if hash == [0; 32] || files.iter().any(|file| file.hash == hash) || is_given_back(&hash) {
             return;
         }
         let what = format!("the state of {} before state {later}", named(&name, &device));
@@ -224,6 +249,8 @@ impl Loaded {
         // The oldest head that is passed by: its generation, what its device was called, and the head
         // before it.
         let mut passed: Option<(u64, String, Hash)> = None;
+        // The newest head that can be read: its device's name, and its ledger.
+        let mut newest: Option<(String, Root)> = None;
         for file in files.iter().rev() {
             let loaded = match usable.left_out.get(&file.hash) {
                 Some(cause) => Err(cause.error()),
@@ -242,6 +269,8 @@ impl Loaded {
                 }
             };
             let HeadFile { generation, hash, .. } = *file;
+            let (_, ledger) = *newest.get_or_insert((commit.device_name.clone(), commit.ledger));
+            let is_given_back = |hash: &Hash| is_given_back(store, ledger, device, hash);
             if usable.is_later(&commit) {
                 // Those that cannot be used are later still.
                 self.unusable.truncate(first_unusable);
@@ -253,7 +282,7 @@ impl Loaded {
                 continue;
             }
             if let Some(passed) = passed.take() {
-                self.add_gap(*device, passed, files);
+                self.add_gap(*device, passed, files, is_given_back);
             }
             complete &= all_here;
             if !all_here && let Some(path) = store.lacking(&commit, false) {
@@ -274,12 +303,15 @@ impl Loaded {
                 found.push((head, file.clone()));
             }
         }
+        let (name, ledger) = newest.unwrap_or_default();
+        let is_given_back = |hash: &Hash| is_given_back(store, ledger, device, hash);
         if let Some(passed) = passed {
-            self.add_gap(*device, passed, files);
+            self.add_gap(*device, passed, files, is_given_back);
         }
         let is_here = |hash: &Hash| files.iter().any(|file| file.hash == *hash);
         let before = chain.iter().map(|link| link.previous);
-        let lacking = before.filter(|hash| *hash != [0; 32] && !is_here(hash));
+        let lacking =
+            before.filter(|hash| *hash != [0; 32] && !is_here(hash) && !is_given_back(hash));
         self.lacking.extend(lacking.map(|hash| (*device, hash)));
         if let Some((newest, _)) = found.first() {
             let who = named(&newest.name, device);
@@ -292,8 +324,50 @@ impl Loaded {
         for (head, _) in &mut found {
             head.complete = complete;
         }
+        if let Some(until) = usable.until {
+            let last = found.first().map_or(0, |(head, _)| head.generation);
+            self.add_kept((*device, name), (store, ledger), until, last);
+        }
         self.heads.extend(found);
     }
+
+    /// Notes the newest state of a device of the time that is asked for, if its ledger keeps that and
+    /// its head is gone: it is newer than that of the generation `last`.
+    fn add_kept(
+        &mut self,
+        (device, name): (DeviceId, String),
+        (store, ledger): (&Store, Root),
+        until: Timestamp,
+        last: u64,
+    ) {
+        match kept_in(store, ledger) {
+            Ok(kept) => {
+                let newer = kept.into_iter().rev().take_while(|(generation, _)| *generation > last);
+                let newest = newer.into_iter().find(|(_, kept)| kept.time <= until);
+                self.kept.extend(newest.map(|(generation, kept)| KeptState {
+                    device,
+                    name,
+                    generation,
+                    kept,
+                }));
+            }
+            Err(error) => self.notices.push(Notice::of(&error)),
+        }
+    }
+}
+
+/// Whether a device has given a head back, as the ledger of its newest head says: the head is not here
+/// because nobody needs it.
+fn is_given_back(store: &Store, root: Root, device: &DeviceId, hash: &Hash) -> bool {
+    let wanted = LedgerKey::Container(*device, *hash).encode();
+    let mut is_kept = false;
+    let looked = ledger::scan(store, root, &wanted, &mut |item| {
+        if *item.key == *wanted {
+            is_kept = Container::decode(&item.bytes).map_or(true, |row| row.condemned == 0);
+        }
+        ControlFlow::Break(())
+    });
+    looked.is_ok() && root.0 != NO_ID && !is_kept
 }
 
 /// Opens one head and indexes what it holds. All bytes of the `newest` are inspected;
@@ -332,4 +406,37 @@ fn load_head(
         store.index_container(&name, Arc::new(reader));
     }
     Ok((commit, extension.features, complete))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::container::Kind;
+    use crate::format::node::LedgerItem;
+    use crate::merge::tests_devices::Device;
+    use crate::tree::{Keys, NewNodes};
+
+    /// A head that is not in the ledger of its device, or is condemned there, is not missed.
+    #[test]
+    fn a_head_is_given_back_if_its_row_says_so() {
+        let laptop = Device::first("LAPTOP");
+        let store = &laptop.volume().store;
+        let own = [7; 16];
+        let row = |hash: u8, condemned: u64| {
+            let key = LedgerKey::Container(own, [hash; 32]).encode();
+            let bytes = Container { kind: Kind::Head, generation: 3, size: 9, condemned }.encode();
+            (key.clone(), Some(LedgerItem { key: key.into(), bytes }))
+        };
+        let mut new = NewNodes::new();
+        let (keys, edits) = (Keys(&store.context().ids), [row(2, 0), row(4, 9)]);
+        let root = ledger::edit(keys, &**store, (NO_ID, 0), &edits, &mut new).unwrap();
+        let is_back = |root, hash: u8| is_given_back(store, root, &own, &[hash; 32]);
+        // A ledger that cannot be read, or that was never written, says nothing.
+        assert!(!is_back(root, 4) && !is_back((NO_ID, 0), 4));
+        store.stage_nodes(new);
+        for (hash, expected) in [(1, true), (2, false), (3, true), (4, true), (5, true)] {
+            assert_eq!(is_back(root, hash), expected, "{hash}");
+        }
+        assert!(is_given_back(store, root, &[8; 16], &[2; 32]), "another device's folder");
+    }
 }

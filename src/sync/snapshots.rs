@@ -1,6 +1,6 @@
 //! The states of the past: what each head of each device shows.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use jiff::tz::TimeZone;
@@ -11,10 +11,17 @@ use super::open::{known, take_unusable};
 use super::plan::{Known, Verdict, Wanted, plan};
 use super::tell;
 use crate::crypto::{DeviceId, Hash};
+use crate::format::commit::Commit;
+use crate::format::ledger::Kept;
 use crate::format::node::Id;
-use crate::io::Timestamp;
+use crate::format::setting::Retention;
+use crate::io::{Timestamp, shown};
+use crate::tree::Root;
 use crate::volume::repository::{Repository, open_head};
-use crate::volume::{Base, Behind, Notice, Unusable, Volume, VolumeError};
+use crate::volume::{
+    Base, Behind, Candidate, KeptCommits, Notice, Unusable, Volume, VolumeError, kept_in, named,
+    staying,
+};
 
 /// A state that a device published.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,10 +38,18 @@ pub struct Snapshot {
     pub inodes: u64,
     /// Sum of the sizes of its files, bytes.
     pub bytes: u64,
+    /// What its owner calls it, or empty.
+    pub label: String,
     root: Id,
 }
 
 impl Snapshot {
+    /// That it has its name already, for people.
+    pub fn has_name(&self) -> String {
+        let device = named(&self.name, &self.device);
+        format!("state {} of {device} has the name {} already", self.generation, shown(&self.label))
+    }
+
     /// A number that another state hardly ever has.
     pub fn digest(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
@@ -46,74 +61,112 @@ impl Snapshot {
 /// The states in a repository. Each head is opened once.
 #[derive(Default)]
 pub struct Snapshots {
-    opened: HashMap<Hash, Snapshot>,
+    opened: HashMap<Hash, Opened>,
+}
+
+/// What a head says of itself, and of the commits that its device keeps.
+#[derive(Clone)]
+struct Opened {
+    snapshot: Snapshot,
+    ledger: Root,
+}
+
+impl Opened {
+    fn of(device: DeviceId, generation: u64, commit: Commit) -> Self {
+        let Commit { time, inodes, bytes, root: (root, _), ledger, device_name: name, .. } = commit;
+        let label = String::new();
+        let snapshot = Snapshot { device, name, generation, time, inodes, bytes, label, root };
+        Self { snapshot, ledger }
+    }
 }
 
 impl Snapshots {
-    /// The states that are here now, by time, and how many heads cannot be read. Of heads of one
-    /// device that follow each other and show the same, the first counts.
+    /// The states that are here now, by time, and how many heads and ledgers cannot be read: those of
+    /// heads, and those that a device keeps although their heads are gone. Of states of one device that
+    /// follow each other and show the same, the first counts.
     pub fn list(&mut self, volume: &Volume, repository: &Repository) -> (Vec<Snapshot>, usize) {
         let before = std::mem::take(&mut self.opened);
-        let (mut found, mut unreadable): (Vec<Snapshot>, usize) = (Vec::new(), 0);
-        for file in repository.heads.values().flatten() {
-            let snapshot = match before.get(&file.hash) {
-                Some(snapshot) => snapshot.clone(),
-                None => match open_head(&volume.store, file) {
-                    Ok((commit, ..)) => Snapshot {
-                        device: file.device,
-                        name: commit.device_name,
-                        generation: file.generation,
-                        time: commit.time,
-                        inodes: commit.inodes,
-                        bytes: commit.bytes,
-                        root: commit.root.0,
+        let (mut found, mut unreadable) = (Vec::new(), 0);
+        for (device, files) in &repository.heads {
+            let (mut states, mut newest) = (Vec::new(), None);
+            for file in files {
+                let opened = match before.get(&file.hash) {
+                    Some(opened) => opened.clone(),
+                    None => match open_head(&volume.store, file) {
+                        Ok((commit, ..)) => Opened::of(*device, file.generation, commit),
+                        Err(error) => {
+                            log::debug!("a head cannot be read: {error}");
+                            unreadable += 1;
+                            continue;
+                        }
                     },
-                    Err(error) => {
-                        log::debug!("a head cannot be read: {error}");
-                        unreadable += 1;
-                        continue;
-                    }
-                },
-            };
-            self.opened.insert(file.hash, snapshot.clone());
-            let is_same =
-                |last: &Snapshot| (last.device, last.root) == (snapshot.device, snapshot.root);
-            if !found.last().is_some_and(is_same) {
-                found.push(snapshot);
+                };
+                self.opened.insert(file.hash, opened.clone());
+                states.push(opened.snapshot.clone());
+                newest = Some(opened);
             }
+            let Some(Opened { snapshot, ledger }) = newest else { continue };
+            match kept_in(&volume.store, ledger) {
+                Ok(kept) => add_kept(&mut states, kept, &snapshot),
+                Err(error) => {
+                    log::debug!("a ledger cannot be read: {error}");
+                    unreadable += 1;
+                }
+            }
+            states.sort_by_key(|snapshot| snapshot.generation);
+            states.dedup_by(|next, last| {
+                let are_named = !next.label.is_empty() && !last.label.is_empty();
+                let is_same = next.root == last.root && !are_named;
+                if is_same && last.label.is_empty() {
+                    last.label = std::mem::take(&mut next.label);
+                }
+                is_same
+            });
+            found.extend(states);
         }
         found.sort_by_key(|snapshot| (snapshot.time, snapshot.device, snapshot.generation));
         (found, unreadable)
     }
 }
 
-/// How long the last state of each hour is shown, in seconds.
-const HOURS: i64 = 24 * 3600;
-/// How long the last state of each day is shown, in seconds.
-const DAYS: i64 = 31 * 24 * 3600;
-
-/// Of states by time those that are shown to people who do not ask for all: the last of each device in
-/// each hour for a day, of each day for a month, and of each month, in the zone of this machine.
-pub fn thinned(all: &[Snapshot], now: Timestamp) -> Vec<Snapshot> {
-    let zone = TimeZone::system();
-    let mut seen = HashSet::new();
-    let mut shown: Vec<Snapshot> = all.iter().rev().cloned().collect();
-    shown.retain(|found| seen.insert((found.device, period(found.time, now, &zone))));
-    shown.reverse();
-    shown
+impl Snapshots {
+    /// The state that has a name, of those that are here now.
+    pub fn named(volume: &Volume, repository: &Repository, label: &str) -> Option<Snapshot> {
+        let (found, _) = Self::default().list(volume, repository);
+        found.into_iter().find(|snapshot| snapshot.label == label)
+    }
 }
 
-/// The hour, day or month, in the zone of this machine, in which a state is one of many: year, month
-/// or 0, day or 0, hour or -1.
-fn period(time: Timestamp, now: Timestamp, zone: &TimeZone) -> (i16, i8, i8, i8) {
-    let Ok(moment) = jiff::Timestamp::from_second(time.secs) else { return (0, 0, 0, 0) };
-    let moment = zone.to_datetime(moment);
-    let (year, month, day, hour) = (moment.year(), moment.month(), moment.day(), moment.hour());
-    match now.secs.saturating_sub(time.secs) {
-        age if age <= HOURS => (year, month, day, hour),
-        age if age <= DAYS => (year, month, day, -1),
-        _ => (year, month, 0, -1),
+/// Adds the commits that the device of the `newest` head keeps.
+fn add_kept(states: &mut Vec<Snapshot>, kept: KeptCommits, newest: &Snapshot) {
+    for (generation, Kept { time, root: (root, _), inodes, bytes, label }) in kept {
+        let mut states_of_it = states.iter_mut().filter(|state| state.generation == generation);
+        if let Some(state) = states_of_it.find(|state| state.root == root) {
+            state.label = label;
+        } else {
+            let Snapshot { device, name, .. } = newest.clone();
+            states.push(Snapshot { device, name, generation, time, inodes, bytes, label, root });
+        }
     }
+}
+
+/// Of states by time those that are shown to people who do not ask for all: of each device those that
+/// it would keep now if they all were as old as their times say, in the zone of this machine.
+pub fn thinned(all: &[Snapshot], now: Timestamp, retention: &Retention) -> Vec<Snapshot> {
+    let zone = TimeZone::system();
+    let devices: BTreeSet<DeviceId> = all.iter().map(|snapshot| snapshot.device).collect();
+    let mut shown: Vec<Snapshot> = Vec::new();
+    for device in devices {
+        let own: Vec<&Snapshot> = all.iter().filter(|found| found.device == device).collect();
+        let candidate =
+            |found: &&Snapshot| Candidate { time: found.time, is_named: !found.label.is_empty() };
+        let candidates: Vec<Candidate> = own.iter().map(candidate).collect();
+        let stays = staying(&candidates, now, retention, &zone);
+        let left = own.into_iter().zip(stays).filter(|(_, stays)| *stays);
+        shown.extend(left.map(|(found, _)| found.clone()));
+    }
+    shown.sort_by_key(|snapshot| (snapshot.time, snapshot.device, snapshot.generation));
+    shown
 }
 
 /// What the repository showed at a time.

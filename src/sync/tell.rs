@@ -217,14 +217,16 @@ pub(super) fn joined(tips: &[&(DeviceHead, HeadFile)], base: &Base) -> Vec<Notic
 /// What the owner is told of an opening without the heads that were made later than `until`: the
 /// latest of the others, which are those at these places.
 pub(super) fn as_of(until: Timestamp, loaded: &Loaded, newest: &[usize]) -> Option<Notice> {
-    let newest = newest.iter().map(|at| &loaded.heads[*at].0);
-    let head = newest.max_by_key(|head| (head.commit.time, head.generation, head.device))?;
-    let DeviceHead { name, device, generation, commit, .. } = head;
+    let heads = newest.iter().map(|at| &loaded.heads[*at].0);
+    let heads = heads.map(|head| (head.commit.time, head.generation, head.device, &head.name));
+    let kept = loaded.kept.iter();
+    let kept = kept.map(|state| (state.kept.time, state.generation, state.device, &state.name));
+    let (time, generation, device, name) = heads.chain(kept).max()?;
     Some(Notice::Note(format!(
         "as of {}: the latest state then is state {generation} of {}, of {}",
         local_time(until.secs),
-        named(name, device),
-        local_time(commit.time.secs)
+        named(name, &device),
+        local_time(time.secs)
     )))
 }
 

@@ -32,10 +32,10 @@ impl Volume {
         retiring
     }
 
-    /// Whether a head has something to say although nothing changed: it retires a device, or asks
-    /// the others for their answers.
+    /// Whether a head has something to say although nothing changed: it retires a device, asks
+    /// the others for their answers, or keeps what it shows under a name.
     pub fn owes_head(&self) -> bool {
-        self.asks.load(Ordering::Relaxed) || !self.retiring().is_empty()
+        self.asks.load(Ordering::Relaxed) || !self.retiring().is_empty() || self.keeping().is_some()
     }
 
     /// Has the next head ask the other devices to say soon what they hold.

@@ -3,9 +3,11 @@
 
 use std::collections::BTreeSet;
 
+use super::kept::row_of;
 use crate::crypto::Hash;
 use crate::format::clock::{Processed, Tag};
 use crate::format::commit::{Commit, Retired};
+use crate::format::ledger::Kept;
 use crate::format::node::{Id, NO_ID};
 use crate::merge::Namespace;
 use crate::tree::Root;
@@ -105,19 +107,22 @@ pub(crate) struct Own {
     pub ledger: Root,
     /// Bytes of the head.
     pub bytes: u64,
+    /// Its generation, and what it shows; none before the first head.
+    pub shown: Option<(u64, Kept)>,
 }
 
 impl Own {
     /// Before the device's first head.
     pub fn none() -> Self {
         let (processed, retired) = (Processed::default(), Vec::new());
-        Self { processed, retired, ledger: (NO_ID, 0), bytes: 0 }
+        Self { processed, retired, ledger: (NO_ID, 0), bytes: 0, shown: None }
     }
 
     /// What a head of `bytes` bytes says.
     pub fn of(commit: &Commit, bytes: u64) -> Self {
         let (processed, retired) = (commit.processed.clone(), commit.retired.clone());
-        Self { processed, retired, ledger: commit.ledger, bytes }
+        let shown = Some((commit.generation, row_of(commit, String::new())));
+        Self { processed, retired, ledger: commit.ledger, bytes, shown }
     }
 }
 

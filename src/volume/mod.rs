@@ -13,6 +13,7 @@ mod files;
 mod findings;
 pub mod flush;
 mod inherited;
+mod kept;
 mod known;
 mod live;
 mod look;
@@ -20,6 +21,7 @@ mod publish;
 mod repair;
 pub mod repository;
 mod restore;
+mod retention;
 mod search;
 pub mod shape;
 mod shortfall;
@@ -42,7 +44,7 @@ mod world;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::crypto::{DeviceId, Hash, Secret};
 use crate::format::clock::{Dot, Generations, HeadContent, Seen, Tag, Writer};
@@ -61,10 +63,12 @@ pub use error::VolumeError;
 pub(crate) use findings::{Findings, Worst};
 pub(crate) use inherited::Own;
 pub use inherited::{Base, Inherited};
+pub use kept::{KeptCommits, kept_in};
 pub use known::{Behind, Notice, Unusable};
 pub(crate) use known::{name_of, named};
 pub use repair::{Lost, Repaired};
 pub(crate) use restore::{RestoreError, Restored, restore};
+pub use retention::{Candidate, DaySteps, staying};
 pub use shortfall::{Gap, Inspection, Presence, Shortfall};
 pub use stamp::Origins;
 use state::State;
@@ -102,6 +106,8 @@ pub struct Volume {
     /// Whether somebody on this device waits for the answers of other devices: the next head says
     /// so.
     asks: AtomicBool,
+    /// The name under which what the next head shows is kept.
+    keeping: Mutex<Option<String>>,
     /// When the changes were frozen that the next head will have.
     frozen_at: Mutex<Option<Timestamp>>,
     /// What this device's newest head says of the device alone.
@@ -264,6 +270,7 @@ impl Volume {
             is_replay: parts.is_replay,
             retiring: Mutex::new(parts.retiring),
             asks: AtomicBool::new(false),
+            keeping: Mutex::default(),
             frozen_at: Mutex::default(),
             own: Mutex::new(parts.own),
             notices: parts.notices,
@@ -289,6 +296,10 @@ impl Volume {
             notices: Vec::new(),
             heads: Heads::default(),
         })
+    }
+
+    fn keeping(&self) -> MutexGuard<'_, Option<String>> {
+        self.keeping.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The outside world.

@@ -1,27 +1,33 @@
 //! The checkpoint that makes the next head.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use super::inherited::{Base, Inherited, Own};
+use super::kept::{self, kept_in};
 use super::state::State;
 use super::{Changes, DeviceHead, Edit, Published, Volume, stamp, values};
 use crate::crypto::{DeviceId, Hash};
 use crate::format::clock::{Dot, HeadContent, Processed, Seen, Tag, Writer};
 use crate::format::commit::{Commit, Name, NewObject};
 use crate::format::container::Kind;
-use crate::format::ledger::{Container, Key as LedgerKey};
+use crate::format::ledger::{Container, Kept, Key as LedgerKey};
 use crate::format::namespace::{Content, Key, Value};
 use crate::format::node::{LedgerItem, MapItem, NO_ID};
 use crate::format::register::HeadExtension;
+use crate::format::setting::Retention;
+use crate::io::Timestamp;
 use crate::merge::{self, Namespace};
 use crate::store::{Entered, HEAD_DATA_MAX, Result, Store, StoreError};
 use crate::tree::{Keys, NewNodes, Root, ledger};
 
 /// Bytes of tree nodes that a head carries; more go into metadata objects.
 const HEAD_NODES_MAX: usize = 4 << 20;
+
+/// A row of a ledger that changes: its key, and its bytes or none to remove it.
+type Row = (Vec<u8>, Option<Vec<u8>>);
 
 /// Changes with what joining needs to know of them, to be published on the tree for which they
 /// were completed.
@@ -146,13 +152,21 @@ impl Volume {
         self.own.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The device's ledger with what this commit brings: its objects, and the head before.
-    /// Rows that cannot be read are left out: a file in no ledger is never deleted.
-    fn ledger(&self, commit: &Commit, state: &State) -> (Root, NewNodes) {
-        let mut rows: BTreeMap<Vec<u8>, Container> = BTreeMap::new();
+    /// The device's ledger with what this commit brings: its objects, the head before, and the kept
+    /// commits at the time `now`; it is one itself if it has a label. Rows that cannot be read are left out: a file in no ledger is never
+    /// deleted.
+    fn ledger(
+        &self,
+        commit: &Commit,
+        label: Option<&str>,
+        state: &State,
+        now: Timestamp,
+    ) -> (Root, NewNodes) {
+        let mut rows: BTreeMap<_, _> = BTreeMap::new();
         let mut keep = |hash: &Hash, kind, generation, size| {
             let key = LedgerKey::Container(state.device, *hash).encode();
-            rows.insert(key, Container { kind, generation, size, condemned: 0 });
+            let row = Container { kind, generation, size, condemned: 0 };
+            rows.insert(key, Some(row.encode()));
         };
         // A repair may name objects in folders of others.
         let is_own = |hash: &Hash| self.store.owner(hash).is_none_or(|owner| owner == state.device);
@@ -163,13 +177,18 @@ impl Volume {
         if state.generation > 0 {
             keep(&state.head, Kind::Head, state.generation, own.bytes);
         }
-        let edits = rows.into_iter().map(|(key, row)| {
-            let item = LedgerItem { key: key.clone().into(), bytes: row.encode() };
-            (key, Some(item))
-        });
-        let edits: Vec<ledger::Edit> = edits.collect();
+        let edits_from = |root| -> Result<Vec<ledger::Edit>> {
+            let kept = self.kept_rows(root, &own, (commit, label), now)?;
+            let item = |(key, row): Row| {
+                let item = row.map(|bytes| LedgerItem { key: key.clone().into(), bytes });
+                (key, item)
+            };
+            Ok(rows.clone().into_iter().chain(kept).map(item).collect())
+        };
         let keys = Keys(&self.store.context().ids);
-        let edit = |root, new: &mut NewNodes| ledger::edit(keys, &*self.store, root, &edits, new);
+        let edit = |root, new: &mut NewNodes| {
+            ledger::edit(keys, &*self.store, root, &edits_from(root)?, new)
+        };
         let mut new = NewNodes::new();
         let root = edit(own.ledger, &mut new).or_else(|error| {
             log::warn!("the ledger of this device cannot be read and begins anew: {error}");
@@ -177,6 +196,28 @@ impl Volume {
             edit((NO_ID, 0), &mut new)
         });
         (root.expect("an empty tree has no node that cannot be read"), new)
+    }
+
+    /// What changes of the kept commits in the ledger at `root`, in the order of their keys, which
+    /// come after those of containers.
+    fn kept_rows(
+        &self,
+        root: Root,
+        own: &Own,
+        (commit, label): (&Commit, Option<&str>),
+        now: Timestamp,
+    ) -> Result<Vec<Row>> {
+        let before = kept_in(&self.store, root)?;
+        let retention = self.tree_at(commit.root).retention().unwrap_or_else(|error| {
+            log::warn!("all states of the past are kept: {error}");
+            Retention::new(u64::MAX, u64::MAX, u64::MAX)
+        });
+        let head = own.shown.as_ref();
+        let after = kept::after(before.clone(), head, commit, label, (now, &retention));
+        let all: BTreeSet<u64> = before.keys().chain(after.keys()).copied().collect();
+        let changed = all.into_iter().filter(|at| before.get(at) != after.get(at));
+        let row = |at: u64| (LedgerKey::Kept(at).encode(), after.get(&at).map(Kept::encode));
+        Ok(changed.map(row).collect())
     }
 
     /// Publishes what is staged with a head that hands this on, whose root is that of the
@@ -197,10 +238,14 @@ impl Volume {
         let news = news || state.generation == 0 || !retiring.is_empty();
         let frozen_at = self.frozen_at.lock().unwrap_or_else(PoisonError::into_inner).take();
         let asks = self.asks.load(Ordering::Relaxed);
+        let label = self.keeping().clone();
+        let time = frozen_at.unwrap_or_else(|| self.world.clock.now());
+        let mut steps = state.steps;
+        let believed = steps.advance(time);
         let mut commit = Commit {
             device: state.device,
             generation,
-            time: frozen_at.unwrap_or_else(|| self.world.clock.now()),
+            time,
             writer: self.writer(),
             previous: state.head,
             root: inherited.root,
@@ -229,7 +274,7 @@ impl Volume {
         let Entered { name, bytes: head_bytes, gone } = self
             .store
             .publish_head(&mut commit, extension.encode(), HEAD_NODES_MAX, &|commit| {
-                self.ledger(commit, &state)
+                self.ledger(commit, label.as_deref(), &state, believed)
             })
             .inspect_err(|_| {
                 self.spent.fetch_add(1, Ordering::Relaxed);
@@ -238,6 +283,7 @@ impl Volume {
         if asks {
             self.asks.store(false, Ordering::Relaxed);
         }
+        self.keeping().take_if(|keeping| label.as_ref() == Some(keeping));
         *self.own.lock().unwrap_or_else(PoisonError::into_inner) = Own::of(&commit, head_bytes);
         let Name::Head { hash, .. } = &name else { unreachable!("publish_head returns a head") };
         let objects = (commit.objects.len(), commit.objects.iter().map(|object| object.size).sum());
@@ -248,6 +294,7 @@ impl Volume {
             state.head = *hash;
             state.base = vec![*hash];
             state.journal = journal;
+            state.steps = steps;
             state.retires.clear();
             let device = state.device;
             state.seen.set(device, commit.generation);

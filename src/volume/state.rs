@@ -5,6 +5,7 @@
 
 use std::io;
 
+use super::retention::DaySteps;
 use crate::crypto::{DeviceId, Hash, RepoId, hash};
 use crate::format::clock::Generations;
 use crate::format::wire::{DecodeError, Decoder, Encoder, Result};
@@ -47,6 +48,8 @@ pub struct State {
     pub journal_of: DeviceId,
     /// Earlier ids of this device, which its next head retires, ascending.
     pub retires: Vec<DeviceId>,
+    /// Days on which it ran.
+    pub steps: DaySteps,
 }
 
 impl State {
@@ -83,6 +86,7 @@ impl State {
         for device in &self.retires {
             out.raw(device);
         }
+        self.steps.encode(&mut out);
         let mut bytes = out.finish();
         let check = hash(&bytes);
         bytes.extend_from_slice(&check);
@@ -113,6 +117,7 @@ impl State {
             seen: Generations::decode(&mut input)?,
             journal_of: input.array()?,
             retires: ascending(&mut input, RETIRES_MAX, "order of retired ids")?,
+            steps: DaySteps::decode(&mut input)?,
         };
         input.end()?;
         Ok(state)
@@ -189,11 +194,12 @@ mod tests {
             seen: [([2; 16], 4)].into_iter().collect(),
             journal_of: [2; 16],
             retires: vec![[9; 16], [10; 16]],
+            steps: DaySteps::default(),
         };
         let bytes = state.encode();
         assert_eq!(State::decode(&bytes), Ok(state.clone()));
         // A device named twice: one generation would hide the other.
-        let behind = 32 + 16 + 1 + 2 * 16;
+        let behind = 32 + 4 + 16 + 1 + 2 * 16;
         let (start, end) = bytes.split_at(bytes.len() - behind);
         let mut twice = start.to_vec();
         let count = twice.len() - 18;

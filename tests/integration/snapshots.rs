@@ -142,6 +142,64 @@ fn newest_in(mount: &Path) -> (PathBuf, usize) {
     (dir.join(found.last().unwrap()), found.len())
 }
 
+/// A state gets a name, and the policy another number, with a mount and without.
+#[test]
+fn the_owner_says_what_is_kept() {
+    let (world, _) = written(&["one", "two"]);
+    let policy = |target: &str, args: &[&str]| {
+        let told = world.ok(&[&["snapshots", "policy", target, "--json"], args].concat());
+        let told: Value = serde_json::from_str(&told).unwrap();
+        ["hours", "days", "months"].map(|name| told[name].as_u64().unwrap())
+    };
+    let before = world.files("repo");
+    assert_eq!(policy("repo", &[]), [24, 31, 120]);
+    assert_eq!(world.files("repo"), before, "nothing is written to show it");
+    assert_eq!(policy("repo", &["--days", "7"]), [24, 7, 120]);
+    world.ok(&["snapshots", "add", "repo", "before the trip"]);
+    let named = |name: &str| {
+        let all = list(&world);
+        let found = all.iter().filter(|state| state["label"] == name);
+        found.map(|state| state["generation"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(named("before the trip").len(), 1);
+    let said = world.fails(&["snapshots", "add", "repo", "before the trip"], 2);
+    assert!(said.contains("has the name before the trip already"), "{said}");
+    for wrong in ["", "two\nlines", &"x".repeat(256)] {
+        let said = world.fails(&["snapshots", "add", "repo", wrong], 2);
+        assert!(said.contains("1 to 255 bytes"), "{said}");
+    }
+    if !has_fuse("snapshots, what the owner says") {
+        return;
+    }
+    let mount = world.mount("repo", "mnt", &KEY);
+    // A mount of the past beside it is not asked.
+    let past = world.mount("repo", "past", &[&KEY[..], &["-o", "ro"]].concat());
+    fs::write(world.path("mnt/chats/anna"), "three").unwrap();
+    let told = world.ok(&["snapshots", "add", "repo", "in the mount", "--json"]);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    let state = named("in the mount");
+    assert_eq!(state, [told["generation"].as_u64().unwrap()]);
+    let said = world.fails(&["snapshots", "add", "mnt", "in the mount"], 2);
+    assert!(said.contains("has the name in the mount already"), "{said}");
+    assert_eq!(policy("mnt", &[]), [24, 7, 120]);
+    assert_eq!(policy("mnt/chats", &["--hours", "0", "--months", "3"]), [0, 7, 3]);
+    assert_eq!(policy("repo", &[]), [0, 7, 3]);
+    assert_eq!(policy("past", &["--hours", "5"]), [5, 7, 3]);
+    past.unmount(&world);
+    mount.unmount(&world);
+    assert_eq!(policy("repo", &[]), [5, 7, 3]);
+    let all = list(&world);
+    let at = all.iter().find(|state| state["label"] == "in the mount").unwrap();
+    let at = format!("{}Z", utc(seconds(at)));
+    assert_eq!(world.ok(&["cat", "repo", "chats/anna", "--at", &at]), "three");
+    // Both are listed, and the newest.
+    let shown = world.ok(&["snapshots", "list", "repo"]);
+    for name in ["\"before the trip\"", "\"in the mount\""] {
+        assert!(shown.contains(name), "{shown}");
+    }
+    world.ok(&["check", "repo", "--read-data"]);
+}
+
 #[test]
 fn the_past_is_in_the_mount() {
     if !has_fuse("snapshots, in the mount") {

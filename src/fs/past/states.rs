@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 
 use super::super::{Fs, FsError, NoLog, Options, Result};
+use crate::format::setting::Retention;
 use crate::io::Timestamp;
 use crate::sync::{Follower, Past, Snapshot, Snapshots, thinned};
 use crate::volume::VolumeError;
@@ -128,7 +129,12 @@ impl States {
             log::warn!("{unreadable} states of the past cannot be read");
             self.unreadable = unreadable;
         }
-        let listed = Arc::new(named(&all, volume.world().clock.now(), &TimeZone::system()));
+        let retention = volume.tree().retention().unwrap_or_else(|error| {
+            log::warn!("how long states of the past are kept is not known: {error}");
+            Retention::default()
+        });
+        let shown = thinned(&all, volume.world().clock.now(), &retention);
+        let listed = Arc::new(named(&all, &shown, &TimeZone::system()));
         self.listed = Some((now, Arc::clone(&listed)));
         Ok(listed)
     }
@@ -154,8 +160,8 @@ impl States {
 
 /// What the directories of states are called that stand in the order of their times: each by its time
 /// in this zone, to the second. A further one of the same name gets a number.
-fn named(all: &[Snapshot], now: Timestamp, zone: &TimeZone) -> Vec<Listed> {
-    let shown: Vec<u64> = thinned(all, now).iter().map(Snapshot::digest).collect();
+fn named(all: &[Snapshot], shown: &[Snapshot], zone: &TimeZone) -> Vec<Listed> {
+    let shown: Vec<u64> = shown.iter().map(Snapshot::digest).collect();
     let mut named: Vec<Listed> = Vec::with_capacity(all.len());
     let (mut names, mut shown) = (HashMap::new(), shown.into_iter().peekable());
     let mut heads = 0;

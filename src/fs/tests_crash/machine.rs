@@ -162,6 +162,7 @@ fn is_in_ledger(fs: &Fs) {
     ledger::scan(&*volume.store, base.commit.ledger, &[], &mut |item| {
         match LedgerKey::decode(&item.key) {
             Ok(LedgerKey::Container(_, hash)) => drop(hashes.insert(hash)),
+            Ok(LedgerKey::Kept(generation)) => assert!(generation < base.commit.generation),
             other => panic!("unexpected row {other:?}"),
         }
         ControlFlow::Continue(())

@@ -10,6 +10,7 @@ use crate::format::node::{Dotted, MapItem, Node};
 use crate::format::register::{
     Epoch, Features, HeadExtension, Header, Keyring, Register, SLOT_KEY_CHECK, Slot, Stamp,
 };
+use crate::format::setting::Retention;
 use crate::format::wire::Encoder;
 use crate::io::Timestamp;
 
@@ -206,6 +207,9 @@ fn what_later_versions_store_has_the_bytes_of_the_page() {
         content: Content::Chunk([0x88; 16]),
     };
     made("recipe of form 1", &Value::Recipe(Box::new(recipe)).encode());
+
+    made("setting `snapshots`", &Retention::new(24, 30, 120).encode());
+    made("its key", &Retention::key().encode());
 
     let row = [&[0; 8][..], &[10, 1], b"phone"].concat();
     let material: [&[u8]; 3] = [&REPO, &[0x55; 16], &[0xaa; 32]];

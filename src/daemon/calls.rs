@@ -1,0 +1,137 @@
+//! What commands ask of a mount beside status, sync and unmount.
+
+use crate::format::setting::Retention;
+use crate::format::wire::{DecodeError, Decoder, Encoder, Result};
+
+/// The longest name of a state, in bytes.
+const LABEL_MAX: usize = 255;
+const ASK: u8 = 1;
+const KEEP: u8 = 2;
+const RETENTION: u8 = 3;
+const FIND: u8 = 4;
+
+/// For how long states of the past are to be kept; what is not given stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct NewRetention {
+    /// Hours for which the newest state of each hour is kept.
+    pub hours: Option<u64>,
+    /// Days for which the newest state of each day is kept.
+    pub days: Option<u64>,
+    /// Months for which the newest state of each month is kept.
+    pub months: Option<u64>,
+}
+
+impl NewRetention {
+    /// Whether nothing is given.
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Changes what is given.
+    pub(crate) fn apply(&self, to: &mut Retention) {
+        to.hours = self.hours.unwrap_or(to.hours);
+        to.days = self.days.unwrap_or(to.days);
+        to.months = self.months.unwrap_or(to.months);
+    }
+}
+
+/// What a command asks of a mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    /// The next head asks the other devices for their answers.
+    Ask,
+    /// What the next head shows is kept under this name. Refused if a state has it.
+    Keep(String),
+    /// Which state of the repository has this name? Answered with its generation and when it was
+    /// published, seconds since 1970, as two decimal numbers and a space between.
+    Find(String),
+    /// States of the past are kept for so long from here on. Answered with how long that is then, as
+    /// three decimal numbers and spaces between: hours, days, months.
+    Retention(NewRetention),
+}
+
+impl Call {
+    /// Encodes the call.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Encoder::new();
+        match self {
+            Self::Ask => {
+                out.u8(ASK);
+            }
+            Self::Keep(label) => {
+                out.u8(KEEP).bytes(label.as_bytes());
+            }
+            Self::Find(label) => {
+                out.u8(FIND).bytes(label.as_bytes());
+            }
+            Self::Retention(NewRetention { hours, days, months }) => {
+                out.u8(RETENTION);
+                for count in [hours, days, months] {
+                    out.u8(u8::from(count.is_some())).var(count.unwrap_or(0));
+                }
+            }
+        }
+        out.finish()
+    }
+
+    /// Decodes a call.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
+        let mut input = Decoder::new(bytes);
+        let count = |input: &mut Decoder<'_>| -> Result<Option<u64>> {
+            let (is_given, count) = (input.flag("count")?, input.var()?);
+            if !is_given && count != 0 {
+                return Err(DecodeError::Invalid("count"));
+            }
+            Ok(is_given.then_some(count))
+        };
+        let label = |input: &mut Decoder<'_>| -> Result<String> {
+            let label = input.bytes(LABEL_MAX, "name")?.to_vec();
+            let label = String::from_utf8(label).map_err(|_| DecodeError::Invalid("name"))?;
+            if label.is_empty() { Err(DecodeError::Invalid("name")) } else { Ok(label) }
+        };
+        let call = match input.u8()? {
+            ASK => Self::Ask,
+            KEEP => Self::Keep(label(&mut input)?),
+            FIND => Self::Find(label(&mut input)?),
+            RETENTION => Self::Retention(NewRetention {
+                hours: count(&mut input)?,
+                days: count(&mut input)?,
+                months: count(&mut input)?,
+            }),
+            _ => return Err(DecodeError::Invalid("command")),
+        };
+        input.end()?;
+        Ok(call)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_survive_and_every_cut_is_refused() {
+        let some = NewRetention { hours: Some(1), days: None, months: Some(u64::MAX) };
+        let name = || String::from("before the trip");
+        let calls = [Call::Ask, Call::Keep(name()), Call::Find(name()), Call::Retention(some)];
+        for call in calls {
+            let bytes = call.encode();
+            assert_eq!(Call::decode(&bytes), Ok(call));
+            for cut in 0..bytes.len() {
+                assert!(Call::decode(&bytes[..cut]).is_err(), "{cut}");
+            }
+            assert!(Call::decode(&[&bytes[..], &[0]].concat()).is_err());
+        }
+        for bad in [&[9][..], &[KEEP, 0], &[KEEP, 1, 0xff], &[RETENTION, 0, 1, 0, 0, 0, 0]] {
+            assert!(Call::decode(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_given_stays() {
+        let mut retention = Retention::new(1, 2, 3);
+        NewRetention { days: Some(9), ..NewRetention::default() }.apply(&mut retention);
+        assert_eq!(retention, Retention::new(1, 9, 3));
+        assert!(NewRetention::default().is_empty());
+    }
+}

@@ -1,0 +1,101 @@
+//! Kept commits: states of the past that stay although their heads may go, as rows of their device's
+//! ledger.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use jiff::tz::TimeZone;
+
+use super::retention::{Candidate, staying};
+use super::{Tree, Volume};
+use crate::format::commit::Commit;
+use crate::format::ledger::{Kept, Key as LedgerKey};
+use crate::format::setting::Retention;
+use crate::io::Timestamp;
+use crate::store::{Result, Store, StoreError};
+use crate::tree::{Root, ledger};
+
+/// Kept commits of a device by the generation of their heads.
+pub type KeptCommits = BTreeMap<u64, Kept>;
+
+/// The kept commits in the ledger at `root`.
+///
+/// # Errors
+///
+/// If a node of the ledger is not here or damaged, or a row is.
+pub fn kept_in(store: &Store, root: Root) -> Result<KeptCommits> {
+    let mut found = KeptCommits::new();
+    let mut failed = None;
+    ledger::scan(store, root, &LedgerKey::kept(), &mut |item| {
+        let row = LedgerKey::decode(&item.key).and_then(|key| match key {
+            LedgerKey::Kept(generation) => Ok(Some((generation, Kept::decode(&item.bytes)?))),
+            _ => Ok(None),
+        });
+        match row {
+            Ok(Some((generation, kept))) => {
+                found.insert(generation, kept);
+                return ControlFlow::Continue(());
+            }
+            Ok(None) => {}
+            Err(error) => failed = Some(StoreError::damaged("a row of a ledger", error)),
+        }
+        ControlFlow::Break(())
+    })?;
+    failed.map_or(Ok(found), Err)
+}
+
+/// What a commit shows, as a row.
+pub(super) fn row_of(commit: &Commit, label: String) -> Kept {
+    let Commit { time, root, inodes, bytes, .. } = *commit;
+    Kept { time, root, inodes, bytes, label }
+}
+
+/// The rows after a commit was made: the one before it joins them, and those go that are not kept any
+/// longer at the time `now`. The newest commit stays without a row, unless it has a name.
+pub(super) fn after(
+    mut rows: KeptCommits,
+    before: Option<&(u64, Kept)>,
+    commit: &Commit,
+    label: Option<&str>,
+    (now, retention): (Timestamp, &Retention),
+) -> KeptCommits {
+    if let Some((generation, before)) = before {
+        // A head that shows what the one before it showed is no state of its own.
+        let is_same = rows.last_key_value().is_some_and(|(_, last)| last.root == before.root);
+        if !is_same {
+            rows.entry(*generation).or_insert_with(|| before.clone());
+        }
+    }
+    let candidate = |kept: &Kept| Candidate { time: kept.time, is_named: !kept.label.is_empty() };
+    let newest = row_of(commit, String::new());
+    let states: Vec<Candidate> = rows.values().chain([&newest]).map(candidate).collect();
+    let stays = staying(&states, now, retention, &TimeZone::system());
+    let mut stays = stays.into_iter();
+    rows.retain(|_, _| stays.next() == Some(true));
+    if let Some(label) = label {
+        rows.insert(commit.generation, row_of(commit, label.into()));
+    }
+    rows
+}
+
+impl Tree<'_> {
+    /// For how long this repository keeps states of the past.
+    ///
+    /// # Errors
+    ///
+    /// If what was set cannot be read.
+    pub fn retention(&self) -> Result<Retention> {
+        let found =
+            self.get_item(&Retention::key().encode(), |item| Retention::of(&item.values))?;
+        found
+            .unwrap_or_else(|| Ok(Retention::default()))
+            .map_err(|error| StoreError::damaged("the setting of what is kept", error))
+    }
+}
+
+impl Volume {
+    /// Has the next head keep what it shows, under this name.
+    pub fn keep(&self, label: &str) {
+        *self.keeping() = Some(label.into());
+    }
+}
