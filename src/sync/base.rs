@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use super::plan::{Plan, Refusal, Verdict, is_called};
-use super::read::{Cause, Heads, KeptState, LeftOut, Loaded, Usable, load_heads};
+use super::read::{Cause, Heads, KeptState, Lacking, LeftOut, Loaded, Usable, load_heads};
 use super::tell;
 use crate::crypto::{DeviceId, Hash, hex};
 use crate::format::clock::{Seen, Tag, Writer};
@@ -257,12 +257,18 @@ fn arriving(
             let is_retired = head.commit.retired.iter().any(|entry| entry.device == device);
             let newest = heads.get(&device).and_then(|files| files.last());
             let is_here = newest.is_some_and(|file| file.generation >= generation);
-            let lacking = loaded.arriving.get(&device);
-            let lacking = lacking.and_then(|all| all.range(merged + 1..=generation).next());
-            let what = match lacking {
-                Some((_, path)) => path.clone(),
-                None if is_its_own || is_here || is_retired => continue,
-                None => format!("state {generation} of device {}", &hex(&device)[..8]),
+            let objects = loaded.arriving.get(&device);
+            let objects = objects.and_then(|all| all.range(merged + 1..=generation).next());
+            let is_new = |of: &&Lacking| {
+                of.device == device && (merged + 1..=generation).contains(&of.generation)
+            };
+            let what = match (objects, loaded.lacking.iter().find(is_new)) {
+                (Some((_, path)), _) => path.clone(),
+                (None, Some(of)) => {
+                    format!("state {} of device {}", of.generation, &hex(&device)[..8])
+                }
+                (None, None) if is_its_own || is_here || is_retired => continue,
+                (None, None) => format!("state {generation} of device {}", &hex(&device)[..8]),
             };
             let name = named(&head.name, &head.device);
             let what = format!("a part of state {} of {name} ({what})", head.generation);

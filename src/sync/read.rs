@@ -100,7 +100,7 @@ pub(super) struct Loaded {
     pub older: Vec<(Hash, StoreError)>,
     /// Older heads that are not here, although a later head of their device names them, or that
     /// cannot be read; each with its device. Those that a repair found damaged are not among them.
-    pub lacking: BTreeSet<(DeviceId, Hash)>,
+    pub lacking: BTreeSet<Lacking>,
     /// Of each device the heads of which objects are not here, by generation, and one such object.
     pub arriving: BTreeMap<DeviceId, BTreeMap<u64, String>>,
     /// Of devices whose newest state of the time that is asked for has no head here any more, that
@@ -108,6 +108,17 @@ pub(super) struct Loaded {
     pub kept: Vec<KeptState>,
     /// What the owner should know of single heads.
     pub notices: Vec<Notice>,
+}
+
+/// A head that is not here, or cannot be read, although a later one of its device can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Lacking {
+    /// Its device.
+    pub device: DeviceId,
+    /// Its generation; of one that is not here the highest that it can have.
+    pub generation: u64,
+    /// Its hash.
+    pub hash: Hash,
 }
 
 /// A state of the past that its device keeps, and of which the head is gone.
@@ -201,7 +212,7 @@ fn plain(head: &DeviceHead) -> Head {
 impl Loaded {
     /// Whether an older head of the device is not here, or cannot be read.
     pub fn lacks_head_of(&self, device: &DeviceId) -> bool {
-        self.lacking.iter().any(|(lacking, _)| lacking == device)
+        self.lacking.iter().any(|lacking| lacking.device == *device)
     }
 
     /// Marks the heads of devices that lack an older one as incomplete: what they need may be in
@@ -209,8 +220,9 @@ impl Loaded {
     fn mark_lacking(&mut self) {
         let newest = self.heads.iter().map(|(head, _)| head);
         let bad: BTreeSet<Hash> = newest.flat_map(|head| head.commit.bad.clone()).collect();
-        self.lacking.retain(|(_, hash)| !bad.contains(hash));
-        let lacking: BTreeSet<DeviceId> = self.lacking.iter().map(|(device, _)| *device).collect();
+        self.lacking.retain(|lacking| !bad.contains(&lacking.hash));
+        let lacking: BTreeSet<DeviceId> =
+            self.lacking.iter().map(|lacking| lacking.device).collect();
         for (head, _) in self.heads.iter_mut().filter(|(head, _)| lacking.contains(&head.device)) {
             head.complete = false;
         }
@@ -263,7 +275,8 @@ impl Loaded {
                     continue;
                 }
                 Err(error) => {
-                    self.lacking.insert((*device, file.hash));
+                    let HeadFile { device, generation, hash, .. } = *file;
+                    self.lacking.insert(Lacking { device, generation, hash });
                     self.older.push((file.hash, error));
                     continue;
                 }
@@ -309,10 +322,12 @@ impl Loaded {
             self.add_gap(*device, passed, files, is_given_back);
         }
         let is_here = |hash: &Hash| files.iter().any(|file| file.hash == *hash);
-        let before = chain.iter().map(|link| link.previous);
-        let lacking =
-            before.filter(|hash| *hash != [0; 32] && !is_here(hash) && !is_given_back(hash));
-        self.lacking.extend(lacking.map(|hash| (*device, hash)));
+        for Link { generation, previous: hash, .. } in &chain {
+            if *hash != [0; 32] && !is_here(hash) && !is_given_back(hash) {
+                let (device, generation, hash) = (*device, generation.saturating_sub(1), *hash);
+                self.lacking.insert(Lacking { device, generation, hash });
+            }
+        }
         if let Some((newest, _)) = found.first() {
             let who = named(&newest.name, device);
             self.notices.extend(breaks(&chain).map(|Link { generation, hash, .. }| {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::plan::{Plan, Refusal};
-use super::read::{Cause, Loaded};
+use super::read::{Cause, Lacking, Loaded};
 use crate::crypto::{DeviceId, Hash, hex, unhex};
 use crate::format::register::Features;
 use crate::io::{Timestamp, local_time};
@@ -33,7 +33,7 @@ pub(super) fn tell_heads(loaded: &Loaded, plan: &Plan, notices: &mut Vec<Notice>
     }
     notices.extend(plan.unusable.iter().map(error).map(Notice::of));
     let is_told = |hash: &Hash| loaded.older.iter().any(|(older, _)| older == hash);
-    for (device, _) in loaded.lacking.iter().filter(|(_, hash)| !is_told(hash)) {
+    for Lacking { device, .. } in loaded.lacking.iter().filter(|of| !is_told(&of.hash)) {
         let mut newest = plan.newest.iter().map(|at| &loaded.heads[*at].0);
         let Some(head) = newest.find(|head| head.device == *device) else { continue };
         notices.push(Notice::Missing(format!(

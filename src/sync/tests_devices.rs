@@ -324,6 +324,33 @@ fn a_mount_follows_what_another_device_writes() {
     assert!(matches!(phone.follow(), Followed::Nothing));
 }
 
+/// The content of small files is in heads. A client brought the newest one first: what could be read
+/// before was EIO.
+#[test]
+fn a_state_is_not_shown_while_an_older_one_that_it_needs_is_not_here() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("f", "base"));
+    let phone = laptop.another("PHONE", 3);
+    assert!(laptop.write("f", &"2".repeat(5000)));
+    laptop.checkpoint();
+    assert!(laptop.write("g", "later"));
+    laptop.checkpoint();
+    phone.receive_newest_head(&laptop);
+    assert!(matches!(phone.follow(), Followed::Nothing));
+    assert_eq!(phone.read("f"), "base");
+    let told: Vec<String> =
+        phone.volume().heads().unusable.iter().map(|head| head.error.to_string()).collect();
+    assert!(told.len() == 1 && told[0].contains("(state 2 of device"), "{told:?}");
+    // A half one is not here either.
+    phone.receive(&laptop);
+    phone.cut_head(2);
+    assert!(matches!(phone.follow(), Followed::Nothing));
+    assert_eq!(phone.read("f"), "base");
+    phone.receive(&laptop);
+    assert!(matches!(phone.follow(), Followed::Changed(_)));
+    assert_eq!(phone.seen(), laptop.seen());
+}
+
 /// The kernel keeps the length that it knows of a file, and appended there: what another device had
 /// written was gone.
 #[test]
