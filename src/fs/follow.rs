@@ -236,7 +236,9 @@ impl Fs {
             }
         }
         for ino in &changed.contents {
-            if state.lookups.contains_key(ino) && !changed.directories.contains(ino) {
+            // A directory that was removed here is dead for the kernel, for as long as somebody uses it.
+            let is_dead = state.orphans.contains_key(ino);
+            if state.lookups.contains_key(ino) && (is_dead || !changed.directories.contains(ino)) {
                 let replaced = state.replaced.entry(*ino).or_default();
                 *replaced = Replaced { times: replaced.times + 1, is_stale: true };
             }

@@ -351,6 +351,31 @@ fn a_state_is_not_shown_while_an_older_one_that_it_needs_is_not_here() {
     assert_eq!(phone.seen(), laptop.seen());
 }
 
+/// Whoever removes a directory leaves a dead one in the kernel, while somebody uses it. Another device
+/// had put a file into it: the directory was back, and nothing was in it.
+#[test]
+fn a_directory_that_is_back_is_another_inode_for_the_kernel() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.mkdir("D") && laptop.mkdir("E"));
+    let phone = laptop.another("PHONE", 3);
+    let (known, other) = (phone.look_up("D").unwrap(), phone.look_up("E").unwrap());
+    assert!(phone.rmdir("D"));
+    phone.checkpoint();
+    assert!(laptop.write("D/f", "text") && laptop.rmdir("E"));
+    laptop.checkpoint();
+    phone.receive(&laptop);
+    assert!(matches!(phone.follow(), Followed::Changed(_)));
+    let back = phone.look_up("D").unwrap();
+    assert_eq!((back.ino, known.generation, back.generation), (known.ino, 0, 1));
+    assert_eq!(phone.read("D/f"), "text");
+    // What another device removed is not dead for the kernel here.
+    assert!(laptop.mkdir("E"));
+    laptop.checkpoint();
+    phone.receive(&laptop);
+    assert!(matches!(phone.follow(), Followed::Changed(_)));
+    assert_eq!(phone.look_up("E").unwrap().generation, other.generation);
+}
+
 /// The kernel keeps the length that it knows of a file, and appended there: what another device had
 /// written was gone.
 #[test]

@@ -307,6 +307,57 @@ fn an_open_database_waits_for_its_end() {
 
 /// Who works in a directory goes on there, whatever another device does in it, and also where another
 /// device made one of the same name.
+/// A directory that was removed here while a program was in it, and into which another machine wrote: it
+/// is back, and it was empty until the next mount.
+#[test]
+fn a_directory_that_is_back_can_be_used() {
+    if !has_fuse("many, directories that are back") {
+        return;
+    }
+    let world = two_folders();
+    let [one, other] = two_following(&world);
+    for name in ["gone", "again"] {
+        fs::create_dir(world.path("one").join(name)).expect("makes");
+        fs::write(world.path("one").join(name).join("first"), "first").expect("writes");
+    }
+    hand_over(&world, "one");
+    wait_for("the first files", LIMIT, || world.path("two/again/first").exists());
+    let mut users = ["gone", "again"].map(|name| {
+        let within = world.path("two").join(name);
+        Command::new("sleep").arg("600").current_dir(within).spawn().expect("starts")
+    });
+    for name in ["gone", "again"] {
+        fs::remove_dir_all(world.path("two").join(name)).expect("removes");
+    }
+    fs::create_dir(world.path("two/again")).expect("makes");
+    fs::write(world.path("two/again/own"), "own").expect("writes");
+    for name in ["gone", "again"] {
+        fs::write(world.path("one").join(name).join("new"), "new").expect("writes");
+    }
+    world.ok(&["sync", "two"]);
+    hand_over(&world, "one");
+    carry(&world, "other", "repo");
+    wait_for("what is back", LIMIT, || world.path("two/gone/new").exists());
+    wait_for("what is back beside it", LIMIT, || world.path("two/again/new").exists());
+    fs::write(world.path("two/gone/mine"), "mine").expect("writes");
+    let expected =
+        [("again/new", "new"), ("again/own", "own"), ("gone/mine", "mine"), ("gone/new", "new")];
+    let expected = expected.map(|(path, text)| (path.to_owned(), text.to_owned()));
+    assert_eq!(files(&world.path("two")), BTreeMap::from(expected.clone()));
+    hand_over(&world, "two");
+    wait_for("what was written into it", LIMIT, || world.path("one/gone/mine").exists());
+    assert_eq!(files(&world.path("one")), BTreeMap::from(expected));
+    for user in &mut users {
+        user.kill().expect("ends");
+        user.wait().expect("ends");
+    }
+    one.unmount(&world);
+    other.unmount(&world);
+    for repo in ["repo", "other"] {
+        world.ok(&["check", repo, "--read-data"]);
+    }
+}
+
 #[test]
 fn who_works_in_a_directory_goes_on_there() {
     if !has_fuse("many, directories") {
