@@ -99,6 +99,9 @@ impl Operations for Fs {
     fn before_write(&self, ino: u64, is_paged: bool) {
         self.note_kernel_times(self.kernel_numbers().ino(ino), is_paged);
     }
+    fn closed_uncached(&self, ino: u64) {
+        self.forget_names(self.kernel_numbers().ino(ino));
+    }
     fn is_congested(&self) -> bool {
         self.is_congested()
     }

@@ -288,6 +288,9 @@ pub trait Operations: Send + Sync + 'static {
     /// The next write brings pages of the kernel's cache, or bytes that passed it by. Of a file whose
     /// pages it has, the kernel shows times of its own: what it told last, else what it was given.
     fn before_write(&self, _ino: u64, _is_paged: bool) {}
+    /// A file was closed after writes that passed the kernel's cache by: the times that the kernel shows
+    /// may be those from before them, for as long as it has the inode.
+    fn closed_uncached(&self, _ino: u64) {}
     /// Whether a write would have to wait for room, in memory or in the log. The caller then
     /// makes the write in a thread in which no other request waits for it.
     fn is_congested(&self) -> bool {

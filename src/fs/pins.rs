@@ -25,6 +25,8 @@ use crate::volume::{StoreError, Tree};
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Between two looks whether they have ended.
 const PAUSE: Duration = Duration::from_millis(2);
+/// Of how many names of an inode the kernel is told at most.
+const FORGOTTEN_NAMES: usize = 64;
 
 /// The kernel's numbers of inodes, where they are not those of the namespace.
 #[derive(Default)]
@@ -341,6 +343,22 @@ impl Fs {
             candidate = numbered(&first, number);
         }
         Ok((dir, candidate))
+    }
+
+    /// The kernel is to look an inode up once more: it has its times anew then, unless somebody uses it.
+    pub(super) fn forget_names(&self, ino: Ino) {
+        let mut state = self.lock();
+        let backs = Key::backs(ino);
+        // What cannot be read now is told where it is looked up.
+        let names = self.range(&state, &backs, &backs, FORGOTTEN_NAMES).unwrap_or_default();
+        let untold = state.untold.get_or_insert_default();
+        for (key, _) in names {
+            if let Key::Back(_, dir, name) = key {
+                untold.names.insert((dir, name));
+            }
+        }
+        drop(state);
+        self.alarm.ring();
     }
 
     /// What changed in the namespace without the kernel asking for it, since this was asked last.

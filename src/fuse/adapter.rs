@@ -495,6 +495,9 @@ impl<O: Operations> Filesystem for Adapter<O> {
         }
         let result = guarded(|| {
             self.operations.release(ino.0, write);
+            if handle == UNCACHED {
+                self.operations.closed_uncached(ino.0);
+            }
             Ok(())
         });
         reply_empty(reply, result);

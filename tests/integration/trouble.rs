@@ -1,6 +1,7 @@
 //! Real mounts that are killed, and folders that are odd.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use amberfs::io::{DirSynced, SyncedFolder};
 
 use crate::mounted::has_fuse;
-use crate::world::{World, noise};
+use crate::world::{World, noise, wait_for};
 
 fn run(program: &str, arguments: &[&str]) -> bool {
     let status = Command::new(program)
@@ -169,6 +170,33 @@ fn a_full_disk_of_local_state_is_told_as_that() {
     fs::remove_file(filler).unwrap();
     let _ = fs::remove_dir_all(world.path("disk/state"));
     world.ok(&["put", "repo", "/file", "--from", "file"]);
+}
+
+/// With little room for local state writes pass the kernel's cache by: it showed the times from before
+/// them until the next mount.
+#[test]
+fn a_write_with_little_room_has_its_time() {
+    if !is_root("little room") || !has_fuse("little room") {
+        return;
+    }
+    let world = World::with_repo();
+    let _disk = Disk::mount(&world, "disk", &["-t", "tmpfs", "-o", "size=140m", "none"]);
+    let arguments = ["--key-file", "key", "--state", "disk/state"];
+    let mount = world.mount("repo", "mnt", &arguments);
+    let path = world.path("mnt/file");
+    fs::write(&path, noise(20_000, 1)).unwrap();
+    let modified = || fs::metadata(&path).unwrap().modified().unwrap();
+    // Once the mount knows how little there is.
+    std::thread::sleep(Duration::from_secs(2));
+    for append in [true, false] {
+        let before = modified();
+        std::thread::sleep(Duration::from_millis(20));
+        let mut file = fs::OpenOptions::new().write(true).append(append).open(&path).unwrap();
+        file.write_all(b"more").unwrap();
+        drop(file);
+        wait_for("the new time", Duration::from_secs(20), || modified() > before);
+    }
+    mount.unmount(&world);
 }
 
 /// A bind mount has the device number of what it shows, and no rename leads

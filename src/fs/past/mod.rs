@@ -362,6 +362,11 @@ impl Operations for WithPast {
             self.present.before_write(ino, is_paged);
         }
     }
+    fn closed_uncached(&self, ino: u64) {
+        if !is_past(ino) {
+            self.present.closed_uncached(ino);
+        }
+    }
     fn is_congested(&self) -> bool {
         Operations::is_congested(&*self.present)
     }
