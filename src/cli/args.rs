@@ -105,6 +105,8 @@ pub enum Command {
     Diff(DiffArgs),
     /// Bring files back as they were
     Restore(RestoreArgs),
+    /// Say what nobody needs any more
+    Sweep(SweepArgs),
     /// Look for damage
     Check(CheckArgs),
     /// Show the decrypted files at a mountpoint
@@ -454,6 +456,16 @@ pub struct ExtractArgs {
     /// As of which time.
     #[command(flatten)]
     pub at: AtArgs,
+}
+
+/// Arguments of `sweep`.
+#[derive(Args, Debug)]
+pub struct SweepArgs {
+    /// The repository, or where it is mounted
+    pub repo: PathBuf,
+    /// Only say what would be given back, and why not yet; this version gives nothing back
+    #[arg(long, required = true)]
+    pub dry_run: bool,
 }
 
 /// Arguments of `check`.

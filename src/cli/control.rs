@@ -95,13 +95,27 @@ pub fn find(global: &Global, path: &Path) -> Result<RunningDaemon> {
 
 /// The daemons of this user that have the repository at `path` mounted, or of the mount at which `path`
 /// lies.
-pub fn daemons_at(global: &Global, path: &Path) -> Vec<RunningDaemon> {
+fn daemons_at(global: &Global, path: &Path) -> Vec<RunningDaemon> {
     let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     let mut all = registry(global).all();
     all.retain(|daemon| {
         real == daemon.described.repo || real.starts_with(&daemon.described.mountpoint)
     });
     all
+}
+
+/// The folder of a repository, by its path or one in a mount of it, and the daemon that has it mounted
+/// for writing if one has.
+pub fn served(global: &Global, path: &Path) -> Result<(PathBuf, Option<RunningDaemon>)> {
+    let described = |daemon: RunningDaemon| daemon.described.repo;
+    let repo = daemons_at(global, path).into_iter().next().map(described);
+    let repo = repo.unwrap_or_else(|| path.to_owned());
+    for daemon in daemons_at(global, &repo) {
+        if status_of(&daemon)?["read_only"].as_bool() == Some(false) {
+            return Ok((repo, Some(daemon)));
+        }
+    }
+    Ok((repo, None))
 }
 
 /// The kernel shows a mount, and nobody answers for it.

@@ -39,6 +39,7 @@ mod refused;
 mod repair;
 mod secrets;
 mod snapshots;
+mod sweep;
 mod trust;
 mod user;
 mod vault;
@@ -180,6 +181,7 @@ fn run(cli: &Cli) -> Result<Exit> {
         Command::Snapshots(SnapshotsCommand::List(args)) => snapshots::list(&cli.global, args),
         Command::Snapshots(SnapshotsCommand::Add(args)) => snapshots::add(&cli.global, args),
         Command::Snapshots(SnapshotsCommand::Policy(args)) => snapshots::policy(&cli.global, args),
+        Command::Sweep(args) => sweep::run(&cli.global, args),
         Command::Restore(args) => files::restore(&cli.global, args),
         Command::Diff(args) => snapshots::diff(&cli.global, args),
         Command::Mount(args) => mount::run(&cli.global, args)

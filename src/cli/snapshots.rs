@@ -1,14 +1,14 @@
 //! `amberfs snapshots` and `amberfs diff`: the states of the past, and which of them are kept.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 
 use super::args::{DiffArgs, Global, SnapshotsAddArgs, SnapshotsListArgs, SnapshotsPolicyArgs};
-use super::control::{ask, daemons_at, status_of};
+use super::control::{ask, served};
 use super::files::shown;
 use super::opening::{Access, OpenRepository, Wanted, find, open};
 use super::{Exit, Failure, Result, owner};
-use crate::control::{Request, RunningDaemon};
+use crate::control::Request;
 use crate::crypto::hex;
 use crate::daemon::{Call, NewRetention};
 use crate::format::setting::Retention;
@@ -163,20 +163,6 @@ fn open_to_write(global: &Global, repo: &Path) -> Result<OpenRepository> {
     // What a crash left in the journal counts too.
     opened.publish()?;
     Ok(opened)
-}
-
-/// The folder of a repository, by its path or one in a mount of it, and the daemon that has it mounted
-/// for writing if one has.
-fn served(global: &Global, path: &Path) -> Result<(PathBuf, Option<RunningDaemon>)> {
-    let described = |daemon: RunningDaemon| daemon.described.repo;
-    let repo = daemons_at(global, path).into_iter().next().map(described);
-    let repo = repo.unwrap_or_else(|| path.to_owned());
-    for daemon in daemons_at(global, &repo) {
-        if status_of(&daemon)?["read_only"].as_bool() == Some(false) {
-            return Ok((repo, Some(daemon)));
-        }
-    }
-    Ok((repo, None))
 }
 
 /// Decimal numbers with spaces between, as a daemon answers.

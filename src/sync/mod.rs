@@ -30,6 +30,8 @@ mod tests_snapshots;
 #[cfg(test)]
 mod tests_steps;
 #[cfg(test)]
+mod tests_sweep;
+#[cfg(test)]
 mod tests_versions;
 #[cfg(test)]
 mod tests_worlds;

@@ -1,5 +1,5 @@
-//! Which staged nodes and chunks a commit needs: what was written and replaced
-//! again before the checkpoint is not uploaded.
+//! What nodes refer to; and which staged nodes and chunks a commit needs: what was written and
+//! replaced again before the checkpoint is not uploaded.
 
 use std::collections::HashSet;
 
@@ -8,6 +8,67 @@ use crate::format::node::{Id, NO_ID, Node};
 use crate::store::{Result, Store};
 use crate::tree::Root;
 
+/// Kinds of keys from this one on may name chunks and nodes, if this version does not know them.
+const NAMING_KINDS: u8 = 64;
+
+/// What a node refers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reference {
+    /// Another node.
+    Node(Id),
+    /// A chunk of content.
+    Chunk(Id),
+    /// Something that this version does not know: the value of a later kind, or one that does not
+    /// decode.
+    Unknown,
+}
+
+impl Reference {
+    fn of_content(content: &Content) -> Option<Self> {
+        match content {
+            Content::None => None,
+            Content::Chunk(id) => Some(Self::Chunk(*id)),
+            Content::Tree(id, _) => Some(Self::Node(*id)),
+        }
+    }
+}
+
+/// Calls `visit` for all that a node refers to, in its order, until that fails.
+pub(super) fn references<E>(
+    node: &Node,
+    visit: &mut dyn FnMut(Reference) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    match node {
+        Node::MapLeaf(items) => {
+            for item in items {
+                let key = Key::decode(&item.key);
+                for value in &item.values {
+                    let decoded = key.as_ref().map(|key| Value::decode(key, &value.bytes));
+                    let reference = match (&key, decoded) {
+                        (Ok(Key::Opaque(_, kind, _)), _) if *kind >= NAMING_KINDS => {
+                            Some(Reference::Unknown)
+                        }
+                        (_, Ok(Ok(value))) => Reference::of_content(&value.stored().0),
+                        _ => Some(Reference::Unknown),
+                    };
+                    reference.map_or(Ok(()), &mut *visit)?;
+                }
+            }
+        }
+        Node::MapBranch(_, children) | Node::LedgerBranch(_, children) => {
+            children.iter().try_for_each(|child| visit(Reference::Node(child.id)))?;
+        }
+        Node::ContentLeaf(runs) => {
+            runs.iter().try_for_each(|run| visit(Reference::Chunk(run.id)))?;
+        }
+        Node::ContentBranch(_, children) => {
+            children.iter().try_for_each(|child| visit(Reference::Node(child.id)))?;
+        }
+        Node::LedgerLeaf(_) => {}
+    }
+    Ok(())
+}
+
 /// Ids reachable through staged nodes.
 #[derive(Default)]
 struct Live {
@@ -15,52 +76,26 @@ struct Live {
 }
 
 impl Live {
-    fn content(&mut self, store: &Store, content: &Content) -> Result<()> {
-        match content {
-            Content::None => Ok(()),
-            Content::Chunk(id) => {
-                self.ids.insert(*id);
-                Ok(())
-            }
-            Content::Tree(id, _) => self.node(store, id),
+    fn follow(&mut self, store: &Store, reference: Reference) -> Result<()> {
+        match reference {
+            Reference::Node(id) => self.node(store, &id)?,
+            Reference::Chunk(id) => drop(self.ids.insert(id)),
+            Reference::Unknown => {}
         }
+        Ok(())
     }
 
     fn node(&mut self, store: &Store, id: &Id) -> Result<()> {
         if *id == NO_ID {
             return Ok(());
         }
-        // What lies below a node that is stored already is stored too.
+        // What lies below a node that is stored already is stored too. Nodes of ledgers are not
+        // staged: the head that brings them holds them.
         let Some(node) = store.staged_node(id) else { return Ok(()) };
         if !self.ids.insert(*id) {
             return Ok(());
         }
-        match &*node {
-            Node::MapLeaf(items) => {
-                for item in items {
-                    let Ok(key) = Key::decode(&item.key) else { continue };
-                    for value in &item.values {
-                        if let Ok(value) = Value::decode(&key, &value.bytes) {
-                            self.content(store, &value.stored().0)?;
-                        }
-                    }
-                }
-            }
-            Node::MapBranch(_, children) => {
-                for child in children {
-                    self.node(store, &child.id)?;
-                }
-            }
-            Node::ContentLeaf(runs) => self.ids.extend(runs.iter().map(|run| run.id)),
-            Node::ContentBranch(_, children) => {
-                for child in children {
-                    self.node(store, &child.id)?;
-                }
-            }
-            // Nodes of ledgers are not staged: the head that brings them holds them.
-            Node::LedgerLeaf(_) | Node::LedgerBranch(..) => {}
-        }
-        Ok(())
+        references(&node, &mut |reference| self.follow(store, reference))
     }
 }
 
@@ -73,8 +108,8 @@ impl Store {
         for root in roots {
             live.node(self, &root.0)?;
         }
-        for content in open {
-            live.content(self, content)?;
+        for reference in open.iter().filter_map(Reference::of_content) {
+            live.follow(self, reference)?;
         }
         self.retain_staged(&live.ids);
         Ok(())

@@ -28,6 +28,7 @@ mod shortfall;
 mod spans;
 mod stamp;
 pub mod state;
+mod sweep;
 #[cfg(test)]
 mod tests_damage;
 #[cfg(test)]
@@ -72,6 +73,7 @@ pub use retention::{Candidate, DaySteps, staying};
 pub use shortfall::{Gap, Inspection, Presence, Shortfall};
 pub use stamp::Origins;
 use state::State;
+pub use sweep::{Awaited, Doubt, Fate, Planned, SweepPlan, WAIT_STEPS};
 pub use tree::Tree;
 pub use unfit::{Held, Unfit};
 pub(crate) use unfit::{journal_keys, unfit};

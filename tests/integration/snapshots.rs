@@ -200,6 +200,36 @@ fn the_owner_says_what_is_kept() {
     world.ok(&["check", "repo", "--read-data"]);
 }
 
+/// What was replaced is not needed once no state keeps it; nothing is removed.
+#[test]
+fn a_dry_run_says_what_nobody_needs() {
+    let world = World::with_repo();
+    let put = |seed| {
+        fs::write(world.path("source"), noise(3_000_000, seed)).unwrap();
+        world.ok(&["put", "repo", "large", "--from", "source"]);
+    };
+    let dry_run = || -> Value {
+        let told = world.ok(&["sweep", "repo", "--dry-run", "--json"]);
+        serde_json::from_str(&told).unwrap()
+    };
+    put(1);
+    assert_eq!(dry_run()["unneeded"]["files"], 0);
+    world.ok(&["snapshots", "policy", "repo", "--hours", "0", "--days", "0", "--months", "0"]);
+    world.ok(&["snapshots", "add", "repo", "first"]);
+    put(2);
+    put(3);
+    let before = world.files("repo");
+    let told = dry_run();
+    assert_eq!(told["unneeded"]["files"], 1, "the first has a name: {told}");
+    assert!(told["unneeded"]["bytes"].as_u64().unwrap() > 3_000_000, "{told}");
+    assert!(told["folded"]["files"].as_u64().unwrap() > 0, "{told}");
+    let said = world.ok(&["sweep", "repo", "--dry-run"]);
+    assert!(said.contains("would be given back") && said.contains("nothing was changed"), "{said}");
+    assert_eq!(world.files("repo"), before);
+    world.fails(&["sweep", "repo"], 2);
+    world.ok(&["check", "repo", "--read-data"]);
+}
+
 #[test]
 fn the_past_is_in_the_mount() {
     if !has_fuse("snapshots, in the mount") {
