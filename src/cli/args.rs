@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::io::Timestamp;
+use super::when::Moment;
 
 /// Encrypted backups of chats, in a folder that your cloud client uploads.
 #[derive(Parser, Debug)]
@@ -346,9 +346,9 @@ pub struct LsArgs {
 #[derive(Args, Debug)]
 pub struct AtArgs {
     /// As it was then, such as '2026-11-28 14:00', 14:00, yesterday, 'last tuesday 9:30',
-    /// '3 days ago'; a day alone means its end
+    /// '3 days ago', or the name of a state; a day alone means its end
     #[arg(long, value_name = "WHEN", value_parser = super::when::parse)]
-    pub at: Option<Timestamp>,
+    pub at: Option<Moment>,
 }
 
 /// Arguments of `restore`.
@@ -359,9 +359,9 @@ pub struct RestoreArgs {
     /// Paths in the repository: files, or folders with all that was in them; / for everything
     #[arg(required = true)]
     pub paths: Vec<String>,
-    /// As they were then, such as yesterday or '2026-11-28 14:00'
+    /// As they were then, such as yesterday, '2026-11-28 14:00', or the name of a state
     #[arg(long, value_name = "WHEN", value_parser = super::when::parse)]
-    pub at: Timestamp,
+    pub at: Moment,
 }
 
 /// Arguments of `diff`.
@@ -369,12 +369,12 @@ pub struct RestoreArgs {
 pub struct DiffArgs {
     /// The repository
     pub repo: PathBuf,
-    /// From this time on, such as yesterday or '2026-11-28 14:00'
+    /// From this time on, such as yesterday, '2026-11-28 14:00', or the name of a state
     #[arg(value_parser = super::when::parse)]
-    pub from: Timestamp,
+    pub from: Moment,
     /// Up to this time; up to now if not given
     #[arg(value_parser = super::when::parse)]
-    pub to: Option<Timestamp>,
+    pub to: Option<Moment>,
 }
 
 /// Arguments of `snapshots list`.

@@ -12,8 +12,10 @@ use crate::control::{
 };
 use crate::daemon::find_dead;
 use crate::fuse::DeadMount;
+use crate::io::DirSynced;
 use crate::io::output::{self, OutputError};
 use crate::io::{byte_count, local_time};
+use crate::volume::repository::Repository;
 
 /// The type of our mounts, as the kernel shows it.
 const MOUNT_TYPE: &str = "fuse.amberfs";
@@ -93,29 +95,41 @@ pub fn find(global: &Global, path: &Path) -> Result<RunningDaemon> {
     elsewhere.ok_or_else(|| unanswered(mount))
 }
 
-/// The daemons of this user that have the repository at `path` mounted, or of the mount at which `path`
-/// lies.
-fn daemons_at(global: &Global, path: &Path) -> Vec<RunningDaemon> {
-    let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    let mut all = registry(global).all();
-    all.retain(|daemon| {
-        real == daemon.described.repo || real.starts_with(&daemon.described.mountpoint)
-    });
-    all
-}
-
 /// The folder of a repository, by its path or one in a mount of it, and the daemon that has it mounted
-/// for writing if one has.
+/// for writing if one has. A folder that is a repository is meant itself, wherever it lies.
 pub fn served(global: &Global, path: &Path) -> Result<(PathBuf, Option<RunningDaemon>)> {
-    let described = |daemon: RunningDaemon| daemon.described.repo;
-    let repo = daemons_at(global, path).into_iter().next().map(described);
-    let repo = repo.unwrap_or_else(|| path.to_owned());
-    for daemon in daemons_at(global, &repo) {
-        if status_of(&daemon)?["read_only"].as_bool() == Some(false) {
-            return Ok((repo, Some(daemon)));
+    let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    let all = registry(global).all();
+    let is_repository = all.iter().any(|daemon| daemon.described.repo == real)
+        || Repository::find(&DirSynced::new(&real, None)).is_ok();
+    let mut repo = real.clone();
+    if !is_repository {
+        let within = all.iter().filter(|daemon| real.starts_with(&daemon.described.mountpoint));
+        let depth = |daemon: &&RunningDaemon| daemon.described.mountpoint.components().count();
+        if let Some(daemon) = within.max_by_key(depth) {
+            repo.clone_from(&daemon.described.repo);
+            if is_writing(daemon)? {
+                return Ok((repo, Some(daemon.clone())));
+            }
         }
     }
-    Ok((repo, None))
+    let mut writing = Vec::new();
+    for daemon in all.iter().filter(|daemon| daemon.described.repo == repo) {
+        if is_writing(daemon)? {
+            writing.push(daemon);
+        }
+    }
+    if writing.len() > 1 {
+        let places = writing.iter().map(|daemon| daemon.described.mountpoint.display().to_string());
+        let places: Vec<String> = places.collect();
+        let text = format!("{} is mounted at {}", repo.display(), places.join(" and at "));
+        return Err(Failure::new(Exit::Usage, text).hint("say which of these mounts is meant"));
+    }
+    Ok((repo, writing.first().map(|daemon| (*daemon).clone())))
+}
+
+fn is_writing(daemon: &RunningDaemon) -> Result<bool> {
+    Ok(status_of(daemon)?["read_only"].as_bool() == Some(false))
 }
 
 /// The kernel shows a mount, and nobody answers for it.

@@ -46,7 +46,7 @@ fn prepare(
     let wanted = Wanted {
         device_name: settings.device_name.clone(),
         only_device: settings.device.clone(),
-        until: settings.snapshot,
+        until: settings.snapshot.clone(),
         cache: Some(settings.cache),
         owner: (settings.uid, settings.gid),
         adopt: settings.adopt,

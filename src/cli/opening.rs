@@ -19,15 +19,16 @@ use super::args::Global;
 use super::files::with_cause;
 use super::place::{self, canonical, machine_name, place_of, state_folder, state_folder_if_there};
 use super::secrets::{self, Obtained};
+use super::when::{EXAMPLES, Moment};
 use super::{Exit, Failure, Result};
 use crate::crypto::{DeviceId, Hash, Secret};
 use crate::format::register::{Keyring, Register, Slot};
 use crate::fs::{Fs, NoLog, Options, Ownership, RecoverError};
-use crate::io::{DirFolder, DirSynced, LocalState, SystemClock, SystemRandom, Timestamp};
+use crate::io::{DirFolder, DirSynced, LocalState, SystemClock, SystemRandom, Timestamp, shown};
 use crate::journal::{Journal, Options as JournalOptions};
 use crate::store::{CacheSizes, Context, StoreError};
 use crate::sync::plan::{Less, first_behind, less};
-use crate::sync::{self, Beside, Follower, OpenOptions};
+use crate::sync::{self, Beside, Follower, OpenOptions, Snapshots};
 use crate::vault::protocol::{Locator, Mark};
 use crate::volume::repository::{Repository, vault_slots};
 use crate::volume::state::State;
@@ -180,7 +181,7 @@ pub struct Wanted {
     /// Only this device's newest head.
     pub only_device: Option<String>,
     /// Without the states that were published later than this.
-    pub until: Option<Timestamp>,
+    pub until: Option<Moment>,
     /// Bytes of unpacked frames that are kept.
     pub cache: Option<usize>,
     /// Files belong to this user and group.
@@ -242,7 +243,6 @@ impl ScannedRepository {
             device_name: machine_name(),
             new_name: wanted.device_name.clone(),
             only_device: wanted.only_device.clone(),
-            until: wanted.until,
             read_only: self.state.is_none(),
             place: place_of(&self.path),
             beside: self.beside.clone(),
@@ -295,9 +295,17 @@ impl ScannedRepository {
     /// Opens the file system, and replays what a crash left in the journal. Wipes K as
     /// soon as the keyring is open.
     pub fn open(mut self, global: &Global, wanted: &Wanted) -> Result<OpenRepository> {
+        let mut options = self.options(global, wanted);
+        options.until = match &wanted.until {
+            None => None,
+            Some(Moment::Time(time)) => Some(*time),
+            Some(Moment::Named(name)) => {
+                let now = OpenOptions { read_only: true, ..options.clone() };
+                Some(time_of(&self.volume(&now)?, &self.repository, name)?)
+            }
+        };
         let (keyring, register, _) = open_keyring(&self.repository, self.key())?;
         self.key = None;
-        let options = self.options(global, wanted);
         let writes = self.state.is_some();
         let volume = self.volume_with(keyring, register, &options)?;
         let mut told = told_by(&volume);
@@ -338,6 +346,15 @@ impl ScannedRepository {
     }
 }
 
+/// When the state was published that has a name.
+fn time_of(volume: &Volume, repository: &Repository, name: &str) -> Result<Timestamp> {
+    let found = Snapshots::named(volume, repository, name);
+    found.map(|state| state.time).ok_or_else(|| {
+        let text = format!("no state here has the name {}, and it is no time", shown(name));
+        Failure::new(Exit::Usage, text).hint(EXAMPLES)
+    })
+}
+
 /// What the owner should be told of an opening.
 fn told_by(volume: &Volume) -> Vec<String> {
     let notices = volume.notices.iter().map(ToString::to_string);
@@ -371,8 +388,9 @@ pub fn open(global: &Global, repo: &Path, access: Access) -> Result<OpenReposito
 }
 
 /// Opens a repository to read it, as it was at a time if one is given. As [`open`].
-pub fn open_at(global: &Global, repo: &Path, at: Option<Timestamp>) -> Result<OpenRepository> {
-    open_wanted(global, repo, Access::Read, &Wanted { until: at, ..Wanted::default() })
+pub fn open_at(global: &Global, repo: &Path, at: Option<&Moment>) -> Result<OpenRepository> {
+    let wanted = Wanted { until: at.cloned(), ..Wanted::default() };
+    open_wanted(global, repo, Access::Read, &wanted)
 }
 
 fn open_wanted(
@@ -420,6 +438,14 @@ impl OpenRepository {
         refuse_less(global, &past.unusable, &past.behind)?;
         self.is_partial |= !past.behind.is_empty() || !past.unusable.is_empty();
         Ok(past.base)
+    }
+
+    /// The time that is meant.
+    pub fn time_of(&self, moment: &Moment) -> Result<Timestamp> {
+        match moment {
+            Moment::Time(time) => Ok(*time),
+            Moment::Named(name) => time_of(self.fs.volume(), &self.repository, name),
+        }
     }
 
     /// Publishes what is acknowledged: all of it is in REPO then.

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Exit, Failure, Result, when};
+use super::when::{self, Moment};
+use super::{Exit, Failure, Result};
 use crate::fs::When;
 use crate::fuse::{Access, MountOptions};
-use crate::io::Timestamp;
 
 /// What the option `-o` of `amberfs mount` sets.
 #[derive(Clone, Debug)]
@@ -23,7 +23,7 @@ pub struct MountSettings {
     /// Only this device's newest head.
     pub device: Option<String>,
     /// As it was at this time; read-only.
-    pub snapshot: Option<Timestamp>,
+    pub snapshot: Option<Moment>,
     /// Mount over a folder that is not empty.
     pub nonempty: bool,
     /// Show what other devices write while it is mounted.
@@ -182,7 +182,6 @@ mod tests {
             "ro,device=",
             "10m",
             "snapshot=",
-            "snapshot=never",
             "ro,device=a,snapshot=yesterday",
         ] {
             assert_eq!(parse(wrong).unwrap_err().code, Exit::Usage, "{wrong}");

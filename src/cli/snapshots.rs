@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use super::args::{DiffArgs, Global, SnapshotsAddArgs, SnapshotsListArgs, SnapshotsPolicyArgs};
 use super::control::{ask, served};
-use super::files::shown;
+use super::files::{shown, with_cause};
 use super::opening::{Access, OpenRepository, Wanted, find, open};
 use super::{Exit, Failure, Result, owner};
 use crate::control::Request;
@@ -14,7 +14,6 @@ use crate::daemon::{Call, NewRetention};
 use crate::format::setting::Retention;
 use crate::io::{byte_count, local_time, output, shown as shown_text};
 use crate::sync::{Snapshot, Snapshots, thinned};
-use crate::volume::repository::Repository;
 use crate::volume::{Change, ChangeKind, changes, named};
 
 /// Runs `amberfs snapshots list`: lists the states of the past, the newest first.
@@ -84,24 +83,19 @@ pub fn add(global: &Global, args: &SnapshotsAddArgs) -> Result<Exit> {
     let (generation, secs) = if let Some(daemon) = daemon {
         // What was written before this command is in it.
         ask(&daemon, &Request::Sync)?;
-        ask(&daemon, &Request::Call(Call::Keep(label.clone()).encode()))?;
-        ask(&daemon, &Request::Sync)?;
-        let found = ask(&daemon, &Request::Call(Call::Find(label.clone()).encode()))?;
-        let [generation, secs] = numbers::<2, i64>(&found)?;
+        let answer = ask(&daemon, &Request::Call(Call::Keep(label.clone()).encode()))?;
+        let [generation, secs] = numbers::<2, i64>(&answer)?;
         (generation.unsigned_abs(), secs)
     } else {
         let opened = open_to_write(global, &repo)?;
-        let volume = opened.fs.volume();
-        let found = |repository: &Repository| Snapshots::named(volume, repository, label);
-        if let Some(state) = found(&opened.repository) {
+        let named = Snapshots::named(opened.fs.volume(), &opened.repository, label);
+        if let Some(state) = named {
             return Err(Failure::new(Exit::Usage, state.has_name()));
         }
-        opened.fs.keep(label)?;
-        opened.publish()?;
-        let state = found(&Repository::find(&*volume.world().repo)?);
-        let gone = || Failure::new(Exit::Other, "the head that was made is not in REPO any more");
-        let state = state.ok_or_else(gone)?;
-        (state.generation, state.time.secs)
+        let kept = opened.fs.keep(label);
+        let (generation, time) =
+            kept.map_err(|error| with_cause(opened.fs.take_cause(), error.into()))?;
+        (generation, time.secs)
     };
     if global.json {
         output::object(&serde_json::json!({
@@ -177,15 +171,16 @@ fn numbers<const N: usize, T: FromStr>(answer: &[u8]) -> Result<[T; N]> {
 
 /// Runs `amberfs diff`: lists the paths that changed from one time to another.
 pub fn diff(global: &Global, args: &DiffArgs) -> Result<Exit> {
-    if args.to.is_some_and(|to| to < args.from) {
-        return Err(Failure::new(Exit::Usage, "the second time is before the first one"));
-    }
     let scanned = find(&args.repo)?.obtain_key(global)?.read_state(global).scan()?;
-    let wanted = Wanted { until: args.to, ..Wanted::default() };
+    let wanted = Wanted { until: args.to.clone(), ..Wanted::default() };
     let mut opened = scanned.open(global, &wanted)?;
     opened.print_notices();
     opened.refuse_less(global)?;
-    let before = opened.past(global, args.from)?;
+    let from = opened.time_of(&args.from)?;
+    if opened.follower.until().is_some_and(|to| to < from) {
+        return Err(Failure::new(Exit::Usage, "the second time is before the first one"));
+    }
+    let before = opened.past(global, from)?;
     let volume = opened.fs.volume();
     let found = changes(&volume.tree_at(before.namespace.shown), &volume.tree())?;
     for change in &found {

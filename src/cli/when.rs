@@ -1,18 +1,33 @@
-//! Times in the past, as people write them.
+//! Times in the past, as people write them, and names of states.
 
 use jiff::civil::{Date, DateTime, Time, Weekday};
 use jiff::{Span, ZonedDateTime};
 
+use super::snapshots::label;
 use crate::io::Timestamp;
 
-/// What such a text may look like.
-const EXAMPLES: &str = "a time looks like '2026-11-28 14:00', 2026-11-28, 14:00, yesterday, 'last tuesday 9:30', \
+/// Which state of the past is meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// The newest at this time.
+    Time(Timestamp),
+    /// The one that has this name.
+    Named(String),
+}
+
+/// What a time may look like.
+pub const EXAMPLES: &str = "a time looks like '2026-11-28 14:00', 2026-11-28, 14:00, yesterday, 'last tuesday 9:30', \
                         '3 days ago' or 2026-11-28T14:00:00Z";
 
 /// The last moment that a text means, in the zone of this machine: of a second its end, of a day
 /// alone the end of that day, of today now. A day of the week is the last one before today.
-pub fn parse(text: &str) -> Result<Timestamp, String> {
-    parse_at(text, &ZonedDateTime::now())
+///
+/// What is no time is the name of a state.
+pub fn parse(text: &str) -> Result<Moment, String> {
+    match parse_at(text, &ZonedDateTime::now()) {
+        Err(why) if why == EXAMPLES => label(text).map(Moment::Named).map_err(|_| why),
+        time => time.map(Moment::Time),
+    }
 }
 
 fn parse_at(text: &str, now: &ZonedDateTime) -> Result<Timestamp, String> {

@@ -8,7 +8,6 @@ const LABEL_MAX: usize = 255;
 const ASK: u8 = 1;
 const KEEP: u8 = 2;
 const RETENTION: u8 = 3;
-const FIND: u8 = 4;
 
 /// For how long states of the past are to be kept; what is not given stays as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,11 +39,10 @@ impl NewRetention {
 pub(crate) enum Call {
     /// The next head asks the other devices for their answers.
     Ask,
-    /// What the next head shows is kept under this name. Refused if a state has it.
+    /// Everything acknowledged is published, and that state is kept under this name. Refused if a state
+    /// has it. Answered with its generation and when it was published, seconds since 1970, as two decimal
+    /// numbers and a space between.
     Keep(String),
-    /// Which state of the repository has this name? Answered with its generation and when it was
-    /// published, seconds since 1970, as two decimal numbers and a space between.
-    Find(String),
     /// States of the past are kept for so long from here on. Answered with how long that is then, as
     /// three decimal numbers and spaces between: hours, days, months.
     Retention(NewRetention),
@@ -60,9 +58,6 @@ impl Call {
             }
             Self::Keep(label) => {
                 out.u8(KEEP).bytes(label.as_bytes());
-            }
-            Self::Find(label) => {
-                out.u8(FIND).bytes(label.as_bytes());
             }
             Self::Retention(NewRetention { hours, days, months }) => {
                 out.u8(RETENTION);
@@ -92,7 +87,6 @@ impl Call {
         let call = match input.u8()? {
             ASK => Self::Ask,
             KEEP => Self::Keep(label(&mut input)?),
-            FIND => Self::Find(label(&mut input)?),
             RETENTION => Self::Retention(NewRetention {
                 hours: count(&mut input)?,
                 days: count(&mut input)?,
@@ -112,8 +106,7 @@ mod tests {
     #[test]
     fn calls_survive_and_every_cut_is_refused() {
         let some = NewRetention { hours: Some(1), days: None, months: Some(u64::MAX) };
-        let name = || String::from("before the trip");
-        let calls = [Call::Ask, Call::Keep(name()), Call::Find(name()), Call::Retention(some)];
+        let calls = [Call::Ask, Call::Keep("before the trip".into()), Call::Retention(some)];
         for call in calls {
             let bytes = call.encode();
             assert_eq!(Call::decode(&bytes), Ok(call));

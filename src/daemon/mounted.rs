@@ -16,7 +16,7 @@ use crate::control::{Answer, Exchange, Failure};
 use crate::format::setting::Retention;
 use crate::fs::{Followed, Fs, FsError, Later, Progress, When, WithPast, is_scarce};
 use crate::io::{Exit, FolderWatch, LocalState, Timestamp, byte_count, shown};
-use crate::sync::{Follower, Snapshot, Snapshots};
+use crate::sync::{Follower, Snapshots};
 use crate::volume::Owed;
 use crate::volume::repository::Repository;
 
@@ -118,27 +118,23 @@ impl Mounted {
         is_answer_due(owed, waited, volume.world().clock.now())
     }
 
-    fn state_named(&self, label: &str) -> Result<Option<Snapshot>, Failure> {
+    /// Publishes what is acknowledged, and keeps that under a name that no state has.
+    fn keep(&self, label: &str, exchange: &mut Exchange<'_>) -> Result<(), Failure> {
+        let failed = |code, text: String| Failure { code, text };
         let volume = self.fs.volume();
         let repository = Repository::find(&*volume.world().repo)
-            .map_err(|error| Failure { code: Exit::Unusable, text: error.to_string() })?;
-        Ok(Snapshots::named(volume, &repository, label))
-    }
-
-    /// Has the next head keep what it shows under a name that no state has.
-    fn keep(&self, label: &str) -> Result<(), Failure> {
-        if let Some(state) = self.state_named(label)? {
-            return Err(Failure { code: Exit::Usage, text: state.has_name() });
+            .map_err(|error| failed(Exit::Unusable, error.to_string()))?;
+        if let Some(state) = Snapshots::named(volume, &repository, label) {
+            return Err(failed(Exit::Usage, state.has_name()));
         }
-        self.fs.keep(label).map_err(|error| self.explain(error))
-    }
-
-    fn find_state(&self, label: &str, exchange: &mut Exchange<'_>) -> Result<(), Failure> {
-        let other = |text: String| Failure { code: Exit::Other, text };
-        let found = self.state_named(label)?;
-        let state = found.ok_or_else(|| other(format!("no state here has the name {label}")))?;
-        let sent = exchange.send(format!("{} {}", state.generation, state.time.secs).as_bytes());
-        sent.map_err(|error| other(error.to_string()))
+        let (generation, time) = self.fs.keep(label).map_err(|error| match error {
+            FsError::Exists => {
+                failed(Exit::Usage, format!("a state has the name {} already", shown(label)))
+            }
+            error => self.explain(error),
+        })?;
+        let sent = exchange.send(format!("{generation} {}", time.secs).as_bytes());
+        sent.map_err(|error| failed(Exit::Other, error.to_string()))
     }
 
     /// Keeps states of the past for so long, and answers how long that is.
@@ -400,8 +396,7 @@ impl Service for Mounted {
                 self.fs.volume().ask();
                 Ok(())
             }
-            Call::Keep(label) => self.keep(&label),
-            Call::Find(label) => self.find_state(&label, exchange),
+            Call::Keep(label) => self.keep(&label, exchange),
             Call::Retention(new) => self.retain(new, exchange),
         };
         done.map_or_else(Answer::Failed, |()| Answer::Done)

@@ -1,10 +1,13 @@
 //! What the owner says of states of the past: which are kept, and for how long.
 
+use std::sync::PoisonError;
+
 use super::{Fs, FsError, Result};
 use crate::format::namespace::Value;
 use crate::format::node::Dotted;
 use crate::format::record::Change;
 use crate::format::setting::Retention;
+use crate::io::Timestamp;
 use crate::volume::StoreError;
 
 impl Fs {
@@ -39,12 +42,27 @@ impl Fs {
         Ok(after)
     }
 
-    /// Has the next head keep what it shows under a name. Nothing is published yet.
-    pub fn keep(&self, label: &str) -> Result<()> {
+    /// Publishes everything acknowledged so far, and keeps that state under a name. Returns the
+    /// generation of its head, and when it was made.
+    ///
+    /// # Errors
+    ///
+    /// As [`Fs::checkpoint`]: then no later state gets the name. [`FsError::Exists`] if a state of this
+    /// device has it.
+    pub fn keep(&self, label: &str) -> Result<(u64, Timestamp)> {
         if self.options.read_only {
             return Err(FsError::ReadOnly);
         }
-        self.volume.keep(label);
-        Ok(())
+        let _one = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = || self.volume.kept_as(label).map_err(|error| self.store_failed(&error));
+        if kept()?.is_some() {
+            return Err(FsError::Exists);
+        }
+        self.volume.keep(Some(label));
+        let made = self.checkpoint();
+        self.volume.keep(None);
+        made?;
+        let (generation, kept) = kept()?.ok_or(FsError::Io)?;
+        Ok((generation, kept.time))
     }
 }

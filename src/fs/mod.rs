@@ -225,6 +225,8 @@ pub struct Fs {
     hold_of_opens: hold::Hold,
     /// How many times in a row following found no moment without changes.
     busy_follows: AtomicUsize,
+    /// Held while a state gets a name.
+    naming: Mutex<()>,
     /// Rings when what following waits for has happened, or the kernel is to be told something.
     alarm: Alarm,
     failing: Failing,
@@ -255,6 +257,7 @@ impl Fs {
             hold: hold::Hold::default(),
             hold_of_opens: hold::Hold::default(),
             busy_follows: AtomicUsize::new(0),
+            naming: Mutex::default(),
             alarm: Alarm::default(),
             failing: Failing::default(),
         };

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use super::plan::{Plan, Refusal, Verdict, is_called};
+use super::plan::{Plan, Refusal, Verdict};
 use super::read::{Cause, Heads, KeptState, Lacking, LeftOut, Loaded, Usable, load_heads};
 use super::tell;
 use crate::crypto::{DeviceId, Hash, hex};
@@ -122,8 +122,6 @@ pub(super) struct Joining<'a> {
     pub shown: Option<&'a Base>,
     /// Heads that were made later are passed by.
     pub until: Option<Timestamp>,
-    /// Only states of this device: its name, or the first digits of its id.
-    pub only_device: Option<&'a str>,
 }
 
 /// Reads heads, has it decided by `decide` which count, and joins them.
@@ -134,15 +132,12 @@ pub(super) fn read_and_join(
     joining: Joining<'_>,
     mut decide: impl FnMut(&Loaded) -> std::result::Result<Plan, VolumeError>,
 ) -> std::result::Result<Decided, VolumeError> {
-    let Joining { own, shown, until, only_device } = joining;
+    let Joining { own, shown, until } = joining;
     let has = shown.map_or(Vec::new(), Base::heads);
     let mut left_out = LeftOut::new();
     loop {
         let usable = Usable { with_nodes: own.is_some(), left_out: &left_out, until };
-        let mut loaded = read_heads(store, repository, heads, usable);
-        if let Some(only) = only_device {
-            loaded.kept.retain(|state| is_called(only, &state.name, &state.device));
-        }
+        let loaded = read_heads(store, repository, heads, usable);
         let plan = decide(&loaded)?;
         if let Some(own) = own {
             let mut lacking = lacking_trees(store, &loaded, &plan.verdict, own)?;

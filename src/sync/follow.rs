@@ -243,9 +243,7 @@ impl Follower {
         let repository = self.begin(volume)?;
         let (shown, heads) = (volume.base(), &repository.heads);
         let seen_before = self.seen(store, shown.inherited.root);
-        let only_device = self.wanted.only_device.as_deref();
-        let joining =
-            Joining { own: Some(&own), shown: Some(&shown), until: self.wanted.until, only_device };
+        let joining = Joining { own: Some(&own), shown: Some(&shown), until: self.wanted.until };
         let decided = read_and_join(store, &repository, heads, joining, |loaded| {
             Ok(self.plan(volume, &repository, loaded))
         })?;

@@ -72,8 +72,7 @@ pub fn open(
     // A repair decides itself what it goes on without.
     let leaves_out = options.repair.is_none().then_some(&machine);
     let until = options.until;
-    let only_device = options.only_device.as_deref();
-    let joining = Joining { own: leaves_out, until, only_device, ..Joining::default() };
+    let joining = Joining { own: leaves_out, until, ..Joining::default() };
     let decided = read_and_join(&store, repository, &heads, joining, |loaded| {
         let decide = |own: &Known| plan(&loaded.here, own, beside.as_ref(), &wanted);
         if let Some(at) = decide(&known(&state, &heads, &intents)).finishes {

@@ -9,7 +9,6 @@ use super::plan::{Head, Here, Link, Unread, Why, breaks};
 use crate::crypto::{DeviceId, Hash};
 use crate::format::commit::{Commit, Name, parse_head_name};
 use crate::format::ledger::{Container, Kept, Key as LedgerKey};
-use crate::format::node::NO_ID;
 use crate::format::register::Features;
 use crate::io::Timestamp;
 use crate::store::{Result, Store, StoreError};
@@ -372,17 +371,16 @@ impl Loaded {
 }
 
 /// Whether a device has given a head back, as the ledger of its newest head says: the head is not here
-/// because nobody needs it.
+/// because nobody needs it. What cannot be read, or has no row, is missed.
 fn is_given_back(store: &Store, root: Root, device: &DeviceId, hash: &Hash) -> bool {
     let wanted = LedgerKey::Container(*device, *hash).encode();
-    let mut is_kept = false;
+    let mut is_condemned = false;
     let looked = ledger::scan(store, root, &wanted, &mut |item| {
-        if *item.key == *wanted {
-            is_kept = Container::decode(&item.bytes).map_or(true, |row| row.condemned == 0);
-        }
+        let row = (*item.key == *wanted).then(|| Container::decode(&item.bytes));
+        is_condemned = row.is_some_and(|row| row.is_ok_and(|row| row.condemned != 0));
         ControlFlow::Break(())
     });
-    looked.is_ok() && root.0 != NO_ID && !is_kept
+    looked.is_ok() && is_condemned
 }
 
 /// Opens one head and indexes what it holds. All bytes of the `newest` are inspected;
@@ -427,11 +425,11 @@ fn load_head(
 mod tests {
     use super::*;
     use crate::format::container::Kind;
-    use crate::format::node::LedgerItem;
+    use crate::format::node::{LedgerItem, NO_ID};
     use crate::merge::tests_devices::Device;
     use crate::tree::{Keys, NewNodes};
 
-    /// A head that is not in the ledger of its device, or is condemned there, is not missed.
+    /// A head that is condemned in the ledger of its device is not missed; one without a row is.
     #[test]
     fn a_head_is_given_back_if_its_row_says_so() {
         let laptop = Device::first("LAPTOP");
@@ -449,9 +447,9 @@ mod tests {
         // A ledger that cannot be read, or that was never written, says nothing.
         assert!(!is_back(root, 4) && !is_back((NO_ID, 0), 4));
         store.stage_nodes(new);
-        for (hash, expected) in [(1, true), (2, false), (3, true), (4, true), (5, true)] {
+        for (hash, expected) in [(1, false), (2, false), (3, false), (4, true), (5, false)] {
             assert_eq!(is_back(root, hash), expected, "{hash}");
         }
-        assert!(is_given_back(store, root, &[8; 16], &[2; 32]), "another device's folder");
+        assert!(!is_given_back(store, root, &[8; 16], &[4; 32]), "another device's folder");
     }
 }

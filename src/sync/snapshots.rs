@@ -157,7 +157,10 @@ pub fn thinned(all: &[Snapshot], now: Timestamp, retention: &Retention) -> Vec<S
     let devices: BTreeSet<DeviceId> = all.iter().map(|snapshot| snapshot.device).collect();
     let mut shown: Vec<Snapshot> = Vec::new();
     for device in devices {
-        let own: Vec<&Snapshot> = all.iter().filter(|found| found.device == device).collect();
+        let own = all.iter().filter(|found| found.device == device);
+        let mut own: Vec<&Snapshot> = own.collect();
+        // As its ledger has them, whatever its clock showed.
+        own.sort_by_key(|found| found.generation);
         let candidate =
             |found: &&Snapshot| Candidate { time: found.time, is_named: !found.label.is_empty() };
         let candidates: Vec<Candidate> = own.iter().map(candidate).collect();

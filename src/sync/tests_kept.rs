@@ -4,6 +4,7 @@ use super::tests_identity::{text, write_in_pieces};
 use super::{Snapshot, thinned};
 use crate::format::container::{Class, Kind};
 use crate::format::setting::Retention;
+use crate::fs::FsError;
 use crate::io::Timestamp;
 use crate::merge::tests_devices::Device;
 use crate::volume::{VolumeError, kept_in};
@@ -85,9 +86,9 @@ fn a_state_with_a_name_stays_until_its_name_goes() {
     set(&laptop, 0, 0, 0);
     publish(&laptop, 3, 1);
     assert!(kept_times(&laptop).is_empty());
-    laptop.fs().keep("before the trip").unwrap();
     // Without a change too.
-    laptop.checkpoint();
+    laptop.fs().keep("before the trip").unwrap();
+    assert_eq!(laptop.fs().keep("before the trip"), Err(FsError::Exists));
     let named = laptop.now();
     publish(&laptop, 3, 60 * 24);
     let kept = laptop.kept();
@@ -100,12 +101,15 @@ fn a_state_with_a_name_stays_until_its_name_goes() {
     // It is one of few that are shown.
     let none = Retention::new(0, 0, 0);
     assert_eq!(thinned(&all, laptop.now(), &none).iter().filter(is_it).count(), 1);
-    // The next head is not named, and one that cannot be published keeps the name for the next.
-    laptop.fs().keep("full").unwrap();
+    // What cannot be published gets no name, and nothing later gets it either.
     assert!(write_in_pieces(&laptop, "g", &text(1 << 20)));
-    assert!(laptop.checkpoint_fails_with(1000));
-    assert_eq!(laptop.kept(), kept);
+    laptop.world().set_capacity(1000);
+    assert!(laptop.fs().keep("full").is_err());
+    laptop.world().set_capacity(1 << 40);
+    laptop.later(60);
     laptop.checkpoint();
+    assert_eq!(laptop.kept(), kept);
+    laptop.fs().keep("full").unwrap();
     assert_eq!(laptop.kept().len(), 2);
     laptop.answer();
     assert_eq!(laptop.kept().len(), 2);
@@ -217,7 +221,6 @@ fn a_state_is_shown_although_its_head_is_gone() {
         states.push((laptop.now(), laptop.seen()));
     }
     laptop.fs().keep("here").unwrap();
-    laptop.checkpoint();
     let (before, _) = laptop.snapshots();
     laptop.later(3600);
     fold(&laptop);

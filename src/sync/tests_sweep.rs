@@ -137,6 +137,30 @@ fn what_another_device_needs_stays() {
     assert!(matches!(plan(&laptop).doubts[..], [Doubt::NotAllHere(_), ..]));
 }
 
+/// A head that is here has merged a state whose device's folder is not: what that device keeps is not
+/// known.
+#[test]
+fn nothing_is_given_back_while_a_device_that_is_named_is_not_here() {
+    let laptop = Device::first("LAPTOP");
+    publish(&laptop, "large", 1);
+    let phone = laptop.another("PHONE", 3);
+    assert!(phone.write("phone", "text"));
+    phone.fs().keep("PHONE's").unwrap();
+    let desk = phone.another("DESK", 4);
+    assert!(desk.write("desk", "text"));
+    desk.checkpoint();
+    publish(&laptop, "large", 2);
+    laptop.receive(&desk);
+    let whole = plan(&laptop);
+    assert!(whole.doubts.is_empty(), "{:?}", whole.doubts);
+    assert_eq!(whole.total(Fate::Unneeded).0, 0);
+    let of_phone = hex(&phone.volume().state().device);
+    for path in laptop.world().paths().iter().filter(|path| path.contains(&of_phone)) {
+        laptop.world().remove_file(path);
+    }
+    assert!(matches!(plan(&laptop).doubts[..], [Doubt::NotAllHere(_), ..]));
+}
+
 #[test]
 fn old_heads_are_folded_once_they_are_many() {
     let laptop = Device::first("LAPTOP");

@@ -73,7 +73,16 @@ pub(super) fn after(
     let mut stays = stays.into_iter();
     rows.retain(|_, _| stays.next() == Some(true));
     if let Some(label) = label {
-        rows.insert(commit.generation, row_of(commit, label.into()));
+        // A head that shows what one before it showed is no state of its own: that one gets the name.
+        let is_same = |kept: &Kept| kept.root == commit.root && kept.label.is_empty();
+        let last = rows.last_key_value().filter(|(_, kept)| is_same(kept));
+        let last = last.map(|(generation, kept)| (*generation, kept.clone()));
+        let has_row = |generation: &u64| rows.contains_key(generation);
+        let before = before.filter(|(generation, kept)| !has_row(generation) && is_same(kept));
+        let same = last.or_else(|| before.cloned());
+        let (generation, row) =
+            same.unwrap_or_else(|| (commit.generation, row_of(commit, String::new())));
+        rows.insert(generation, Kept { label: label.into(), ..row });
     }
     rows
 }
@@ -94,8 +103,15 @@ impl Tree<'_> {
 }
 
 impl Volume {
-    /// Has the next head keep what it shows, under this name.
-    pub fn keep(&self, label: &str) {
-        *self.keeping() = Some(label.into());
+    /// Has the next head keep what it shows, under this name; or, without one, under none.
+    pub fn keep(&self, label: Option<&str>) {
+        *self.keeping() = label.map(str::to_owned);
+    }
+
+    /// The newest commit of this device that has a name, as its ledger says: its generation, and what
+    /// is kept of it.
+    pub fn kept_as(&self, label: &str) -> Result<Option<(u64, Kept)>> {
+        let rows = kept_in(&self.store, self.own().ledger)?;
+        Ok(rows.into_iter().rfind(|(_, kept)| kept.label == label))
     }
 }

@@ -15,6 +15,7 @@ pub mod flush;
 mod inherited;
 mod kept;
 mod known;
+mod listed;
 mod live;
 mod look;
 mod publish;
@@ -67,6 +68,7 @@ pub use inherited::{Base, Inherited};
 pub use kept::{KeptCommits, kept_in};
 pub use known::{Behind, Notice, Unusable};
 pub(crate) use known::{name_of, named};
+use listed::WaitingRows;
 pub use repair::{Lost, Repaired};
 pub(crate) use restore::{RestoreError, Restored, restore};
 pub use retention::{Candidate, DaySteps, staying};
@@ -110,6 +112,8 @@ pub struct Volume {
     asks: AtomicBool,
     /// The name under which what the next head shows is kept.
     keeping: Mutex<Option<String>>,
+    /// Rows that the ledger of the newest head lacks.
+    waiting_rows: Mutex<WaitingRows>,
     /// When the changes were frozen that the next head will have.
     frozen_at: Mutex<Option<Timestamp>>,
     /// What this device's newest head says of the device alone.
@@ -213,6 +217,11 @@ pub struct Changes {
     pub writers: Vec<Writer>,
 }
 
+/// A panic elsewhere does not make what is behind these locks wrong: each is changed in one step.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A writer that was perhaps drawn before.
 pub(crate) fn draw_writer(random: &dyn Random) -> Writer {
     loop {
@@ -273,6 +282,7 @@ impl Volume {
             retiring: Mutex::new(parts.retiring),
             asks: AtomicBool::new(false),
             keeping: Mutex::default(),
+            waiting_rows: Mutex::default(),
             frozen_at: Mutex::default(),
             own: Mutex::new(parts.own),
             notices: parts.notices,
@@ -301,7 +311,7 @@ impl Volume {
     }
 
     fn keeping(&self) -> MutexGuard<'_, Option<String>> {
-        self.keeping.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.keeping)
     }
 
     /// The outside world.

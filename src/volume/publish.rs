@@ -1,33 +1,25 @@
 //! The checkpoint that makes the next head.
 
+use std::cell::Cell;
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use super::inherited::{Base, Inherited, Own};
-use super::kept::{self, kept_in};
 use super::state::State;
 use super::{Changes, DeviceHead, Edit, Published, Volume, stamp, values};
-use crate::crypto::{DeviceId, Hash};
+use crate::crypto::DeviceId;
 use crate::format::clock::{Dot, HeadContent, Processed, Seen, Tag, Writer};
 use crate::format::commit::{Commit, Name, NewObject};
-use crate::format::container::Kind;
-use crate::format::ledger::{Container, Kept, Key as LedgerKey};
 use crate::format::namespace::{Content, Key, Value};
-use crate::format::node::{LedgerItem, MapItem, NO_ID};
+use crate::format::node::{MapItem, NO_ID};
 use crate::format::register::HeadExtension;
-use crate::format::setting::Retention;
-use crate::io::Timestamp;
 use crate::merge::{self, Namespace};
 use crate::store::{Entered, HEAD_DATA_MAX, Result, Store, StoreError};
-use crate::tree::{Keys, NewNodes, Root, ledger};
 
 /// Bytes of tree nodes that a head carries; more go into metadata objects.
 const HEAD_NODES_MAX: usize = 4 << 20;
-
-/// A row of a ledger that changes: its key, and its bytes or none to remove it.
-type Row = (Vec<u8>, Option<Vec<u8>>);
 
 /// Changes with what joining needs to know of them, to be published on the tree for which they
 /// were completed.
@@ -152,74 +144,6 @@ impl Volume {
         self.own.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The device's ledger with what this commit brings: its objects, the head before, and the kept
-    /// commits at the time `now`; it is one itself if it has a label. Rows that cannot be read are left out: a file in no ledger is never
-    /// deleted.
-    fn ledger(
-        &self,
-        commit: &Commit,
-        label: Option<&str>,
-        state: &State,
-        now: Timestamp,
-    ) -> (Root, NewNodes) {
-        let mut rows: BTreeMap<_, _> = BTreeMap::new();
-        let mut keep = |hash: &Hash, kind, generation, size| {
-            let key = LedgerKey::Container(state.device, *hash).encode();
-            let row = Container { kind, generation, size, condemned: 0 };
-            rows.insert(key, Some(row.encode()));
-        };
-        // A repair may name objects in folders of others.
-        let is_own = |hash: &Hash| self.store.owner(hash).is_none_or(|owner| owner == state.device);
-        for object in commit.objects.iter().filter(|object| is_own(&object.hash)) {
-            keep(&object.hash, object.kind, commit.generation, object.size);
-        }
-        let own = self.own();
-        if state.generation > 0 {
-            keep(&state.head, Kind::Head, state.generation, own.bytes);
-        }
-        let edits_from = |root| -> Result<Vec<ledger::Edit>> {
-            let kept = self.kept_rows(root, &own, (commit, label), now)?;
-            let item = |(key, row): Row| {
-                let item = row.map(|bytes| LedgerItem { key: key.clone().into(), bytes });
-                (key, item)
-            };
-            Ok(rows.clone().into_iter().chain(kept).map(item).collect())
-        };
-        let keys = Keys(&self.store.context().ids);
-        let edit = |root, new: &mut NewNodes| {
-            ledger::edit(keys, &*self.store, root, &edits_from(root)?, new)
-        };
-        let mut new = NewNodes::new();
-        let root = edit(own.ledger, &mut new).or_else(|error| {
-            log::warn!("the ledger of this device cannot be read and begins anew: {error}");
-            new.clear();
-            edit((NO_ID, 0), &mut new)
-        });
-        (root.expect("an empty tree has no node that cannot be read"), new)
-    }
-
-    /// What changes of the kept commits in the ledger at `root`, in the order of their keys, which
-    /// come after those of containers.
-    fn kept_rows(
-        &self,
-        root: Root,
-        own: &Own,
-        (commit, label): (&Commit, Option<&str>),
-        now: Timestamp,
-    ) -> Result<Vec<Row>> {
-        let before = kept_in(&self.store, root)?;
-        let retention = self.tree_at(commit.root).retention().unwrap_or_else(|error| {
-            log::warn!("all states of the past are kept: {error}");
-            Retention::new(u64::MAX, u64::MAX, u64::MAX)
-        });
-        let head = own.shown.as_ref();
-        let after = kept::after(before.clone(), head, commit, label, (now, &retention));
-        let all: BTreeSet<u64> = before.keys().chain(after.keys()).copied().collect();
-        let changed = all.into_iter().filter(|at| before.get(at) != after.get(at));
-        let row = |at: u64| (LedgerKey::Kept(at).encode(), after.get(&at).map(Kept::encode));
-        Ok(changed.map(row).collect())
-    }
-
     /// Publishes what is staged with a head that hands this on, whose root is that of the
     /// `namespace`. It has `news` if other devices must answer it, and names `objects` beside
     /// those that are new.
@@ -271,10 +195,13 @@ impl Volume {
             generation: commit.generation,
             register: self.register.read().unwrap_or_else(PoisonError::into_inner).clone(),
         };
+        let waiting = Cell::default();
         let Entered { name, bytes: head_bytes, gone } = self
             .store
             .publish_head(&mut commit, extension.encode(), HEAD_NODES_MAX, &|commit| {
-                self.ledger(commit, label.as_deref(), &state, believed)
+                let (root, new, rows) = self.ledger(commit, label.as_deref(), &state, believed);
+                waiting.set(rows);
+                (root, new)
             })
             .inspect_err(|_| {
                 self.spent.fetch_add(1, Ordering::Relaxed);
@@ -284,6 +211,7 @@ impl Volume {
             self.asks.store(false, Ordering::Relaxed);
         }
         self.keeping().take_if(|keeping| label.as_ref() == Some(keeping));
+        self.set_waiting_rows(waiting.into_inner());
         *self.own.lock().unwrap_or_else(PoisonError::into_inner) = Own::of(&commit, head_bytes);
         let Name::Head { hash, .. } = &name else { unreachable!("publish_head returns a head") };
         let objects = (commit.objects.len(), commit.objects.iter().map(|object| object.size).sum());

@@ -55,11 +55,15 @@ pub fn staying(
     stays
 }
 
-/// Month (counted from the year 0), day and hour of a time; none if it is no time of a calendar.
+/// Month (counted from the year 0), day and hour of a time; none if it is no time of a calendar. The hour
+/// that comes twice when summer time ends is two.
 fn period(time: Timestamp, zone: &TimeZone) -> Option<[i32; 3]> {
-    let moment = zone.to_datetime(jiff::Timestamp::from_second(time.secs).ok()?);
+    let timestamp = jiff::Timestamp::from_second(time.secs).ok()?;
+    let (moment, offset) = (zone.to_datetime(timestamp), zone.to_offset(timestamp));
     let month = i32::from(moment.year()) * 12 + i32::from(moment.month());
-    Some([month, i32::from(moment.day()), i32::from(moment.hour())])
+    // An offset is less than a hundred hours.
+    let hour = i32::from(moment.hour()) * 1_000_000 + offset.seconds();
+    Some([month, i32::from(moment.day()), hour])
 }
 
 /// Days on which this device ran, whatever its clock did meanwhile, and what time it is for what
@@ -143,6 +147,20 @@ mod tests {
         // November ends between them, and December is the last of all.
         assert_eq!(left(&[ends(24), ends(96)], now + 300 * DAY, &retention).len(), 2);
         assert_eq!(left(&[ends(24), ends(96)], now + 4000 * DAY, &retention), [ends(96)]);
+    }
+
+    #[test]
+    fn the_hour_that_comes_twice_is_two() {
+        let zone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+        // 2026-10-25 00:30 and 01:30 UTC are both 02:30 in Berlin.
+        let twice = [1_792_888_200, 1_792_891_800];
+        let states = [twice[0], twice[0] + 60, twice[1], twice[1] + 60]
+            .map(|secs| Candidate { time: at(secs), is_named: false });
+        let retention = Retention::new(24, 0, 0);
+        assert_eq!(
+            staying(&states, at(twice[1] + 60), &retention, &zone),
+            [false, true, false, true]
+        );
     }
 
     #[test]

@@ -3,11 +3,11 @@
 //!
 //! Invariant: a chunk counts as needed wherever there is a doubt; what cannot be read ends the plan.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::ControlFlow;
 
 use super::live::{Reference, references};
-use super::{DeviceHead, Volume, kept_in};
+use super::{DeviceHead, Volume, kept_in, name_of};
 use crate::crypto::{DeviceId, Hash, hex};
 use crate::format::commit::Name;
 use crate::format::container::Kind;
@@ -180,6 +180,7 @@ impl Volume {
             format!("not all files of {} are here", super::named(&head.name, &head.device))
         });
         plan.doubts.extend(behind.chain(unusable).chain(incomplete).map(Doubt::NotAllHere));
+        plan.doubts.extend(self.unseen(&heads.newest).map(Doubt::NotAllHere));
         let is_retired =
             |device: &DeviceId| base.inherited.retired.iter().any(|entry| entry.device == *device);
         let others = heads.newest.iter().filter(|head| head.device != own);
@@ -204,6 +205,38 @@ impl Volume {
             }
         }
         Ok(plan)
+    }
+
+    /// States that count and that are not among these newest heads, in words: of a device that is named
+    /// or has a folder, and of a device that was copied.
+    fn unseen(&self, newest: &[DeviceHead]) -> impl Iterator<Item = String> {
+        let base = self.base();
+        let is_retired =
+            |device: &DeviceId| base.inherited.retired.iter().any(|entry| entry.device == *device);
+        let here = |device: &DeviceId| newest.iter().find(|head| head.device == *device);
+        let mut found = BTreeSet::new();
+        for head in newest {
+            for (device, generation) in head.commit.processed.iter() {
+                let is_here = here(&device).is_some_and(|head| head.generation >= generation);
+                if !is_here && !is_retired(&device) {
+                    let name = name_of(newest, &device);
+                    found.insert(format!(
+                        "state {generation} of {name} is known, and it is not here"
+                    ));
+                }
+            }
+        }
+        for (_, device, _) in self.store.objects() {
+            if here(&device).is_none() {
+                let name = name_of(newest, &device);
+                found.insert(format!("{name} has a folder here, and no state that can be used"));
+            }
+        }
+        let is_newest = |hash: &Hash| newest.iter().any(|head| head.hash == *hash);
+        if !base.inherited.parents.iter().all(is_newest) {
+            found.insert("a device was copied, and both copies have written".into());
+        }
+        found.into_iter()
     }
 
     /// What the newest heads need, and the commits that their ledgers keep, as [`short`] numbers,

@@ -362,3 +362,44 @@ fn two_heads_of_one_generation_are_two_branches() {
     restore(&one, "repo", &files(&two, "repo"));
     assert!(refused(&one, "state", &plain()).starts_with("state: "));
 }
+
+/// All rows of the ledger of the newest head, by their keys.
+fn all_rows(volume: &Volume) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut rows = BTreeMap::new();
+    ledger::scan(&*volume.store, volume.base().commit.ledger, &[], &mut |item| {
+        rows.insert(item.key.to_vec(), item.bytes.clone());
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    rows
+}
+
+/// The ledger could not be read when a head was made, for whatever reason: it began anew, and nothing that
+/// it had was in it any more.
+#[test]
+fn a_ledger_that_cannot_be_read_stays_as_it_is() {
+    let world = repository();
+    let volume = open(&world, Some("state"), &plain(), 10).unwrap();
+    for ino in 4..8 {
+        publish(&volume, ino);
+    }
+    let (before, root) = (all_rows(&volume), volume.base().commit.ledger);
+    let unreadable = ([9; 16], 1);
+    locked(&volume.own).ledger = unreadable;
+    volume.keep(Some("a name"));
+    publish(&volume, 8);
+    publish(&volume, 9);
+    assert_eq!(volume.base().commit.ledger, unreadable, "no other takes its place");
+    assert!(volume.kept_as("a name").is_err(), "nobody is told that it is kept");
+    // It can be read again: what was to be added is.
+    locked(&volume.own).ledger = root;
+    publish(&volume, 10);
+    let after = all_rows(&volume);
+    assert!(before.iter().all(|(key, row)| after.get(key) == Some(row)));
+    assert!(volume.kept_as("a name").unwrap().is_some());
+    let is_head = |row: &(&Vec<u8>, &Vec<u8>)| {
+        row.0[0] == 1 && Container::decode(row.1).unwrap().kind == Kind::Head
+    };
+    let heads = before.iter().filter(is_head).count();
+    assert_eq!(after.iter().filter(is_head).count(), heads + 3, "all but the newest");
+}

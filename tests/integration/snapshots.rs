@@ -188,10 +188,21 @@ fn the_owner_says_what_is_kept() {
     past.unmount(&world);
     mount.unmount(&world);
     assert_eq!(policy("repo", &[]), [5, 7, 3]);
-    let all = list(&world);
-    let at = all.iter().find(|state| state["label"] == "in the mount").unwrap();
-    let at = format!("{}Z", utc(seconds(at)));
-    assert_eq!(world.ok(&["cat", "repo", "chats/anna", "--at", &at]), "three");
+    for (name, text) in [("in the mount", "three"), ("before the trip", "two")] {
+        assert_eq!(world.ok(&["cat", "repo", "chats/anna", "--at", name]), text);
+        let option = format!("snapshot={name}");
+        let past = [&KEY[..], &["-o", &option]].concat();
+        let past = world.mount("repo", "past", &past);
+        assert_eq!(fs::read_to_string(world.path("past/chats/anna")).unwrap(), text);
+        past.unmount(&world);
+    }
+    let changed = world.ok(&["diff", "repo", "before the trip", "in the mount"]);
+    assert_eq!(changed, "changed     chats/anna  3 B -> 5 B\n");
+    world.fails(&["diff", "repo", "in the mount", "before the trip"], 2);
+    let said = world.fails(&["ls", "repo", "--at", "somewhen"], 2);
+    assert!(said.contains("no state here has the name somewhen"), "{said}");
+    world.ok(&["restore", "repo", "chats/anna", "--at", "before the trip"]);
+    assert_eq!(world.ok(&["cat", "repo", "chats/anna"]), "two");
     // Both are listed, and the newest.
     let shown = world.ok(&["snapshots", "list", "repo"]);
     for name in ["\"before the trip\"", "\"in the mount\""] {

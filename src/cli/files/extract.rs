@@ -32,7 +32,7 @@ pub fn extract(global: &Global, args: &ExtractArgs) -> Result<Exit> {
     let parsed = args.paths.iter().map(|path| names(path)).collect::<Result<Vec<_>>>()?;
     let repo = canonical(&args.repo)?;
     check_outside(&repo, &args.dest)?;
-    let opened = open_at(global, &args.repo, args.at.at)?;
+    let opened = open_at(global, &args.repo, args.at.at.as_ref())?;
     let fs = &opened.fs;
     let all = args.paths.is_empty();
     let mut left_out = LeftOut::default();

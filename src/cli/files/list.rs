@@ -15,7 +15,7 @@ pub fn ls(global: &Global, args: &LsArgs) -> Result<Exit> {
     let all = vec!["/".to_string()];
     let paths = if args.paths.is_empty() { &all } else { &args.paths };
     let parsed = paths.iter().map(|path| names(path)).collect::<Result<Vec<_>>>()?;
-    let opened = open_at(global, &args.repo, args.at.at)?;
+    let opened = open_at(global, &args.repo, args.at.at.as_ref())?;
     let mut list = List {
         fs: &opened.fs,
         global,
@@ -159,7 +159,7 @@ fn letters(mode: u32) -> String {
 /// Runs `amberfs cat`: writes the content of files to standard output.
 pub fn cat(global: &Global, args: &CatArgs) -> Result<Exit> {
     let parsed = args.paths.iter().map(|path| names(path)).collect::<Result<Vec<_>>>()?;
-    let opened = open_at(global, &args.repo, args.at.at)?;
+    let opened = open_at(global, &args.repo, args.at.at.as_ref())?;
     for (path, names) in args.paths.iter().zip(parsed) {
         let attr = walk(&opened.fs, path, &names)?;
         let named = |failure| of(&shown(path.as_bytes()), failure);

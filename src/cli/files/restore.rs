@@ -28,7 +28,8 @@ pub fn restore(global: &Global, args: &RestoreArgs) -> Result<Exit> {
     })?;
     // What a crash left in the journal counts too.
     opened.publish()?;
-    let past = opened.past(global, args.at)?;
+    let time = opened.time_of(&args.at)?;
+    let past = opened.past(global, time)?;
     let fs = &opened.fs;
     let present = fs.volume().base();
     let mut restorer = Restorer {
