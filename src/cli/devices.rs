@@ -94,9 +94,7 @@ impl Listed<'_> {
     /// What it has of each other device that is in use.
     fn holdings(&self) -> Vec<(&DeviceHead, Has)> {
         let base = self.volume.base();
-        let retired = |head: &DeviceHead| {
-            base.inherited.retired.iter().any(|entry| entry.device == head.device)
-        };
+        let retired = |head: &DeviceHead| base.inherited.is_retired(&head.device);
         let others = self.heads.newest.iter().filter(|head| head.device != self.head.device);
         let others = others.filter(|head| !retired(head));
         others.map(|other| (other, Has::of(self.head, other))).collect()

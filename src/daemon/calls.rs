@@ -1,10 +1,9 @@
 //! What commands ask of a mount beside status, sync and unmount.
 
+use crate::format::ledger::LABEL_MAX;
 use crate::format::setting::Retention;
 use crate::format::wire::{DecodeError, Decoder, Encoder, Result};
 
-/// The longest name of a state, in bytes.
-const LABEL_MAX: usize = 255;
 const ASK: u8 = 1;
 const KEEP: u8 = 2;
 const RETENTION: u8 = 3;

@@ -8,7 +8,7 @@ use crate::crypto::{DeviceId, Hash};
 use crate::io::Timestamp;
 
 /// Longest label of a kept commit, bytes.
-const LABEL_MAX: usize = 255;
+pub const LABEL_MAX: usize = 255;
 const CONTAINER: u8 = 1;
 const KEPT: u8 = 2;
 

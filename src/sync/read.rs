@@ -112,11 +112,11 @@ pub(super) struct Loaded {
 /// A head that is not here, or cannot be read, although a later one of its device can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Lacking {
-    /// Its device.
+    /// The device that wrote the head.
     pub device: DeviceId,
-    /// Its generation; of one that is not here the highest that it can have.
+    /// The generation of the head; of one that is not here the highest that it can have.
     pub generation: u64,
-    /// Its hash.
+    /// The hash of the head.
     pub hash: Hash,
 }
 

@@ -161,6 +161,23 @@ fn nothing_is_given_back_while_a_device_that_is_named_is_not_here() {
     assert!(matches!(plan(&laptop).doubts[..], [Doubt::NotAllHere(_), ..]));
 }
 
+/// Both copies of a device count, and the newest head is only one of them.
+#[test]
+fn nothing_is_given_back_while_a_device_has_two_tips() {
+    let laptop = Device::first("LAPTOP");
+    publish(&laptop, "large", 1);
+    let ended = laptop.end();
+    let twin = ended.copy();
+    let (laptop, twin) = (ended.mount(20), twin.mount(21));
+    publish(&twin, "twin", 2);
+    publish(&laptop, "large", 3);
+    laptop.receive(&twin);
+    let doubts = plan(&laptop).doubts;
+    let copied =
+        |doubt: &Doubt| matches!(doubt, Doubt::NotAllHere(what) if what.contains("copied"));
+    assert!(doubts.iter().any(copied), "{doubts:?}");
+}
+
 #[test]
 fn old_heads_are_folded_once_they_are_many() {
     let laptop = Device::first("LAPTOP");

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::kept::row_of;
-use crate::crypto::Hash;
+use crate::crypto::{DeviceId, Hash};
 use crate::format::clock::{Processed, Tag};
 use crate::format::commit::{Commit, Retired};
 use crate::format::ledger::Kept;
@@ -61,6 +61,11 @@ impl Inherited {
 }
 
 impl Inherited {
+    /// Whether a device writes no more.
+    pub fn is_retired(&self, device: &DeviceId) -> bool {
+        self.retired.iter().any(|entry| entry.device == *device)
+    }
+
     /// Takes over what another head hands on too; the namespace, and what is in it, is as
     /// before.
     pub fn join(&mut self, other: &Self) {

@@ -11,6 +11,7 @@ use super::{Tree, Volume};
 use crate::format::commit::Commit;
 use crate::format::ledger::{Kept, Key as LedgerKey};
 use crate::format::setting::Retention;
+use crate::format::wire;
 use crate::io::Timestamp;
 use crate::store::{Result, Store, StoreError};
 use crate::tree::{Root, ledger};
@@ -25,23 +26,37 @@ pub type KeptCommits = BTreeMap<u64, Kept>;
 /// If a node of the ledger is not here or damaged, or a row is.
 pub fn kept_in(store: &Store, root: Root) -> Result<KeptCommits> {
     let mut found = KeptCommits::new();
-    let mut failed = None;
-    ledger::scan(store, root, &LedgerKey::kept(), &mut |item| {
-        let row = LedgerKey::decode(&item.key).and_then(|key| match key {
-            LedgerKey::Kept(generation) => Ok(Some((generation, Kept::decode(&item.bytes)?))),
-            _ => Ok(None),
-        });
-        match row {
-            Ok(Some((generation, kept))) => {
-                found.insert(generation, kept);
-                return ControlFlow::Continue(());
-            }
-            Ok(None) => {}
-            Err(error) => failed = Some(StoreError::damaged("a row of a ledger", error)),
+    rows_in(store, root, &LedgerKey::kept(), |key, bytes| match key {
+        LedgerKey::Kept(generation) => {
+            found.insert(generation, Kept::decode(bytes)?);
+            Ok(ControlFlow::Continue(()))
         }
-        ControlFlow::Break(())
+        _ => Ok(ControlFlow::Break(())),
     })?;
-    failed.map_or(Ok(found), Err)
+    Ok(found)
+}
+
+/// Calls `visit` for the rows of the ledger at `root` from the encoded key `from` on, in order, until it
+/// breaks: key, and encoded row.
+///
+/// # Errors
+///
+/// If a node of the ledger is not here or damaged, a key is, or `visit` finds a row damaged.
+pub(super) fn rows_in(
+    store: &Store,
+    root: Root,
+    from: &[u8],
+    mut visit: impl FnMut(LedgerKey, &[u8]) -> wire::Result<ControlFlow<()>>,
+) -> Result<()> {
+    let mut failed = None;
+    ledger::scan(store, root, from, &mut |item| {
+        let visited = LedgerKey::decode(&item.key).and_then(|key| visit(key, &item.bytes));
+        visited.unwrap_or_else(|error| {
+            failed = Some(StoreError::damaged("a row of a ledger", error));
+            ControlFlow::Break(())
+        })
+    })?;
+    failed.map_or(Ok(()), Err)
 }
 
 /// What a commit shows, as a row.

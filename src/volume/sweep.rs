@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::ControlFlow;
 
+use super::kept::rows_in;
 use super::live::{Reference, references};
 use super::{DeviceHead, Volume, kept_in, name_of};
 use crate::crypto::{DeviceId, Hash, hex};
@@ -14,8 +15,8 @@ use crate::format::container::Kind;
 use crate::format::ledger::{Container, Key as LedgerKey};
 use crate::format::node::{Id, NO_ID};
 use crate::io::Timestamp;
-use crate::store::{Result, Store, StoreError};
-use crate::tree::{Root, Source, ledger};
+use crate::store::{Result, Store};
+use crate::tree::{Root, Source};
 
 /// Days on which a device runs that pass before what it gives back is removed.
 pub const WAIT_STEPS: u64 = 7;
@@ -36,13 +37,13 @@ pub enum Fate {
 /// A head or object of the device that makes the plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Planned {
-    /// Its name.
+    /// The name of the head or object.
     pub name: Name,
-    /// What its ledger says of it.
+    /// What the ledger of the device says of the file.
     pub row: Container,
-    /// What is to become of it.
+    /// What is to become of the file.
     pub fate: Fate,
-    /// Bytes of all chunks and nodes in it, unpacked.
+    /// Bytes of all chunks and nodes in the file, unpacked.
     pub held: u64,
     /// Of these the bytes that are needed and that no newer file of the device has.
     pub needed: u64,
@@ -60,11 +61,11 @@ pub enum Doubt {
 /// A device that has to say that it knows what is given back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Awaited {
-    /// Its id.
+    /// The id of the device that is waited for.
     pub device: DeviceId,
-    /// What it calls itself.
+    /// What the device calls itself.
     pub name: String,
-    /// When it published its newest state.
+    /// When the device published its newest state that is here.
     pub time: Timestamp,
 }
 
@@ -143,24 +144,16 @@ impl Marker<'_> {
 /// Rows of a ledger for heads and objects in the folder of a device.
 fn containers_in(store: &Store, root: Root, of: &DeviceId) -> Result<BTreeMap<Hash, Container>> {
     let mut found = BTreeMap::new();
-    let mut failed = None;
-    ledger::scan(store, root, &[], &mut |item| {
-        let row = LedgerKey::decode(&item.key).and_then(|key| match key {
-            LedgerKey::Container(device, hash) if device == *of => {
-                Ok(Some((hash, Container::decode(&item.bytes)?)))
+    rows_in(store, root, &[], |key, bytes| match key {
+        LedgerKey::Container(device, hash) => {
+            if device == *of {
+                found.insert(hash, Container::decode(bytes)?);
             }
-            _ => Ok(None),
-        });
-        match row {
-            Ok(row) => found.extend(row),
-            Err(error) => {
-                failed = Some(StoreError::damaged("a row of a ledger", error));
-                return ControlFlow::Break(());
-            }
+            Ok(ControlFlow::Continue(()))
         }
-        ControlFlow::Continue(())
+        _ => Ok(ControlFlow::Break(())),
     })?;
-    failed.map_or(Ok(found), Err)
+    Ok(found)
 }
 
 impl Volume {
@@ -181,8 +174,7 @@ impl Volume {
         });
         plan.doubts.extend(behind.chain(unusable).chain(incomplete).map(Doubt::NotAllHere));
         plan.doubts.extend(self.unseen(&heads.newest).map(Doubt::NotAllHere));
-        let is_retired =
-            |device: &DeviceId| base.inherited.retired.iter().any(|entry| entry.device == *device);
+        let is_retired = |device: &DeviceId| base.inherited.is_retired(device);
         let others = heads.newest.iter().filter(|head| head.device != own);
         plan.awaited.extend(others.filter(|head| !is_retired(&head.device)).map(|head| Awaited {
             device: head.device,
@@ -211,8 +203,7 @@ impl Volume {
     /// or has a folder, and of a device that was copied.
     fn unseen(&self, newest: &[DeviceHead]) -> impl Iterator<Item = String> {
         let base = self.base();
-        let is_retired =
-            |device: &DeviceId| base.inherited.retired.iter().any(|entry| entry.device == *device);
+        let is_retired = |device: &DeviceId| base.inherited.is_retired(device);
         let here = |device: &DeviceId| newest.iter().find(|head| head.device == *device);
         let mut found = BTreeSet::new();
         for head in newest {
