@@ -100,8 +100,11 @@ pub fn find(global: &Global, path: &Path) -> Result<RunningDaemon> {
 pub fn served(global: &Global, path: &Path) -> Result<(PathBuf, Option<RunningDaemon>)> {
     let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     let all = registry(global).all();
-    let is_repository = all.iter().any(|daemon| daemon.described.repo == real)
-        || Repository::find(&DirSynced::new(&real, None)).is_ok();
+    // A mount is not asked for files: its daemon may wait for REPO.
+    let is_mountpoint = all.iter().any(|daemon| daemon.described.mountpoint == real);
+    let is_repository = !is_mountpoint
+        && (all.iter().any(|daemon| daemon.described.repo == real)
+            || Repository::find(&DirSynced::new(&real, None)).is_ok());
     let mut repo = real.clone();
     if !is_repository {
         let within = all.iter().filter(|daemon| real.starts_with(&daemon.described.mountpoint));

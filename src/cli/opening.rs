@@ -348,10 +348,19 @@ impl ScannedRepository {
 
 /// When the state was published that has a name.
 fn time_of(volume: &Volume, repository: &Repository, name: &str) -> Result<Timestamp> {
-    let found = Snapshots::named(volume, repository, name);
-    found.map(|state| state.time).ok_or_else(|| {
-        let text = format!("no state here has the name {}, and it is no time", shown(name));
+    let (found, unreadable) = Snapshots::named(volume, repository, name);
+    if let Some(state) = found {
+        return Ok(state.time);
+    }
+    let name = shown(name);
+    Err(if unreadable == 0 {
+        let text = format!("no state here has the name {name}, and it is no time");
         Failure::new(Exit::Usage, text).hint(EXAMPLES)
+    } else {
+        let text =
+            format!("no state that can be read has the name {name}, and {unreadable} cannot");
+        Failure::new(Exit::NotAllHere, text)
+            .hint("let the sync client finish, or see amberfs check")
     })
 }
 

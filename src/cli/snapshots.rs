@@ -11,6 +11,7 @@ use super::{Exit, Failure, Result, owner};
 use crate::control::Request;
 use crate::crypto::hex;
 use crate::daemon::{Call, NewRetention};
+use crate::format::ledger::LABEL_MAX;
 use crate::format::setting::Retention;
 use crate::io::{byte_count, local_time, output, shown as shown_text};
 use crate::sync::{Snapshot, Snapshots, thinned};
@@ -65,9 +66,6 @@ pub fn list(global: &Global, args: &SnapshotsListArgs) -> Result<Exit> {
     Ok(opened.exit(if unreadable == 0 { Exit::Done } else { Exit::Partial }))
 }
 
-/// Most bytes of the name of a state.
-const LABEL_MAX: usize = 255;
-
 /// The name of a state, as an argument: 1 to 255 bytes, none of them a control character.
 pub fn label(text: &str) -> std::result::Result<String, String> {
     if text.is_empty() || text.len() > LABEL_MAX || text.chars().any(char::is_control) {
@@ -89,7 +87,7 @@ pub fn add(global: &Global, args: &SnapshotsAddArgs) -> Result<Exit> {
     } else {
         let opened = open_to_write(global, &repo)?;
         let named = Snapshots::named(opened.fs.volume(), &opened.repository, label);
-        if let Some(state) = named {
+        if let (Some(state), _) = named {
             return Err(Failure::new(Exit::Usage, state.has_name()));
         }
         let kept = opened.fs.keep(label);

@@ -124,7 +124,7 @@ impl Mounted {
         let volume = self.fs.volume();
         let repository = Repository::find(&*volume.world().repo)
             .map_err(|error| failed(Exit::Unusable, error.to_string()))?;
-        if let Some(state) = Snapshots::named(volume, &repository, label) {
+        if let (Some(state), _) = Snapshots::named(volume, &repository, label) {
             return Err(failed(Exit::Usage, state.has_name()));
         }
         let (generation, time) = self.fs.keep(label).map_err(|error| match error {
@@ -139,12 +139,13 @@ impl Mounted {
 
     /// Keeps states of the past for so long, and answers how long that is.
     fn retain(&self, new: NewRetention, exchange: &mut Exchange<'_>) -> Result<(), Failure> {
-        let other = |text: String| Failure { code: Exit::Other, text };
         let retention = self.fs.change_retention(|retention| new.apply(retention));
-        let retention = retention.map_err(|error| other(error.to_string()))?;
-        let Retention { hours, days, months, .. } = retention;
+        let Retention { hours, days, months, .. } = retention.map_err(|error| {
+            let text = format!("the policy was not changed: {error}");
+            Failure { code: exit_of(error), text }
+        })?;
         let sent = exchange.send(format!("{hours} {days} {months}").as_bytes());
-        sent.map_err(|error| other(error.to_string()))
+        sent.map_err(|error| Failure { code: Exit::Other, text: error.to_string() })
     }
 
     fn set_following(&self, text: String) {
@@ -155,16 +156,21 @@ impl Mounted {
     /// says of local state was looked at just now.
     fn explain(&self, error: FsError) -> Failure {
         let fs = &self.fs;
-        let code = match error {
-            FsError::NoSpace => Exit::NoSpace,
-            FsError::Away => Exit::Unusable,
-            FsError::NotHere => Exit::NotAllHere,
-            _ => Exit::Other,
-        };
+        let code = exit_of(error);
         let kept = fs.flush_log().is_ok();
         let place = self.state.as_ref().map(|state| state.path.display().to_string());
         let text = unpublished(error, &fs.progress(), kept, &place.unwrap_or_default());
         Failure { code, text }
+    }
+}
+
+/// How a command ends whose request to the file system failed.
+fn exit_of(error: FsError) -> Exit {
+    match error {
+        FsError::NoSpace => Exit::NoSpace,
+        FsError::Away => Exit::Unusable,
+        FsError::NotHere => Exit::NotAllHere,
+        _ => Exit::Other,
     }
 }
 

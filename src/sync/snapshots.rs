@@ -44,7 +44,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// That it has its name already, for people.
+    /// A sentence for people who wanted to give this state's name to another one.
     pub fn has_name(&self) -> String {
         let device = named(&self.name, &self.device);
         format!("state {} of {device} has the name {} already", self.generation, shown(&self.label))
@@ -130,10 +130,15 @@ impl Snapshots {
 }
 
 impl Snapshots {
-    /// The state that has a name, of those that are here now.
-    pub fn named(volume: &Volume, repository: &Repository, label: &str) -> Option<Snapshot> {
-        let (found, _) = Self::default().list(volume, repository);
-        found.into_iter().find(|snapshot| snapshot.label == label)
+    /// The state that has a name, of those that are here now; and how many heads and ledgers cannot be
+    /// read, which may have more.
+    pub fn named(
+        volume: &Volume,
+        repository: &Repository,
+        label: &str,
+    ) -> (Option<Snapshot>, usize) {
+        let (found, unreadable) = Self::default().list(volume, repository);
+        (found.into_iter().find(|snapshot| snapshot.label == label), unreadable)
     }
 }
 

@@ -211,6 +211,52 @@ fn the_owner_says_what_is_kept() {
     world.ok(&["check", "repo", "--read-data"]);
 }
 
+/// The very mount, or repository, that is named gets the name, and of several at once each its own.
+#[test]
+fn a_name_is_given_where_it_is_asked_for() {
+    if !has_fuse("snapshots, where a name is given") {
+        return;
+    }
+    let world = World::with_repo();
+    let mounts = ["one", "two"].map(|name| {
+        let state = format!("state-{name}");
+        let options = [&KEY[..], &["--state", &state, "--device-name", name]].concat();
+        world.mount("repo", name, &options)
+    });
+    let device_of = |label: &str| {
+        let all = list(&world);
+        let found: Vec<&Value> = all.iter().filter(|state| state["label"] == label).collect();
+        assert_eq!(found.len(), 1, "{label}: {all:?}");
+        found[0]["device"].as_str().unwrap().to_owned()
+    };
+    for name in ["one", "two"] {
+        fs::write(world.path(name).join(name), name).unwrap();
+        world.ok(&["snapshots", "add", name, &format!("in {name}")]);
+        assert_eq!(device_of(&format!("in {name}")), name);
+    }
+    let said = world.fails(&["snapshots", "add", "repo", "which"], 2);
+    assert!(said.contains("is mounted at") && said.contains("which of these"), "{said}");
+    // A repository within a mount.
+    world.ok(&["init", "one/inner", "--key-out", "inner-key"]);
+    let inner = ["snapshots", "policy", "one/inner", "--hours", "7", "--key-file", "inner-key"];
+    assert!(world.run(&inner).status.success());
+    let outer = world.ok(&["snapshots", "policy", "one", "--json"]);
+    assert!(outer.contains("\"hours\":24"), "{outer}");
+    // Three at once, two of them by one name.
+    let names = ["first", "second", "second"];
+    let added = std::thread::scope(|scope| {
+        let world = &world;
+        let run = |name| scope.spawn(move || world.run(&["snapshots", "add", "two", name]));
+        names.map(run).map(|thread| thread.join().unwrap().status.code().unwrap())
+    });
+    assert!(added[0] == 0 && (added[1..] == [0, 2] || added[1..] == [2, 0]), "{added:?}");
+    assert_eq!([device_of("first"), device_of("second")], ["two", "two"]);
+    for mount in mounts {
+        mount.unmount(&world);
+    }
+    world.ok(&["check", "repo", "--read-data"]);
+}
+
 /// What was replaced is not needed once no state keeps it; nothing is removed.
 #[test]
 fn a_dry_run_says_what_nobody_needs() {
