@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use super::plan::{Plan, Refusal, Verdict};
+use super::plan::{Head, Plan, Refusal, Verdict};
 use super::read::{Cause, Heads, KeptState, Lacking, LeftOut, Loaded, Usable, load_heads};
 use super::tell;
 use crate::crypto::{DeviceId, Hash, hex};
@@ -180,7 +180,8 @@ pub(super) fn read_and_join(
 
 /// Marks heads whose device has several that do not follow one another: whether another head has
 /// all changes of this one. Of two heads with the same changes the one of the higher generation has
-/// those of the other: a clock may have been set between them.
+/// those of the other: a clock may have been set between them. A head that a newer one may follow, by
+/// way of heads that are not here, counts as one of which another has all changes where nothing tells.
 fn mark_contained(store: &Store, loaded: &mut Loaded) {
     let heads = &mut loaded.here.heads;
     let is_one_of_several = |at: usize| {
@@ -204,6 +205,17 @@ fn mark_contained(store: &Store, loaded: &mut Loaded) {
         });
     }
     loaded.notices.extend(notices);
+    // Heads between it and a newer one of its device, of which nothing tells what that saw, are not here.
+    let may_be_followed = |at: usize| {
+        let is_newer = |other: &Head| {
+            other.device == heads[at].device && other.generation > heads[at].generation
+        };
+        let untold = heads.iter().zip(&seen).any(|(head, seen)| seen.is_none() && is_newer(head));
+        let is_between = |lacking: &Lacking| {
+            lacking.device == heads[at].device && lacking.generation > heads[at].generation
+        };
+        untold && loaded.lacking.iter().any(is_between)
+    };
     let has_all = |one: &Seen, other: &Seen| one.dots().all(|dot| other.covers(dot));
     let rank = |at: usize| (heads[at].generation, heads[at].time, heads[at].hash);
     let is_contained = |at: usize| {
@@ -212,9 +224,10 @@ fn mark_contained(store: &Store, loaded: &mut Loaded) {
             return at > 0 && heads[at - 1].device == heads[at].device;
         };
         let others = seen.iter().enumerate().filter(|(other, _)| *other != at);
-        others.filter_map(|(at, seen)| Some((at, seen.as_ref()?))).any(|(other, theirs)| {
+        let is_in = |(other, theirs): (usize, &Seen)| {
             has_all(own, theirs) && (!has_all(theirs, own) || rank(other) > rank(at))
-        })
+        };
+        others.filter_map(|(at, seen)| Some((at, seen.as_ref()?))).any(is_in) || may_be_followed(at)
     };
     let told: Vec<bool> = several.iter().map(|at| is_contained(*at)).collect();
     for (at, is_contained) in several.into_iter().zip(told) {

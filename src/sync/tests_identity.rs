@@ -283,6 +283,33 @@ fn a_head_that_is_missing_in_the_middle_is_told_and_not_held() {
     assert_eq!(held(&phone), Some(3));
 }
 
+/// Own heads in the middle were not here: the one before them was taken for that of a copy of this
+/// device, since what the newest head has of it could not be read.
+#[test]
+fn a_head_before_those_that_are_missing_is_no_copy() {
+    let mut laptop = Device::first("LAPTOP");
+    // Each mount is a writer of its own: more of them than one node of the tree holds.
+    for number in 0..100 {
+        assert!(laptop.write("f", &format!("{number}")));
+        laptop.checkpoint();
+        laptop = laptop.remount(100 + number);
+    }
+    let laptop = laptop.end();
+    let paths = laptop.copy().world.paths();
+    let heads: Vec<&String> = paths.iter().filter(|path| path.contains("/head/")).collect();
+    assert!(heads.len() >= 100);
+    for count in 1..3 {
+        for first in heads.len() / 2..heads.len() - count {
+            let laptop = laptop.copy();
+            for head in &heads[first..first + count] {
+                assert!(laptop.world.remove_file(head));
+            }
+            let why = laptop.refusal(10);
+            assert_eq!(why, None, "without heads {first} to {}", first + count - 1);
+        }
+    }
+}
+
 /// What a device holds it says once, and what says only that is not answered: a quiet folder stays
 /// quiet.
 #[test]
