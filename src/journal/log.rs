@@ -65,9 +65,7 @@ impl Journal {
             let records = read_file(&keys, &name, number, &bytes, contained, expected)?;
             match records.last().filter(|last| *last > contained) {
                 Some(last) => {
-                    // It may be in the page cache only; what is replayed must
-                    // still be there when newer records are.
-                    file.sync_data().map_err(at(&name))?;
+                    keep_durable(&*file, &bytes[..records.end]).map_err(at(&name))?;
                     expected = last + 1;
                     live.push_back(Live { number, len, last, used: len });
                 }
@@ -397,6 +395,16 @@ fn check(options: &Options, keys: &JournalKeys, contained: u64) -> Result<()> {
         return Ok(());
     };
     Err(JournalError::Options(problem))
+}
+
+/// Makes durable what was read from a journal file: `bytes` from its start. They may be in the page
+/// cache only, and what is replayed must still be there when newer records are. A flush alone is not
+/// enough: where one failed before, the kernel calls the pages clean and does not write them again
+/// (fsync(2), NOTES).
+fn keep_durable(file: &dyn PrivateFile, bytes: &[u8]) -> std::io::Result<()> {
+    // The same bytes in the same places: a write that a crash tears changes nothing.
+    file.write_at(0, bytes)?;
+    file.sync_data()
 }
 
 /// All bytes of a journal file.

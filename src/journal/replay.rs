@@ -20,6 +20,8 @@ pub(super) struct FileRecords {
     pub name: String,
     /// Records from the start, contiguous, up to the first bad place.
     pub records: Vec<(u64, Vec<u8>)>,
+    /// Where the last of them ends, in bytes from the start of the file.
+    pub end: usize,
     /// Whether bytes of this use of the file follow the last of them.
     pub bad_tail: bool,
 }
@@ -64,6 +66,7 @@ pub(super) fn read_file(
         if let Some((frame, (_, plain))) = next {
             file.records.push((frame.sequence, plain));
             at += frame.total();
+            file.end = at;
             continue;
         }
         // Writes are whole pages, so a clean end has zeros up to the page's.

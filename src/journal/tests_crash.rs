@@ -170,6 +170,37 @@ fn a_fault_at_every_operation_keeps_what_was_synced() {
     }
 }
 
+#[test]
+fn what_a_replay_found_stays_where_a_flush_had_failed() {
+    use Step::{Append, Checkpoint, Sync, WriteOut};
+    let steps = [
+        Append(2000),
+        Sync,
+        Append(3000),
+        WriteOut,
+        Append(4000),
+        Append(3000),
+        Checkpoint,
+        Append(9),
+        Sync,
+    ];
+    let whole = SimWorld::new();
+    run(&whole, &steps, &mut Outcome::default()).unwrap();
+    for operation in 1..=whole.operations() {
+        let world = SimWorld::new();
+        world.fail_at(operation, Fault::Io);
+        let mut outcome = Outcome::default();
+        let _ = run(&world, &steps, &mut outcome);
+        // Only the process ended: what it wrote is still in the page cache.
+        let what = format!("fault at {operation}");
+        check(&world, &mut outcome, &what);
+        for crash in crashes(&world) {
+            let mut after = Outcome { appended: outcome.appended.clone(), ..outcome };
+            check(&world.crash(crash), &mut after, &format!("{what}, {crash:?}"));
+        }
+    }
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (0..4056usize).prop_map(Step::Append),

@@ -141,6 +141,19 @@ fn a_log_that_was_taken_away_is_not_hidden_with_its_old_database() {
     play_world(&[Act::Write(db)], steps).unwrap();
 }
 
+/// A flush of the journal failed and the daemon died: the next one replayed what only the page cache had,
+/// and a power cut took it.
+#[test]
+fn what_a_mount_replayed_survives_although_a_flush_had_failed() {
+    let steps = vec![
+        Step::Act(0, vec![Act::Write(0)], false),
+        Step::Fault(0, During::Fsync, 1, Fault::Io),
+        Step::Mount(0, true),
+        Step::Crash(0, During::Fsync, 0, 0, false),
+    ];
+    play_world(&[], steps).unwrap();
+}
+
 /// What was looked for in vain came within a second after that: the next head has it.
 #[test]
 fn a_checkpoint_looks_again_for_what_was_missing_just_now() {

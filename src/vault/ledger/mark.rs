@@ -156,6 +156,13 @@ impl Guarded {
         read_mark(folder, keys)?;
         let file = folder.open(MARK, OpenMode::Write).map_err(LedgerError::from)?;
         let (side, mark) = newest(&*file, keys)?;
+        // It may be in the page cache only. Where a flush of it failed before, the kernel calls the
+        // page clean: it is durable only once it is written again.
+        let mut slot = [0; SLOT];
+        file.read_at(SIDES[side], &mut slot)
+            .and_then(|_| file.write_at(SIDES[side], &slot))
+            .and_then(|()| file.sync_data())
+            .map_err(LedgerError::from)?;
         let generation = keys.generation();
         let key = mark_key(keys, generation)?;
         let state = Mutex::new(State { file, side, durable: mark, failed: false });
@@ -313,6 +320,24 @@ mod tests {
         let head = fixture.ledger.head().unwrap();
         reset_mark(&*fixture.world.folder("site"), &fixture.keys, head).unwrap();
         assert!(fixture.open().is_ok());
+    }
+
+    /// The site that comes after one whose flush failed believes what only the page cache has.
+    #[test]
+    fn a_mark_that_an_opening_believed_survives_a_power_cut() {
+        let fixture = Fixture::new();
+        let site = fixture.open().unwrap();
+        write(&site, 1).unwrap();
+        let snapshot = fixture.ledger.contents();
+        fixture.world.fail_at(fixture.world.operations() + 2, Fault::Io);
+        assert!(write(&site, 1).is_err(), "the flush of the mark fails");
+        drop(site);
+        drop(fixture.open().unwrap());
+        let world = fixture.world.crash(Crash { data: Unsynced::Lost, names_kept: true });
+        fixture.ledger.restore(snapshot);
+        let fixture = Fixture { world, ..fixture };
+        let refused = fixture.open().err().unwrap();
+        assert!(matches!(refused, MarkError::Ledger(LedgerError::WentBack(_))), "{refused}");
     }
 
     /// What other sites wrote is in the mark once it was tended.
