@@ -360,19 +360,25 @@ impl Catalogue {
         self.read().stand_ins.contains_key(name)
     }
 
-    /// Files that may be copies of one that no copy stands in for yet.
+    /// Where a file may be that is not where it was found last: in its place, if a copy stood in for it,
+    /// and in other copies.
     pub(super) fn candidates(&self, name: &Name, hash: &Hash) -> Vec<String> {
         let known = self.read();
-        if known.stand_ins.contains_key(name) {
-            return Vec::new();
-        }
-        known.copies.get(hash).cloned().unwrap_or_default()
+        let current = known.stand_ins.get(name);
+        let copies = known.copies.get(hash).into_iter().flatten();
+        let others = copies.filter(|path| Some(*path) != current).cloned();
+        current.map(|_| name.path()).into_iter().chain(others).collect()
     }
 
-    /// Has a verified copy stand in for a file. Returns the file's number, if it has one.
+    /// Has a verified copy stand in for a file, or the file itself, if the path is its own. Returns the
+    /// file's number, if it has one.
     pub(super) fn set_stand_in(&self, name: &Name, path: String) -> Option<u32> {
         let mut known = self.write();
-        known.stand_ins.insert(name.clone(), path);
+        if path == name.path() {
+            known.stand_ins.remove(name);
+        } else {
+            known.stand_ins.insert(name.clone(), path);
+        }
         known.numbers.get(name).copied()
     }
 

@@ -63,8 +63,8 @@ impl Store {
         self.catalogue.stand_in(name).unwrap_or_else(|| name.path())
     }
 
-    /// Looks for a conflict copy with the right bytes; from then on it stands
-    /// in for the file.
+    /// Looks for a conflict copy with the right bytes; from then on it stands in for the file. If one did
+    /// and is gone, or bad, the file itself may be in its place again.
     pub(super) fn turn_to_copy(&self, name: &Name) -> bool {
         let Some(hash) = name.hash() else { return false };
         let good = |path: &String| {
@@ -72,7 +72,11 @@ impl Store {
         };
         let candidates = self.catalogue.candidates(name, &hash);
         let Some(path) = candidates.into_iter().find(good) else { return false };
-        log::warn!("{} is missing or bad; a conflict copy stands in for it", name.path());
+        if path == name.path() {
+            log::info!("{path} is in its place again");
+        } else {
+            log::warn!("{} is missing or bad; a conflict copy stands in for it", name.path());
+        }
         if let Some(number) = self.catalogue.set_stand_in(name, path) {
             self.caches.forget_reader(number);
         }

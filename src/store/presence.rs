@@ -8,7 +8,7 @@
 //! of another device was opened, too: a client may give a file its size before its bytes.
 
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::{Result, Store, StoreError};
 use crate::crypto::DeviceId;
 use crate::format::commit::Name;
 use crate::format::register::{HEADER_MAX, Header};
-use crate::io::{EntryKind, SyncedFolder};
+use crate::io::{EntryKind, Listed, SyncedFolder};
 
 /// How long an inspection of a container counts.
 const FRESH: Duration = Duration::from_secs(5);
@@ -28,9 +28,9 @@ const FRESH_TO_SAY: Duration = Duration::from_secs(60);
 pub struct Landmarks {
     /// Path of the header, unless it was lost or damaged already.
     pub header: Option<String>,
-    /// Path and size of a head: this device's newest, or the one that it
+    /// Name and size of a head: this device's newest, or the one that it
     /// stands on.
-    pub head: Option<(String, u64)>,
+    pub head: Option<(Name, u64)>,
 }
 
 /// Containers that new content refers to and that no head of this device names for it yet.
@@ -74,8 +74,18 @@ impl Store {
     }
 
     /// Sets the head by which REPO's folder is recognised from now on.
-    pub(super) fn recognise_by_head(&self, path: String, size: u64) {
-        self.presence.landmarks().head = Some((path, size));
+    pub(super) fn recognise_by_head(&self, name: Name, size: u64) {
+        self.presence.landmarks().head = Some((name, size));
+    }
+
+    /// The file of a container, or the copy that stands in for it; if that copy is gone, the file in its
+    /// place, or another copy.
+    fn look_at(&self, folder: &dyn SyncedFolder, name: &Name) -> io::Result<Option<Listed>> {
+        let found = folder.look(&self.place(name))?;
+        if found.is_none() && self.is_copied(name) && self.turn_to_copy(name) {
+            return folder.look(&self.place(name));
+        }
+        Ok(found)
     }
 
     /// REPO's root folder, held open and recognised.
@@ -103,9 +113,10 @@ impl Store {
                 Err(error) => return Err(StoreError::writing(&path, error)),
             }
         }
-        if let Some((path, size)) = landmarks.head {
-            let found = held.look(&path).map_err(|error| StoreError::writing(&path, error))?;
-            match found {
+        if let Some((name, size)) = landmarks.head {
+            let found = self.look_at(&*held, &name);
+            let path = self.place(&name);
+            match found.map_err(|error| StoreError::writing(&path, error))? {
                 Some(found) if found.kind == EntryKind::File && found.size == size => {}
                 Some(_) => return Err(away(format!("its {path} is not the one that was there"))),
                 None => return Err(away(format!("{path}, which was there, is not in it"))),
@@ -148,8 +159,9 @@ impl Store {
             return last.seen;
         }
         let name = self.catalogue.name(number);
+        let found = self.look_at(self.folder(), &name);
         let path = self.place(&name);
-        let size = match self.folder().look(&path) {
+        let size = match found {
             Ok(found) => found.filter(|found| found.kind == EntryKind::File).map(|file| file.size),
             Err(error) => {
                 log::warn!("{path}: {error}");

@@ -265,7 +265,7 @@ impl Store {
             return Err(error);
         }
         let bytes = built.bytes.len() as u64;
-        self.recognise_by_head(name.path(), bytes);
+        self.recognise_by_head(name.clone(), bytes);
         self.published.named(&mut new);
         for object in metadata {
             self.catalogue.add_own(self.device, object);

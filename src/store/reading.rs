@@ -230,7 +230,7 @@ impl Store {
     /// Reads a chunk from one container, or from a conflict copy of it.
     fn read_from(&self, number: u32, id: &Id, from: u64, out: &mut [u8]) -> Result<()> {
         match self.read_in_place(number, id, from, out) {
-            Err(error @ StoreError::Damaged { .. }) => {
+            Err(error @ (StoreError::Damaged { .. } | StoreError::Missing { .. })) => {
                 if !self.turn_to_copy(&self.catalogue.name(number)) {
                     return Err(self.unless_arriving(error));
                 }

@@ -365,7 +365,7 @@ fn landmarks(
         // Under its name there may be a part of it, while a copy stands in.
         let place = store.place(&file.name());
         let size = world.repo.look(&place).ok().flatten()?.size;
-        Some((place, size))
+        Some((file.name(), size))
     });
     Landmarks { header: has_header.then_some(header), head }
 }
