@@ -463,9 +463,12 @@ pub struct ExtractArgs {
 pub struct SweepArgs {
     /// The repository, or where it is mounted
     pub repo: PathBuf,
-    /// Only say what would be given back, and why not yet; this version gives nothing back
-    #[arg(long, required = true)]
+    /// Only say what would be given back, and what is waited for
+    #[arg(long)]
     pub dry_run: bool,
+    /// Give back more than a fifth of this device's folder at once, too
+    #[arg(long, conflicts_with = "dry_run")]
+    pub all: bool,
 }
 
 /// Arguments of `check`.

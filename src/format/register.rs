@@ -59,6 +59,15 @@ pub struct Features {
 }
 
 impl Features {
+    /// The bit, read-only compatible, of repositories in which devices give back what is in their
+    /// folders: a program that does not know it may not say that it holds anything.
+    pub const GIVES_BACK: u32 = 1;
+
+    /// Whether devices give back what is in their folders.
+    pub fn gives_back(self) -> bool {
+        self.read_only_compatible & Self::GIVES_BACK != 0
+    }
+
     /// Whether there are bits that forbid reading.
     pub fn forbid_reading(self) -> bool {
         self.incompatible != 0
@@ -66,7 +75,7 @@ impl Features {
 
     /// Whether there are bits that forbid writing.
     pub fn forbid_writing(self) -> bool {
-        self.incompatible != 0 || self.read_only_compatible != 0
+        self.incompatible != 0 || self.read_only_compatible & !Self::GIVES_BACK != 0
     }
 
     /// Sets all bits that are set in `more` too.

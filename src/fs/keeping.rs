@@ -8,7 +8,7 @@ use crate::format::node::Dotted;
 use crate::format::record::Change;
 use crate::format::setting::Retention;
 use crate::io::Timestamp;
-use crate::volume::StoreError;
+use crate::volume::{StoreError, SweepPlan, Swept};
 
 impl Fs {
     /// Changes for how long all devices keep states of the past; each thins out its own when it makes
@@ -40,6 +40,44 @@ impl Fs {
             self.perform(&mut state, &[set])?;
         }
         Ok(after)
+    }
+
+    /// Gives back what nobody needs of this device's folder: publishes everything acknowledged so far,
+    /// removes what is due, and has a head say what is given back from now on, if `agrees` to the plan.
+    ///
+    /// # Errors
+    ///
+    /// As [`Fs::checkpoint`], and if a state that counts cannot be read: then nothing is given back.
+    pub fn sweep(&self, agrees: &dyn Fn(&SweepPlan) -> bool) -> Result<(SweepPlan, Swept)> {
+        if self.options.read_only {
+            return Err(FsError::ReadOnly);
+        }
+        let failed = |error| self.store_failed(&error);
+        let _flushing = self.flushing_next();
+        if let Some((_, Some(withheld))) = self.checkpoint_locked(false)? {
+            return Err(self.store_failed(&withheld));
+        }
+        let volume = &self.volume;
+        let own = volume.state().device;
+        if volume.state().generation == 0 {
+            return Ok(Default::default());
+        }
+        volume.count_days().map_err(failed)?;
+        let mut plan = volume.plan_sweep(own).map_err(failed)?;
+        if !plan.doubts.is_empty() || !agrees(&plan) {
+            return Ok((plan, Swept::default()));
+        }
+        let mut swept = volume.remove_given(&mut plan).map_err(failed)?;
+        let begun = volume.begin_giving(&plan).map_err(failed);
+        let made =
+            begun.and_then(|is_any| if is_any { self.checkpoint_locked(true) } else { Ok(None) });
+        volume.end_giving();
+        if let Some((_, Some(withheld))) = made? {
+            return Err(self.store_failed(&withheld));
+        }
+        volume.count_days().map_err(failed)?;
+        swept.condemned = volume.condemned_of(&plan).map_err(failed)?;
+        Ok((plan, swept))
     }
 
     /// Publishes everything acknowledged so far, and keeps that state under a name. Returns the

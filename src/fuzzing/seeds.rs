@@ -270,6 +270,7 @@ pub(super) fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         journal_of: DEVICE,
         retires: vec![[0x24; 16]],
         steps: crate::volume::DaySteps::default(),
+        entered: vec![(3, 5)],
     }
     .encode();
     state.truncate(state.len() - 32);

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::container::Reader;
 use super::index::Index;
 use super::listing::{Copies, Listing};
+use super::reliance::{Reliance, Reliances};
 use super::strays::Stray;
 use super::{Result, Store, StoreError};
 use crate::crypto::{DeviceId, Hash};
@@ -58,6 +59,9 @@ struct Known {
     /// Containers found bad, or not here at full size: they serve what they
     /// can and take no part in deduplication.
     bad: HashSet<u32>,
+    reliances: Reliances,
+    /// This device.
+    own: DeviceId,
 }
 
 impl Known {
@@ -86,7 +90,19 @@ impl Known {
             let listed = self.objects.get(hash).map(|found| found.1);
             Some((&container.name, container.size, listed))
         });
-        sizes.filter(|(_, size, listed)| *listed != Some(*size))
+        let is_missed = |name: &Name| !self.reliances.is_given_back(name, &self.own);
+        sizes.filter(move |(name, size, listed)| *listed != Some(*size) && is_missed(name))
+    }
+
+    /// The name of an object that a commit names, by the folder in which it lies, or should lie.
+    fn name_of(&self, object: &NewObject, by: DeviceId) -> Name {
+        let device = self.objects.get(&object.hash).map_or(by, |found| found.0);
+        Name::Object { device, hash: object.hash }
+    }
+
+    /// Whether an object that a head of the device `by` names is listed at full size.
+    fn is_listed(&self, object: &NewObject) -> bool {
+        self.objects.get(&object.hash).is_some_and(|(_, size)| *size == object.size)
     }
 }
 
@@ -98,8 +114,9 @@ pub(super) struct Catalogue {
 
 impl Catalogue {
     /// An empty catalogue, whose index spills rows to files of `state`.
-    pub(super) fn new(state: Option<Arc<dyn PrivateFolder>>) -> Self {
-        Self { known: RwLock::default(), index: Index::new(state) }
+    pub(super) fn new(own: DeviceId, state: Option<Arc<dyn PrivateFolder>>) -> Self {
+        let known = Known { own, ..Known::default() };
+        Self { known: RwLock::new(known), index: Index::new(state) }
     }
 
     // A panic elsewhere does not make the maps wrong: each is changed in one step.
@@ -164,40 +181,43 @@ impl Catalogue {
         known.absent().map(|(name, ..)| name).filter(alone).cloned().collect()
     }
 
-    /// The path of an object that a commit names and that is not here at its full size, nor as a
-    /// copy; with `only_nodes` of one that has tree nodes.
-    pub(super) fn lacking(&self, commit: &Commit, only_nodes: bool) -> Option<String> {
+    /// The path of an object with tree nodes that a commit names, and that is not here at its full
+    /// size, nor as a copy.
+    pub(super) fn lacking_nodes(&self, commit: &Commit) -> Option<String> {
         let known = self.read();
         let lacking = commit.objects.iter().find(|object| {
-            let listed = known.objects.get(&object.hash);
-            (object.kind == Kind::Metadata || !only_nodes)
-                && listed.is_none_or(|(_, size)| *size != object.size)
+            object.kind == Kind::Metadata
+                && !known.is_listed(object)
                 && !known.copies.contains_key(&object.hash)
         })?;
-        let device = known.objects.get(&lacking.hash).map_or(commit.device, |found| found.0);
-        Some(Name::Object { device, hash: lacking.hash }.path())
+        Some(known.name_of(lacking, commit.device).path())
     }
 
-    /// Whether all objects that a commit names are listed here at full size.
-    pub(super) fn has_all(&self, commit: &Commit) -> bool {
+    /// The objects that a commit names and that are not listed here at full size; and whether a file
+    /// could be a copy of each.
+    pub(super) fn unlisted(&self, commit: &Commit) -> Vec<(Name, bool)> {
         let known = self.read();
-        commit.objects.iter().all(|object| {
-            known.objects.get(&object.hash).is_some_and(|(_, size)| *size == object.size)
-        })
+        let unlisted = commit.objects.iter().filter(|object| !known.is_listed(object));
+        let named = |object: &NewObject| {
+            (known.name_of(object, commit.device), known.copies.contains_key(&object.hash))
+        };
+        unlisted.map(named).collect()
     }
 
-    /// Indexes the objects that a commit names. Returns whether all of them are
-    /// listed here at full size; those that are not take no part in
-    /// deduplication.
-    pub(super) fn add_commit(&self, commit: &Commit) -> bool {
-        self.add_objects((commit.device, commit.generation), &commit.objects)
+    /// Whether an object is listed here at this size.
+    pub(super) fn is_listed(&self, hash: &Hash, size: u64) -> bool {
+        self.read().objects.get(hash).is_some_and(|(_, listed)| *listed == size)
     }
 
-    /// Indexes objects that a head of this device and generation names. Returns whether all of them
-    /// are listed here at full size.
-    fn add_objects(&self, by: (DeviceId, u64), objects: &[NewObject]) -> bool {
+    /// Whether a file could be a copy of a head or object.
+    pub(super) fn may_have_copy(&self, hash: &Hash) -> bool {
+        self.read().copies.contains_key(hash)
+    }
+
+    /// Indexes objects that a head of this device and generation names. Those that are not listed
+    /// here at full size take no part in deduplication.
+    pub(super) fn add_objects(&self, by: (DeviceId, u64), objects: &[NewObject]) {
         let mut known = self.write();
-        let mut complete = true;
         for object in objects {
             let listed = known.objects.get(&object.hash).copied();
             let device = listed.map_or(by.0, |found| found.0);
@@ -207,14 +227,12 @@ impl Catalogue {
                 *named = Some(by);
             }
             if listed.is_none_or(|found| found.1 != object.size) {
-                complete = false;
                 known.bad.insert(number);
             }
             self.index.insert(object.chunks.iter().copied(), number);
         }
         drop(known);
         self.index.spill_if_large();
-        complete
     }
 
     /// Indexes what an index run of a device lists of objects that are here. What it lists
@@ -222,9 +240,7 @@ impl Catalogue {
     pub(super) fn add_run(&self, by: (DeviceId, u64), mut objects: Vec<NewObject>) {
         {
             let known = self.read();
-            objects.retain(|object| {
-                known.objects.get(&object.hash).is_some_and(|(_, size)| *size == object.size)
-            });
+            objects.retain(|object| known.is_listed(object));
         }
         self.add_objects(by, &objects);
     }
@@ -315,10 +331,37 @@ impl Catalogue {
         known.bad.extend(numbers);
     }
 
-    /// Returns those of these containers that are not marked as bad.
-    pub(super) fn without_bad(&self, numbers: &[u32]) -> Vec<u32> {
+    /// Returns those of these containers that are not marked as bad, and that are relied on.
+    pub(super) fn relied_on(&self, numbers: &[u32]) -> Vec<u32> {
         let known = self.read();
-        numbers.iter().copied().filter(|number| !known.bad.contains(number)).collect()
+        let is_relied_on = |number: &u32| {
+            let name = &known.containers[*number as usize].name;
+            !known.bad.contains(number) && known.reliances.is_relied_on(name, &known.own)
+        };
+        numbers.iter().copied().filter(is_relied_on).collect()
+    }
+
+    /// Takes over what a device says of its folder.
+    pub(super) fn set_reliance(&self, device: DeviceId, reliance: Reliance) {
+        self.write().reliances.set(device, reliance);
+    }
+
+    /// What a device says of its folder, if it was read.
+    pub(super) fn reliance(&self, device: &DeviceId) -> Option<Reliance> {
+        self.read().reliances.get(device).cloned()
+    }
+
+    /// Whether nobody misses a container that is not here.
+    pub(super) fn is_given_back(&self, name: &Name) -> bool {
+        let known = self.read();
+        known.reliances.is_given_back(name, &known.own)
+    }
+
+    /// Whether all of these containers are of devices that do not know of this one.
+    pub(super) fn are_of_strangers(&self, numbers: &[u32]) -> bool {
+        let known = self.read();
+        let name = |number: &u32| &known.containers[*number as usize].name;
+        numbers.iter().all(|number| known.reliances.is_of_stranger(name(number)))
     }
 
     /// The numbers of the objects that heads of a device name, up to this generation.
@@ -326,6 +369,7 @@ impl Catalogue {
         let known = self.read();
         let is_named = |container: &Container| {
             container.named.is_some_and(|(by, first)| by == *device && first <= generation)
+                && !known.reliances.is_given_back(&container.name, &known.own)
         };
         let all = (0..).zip(&known.containers);
         all.filter(|(_, container)| is_named(container)).map(|(number, _)| number).collect()
@@ -405,11 +449,10 @@ impl Catalogue {
 }
 
 impl Store {
-    /// Indexes the objects that a commit names. Returns whether all of them are
-    /// listed here at full size; those that are not take no part in
-    /// deduplication.
-    pub fn index_commit(&self, commit: &Commit) -> bool {
-        let complete = self.catalogue.add_commit(commit);
+    /// Indexes the objects that a commit names. Those that are not listed here at full size take no
+    /// part in deduplication.
+    pub fn index_commit(&self, commit: &Commit) {
+        self.catalogue.add_objects((commit.device, commit.generation), &commit.objects);
         for run in commit.objects.iter().filter(|object| object.kind == Kind::IndexRun) {
             let device = self.catalogue.owner(&run.hash).unwrap_or(commit.device);
             let name = Name::Object { device, hash: run.hash };
@@ -418,26 +461,49 @@ impl Store {
                 log::warn!("an index run cannot be read, and objects are opened instead: {error}");
             }
         }
-        complete
     }
 
     fn index_run(&self, name: &Name, by: (DeviceId, u64)) -> Result<()> {
-        let extra = self.open(name)?.into_directory().extra;
-        let objects = NewObject::decode_run(&extra);
-        let objects = objects.map_err(|error| StoreError::damaged(&name.path(), error))?;
-        self.catalogue.add_run(by, objects);
+        self.catalogue.add_run(by, self.run_at(name)?);
         Ok(())
     }
 
-    /// Whether all objects that a commit names are listed here at full size.
-    pub fn has_all(&self, commit: &Commit) -> bool {
-        self.catalogue.has_all(commit)
+    fn run_at(&self, name: &Name) -> Result<Vec<NewObject>> {
+        let extra = self.open(name)?.into_directory().extra;
+        NewObject::decode_run(&extra).map_err(|error| StoreError::damaged(&name.path(), error))
     }
 
-    /// The path of an object that a commit names and that is not here at its full size, nor as a
-    /// copy; with `only_nodes` of one that has tree nodes.
-    pub fn lacking(&self, commit: &Commit, only_nodes: bool) -> Option<String> {
-        self.catalogue.lacking(commit, only_nodes)
+    /// What an index run that a head of this device names says: which chunks other objects have.
+    pub fn read_run(&self, by: DeviceId, run: &NewObject) -> Result<Vec<NewObject>> {
+        let device = self.catalogue.owner(&run.hash).unwrap_or(by);
+        self.run_at(&Name::Object { device, hash: run.hash })
+    }
+
+    /// The path of an object with tree nodes that a commit names, and that is not here at its full
+    /// size, nor as a copy.
+    pub fn lacking_nodes(&self, commit: &Commit) -> Option<String> {
+        self.catalogue.lacking_nodes(commit)
+    }
+
+    /// The objects that a commit names and that are not listed here at full size; and whether a file
+    /// could be a copy of each.
+    pub fn unlisted(&self, commit: &Commit) -> Vec<(Name, bool)> {
+        self.catalogue.unlisted(commit)
+    }
+
+    /// Whether an object is listed here at this size.
+    pub fn is_listed(&self, hash: &Hash, size: u64) -> bool {
+        self.catalogue.is_listed(hash, size)
+    }
+
+    /// Whether a file could be a copy of a head or object.
+    pub fn may_have_copy(&self, hash: &Hash) -> bool {
+        self.catalogue.may_have_copy(hash)
+    }
+
+    /// Whether nobody misses a container that is not here: its device gave it back.
+    pub fn is_given_back(&self, name: &Name) -> bool {
+        self.catalogue.is_given_back(name)
     }
 
     /// Indexes an open container (a head, or an object whose head is lost).

@@ -19,6 +19,7 @@ mod listing;
 mod presence;
 mod publishing;
 mod reading;
+mod reliance;
 mod runs;
 mod stage;
 mod strays;
@@ -49,6 +50,7 @@ pub use listing::{
 pub use presence::Landmarks;
 pub use publishing::Entered;
 pub use reading::CacheSizes;
+pub use reliance::{Reliance, Rows};
 pub use stage::{Staged, Unpublished};
 pub use strays::{
     Likeness, Oddity, Stray, is_of_a_client, like_device, like_folder, misplaced_file,
@@ -128,7 +130,7 @@ impl Store {
             device,
             published: Published::default(),
             stage: Stage::default(),
-            catalogue: Catalogue::new(state.clone()),
+            catalogue: Catalogue::new(device, state.clone()),
             caches: Caches::new(sizes),
             intents: Intents::new(state),
             presence: Presence::default(),
@@ -151,6 +153,11 @@ impl Store {
     /// The id and the keys of the repository.
     pub fn context(&self) -> &Arc<Context> {
         &self.context
+    }
+
+    /// The device that opened the repository.
+    pub fn device(&self) -> &DeviceId {
+        &self.device
     }
 
     /// REPO's folder, from which the store reads.

@@ -113,7 +113,7 @@ impl Store {
                 Err(error) => return Err(StoreError::writing(&path, error)),
             }
         }
-        if let Some((name, size)) = landmarks.head {
+        if let Some((name, size)) = landmarks.head.filter(|(name, _)| !self.is_given_back(name)) {
             let found = self.look_at(&*held, &name);
             let path = self.place(&name);
             match found.map_err(|error| StoreError::writing(&path, error))? {
@@ -176,16 +176,36 @@ impl Store {
         found.seen
     }
 
-    /// Whether new content may refer to one of these containers: it is not known to be bad,
-    /// and it was seen. That content does so is recorded.
+    /// Whether new content may refer to one of these containers: it is not known to be bad, it is
+    /// relied on, and it was seen. That content does so is recorded.
     pub(super) fn refer_to(&self, numbers: &[u32]) -> bool {
-        let good = self.catalogue.without_bad(numbers);
+        let good = self.catalogue.relied_on(numbers);
         let Some(number) = good.into_iter().find(|number| self.is_seen(*number, Some(FRESH)))
         else {
             return false;
         };
-        self.presence.references().now.insert(number);
+        let is_new = self.presence.references().now.insert(number);
+        // Who gives it back looks at the references after it says so.
+        if self.catalogue.relied_on(&[number]).is_empty() {
+            if is_new {
+                self.presence.references().now.remove(&number);
+            }
+            return false;
+        }
         true
+    }
+
+    /// Containers that new content refers to and that no head of this device names for it yet.
+    pub fn referred_to(&self) -> BTreeSet<Name> {
+        let References { before, now } = &*self.presence.references();
+        before.union(now).map(|number| self.catalogue.name(*number)).collect()
+    }
+
+    /// Whether a file is in its place at present, of whatever size.
+    pub fn is_in_place(&self, name: &Name) -> bool {
+        let found = self.folder().look(&name.path());
+        // What cannot be looked at may be there.
+        found.is_ok_and(|found| found.is_some_and(|found| found.kind == EntryKind::File))
     }
 
     /// Whether a container of `numbers` that passes `test` was seen.

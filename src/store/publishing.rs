@@ -12,6 +12,7 @@ use super::{Result, Store, StoreError};
 use crate::crypto::hash;
 use crate::format::commit::{Commit, Name, NewObject};
 use crate::format::container::{Class, Kind};
+use crate::format::wire::Encoder;
 use crate::tree::{NewNodes, Root};
 
 /// Longest object that is read whole.
@@ -107,6 +108,24 @@ impl Store {
         self.catalogue.add_own(self.device, object);
         self.stage.forget(chunks.len(), &[]);
         Ok(())
+    }
+
+    /// Publishes an index run, which says which chunks these objects have. The next head will name it.
+    pub fn publish_run(&self, objects: &[NewObject]) -> Result<()> {
+        let mut extra = Encoder::new();
+        NewObject::encode_all(objects, &mut extra);
+        let writer = Writer::new(&self.context, Kind::IndexRun, Vec::new(), &*self.random);
+        let built = writer.finish(extra.finish(), true);
+        let mut new = locked(&self.published.new);
+        let object = self.publish(Kind::IndexRun, &built)?;
+        self.published.add(&mut new, object.clone());
+        self.catalogue.add_own(self.device, object);
+        Ok(())
+    }
+
+    /// Whether anything is staged.
+    pub fn waits_for_container(&self) -> bool {
+        self.staged_bytes() > 0 || !self.stage.nodes().is_empty()
     }
 
     /// Publishes nodes in metadata objects. What these hold is not known to be

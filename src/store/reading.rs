@@ -10,7 +10,7 @@ use super::weighted::Weighted;
 use super::{Result, Store, StoreError};
 use crate::crypto::hex;
 use crate::format::commit::{Name, NewObject};
-use crate::format::container::{Codec, FRAME_MAX, Kind};
+use crate::format::container::{Class, Codec, FRAME_MAX, Kind};
 use crate::format::node::{Id, Node};
 use crate::tree::Source;
 
@@ -228,7 +228,7 @@ impl Store {
     }
 
     /// Reads a chunk from one container, or from a conflict copy of it.
-    fn read_from(&self, number: u32, id: &Id, from: u64, out: &mut [u8]) -> Result<()> {
+    pub(super) fn read_from(&self, number: u32, id: &Id, from: u64, out: &mut [u8]) -> Result<()> {
         match self.read_in_place(number, id, from, out) {
             Err(error @ (StoreError::Damaged { .. } | StoreError::Missing { .. })) => {
                 if !self.turn_to_copy(&self.catalogue.name(number)) {
@@ -257,6 +257,17 @@ impl Store {
         let plain = self.caches.frame(number, place.frame, &reader)?;
         out.copy_from_slice(&plain[start as usize..start as usize + out.len()]);
         Ok(())
+    }
+
+    /// A whole chunk or node from one container: its class, how many bytes behind the start of a page it
+    /// begins, and its bytes.
+    pub(super) fn whole_from(&self, number: u32, id: &Id) -> Result<(Class, u16, Vec<u8>)> {
+        let reader = self.reader(number)?;
+        let place = *reader.directory().find(id).ok_or_else(|| misplaced(id))?;
+        let frame = reader.directory().frames[place.frame as usize];
+        let mut bytes = vec![0; place.len as usize];
+        self.read_from(number, id, 0, &mut bytes)?;
+        Ok((frame.class, frame.phase, bytes))
     }
 
     fn stored_node(&self, id: &Id) -> Result<Arc<Node>> {

@@ -14,7 +14,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Wea
 use bytes::Bytes;
 
 use super::{Result, Store, StoreError};
-use crate::crypto::SEGMENT;
+use crate::crypto::{SEGMENT, hex};
 use crate::format::container::Class;
 use crate::format::node::{Id, Node};
 use crate::tree::NewNodes;
@@ -234,6 +234,32 @@ impl Store {
         let fresh = |number| self.catalogue.is_fresh(number);
         let held = self.catalogue.lookup(id).map(|found| self.is_any_seen(&found, fresh));
         held.unwrap_or_else(|error| store_again(&error))
+    }
+
+    /// Whether a chunk or node waits for a container.
+    pub(super) fn is_staged(&self, id: &Id) -> bool {
+        self.stage.contains(id)
+    }
+
+    /// Stages a chunk or node once more, from the first of these containers that has it.
+    pub(super) fn store_again(&self, id: &Id, numbers: &[u32]) -> Result<()> {
+        let mut last = StoreError::Missing { what: format!("chunk {}", hex(id)) };
+        for number in numbers {
+            match self.whole_from(*number, id) {
+                Ok((Class::Nodes, _, bytes)) => {
+                    let what = format!("tree node {}", hex(id));
+                    let node =
+                        Node::decode(&bytes).map_err(|error| StoreError::damaged(&what, error))?;
+                    self.stage.add_node(*id, Arc::new(node), bytes.into(), true);
+                    return Ok(());
+                }
+                Ok((class, phase, bytes)) => {
+                    return self.stage_new(*id, Staged { class, phase, bytes: bytes.into() });
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
     }
 
     /// Stages a chunk unless it is stored already. Full objects go to REPO at

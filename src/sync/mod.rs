@@ -16,6 +16,8 @@ mod tell;
 #[cfg(test)]
 mod tests_devices;
 #[cfg(test)]
+mod tests_giving;
+#[cfg(test)]
 mod tests_identity;
 #[cfg(test)]
 mod tests_kept;

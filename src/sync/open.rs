@@ -203,6 +203,7 @@ fn local_state(world: &World, repository: &Repository, options: &OpenOptions) ->
             journal_of: device,
             retires: Vec::new(),
             steps: DaySteps::default(),
+            entered: Vec::new(),
         }
     });
     if let Some(name) = &options.new_name {

@@ -8,14 +8,17 @@ use std::sync::Arc;
 use super::plan::{Head, Here, Link, Unread, Why, breaks};
 use crate::crypto::{DeviceId, Hash};
 use crate::format::commit::{Commit, Name, parse_head_name};
+use crate::format::container::Kind;
 use crate::format::ledger::{Container, Kept, Key as LedgerKey};
 use crate::format::register::Features;
 use crate::io::Timestamp;
-use crate::store::{Result, Store, StoreError};
+use crate::store::{Reliance, Result, Rows, Store, StoreError};
 use crate::tree::{Root, ledger};
 use crate::volume::repository::{HeadFile, open_head};
 use crate::volume::state::State;
-use crate::volume::{DeviceHead, Notice, VolumeError, World, kept_in, named};
+use crate::volume::{
+    DeviceHead, KeptCommits, Notice, VolumeError, World, containers_in, kept_in, named,
+};
 
 /// Head files of each device, ascending by generation.
 pub(super) type Heads = BTreeMap<DeviceId, Vec<HeadFile>>;
@@ -105,8 +108,28 @@ pub(super) struct Loaded {
     /// Of devices whose newest state of the time that is asked for has no head here any more, that
     /// state.
     pub kept: Vec<KeptState>,
+    /// What the newest head of each device that can be read says of its folder.
+    newest: BTreeMap<DeviceId, Newest>,
+    /// Objects that heads name and that are not here: the device, the generation of the head, the
+    /// object, and whether a file could be a copy of it.
+    unlisted: Vec<(DeviceId, u64, Name, bool)>,
     /// What the owner should know of single heads.
     pub notices: Vec<Notice>,
+}
+
+/// What the newest head of a device that can be read says of its folder.
+struct Newest {
+    /// What the device calls itself.
+    name: String,
+    ledger: Root,
+    hash: Hash,
+    gives_back: bool,
+    /// Whether it knows of the device that opens the repository.
+    knows_this: bool,
+    /// Devices that write no more, as it says.
+    retired: Vec<DeviceId>,
+    /// Heads and objects that a repair found damaged, as it says.
+    bad: Vec<Hash>,
 }
 
 /// A head that is not here, or cannot be read, although a later one of its device can.
@@ -181,6 +204,7 @@ pub(super) fn load_heads(store: &Store, heads: &Heads, usable: Usable<'_>) -> Lo
     // What a repair went on without is lacked by nobody.
     let gaps = std::mem::take(&mut loaded.gaps);
     loaded.unusable.extend(gaps.into_iter().filter(|(file, _)| !loaded.bad.contains(&file.hash)));
+    loaded.find_what_is_kept(store, heads);
     loaded.mark_lacking();
     loaded.here.heads = loaded.heads.iter().map(|(head, _)| plain(head)).collect();
     let unusable = loaded.unusable.iter().map(|(file, error)| Unread {
@@ -227,6 +251,47 @@ impl Loaded {
         }
     }
 
+    /// Takes over what the newest heads say of their devices' folders, and finds out which of them are
+    /// here whole: what a device gave back is not missed, and what it keeps is, whichever head named it.
+    fn find_what_is_kept(&mut self, store: &Store, heads: &Heads) {
+        let retired: BTreeSet<DeviceId> =
+            self.newest.values().flat_map(|newest| newest.retired.clone()).collect();
+        for (device, newest) in &self.newest {
+            let waits = newest.knows_this || device == store.device() || retired.contains(device);
+            let (rows, waits) = match rows_of(store, device, newest) {
+                Ok(rows) => (rows, waits),
+                Err(error) => {
+                    let name = named(&newest.name, device);
+                    log::warn!("what {name} keeps cannot be read: {error}");
+                    (Arc::default(), false)
+                }
+            };
+            let Newest { ledger, hash, gives_back, .. } = *newest;
+            let reliance = Reliance { ledger, rows, newest: hash, gives_back, waits };
+            store.set_reliance(*device, reliance);
+        }
+        let is_missed = |(.., name, _): &(DeviceId, u64, Name, bool)| !store.is_given_back(name);
+        self.unlisted.retain(is_missed);
+        for (device, newest) in &self.newest {
+            let files = heads.get(device).map_or(&[][..], Vec::as_slice);
+            let kept = kept_and_not_here(store, *device, files).into_iter();
+            let is_missed =
+                |name: &Name| name.hash().is_none_or(|hash| !newest.bad.contains(&hash));
+            self.unlisted.extend(kept.filter(|(.., name, _)| is_missed(name)));
+        }
+        for (device, generation, name, is_copied) in &self.unlisted {
+            if !is_copied {
+                let of_device = self.arriving.entry(*device).or_default();
+                of_device.entry(*generation).or_insert_with(|| name.path());
+            }
+        }
+        let incomplete: BTreeSet<DeviceId> = self.unlisted.iter().map(|(of, ..)| *of).collect();
+        for (head, _) in self.heads.iter_mut().filter(|(head, _)| incomplete.contains(&head.device))
+        {
+            head.complete = false;
+        }
+    }
+
     /// Notes if the head before one that was made later is not here: it may be of the time that is
     /// asked for.
     fn add_gap(
@@ -254,20 +319,17 @@ impl Loaded {
     ) {
         let first_unusable = self.unusable.len();
         let mut found: Vec<(DeviceHead, HeadFile)> = Vec::new();
-        let mut complete = true;
         let mut chain = Vec::new();
         let mut followed: HashSet<Hash> = HashSet::new();
         // The oldest head that is passed by: its generation, what its device was called, and the head
         // before it.
         let mut passed: Option<(u64, String, Hash)> = None;
-        // The newest head that can be read: its device's name, and its ledger.
-        let mut newest: Option<(String, Root)> = None;
         for file in files.iter().rev() {
             let loaded = match usable.left_out.get(&file.hash) {
                 Some(cause) => Err(cause.error()),
                 None => load_head(store, file, found.is_empty(), usable),
             };
-            let (commit, features, all_here) = match loaded {
+            let (commit, features) = match loaded {
                 Ok(loaded) => loaded,
                 Err(error) if found.is_empty() => {
                     self.unusable.push((file.clone(), error));
@@ -281,7 +343,16 @@ impl Loaded {
                 }
             };
             let HeadFile { generation, hash, .. } = *file;
-            let (_, ledger) = *newest.get_or_insert((commit.device_name.clone(), commit.ledger));
+            let newest = self.newest.entry(*device).or_insert_with(|| Newest {
+                name: commit.device_name.clone(),
+                ledger: commit.ledger,
+                hash,
+                gives_back: features.gives_back(),
+                knows_this: commit.processed.get(store.device()).is_some(),
+                retired: commit.retired.iter().map(|entry| entry.device).collect(),
+                bad: commit.bad.clone(),
+            });
+            let ledger = newest.ledger;
             let is_given_back = |hash: &Hash| is_given_back(store, ledger, device, hash);
             if usable.is_later(&commit) {
                 // Those that cannot be used are later still.
@@ -296,10 +367,8 @@ impl Loaded {
             if let Some(passed) = passed.take() {
                 self.add_gap(*device, passed, files, is_given_back);
             }
-            complete &= all_here;
-            if !all_here && let Some(path) = store.lacking(&commit, false) {
-                self.arriving.entry(*device).or_default().insert(generation, path);
-            }
+            let unlisted = store.unlisted(&commit).into_iter();
+            self.unlisted.extend(unlisted.map(|(name, is)| (*device, generation, name, is)));
             followed.insert(commit.previous);
             chain.push(Link { generation, hash, previous: commit.previous });
             self.here.features.merge(features);
@@ -315,7 +384,9 @@ impl Loaded {
                 found.push((head, file.clone()));
             }
         }
-        let (name, ledger) = newest.unwrap_or_default();
+        let newest = self.newest.get(device);
+        let (name, ledger) =
+            newest.map_or_else(Default::default, |newest| (newest.name.clone(), newest.ledger));
         let is_given_back = |hash: &Hash| is_given_back(store, ledger, device, hash);
         if let Some(passed) = passed {
             self.add_gap(*device, passed, files, is_given_back);
@@ -335,12 +406,18 @@ impl Loaded {
                 Notice::Damage(format!("{path}: the history of {who} does not fit before it"))
             }));
         }
-        for (head, _) in &mut found {
-            head.complete = complete;
-        }
         if let Some(until) = usable.until {
+            let kept = kept_in(store, ledger);
+            if let Some(newest) = self.newest.get(device).filter(|newest| newest.gives_back)
+                && let Ok(kept) = &kept
+            {
+                // What others need may be gone, although their heads are here.
+                found.retain(|(head, _)| {
+                    head.hash == newest.hash || kept.contains_key(&head.generation)
+                });
+            }
             let last = found.first().map_or(0, |(head, _)| head.generation);
-            self.add_kept((*device, name), (store, ledger), until, last);
+            self.add_kept((*device, name), kept, until, last);
         }
         self.heads.extend(found);
     }
@@ -350,11 +427,11 @@ impl Loaded {
     fn add_kept(
         &mut self,
         (device, name): (DeviceId, String),
-        (store, ledger): (&Store, Root),
+        kept: Result<KeptCommits>,
         until: Timestamp,
         last: u64,
     ) {
-        match kept_in(store, ledger) {
+        match kept {
             Ok(kept) => {
                 let newer = kept.into_iter().rev().take_while(|(generation, _)| *generation > last);
                 let newest = newer.into_iter().find(|(_, kept)| kept.time <= until);
@@ -384,14 +461,13 @@ fn is_given_back(store: &Store, root: Root, device: &DeviceId, hash: &Hash) -> b
 }
 
 /// Opens one head and indexes what it holds. All bytes of the `newest` are inspected;
-/// of the others, each is when it is read. Also returns its feature sets, and whether all
-/// objects that it names are here.
+/// of the others, each is when it is read. Also returns its feature sets.
 fn load_head(
     store: &Store,
     file: &HeadFile,
     newest: bool,
     usable: Usable<'_>,
-) -> Result<(Commit, Features, bool)> {
+) -> Result<(Commit, Features)> {
     let name = file.name();
     let (mut commit, mut extension, mut reader) = open_head(store, file)?;
     let newest = newest && !usable.is_later(&commit);
@@ -407,10 +483,12 @@ fn load_head(
     }
     // What is indexed already stays as it is.
     let is_known = store.is_known(&name);
-    let complete = if is_known { store.has_all(&commit) } else { store.index_commit(&commit) };
+    if !is_known {
+        store.index_commit(&commit);
+    }
     if newest
         && usable.with_nodes
-        && let Some(path) = store.lacking(&commit, true)
+        && let Some(path) = store.lacking_nodes(&commit)
     {
         // Nothing below its root could be listed.
         return Err(StoreError::Missing { what: path });
@@ -418,7 +496,46 @@ fn load_head(
     if !is_known {
         store.index_container(&name, Arc::new(reader));
     }
-    Ok((commit, extension.features, complete))
+    Ok((commit, extension.features))
+}
+
+/// The rows of a device's ledger for its folder; none as long as it gives nothing back. Those of a ledger
+/// that was read before are not read again.
+fn rows_of(store: &Store, device: &DeviceId, newest: &Newest) -> Result<Arc<Rows>> {
+    if !newest.gives_back {
+        return Ok(Arc::default());
+    }
+    let known = store.reliance(device).filter(|of| of.gives_back && of.ledger == newest.ledger);
+    known.map_or_else(
+        || containers_in(store, newest.ledger, device).map(Arc::new),
+        |known| Ok(known.rows),
+    )
+}
+
+/// Of the heads and objects that a device keeps, as its ledger says, those that are not here at full
+/// size: the device, the generation of the head that named it first, its name, and whether a file could
+/// be a copy of it.
+fn kept_and_not_here(
+    store: &Store,
+    device: DeviceId,
+    files: &[HeadFile],
+) -> Vec<(DeviceId, u64, Name, bool)> {
+    let Some(Reliance { rows, .. }) = store.reliance(&device) else { return Vec::new() };
+    let has_head = |hash: &Hash| files.iter().any(|file| file.hash == *hash);
+    let kept = rows.iter().filter(|(_, row)| row.condemned == 0);
+    let not_here = kept.filter(|(hash, row)| match row.kind {
+        Kind::Head => !has_head(hash),
+        _ => !store.is_listed(hash, row.size),
+    });
+    let named = not_here.map(|(hash, row)| {
+        let (generation, hash) = (row.generation, *hash);
+        let name = match row.kind {
+            Kind::Head => Name::Head { device, generation, hash },
+            _ => Name::Object { device, hash },
+        };
+        (device, generation, name, store.may_have_copy(&hash))
+    });
+    named.collect()
 }
 
 #[cfg(test)]

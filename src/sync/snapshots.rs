@@ -14,6 +14,7 @@ use crate::crypto::{DeviceId, Hash};
 use crate::format::commit::Commit;
 use crate::format::ledger::Kept;
 use crate::format::node::Id;
+use crate::format::register::Features;
 use crate::format::setting::Retention;
 use crate::io::{Timestamp, shown};
 use crate::tree::Root;
@@ -69,14 +70,16 @@ pub struct Snapshots {
 struct Opened {
     snapshot: Snapshot,
     ledger: Root,
+    /// Whether the device gives back what no state needs that it keeps.
+    gives_back: bool,
 }
 
 impl Opened {
-    fn of(device: DeviceId, generation: u64, commit: Commit) -> Self {
+    fn of(device: DeviceId, generation: u64, commit: Commit, features: Features) -> Self {
         let Commit { time, inodes, bytes, root: (root, _), ledger, device_name: name, .. } = commit;
         let label = String::new();
         let snapshot = Snapshot { device, name, generation, time, inodes, bytes, label, root };
-        Self { snapshot, ledger }
+        Self { snapshot, ledger, gives_back: features.gives_back() }
     }
 }
 
@@ -93,7 +96,9 @@ impl Snapshots {
                 let opened = match before.get(&file.hash) {
                     Some(opened) => opened.clone(),
                     None => match open_head(&volume.store, file) {
-                        Ok((commit, ..)) => Opened::of(*device, file.generation, commit),
+                        Ok((commit, extension, _)) => {
+                            Opened::of(*device, file.generation, commit, extension.features)
+                        }
                         Err(error) => {
                             log::debug!("a head cannot be read: {error}");
                             unreadable += 1;
@@ -105,9 +110,18 @@ impl Snapshots {
                 states.push(opened.snapshot.clone());
                 newest = Some(opened);
             }
-            let Some(Opened { snapshot, ledger }) = newest else { continue };
+            let Some(Opened { snapshot, ledger, gives_back }) = newest else { continue };
             match kept_in(&volume.store, ledger) {
-                Ok(kept) => add_kept(&mut states, kept, &snapshot),
+                Ok(kept) => {
+                    // What others need may be gone, although their heads are here.
+                    states.retain(|state| {
+                        let generation = state.generation;
+                        !gives_back
+                            || generation == snapshot.generation
+                            || kept.contains_key(&generation)
+                    });
+                    add_kept(&mut states, kept, &snapshot);
+                }
                 Err(error) => {
                     log::debug!("a ledger cannot be read: {error}");
                     unreadable += 1;

@@ -235,6 +235,12 @@ fn a_device_is_held_with_the_objects_that_its_changes_need() {
     desk.receive(&phone);
     let desk = desk.remount(10);
     desk.answer();
+    // The phone waits for the desk before it removes anything, once it knows of it.
+    phone.receive(&desk);
+    phone.follow();
+    phone.answer();
+    desk.receive(&phone);
+    desk.follow();
     assert!(write_in_pieces(&desk, "same", &large));
     desk.checkpoint();
     assert_eq!(desk.objects_written(), 1, "it refers to what the phone stored");

@@ -9,6 +9,7 @@ use super::tests_devices::listing;
 use super::tests_steps::{DEVICES, During, Step};
 use crate::crypto::{hash, hex};
 use crate::format::namespace::INLINE_MAX;
+use crate::format::setting::Retention;
 use crate::fs::{Followed, Later, Operations as _, RecoverError};
 use crate::io::sim::{Crash, Fault, SimWorld, Unsynced};
 use crate::merge::tests_devices::{Device, Ended, MountError};
@@ -84,6 +85,10 @@ pub(super) struct Devices {
     folders: Vec<String>,
     /// Files of REPO, as their devices wrote them.
     pub(super) written: BTreeMap<String, Vec<u8>>,
+    /// Files of REPO that their devices removed, since nobody needs them.
+    gone: BTreeSet<String>,
+    /// How many there were that the world must do without.
+    swept: usize,
     /// What the client took away, by machine.
     hidden: Vec<BTreeMap<String, Vec<u8>>>,
     /// Texts that were durable somewhere.
@@ -114,6 +119,8 @@ impl Devices {
     pub(super) fn new(first: &[Act]) -> Self {
         let laptop = Device::first("LAPTOP");
         let mut made = 0;
+        // What no newest state needs can be given back.
+        laptop.fs().change_retention(|of| *of = Retention::new(0, 0, 0)).unwrap();
         DIRS[..3].iter().for_each(|dir| assert!(laptop.mkdir(dir)));
         play(&laptop, "base", first, &mut made);
         let mut machines = vec![];
@@ -131,6 +138,8 @@ impl Devices {
             folders: machines.iter().map(id).collect(),
             machines,
             written: BTreeMap::new(),
+            gone: BTreeSet::new(),
+            swept: 0,
             hidden,
             acknowledged,
             removed,
@@ -166,7 +175,7 @@ impl Devices {
             let disk = self.machine(at).disk().clone();
             let new: Vec<String> = repo_files(&disk)
                 .into_iter()
-                .filter(|path| !self.written.contains_key(path))
+                .filter(|path| !self.written.contains_key(path) && !self.gone.contains(path))
                 .collect();
             for path in new {
                 let bytes = disk.get(&path).expect("it was listed");
@@ -176,6 +185,66 @@ impl Devices {
                 if is_whole {
                     self.written.insert(path, bytes);
                 }
+            }
+        }
+    }
+
+    /// What nobody needs any more is given back.
+    fn sweep(&mut self, at: usize, is_week: bool) {
+        self.note_written();
+        let own = self.folders[at].clone();
+        // Within a day clients end what they began, everywhere.
+        for disk in (0..DEVICES).map(|at| self.machine(at).disk().clone()).collect::<Vec<_>>() {
+            for (path, bytes) in &self.written {
+                if disk.get(path).is_some_and(|there| there != *bytes) {
+                    disk.put(path, bytes);
+                }
+            }
+        }
+        let Machine::Mounted(device) = self.machine(at) else { return };
+        let is_own = |path: &String| path.starts_with(&own);
+        let before: Vec<String> = repo_files(device.world()).into_iter().filter(is_own).collect();
+        for _ in 0..if is_week { 8 } else { 1 } {
+            device.later(24 * 3600);
+            let _ = device.fs().sweep(&|_| true);
+        }
+        let after: BTreeSet<String> = repo_files(device.world()).into_iter().collect();
+        let removed = before.into_iter().filter(|path| !after.contains(path));
+        for path in removed.collect::<Vec<_>>() {
+            self.swept += usize::from(self.written.remove(&path).is_some());
+            self.hidden.iter_mut().for_each(|hidden| drop(hidden.remove(&path)));
+            self.gone.insert(path);
+        }
+        self.note_written();
+    }
+
+    /// All clients bring all that was written, and each device goes on from that and says so.
+    fn exchange(&mut self) -> Outcome {
+        self.note_written();
+        for at in 0..DEVICES {
+            self.show(at);
+            for (path, bytes) in &self.written {
+                self.machine(at).disk().put(path, bytes);
+            }
+            self.machine(at).disk().clock().advance(Duration::from_secs(1));
+            self.close(at);
+            self.follow(at)?;
+            if let Some(device) = self.machine(at).mounted() {
+                let _ = device.fs().checkpoint_and_answer(true);
+            }
+        }
+        self.note_written();
+        Ok(())
+    }
+
+    /// The client takes away some of what its device removed elsewhere.
+    fn remove(&mut self, at: usize, seed: u64) {
+        let mut dice = Dice(seed);
+        let disk = self.machine(at).disk().clone();
+        let is_all = dice.below(2) == 0;
+        for path in repo_files(&disk) {
+            if self.gone.contains(&path) && (is_all || dice.below(3) == 0) {
+                assert!(disk.remove_file(&path));
             }
         }
     }
@@ -462,6 +531,10 @@ impl Devices {
                 Ok(())
             }
             During::Publish => self.publish(at),
+            During::Sweep => {
+                self.sweep(at, true);
+                Ok(())
+            }
             During::Follow => self.follow(at),
             During::Mount => {
                 let ended = match self.take(at) {
@@ -518,6 +591,12 @@ impl Devices {
                 }
                 device.kill()
             }
+            (Machine::Mounted(device), During::Sweep) => {
+                self.machines[at] = Some(Machine::Mounted(device));
+                self.sweep(at, true);
+                let Machine::Mounted(device) = self.take(at) else { unreachable!() };
+                device.kill()
+            }
             (Machine::Mounted(device), During::Follow) => {
                 let _ = device.fs().follow(&Device::follower());
                 device.kill()
@@ -566,6 +645,9 @@ impl Devices {
             Step::Carry(to, from, seed) => self.carry(to, from, seed),
             Step::Hide(at, seed) => self.hide(at, seed),
             Step::Show(at) => self.show(at),
+            Step::Sweep(at, is_week) => self.sweep(at, is_week),
+            Step::Remove(at, seed) => self.remove(at, seed),
+            Step::Exchange => self.exchange()?,
             Step::Mount(at, kill) => self.remount(at, kill)?,
             Step::Follow(at) => self.follow(at)?,
             Step::Open(at, file) => {
@@ -599,6 +681,9 @@ impl Devices {
             self.show(at);
             for (path, bytes) in &self.written {
                 self.machine(at).disk().put(path, bytes);
+            }
+            for path in &self.gone {
+                self.machine(at).disk().remove_file(path);
             }
             // What is missing is looked for once a second.
             self.machine(at).disk().clock().advance(Duration::from_secs(1));
@@ -663,6 +748,12 @@ impl Devices {
 
 /// Plays a world to its end. The error says what happened in it.
 pub(super) fn play_world(first: &[Act], steps: Vec<Step>) -> Outcome {
+    play_counted(first, steps).map(drop)
+}
+
+/// Plays a world to its end. Returns how many files its devices removed, since nobody needed them. The error
+/// says what happened in it.
+pub(super) fn play_counted(first: &[Act], steps: Vec<Step>) -> Result<usize, TestCaseError> {
     let mut devices = Devices::new(first);
     let mut outcome = Ok(());
     for step in steps {
@@ -671,6 +762,7 @@ pub(super) fn play_world(first: &[Act], steps: Vec<Step>) -> Outcome {
     let told = |devices: &Devices| devices.story.join("\n");
     outcome
         .and_then(|()| devices.finish())
+        .map(|()| devices.swept)
         .map_err(|error| TestCaseError::fail(format!("{error}\n{}", told(&devices))))
 }
 

@@ -15,6 +15,7 @@ pub(super) enum During {
     Publish,
     Follow,
     Mount,
+    Sweep,
 }
 
 /// A step of a world.
@@ -35,6 +36,12 @@ pub(super) enum Step {
     Hide(usize, u64),
     /// All that was taken away there comes back.
     Show(usize),
+    /// A device gives back what is not needed: once, or on each of eight days.
+    Sweep(usize, bool),
+    /// The client of the first takes files away that the second has removed.
+    Remove(usize, u64),
+    /// All that was written is brought everywhere, and each device says that it holds it.
+    Exchange,
     /// A device mounts again; its process is killed before, if told so.
     Mount(usize, bool),
     /// A device goes on from what has come, while it is mounted.
@@ -63,14 +70,17 @@ pub(super) struct Often {
     open: u32,
     mount: u32,
     trouble: u32,
+    sweep: u32,
 }
 
-pub(super) const EVERYTHING: Often = Often { follow: 3, open: 2, mount: 3, trouble: 2 };
+pub(super) const EVERYTHING: Often = Often { follow: 3, open: 2, mount: 3, trouble: 2, sweep: 1 };
 /// Mounts that stay, and follow.
-pub(super) const FOLLOWING: Often = Often { follow: 10, open: 4, mount: 1, trouble: 1 };
+pub(super) const FOLLOWING: Often = Often { follow: 10, open: 4, mount: 1, trouble: 1, sweep: 1 };
+/// Devices that give back what they do not need.
+pub(super) const SWEEPING: Often = Often { follow: 6, open: 1, mount: 2, trouble: 1, sweep: 6 };
 
 pub(super) fn step(often: &Often) -> impl Strategy<Value = Step> + use<> {
-    let Often { follow, open, mount, trouble } = *often;
+    let Often { follow, open, mount, trouble, sweep } = *often;
     let device = || 0..DEVICES;
     let during = || {
         prop_oneof![
@@ -79,6 +89,7 @@ pub(super) fn step(often: &Often) -> impl Strategy<Value = Step> + use<> {
             Just(During::Publish),
             Just(During::Follow),
             Just(During::Mount),
+            Just(During::Sweep),
         ]
     };
     prop_oneof![
@@ -90,6 +101,9 @@ pub(super) fn step(often: &Often) -> impl Strategy<Value = Step> + use<> {
         6 => (device(), device(), any::<u64>()).prop_map(|(to, from, s)| Step::Carry(to, from, s)),
         1 => (device(), any::<u64>()).prop_map(|(at, seed)| Step::Hide(at, seed)),
         1 => device().prop_map(Step::Show),
+        sweep => (device(), any::<bool>()).prop_map(|(at, all)| Step::Sweep(at, all)),
+        sweep => (device(), any::<u64>()).prop_map(|(at, seed)| Step::Remove(at, seed)),
+        sweep => Just(Step::Exchange),
         mount => (device(), any::<bool>()).prop_map(|(device, kill)| Step::Mount(device, kill)),
         follow => device().prop_map(Step::Follow),
         open => (device(), 0..FILES.len()).prop_map(|(device, file)| Step::Open(device, file)),

@@ -29,7 +29,7 @@ const OPTIONS: Options = Options {
 const LARGE: usize = 1_200_000;
 
 /// Text that has no part in common with that of another seed.
-fn noise(seed: u64) -> String {
+pub fn noise(seed: u64) -> String {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut text = String::with_capacity(LARGE + 16);
     while text.len() < LARGE {
@@ -52,13 +52,13 @@ fn unneeded(device: &Device) -> u64 {
 }
 
 /// Writes a large file anew and publishes it in an object.
-fn publish(device: &Device, path: &str, seed: u64) {
+pub fn publish(device: &Device, path: &str, seed: u64) {
     device.later(60);
     assert!(write_in_pieces(device, path, &noise(seed)));
     device.checkpoint();
 }
 
-fn forget(device: &Device) {
+pub fn forget(device: &Device) {
     let set = device.fs().change_retention(|retention| *retention = Retention::new(0, 0, 0));
     set.unwrap();
 }
@@ -242,7 +242,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// What the newest state of each device in a copy of REPO shows, and each that a ledger keeps.
-fn all_states(device: &Device) -> Vec<Listing> {
+pub fn all_states(device: &Device) -> Vec<Listing> {
     let read = device.read_at(None).unwrap();
     let volume = read.volume();
     let mut roots = Vec::new();

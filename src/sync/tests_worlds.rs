@@ -4,10 +4,13 @@
 //! Whatever happens: what was acknowledged, and nobody removed who had seen it, is there in the end;
 //! all devices show the same; and none of them was told of damage or of a rollback.
 
-use proptest::prelude::*;
+use std::cell::Cell;
 
-use super::tests_machines::{Devices, end_of, play_world};
-use super::tests_steps::{During, EVERYTHING, FOLLOWING, Step, step};
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+
+use super::tests_machines::{Devices, end_of, play_counted, play_world};
+use super::tests_steps::{During, EVERYTHING, FOLLOWING, SWEEPING, Step, step};
 use crate::io::sim::Fault;
 use crate::merge::tests_histories::{Act, FILES, acts, factor};
 
@@ -39,6 +42,21 @@ proptest! {
     ) {
         play_world(&first, steps)?;
     }
+}
+
+#[test]
+fn whoever_gives_back_nothing_is_lost_and_nobody_is_alarmed() {
+    let cases = 60 * factor();
+    let swept = Cell::new(0);
+    let worlds = (acts(10), prop::collection::vec(step(&SWEEPING), 20..100));
+    let played =
+        TestRunner::new(ProptestConfig::with_cases(cases)).run(&worlds, |(first, steps)| {
+            swept.set(swept.get() + play_counted(&first, steps)?);
+            Ok(())
+        });
+    played.unwrap_or_else(|failed| panic!("{failed}"));
+    println!("{} files were removed", swept.get());
+    assert!(swept.get() > cases as usize / 10, "{} files were removed", swept.get());
 }
 
 /// A mount went on from a head whose content another one names, which came later. Until the next look it

@@ -4,19 +4,21 @@
 //! file in no ledger is never removed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 
+use super::giving::Giving;
 use super::inherited::Own;
-use super::kept::{self, KeptCommits, kept_in};
+use super::kept::{self, KeptCommits, kept_in, rows_in};
 use super::state::State;
 use super::{Volume, locked};
-use crate::crypto::Hash;
+use crate::crypto::{DeviceId, Hash};
 use crate::format::commit::Commit;
 use crate::format::container::Kind;
 use crate::format::ledger::{Container, Kept, Key as LedgerKey};
 use crate::format::node::LedgerItem;
 use crate::format::setting::Retention;
 use crate::io::Timestamp;
-use crate::store::Result;
+use crate::store::{Result, Rows, Store};
 use crate::tree::{Keys, NewNodes, Root, ledger};
 
 /// Rows that the ledger of the newest head lacks, because it could not be read when that was made.
@@ -25,6 +27,25 @@ pub(super) struct WaitingRows {
     /// Heads and objects, by their encoded keys.
     containers: BTreeMap<Vec<u8>, Container>,
     kept: KeptCommits,
+}
+
+/// Rows of a ledger for heads and objects in the folder of a device.
+///
+/// # Errors
+///
+/// If a node of the ledger is not here or damaged, or a row is.
+pub fn containers_in(store: &Store, root: Root, of: &DeviceId) -> Result<Rows> {
+    let mut found = Rows::new();
+    rows_in(store, root, &[], |key, bytes| match key {
+        LedgerKey::Container(device, hash) => {
+            if device == *of {
+                found.insert(hash, Container::decode(bytes)?);
+            }
+            Ok(ControlFlow::Continue(()))
+        }
+        _ => Ok(ControlFlow::Break(())),
+    })?;
+    Ok(found)
 }
 
 impl Volume {
@@ -38,7 +59,7 @@ impl Volume {
     pub(super) fn ledger(
         &self,
         commit: &Commit,
-        label: Option<&str>,
+        (label, giving): (Option<&str>, &Giving),
         state: &State,
         now: Timestamp,
     ) -> (Root, NewNodes, WaitingRows) {
@@ -46,7 +67,8 @@ impl Volume {
         let mut rows = locked(&self.waiting_rows).clone();
         rows.containers.extend(self.new_containers(commit, state, &own));
         let mut new = NewNodes::new();
-        match self.edited(own.ledger, &rows, &own, (commit, label, now), &mut new) {
+        let also = (label, giving);
+        match self.edited(own.ledger, &rows, &own, (commit, also, now), &mut new) {
             Ok(root) => return (root, new, WaitingRows::default()),
             Err(error) => log::error!(
                 "the ledger of this device cannot be read: it stays as it is, and what this head would \
@@ -90,7 +112,7 @@ impl Volume {
         root: Root,
         rows: &WaitingRows,
         own: &Own,
-        (commit, label, now): (&Commit, Option<&str>, Timestamp),
+        (commit, (label, giving), now): (&Commit, (Option<&str>, &Giving), Timestamp),
         new: &mut NewNodes,
     ) -> Result<Root> {
         let before = kept_in(&self.store, root)?;
@@ -105,8 +127,14 @@ impl Volume {
         let changed = generations.into_iter().filter(|at| before.get(at) != after.get(at));
         let kept =
             changed.map(|at| (LedgerKey::Kept(at).encode(), after.get(&at).map(Kept::encode)));
-        let containers = rows.containers.iter();
-        let containers = containers.map(|(key, row)| (key.clone(), Some(row.encode())));
+        let mut containers: BTreeMap<Vec<u8>, Option<Container>> =
+            rows.containers.iter().map(|(key, row)| (key.clone(), Some(*row))).collect();
+        if giving.changes_rows() {
+            let listed = containers_in(&self.store, root, &commit.device)?;
+            containers.extend(giving.rows(commit, &listed));
+        }
+        let containers = containers.into_iter();
+        let containers = containers.map(|(key, row)| (key, row.as_ref().map(Container::encode)));
         // Keys of containers come before those of kept commits.
         let edits = containers.chain(kept).map(|(key, bytes)| {
             let item = bytes.map(|bytes| LedgerItem { key: key.clone().into(), bytes });

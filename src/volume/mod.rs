@@ -8,10 +8,12 @@ mod check;
 mod chunker;
 pub mod content;
 mod devices;
+mod ensure;
 mod error;
 mod files;
 mod findings;
 pub mod flush;
+mod giving;
 mod inherited;
 mod kept;
 mod known;
@@ -63,19 +65,22 @@ pub use changes::{Change, ChangeKind};
 pub(crate) use check::{check, check_names};
 pub use error::VolumeError;
 pub(crate) use findings::{Findings, Worst};
+use giving::Giving;
+pub use giving::Swept;
 pub(crate) use inherited::Own;
 pub use inherited::{Base, Inherited};
 pub use kept::{KeptCommits, kept_in};
 pub use known::{Behind, Notice, Unusable};
 pub(crate) use known::{name_of, named};
 use listed::WaitingRows;
+pub(crate) use listed::containers_in;
 pub use repair::{Lost, Repaired};
 pub(crate) use restore::{RestoreError, Restored, restore};
 pub use retention::{Candidate, DaySteps, staying};
 pub use shortfall::{Gap, Inspection, Presence, Shortfall};
 pub use stamp::Origins;
 use state::State;
-pub use sweep::{Awaited, Doubt, Fate, Planned, SweepPlan, WAIT_STEPS};
+pub use sweep::{Awaited, Doubt, Fate, GivenBack, Planned, SweepPlan, WAIT_STEPS};
 pub use tree::Tree;
 pub use unfit::{Held, Unfit};
 pub(crate) use unfit::{journal_keys, unfit};
@@ -114,6 +119,10 @@ pub struct Volume {
     keeping: Mutex<Option<String>>,
     /// Rows that the ledger of the newest head lacks.
     waiting_rows: Mutex<WaitingRows>,
+    /// What the next head gives back.
+    giving: Mutex<Giving>,
+    /// Whether a head of this mount is the first that gives something back.
+    gives_back: AtomicBool,
     /// When the changes were frozen that the next head will have.
     frozen_at: Mutex<Option<Timestamp>>,
     /// What this device's newest head says of the device alone.
@@ -283,6 +292,8 @@ impl Volume {
             asks: AtomicBool::new(false),
             keeping: Mutex::default(),
             waiting_rows: Mutex::default(),
+            giving: Mutex::default(),
+            gives_back: AtomicBool::new(false),
             frozen_at: Mutex::default(),
             own: Mutex::new(parts.own),
             notices: parts.notices,

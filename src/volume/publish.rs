@@ -1,14 +1,14 @@
 //! The checkpoint that makes the next head.
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use super::inherited::{Base, Inherited, Own};
 use super::state::State;
-use super::{Changes, DeviceHead, Edit, Published, Volume, stamp, values};
+use super::{Changes, DeviceHead, Edit, Published, Volume, locked, stamp, values};
 use crate::crypto::DeviceId;
 use crate::format::clock::{Dot, HeadContent, Processed, Seen, Tag, Writer};
 use crate::format::commit::{Commit, Name, NewObject};
@@ -114,8 +114,14 @@ impl Volume {
 
     /// What the next head has processed: what the device's last one had, and all whose
     /// changes are in it, those too that they bring of third devices. Only what this device found
-    /// here whole has its tag.
-    fn processed(&self, inherited: &Inherited, device: DeviceId) -> Processed {
+    /// here whole has its tag; and none of the `unsure` devices, of whose files something is needed that
+    /// they give back and that cannot be had.
+    fn processed(
+        &self,
+        inherited: &Inherited,
+        device: DeviceId,
+        unsure: &BTreeSet<DeviceId>,
+    ) -> Processed {
         let mut processed = self.own().processed;
         processed.join(&inherited.merged);
         // What is here beside the heads of a journal that is replayed is not in the base.
@@ -124,6 +130,7 @@ impl Volume {
             let tag = Tag::of(&head.hash);
             let is_said = processed.get(&head.device) == Some((head.generation, tag));
             if !is_said
+                && !unsure.contains(&head.device)
                 && self.content_with(&processed).has_all_of(&head.content())
                 && self.has_objects_of(head)
             {
@@ -156,10 +163,16 @@ impl Volume {
         objects: Vec<NewObject>,
     ) -> Result<Published> {
         let state = self.state();
-        let processed = self.processed(&inherited, state.device);
+        let unsure = self.ensure(&inherited)?;
+        if self.store.staged_bytes() > HEAD_DATA_MAX {
+            self.store.publish_objects(0)?;
+        }
+        let giving = locked(&self.giving).clone();
+        let processed = self.processed(&inherited, state.device, &unsure);
         let generation = state.generation + 1 + self.spent.load(Ordering::Relaxed);
         let retiring = self.retiring();
-        let news = news || state.generation == 0 || !retiring.is_empty();
+        let news = news || state.generation == 0 || !retiring.is_empty() || giving.is_news();
+        let objects = [objects, giving.named.clone()].concat();
         let frozen_at = self.frozen_at.lock().unwrap_or_else(PoisonError::into_inner).take();
         let asks = self.asks.load(Ordering::Relaxed);
         let label = self.keeping().clone();
@@ -189,7 +202,7 @@ impl Volume {
             unknown: inherited.unknown,
         };
         let extension = HeadExtension {
-            features: self.features,
+            features: self.features_with(&giving),
             repo: state.repo,
             device: state.device,
             generation: commit.generation,
@@ -199,7 +212,8 @@ impl Volume {
         let Entered { name, bytes: head_bytes, gone } = self
             .store
             .publish_head(&mut commit, extension.encode(), HEAD_NODES_MAX, &|commit| {
-                let (root, new, rows) = self.ledger(commit, label.as_deref(), &state, believed);
+                let also = (label.as_deref(), &giving);
+                let (root, new, rows) = self.ledger(commit, also, &state, believed);
                 waiting.set(rows);
                 (root, new)
             })
@@ -227,6 +241,7 @@ impl Volume {
             let device = state.device;
             state.seen.set(device, commit.generation);
         }
+        self.note_given(&giving, &commit, *hash);
         self.set_base(Base { inherited: Inherited::of(&commit, *hash), namespace, commit });
         if !self.store.is_stateless() {
             let folder = self.world.state.as_ref().expect("only a volume with state writes");

@@ -50,6 +50,9 @@ pub struct State {
     pub retires: Vec<DeviceId>,
     /// Days on which it ran.
     pub steps: DaySteps,
+    /// Of its heads that give something back the generation, and on how many days it had run when they
+    /// were known to have entered; ascending.
+    pub entered: Vec<(u64, u64)>,
 }
 
 impl State {
@@ -63,6 +66,7 @@ impl State {
             self.retires.insert(at, self.device);
         }
         (self.device, self.generation, self.news, self.head) = (device, 0, 0, [0; 32]);
+        self.entered.clear();
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -87,6 +91,10 @@ impl State {
             out.raw(device);
         }
         self.steps.encode(&mut out);
+        out.var(self.entered.len() as u64);
+        for (generation, steps) in &self.entered {
+            out.var(*generation).var(*steps);
+        }
         let mut bytes = out.finish();
         let check = hash(&bytes);
         bytes.extend_from_slice(&check);
@@ -118,6 +126,7 @@ impl State {
             journal_of: input.array()?,
             retires: ascending(&mut input, RETIRES_MAX, "order of retired ids")?,
             steps: DaySteps::decode(&mut input)?,
+            entered: entered(&mut input)?,
         };
         input.end()?;
         Ok(state)
@@ -158,6 +167,19 @@ impl State {
     }
 }
 
+/// Generations, ascending, and a number for each.
+fn entered(input: &mut Decoder<'_>) -> Result<Vec<(u64, u64)>> {
+    let mut all: Vec<(u64, u64)> = Vec::new();
+    for _ in 0..input.var_max(HEADS_MAX, "heads that give back")? {
+        let next = (input.var()?, input.var()?);
+        if all.last().is_some_and(|last| last.0 >= next.0) {
+            return Err(DecodeError::Invalid("order of generations"));
+        }
+        all.push(next);
+    }
+    Ok(all)
+}
+
 /// A list of at most `most` ids or hashes, each above the one before.
 fn ascending<const LEN: usize>(
     input: &mut Decoder<'_>,
@@ -195,11 +217,12 @@ mod tests {
             journal_of: [2; 16],
             retires: vec![[9; 16], [10; 16]],
             steps: DaySteps::default(),
+            entered: vec![(3, 5), (4, 5)],
         };
         let bytes = state.encode();
         assert_eq!(State::decode(&bytes), Ok(state.clone()));
         // A device named twice: one generation would hide the other.
-        let behind = 32 + 4 + 16 + 1 + 2 * 16;
+        let behind = 32 + 5 + 4 + 16 + 1 + 2 * 16;
         let (start, end) = bytes.split_at(bytes.len() - behind);
         let mut twice = start.to_vec();
         let count = twice.len() - 18;

@@ -3,25 +3,28 @@
 //!
 //! Invariant: a chunk counts as needed wherever there is a doubt; what cannot be read ends the plan.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::ops::ControlFlow;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::PoisonError;
 
-use super::kept::rows_in;
+use super::listed::containers_in;
 use super::live::{Reference, references};
 use super::{DeviceHead, Volume, kept_in, name_of};
 use crate::crypto::{DeviceId, Hash, hex};
-use crate::format::commit::Name;
+use crate::format::commit::{Commit, Name};
 use crate::format::container::Kind;
-use crate::format::ledger::{Container, Key as LedgerKey};
+use crate::format::ledger::Container;
 use crate::format::node::{Id, NO_ID};
 use crate::io::Timestamp;
-use crate::store::{Result, Store};
+use crate::store::{Result, Store, StoreError};
 use crate::tree::{Root, Source};
 
 /// Days on which a device runs that pass before what it gives back is removed.
 pub const WAIT_STEPS: u64 = 7;
 /// How many of a device's newest heads are never folded.
 const UNFOLDED: usize = 2;
+/// Days on which a device runs for which it remembers what it gave back, to remove it again if a client
+/// brings it back.
+const FORGET_STEPS: u64 = 60;
 
 /// What is to become of a head or object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,13 +79,74 @@ pub struct SweepPlan {
     pub files: Vec<Planned>,
     /// Files of the device in no ledger and with no row: how many, and their bytes. They stay.
     pub unlisted: (u64, u64),
+    /// What is given back already, and of which the ledger has a row still.
+    pub given: Vec<GivenBack>,
     /// Why nothing may be given back now; empty if it may.
     pub doubts: Vec<Doubt>,
     /// The devices whose answers are waited for.
     pub awaited: Vec<Awaited>,
+    /// What the states that count need, as [`short`] numbers, ascending.
+    needed: Vec<u64>,
+    /// The newest own generation that the device itself, or another one, surely has.
+    held: u64,
+}
+
+/// A head or object that is given back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivenBack {
+    /// The name of the head or object.
+    pub name: Name,
+    /// What the ledger of the device says of the file.
+    pub row: Container,
+    /// Whether the file is here.
+    pub is_here: bool,
+    /// Days on which the device has to run until it is removed, if all devices know of it.
+    pub days: u64,
+    /// Devices that do not know yet that it is given back.
+    pub awaited: Vec<DeviceId>,
+    /// Whether all devices know of it, and the wait is over.
+    pub is_due: bool,
+    /// Whether something in it is needed and cannot be read elsewhere, as was found when it was to be
+    /// removed.
+    pub is_needed_alone: bool,
+    /// Whether it was removed so long ago that it is not remembered any more.
+    is_forgotten: bool,
 }
 
 impl SweepPlan {
+    /// Whether a state that counts needs a chunk or node, or may need it.
+    pub(super) fn is_needed(&self, id: &Id) -> bool {
+        self.needed.binary_search(&short(id)).is_ok()
+    }
+
+    /// The newest own generation that another device holds, or that this one, alone, has had for long.
+    pub(super) fn held_generation(&self) -> u64 {
+        self.held
+    }
+
+    /// Of what is gone, that of which the ledger needs no row any more: so long ago that no client brings
+    /// it back. A head after it names the newest head that is gone.
+    pub(super) fn forgotten(&self) -> impl Iterator<Item = Hash> {
+        let heads = self.given.iter().filter(|file| file.row.kind == Kind::Head && !file.is_here);
+        let newest = heads.map(|file| file.row.generation).max();
+        let is_old = move |file: &&GivenBack| {
+            let is_newest = file.row.kind == Kind::Head && Some(file.row.generation) == newest;
+            !file.is_here && file.is_forgotten && !is_newest
+        };
+        self.given.iter().filter(is_old).filter_map(|file| file.name.hash())
+    }
+
+    /// Bytes of all files of the device's folder of which the ledger has rows, and that are not removed.
+    pub fn all_bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.row.size).sum::<u64>() + self.waiting().1
+    }
+
+    /// Files that are given back and are not removed yet: how many, and their bytes.
+    pub fn waiting(&self) -> (u64, u64) {
+        let here = self.given.iter().filter(|file| file.is_here);
+        here.fold((0, 0), |(count, size), file| (count + 1, size + file.row.size))
+    }
+
     /// Files with this fate: how many, their bytes, and the bytes that are needed of them, unpacked.
     pub fn total(&self, fate: Fate) -> (u64, u64, u64) {
         let of = self.files.iter().filter(|file| file.fate == fate);
@@ -141,19 +205,21 @@ impl Marker<'_> {
     }
 }
 
-/// Rows of a ledger for heads and objects in the folder of a device.
-fn containers_in(store: &Store, root: Root, of: &DeviceId) -> Result<BTreeMap<Hash, Container>> {
-    let mut found = BTreeMap::new();
-    rows_in(store, root, &[], |key, bytes| match key {
-        LedgerKey::Container(device, hash) => {
-            if device == *of {
-                found.insert(hash, Container::decode(bytes)?);
-            }
-            Ok(ControlFlow::Continue(()))
-        }
-        _ => Ok(ControlFlow::Break(())),
-    })?;
-    Ok(found)
+/// The newest head of the device of which a plan is made.
+struct OwnHead {
+    device: DeviceId,
+    generation: u64,
+    hash: Hash,
+    root: Root,
+    ledger: Root,
+}
+
+/// The head or object in the folder of a device of which its ledger has a row.
+fn named_by(device: DeviceId, hash: Hash, row: &Container) -> Name {
+    match row.kind {
+        Kind::Head => Name::Head { device, generation: row.generation, hash },
+        _ => Name::Object { device, hash },
+    }
 }
 
 impl Volume {
@@ -181,16 +247,18 @@ impl Volume {
             name: head.name.clone(),
             time: head.commit.time,
         }));
-        let Some(newest) = heads.newest.iter().find(|head| head.device == own) else {
-            return Ok(plan);
-        };
-        let (needed, has_unknown) = self.needed(&heads.newest, newest)?;
+        let Some(newest) = self.own_newest(own) else { return Ok(plan) };
+        let (needed, has_unknown) = self.needed(&heads.newest, &newest)?;
         if has_unknown {
             plan.doubts.push(Doubt::Unknown);
         }
         let devices = plan.awaited.len() + 1;
-        plan.files = self.planned(newest, &needed, devices)?;
-        let listed: HashSet<Hash> = plan.files.iter().filter_map(|file| file.name.hash()).collect();
+        let rows = containers_in(&self.store, newest.ledger, &own)?;
+        let (kept, given) = rows.iter().partition(|(_, row)| row.condemned == 0);
+        plan.files = self.planned(&newest, kept, &needed, devices)?;
+        self.find_given(&mut plan, &newest, given);
+        plan.needed = needed;
+        let listed: HashSet<Hash> = rows.into_keys().collect();
         for (hash, device, size) in self.store.objects() {
             if device == own && !listed.contains(&hash) {
                 plan.unlisted = (plan.unlisted.0 + 1, plan.unlisted.1 + size);
@@ -199,10 +267,87 @@ impl Volume {
         Ok(plan)
     }
 
+    /// The newest head of the device of which a plan is made: that which this mount made, or the newest
+    /// one that is here.
+    fn own_newest(&self, own: DeviceId) -> Option<OwnHead> {
+        let state = self.state();
+        if state.device == own && state.generation > 0 {
+            let said = self.own();
+            let (generation, kept) = said.shown?;
+            let (hash, root, ledger) = (state.head, kept.root, said.ledger);
+            return Some(OwnHead { device: own, generation, hash, root, ledger });
+        }
+        let heads = self.heads();
+        let head = heads.newest.iter().find(|head| head.device == own)?;
+        let Commit { root, ledger, .. } = head.commit;
+        let (generation, hash) = (head.generation, head.hash);
+        Some(OwnHead { device: own, generation, hash, root, ledger })
+    }
+
+    /// What is given back, and what each file waits for.
+    fn find_given(&self, plan: &mut SweepPlan, newest: &OwnHead, rows: Vec<(&Hash, &Container)>) {
+        let (state, heads, own) = (self.state(), self.heads(), newest.device);
+        let of_own = (newest.generation, &newest.hash);
+        let held = |device: &DeviceId| {
+            let head = heads.newest.iter().find(|head| head.device == *device);
+            head.and_then(|head| head.held_of(&own, of_own)).map_or(0, |(generation, _)| generation)
+        };
+        let knows: Vec<(DeviceId, u64)> =
+            plan.awaited.iter().map(|of| (of.device, held(&of.device))).collect();
+        let steps = |generation: u64| {
+            let entered = state.entered.iter().find(|(of, _)| *of == generation);
+            entered.map_or(0, |(_, entered)| state.steps.count.saturating_sub(*entered))
+        };
+        let waited = state.entered.iter().filter(|(of, _)| steps(*of) >= WAIT_STEPS);
+        let alone = waited.map(|(generation, _)| *generation).max().unwrap_or(0);
+        plan.held = knows.iter().map(|(_, generation)| *generation).max().unwrap_or(alone);
+        for (hash, row) in rows {
+            let name = named_by(own, *hash, row);
+            let days = WAIT_STEPS.saturating_sub(steps(row.condemned));
+            let unaware = knows.iter().filter(|(_, generation)| *generation < row.condemned);
+            let awaited: Vec<DeviceId> = unaware.map(|(device, _)| *device).collect();
+            let is_due = days == 0 && awaited.is_empty();
+            let is_forgotten = is_due && steps(row.condemned) >= FORGET_STEPS;
+            let (row, is_here) = (*row, self.store.is_in_place(&name));
+            let is_needed_alone = false;
+            plan.given.push(GivenBack {
+                name,
+                row,
+                is_here,
+                days,
+                awaited,
+                is_due,
+                is_needed_alone,
+                is_forgotten,
+            });
+        }
+    }
+
+    /// Notes durably on how many days this device ran before each of its heads that give something back,
+    /// and that this is another day, if it is one.
+    pub fn count_days(&self) -> Result<()> {
+        let condemned: BTreeSet<u64> = {
+            let (own, device) = (self.own(), self.state().device);
+            let rows = containers_in(&self.store, own.ledger, &device)?;
+            rows.values().map(|row| row.condemned).filter(|at| *at > 0).collect()
+        };
+        {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.steps.advance(self.world.clock.now());
+            let count = state.steps.count;
+            state.entered.retain(|(generation, _)| condemned.contains(generation));
+            let known: BTreeSet<u64> = state.entered.iter().map(|(of, _)| *of).collect();
+            state.entered.extend(condemned.difference(&known).map(|of| (*of, count)));
+            state.entered.sort_unstable();
+        }
+        self.store_state().map_err(|error| StoreError::state("device record", error))
+    }
+
     /// States that count and that are not among these newest heads, in words: of a device that is named
     /// or has a folder, and of a device that was copied.
     fn unseen(&self, newest: &[DeviceHead]) -> impl Iterator<Item = String> {
         let base = self.base();
+        let own = self.state().device;
         let is_retired = |device: &DeviceId| base.inherited.is_retired(device);
         let here = |device: &DeviceId| newest.iter().find(|head| head.device == *device);
         let mut found = BTreeSet::new();
@@ -218,12 +363,20 @@ impl Volume {
             }
         }
         for (_, device, _) in self.store.objects() {
-            if here(&device).is_none() {
+            if device != own && here(&device).is_none() {
                 let name = name_of(newest, &device);
                 found.insert(format!("{name} has a folder here, and no state that can be used"));
             }
         }
-        let is_newest = |hash: &Hash| newest.iter().any(|head| head.hash == *hash);
+        let own_head = self.state().head;
+        let is_newest =
+            |hash: &Hash| *hash == own_head || newest.iter().any(|head| head.hash == *hash);
+        for head in newest.iter().filter(|head| head.device != own && !is_retired(&head.device)) {
+            if base.inherited.merged.generation(&head.device) < head.generation {
+                let name = super::named(&head.name, &head.device);
+                found.insert(format!("state {} of {name} is not joined yet", head.generation));
+            }
+        }
         if !base.inherited.parents.iter().all(is_newest) {
             found.insert("a device was copied, and both copies have written".into());
         }
@@ -232,31 +385,32 @@ impl Volume {
 
     /// What the newest heads need, and the commits that their ledgers keep, as [`short`] numbers,
     /// ascending; and whether something in it is not known.
-    fn needed(&self, heads: &[DeviceHead], own: &DeviceHead) -> Result<(Vec<u64>, bool)> {
+    fn needed(&self, heads: &[DeviceHead], own: &OwnHead) -> Result<(Vec<u64>, bool)> {
         let (nodes, needed) = (HashSet::new(), Vec::new());
         let mut marker = Marker { store: &self.store, nodes, needed, has_unknown: false };
-        for head in heads {
-            marker.node(&head.commit.root.0)?;
-            for kept in kept_in(&self.store, head.commit.ledger)?.values() {
+        let others = heads.iter().map(|head| (head.commit.root, head.commit.ledger));
+        for (root, ledger) in others.chain([(own.root, own.ledger)]) {
+            marker.node(&root.0)?;
+            for kept in kept_in(&self.store, ledger)?.values() {
                 marker.node(&kept.root.0)?;
             }
         }
-        marker.node(&own.commit.ledger.0)?;
+        marker.node(&own.ledger.0)?;
         Ok(marker.finish())
     }
 
-    /// The fates of all that the ledger of the `newest` own head has, where so many devices write.
-    fn planned(&self, newest: &DeviceHead, needed: &[u64], devices: usize) -> Result<Vec<Planned>> {
+    /// The fates of all that the ledger of the `newest` own head keeps, where so many devices write.
+    fn planned(
+        &self,
+        newest: &OwnHead,
+        rows: Vec<(&Hash, &Container)>,
+        needed: &[u64],
+        devices: usize,
+    ) -> Result<Vec<Planned>> {
         let own = newest.device;
-        let rows = containers_in(&self.store, newest.commit.ledger, &own)?;
-        let mut files: Vec<(Name, Container)> = Vec::new();
-        for (hash, row) in rows {
-            let name = match row.kind {
-                Kind::Head => Name::Head { device: own, generation: row.generation, hash },
-                _ => Name::Object { device: own, hash },
-            };
-            files.push((name, row));
-        }
+        let rows = rows.into_iter();
+        let mut files: Vec<(Name, Container)> =
+            rows.map(|(hash, row)| (named_by(own, *hash, row), *row)).collect();
         files.sort_by_key(|(name, row)| (std::cmp::Reverse(row.generation), name.clone()));
         let heads = files.iter().filter(|(_, row)| row.kind == Kind::Head).count() + 1;
         let folds = heads >= 2 * devices + 2;
@@ -272,6 +426,8 @@ impl Volume {
             // A head that goes alone would be news, and be answered by a head: without an end.
             let fate = match is_head {
                 true if folds && seen > UNFOLDED => Fate::Folded,
+                // It goes with the heads that name it.
+                false if row.kind == Kind::IndexRun => Fate::Stays,
                 false if needed == 0 => Fate::Unneeded,
                 _ => Fate::Stays,
             };

@@ -291,7 +291,7 @@ fn features_that_are_sealed_with_the_key_forbid() {
         let repository = Repository::find(&*repo).unwrap();
         let (mut keyring, register, slots) = repository.unlock(&key()).unwrap();
         keyring.features.incompatible = incompatible;
-        keyring.features.read_only_compatible = 1;
+        keyring.features.read_only_compatible = 1 << 31;
         let stamp = Stamp { counter: register.stamp.counter + 1, ..register.stamp };
         let random = SimRandom::new(9);
         let register = Register::seal(&key(), &repository.repo, stamp, slots, &keyring, &random);

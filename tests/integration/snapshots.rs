@@ -257,9 +257,9 @@ fn a_name_is_given_where_it_is_asked_for() {
     world.ok(&["check", "repo", "--read-data"]);
 }
 
-/// What was replaced is not needed once no state keeps it; nothing is removed.
+/// What was replaced is not needed once no state keeps it. It is given back, and waits.
 #[test]
-fn a_dry_run_says_what_nobody_needs() {
+fn a_sweep_gives_back_what_nobody_needs() {
     let world = World::with_repo();
     let put = |seed| {
         fs::write(world.path("source"), noise(3_000_000, seed)).unwrap();
@@ -283,8 +283,33 @@ fn a_dry_run_says_what_nobody_needs() {
     let said = world.ok(&["sweep", "repo", "--dry-run"]);
     assert!(said.contains("would be given back") && said.contains("nothing was changed"), "{said}");
     assert_eq!(world.files("repo"), before);
-    world.fails(&["sweep", "repo"], 2);
+    let refused = world.fails(&["sweep", "repo"], 2);
+    assert!(refused.contains("more than a fifth"), "{refused}");
+    assert_eq!(world.files("repo"), before);
+    let listed = world.ok(&["ls", "repo", "--json"]);
+    let swept = || -> Value {
+        serde_json::from_str(&world.ok(&["sweep", "repo", "--all", "--json"])).unwrap()
+    };
+    let told = swept();
+    assert!(told["given_back"]["bytes"].as_u64().unwrap() > 3_000_000, "{told}");
+    assert_eq!(told["removed"]["files"], 0, "{told}");
+    let given_back = told["given_back"]["files"].as_u64();
+    let after = world.files("repo");
+    assert!(before.iter().all(|file| after.contains(file)), "all wait");
+    let told = swept();
+    assert_eq!(told["given_back"]["files"], 0, "{told}");
+    assert_eq!(told["waiting"]["files"].as_u64(), given_back, "{told}");
+    let said = world.ok(&["sweep", "repo"]);
+    assert!(said.contains("for 7 more days on which this device runs"), "{said}");
+    assert_eq!(world.files("repo"), after, "no head without need");
+    assert_eq!(world.ok(&["ls", "repo", "--json"]), listed);
+    world.ok(&["ls", "repo", "--at", "first"]);
     world.ok(&["check", "repo", "--read-data"]);
+    if has_fuse("a sweep while mounted") {
+        let mount = world.mount("repo", "mnt", &KEY);
+        world.fails(&["sweep", "repo"], 11);
+        mount.unmount(&world);
+    }
 }
 
 #[test]

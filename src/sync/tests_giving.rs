@@ -1,0 +1,285 @@
+//! What nobody needs is given back and removed, and nothing else is: whatever the others do meanwhile.
+
+use proptest::prelude::*;
+
+use super::tests_identity::write_in_pieces;
+use super::tests_sweep::{all_states, forget, noise, publish};
+use crate::crypto::hex;
+use crate::merge::tests_devices::Device;
+use crate::merge::tests_histories::factor;
+use crate::volume::{SweepPlan, Swept, WAIT_STEPS};
+
+const DAY: u32 = 24 * 3600;
+
+fn sweep(device: &Device) -> (SweepPlan, Swept) {
+    device.fs().sweep(&|_| true).unwrap()
+}
+
+/// Bytes of all files in REPO.
+fn size(device: &Device) -> u64 {
+    let world = device.world();
+    let repo = world.paths().into_iter().filter(|path| path.starts_with("repo/"));
+    repo.map(|path| world.get(&path).unwrap().len() as u64).sum()
+}
+
+/// A client carries what a device has in its folder, and that it removed files there.
+fn carry(from: &Device, to: &Device) {
+    to.receive(from);
+    let own = format!("repo/{}/", hex(&from.volume().state().device));
+    let there = from.world().paths();
+    for path in to.world().paths().iter().filter(|path| path.starts_with(&own)) {
+        if !there.contains(path) {
+            assert!(to.world().remove_file(path));
+        }
+    }
+}
+
+/// Each hears of what the others have.
+fn exchange(devices: &[&Device]) {
+    for from in devices {
+        for to in devices.iter().filter(|to| !std::ptr::eq(**to, *from)) {
+            carry(from, to);
+        }
+    }
+    for device in devices {
+        device.follow();
+    }
+}
+
+#[test]
+fn one_device_alone_gets_its_space_back_after_the_wait() {
+    let laptop = Device::first("LAPTOP");
+    forget(&laptop);
+    for seed in 1..=6 {
+        publish(&laptop, "large", seed);
+        assert!(laptop.write(&format!("small{seed}"), "text"));
+    }
+    let before = size(&laptop);
+    let (plan, swept) = sweep(&laptop);
+    assert!(plan.doubts.is_empty(), "{:?}", plan.doubts);
+    assert_eq!(swept.removed, (0, 0));
+    assert!(swept.condemned.1 > before * 4 / 6, "{swept:?} of {before}");
+    let shown = laptop.seen();
+    for day in 1..WAIT_STEPS {
+        laptop.later(DAY);
+        assert_eq!(sweep(&laptop).1.removed, (0, 0), "day {day}");
+    }
+    laptop.later(DAY);
+    let (_, swept) = sweep(&laptop);
+    assert!(swept.removed.0 > 5, "{swept:?}");
+    assert!(size(&laptop) < before / 3, "{} of {before}", size(&laptop));
+    let laptop = laptop.remount(30);
+    assert!(laptop.seen() == shown);
+    // Only what can be shown is listed.
+    let (states, unreadable) = laptop.snapshots();
+    assert!(!states.is_empty() && unreadable == 0);
+    for state in states {
+        assert!(laptop.read_at(Some(state.time)).unwrap().try_seen().is_ok(), "{state:?}");
+    }
+    assert!(laptop.volume().notices.is_empty(), "{:?}", laptop.volume().notices);
+    let other = laptop.another("PHONE", 40);
+    assert!(other.seen() == shown);
+    assert!(other.volume().notices.is_empty(), "{:?}", other.volume().notices);
+}
+
+#[test]
+fn what_is_given_back_waits_for_all_devices_and_is_referred_to_by_none() {
+    let laptop = Device::first("LAPTOP");
+    forget(&laptop);
+    publish(&laptop, "large", 1);
+    let phone = laptop.another("PHONE", 3);
+    phone.checkpoint();
+    phone.answer();
+    exchange(&[&laptop, &phone]);
+    laptop.answer();
+    exchange(&[&laptop, &phone]);
+    publish(&laptop, "large", 2);
+    phone.later(120);
+    exchange(&[&laptop, &phone]);
+    phone.answer();
+    exchange(&[&laptop, &phone]);
+    let (_, swept) = sweep(&laptop);
+    assert!(swept.condemned.1 > 500_000, "{swept:?}");
+    for _ in 0..20 {
+        laptop.later(DAY);
+        assert_eq!(sweep(&laptop).1.removed, (0, 0), "PHONE has not said that it knows");
+    }
+    // Its content is stored again by who writes it, there and here.
+    phone.later(20 * DAY);
+    exchange(&[&laptop, &phone]);
+    for device in [&laptop, &phone] {
+        let before = size(device);
+        publish(device, "again", 1);
+        assert!(size(device) > before + 500_000, "it refers to what is given back");
+        assert!(device.unlink("again"));
+        device.checkpoint();
+    }
+    exchange(&[&laptop, &phone]);
+    phone.answer();
+    exchange(&[&laptop, &phone]);
+    laptop.later(DAY);
+    let (_, swept) = sweep(&laptop);
+    assert!(swept.removed.1 > 500_000, "{swept:?}");
+    exchange(&[&laptop, &phone]);
+    for device in [laptop.remount(50), phone.remount(51)] {
+        assert!(device.seen()["large"].bytes == noise(2));
+        assert!(device.volume().notices.is_empty(), "{:?}", device.volume().notices);
+        assert!(device.volume().heads().newest.iter().all(|head| head.complete));
+    }
+}
+
+/// A copy of a client stood in for each file, and was taken away once the file itself was there: reads
+/// failed until the next mount, and nothing could be published.
+#[test]
+fn a_file_is_read_in_its_place_again_once_its_copy_is_gone() {
+    let laptop = Device::first("LAPTOP");
+    for number in 0..8 {
+        publish(&laptop, &format!("f{number}"), number);
+    }
+    let whole = |device: &Device| -> Vec<(String, Vec<u8>)> {
+        let paths = device.world().paths().into_iter();
+        let paths = paths.filter(|path| path.matches('/').count() > 2 && !path.contains(" (1)"));
+        paths.map(|path| (path.clone(), device.world().get(&path).unwrap())).collect()
+    };
+    let files = whole(&laptop);
+    for is_renamed_while_mounted in [false, true] {
+        let reader = laptop.another("PHONE", 3);
+        let ended = reader.end();
+        let rename = |world: &crate::io::sim::SimWorld, away: bool| {
+            for (path, bytes) in &files {
+                let copy = format!("{path} (1)");
+                let (from, to) = if away { (path, &copy) } else { (&copy, path) };
+                world.put(to, bytes);
+                assert!(world.remove_file(from));
+            }
+        };
+        let phone = if is_renamed_while_mounted {
+            let phone = ended.mount(5);
+            rename(phone.world(), true);
+            phone.later(5);
+            phone.follow();
+            phone
+        } else {
+            rename(&ended.world, true);
+            ended.mount(5)
+        };
+        assert!(phone.find("f7").is_some());
+        rename(phone.world(), false);
+        phone.later(20);
+        assert!(phone.seen() == laptop.seen(), "{is_renamed_while_mounted}");
+        assert!(phone.write("own", "text"));
+        phone.checkpoint();
+        assert!(phone.remount(9).seen().len() == 9);
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write(usize, usize, u8),
+    Unlink(usize, usize),
+    Keep(usize),
+    Pass(u8),
+    Publish(usize),
+    Sweep(usize),
+    Week(usize),
+    Exchange,
+    Carry(usize, usize),
+    Remount(usize),
+    Kill(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let device = 0..3_usize;
+    prop_oneof![
+        4 => (device.clone(), 0..3_usize, 0..4_u8).prop_map(|(at, file, seed)| Step::Write(at, file, seed)),
+        2 => (device.clone(), 0..3_usize).prop_map(|(at, file)| Step::Unlink(at, file)),
+        1 => device.clone().prop_map(Step::Keep),
+        3 => (1..10_u8).prop_map(Step::Pass),
+        4 => device.clone().prop_map(Step::Publish),
+        3 => device.clone().prop_map(Step::Sweep),
+        3 => device.clone().prop_map(Step::Week),
+        3 => Just(Step::Exchange),
+        6 => (device.clone(), device.clone()).prop_map(|(from, to)| Step::Carry(from, to)),
+        1 => device.clone().prop_map(Step::Remount),
+        1 => device.prop_map(Step::Kill),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12 * factor()))]
+    /// Three devices write, sweep, and hear of each other or do not: whatever one of them shows, or its
+    /// newest state or a kept one has, can be read there for as long as all that was carried is there.
+    #[test]
+    fn whoever_sweeps_whatever_is_shown_or_kept_can_be_read(
+        steps in prop::collection::vec(step(), 20..120),
+    ) {
+        let laptop = Device::first("LAPTOP");
+        forget(&laptop);
+        publish(&laptop, "f0", 9);
+        let mut devices =
+            vec![laptop.another("PHONE", 3), laptop.another("DESK", 4), laptop];
+        let (mut names, mut seed) = (0, 100);
+        let mut removed = 0;
+        for step in steps {
+            match step {
+                Step::Write(at, file, seed) => {
+                    let _ = write_in_pieces(&devices[at], &format!("f{file}"), &noise(u64::from(seed)));
+                }
+                Step::Unlink(at, file) => drop(devices[at].unlink(&format!("f{file}"))),
+                Step::Keep(at) => {
+                    names += 1;
+                    devices[at].fs().keep(&format!("{names}")).unwrap();
+                }
+                Step::Pass(days) => devices.iter().for_each(|device| {
+                    device.later(u32::from(days) * DAY);
+                }),
+                Step::Publish(at) => devices[at].answer(),
+                Step::Sweep(at) => removed += sweep(&devices[at]).1.removed.0,
+                Step::Week(at) => (0..8).for_each(|_| {
+                    devices[at].later(DAY);
+                    removed += sweep(&devices[at]).1.removed.0;
+                }),
+                Step::Exchange => {
+                    exchange(&devices.iter().collect::<Vec<_>>());
+                    for device in &devices {
+                        device.later(120);
+                        device.answer();
+                    }
+                    exchange(&devices.iter().collect::<Vec<_>>());
+                }
+                Step::Carry(from, to) if from != to => {
+                    carry(&devices[from], &devices[to]);
+                    devices[to].follow();
+                }
+                Step::Carry(..) => {}
+                Step::Remount(at) => {
+                    seed += 1;
+                    let device = devices.remove(at).remount(seed);
+                    devices.insert(at, device);
+                }
+                Step::Kill(at) => {
+                    seed += 1;
+                    let ended = devices.remove(at);
+                    ended.fs().flush_log().unwrap();
+                    devices.insert(at, ended.kill().mount(seed));
+                }
+            }
+            for device in &devices {
+                prop_assert!(device.try_seen().is_ok());
+            }
+        }
+        // All that is there is carried, twice: what nobody has removed is shown by all.
+        for _ in 0..3 {
+            for device in &devices {
+                device.later(120);
+                device.answer();
+            }
+            exchange(&devices.iter().collect::<Vec<_>>());
+        }
+        for device in &devices {
+            prop_assert!(!all_states(device).is_empty());
+            prop_assert!(device.seen() == devices[0].seen());
+        }
+        println!("{removed} removed");
+    }
+}
