@@ -9,8 +9,8 @@
 //! durable in local state before it enters, unless local state is gone or has no room.
 
 use std::io::{self, ErrorKind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Result, Store, StoreError};
 use crate::crypto::{Hash, hash};
@@ -20,8 +20,8 @@ use crate::io::{OpenMode, PrivateFolder};
 
 /// The log's file in local state.
 const INTENT: &str = "intent";
-/// The bytes of the last two heads that were to enter REPO, in local state: of even generations, and of
-/// odd ones. Until the name of one is logged, the one before must be there.
+/// The bytes of the last two heads that were to enter REPO, in local state. Until the name of one is
+/// logged, the last one whose name was must be there.
 const STAGED_HEADS: [&str; 2] = ["head.0", "head.1"];
 /// Longest log that is read, in bytes.
 const INTENT_MAX: u64 = 64 << 20;
@@ -31,12 +31,22 @@ pub(super) struct Intents {
     state: Option<Arc<dyn PrivateFolder>>,
     /// Local state is gone: names are not logged before their files enter REPO.
     stateless: AtomicBool,
+    places: Mutex<Places>,
+}
+
+/// Which of [`STAGED_HEADS`] hold what.
+#[derive(Default)]
+struct Places {
+    /// The head that was staged last, if its name is not logged yet.
+    staged: Option<usize>,
+    /// The last head whose name was logged by this process.
+    logged: Option<usize>,
 }
 
 impl Intents {
     /// The log in `state`. Without it no name can be logged.
     pub(super) fn new(state: Option<Arc<dyn PrivateFolder>>) -> Self {
-        Self { state, stateless: AtomicBool::new(false) }
+        Self { state, stateless: AtomicBool::new(false), places: Mutex::default() }
     }
 
     /// Logs a name durably. Its file may enter REPO then.
@@ -45,18 +55,31 @@ impl Intents {
             return Ok(());
         }
         let state = self.state.as_ref().expect("only a store with state publishes");
-        append(&**state, name).map_err(|error| StoreError::state("intent log", error))
+        append(&**state, name).map_err(|error| StoreError::state("intent log", error))?;
+        if matches!(name, Name::Head { .. }) {
+            let mut places = self.places();
+            places.logged = places.staged.take().or(places.logged);
+        }
+        Ok(())
+    }
+
+    // A panic elsewhere does not make it wrong: it is changed in one step.
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes the bytes of a head durable before its name is logged. A power cut may take it out of
-    /// REPO after a sync client read it there: then the next opening brings it back.
-    pub(super) fn stage_head(&self, generation: u64, bytes: &[u8]) -> Result<()> {
+    /// REPO after a sync client read it there: then the next opening brings it back. The last one whose
+    /// name is logged stays, however many after it fail before theirs are.
+    pub(super) fn stage_head(&self, bytes: &[u8]) -> Result<()> {
         if self.is_stateless() {
             return Ok(());
         }
         let state = self.state.as_ref().expect("only a store with state publishes");
         let failed = |error| StoreError::state("head", error);
-        let place = STAGED_HEADS[(generation % 2) as usize];
+        let at = self.places().logged.map_or(0, |logged| 1 - logged);
+        self.places().staged = Some(at);
+        let place = STAGED_HEADS[at];
         match state.replace(place, bytes).map_err(failed) {
             Err(StoreError::Full) => {
                 log::warn!("local state has no room for a copy of the next head");

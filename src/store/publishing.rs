@@ -276,7 +276,7 @@ impl Store {
         let name =
             Name::Head { device: commit.device, generation: commit.generation, hash: built.hash };
         // In place of one that failed to enter, before what that one needs is removed.
-        let staged = self.intents.stage_head(commit.generation, &built.bytes);
+        let staged = self.intents.stage_head(&built.bytes);
         // Before the head: entering its folder makes their removal durable too.
         let entered = staged.and_then(|()| self.remove_failed());
         if let Err(error) = entered.and_then(|()| self.enter(&name, &built.bytes)) {

@@ -493,7 +493,7 @@ fn a_head_enters_although_local_state_has_no_room_for_a_copy() {
     let operations = world.operations();
     world.fail_at(operations + 1, Fault::NoSpace);
     assert!(checkpoint(&volume, vec![file(&volume, b"two")]).is_err());
-    assert_eq!(copies(), [true, false]);
+    assert_eq!(copies(), [false, true], "not in the place of the one before");
     let used: usize = disk.paths().iter().map(|path| disk.get(path).unwrap().len()).sum();
     disk.set_capacity(used as u64 + 8192);
     world.clear_faults();
