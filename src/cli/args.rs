@@ -105,7 +105,7 @@ pub enum Command {
     Diff(DiffArgs),
     /// Bring files back as they were
     Restore(RestoreArgs),
-    /// Say what nobody needs any more
+    /// Give back the space of what nobody needs any more
     Sweep(SweepArgs),
     /// Look for damage
     Check(CheckArgs),

@@ -125,6 +125,11 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
+    /// Sets the clock of the machine by the time that has passed for everybody.
+    pub fn show_time(&self) {
+        self.world.clock().set_wall(self.hands.shown());
+    }
+
     pub fn mount(self, seed: u64) -> Device {
         self.try_mount(seed).unwrap_or_else(|failed| panic!("{}", failed.1))
     }

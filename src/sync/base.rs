@@ -76,8 +76,10 @@ fn with_kept(store: &Store, loaded: &Loaded, plan: &Plan) -> Result<Option<Base>
     let roots = loaded.kept.iter().map(|state| state.kept.root);
     let roots: Vec<Root> = roots.chain(tips.iter().map(|(head, _)| head.commit.root)).collect();
     let known = (base.namespace.shown, base.inherited.inodes, base.inherited.bytes);
-    base.namespace = merge::join(store, &roots)?;
-    (base.inherited.inodes, base.inherited.bytes) = counts(store, known, base.namespace.shown)?;
+    let joined = merge::join(store, &roots)?;
+    // What only the tree before has is in memory for as long as that is held.
+    (base.inherited.inodes, base.inherited.bytes) = counts(store, known, joined.shown)?;
+    base.namespace = joined;
     base.inherited.root = base.namespace.stored;
     if base.commit.time < commit.time {
         base.commit = commit;

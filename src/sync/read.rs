@@ -353,6 +353,7 @@ impl Loaded {
                 bad: commit.bad.clone(),
             });
             let ledger = newest.ledger;
+            self.here.features.merge(features);
             let is_given_back = |hash: &Hash| is_given_back(store, ledger, device, hash);
             if usable.is_later(&commit) {
                 // Those that cannot be used are later still.
@@ -371,7 +372,6 @@ impl Loaded {
             self.unlisted.extend(unlisted.map(|(name, is)| (*device, generation, name, is)));
             followed.insert(commit.previous);
             chain.push(Link { generation, hash, previous: commit.previous });
-            self.here.features.merge(features);
             if store.is_copied(&file.name()) {
                 let path = file.name().path();
                 let text = format!("{path}: it is not in its place; a copy stands in");
@@ -391,6 +391,9 @@ impl Loaded {
         if let Some(passed) = passed {
             self.add_gap(*device, passed, files, is_given_back);
         }
+        // A copy of a head that was given back is nobody's branch, although nothing here follows it.
+        let newest_hash = found.first().map(|(head, _)| head.hash);
+        found.retain(|(head, _)| Some(head.hash) == newest_hash || !is_given_back(&head.hash));
         let is_here = |hash: &Hash| files.iter().any(|file| file.hash == *hash);
         for Link { generation, previous: hash, .. } in &chain {
             if *hash != [0; 32] && !is_here(hash) && !is_given_back(hash) {

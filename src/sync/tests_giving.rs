@@ -278,6 +278,13 @@ proptest! {
         }
         for device in &devices {
             prop_assert!(!all_states(device).is_empty());
+            let (states, unreadable) = device.snapshots();
+            prop_assert!(!states.is_empty() && unreadable == 0);
+            for state in states {
+                let read = device.read_at(Some(state.time));
+                let told = format!("state {} of {}", state.generation, state.name);
+                prop_assert!(read.is_ok_and(|read| read.try_seen().is_ok()), "{}", told);
+            }
             prop_assert!(device.seen() == devices[0].seen());
         }
         println!("{removed} removed");

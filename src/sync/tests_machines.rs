@@ -208,6 +208,14 @@ impl Devices {
             device.later(24 * 3600);
             let _ = device.fs().sweep(&|_| true);
         }
+        // The days pass for all.
+        for machine in self.machines.iter().flatten() {
+            match machine {
+                Machine::Mounted(device) => device.later(0),
+                Machine::Ended(ended) => ended.show_time(),
+            }
+        }
+        let Machine::Mounted(device) = self.machine(at) else { return };
         let after: BTreeSet<String> = repo_files(device.world()).into_iter().collect();
         let removed = before.into_iter().filter(|path| !after.contains(path));
         for path in removed.collect::<Vec<_>>() {

@@ -7,7 +7,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::listed::containers_in;
 use super::sweep::{Fate, GivenBack, SweepPlan};
@@ -72,7 +71,10 @@ impl Volume {
     /// The feature sets of the next head.
     pub(super) fn features_with(&self, giving: &Giving) -> Features {
         let mut features = self.features;
-        if giving.changes_rows() || self.gives_back.load(Ordering::Relaxed) {
+        // That another device gives back, its own heads say.
+        features.read_only_compatible &= !Features::GIVES_BACK;
+        let own = self.store.reliance(&self.state().device);
+        if giving.changes_rows() || own.is_some_and(|own| own.gives_back) {
             features.read_only_compatible |= Features::GIVES_BACK;
         }
         features
@@ -83,7 +85,6 @@ impl Volume {
         if !giving.changes_rows() {
             return;
         }
-        self.gives_back.store(true, Ordering::Relaxed);
         match containers_in(&self.store, commit.ledger, &commit.device) {
             Ok(rows) => self.rely_on_own(rows, commit, hash),
             // What is condemned stays out of use as long as this process lives.
@@ -109,6 +110,14 @@ impl Volume {
         let is_going = |fate| matches!(fate, Fate::Unneeded | Fate::Folded);
         let mut going: Vec<_> = plan.files.iter().filter(|file| is_going(file.fate)).collect();
         let mut rows = containers_in(&self.store, self.own().ledger, &own)?;
+        let is_needed = plan.given.iter().any(|given| given.is_needed_alone);
+        if going.is_empty() && plan.forgotten().next().is_none() && !is_needed {
+            return Ok(false);
+        }
+        let is_needed = plan.given.iter().any(|given| given.is_needed_alone);
+        if going.is_empty() && plan.forgotten().next().is_none() && !is_needed {
+            return Ok(false);
+        }
         for hash in going.iter().filter_map(|file| file.name.hash()) {
             if let Some(row) = rows.get_mut(&hash) {
                 row.condemned = u64::MAX;

@@ -121,8 +121,6 @@ pub struct Volume {
     waiting_rows: Mutex<WaitingRows>,
     /// What the next head gives back.
     giving: Mutex<Giving>,
-    /// Whether a head of this mount is the first that gives something back.
-    gives_back: AtomicBool,
     /// When the changes were frozen that the next head will have.
     frozen_at: Mutex<Option<Timestamp>>,
     /// What this device's newest head says of the device alone.
@@ -293,7 +291,6 @@ impl Volume {
             keeping: Mutex::default(),
             waiting_rows: Mutex::default(),
             giving: Mutex::default(),
-            gives_back: AtomicBool::new(false),
             frozen_at: Mutex::default(),
             own: Mutex::new(parts.own),
             notices: parts.notices,

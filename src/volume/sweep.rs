@@ -239,7 +239,7 @@ impl Volume {
             format!("not all files of {} are here", super::named(&head.name, &head.device))
         });
         plan.doubts.extend(behind.chain(unusable).chain(incomplete).map(Doubt::NotAllHere));
-        plan.doubts.extend(self.unseen(&heads.newest).map(Doubt::NotAllHere));
+        plan.doubts.extend(self.unseen(&heads.newest, own).map(Doubt::NotAllHere));
         let is_retired = |device: &DeviceId| base.inherited.is_retired(device);
         let others = heads.newest.iter().filter(|head| head.device != own);
         plan.awaited.extend(others.filter(|head| !is_retired(&head.device)).map(|head| Awaited {
@@ -345,9 +345,8 @@ impl Volume {
 
     /// States that count and that are not among these newest heads, in words: of a device that is named
     /// or has a folder, and of a device that was copied.
-    fn unseen(&self, newest: &[DeviceHead]) -> impl Iterator<Item = String> {
+    fn unseen(&self, newest: &[DeviceHead], own: DeviceId) -> impl Iterator<Item = String> {
         let base = self.base();
-        let own = self.state().device;
         let is_retired = |device: &DeviceId| base.inherited.is_retired(device);
         let here = |device: &DeviceId| newest.iter().find(|head| head.device == *device);
         let mut found = BTreeSet::new();
@@ -371,8 +370,12 @@ impl Volume {
         let own_head = self.state().head;
         let is_newest =
             |hash: &Hash| *hash == own_head || newest.iter().any(|head| head.hash == *hash);
+        let mut processed = self.own().processed;
+        processed.join(&base.inherited.merged);
+        let joined = self.content_with(&processed);
         for head in newest.iter().filter(|head| head.device != own && !is_retired(&head.device)) {
-            if base.inherited.merged.generation(&head.device) < head.generation {
+            // A head without news brings nothing, once its device's news is joined.
+            if !joined.has_all_of(&head.content()) {
                 let name = super::named(&head.name, &head.device);
                 found.insert(format!("state {} of {name} is not joined yet", head.generation));
             }
