@@ -165,3 +165,29 @@ impl Store {
         STAGED_HEADS.iter().try_for_each(|path| remove(state, path))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::sim::SimWorld;
+
+    /// The second of two heads that failed before their names were logged took the place of the copy of
+    /// the one before, which a client had: after a power cut nothing could bring that back.
+    #[test]
+    fn the_last_head_whose_name_is_logged_stays_whatever_is_staged_after_it() {
+        let state = SimWorld::new().folder("state");
+        let intents = Intents::new(Some(state.clone()));
+        let is_kept = |bytes: &[u8]| Store::staged_head(&*state, &hash(bytes)).unwrap().is_some();
+        let name = |bytes: &[u8]| Name::Head { device: [1; 16], generation: 1, hash: hash(bytes) };
+        for (number, logged) in [b"one", b"two"].into_iter().enumerate() {
+            intents.stage_head(logged).unwrap();
+            intents.log(&name(logged)).unwrap();
+            for failed in 0..5 {
+                let failed = format!("{number} {failed}");
+                intents.stage_head(failed.as_bytes()).unwrap();
+                assert!(is_kept(logged) && is_kept(failed.as_bytes()));
+            }
+        }
+        assert!(!is_kept(b"one"));
+    }
+}

@@ -172,25 +172,6 @@ fn what_a_mount_replayed_survives_although_a_flush_had_failed() {
     play_world(&[], steps).unwrap();
 }
 
-/// A first head failed to enter after a client had read it. The next two failed before their names were
-/// logged, and the second of them took the place of the first one's copy: "restored or copied".
-#[test]
-fn a_head_that_a_client_has_is_kept_however_many_fail_after_it() {
-    for fault in 0..40 {
-        for publishes in 1..4 {
-            let mut steps = vec![
-                Step::Act(2, vec![Act::Save(0)], false),
-                Step::Fault(2, During::Publish, fault, Fault::Io),
-            ];
-            // All that others wrote.
-            steps.extend((0..30).map(|seed| Step::Hide(2, seed)));
-            steps.extend((0..publishes).map(|_| Step::Answer(2)));
-            steps.push(Step::Crash(2, During::Fsync, 0, 0, false));
-            play_world(&[], steps).unwrap();
-        }
-    }
-}
-
 /// A client left a copy of a head that was given back. It was taken for another branch of its device, and
 /// what this one showed differed from what the others did.
 #[test]
