@@ -10,6 +10,7 @@ use crate::crypto::{DeviceId, Hash};
 use crate::format::commit::{Commit, Name, parse_head_name};
 use crate::format::container::Kind;
 use crate::format::ledger::{Container, Kept, Key as LedgerKey};
+use crate::format::node::NO_ID;
 use crate::format::register::Features;
 use crate::io::Timestamp;
 use crate::store::{Reliance, Result, Rows, Store, StoreError};
@@ -201,6 +202,9 @@ pub(super) fn load_heads(store: &Store, heads: &Heads, usable: Usable<'_>) -> Lo
         loaded.here.files.extend(files.iter().map(|file| file.hash));
         loaded.add_device(store, device, files, usable);
     }
+    if let Some(until) = usable.until {
+        loaded.add_all_kept(store, until);
+    }
     // What a repair went on without is lacked by nobody.
     let gaps = std::mem::take(&mut loaded.gaps);
     loaded.unusable.extend(gaps.into_iter().filter(|(file, _)| !loaded.bad.contains(&file.hash)));
@@ -384,9 +388,7 @@ impl Loaded {
                 found.push((head, file.clone()));
             }
         }
-        let newest = self.newest.get(device);
-        let (name, ledger) =
-            newest.map_or_else(Default::default, |newest| (newest.name.clone(), newest.ledger));
+        let ledger = self.newest.get(device).map_or((NO_ID, 0), |newest| newest.ledger);
         let is_given_back = |hash: &Hash| is_given_back(store, ledger, device, hash);
         if let Some(passed) = passed {
             self.add_gap(*device, passed, files, is_given_back);
@@ -409,20 +411,28 @@ impl Loaded {
                 Notice::Damage(format!("{path}: the history of {who} does not fit before it"))
             }));
         }
-        if let Some(until) = usable.until {
-            let kept = kept_in(store, ledger);
-            if let Some(newest) = self.newest.get(device).filter(|newest| newest.gives_back)
-                && let Ok(kept) = &kept
-            {
-                // What others need may be gone, although their heads are here.
-                found.retain(|(head, _)| {
-                    head.hash == newest.hash || kept.contains_key(&head.generation)
+        self.heads.extend(found);
+    }
+
+    /// Takes the states into account that devices keep and of which the heads are gone, if that is
+    /// asked for.
+    fn add_all_kept(&mut self, store: &Store, until: Timestamp) {
+        // What a state needs that nobody keeps may be gone then, although its head is here.
+        let is_given_back = self.newest.values().any(|newest| newest.gives_back);
+        let all = self.newest.iter().map(|(device, newest)| {
+            (*device, newest.name.clone(), newest.hash, kept_in(store, newest.ledger))
+        });
+        for (device, name, newest, kept) in all.collect::<Vec<_>>() {
+            if is_given_back && let Ok(kept) = &kept {
+                self.heads.retain(|(head, _)| {
+                    let is_kept = head.hash == newest || kept.contains_key(&head.generation);
+                    head.device != device || is_kept
                 });
             }
-            let last = found.first().map_or(0, |(head, _)| head.generation);
-            self.add_kept((*device, name), kept, until, last);
+            let own = self.heads.iter().find(|(head, _)| head.device == device);
+            let last = own.map_or(0, |(head, _)| head.generation);
+            self.add_kept((device, name), kept, until, last);
         }
-        self.heads.extend(found);
     }
 
     /// Notes the newest state of a device of the time that is asked for, if its ledger keeps that and
@@ -545,7 +555,7 @@ fn kept_and_not_here(
 mod tests {
     use super::*;
     use crate::format::container::Kind;
-    use crate::format::node::{LedgerItem, NO_ID};
+    use crate::format::node::LedgerItem;
     use crate::merge::tests_devices::Device;
     use crate::tree::{Keys, NewNodes};
 

@@ -90,6 +90,7 @@ impl Snapshots {
     pub fn list(&mut self, volume: &Volume, repository: &Repository) -> (Vec<Snapshot>, usize) {
         let before = std::mem::take(&mut self.opened);
         let (mut found, mut unreadable) = (Vec::new(), 0);
+        let mut of_devices = Vec::new();
         for (device, files) in &repository.heads {
             let (mut states, mut newest) = (Vec::new(), None);
             for file in files {
@@ -110,13 +111,16 @@ impl Snapshots {
                 states.push(opened.snapshot.clone());
                 newest = Some(opened);
             }
-            let Some(Opened { snapshot, ledger, gives_back }) = newest else { continue };
+            of_devices.extend(newest.map(|newest| (states, newest)));
+        }
+        // What a state needs that nobody keeps may be gone then, although its head is here.
+        let is_given_back = of_devices.iter().any(|(_, newest)| newest.gives_back);
+        for (mut states, Opened { snapshot, ledger, .. }) in of_devices {
             match kept_in(&volume.store, ledger) {
                 Ok(kept) => {
-                    // What others need may be gone, although their heads are here.
                     states.retain(|state| {
                         let generation = state.generation;
-                        !gives_back
+                        !is_given_back
                             || generation == snapshot.generation
                             || kept.contains_key(&generation)
                     });
