@@ -2,8 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::tests_identity::write_in_pieces;
-use super::tests_sweep::{all_states, forget, noise, publish};
+use super::tests_sweep::{Edit, all_states, edit, forget, noise, publish};
 use crate::crypto::hex;
 use crate::merge::tests_devices::Device;
 use crate::merge::tests_histories::factor;
@@ -175,9 +174,7 @@ fn a_file_is_read_in_its_place_again_once_its_copy_is_gone() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Write(usize, usize, u8),
-    Unlink(usize, usize),
-    Keep(usize),
+    Edit(usize, Edit),
     Pass(u8),
     Publish(usize),
     Sweep(usize),
@@ -191,9 +188,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let device = 0..3_usize;
     prop_oneof![
-        4 => (device.clone(), 0..3_usize, 0..4_u8).prop_map(|(at, file, seed)| Step::Write(at, file, seed)),
-        2 => (device.clone(), 0..3_usize).prop_map(|(at, file)| Step::Unlink(at, file)),
-        1 => device.clone().prop_map(Step::Keep),
+        7 => (device.clone(), edit()).prop_map(|(at, edit)| Step::Edit(at, edit)),
         3 => (1..10_u8).prop_map(Step::Pass),
         4 => device.clone().prop_map(Step::Publish),
         3 => device.clone().prop_map(Step::Sweep),
@@ -222,14 +217,7 @@ proptest! {
         let mut removed = 0;
         for step in steps {
             match step {
-                Step::Write(at, file, seed) => {
-                    let _ = write_in_pieces(&devices[at], &format!("f{file}"), &noise(u64::from(seed)));
-                }
-                Step::Unlink(at, file) => drop(devices[at].unlink(&format!("f{file}"))),
-                Step::Keep(at) => {
-                    names += 1;
-                    devices[at].fs().keep(&format!("{names}")).unwrap();
-                }
+                Step::Edit(at, edit) => edit.apply(&devices[at], &mut names),
                 Step::Pass(days) => devices.iter().for_each(|device| {
                     device.later(u32::from(days) * DAY);
                 }),

@@ -217,11 +217,41 @@ fn a_file_in_no_ledger_stays_and_a_state_that_is_not_whole_ends_the_plan() {
     assert!(read.volume().plan_sweep(laptop.volume().state().device).is_err());
 }
 
+/// What a device does to what it shows, or keeps.
+#[derive(Clone, Debug)]
+pub enum Edit {
+    Write(usize, u8),
+    Unlink(usize),
+    Keep,
+}
+
+pub fn edit() -> impl Strategy<Value = Edit> {
+    prop_oneof![
+        4 => (0..3_usize, 0..5_u8).prop_map(|(file, seed)| Edit::Write(file, seed)),
+        2 => (0..3_usize).prop_map(Edit::Unlink),
+        1 => Just(Edit::Keep),
+    ]
+}
+
+impl Edit {
+    /// Does it; `names` were given to states before.
+    pub fn apply(&self, device: &Device, names: &mut u32) {
+        match self {
+            Self::Write(file, seed) => {
+                let _ = write_in_pieces(device, &format!("f{file}"), &noise(u64::from(*seed)));
+            }
+            Self::Unlink(file) => drop(device.unlink(&format!("f{file}"))),
+            Self::Keep => {
+                *names += 1;
+                device.fs().keep(&format!("{names}")).unwrap();
+            }
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
-    Write(usize, usize, u8),
-    Unlink(usize, usize),
-    Keep(usize),
+    Edit(usize, Edit),
     Pass(u8),
     Policy(usize, u8),
     Publish(usize),
@@ -231,9 +261,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let device = 0..2_usize;
     prop_oneof![
-        4 => (device.clone(), 0..3_usize, 0..5_u8).prop_map(|(at, file, seed)| Step::Write(at, file, seed)),
-        2 => (device.clone(), 0..3_usize).prop_map(|(at, file)| Step::Unlink(at, file)),
-        1 => device.clone().prop_map(Step::Keep),
+        7 => (device.clone(), edit()).prop_map(|(at, edit)| Step::Edit(at, edit)),
         3 => (1..30_u8).prop_map(Step::Pass),
         1 => (device.clone(), 0..3_u8).prop_map(|(at, hours)| Step::Policy(at, hours)),
         5 => device.clone().prop_map(Step::Publish),
@@ -272,14 +300,7 @@ proptest! {
         let mut names = 0;
         for step in steps {
             match step {
-                Step::Write(at, file, seed) => {
-                    let _ = write_in_pieces(&devices[at], &format!("f{file}"), &noise(u64::from(seed)));
-                }
-                Step::Unlink(at, file) => drop(devices[at].unlink(&format!("f{file}"))),
-                Step::Keep(at) => {
-                    names += 1;
-                    devices[at].fs().keep(&format!("{names}")).unwrap();
-                }
+                Step::Edit(at, edit) => edit.apply(&devices[at], &mut names),
                 Step::Pass(quarters) => devices.iter().for_each(|device| {
                     device.later(u32::from(quarters) * 450);
                 }),
