@@ -40,7 +40,7 @@ fn give_back(global: &Global, repo: &Path, all: bool) -> Result<Exit> {
         let text =
             format!("{files} files with {bytes} are not needed: more than a fifth of the folder");
         return Err(Failure::new(Exit::Usage, text)
-            .hint("nothing was changed; --dry-run says more, and --all gives them back"));
+            .hint("nothing was given back; --dry-run says more, and --all gives them back"));
     }
     let heads = opened.fs.volume().heads();
     if global.json {
@@ -72,7 +72,9 @@ fn show_swept(
     line("given back from now", swept.condemned)?;
     if swept.needed > 0 {
         let bytes = byte_count(swept.needed);
-        say!("something in {bytes} is needed after all, was stored again, and the files wait")?;
+        say!(
+            "{bytes} stay for now: something in them is needed, and its other copy is too new or bad"
+        )?;
     }
     show_waiting(plan, heads)
 }
@@ -87,6 +89,10 @@ fn show_waiting(plan: &SweepPlan, heads: &Heads) -> std::result::Result<(), outp
     let here = || plan.given.iter().filter(|file| file.is_here);
     if let Some(days) = here().map(|file| file.days).max().filter(|days| *days > 0) {
         say!("  for {days} more days on which this device runs, at most")?;
+    }
+    let due = here().filter(|file| file.is_due && !file.is_needed_alone).count();
+    if due > 0 {
+        say!("  {due} of them for the next sweep")?;
     }
     let unaware: BTreeSet<_> = here().flat_map(|file| file.awaited.clone()).collect();
     for device in unaware {

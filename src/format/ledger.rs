@@ -1,6 +1,7 @@
 //! Rows of a device's ledger: what it keeps or gives back in its own folder, and its kept
 //! commits (`docs/format.md`, "Ledger").
 
+use super::commit::Name;
 use super::container::Kind;
 use super::node::{Id, LEVEL_MAX};
 use super::wire::{DecodeError, Decoder, Encoder, Result};
@@ -80,6 +81,14 @@ impl Key {
 }
 
 impl Container {
+    /// The name of the head or object with this hash, in the folder of a device, of which this is the row.
+    pub fn name(&self, device: DeviceId, hash: Hash) -> Name {
+        match self.kind {
+            Kind::Head => Name::Head { device, generation: self.generation, hash },
+            _ => Name::Object { device, hash },
+        }
+    }
+
     /// Encodes the row in its canonical form.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::new();

@@ -71,12 +71,10 @@ impl Fs {
         let begun = volume.begin_giving(&plan).map_err(failed);
         // Others wait for this device, too.
         let is_owed = volume.owed_answer().is_some();
-        let made =
-            begun.and_then(
-                |is_any| {
-                    if is_any || is_owed { self.checkpoint_locked(true) } else { Ok(None) }
-                },
-            );
+        let made = match begun {
+            Ok(is_any) if is_any || is_owed => self.checkpoint_locked(true),
+            other => other.map(|_| None),
+        };
         volume.end_giving();
         if let Some((_, Some(withheld))) = made? {
             return Err(self.store_failed(&withheld));

@@ -201,11 +201,9 @@ impl Store {
         before.union(now).map(|number| self.catalogue.name(*number)).collect()
     }
 
-    /// Whether a file is in its place at present, of whatever size.
+    /// Whether anything is in the place of a file at present. What cannot be looked at may be there.
     pub fn is_in_place(&self, name: &Name) -> bool {
-        let found = self.folder().look(&name.path());
-        // What cannot be looked at may be there.
-        found.is_ok_and(|found| found.is_some_and(|found| found.kind == EntryKind::File))
+        !matches!(self.folder().look(&name.path()), Ok(None))
     }
 
     /// Whether a container of `numbers` that passes `test` was seen.

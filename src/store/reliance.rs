@@ -22,8 +22,9 @@ pub type Rows = BTreeMap<Hash, Container>;
 pub struct Reliance {
     /// The ledger of the device's newest head.
     pub ledger: Root,
-    /// The rows of that ledger; empty as long as the device gives nothing back.
-    pub rows: Arc<Rows>,
+    /// The rows of that ledger; empty as long as the device gives nothing back. None if they cannot be
+    /// read: then nothing is known of what it keeps or gave back.
+    pub rows: Option<Arc<Rows>>,
     /// The hash of the newest head, of which the ledger has no row.
     pub newest: Hash,
     /// Whether the device gives back what is in its folder.
@@ -36,24 +37,29 @@ pub struct Reliance {
 impl Reliance {
     /// Whether the device gives something back since a later head of it than that of this generation.
     pub fn gives_back_after(&self, generation: u64) -> bool {
-        self.rows.values().any(|row| row.condemned > generation)
+        self.rows().any(|(_, row)| row.condemned > generation)
+    }
+
+    /// The rows of the ledger, as far as they can be read.
+    pub fn rows(&self) -> impl Iterator<Item = (&Hash, &Container)> {
+        self.rows.iter().flat_map(|rows| rows.iter())
     }
 
     /// Whether new content may refer to a container of the device, as far as the ledger tells.
     fn is_relied_on(&self, hash: &Hash, is_own: bool) -> bool {
-        let is_kept = match self.rows.get(hash) {
+        let is_kept = self.rows.as_ref().is_some_and(|rows| match rows.get(hash) {
             Some(row) => row.condemned == 0,
             None => !self.gives_back || is_own || *hash == self.newest,
-        };
+        });
         self.waits && is_kept
     }
 
     /// Whether nobody misses a container of the device that is not here.
     fn is_given_back(&self, hash: &Hash, is_own: bool) -> bool {
-        match self.rows.get(hash) {
+        self.rows.as_ref().is_some_and(|rows| match rows.get(hash) {
             Some(row) => row.condemned != 0,
             None => self.gives_back && !is_own && *hash != self.newest,
-        }
+        })
     }
 }
 
@@ -124,6 +130,19 @@ impl Store {
         if is_left { Ok(()) } else { self.store_again(id, &numbers) }
     }
 
+    /// Stores a chunk of this length, or a node, again, unless it waits for a container or can be read
+    /// now in one that is relied on.
+    ///
+    /// # Errors
+    ///
+    /// As for reading it.
+    pub fn keep_readable(&self, id: &Id, len: u32) -> Result<()> {
+        if self.is_staged(id) || self.is_readable_in(id, len, &|_| true)? {
+            return Ok(());
+        }
+        self.store_again(id, &self.catalogue.lookup(id)?)
+    }
+
     /// The devices in whose folders a chunk or node is.
     pub fn devices_of(&self, id: &Id) -> Result<Vec<DeviceId>> {
         let names =
@@ -153,5 +172,35 @@ impl Store {
     /// What a device says of its folder, if it was read.
     pub fn reliance(&self, device: &DeviceId) -> Option<Reliance> {
         self.catalogue.reliance(device)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::container::Kind;
+
+    /// Where the ledger could not be read, all that had no row counted as given back: nothing was missed.
+    #[test]
+    fn a_ledger_that_cannot_be_read_says_nothing() {
+        let row = |condemned| Container { kind: Kind::Data, generation: 3, size: 9, condemned };
+        let rows: Rows = [([1; 32], row(0)), ([2; 32], row(7))].into();
+        let of = |rows: Option<Rows>, gives_back| Reliance {
+            ledger: ([9; 16], 0),
+            rows: rows.map(Arc::new),
+            newest: [3; 32],
+            gives_back,
+            waits: true,
+        };
+        let told = |of: &Reliance, is_own| {
+            [1, 2, 3, 4].map(|hash| {
+                (of.is_relied_on(&[hash; 32], is_own), of.is_given_back(&[hash; 32], is_own))
+            })
+        };
+        let (kept, given, nothing) = ((true, false), (false, true), (false, false));
+        assert_eq!(told(&of(Some(rows.clone()), true), false), [kept, given, kept, given]);
+        assert_eq!(told(&of(Some(rows), true), true), [kept, given, kept, kept]);
+        assert_eq!(told(&of(Some(Rows::new()), false), false), [kept; 4]);
+        assert_eq!(told(&of(None, true), false), [nothing; 4]);
     }
 }

@@ -262,14 +262,10 @@ impl Loaded {
             self.newest.values().flat_map(|newest| newest.retired.clone()).collect();
         for (device, newest) in &self.newest {
             let waits = newest.knows_this || device == store.device() || retired.contains(device);
-            let (rows, waits) = match rows_of(store, device, newest) {
-                Ok(rows) => (rows, waits),
-                Err(error) => {
-                    let name = named(&newest.name, device);
-                    log::warn!("what {name} keeps cannot be read: {error}");
-                    (Arc::default(), false)
-                }
-            };
+            let rows = rows_of(store, device, newest).inspect_err(|error| {
+                log::warn!("what {} keeps cannot be read: {error}", named(&newest.name, device));
+            });
+            let rows = rows.ok();
             let Newest { ledger, hash, gives_back, .. } = *newest;
             let reliance = Reliance { ledger, rows, newest: hash, gives_back, waits };
             store.set_reliance(*device, reliance);
@@ -519,10 +515,10 @@ fn rows_of(store: &Store, device: &DeviceId, newest: &Newest) -> Result<Arc<Rows
         return Ok(Arc::default());
     }
     let known = store.reliance(device).filter(|of| of.gives_back && of.ledger == newest.ledger);
-    known.map_or_else(
-        || containers_in(store, newest.ledger, device).map(Arc::new),
-        |known| Ok(known.rows),
-    )
+    match known.and_then(|known| known.rows) {
+        Some(rows) => Ok(rows),
+        None => containers_in(store, newest.ledger, device).map(Arc::new),
+    }
 }
 
 /// Of the heads and objects that a device keeps, as its ledger says, those that are not here at full
@@ -533,20 +529,15 @@ fn kept_and_not_here(
     device: DeviceId,
     files: &[HeadFile],
 ) -> Vec<(DeviceId, u64, Name, bool)> {
-    let Some(Reliance { rows, .. }) = store.reliance(&device) else { return Vec::new() };
-    let has_head = |hash: &Hash| files.iter().any(|file| file.hash == *hash);
-    let kept = rows.iter().filter(|(_, row)| row.condemned == 0);
+    let Some(reliance) = store.reliance(&device) else { return Vec::new() };
+    let heads: HashSet<&Hash> = files.iter().map(|file| &file.hash).collect();
+    let kept = reliance.rows().filter(|(_, row)| row.condemned == 0);
     let not_here = kept.filter(|(hash, row)| match row.kind {
-        Kind::Head => !has_head(hash),
+        Kind::Head => !heads.contains(hash),
         _ => !store.is_listed(hash, row.size),
     });
     let named = not_here.map(|(hash, row)| {
-        let (generation, hash) = (row.generation, *hash);
-        let name = match row.kind {
-            Kind::Head => Name::Head { device, generation, hash },
-            _ => Name::Object { device, hash },
-        };
-        (device, generation, name, store.may_have_copy(&hash))
+        (device, row.generation, row.name(device, *hash), store.may_have_copy(hash))
     });
     named.collect()
 }

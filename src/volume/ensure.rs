@@ -126,12 +126,17 @@ impl Volume {
         let (heads, own, state) = (self.heads(), self.own(), self.state());
         let others = heads.newest.iter().filter(|head| head.device != state.device);
         let reliance = |device: &DeviceId| self.store.reliance(device);
-        let (mut givers, mut gives_more, mut are_strangers) = (BTreeSet::new(), false, false);
+        let (mut givers, mut unsure) = (BTreeSet::new(), BTreeSet::new());
+        let (mut gives_more, mut are_strangers) = (false, false);
         for head in others {
             let Some(of) = reliance(&head.device) else { continue };
             are_strangers |= !of.waits;
             if of.gives_back {
                 givers.insert(head.device);
+            }
+            if of.rows.is_none() {
+                // Nobody knows what of its files is needed here.
+                unsure.insert(head.device);
             }
             let held = own.processed.held(&head.device).unwrap_or(0);
             gives_more |= of.gives_back && held < head.generation && of.gives_back_after(held);
@@ -142,7 +147,7 @@ impl Volume {
             nodes: HashSet::new(),
             with_strangers: false,
             givers,
-            unsure: BTreeSet::new(),
+            unsure,
         };
         if gives_more {
             ensurer.tree(&next.root.0)?;

@@ -62,8 +62,8 @@ pub struct Swept {
     pub condemned: (u64, u64),
     /// Heads and objects that were removed: how many, and their bytes.
     pub removed: (u64, u64),
-    /// Bytes that were to be removed and stay, because something in them is needed that cannot be read
-    /// elsewhere: it is stored again first.
+    /// Bytes that were to be removed and stay, because something in them is needed, and another copy of
+    /// it is missing, cannot be read, or is too new. What cannot be read elsewhere was stored again.
     pub needed: u64,
 }
 
@@ -93,7 +93,7 @@ impl Volume {
     }
 
     fn rely_on_own(&self, rows: Rows, commit: &Commit, newest: Hash) {
-        let (ledger, rows) = (commit.ledger, Arc::new(rows));
+        let (ledger, rows) = (commit.ledger, Some(Arc::new(rows)));
         let reliance = Reliance { ledger, rows, newest, gives_back: true, waits: true };
         self.store.set_reliance(commit.device, reliance);
     }
@@ -110,10 +110,6 @@ impl Volume {
         let is_going = |fate| matches!(fate, Fate::Unneeded | Fate::Folded);
         let mut going: Vec<_> = plan.files.iter().filter(|file| is_going(file.fate)).collect();
         let mut rows = containers_in(&self.store, self.own().ledger, &own)?;
-        let is_needed = plan.given.iter().any(|given| given.is_needed_alone);
-        if going.is_empty() && plan.forgotten().next().is_none() && !is_needed {
-            return Ok(false);
-        }
         let is_needed = plan.given.iter().any(|given| given.is_needed_alone);
         if going.is_empty() && plan.forgotten().next().is_none() && !is_needed {
             return Ok(false);
@@ -137,7 +133,15 @@ impl Volume {
             self.store_needed_again(&file.name, plan)?;
         }
         for given in plan.given.iter().filter(|given| given.is_needed_alone) {
-            self.store_needed_again(&given.name, plan)?;
+            let reader = self.store.open(&given.name)?;
+            for chunk in reader.directory().chunks.iter().filter(|of| plan.is_needed(&of.id)) {
+                match self.store.keep_readable(&chunk.id, chunk.len) {
+                    Err(error @ (StoreError::Missing { .. } | StoreError::Damaged { .. })) => {
+                        log::error!("it is needed, and cannot be read anywhere: {error}");
+                    }
+                    other => other?,
+                }
+            }
         }
         self.list_again(&folded, &rows, &mut giving)?;
         let is_any = giving.changes_rows() || self.store.waits_for_container();
@@ -167,12 +171,8 @@ impl Volume {
     /// Stores again what is needed of a head or object and in nothing else that is relied on.
     fn store_needed_again(&self, name: &Name, plan: &SweepPlan) -> Result<()> {
         let reader = self.store.open(name)?;
-        for chunk in &reader.directory().chunks {
-            if plan.is_needed(&chunk.id) {
-                self.store.keep_reliable(&chunk.id, true)?;
-            }
-        }
-        Ok(())
+        let mut needed = reader.directory().chunks.iter().filter(|of| plan.is_needed(&of.id));
+        needed.try_for_each(|chunk| self.store.keep_reliable(&chunk.id, true))
     }
 
     /// Lists again the objects that these heads name, as far as they stay: in an index run.
@@ -210,20 +210,23 @@ impl Volume {
         let mut swept = Swept::default();
         let floor = plan.held_generation();
         let own = self.state().device;
-        let reliance = self.store.reliance(&own);
+        let rows = self.store.reliance(&own).and_then(|of| of.rows);
         let is_old = |name: &Name| {
             let (Name::Head { device, hash, .. } | Name::Object { device, hash }) = name else {
                 return false;
             };
-            let row = reliance.as_ref().and_then(|of| of.rows.get(hash));
+            let row = rows.as_ref().and_then(|rows| rows.get(hash));
             *device != own || row.is_some_and(|row| row.generation <= floor)
         };
         let mut given = std::mem::take(&mut plan.given);
         for file in given.iter_mut().filter(|file| file.is_due && file.is_here) {
-            let Ok(reader) = self.store.open(&file.name) else {
-                // Half of it may be all there is: nobody can read that.
-                self.remove(file, &mut swept)?;
-                continue;
+            let reader = match self.store.open(&file.name) {
+                Ok(reader) => reader,
+                Err(error) => {
+                    // What is in it nobody knows then.
+                    log::warn!("it is given back, and stays: {error}");
+                    continue;
+                }
             };
             let needed = reader.directory().chunks.iter().filter(|of| plan.is_needed(&of.id));
             let mut is_elsewhere = true;

@@ -214,14 +214,6 @@ struct OwnHead {
     ledger: Root,
 }
 
-/// The head or object in the folder of a device of which its ledger has a row.
-fn named_by(device: DeviceId, hash: Hash, row: &Container) -> Name {
-    match row.kind {
-        Kind::Head => Name::Head { device, generation: row.generation, hash },
-        _ => Name::Object { device, hash },
-    }
-}
-
 impl Volume {
     /// What would be given back of this device's folder, and what that waits for. The heads of all
     /// devices that are here count, and all commits that their ledgers keep.
@@ -302,7 +294,7 @@ impl Volume {
         let alone = waited.map(|(generation, _)| *generation).max().unwrap_or(0);
         plan.held = knows.iter().map(|(_, generation)| *generation).max().unwrap_or(alone);
         for (hash, row) in rows {
-            let name = named_by(own, *hash, row);
+            let name = row.name(own, *hash);
             let days = WAIT_STEPS.saturating_sub(steps(row.condemned));
             let unaware = knows.iter().filter(|(_, generation)| *generation < row.condemned);
             let awaited: Vec<DeviceId> = unaware.map(|(device, _)| *device).collect();
@@ -413,7 +405,7 @@ impl Volume {
         let own = newest.device;
         let rows = rows.into_iter();
         let mut files: Vec<(Name, Container)> =
-            rows.map(|(hash, row)| (named_by(own, *hash, row), *row)).collect();
+            rows.map(|(hash, row)| (row.name(own, *hash), *row)).collect();
         files.sort_by_key(|(name, row)| (std::cmp::Reverse(row.generation), name.clone()));
         let heads = files.iter().filter(|(_, row)| row.kind == Kind::Head).count() + 1;
         let folds = heads >= 2 * devices + 2;
