@@ -303,7 +303,7 @@ fn a_sweep_gives_back_what_nobody_needs() {
     assert!(said.contains("for 7 more days on which this device runs"), "{said}");
     assert_eq!(world.files("repo"), after, "no head without need");
     assert_eq!(world.ok(&["ls", "repo", "--json"]), listed);
-    let past = world.run(&["ls", "repo", "--at", "first"]);
+    let past = world.run(&[&["ls", "repo", "--at", "first"], &KEY[..]].concat());
     let said = String::from_utf8_lossy(&past.stderr);
     assert!(past.status.success() && !said.contains("features"), "{said}");
     world.ok(&["check", "repo", "--read-data"]);
