@@ -273,9 +273,9 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Canonical bytes. The chunks must be sorted.
+    /// Canonical bytes. The chunks must be sorted, and none there twice: nobody could read the file.
     pub fn encode(&self) -> Vec<u8> {
-        debug_assert!(self.chunks.windows(2).all(|pair| pair[0].id < pair[1].id));
+        assert!(self.chunks.windows(2).all(|pair| pair[0].id < pair[1].id));
         let mut out = Encoder::new();
         out.var(self.frames.len() as u64);
         for frame in &self.frames {

@@ -1,5 +1,6 @@
 //! Writing and reading one container: a head or an object.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,6 +50,8 @@ pub struct Writer {
     cipher: FileCipher,
     bytes: Vec<u8>,
     directory: Directory,
+    /// The ids of all that was added.
+    added: HashSet<Id>,
     /// Open frames of the classes that share frames.
     open: Vec<OpenFrame>,
     compressor: zstd::bulk::Compressor<'static>,
@@ -66,6 +69,7 @@ impl Writer {
             cipher,
             bytes: prefix.encode(),
             directory: Directory::default(),
+            added: HashSet::new(),
             open: Vec::new(),
             compressor: zstd::bulk::Compressor::new(LEVEL).expect("level 1 exists"),
         }
@@ -89,9 +93,13 @@ impl Writer {
     }
 
     /// Adds a chunk of at most [`FRAME_MAX`] bytes, which begins `phase` bytes behind the start of a
-    /// page of 4096 bytes of its file.
+    /// page of 4096 bytes of its file. One that was added before is there already: a directory names
+    /// each id once.
     pub fn add(&mut self, class: Class, id: Id, phase: u16, chunk: &[u8]) {
         assert!(chunk.len() as u64 <= FRAME_MAX, "chunks fit into frames");
+        if !self.added.insert(id) {
+            return;
+        }
         let limit = match class {
             Class::Pages => PAGES_FRAME,
             Class::Compressible | Class::Nodes => FRAME,
@@ -481,6 +489,23 @@ mod tests {
             let nearest = (0..=16).any(|more| padme(size - more) == size - more);
             assert!(size >= SIZE_MIN && nearest, "{len} bytes became {size}");
         }
+    }
+
+    /// A head held one tree node twice, once to be stored again and once as a new node of the ledger, and
+    /// nobody could read it.
+    #[test]
+    fn what_is_added_twice_is_there_once() {
+        use crate::format::register::Keyring;
+        use crate::io::SystemRandom;
+        let context = Context::new([1; 16], Keyring::random(&SystemRandom));
+        let mut writer = Writer::new(&context, Kind::Data, Vec::new(), &SystemRandom);
+        for (class, id) in
+            [(Class::Nodes, 1), (Class::Pages, 2), (Class::Nodes, 1), (Class::Pages, 1)]
+        {
+            writer.add(class, [id; 16], 0, &[id; 100]);
+        }
+        let ids = writer.finish(Vec::new(), true).chunks;
+        assert_eq!(ids.iter().map(|id| id[0]).collect::<Vec<_>>(), [1, 2]);
     }
 
     #[test]
