@@ -24,7 +24,7 @@ pub fn run(global: &Global, repo: &Path) -> Result<Exit> {
     let folder = &*world.repo;
     let mut found = Findings::default();
     let listing = Listing::of(folder, &scanned.repository.devices())?;
-    check_names(folder, &*world.clock, &scanned.repository, &listing, &mut found);
+    check_names(folder, &*world.clock, &scanned.repository, (&listing, &|_| false), &mut found);
     if !found.arriving.is_empty() {
         let what = found.arriving.join(", ");
         return Err(Failure::new(Exit::NotAllHere, format!("still arriving: {what}")).hint(

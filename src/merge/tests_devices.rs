@@ -606,13 +606,17 @@ impl Device {
 
     /// What is shown below what is not published.
     pub fn shown(&self) -> Map {
+        self.try_shown().unwrap()
+    }
+
+    /// What is shown below what is not published, if all of the tree is here.
+    pub fn try_shown(&self) -> Result<Map, crate::volume::StoreError> {
         let mut items = BTreeMap::new();
         let tree = self.fs.volume().tree();
         tree.scan_items(&[], &mut |item| {
             items.insert(item.key.to_vec(), item.values.clone());
             ControlFlow::Continue(())
-        })
-        .unwrap();
-        Map { items }
+        })?;
+        Ok(Map { items })
     }
 }

@@ -114,6 +114,8 @@ pub(super) struct Loaded {
     /// Objects that heads name and that are not here: the device, the generation of the head, the
     /// object, and whether a file could be a copy of it.
     unlisted: Vec<(DeviceId, u64, Name, bool)>,
+    /// Heads that are not in their place, and for which a copy stands in.
+    copied: Vec<Name>,
     /// What the owner should know of single heads.
     pub notices: Vec<Notice>,
 }
@@ -272,6 +274,13 @@ impl Loaded {
         }
         let is_missed = |(.., name, _): &(DeviceId, u64, Name, bool)| !store.is_given_back(name);
         self.unlisted.retain(is_missed);
+        // Of what its device gave back a client's copy may be left.
+        for name in
+            std::mem::take(&mut self.copied).iter().filter(|name| !store.is_given_back(name))
+        {
+            let text = format!("{}: it is not in its place; a copy stands in", name.path());
+            self.notices.push(Notice::Misplaced(text));
+        }
         for (device, newest) in &self.newest {
             let files = heads.get(device).map_or(&[][..], Vec::as_slice);
             let kept = kept_and_not_here(store, *device, files).into_iter();
@@ -373,9 +382,7 @@ impl Loaded {
             followed.insert(commit.previous);
             chain.push(Link { generation, hash, previous: commit.previous });
             if store.is_copied(&file.name()) {
-                let path = file.name().path();
-                let text = format!("{path}: it is not in its place; a copy stands in");
-                self.notices.push(Notice::Misplaced(text));
+                self.copied.push(file.name());
             }
             if found.is_empty() || !followed.contains(&hash) {
                 let name = commit.device_name.clone();
@@ -389,9 +396,10 @@ impl Loaded {
         if let Some(passed) = passed {
             self.add_gap(*device, passed, files, is_given_back);
         }
-        // A copy of a head that was given back is nobody's branch, although nothing here follows it.
+        // The newest head's ledger lists the heads before it, though some between them are not here.
         let newest_hash = found.first().map(|(head, _)| head.hash);
-        found.retain(|(head, _)| Some(head.hash) == newest_hash || !is_given_back(&head.hash));
+        let is_before = |hash: &Hash| matches!(row_of(store, ledger, device, hash), Ok(Some(_)));
+        found.retain(|(head, _)| Some(head.hash) == newest_hash || !is_before(&head.hash));
         let is_here = |hash: &Hash| files.iter().any(|file| file.hash == *hash);
         for Link { generation, previous: hash, .. } in &chain {
             if *hash != [0; 32] && !is_here(hash) && !is_given_back(hash) {
@@ -459,14 +467,19 @@ impl Loaded {
 /// Whether a device has given a head back, as the ledger of its newest head says: the head is not here
 /// because nobody needs it. What cannot be read, or has no row, is missed.
 fn is_given_back(store: &Store, root: Root, device: &DeviceId, hash: &Hash) -> bool {
+    let row = row_of(store, root, device, hash);
+    matches!(row, Ok(Some(row)) if row.condemned != 0)
+}
+
+/// What the ledger with this root says of a head or object of the device.
+fn row_of(store: &Store, root: Root, device: &DeviceId, hash: &Hash) -> Result<Option<Container>> {
     let wanted = LedgerKey::Container(*device, *hash).encode();
-    let mut is_condemned = false;
-    let looked = ledger::scan(store, root, &wanted, &mut |item| {
-        let row = (*item.key == *wanted).then(|| Container::decode(&item.bytes));
-        is_condemned = row.is_some_and(|row| row.is_ok_and(|row| row.condemned != 0));
+    let mut found = None;
+    ledger::scan(store, root, &wanted, &mut |item| {
+        found = (*item.key == *wanted).then(|| Container::decode(&item.bytes));
         ControlFlow::Break(())
-    });
-    looked.is_ok() && is_condemned
+    })?;
+    found.transpose().map_err(|error| StoreError::damaged("a row of a ledger", error))
 }
 
 /// Opens one head and indexes what it holds. All bytes of the `newest` are inspected;

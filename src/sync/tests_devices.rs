@@ -624,3 +624,48 @@ fn a_mount_does_not_go_on_to_what_is_not_here() {
     assert!(laptop.read("f") == large && laptop.read("own") == "desk");
     assert_eq!(unusable(), Vec::<String>::new());
 }
+
+/// The dots that a head without news took are in no head after it, where its device went on from what
+/// another one wrote. So nothing but the ledger tells that the head is an older one of the same device.
+#[test]
+fn an_older_head_is_no_branch_although_heads_after_it_are_not_here() {
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("both", "first"));
+    laptop.checkpoint();
+    let phone = laptop.another("PHONE", 3);
+    assert!(phone.write("both", "of PHONE"));
+    assert!(laptop.write("both", "of LAPTOP"));
+    phone.checkpoint();
+    laptop.checkpoint();
+    laptop.receive(&phone);
+    phone.receive(&laptop);
+    phone.follow();
+    // It stores repairs, and has no news.
+    phone.answer();
+    let taken = phone.volume().state().generation;
+    for text in ["1", "2", "3"] {
+        laptop.later(60);
+        phone.later(60);
+        laptop.follow();
+        for name in laptop.seen().keys().filter(|name| name.starts_with("both")) {
+            assert!(laptop.unlink(name));
+        }
+        assert!(laptop.write("more", text));
+        laptop.checkpoint();
+        phone.receive(&laptop);
+        phone.follow();
+        phone.answer();
+    }
+    laptop.receive(&phone);
+    let newest = phone.volume().state().generation;
+    let is_between = |path: &&String| {
+        (taken + 1..newest).any(|generation| path.contains(&format!("/head/{generation:016x}-")))
+            && path.contains(&hex(&phone.volume().state().device))
+    };
+    let paths = laptop.world().paths();
+    let between: Vec<&String> = paths.iter().filter(is_between).collect();
+    assert!(between.len() >= 2 && between.iter().all(|path| laptop.world().remove_file(path)));
+    let laptop = laptop.remount(40);
+    let bases = laptop.volume().base().heads();
+    assert!(bases.len() == 1, "its own head has everything: {bases:?}");
+}

@@ -32,7 +32,8 @@ pub(crate) fn check(
         found.add_stray(stray);
     }
     if volume.is_none() || read_data {
-        check_names(folder, clock, repository, &listing, &mut found);
+        let is_given_back = |name: &Name| volume.is_some_and(|of| of.store.is_given_back(name));
+        check_names(folder, clock, repository, (&listing, &is_given_back), &mut found);
     }
     if let Some(volume) = volume {
         for notice in &volume.notices {
@@ -44,21 +45,26 @@ pub(crate) fn check(
     Ok(found)
 }
 
-/// Names against bytes: needs no key.
+/// Names against bytes: needs no key. Nobody misses what its device has given back, as far as that is
+/// known.
 pub(crate) fn check_names(
     folder: &dyn SyncedFolder,
     clock: &dyn Clock,
     repository: &Repository,
-    listing: &Listing,
+    (listing, is_given_back): (&Listing, &dyn Fn(&Name) -> bool),
     found: &mut Findings,
 ) {
     let now = clock.now();
-    let heads = repository.heads.values().flatten().map(|head| (head.hash, head.name().path()));
+    let heads = repository.heads.values().flatten().map(|head| (head.hash, head.name()));
     let objects = listing
         .objects
         .iter()
-        .map(|(hash, (device, _))| (*hash, Name::Object { device: *device, hash: *hash }.path()));
-    let mut all: Vec<_> = heads.chain(objects).collect();
+        .map(|(hash, (device, _))| (*hash, Name::Object { device: *device, hash: *hash }));
+    let missed = heads.chain(objects).filter(|(_, name)| {
+        let is_here = !matches!(folder.look(&name.path()), Ok(None));
+        is_here || !is_given_back(name)
+    });
+    let mut all: Vec<_> = missed.map(|(hash, name)| (hash, name.path())).collect();
     all.sort_unstable_by(|a, b| a.1.cmp(&b.1));
     for (hash, path) in all {
         found.checked += 1;
