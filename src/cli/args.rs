@@ -495,7 +495,7 @@ pub struct MountArgs {
     /// Where to show it: an empty folder
     pub mountpoint: PathBuf,
     /// Options: ro, rw, `allow_other`, `allow_root`, nonempty, dev, nodev, suid, nosuid, exec,
-    /// noexec, uid=N, gid=N, cache=SIZE, checkpoint=30s,10m, device=NAME, snapshot=WHEN, nofollow;
+    /// noexec, uid=N, gid=N, cache=SIZE, checkpoint=30s,10m, device=NAME, snapshot=WHEN, nofollow, sweep;
     /// noatime, relatime, async and defaults change nothing
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<String>,

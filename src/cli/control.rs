@@ -131,8 +131,12 @@ pub fn served(global: &Global, path: &Path) -> Result<(PathBuf, Option<RunningDa
     Ok((repo, writing.first().map(|daemon| (*daemon).clone())))
 }
 
+/// Whether a daemon has its repository mounted for writing. One that has just ended has nothing mounted.
 fn is_writing(daemon: &RunningDaemon) -> Result<bool> {
-    Ok(status_of(daemon)?["read_only"].as_bool() == Some(false))
+    match try_ask(daemon, &Request::Status) {
+        Err(ControlError::Gone) => Ok(false),
+        asked => Ok(read_status(&with_mountpoint(daemon, asked)?)?["read_only"] == false),
+    }
 }
 
 /// The kernel shows a mount, and nobody answers for it.
@@ -351,7 +355,11 @@ pub fn done(what: &str, repo: &Path, mountpoint: &Path) -> std::result::Result<(
 
 /// Asks a daemon for the status of its mount: the object that `docs/cli.md` describes.
 pub fn status_of(daemon: &RunningDaemon) -> Result<serde_json::Value> {
-    serde_json::from_slice(&ask(daemon, &Request::Status)?)
+    read_status(&ask(daemon, &Request::Status)?)
+}
+
+fn read_status(answer: &[u8]) -> Result<serde_json::Value> {
+    serde_json::from_slice(answer)
         .map_err(|_| Failure::new(Exit::Other, "the daemon's answer is not understood"))
 }
 
@@ -403,6 +411,7 @@ fn show(value: &serde_json::Value) -> std::result::Result<(), OutputError> {
         }
         None => (),
     }
+    super::sweep::show_summary(&value["given_back"])?;
     if let Some(why) = value["following"].as_str() {
         say!("  following      {why}")?;
     }

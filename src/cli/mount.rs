@@ -62,8 +62,14 @@ fn prepare(
     let OpenRepository { fs, mut notices, state, follower, .. } = opened;
     notices.extend(not_here(fs.volume()));
     let note = note.map(Arc::new);
-    let mounted =
-        Mounted::new(Arc::new(fs), state, note, settings.when, (follower, settings.follow));
+    let mounted = Mounted::new(
+        Arc::new(fs),
+        state,
+        note,
+        settings.when,
+        (follower, settings.follow),
+        settings.sweep,
+    );
     Ok((mounted, notices))
 }
 

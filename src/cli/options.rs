@@ -28,6 +28,8 @@ pub struct MountSettings {
     pub nonempty: bool,
     /// Show what other devices write while it is mounted.
     pub follow: bool,
+    /// Give back by itself what nobody needs.
+    pub sweep: bool,
     /// Go on with local state of another place (`--adopt`).
     pub adopt: bool,
     /// What this device calls itself from now on (`--device-name`).
@@ -81,6 +83,7 @@ impl MountSettings {
             snapshot: None,
             nonempty: false,
             follow: true,
+            sweep: false,
             adopt: false,
             device_name: None,
         };
@@ -98,6 +101,7 @@ impl MountSettings {
                 ("allow_root", None) => mount.access = Access::OwnerAndRoot,
                 ("nonempty", None) => settings.nonempty = true,
                 ("follow" | "nofollow", None) => settings.follow = name == "follow",
+                ("sweep" | "nosweep", None) => settings.sweep = name == "sweep",
                 ("nodev" | "dev", None) => mount.no_devices = name == "nodev",
                 ("nosuid" | "suid", None) => mount.no_suid = name == "nosuid",
                 ("noexec" | "exec", None) => mount.no_exec = name == "noexec",
@@ -169,6 +173,8 @@ mod tests {
         assert_eq!(settings.when.latest, Duration::from_secs(120));
         assert_eq!((settings.cache, settings.uid), (128 << 20, Some(7)));
         assert!(settings.follow && !parse("nofollow").unwrap().follow);
+        assert!(!settings.sweep && parse("sweep").unwrap().sweep);
+        assert!(!parse("sweep,nosweep").unwrap().sweep, "the last one counts");
         assert!(parse("nofollow,follow").unwrap().follow, "the last one counts");
         // mount(8) adds rw where nobody asked for ro.
         let past = parse("rw,follow,snapshot=2026-11-28 14:00").unwrap();

@@ -1,112 +1,79 @@
 //! `amberfs sweep`: what of a device's folder nobody needs any more.
 
-use std::cell::Cell;
-use std::collections::BTreeSet;
 use std::path::Path;
 
+use serde_json::Value;
+
 use super::args::{Global, SweepArgs};
-use super::control::served;
+use super::control::{ask, served};
 use super::files::with_cause;
 use super::opening::{Access, Wanted, find, open};
 use super::{Exit, Failure, Result, owner};
-use crate::io::{byte_count, local_time, output};
-use crate::volume::{Doubt, Fate, Heads, SweepPlan, Swept, WAIT_STEPS, name_of, named};
+use crate::control::Request;
+use crate::daemon::{Call, report};
+use crate::io::{byte_count, local_time, output, shown};
+use crate::volume::{Portion, WAIT_STEPS};
+
+type Printed = std::result::Result<(), output::OutputError>;
 
 /// Runs `amberfs sweep`: gives back what nobody needs of this device's folder, or only says what that is.
 pub fn run(global: &Global, args: &SweepArgs) -> Result<Exit> {
-    let (repo, _) = served(global, &args.repo)?;
-    if args.dry_run { dry_run(global, &repo) } else { give_back(global, &repo, args.all) }
-}
-
-/// Removes what is due, and has a head say what is given back from now on.
-fn give_back(global: &Global, repo: &Path, all: bool) -> Result<Exit> {
-    owner::act(global, repo)?;
-    let opened = open(global, repo, Access::Write)?;
-    // What a crash left in the journal counts too.
-    opened.publish()?;
-    let too_much = Cell::new(None);
-    let agrees = |plan: &SweepPlan| {
-        let (files, bytes, _) = plan.total(Fate::Unneeded);
-        let is_much = bytes > plan.all_bytes() / 5;
-        if is_much && !all {
-            too_much.set(Some((files, bytes)));
-        }
-        all || !is_much
+    let (repo, daemon) = served(global, &args.repo)?;
+    let portion = if args.all { Portion::All } else { Portion::AllIfFifth };
+    let portion = (!args.dry_run).then_some(portion);
+    let (report, exit) = if let Some(daemon) = daemon {
+        // What was written before this command counts.
+        ask(&daemon, &Request::Sync)?;
+        let answer = ask(&daemon, &Request::Call(Call::Sweep(portion).encode()))?;
+        let report: Value = serde_json::from_slice(&answer).map_err(|error| {
+            Failure::new(Exit::Other, format!("the mount's answer was not understood: {error}"))
+        })?;
+        (report, Exit::Done)
+    } else if let Some(portion) = portion {
+        give_back(global, &repo, portion)?
+    } else {
+        plan(global, &repo)?
     };
-    let swept = opened.fs.sweep(&agrees);
-    let (plan, swept) = swept.map_err(|error| with_cause(opened.fs.take_cause(), error.into()))?;
-    if let Some((files, bytes)) = too_much.get() {
+    let is_done = report["message_type"] == "swept";
+    let is_doubtful = report["doubts"].as_array().is_some_and(|doubts| !doubts.is_empty());
+    if portion.is_some() && !is_done && !is_doubtful {
+        let (files, bytes) = count(&report["unneeded"]);
         let bytes = byte_count(bytes);
         let text =
             format!("{files} files with {bytes} are not needed: more than a fifth of the folder");
         return Err(Failure::new(Exit::Usage, text)
             .hint("nothing was given back; --dry-run says more, and --all gives them back"));
     }
-    let heads = opened.fs.volume().heads();
     if global.json {
-        let mut told = json(&plan);
-        let count = |(files, bytes)| serde_json::json!({ "files": files, "bytes": bytes });
-        told["message_type"] = "swept".into();
-        told["given_back"] = count(swept.condemned);
-        told["removed"] = count(swept.removed);
-        output::object(&told)?;
-    } else if !global.quiet {
-        show_swept(&plan, &swept, &heads)?;
+        output::object(&report)?;
+    } else if is_done {
+        if !global.quiet {
+            show_swept(&report)?;
+        }
+    } else if portion.is_some() {
+        for doubt in texts(&report["doubts"]) {
+            say!("nothing was given back: {doubt}")?;
+        }
+    } else {
+        show_plan(&report)?;
     }
     // Nobody can say that there is nothing to give back where it is not known.
-    Ok(if plan.doubts.is_empty() { opened.exit(Exit::Done) } else { Exit::Partial })
+    Ok(if portion.is_some() && is_doubtful { Exit::Partial } else { exit })
 }
 
-fn show_swept(
-    plan: &SweepPlan,
-    swept: &Swept,
-    heads: &Heads,
-) -> std::result::Result<(), output::OutputError> {
-    for doubt in &plan.doubts {
-        say!("nothing was given back: {}", of(doubt))?;
-    }
-    let line = |what: &str, (files, bytes): (u64, u64)| {
-        say!("{what:<20} {files:>7} files {:>11}", byte_count(bytes))
-    };
-    line("removed", swept.removed)?;
-    line("given back from now", swept.condemned)?;
-    if swept.needed > 0 {
-        let bytes = byte_count(swept.needed);
-        say!(
-            "{bytes} stay for now: something in them is needed, and its other copy is too new or bad"
-        )?;
-    }
-    show_waiting(plan, heads)
+/// Removes what is due, and has a head say what is given back from now on.
+fn give_back(global: &Global, repo: &Path, portion: Portion) -> Result<(Value, Exit)> {
+    owner::act(global, repo)?;
+    let opened = open(global, repo, Access::Write)?;
+    // What a crash left in the journal counts too.
+    opened.publish()?;
+    let swept = opened.fs.sweep(portion);
+    let (plan, swept) = swept.map_err(|error| with_cause(opened.fs.take_cause(), error.into()))?;
+    let report = report(&plan, swept.as_ref(), &opened.fs.volume().heads());
+    Ok((report, opened.exit(Exit::Done)))
 }
 
-/// What is given back and not removed yet, and what it waits for.
-fn show_waiting(plan: &SweepPlan, heads: &Heads) -> std::result::Result<(), output::OutputError> {
-    let (files, bytes) = plan.waiting();
-    if files == 0 {
-        return Ok(());
-    }
-    say!("{files} files with {} were given back before, and wait:", byte_count(bytes))?;
-    let here = || plan.given.iter().filter(|file| file.is_here);
-    if let Some(days) = here().map(|file| file.days).max().filter(|days| *days > 0) {
-        say!("  for {days} more days on which this device runs, at most")?;
-    }
-    let due = here().filter(|file| file.is_due && !file.is_needed_alone).count();
-    if due > 0 {
-        say!("  {due} of them for the next sweep")?;
-    }
-    let unaware: BTreeSet<_> = here().flat_map(|file| file.awaited.clone()).collect();
-    for device in unaware {
-        let name = name_of(&heads.newest, &device);
-        let newest = heads.newest.iter().find(|head| head.device == device);
-        let seen = newest.map_or_else(String::new, |head| {
-            format!("; its newest state is of {}", local_time(head.commit.time.secs))
-        });
-        say!("  for {name}, which does not know of them yet{seen}")?;
-    }
-    Ok(())
-}
-
-fn dry_run(global: &Global, repo: &Path) -> Result<Exit> {
+fn plan(global: &Global, repo: &Path) -> Result<(Value, Exit)> {
     let scanned = find(repo)?.obtain_key(global)?.read_state(global).scan()?;
     let own = scanned.own_device();
     let opened = scanned.open(global, &Wanted::default())?;
@@ -116,82 +83,116 @@ fn dry_run(global: &Global, repo: &Path) -> Result<Exit> {
             .hint("each device gives back what is in its own folder: ask on the others"));
     };
     let volume = opened.fs.volume();
-    let plan = volume.plan_sweep(own)?;
-    if global.json {
-        output::object(&json(&plan))?;
-    } else {
-        show(&plan, &volume.heads(), &name_of(&volume.heads().newest, &own))?;
-    }
-    Ok(opened.exit(Exit::Done))
+    let report = report(&volume.plan_sweep(own, &[])?, None, &volume.heads());
+    Ok((report, opened.exit(Exit::Done)))
 }
 
-fn of(doubt: &Doubt) -> String {
-    match doubt {
-        Doubt::NotAllHere(what) => what.clone(),
-        Doubt::Unknown => {
-            "a later version of amberfs has written here what this one does not know".into()
-        }
-    }
+/// The members `files` and `bytes`.
+fn count(told: &Value) -> (u64, u64) {
+    (number(told, "files"), number(told, "bytes"))
 }
 
-fn json(plan: &SweepPlan) -> serde_json::Value {
-    let total = |fate| {
-        let (files, bytes, _) = plan.total(fate);
-        serde_json::json!({ "files": files, "bytes": bytes })
-    };
-    let partly = plan.partly();
-    let awaited = plan.awaited.iter().map(|device| {
-        serde_json::json!({
-            "name": device.name,
-            "id": crate::crypto::hex(&device.device),
-            "time": device.time.secs,
-        })
-    });
-    serde_json::json!({
-        "message_type": "sweep",
-        "stays": total(Fate::Stays),
-        "unneeded": total(Fate::Unneeded),
-        "folded": total(Fate::Folded),
-        "stored_again": plan.total(Fate::Folded).2,
-        "partly": { "files": partly.0, "bytes": partly.1 },
-        "waiting": { "files": plan.waiting().0, "bytes": plan.waiting().1 },
-        "unlisted": { "files": plan.unlisted.0, "bytes": plan.unlisted.1 },
-        "doubts": plan.doubts.iter().map(of).collect::<Vec<_>>(),
-        "awaited": awaited.collect::<Vec<_>>(),
+fn number(told: &Value, name: &str) -> u64 {
+    told[name].as_u64().unwrap_or(0)
+}
+
+fn texts(list: &Value) -> impl Iterator<Item = String> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str).map(|text| shown(text).into())
+}
+
+/// The devices of a list, as messages name them, and when the newest state of each was made.
+fn devices(list: &Value) -> impl Iterator<Item = (String, Option<String>)> {
+    list.as_array().into_iter().flatten().map(|device| {
+        let text = |member| device[member].as_str().unwrap_or_default();
+        let (name, id) = (shown(text("name")), text("id").get(..8).unwrap_or_default());
+        let name =
+            if name.is_empty() { format!("the device {id}") } else { format!("{name} ({id})") };
+        (name, device["time"].as_i64().map(local_time))
     })
 }
 
-fn show(
-    plan: &SweepPlan,
-    heads: &Heads,
-    name: &str,
-) -> std::result::Result<(), output::OutputError> {
-    let line = |what: &str, (files, bytes): (u64, u64), why: &str| {
-        say!("  {what:<16} {files:>7} files {:>11}{why}", byte_count(bytes))
-    };
-    let total = |fate| {
-        let (files, bytes, _) = plan.total(fate);
-        (files, bytes)
-    };
-    say!("in the folder of {name}")?;
-    line("not needed", total(Fate::Unneeded), ", and would be given back")?;
-    let again = byte_count(plan.total(Fate::Folded).2);
-    let why = format!(", and would become one; {again} in them is needed and stored again");
-    line("old heads", total(Fate::Folded), &why)?;
-    line("stay", total(Fate::Stays), "")?;
-    let (files, bytes) = plan.partly();
+fn line(what: &str, (files, bytes): (u64, u64), why: &str) -> Printed {
+    say!("{what:<20} {files:>7} files {:>11}{why}", byte_count(bytes))
+}
+
+fn show_swept(report: &Value) -> Printed {
+    line("removed", count(&report["removed"]), "")?;
+    line("given back from now", count(&report["given_back"]), "")?;
+    let needed = number(report, "needed");
+    if needed > 0 {
+        let bytes = byte_count(needed);
+        say!(
+            "{bytes} stay for now: something in them is needed, and its other copy is too new or bad"
+        )?;
+    }
+    show_waiting(&report["waiting"])
+}
+
+/// What is given back and not removed yet, and what it waits for.
+fn show_waiting(waiting: &Value) -> Printed {
+    let (files, bytes) = count(waiting);
+    if files == 0 {
+        return Ok(());
+    }
+    say!("{files} files with {} are given back, and wait to be removed:", byte_count(bytes))?;
+    waits(waiting).iter().try_for_each(|wait| say!("  {wait}"))
+}
+
+/// What files wait for that are given back.
+fn waits(waiting: &Value) -> Vec<String> {
+    let (days, due) = (number(waiting, "days"), number(waiting, "due"));
+    let days =
+        (days > 0).then(|| format!("for {days} more days on which this device runs, at most"));
+    let due = (due > 0).then(|| format!("{due} of them for the next sweep"));
+    let devices = devices(&waiting["for"]).map(|(name, time)| {
+        let seen = time.map_or_else(String::new, |time| format!("; its newest state is of {time}"));
+        format!("for {name}, which does not know of them yet{seen}")
+    });
+    days.into_iter().chain(due).chain(devices).collect()
+}
+
+/// What the status of a mount tells of its last sweep.
+pub(super) fn show_summary(told: &Value) -> Printed {
+    let Some(looked) = told["looked"].as_i64().map(local_time) else { return Ok(()) };
+    let (files, bytes) = count(told);
     if files > 0 {
-        line("  of these partly", (files, bytes), " in them is not needed")?;
+        let (bytes, waits) = (byte_count(bytes), waits(told).join("; "));
+        say!(
+            "  given back     {files} files with {bytes} wait to be removed, at {looked}: {waits}"
+        )?;
     }
-    show_waiting(plan, heads)?;
-    if plan.unlisted.0 > 0 {
-        line("in no ledger", plan.unlisted, ", and stay")?;
+    for doubt in texts(&told["doubts"]) {
+        say!("  not given back at {looked}: {doubt}")?;
     }
-    for doubt in &plan.doubts {
-        say!("nothing may be given back now: {}", of(doubt))?;
+    let (files, bytes) = count(&told["unneeded"]);
+    if files > 0 {
+        let bytes = byte_count(bytes);
+        say!("  not needed     {files} files with {bytes}, at {looked}: sweep gives them back")?;
     }
-    for device in &plan.awaited {
-        let (name, time) = (named(&device.name, &device.device), local_time(device.time.secs));
+    Ok(())
+}
+
+fn show_plan(report: &Value) -> Printed {
+    say!("in the folder of this device")?;
+    line("  not needed", count(&report["unneeded"]), ", and would be given back")?;
+    let again = byte_count(number(report, "stored_again"));
+    let why = format!(", and would become one; {again} in them is needed and stored again");
+    line("  old heads", count(&report["folded"]), &why)?;
+    line("  stay", count(&report["stays"]), "")?;
+    let (files, bytes) = count(&report["partly"]);
+    if files > 0 {
+        line("    of these partly", (files, bytes), " in them is not needed")?;
+    }
+    show_waiting(&report["waiting"])?;
+    let unlisted = count(&report["unlisted"]);
+    if unlisted.0 > 0 {
+        line("  in no ledger", unlisted, ", and stay")?;
+    }
+    for doubt in texts(&report["doubts"]) {
+        say!("nothing may be given back now: {doubt}")?;
+    }
+    for (name, time) in devices(&report["awaited"]) {
+        let time = time.unwrap_or_default();
         say!(
             "before anything is removed, {name} has to know of it; its newest state is of {time}"
         )?;

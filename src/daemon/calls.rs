@@ -3,10 +3,16 @@
 use crate::format::ledger::LABEL_MAX;
 use crate::format::setting::Retention;
 use crate::format::wire::{DecodeError, Decoder, Encoder, Result};
+use crate::volume::Portion;
 
 const ASK: u8 = 1;
 const KEEP: u8 = 2;
 const RETENTION: u8 = 3;
+const SWEEP: u8 = 4;
+
+/// In the order of their numbers in a call.
+const PORTIONS: [Option<Portion>; 4] =
+    [None, Some(Portion::All), Some(Portion::AllIfFifth), Some(Portion::Fifth)];
 
 /// For how long states of the past are to be kept; what is not given stays as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +51,9 @@ pub(crate) enum Call {
     /// States of the past are kept for so long from here on. Answered with how long that is then, as
     /// three decimal numbers and spaces between: hours, days, months.
     Retention(NewRetention),
+    /// What nobody needs is given back as far as the portion says, or only planned if there is none.
+    /// Answered with the object of [`super::swept::report`].
+    Sweep(Option<Portion>),
 }
 
 impl Call {
@@ -63,6 +72,10 @@ impl Call {
                 for count in [hours, days, months] {
                     out.u8(u8::from(count.is_some())).var(count.unwrap_or(0));
                 }
+            }
+            Self::Sweep(portion) => {
+                let portion = PORTIONS.iter().position(|of| of == portion);
+                out.u8(SWEEP).u8(portion.expect("all are listed") as u8);
             }
         }
         out.finish()
@@ -91,6 +104,10 @@ impl Call {
                 days: count(&mut input)?,
                 months: count(&mut input)?,
             }),
+            SWEEP => {
+                let portion = PORTIONS.get(usize::from(input.u8()?));
+                Self::Sweep(*portion.ok_or(DecodeError::Invalid("portion"))?)
+            }
             _ => return Err(DecodeError::Invalid("command")),
         };
         input.end()?;
@@ -106,7 +123,7 @@ mod tests {
     fn calls_survive_and_every_cut_is_refused() {
         let some = NewRetention { hours: Some(1), days: None, months: Some(u64::MAX) };
         let calls = [Call::Ask, Call::Keep("before the trip".into()), Call::Retention(some)];
-        for call in calls {
+        for call in calls.into_iter().chain(PORTIONS.map(Call::Sweep)) {
             let bytes = call.encode();
             assert_eq!(Call::decode(&bytes), Ok(call));
             for cut in 0..bytes.len() {
@@ -114,7 +131,9 @@ mod tests {
             }
             assert!(Call::decode(&[&bytes[..], &[0]].concat()).is_err());
         }
-        for bad in [&[9][..], &[KEEP, 0], &[KEEP, 1, 0xff], &[RETENTION, 0, 1, 0, 0, 0, 0]] {
+        for bad in
+            [&[9][..], &[KEEP, 0], &[KEEP, 1, 0xff], &[RETENTION, 0, 1, 0, 0, 0, 0], &[SWEEP, 4]]
+        {
             assert!(Call::decode(bad).is_err(), "{bad:?}");
         }
     }

@@ -18,7 +18,9 @@ mod requests;
 mod run;
 mod service;
 mod swap;
+mod swept;
 mod synced;
+mod upkeep;
 
 pub(crate) use calls::{Call, NewRetention};
 pub use guard::guard_if_asked;
@@ -35,3 +37,4 @@ pub(crate) use run::notify_ready;
 pub use run::{Setup, run};
 pub use service::{Handle, Service, Why};
 pub(crate) use swap::unencrypted_swap;
+pub(crate) use swept::report;

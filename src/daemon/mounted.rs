@@ -5,20 +5,23 @@
 //! stable storage for more than five.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::calls::{Call, NewRetention};
 use super::note::NoteWriter;
+use super::process::give_back_memory;
 use super::run::TICK;
 use super::service::{Handle, Service, Why};
+use super::swept;
+use super::upkeep::Upkeep;
 use crate::control::{Answer, Exchange, Failure};
 use crate::format::setting::Retention;
 use crate::fs::{Followed, Fs, FsError, Later, Progress, When, WithPast, is_scarce};
 use crate::io::{Exit, FolderWatch, LocalState, Timestamp, byte_count, shown};
 use crate::sync::{Follower, Snapshots};
-use crate::volume::Owed;
 use crate::volume::repository::Repository;
+use crate::volume::{Owed, Portion, SweepPlan, Swept};
 
 /// What is that old goes into the log at each tick.
 const LOG_AGE: Duration = Duration::from_millis(400);
@@ -62,6 +65,11 @@ pub(crate) struct Mounted {
     owed_since: Mutex<Option<Duration>>,
     /// Why what they wrote is not shown yet; empty if it is.
     following: Mutex<String>,
+    /// What a sweep of this mount found at last.
+    swept: Mutex<Option<serde_json::Value>>,
+    /// Whether it sweeps by itself.
+    sweeps: bool,
+    upkeep: Upkeep,
     ticks: AtomicU64,
     handle: OnceLock<Handle>,
 }
@@ -82,10 +90,12 @@ impl Mounted {
         note: Option<Arc<NoteWriter>>,
         when: When,
         (follower, follows): (Follower, bool),
+        sweeps: bool,
     ) -> Self {
         let read_only = state.is_none();
         let (ticks, handle) = (AtomicU64::new(0), OnceLock::new());
         let (following, owed_since, watch) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let (swept, upkeep) = (Mutex::default(), Upkeep::new(&fs));
         let follower = Arc::new(follower);
         let operations = Arc::new(WithPast::new(Arc::clone(&fs), Arc::clone(&follower)));
         Self {
@@ -100,6 +110,9 @@ impl Mounted {
             watch,
             owed_since,
             following,
+            swept,
+            sweeps,
+            upkeep,
             ticks,
             handle,
         }
@@ -108,7 +121,7 @@ impl Mounted {
     /// Whether it is time to tell other devices that their changes are here.
     fn is_answer_due(&self) -> bool {
         let volume = self.fs.volume();
-        let mut since = self.owed_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut since = locked(&self.owed_since);
         let Some(owed) = volume.owed_answer().filter(|_| !self.read_only) else {
             *since = None;
             return false;
@@ -148,8 +161,43 @@ impl Mounted {
         sent.map_err(|error| Failure { code: Exit::Other, text: error.to_string() })
     }
 
+    /// Gives back what nobody needs, or only says what that is, and answers with what came of it.
+    fn sweep(&self, portion: Option<Portion>, exchange: &mut Exchange<'_>) -> Result<(), Failure> {
+        let failed =
+            |error: FsError| Failure { code: exit_of(error), text: self.with_cause(error) };
+        let told = |error: &dyn std::fmt::Display| Failure {
+            code: Exit::Other,
+            text: format!("what other devices wrote cannot be read: {error}"),
+        };
+        self.fs.read_heads(&self.follower).map_err(|error| told(&error))?;
+        let (plan, swept) = match portion {
+            Some(portion) => self.fs.sweep(portion).map_err(failed)?,
+            None => (self.fs.plan_sweep().map_err(failed)?, None),
+        };
+        let report = self.note_swept(&plan, swept.as_ref());
+        let sent = exchange.send(report.to_string().as_bytes());
+        sent.map_err(|error| Failure { code: Exit::Other, text: error.to_string() })
+    }
+
+    /// What failed, and what the system answered then.
+    fn with_cause(&self, error: FsError) -> String {
+        match self.fs.take_cause() {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        }
+    }
+
+    /// Notes for the status what a sweep found and did just now.
+    fn note_swept(&self, plan: &SweepPlan, swept: Option<&Swept>) -> serde_json::Value {
+        let volume = self.fs.volume();
+        let report = swept::report(plan, swept, &volume.heads());
+        let looked = volume.world().clock.now().secs;
+        *locked(&self.swept) = Some(swept::summary(&report, looked));
+        report
+    }
+
     fn set_following(&self, text: String) {
-        *self.following.lock().unwrap_or_else(PoisonError::into_inner) = text;
+        *locked(&self.following) = text;
     }
 
     /// Why not everything is in REPO, where what is not is, and what to do. What it
@@ -162,6 +210,10 @@ impl Mounted {
         let text = unpublished(error, &fs.progress(), kept, &place.unwrap_or_default());
         Failure { code, text }
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How a command ends whose request to the file system failed.
@@ -252,7 +304,7 @@ impl Service for Mounted {
         if !self.follows {
             return std::thread::sleep(limit);
         }
-        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watch = locked(&self.watch);
         self.follower.wait(self.fs.volume(), &mut watch, limit, self.fs.alarm());
     }
 
@@ -318,6 +370,29 @@ impl Service for Mounted {
         }
     }
 
+    fn maintain(&self) {
+        if self.read_only || !self.sweeps || !self.upkeep.is_due(&self.fs) {
+            return;
+        }
+        let looked = self.fs.read_heads(&self.follower).map_err(|error| error.to_string());
+        let swept = looked
+            .and_then(|()| self.fs.sweep(Portion::Fifth).map_err(|error| self.with_cause(error)));
+        match swept {
+            Ok((plan, swept)) => {
+                let report = self.note_swept(&plan, swept.as_ref());
+                log::info!("a sweep: {report}");
+                if swept.is_none() {
+                    self.upkeep.failed(&self.fs);
+                }
+            }
+            Err(why) => {
+                log::warn!("what nobody needs is not given back: {why}");
+                self.upkeep.failed(&self.fs);
+            }
+        }
+        give_back_memory();
+    }
+
     fn checkpoint(&self, why: Why) -> Result<(), Failure> {
         if self.read_only {
             return Ok(());
@@ -380,8 +455,9 @@ impl Service for Mounted {
             "elsewhere": elsewhere,
             "behind": heads.behind.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "unusable": heads.unusable.iter().map(|head| head.error.to_string()).collect::<Vec<_>>(),
-            "following": Some(self.following.lock().unwrap_or_else(PoisonError::into_inner).clone())
+            "following": Some(locked(&self.following).clone())
                 .filter(|text| !text.is_empty()),
+            "given_back": *locked(&self.swept),
             "trouble": progress.trouble,
             "failed": progress.failed,
         })
@@ -404,6 +480,7 @@ impl Service for Mounted {
             }
             Call::Keep(label) => self.keep(&label, exchange),
             Call::Retention(new) => self.retain(new, exchange),
+            Call::Sweep(portion) => self.sweep(portion, exchange),
         };
         done.map_or_else(Answer::Failed, |()| Answer::Done)
     }
@@ -412,6 +489,7 @@ impl Service for Mounted {
         if let Some(state) = &self.state {
             state.is_ending();
         }
+        self.fs.end_sweeps();
         let outcome = self.checkpoint(Why::Unmount);
         if let Some(note) = &self.note {
             Arc::clone(note).write(self.fs.volume());

@@ -45,6 +45,8 @@ const BUSY_PAUSE: Duration = Duration::from_millis(100);
 pub(super) const TICK: Duration = Duration::from_millis(500);
 /// The longest pause from one question whether something came from elsewhere to the next.
 const FOLLOW_PAUSE: Duration = Duration::from_secs(5);
+/// The pause from one question whether there is something that can wait to the next.
+const UPKEEP_PAUSE: Duration = Duration::from_secs(5);
 /// How long answers may take to reach the command line at the end.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
@@ -259,6 +261,7 @@ impl<S: Service> Life<S> {
             }
         })?;
         self.start_following()?;
+        self.start_upkeep()?;
         let (service, session) = (Arc::clone(&self.service), Arc::downgrade(&self.session));
         let one = Arc::clone(&self.one_checkpoint);
         spawn("checkpoint", move || {
@@ -270,6 +273,17 @@ impl<S: Service> Life<S> {
                 if let Err(failure) = write_back_and_checkpoint(&*service, &session, Why::Due) {
                     log::error!("checkpoint failed: {}", failure.text);
                 }
+            }
+        })
+    }
+
+    /// Starts the thread for what can wait.
+    fn start_upkeep(&self) -> Result<(), Failure> {
+        let (service, session) = (Arc::clone(&self.service), Arc::downgrade(&self.session));
+        spawn("upkeep", move || {
+            while session.strong_count() > 0 {
+                let _ = catch_unwind(AssertUnwindSafe(|| service.maintain()));
+                thread::sleep(UPKEEP_PAUSE);
             }
         })
     }

@@ -54,6 +54,9 @@ pub trait Service: Send + Sync + 'static {
     /// at the same time as a checkpoint.
     fn follow(&self) {}
 
+    /// Does what can wait. Called every few seconds, in a thread of its own; may take long.
+    fn maintain(&self) {}
+
     /// Everything acknowledged goes into REPO. The kernel's dirty pages were
     /// pulled just before.
     fn checkpoint(&self, why: Why) -> Result<(), Failure>;

@@ -346,17 +346,20 @@ impl Fs {
         let changes = self.volume.stamp(overlay.into_changes())?;
         let without = files.iter().zip(&contents).filter(|(_, stored)| stored.is_none());
         self.log_again(&without.map(|(file, _)| file.ino).collect::<Vec<_>>())?;
-        let open: Vec<Content> = {
-            let state = self.lock();
-            let unnamed = state.orphans.values().map(|inode| inode.content);
-            state.files.values().map(|file| file.stored.content).chain(unnamed).collect()
-        };
         let counts = (inodes, bytes);
+        let open = self.open_contents();
         let published = self.volume.checkpoint(changes, counts, sequence, &open)?;
         if let Some(path) = published.gone.first() {
             withheld.get_or_insert(StoreError::Vanished { path: path.clone() });
         }
         Ok(Made { published, contents, withheld })
+    }
+
+    /// The stored contents of all files that are open or have changes, with and without a name.
+    pub(super) fn open_contents(&self) -> Vec<Content> {
+        let state = self.lock();
+        let unnamed = state.orphans.values().map(|inode| inode.content);
+        state.files.values().map(|file| file.stored.content).chain(unnamed).collect()
     }
 
     /// Logs once more, durably, what the commit will not have of these files,

@@ -146,7 +146,7 @@ impl Fs {
     }
 
     /// Whether something is acknowledged that no head has.
-    fn has_changes(&self) -> bool {
+    pub fn has_changes(&self) -> bool {
         self.lock().overlays.all_changes() > 0
     }
 

@@ -1,6 +1,7 @@
 //! What the owner says of states of the past: which are kept, and for how long.
 
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use super::{Fs, FsError, Result};
 use crate::format::namespace::Value;
@@ -8,7 +9,10 @@ use crate::format::node::Dotted;
 use crate::format::record::Change;
 use crate::format::setting::Retention;
 use crate::io::Timestamp;
-use crate::volume::{StoreError, SweepPlan, Swept};
+use crate::volume::{Portion, StoreError, SweepPlan, Swept};
+
+/// How often a sweep is planned while others go on publishing, before they wait for it.
+const PLANS: u32 = 2;
 
 impl Fs {
     /// Changes for how long all devices keep states of the past; each thins out its own when it makes
@@ -42,31 +46,87 @@ impl Fs {
         Ok(after)
     }
 
+    /// What would be given back of this device's folder. What is acknowledged and not published counts as
+    /// it was published last; files that are open here count as they are.
+    ///
+    /// # Errors
+    ///
+    /// If a state that counts cannot be read: then nothing is known.
+    pub fn plan_sweep(&self) -> Result<SweepPlan> {
+        let own = self.volume.state().device;
+        let plan = self.volume.plan_sweep(own, &self.open_contents());
+        plan.map_err(|error| self.store_failed(&error))
+    }
+
     /// Gives back what nobody needs of this device's folder: publishes everything acknowledged so far,
-    /// removes what is due, and has a head say what is given back from now on, if `agrees` to the plan.
+    /// removes what is due, and has a head say what is given back from now on. Nothing is done, and
+    /// nothing returned of it, if the plan has a doubt, the portion leaves everything, or sweeps were
+    /// ended. Operations go on meanwhile; whoever needs a checkpoint waits for the removal, and not while
+    /// it is planned.
     ///
     /// # Errors
     ///
     /// As [`Fs::checkpoint`], and if a state that counts cannot be read: then nothing is given back.
-    pub fn sweep(&self, agrees: &dyn Fn(&SweepPlan) -> bool) -> Result<(SweepPlan, Swept)> {
+    pub fn sweep(&self, portion: Portion) -> Result<(SweepPlan, Option<Swept>)> {
         if self.options.read_only {
             return Err(FsError::ReadOnly);
         }
-        let failed = |error| self.store_failed(&error);
+        let own = self.volume.state().device;
+        for _ in 0..PLANS {
+            let flushing = self.flushing_next();
+            let is_any = self.publish_for_sweep()?;
+            drop(flushing);
+            if !is_any {
+                return Ok((SweepPlan::default(), Some(Swept::default())));
+            }
+            let plan = self.plan_sweep()?;
+            let _flushing = self.flushing_next();
+            if self.volume.is_as_planned(&plan, own) {
+                return self.sweep_by(plan, portion);
+            }
+        }
+        // Others publish all the time: now they wait.
         let _flushing = self.flushing_next();
+        self.publish_for_sweep()?;
+        let plan = self.plan_sweep()?;
+        self.sweep_by(plan, portion)
+    }
+
+    /// From here on no sweep changes anything.
+    pub fn end_sweeps(&self) {
+        self.sweeps_ended.store(true, Ordering::Relaxed);
+    }
+
+    /// With `flushing` held: publishes everything acknowledged. Returns whether this device has a folder.
+    fn publish_for_sweep(&self) -> Result<bool> {
         if let Some((_, Some(withheld))) = self.checkpoint_locked(false)? {
             return Err(self.store_failed(&withheld));
         }
+        if self.volume.state().generation == 0 {
+            return Ok(false);
+        }
+        self.volume.count_days().map_err(|error| self.store_failed(&error))?;
+        Ok(true)
+    }
+
+    /// With `flushing` held: does what the plan says, which is of the states that there are now.
+    fn sweep_by(
+        &self,
+        mut plan: SweepPlan,
+        portion: Portion,
+    ) -> Result<(SweepPlan, Option<Swept>)> {
         let volume = &self.volume;
-        let own = volume.state().device;
-        if volume.state().generation == 0 {
-            return Ok(Default::default());
+        let failed = |error| self.store_failed(&error);
+        for doubt in volume.doubts(volume.state().device) {
+            if !plan.doubts.contains(&doubt) {
+                plan.doubts.push(doubt);
+            }
         }
-        volume.count_days().map_err(failed)?;
-        let mut plan = volume.plan_sweep(own).map_err(failed)?;
-        if !plan.doubts.is_empty() || !agrees(&plan) {
-            return Ok((plan, Swept::default()));
+        let is_ended = self.sweeps_ended.load(Ordering::Relaxed);
+        if !plan.doubts.is_empty() || plan.is_too_much(portion) || is_ended {
+            return Ok((plan, None));
         }
+        plan.keep_to(portion);
         let mut swept = volume.remove_given(&mut plan).map_err(failed)?;
         let begun = volume.begin_giving(&plan).map_err(failed);
         // Others wait for this device, too.
@@ -79,9 +139,10 @@ impl Fs {
         if let Some((_, Some(withheld))) = made? {
             return Err(self.store_failed(&withheld));
         }
-        volume.count_days().map_err(failed)?;
+        volume.note_sweep().map_err(failed)?;
         swept.condemned = volume.condemned_of(&plan).map_err(failed)?;
-        Ok((plan, swept))
+        plan.given = volume.given_back(volume.state().device).map_err(failed)?;
+        Ok((plan, Some(swept)))
     }
 
     /// Publishes everything acknowledged so far, and keeps that state under a name. Returns the

@@ -34,7 +34,7 @@ mod queue;
 mod record_log;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
 use std::time::Duration;
 
@@ -227,6 +227,8 @@ pub struct Fs {
     busy_follows: AtomicUsize,
     /// Held while a state gets a name.
     naming: Mutex<()>,
+    /// No sweep changes anything any more.
+    sweeps_ended: AtomicBool,
     /// Rings when what following waits for has happened, or the kernel is to be told something.
     alarm: Alarm,
     failing: Failing,
@@ -258,6 +260,7 @@ impl Fs {
             hold_of_opens: hold::Hold::default(),
             busy_follows: AtomicUsize::new(0),
             naming: Mutex::default(),
+            sweeps_ended: AtomicBool::new(false),
             alarm: Alarm::default(),
             failing: Failing::default(),
         };

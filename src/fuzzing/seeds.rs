@@ -271,6 +271,7 @@ pub(super) fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         retires: vec![[0x24; 16]],
         steps: crate::volume::DaySteps::default(),
         entered: vec![(3, 5)],
+        swept: 5,
     }
     .encode();
     state.truncate(state.len() - 32);

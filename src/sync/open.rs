@@ -204,6 +204,7 @@ fn local_state(world: &World, repository: &Repository, options: &OpenOptions) ->
             retires: Vec::new(),
             steps: DaySteps::default(),
             entered: Vec::new(),
+            swept: 0,
         }
     });
     if let Some(name) = &options.new_name {

@@ -4,14 +4,16 @@ use proptest::prelude::*;
 
 use super::tests_sweep::{Edit, all_states, edit, forget, noise, publish};
 use crate::crypto::hex;
+use crate::fs::Operations as _;
 use crate::merge::tests_devices::Device;
 use crate::merge::tests_histories::factor;
-use crate::volume::{SweepPlan, Swept, WAIT_STEPS};
+use crate::volume::{Fate, Notice, Portion, SweepPlan, Swept, WAIT_STEPS, check};
 
 const DAY: u32 = 24 * 3600;
 
 fn sweep(device: &Device) -> (SweepPlan, Swept) {
-    device.fs().sweep(&|_| true).unwrap()
+    let (plan, swept) = device.fs().sweep(Portion::All).unwrap();
+    (plan, swept.unwrap_or_default())
 }
 
 /// Bytes of all files in REPO.
@@ -79,6 +81,137 @@ fn one_device_alone_gets_its_space_back_after_the_wait() {
     let other = laptop.another("PHONE", 40);
     assert!(other.seen() == shown);
     assert!(other.volume().notices.is_empty(), "{:?}", other.volume().notices);
+}
+
+#[test]
+fn what_a_program_has_open_stays() {
+    let laptop = Device::first("LAPTOP");
+    forget(&laptop);
+    publish(&laptop, "large", 1);
+    publish(&laptop, "other", 2);
+    let open = laptop.open_file("large").unwrap();
+    assert!(laptop.unlink("large"));
+    laptop.checkpoint();
+    publish(&laptop, "other", 3);
+    for _ in 0..=WAIT_STEPS {
+        laptop.later(DAY);
+        let (_, swept) = sweep(&laptop);
+        let bytes = swept.condemned.1.max(swept.removed.1);
+        assert!(bytes < 1_000_000, "more than what other was, and some heads: {swept:?}");
+    }
+    assert!(laptop.fs().read(open, 0, 2_000_000).unwrap() == noise(1).as_bytes());
+    laptop.close(open);
+    laptop.fs().forget(open, 100);
+    let (_, swept) = sweep(&laptop);
+    assert!(swept.condemned.1 > 500_000, "{swept:?}");
+}
+
+/// PHONE has a file open that LAPTOP replaces: PHONE says that it knows only once it has the content
+/// itself.
+#[test]
+fn what_a_program_has_open_elsewhere_stays_readable_there() {
+    let laptop = Device::first("LAPTOP");
+    forget(&laptop);
+    publish(&laptop, "large", 1);
+    let phone = laptop.another("PHONE", 3);
+    phone.checkpoint();
+    phone.answer();
+    exchange(&[&laptop, &phone]);
+    laptop.answer();
+    exchange(&[&laptop, &phone]);
+    let open = phone.open_file("large").unwrap();
+    publish(&laptop, "large", 2);
+    phone.later(120);
+    exchange(&[&laptop, &phone]);
+    phone.answer();
+    exchange(&[&laptop, &phone]);
+    let (_, swept) = sweep(&laptop);
+    assert!(swept.condemned.1 > 500_000, "{swept:?}");
+    exchange(&[&laptop, &phone]);
+    phone.later(120);
+    phone.answer();
+    exchange(&[&laptop, &phone]);
+    let mut removed = 0;
+    for _ in 0..=WAIT_STEPS {
+        laptop.later(DAY);
+        removed += sweep(&laptop).1.removed.1;
+    }
+    assert!(removed > 500_000, "{removed}");
+    exchange(&[&laptop, &phone]);
+    phone.volume().close_idle();
+    phone.volume().close_idle();
+    assert!(phone.fs().read(open, 0, 2_000_000).unwrap() == noise(1).as_bytes());
+}
+
+#[test]
+fn a_copy_of_what_was_given_back_is_no_damage() {
+    let laptop = Device::first("LAPTOP");
+    forget(&laptop);
+    for seed in 1..=6 {
+        publish(&laptop, "large", seed);
+    }
+    let own = format!("repo/{}/", hex(&laptop.volume().state().device));
+    let world = laptop.world();
+    for path in world.paths().iter().filter(|path| path.starts_with(&own)) {
+        world.put(&path.replace(".amb", " (1).amb"), &world.get(path).unwrap());
+    }
+    for _ in 0..=WAIT_STEPS {
+        laptop.later(DAY);
+        sweep(&laptop);
+    }
+    let laptop = laptop.remount(40);
+    let notices = &laptop.volume().notices;
+    assert!(!notices.iter().any(|of| matches!(of, Notice::Misplaced(_))), "{notices:?}");
+    let (world, repository) = (laptop.volume().world(), laptop.repository());
+    let volume = Some(laptop.volume());
+    let found = check(&*world.repo, &*world.clock, &repository, volume, true).unwrap();
+    assert!(found.misplaced.is_empty(), "{:?}", found.misplaced);
+}
+
+#[test]
+fn a_sweep_that_nobody_asked_for_gives_back_a_fifth_at_a_time() {
+    let laptop = Device::first("LAPTOP");
+    forget(&laptop);
+    for seed in 1..=10 {
+        publish(&laptop, "large", seed);
+    }
+    let given = |portion| {
+        let (plan, swept) = laptop.fs().sweep(portion).unwrap();
+        (plan.all_bytes(), swept.map(|swept| swept.condemned.1))
+    };
+    assert_eq!(given(Portion::AllIfFifth).1, None, "it is more than a fifth");
+    let mut total = 0;
+    for day in 1..=30 {
+        laptop.later(DAY);
+        let (all, condemned) = given(Portion::Fifth);
+        let condemned = condemned.unwrap();
+        total += condemned;
+        // Heads are folded beside it, and one object has 700 kB.
+        assert!(condemned <= (all / 5).max(710_000) + 500_000, "{condemned} of {all} on day {day}");
+    }
+    assert!(total > 9 * 600_000, "{total}");
+    assert_eq!(laptop.fs().plan_sweep().unwrap().total(Fate::Unneeded).0, 0);
+    assert!(laptop.seen()["large"].bytes == noise(10));
+}
+
+#[test]
+fn a_plan_holds_only_for_the_states_of_which_it_was_made() {
+    let laptop = Device::first("LAPTOP");
+    publish(&laptop, "large", 1);
+    let own = laptop.volume().state().device;
+    let plan = laptop.volume().plan_sweep(own, &[]).unwrap();
+    assert!(laptop.volume().is_as_planned(&plan, own));
+    publish(&laptop, "large", 2);
+    assert!(!laptop.volume().is_as_planned(&plan, own));
+    let plan = laptop.volume().plan_sweep(own, &[]).unwrap();
+    let phone = laptop.another("PHONE", 3);
+    phone.answer();
+    laptop.receive(&phone);
+    laptop.follow();
+    assert!(!laptop.volume().is_as_planned(&plan, own));
+    laptop.fs().end_sweeps();
+    let (_, swept) = laptop.fs().sweep(Portion::All).unwrap();
+    assert_eq!(swept, None);
 }
 
 #[test]

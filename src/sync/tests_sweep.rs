@@ -44,7 +44,7 @@ pub fn noise(seed: u64) -> String {
 fn plan(device: &Device) -> SweepPlan {
     // As a command looks at it that opens the repository.
     let read = device.read_at(None).unwrap();
-    read.volume().plan_sweep(device.volume().state().device).unwrap()
+    read.volume().plan_sweep(device.volume().state().device, &[]).unwrap()
 }
 
 fn unneeded(device: &Device) -> u64 {
@@ -214,7 +214,7 @@ fn a_file_in_no_ledger_stays_and_a_state_that_is_not_whole_ends_the_plan() {
     let path = laptop.world().paths().into_iter().find(|path| path.contains("/0000000000000001-"));
     laptop.world().remove_file(&path.unwrap());
     let read = laptop.read_at(None).unwrap();
-    assert!(read.volume().plan_sweep(laptop.volume().state().device).is_err());
+    assert!(read.volume().plan_sweep(laptop.volume().state().device, &[]).is_err());
 }
 
 /// What a device does to what it shows, or keeps.

@@ -68,6 +68,15 @@ impl Ensurer<'_> {
         })
     }
 
+    /// All of a content.
+    fn content(&mut self, content: &Content) -> Result<()> {
+        match content {
+            Content::None => Ok(()),
+            Content::Chunk(id) => self.check(id),
+            Content::Tree(id, _) => self.tree(id),
+        }
+    }
+
     /// The nodes of a map, without what its values name.
     fn map(&mut self, id: &Id) -> Result<()> {
         if *id == NO_ID || !self.nodes.insert(*id) {
@@ -97,10 +106,8 @@ impl Ensurer<'_> {
             let (before, after) = difference.sides();
             let before = before.map(contents).unwrap_or_default();
             for content in after.map(contents).unwrap_or_default() {
-                match content {
-                    Content::Chunk(id) if !before.contains(&content) => self.check(&id)?,
-                    Content::Tree(id, _) if !before.contains(&content) => self.tree(&id)?,
-                    _ => {}
+                if !before.contains(&content) {
+                    self.content(&content)?;
                 }
             }
         }
@@ -120,9 +127,9 @@ impl Volume {
     /// more. Returns the devices of whose files something is needed that cannot be had now: the head must
     /// not say that it holds theirs.
     ///
-    /// The states that this device keeps are looked through, too, if a device gives back more than this
-    /// one knew of at its last head.
-    pub(super) fn ensure(&self, next: &Inherited) -> Result<BTreeSet<DeviceId>> {
+    /// The states that this device keeps, and the contents that are `open` on it, are looked through, too,
+    /// if a device gives back more than this one knew of at its last head.
+    pub(super) fn ensure(&self, next: &Inherited, open: &[Content]) -> Result<BTreeSet<DeviceId>> {
         let (heads, own, state) = (self.heads(), self.own(), self.state());
         let others = heads.newest.iter().filter(|head| head.device != state.device);
         let reliance = |device: &DeviceId| self.store.reliance(device);
@@ -151,6 +158,7 @@ impl Volume {
         };
         if gives_more {
             ensurer.tree(&next.root.0)?;
+            open.iter().try_for_each(|content| ensurer.content(content))?;
             match kept_in(&self.store, own.ledger) {
                 Ok(kept) => kept.values().try_for_each(|kept| ensurer.tree(&kept.root.0))?,
                 Err(error) => {

@@ -24,7 +24,7 @@ pub(super) enum Reference {
 }
 
 impl Reference {
-    fn of_content(content: &Content) -> Option<Self> {
+    pub(super) fn of_content(content: &Content) -> Option<Self> {
         match content {
             Content::None => None,
             Content::Chunk(id) => Some(Self::Chunk(*id)),

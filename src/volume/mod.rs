@@ -80,7 +80,7 @@ pub use retention::{Candidate, DaySteps, staying};
 pub use shortfall::{Gap, Inspection, Presence, Shortfall};
 pub use stamp::Origins;
 use state::State;
-pub use sweep::{Awaited, Doubt, Fate, GivenBack, Planned, SweepPlan, WAIT_STEPS};
+pub use sweep::{Awaited, Doubt, Fate, GivenBack, Planned, Portion, SweepPlan, WAIT_STEPS};
 pub use tree::Tree;
 pub use unfit::{Held, Unfit};
 pub(crate) use unfit::{journal_keys, unfit};

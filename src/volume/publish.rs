@@ -70,7 +70,7 @@ impl Volume {
         }
         let (inodes, bytes) = counts;
         let next = Inherited { root, inodes, bytes, ..base.inherited.clone() };
-        self.commit(next, namespace, journal, news, Vec::new())
+        self.commit(next, namespace, journal, news, (Vec::new(), open))
     }
 
     /// The rows that say how far each writer of this head's changes has come, in the order
@@ -153,17 +153,17 @@ impl Volume {
 
     /// Publishes what is staged with a head that hands this on, whose root is that of the
     /// `namespace`. It has `news` if other devices must answer it, and names `objects` beside
-    /// those that are new.
+    /// those that are new. The contents that are `open` stay readable.
     pub(super) fn commit(
         &self,
         inherited: Inherited,
         namespace: Namespace,
         journal: u64,
         news: bool,
-        objects: Vec<NewObject>,
+        (objects, open): (Vec<NewObject>, &[Content]),
     ) -> Result<Published> {
         let state = self.state();
-        let unsure = self.ensure(&inherited)?;
+        let unsure = self.ensure(&inherited, open)?;
         if self.store.staged_bytes() > HEAD_DATA_MAX {
             self.store.publish_objects(0)?;
         }

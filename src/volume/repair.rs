@@ -240,7 +240,7 @@ impl Volume {
         let inherited = base.inherited.clone();
         let next = Inherited { root, inodes, bytes, bad: bad_list, ..inherited };
         let namespace = Namespace::plain(root);
-        let published = self.commit(next, namespace, self.state().journal, true, objects)?;
+        let published = self.commit(next, namespace, self.state().journal, true, (objects, &[]))?;
         Ok(Repaired { published: Some(published), changes, healed, lost })
     }
 

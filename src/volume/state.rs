@@ -53,6 +53,8 @@ pub struct State {
     /// Of its heads that give something back the generation, and on how many days it had run when they
     /// were known to have entered; ascending.
     pub entered: Vec<(u64, u64)>,
+    /// On how many days it had run when it swept last; 0 if it never did.
+    pub swept: u64,
 }
 
 impl State {
@@ -95,6 +97,7 @@ impl State {
         for (generation, steps) in &self.entered {
             out.var(*generation).var(*steps);
         }
+        out.var(self.swept);
         let mut bytes = out.finish();
         let check = hash(&bytes);
         bytes.extend_from_slice(&check);
@@ -127,6 +130,7 @@ impl State {
             retires: ascending(&mut input, RETIRES_MAX, "order of retired ids")?,
             steps: DaySteps::decode(&mut input)?,
             entered: entered(&mut input)?,
+            swept: input.var()?,
         };
         input.end()?;
         Ok(state)
@@ -218,11 +222,12 @@ mod tests {
             retires: vec![[9; 16], [10; 16]],
             steps: DaySteps::default(),
             entered: vec![(3, 5), (4, 5)],
+            swept: 5,
         };
         let bytes = state.encode();
         assert_eq!(State::decode(&bytes), Ok(state.clone()));
         // A device named twice: one generation would hide the other.
-        let behind = 32 + 5 + 4 + 16 + 1 + 2 * 16;
+        let behind = 32 + 1 + 5 + 4 + 16 + 1 + 2 * 16;
         let (start, end) = bytes.split_at(bytes.len() - behind);
         let mut twice = start.to_vec();
         let count = twice.len() - 18;

@@ -13,6 +13,7 @@ use crate::crypto::{DeviceId, Hash, hex};
 use crate::format::commit::{Commit, Name};
 use crate::format::container::Kind;
 use crate::format::ledger::Container;
+use crate::format::namespace::Content;
 use crate::format::node::{Id, NO_ID};
 use crate::io::Timestamp;
 use crate::store::{Result, Store, StoreError};
@@ -72,6 +73,25 @@ pub struct Awaited {
     pub time: Timestamp,
 }
 
+/// How much of a device's folder a sweep may give back. What is due is removed in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Portion {
+    /// Everything that is not needed.
+    All,
+    /// Everything, if it has at most a fifth of the bytes of the folder; else nothing.
+    AllIfFifth,
+    /// Up to a fifth of the bytes of the folder, or one file; the oldest files first.
+    Fifth,
+}
+
+/// The states of which a plan was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Basis {
+    own: (u64, Hash),
+    heads: Vec<Hash>,
+    parents: Vec<Hash>,
+}
+
 /// What would be given back of a device's own folder.
 #[derive(Clone, Debug, Default)]
 pub struct SweepPlan {
@@ -89,6 +109,7 @@ pub struct SweepPlan {
     needed: Vec<u64>,
     /// The newest own generation that the device itself, or another one, surely has.
     held: u64,
+    basis: Basis,
 }
 
 /// A head or object that is given back.
@@ -134,6 +155,28 @@ impl SweepPlan {
             !file.is_here && file.is_forgotten && !is_newest
         };
         self.given.iter().filter(is_old).filter_map(|file| file.name.hash())
+    }
+
+    /// Whether so much is not needed that the portion has nothing of it.
+    pub fn is_too_much(&self, portion: Portion) -> bool {
+        portion == Portion::AllIfFifth && self.total(Fate::Unneeded).1 > self.all_bytes() / 5
+    }
+
+    /// Leaves what is not needed, and is no part of the portion, for a later sweep.
+    pub(crate) fn keep_to(&mut self, portion: Portion) {
+        if portion != Portion::Fifth {
+            return;
+        }
+        let most = self.all_bytes() / 5;
+        let mut taken = 0;
+        // The files are there in the order of their age, the newest first.
+        for file in self.files.iter_mut().rev().filter(|file| file.fate == Fate::Unneeded) {
+            if taken == 0 || taken + file.row.size <= most {
+                taken += file.row.size;
+            } else {
+                file.fate = Fate::Stays;
+            }
+        }
     }
 
     /// Bytes of all files of the device's folder of which the ledger has rows, and that are not removed.
@@ -187,14 +230,16 @@ impl Marker<'_> {
         }
         self.needed.push(short(id));
         let node = self.store.node(id)?;
-        references(&node, &mut |reference| {
-            match reference {
-                Reference::Node(id) => self.node(&id)?,
-                Reference::Chunk(id) => self.needed.push(short(&id)),
-                Reference::Unknown => self.has_unknown = true,
-            }
-            Ok(())
-        })
+        references(&node, &mut |reference| self.follow(reference))
+    }
+
+    fn follow(&mut self, reference: Reference) -> Result<()> {
+        match reference {
+            Reference::Node(id) => self.node(&id)?,
+            Reference::Chunk(id) => self.needed.push(short(&id)),
+            Reference::Unknown => self.has_unknown = true,
+        }
+        Ok(())
     }
 
     /// What is needed, ascending.
@@ -215,32 +260,47 @@ struct OwnHead {
 }
 
 impl Volume {
-    /// What would be given back of this device's folder, and what that waits for. The heads of all
-    /// devices that are here count, and all commits that their ledgers keep.
-    ///
-    /// # Errors
-    ///
-    /// If anything that has to be looked at cannot be read: then nothing is known.
-    pub fn plan_sweep(&self, own: DeviceId) -> Result<SweepPlan> {
-        let (heads, base) = (self.heads(), self.base());
-        let mut plan = SweepPlan::default();
+    /// Why nothing may be given back of this device's folder now, as far as it can be told without
+    /// looking into the trees.
+    pub(crate) fn doubts(&self, own: DeviceId) -> Vec<Doubt> {
+        let heads = self.heads();
         let behind = heads.behind.iter().map(ToString::to_string);
         let unusable = heads.unusable.iter().map(|head| head.error.to_string());
         let incomplete = heads.newest.iter().filter(|head| !head.complete);
         let incomplete = incomplete.map(|head| {
             format!("not all files of {} are here", super::named(&head.name, &head.device))
         });
-        plan.doubts.extend(behind.chain(unusable).chain(incomplete).map(Doubt::NotAllHere));
-        plan.doubts.extend(self.unseen(&heads.newest, own).map(Doubt::NotAllHere));
-        let is_retired = |device: &DeviceId| base.inherited.is_retired(device);
-        let others = heads.newest.iter().filter(|head| head.device != own);
-        plan.awaited.extend(others.filter(|head| !is_retired(&head.device)).map(|head| Awaited {
-            device: head.device,
-            name: head.name.clone(),
-            time: head.commit.time,
-        }));
+        let doubts = behind.chain(unusable).chain(incomplete);
+        doubts.chain(self.unseen(&heads.newest, own)).map(Doubt::NotAllHere).collect()
+    }
+
+    fn basis(&self, own: DeviceId) -> Basis {
+        let newest = self.own_newest(own).map(|newest| (newest.generation, newest.hash));
+        Basis {
+            own: newest.unwrap_or_default(),
+            heads: self.heads().newest.iter().map(|head| head.hash).collect(),
+            parents: self.base().inherited.parents.clone(),
+        }
+    }
+
+    /// Whether the states are still those of which the plan was made.
+    pub(crate) fn is_as_planned(&self, plan: &SweepPlan, own: DeviceId) -> bool {
+        self.basis(own) == plan.basis
+    }
+
+    /// What would be given back of this device's folder, and what that waits for. The heads of all
+    /// devices that are here count, and all commits that their ledgers keep; so do these `open` contents,
+    /// whoever has them.
+    ///
+    /// # Errors
+    ///
+    /// If anything that has to be looked at cannot be read: then nothing is known.
+    pub fn plan_sweep(&self, own: DeviceId, open: &[Content]) -> Result<SweepPlan> {
+        let heads = self.heads();
+        let (basis, doubts, awaited) = (self.basis(own), self.doubts(own), self.awaited(own));
+        let mut plan = SweepPlan { doubts, awaited, basis, ..SweepPlan::default() };
         let Some(newest) = self.own_newest(own) else { return Ok(plan) };
-        let (needed, has_unknown) = self.needed(&heads.newest, &newest)?;
+        let (needed, has_unknown) = self.needed(&heads.newest, &newest, open)?;
         if has_unknown {
             plan.doubts.push(Doubt::Unknown);
         }
@@ -248,7 +308,7 @@ impl Volume {
         let rows = containers_in(&self.store, newest.ledger, &own)?;
         let (kept, given) = rows.iter().partition(|(_, row)| row.condemned == 0);
         plan.files = self.planned(&newest, kept, &needed, devices)?;
-        self.find_given(&mut plan, &newest, given);
+        (plan.given, plan.held) = self.find_given(&plan.awaited, &newest, given);
         plan.needed = needed;
         let listed: HashSet<Hash> = rows.into_keys().collect();
         for (hash, device, size) in self.store.objects() {
@@ -276,8 +336,39 @@ impl Volume {
         Some(OwnHead { device: own, generation, hash, root, ledger })
     }
 
-    /// What is given back, and what each file waits for.
-    fn find_given(&self, plan: &mut SweepPlan, newest: &OwnHead, rows: Vec<(&Hash, &Container)>) {
+    /// What the ledger of this device has as given back, and what each file waits for.
+    ///
+    /// # Errors
+    ///
+    /// If the ledger cannot be read.
+    pub(crate) fn given_back(&self, own: DeviceId) -> Result<Vec<GivenBack>> {
+        let Some(newest) = self.own_newest(own) else { return Ok(Vec::new()) };
+        let rows = containers_in(&self.store, newest.ledger, &own)?;
+        let rows = rows.iter().filter(|(_, row)| row.condemned != 0).collect();
+        Ok(self.find_given(&self.awaited(own), &newest, rows).0)
+    }
+
+    /// The devices that have to know what this device gives back.
+    fn awaited(&self, own: DeviceId) -> Vec<Awaited> {
+        let (heads, base) = (self.heads(), self.base());
+        let others = heads.newest.iter().filter(|head| head.device != own);
+        let others = others.filter(|head| !base.inherited.is_retired(&head.device));
+        let awaited = others.map(|head| Awaited {
+            device: head.device,
+            name: head.name.clone(),
+            time: head.commit.time,
+        });
+        awaited.collect()
+    }
+
+    /// What is given back, what each file waits for, and the newest own generation that the device
+    /// itself, or another one, surely has.
+    fn find_given(
+        &self,
+        awaited: &[Awaited],
+        newest: &OwnHead,
+        rows: Vec<(&Hash, &Container)>,
+    ) -> (Vec<GivenBack>, u64) {
         let (state, heads, own) = (self.state(), self.heads(), newest.device);
         let of_own = (newest.generation, &newest.hash);
         let held = |device: &DeviceId| {
@@ -285,14 +376,15 @@ impl Volume {
             head.and_then(|head| head.held_of(&own, of_own)).map_or(0, |(generation, _)| generation)
         };
         let knows: Vec<(DeviceId, u64)> =
-            plan.awaited.iter().map(|of| (of.device, held(&of.device))).collect();
+            awaited.iter().map(|of| (of.device, held(&of.device))).collect();
         let steps = |generation: u64| {
             let entered = state.entered.iter().find(|(of, _)| *of == generation);
             entered.map_or(0, |(_, entered)| state.steps.count.saturating_sub(*entered))
         };
         let waited = state.entered.iter().filter(|(of, _)| steps(*of) >= WAIT_STEPS);
         let alone = waited.map(|(generation, _)| *generation).max().unwrap_or(0);
-        plan.held = knows.iter().map(|(_, generation)| *generation).max().unwrap_or(alone);
+        let held = knows.iter().map(|(_, generation)| *generation).max().unwrap_or(alone);
+        let mut given = Vec::new();
         for (hash, row) in rows {
             let name = row.name(own, *hash);
             let days = WAIT_STEPS.saturating_sub(steps(row.condemned));
@@ -302,7 +394,7 @@ impl Volume {
             let is_forgotten = is_due && steps(row.condemned) >= FORGET_STEPS;
             let (row, is_here) = (*row, self.store.is_in_place(&name));
             let is_needed_alone = false;
-            plan.given.push(GivenBack {
+            given.push(GivenBack {
                 name,
                 row,
                 is_here,
@@ -313,11 +405,28 @@ impl Volume {
                 is_forgotten,
             });
         }
+        (given, held)
     }
 
     /// Notes durably on how many days this device ran before each of its heads that give something back,
     /// and that this is another day, if it is one.
     pub fn count_days(&self) -> Result<()> {
+        self.count(false)
+    }
+
+    /// As [`Volume::count_days`]; notes, too, that this device swept on this day.
+    pub(crate) fn note_sweep(&self) -> Result<()> {
+        self.count(true)
+    }
+
+    /// How many days on which this device ran have begun since the one on which it swept last.
+    pub(crate) fn days_since_sweep(&self) -> u64 {
+        let mut state = self.state();
+        state.steps.advance(self.world.clock.now());
+        state.steps.count.saturating_sub(state.swept)
+    }
+
+    fn count(&self, is_swept: bool) -> Result<()> {
         let condemned: BTreeSet<u64> = {
             let (own, device) = (self.own(), self.state().device);
             let rows = containers_in(&self.store, own.ledger, &device)?;
@@ -327,6 +436,9 @@ impl Volume {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.steps.advance(self.world.clock.now());
             let count = state.steps.count;
+            if is_swept {
+                state.swept = count;
+            }
             state.entered.retain(|(generation, _)| condemned.contains(generation));
             let known: BTreeSet<u64> = state.entered.iter().map(|(of, _)| *of).collect();
             state.entered.extend(condemned.difference(&known).map(|of| (*of, count)));
@@ -378,9 +490,14 @@ impl Volume {
         found.into_iter()
     }
 
-    /// What the newest heads need, and the commits that their ledgers keep, as [`short`] numbers,
-    /// ascending; and whether something in it is not known.
-    fn needed(&self, heads: &[DeviceHead], own: &OwnHead) -> Result<(Vec<u64>, bool)> {
+    /// What the newest heads need, the commits that their ledgers keep, and the `open` contents, as
+    /// [`short`] numbers, ascending; and whether something in it is not known.
+    fn needed(
+        &self,
+        heads: &[DeviceHead],
+        own: &OwnHead,
+        open: &[Content],
+    ) -> Result<(Vec<u64>, bool)> {
         let (nodes, needed) = (HashSet::new(), Vec::new());
         let mut marker = Marker { store: &self.store, nodes, needed, has_unknown: false };
         let others = heads.iter().map(|head| (head.commit.root, head.commit.ledger));
@@ -391,6 +508,9 @@ impl Volume {
             }
         }
         marker.node(&own.ledger.0)?;
+        for reference in open.iter().filter_map(Reference::of_content) {
+            marker.follow(reference)?;
+        }
         Ok(marker.finish())
     }
 
