@@ -1,5 +1,7 @@
 //! What nobody needs is given back and removed, and nothing else is: whatever the others do meanwhile.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::tests_sweep::{Edit, all_states, edit, forget, noise, publish};
@@ -409,5 +411,38 @@ proptest! {
             prop_assert!(device.seen() == devices[0].seen());
         }
         println!("{removed} removed");
+    }
+}
+
+/// A message every half an hour, and a sweep a day. What is needed of old heads goes into objects: in the
+/// head it was stored again each day, and as its newest copy was always new, older ones could never go.
+#[test]
+fn weeks_of_messages_are_few_files_and_little_is_stored_again() {
+    const A_DAY: u64 = 48;
+    let laptop = Device::first("LAPTOP");
+    assert!(laptop.write("chat", ""));
+    let mut known = BTreeSet::new();
+    for day in 1..=20 {
+        let words = noise(day);
+        for at in 0..A_DAY as usize {
+            laptop.later(1800);
+            assert!(laptop.append("chat", &words[at * 600..][..600]));
+            laptop.checkpoint();
+        }
+        let (_, swept) = laptop.fs().sweep(Portion::Fifth).unwrap();
+        let swept = swept.unwrap();
+        assert_eq!(swept.needed, 0, "day {day}: {swept:?}");
+        assert!((swept.removed.0 > A_DAY - 4) == (day > 7), "day {day}: {swept:?}");
+        let world = laptop.world();
+        let paths: BTreeSet<String> =
+            world.paths().into_iter().filter(|path| path.starts_with("repo/")).collect();
+        let written: usize =
+            paths.difference(&known).map(|path| world.get(path).unwrap().len()).sum();
+        let heads = (A_DAY as usize + 1) * 65536;
+        assert!(written < heads + heads / 4, "day {day}: {written} bytes for {heads}");
+        known.extend(paths.iter().cloned());
+        // Those of eight days wait; of each day before two objects and an index run are left.
+        let most = 8 * (A_DAY + 5) + 3 * day;
+        assert!(paths.len() as u64 <= most, "day {day}: {} files", paths.len());
     }
 }

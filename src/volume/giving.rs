@@ -30,6 +30,9 @@ pub(super) struct Giving {
     forgotten: BTreeSet<Hash>,
     /// Index runs that heads name which are given back, and that stay.
     pub(super) named: Vec<NewObject>,
+    /// Whether something of old heads is stored again. It goes into objects: in the head it would be
+    /// stored again with each sweep, and its newest copy would never be old enough for the others to go.
+    pub(super) stores_again: bool,
 }
 
 impl Giving {
@@ -129,6 +132,7 @@ impl Volume {
         let folded: Vec<&Name> = folded.map(|file| &file.name).collect();
         giving.condemned = going.iter().filter_map(|file| file.name.hash()).collect();
         giving.forgotten = plan.forgotten().collect();
+        giving.stores_again = going.iter().any(|file| file.needed > 0);
         for file in going.iter().filter(|file| file.needed > 0) {
             self.store_needed_again(&file.name, plan)?;
         }

@@ -164,10 +164,11 @@ impl Volume {
     ) -> Result<Published> {
         let state = self.state();
         let unsure = self.ensure(&inherited, open)?;
-        if self.store.staged_bytes() > HEAD_DATA_MAX {
+        let giving = locked(&self.giving).clone();
+        if self.store.staged_bytes() > HEAD_DATA_MAX || giving.stores_again {
             self.store.publish_objects(0)?;
         }
-        let giving = locked(&self.giving).clone();
+        let nodes_max = if giving.stores_again { 0 } else { HEAD_NODES_MAX };
         let processed = self.processed(&inherited, state.device, &unsure);
         let generation = state.generation + 1 + self.spent.load(Ordering::Relaxed);
         let retiring = self.retiring();
@@ -211,7 +212,7 @@ impl Volume {
         let waiting = Cell::default();
         let Entered { name, bytes: head_bytes, gone } = self
             .store
-            .publish_head(&mut commit, extension.encode(), HEAD_NODES_MAX, &|commit| {
+            .publish_head(&mut commit, extension.encode(), nodes_max, &|commit| {
                 let also = (label.as_deref(), &giving);
                 let (root, new, rows) = self.ledger(commit, also, &state, believed);
                 waiting.set(rows);
