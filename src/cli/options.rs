@@ -123,6 +123,7 @@ impl MountSettings {
                 }
                 ("checkpoint", Some(value)) => {
                     settings.when.quiet = duration(value).ok_or_else(|| bad(option))?;
+                    settings.when.backs_off = false;
                 }
                 // The second half of checkpoint=30s,10m.
                 (other, None) if before == "checkpoint" => {

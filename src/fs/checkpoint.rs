@@ -89,7 +89,7 @@ impl Fs {
         }
         let now = self.volume.world().clock.elapsed();
         let state = self.lock();
-        let Some((first, last)) = state.changed else { return false };
+        let (Some((first, last)), pace) = (state.changed, state.pace) else { return false };
         let amounts = Amounts {
             new: self.volume.new_bytes(),
             edits: state.overlays.changes(),
@@ -98,7 +98,7 @@ impl Fs {
             ..Amounts::default()
         };
         let since = (now.saturating_sub(first), now.saturating_sub(last));
-        amounts.with_time(when, since) == Relief::Checkpoint
+        amounts.with_time(when, pace, since) == Relief::Checkpoint
     }
 
     /// Whether a write has to wait until chunks or a head are in REPO.
@@ -284,6 +284,9 @@ impl Fs {
         if self.volume.has_repairs() {
             // The change under which the next head stores those that it touches.
             self.take_dot(&mut state);
+        }
+        if state.overlays.changes() > 0 {
+            state.pace.note_checkpoint();
         }
         let overlay = state.overlays.freeze();
         state.changed = None;

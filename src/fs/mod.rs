@@ -54,7 +54,7 @@ use failing::Failing;
 use numbers::Numbers;
 use overlay::Overlays;
 use pins::{KernelNumbers, Pinned};
-use pressure::{Amounts, Least, Relief};
+use pressure::{Amounts, Least, Pace, Relief};
 
 use crate::format::namespace::{Content, Ino, Inode, Key, ROOT, Value};
 use crate::format::record::Change;
@@ -155,6 +155,8 @@ struct State {
     made: u64,
     /// Time of the first and the last change since the last freeze.
     changed: Option<(Duration, Duration)>,
+    /// How quickly checkpoints follow one another.
+    pace: Pace,
     /// A checkpoint failed; before this time none is made unasked.
     retry_at: Duration,
     /// Whose pages could not be counted without reading from REPO.

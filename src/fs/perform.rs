@@ -70,6 +70,7 @@ impl Fs {
     pub(super) fn note_change(&self, state: &mut State) {
         let now = self.volume.world().clock.elapsed();
         state.changed = Some((state.changed.map_or(now, |(first, _)| first), now));
+        state.pace.note_change(now);
     }
 
     /// Applies a record that the log replayed.

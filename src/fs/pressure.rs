@@ -34,6 +34,8 @@ const LOG_DUE_AT: u64 = LOG_MAX / 2;
 const BYPASSED_MAX: u64 = 1 << 30;
 /// Changes of names and attributes in memory at which a checkpoint is due.
 const EDITS_MAX: usize = 32_000;
+/// After so long without a change the next one is published as soon as the first.
+const CALM: Duration = Duration::from_secs(3600);
 /// With less room than this for local state, files opened for writing bypass the kernel's
 /// cache, so that write(2) itself is told that there is no more. In bytes.
 const LOW_WATER: u64 = 256 << 20;
@@ -126,9 +128,9 @@ impl Amounts {
 
     /// Whether a checkpoint is due `since` the first and the last change, by `new`, `edits`,
     /// `logged` and `bypassed`.
-    pub(super) fn with_time(&self, when: &When, since: (Duration, Duration)) -> Relief {
+    pub(super) fn with_time(&self, when: &When, pace: Pace, since: (Duration, Duration)) -> Relief {
         let (first, last) = since;
-        let is_due = last >= when.quiet
+        let is_due = last >= pace.quiet(when)
             || first >= when.latest
             || self.new >= when.bytes
             || self.edits >= EDITS_MAX
@@ -147,11 +149,47 @@ pub struct When {
     pub latest: Duration,
     /// When this many bytes wait.
     pub bytes: u64,
+    /// Whether the quiet time grows up to the latest while changes keep coming.
+    pub backs_off: bool,
+}
+
+/// How many checkpoints were made since changes began to come: each is a file more in REPO, so that the
+/// next one waits longer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pace {
+    made: u32,
+    /// When the last change was made, by the clock that counts from the start.
+    last: Option<Duration>,
+}
+
+impl Pace {
+    /// A change is made at `now`.
+    pub(super) fn note_change(&mut self, now: Duration) {
+        if self.last.is_none_or(|last| now.saturating_sub(last) >= CALM) {
+            self.made = 0;
+        }
+        self.last = Some(now);
+    }
+
+    /// A checkpoint froze changes.
+    pub(super) fn note_checkpoint(&mut self) {
+        self.made = self.made.saturating_add(1);
+    }
+
+    /// How long after the last change a checkpoint is due.
+    fn quiet(&self, when: &When) -> Duration {
+        if !when.backs_off {
+            return when.quiet;
+        }
+        let grown = when.quiet.saturating_mul(1 << self.made.min(16));
+        grown.min(when.latest.max(when.quiet))
+    }
 }
 
 impl Default for When {
     fn default() -> Self {
-        Self { quiet: Duration::from_secs(30), latest: Duration::from_secs(600), bytes: 64 << 20 }
+        let (quiet, latest) = (Duration::from_secs(30), Duration::from_secs(600));
+        Self { quiet, latest, bytes: 64 << 20, backs_off: true }
     }
 }
 
@@ -339,7 +377,7 @@ mod tests {
     ];
 
     fn due(amounts: &Amounts) -> Relief {
-        amounts.with_time(&When::default(), (Duration::ZERO, Duration::ZERO))
+        amounts.with_time(&When::default(), Pace::default(), (Duration::ZERO, Duration::ZERO))
     }
 
     fn congested(amounts: &Amounts) -> Relief {
@@ -387,9 +425,49 @@ mod tests {
             (600, 0, true),
             (601, 0, true),
         ] {
-            let relief = NONE.with_time(&when, (secs(first), secs(last)));
+            let relief = NONE.with_time(&when, Pace::default(), (secs(first), secs(last)));
             assert_eq!(relief, at(is_due, Relief::Checkpoint), "{first} s and {last} s");
         }
+    }
+
+    /// Checkpoints in this many seconds if something is written at each of these pauses, and the longest
+    /// time from a change to the checkpoint that has it.
+    fn play(when: &When, seconds: u64, pauses: impl Fn(u64) -> u64) -> (u32, u64) {
+        let (mut pace, mut changed) = (Pace::default(), None::<(u64, u64)>);
+        let (mut made, mut longest, mut next) = (0, 0, 0);
+        for now in 0..seconds {
+            if now == next {
+                pace.note_change(Duration::from_secs(now));
+                changed = Some((changed.map_or(now, |(first, _)| first), now));
+                next = now + pauses(now);
+            }
+            let Some((first, last)) = changed else { continue };
+            let since = (Duration::from_secs(now - first), Duration::from_secs(now - last));
+            if NONE.with_time(when, pace, since) == Relief::Checkpoint {
+                pace.note_checkpoint();
+                (made, longest) = (made + 1, longest.max(now - first));
+                changed = None;
+            }
+        }
+        (made, longest)
+    }
+
+    #[test]
+    fn small_changes_make_at_most_150_checkpoints_a_day_and_none_waits_for_more_than_ten_minutes() {
+        const DAY: u64 = 24 * 3600;
+        let when = When::default();
+        for pause in [1, 10, 29, 31, 60, 61, 120, 300, 599, 601, 900, 3599, 3600, 3601] {
+            let (made, longest) = play(&when, DAY, |_| pause);
+            assert!(made <= 150 && longest <= 600, "every {pause} s: {made}, {longest} s");
+        }
+        // An hour of messages, and an hour of calm.
+        let (made, _) = play(&when, DAY, |now| if now / 3600 % 2 == 0 { 45 } else { 3700 });
+        assert!(made <= 150, "{made}");
+        // The first change after calm is out after 30 seconds.
+        assert_eq!(play(&when, 3 * 3600, |_| 3600), (3, 30));
+        // Who says when has it so.
+        let fixed = When { backs_off: false, ..when };
+        assert_eq!(play(&fixed, DAY, |_| 60).0, 1440);
     }
 
     #[test]

@@ -359,7 +359,7 @@ fn only_what_is_new_makes_a_checkpoint_due() {
     let world = fresh();
     let fs = boot(&world, "state", 100).unwrap();
     let hour = std::time::Duration::from_secs(3600);
-    let when = When { quiet: hour, latest: hour, bytes: 64 << 20 };
+    let when = When { quiet: hour, latest: hour, ..When::default() };
     for (name, due) in [("first", true), ("again", false)] {
         let ino = fs.mknod(ME, 1, name.as_bytes(), 0o100_644, 0).unwrap().ino;
         for (piece, part) in bytes.chunks(100_000).enumerate() {
