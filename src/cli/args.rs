@@ -160,6 +160,8 @@ pub enum SnapshotsCommand {
     List(SnapshotsListArgs),
     /// Give what is here now a name, and keep it for ever
     Add(SnapshotsAddArgs),
+    /// Keep a state of this device no longer, so that sweep can give back what only it needs
+    Remove(SnapshotsRemoveArgs),
     /// Show, or say, for how long states of the past are kept
     Policy(SnapshotsPolicyArgs),
 }
@@ -385,6 +387,9 @@ pub struct SnapshotsListArgs {
     /// List every state
     #[arg(long)]
     pub all: bool,
+    /// Show how many bytes of content only this state needs
+    #[arg(long)]
+    pub sizes: bool,
 }
 
 /// Arguments of `snapshots add`.
@@ -395,6 +400,16 @@ pub struct SnapshotsAddArgs {
     /// The name
     #[arg(value_parser = super::snapshots::label)]
     pub name: String,
+}
+
+/// Arguments of `snapshots remove`.
+#[derive(Args, Debug)]
+pub struct SnapshotsRemoveArgs {
+    /// The repository, or where it is mounted
+    pub repo: PathBuf,
+    /// The name of the state, or a time: the newest that this device made until then
+    #[arg(value_name = "WHEN", value_parser = super::when::parse)]
+    pub which: super::when::Moment,
 }
 
 /// Arguments of `snapshots policy`.

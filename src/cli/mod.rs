@@ -180,6 +180,7 @@ fn run(cli: &Cli) -> Result<Exit> {
         Command::Conflicts(ConflictsCommand::Keep(args)) => files::keep(&cli.global, args),
         Command::Snapshots(SnapshotsCommand::List(args)) => snapshots::list(&cli.global, args),
         Command::Snapshots(SnapshotsCommand::Add(args)) => snapshots::add(&cli.global, args),
+        Command::Snapshots(SnapshotsCommand::Remove(args)) => snapshots::remove(&cli.global, args),
         Command::Snapshots(SnapshotsCommand::Policy(args)) => snapshots::policy(&cli.global, args),
         Command::Sweep(args) => sweep::run(&cli.global, args),
         Command::Restore(args) => files::restore(&cli.global, args),

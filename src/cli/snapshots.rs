@@ -3,18 +3,22 @@
 use std::path::Path;
 use std::str::FromStr;
 
-use super::args::{DiffArgs, Global, SnapshotsAddArgs, SnapshotsListArgs, SnapshotsPolicyArgs};
+use super::args::{
+    DiffArgs, Global, SnapshotsAddArgs, SnapshotsListArgs, SnapshotsPolicyArgs, SnapshotsRemoveArgs,
+};
 use super::control::{ask, served};
 use super::files::{shown, with_cause};
 use super::opening::{Access, OpenRepository, Wanted, find, open};
+use super::when::Moment;
 use super::{Exit, Failure, Result, owner};
-use crate::control::Request;
+use crate::control::{Request, RunningDaemon};
 use crate::crypto::hex;
 use crate::daemon::{Call, NewRetention};
 use crate::format::ledger::LABEL_MAX;
 use crate::format::setting::Retention;
+use crate::fs::{FsError, KeptState};
 use crate::io::{byte_count, local_time, output, shown as shown_text};
-use crate::sync::{Snapshot, Snapshots, thinned};
+use crate::sync::{Snapshot, Snapshots, bytes_apart, thinned};
 use crate::volume::{Change, ChangeKind, changes, named};
 
 /// Runs `amberfs snapshots list`: lists the states of the past, the newest first.
@@ -25,11 +29,18 @@ pub fn list(global: &Global, args: &SnapshotsListArgs) -> Result<Exit> {
     let volume = opened.fs.volume();
     let (mut found, unreadable) = Snapshots::default().list(volume, &opened.repository);
     let all = found.len();
+    let every = found.clone();
+    let apart = if args.sizes { bytes_apart(volume, &every)? } else { Vec::new() };
+    let apart_of = |state: &Snapshot| {
+        let found = apart.iter().zip(&every).find(|(_, other)| *other == state);
+        found.map(|(bytes, _)| *bytes)
+    };
     if !args.all {
         let retention = volume.tree().retention()?;
         found = thinned(&found, volume.world().clock.now(), &retention);
     }
     for snapshot in found.iter().rev() {
+        let apart = apart_of(snapshot);
         let Snapshot { device, name, generation, time, inodes, bytes, label, .. } = snapshot;
         if global.json {
             output::object(&serde_json::json!({
@@ -41,6 +52,7 @@ pub fn list(global: &Global, args: &SnapshotsListArgs) -> Result<Exit> {
                 "inodes": inodes,
                 "bytes": bytes,
                 "label": label,
+                "apart": apart,
             }))?;
         } else {
             let (time, size) = (local_time(time.secs), byte_count(*bytes));
@@ -50,8 +62,11 @@ pub fn list(global: &Global, args: &SnapshotsListArgs) -> Result<Exit> {
             } else {
                 format!("  \"{}\"", shown_text(label))
             };
+            let apart = apart.map_or_else(String::new, |bytes| {
+                format!(", {:>11} in no other", byte_count(bytes))
+            });
             say!(
-                "{time}  {inodes:>9} files and folders {size:>11}  state {generation} of {device}{label}"
+                "{time}  {inodes:>9} files and folders {size:>11}{apart}  state {generation} of {device}{label}"
             )?;
         }
     }
@@ -79,11 +94,7 @@ pub fn add(global: &Global, args: &SnapshotsAddArgs) -> Result<Exit> {
     let label = &args.name;
     let (repo, daemon) = served(global, &args.repo)?;
     let (generation, secs) = if let Some(daemon) = daemon {
-        // What was written before this command is in it.
-        ask(&daemon, &Request::Sync)?;
-        let answer = ask(&daemon, &Request::Call(Call::Keep(label.clone()).encode()))?;
-        let [generation, secs] = numbers::<2, i64>(&answer)?;
-        (generation.unsigned_abs(), secs)
+        asked_state(&daemon, &Call::Keep(label.clone()))?
     } else {
         let opened = open_to_write(global, &repo)?;
         let named = Snapshots::named(opened.fs.volume(), &opened.repository, label);
@@ -107,6 +118,53 @@ pub fn add(global: &Global, args: &SnapshotsAddArgs) -> Result<Exit> {
         note!("state {generation} of this device, of {time}, is kept as {}", shown_text(label));
     }
     Ok(Exit::Done)
+}
+
+/// Runs `amberfs snapshots remove`: keeps a state of this device no longer.
+pub fn remove(global: &Global, args: &SnapshotsRemoveArgs) -> Result<Exit> {
+    let which = match &args.which {
+        Moment::Named(label) => KeptState::Named(label.clone()),
+        Moment::Time(time) => KeptState::At(*time),
+    };
+    let (repo, daemon) = served(global, &args.repo)?;
+    let hint = "each device keeps its own: snapshots list names the one that made a state";
+    let (generation, secs) = if let Some(daemon) = daemon {
+        let asked = asked_state(&daemon, &Call::Remove(which));
+        asked.map_err(
+            |failure| {
+                if failure.code == Exit::Usage { failure.hint(hint) } else { failure }
+            },
+        )?
+    } else {
+        let opened = open_to_write(global, &repo)?;
+        let (generation, time) = opened.fs.remove_kept(&which).map_err(|error| match error {
+            FsError::NotFound => {
+                Failure::new(Exit::Usage, "this device keeps no such state").hint(hint)
+            }
+            error => with_cause(opened.fs.take_cause(), error.into()),
+        })?;
+        (generation, time.secs)
+    };
+    if global.json {
+        output::object(&serde_json::json!({
+            "message_type": "removed_state",
+            "generation": generation,
+            "time": secs,
+        }))?;
+    } else if !global.quiet {
+        let time = local_time(secs);
+        note!("state {generation} of this device, of {time}, is not kept any longer");
+    }
+    Ok(Exit::Done)
+}
+
+/// Has a mount publish what was written before, and asks it for a change of what is kept: the generation
+/// of the state, and when it was made, in seconds since 1970.
+fn asked_state(daemon: &RunningDaemon, call: &Call) -> Result<(u64, i64)> {
+    ask(daemon, &Request::Sync)?;
+    let answer = ask(daemon, &Request::Call(call.encode()))?;
+    let [generation, secs] = numbers::<2, i64>(&answer)?;
+    Ok((generation.unsigned_abs(), secs))
 }
 
 /// Runs `amberfs snapshots policy`: shows or says for how long states of the past are kept.

@@ -3,12 +3,16 @@
 use crate::format::ledger::LABEL_MAX;
 use crate::format::setting::Retention;
 use crate::format::wire::{DecodeError, Decoder, Encoder, Result};
+use crate::fs::KeptState;
+use crate::io::Timestamp;
 use crate::volume::Portion;
 
 const ASK: u8 = 1;
 const KEEP: u8 = 2;
 const RETENTION: u8 = 3;
 const SWEEP: u8 = 4;
+const REMOVE_NAMED: u8 = 5;
+const REMOVE_AT: u8 = 6;
 
 /// In the order of their numbers in a call.
 const PORTIONS: [Option<Portion>; 4] =
@@ -54,6 +58,9 @@ pub(crate) enum Call {
     /// What nobody needs is given back as far as the portion says, or only planned if there is none.
     /// Answered with the object of [`super::swept::report`].
     Sweep(Option<Portion>),
+    /// Everything acknowledged is published, and this device keeps a state of the past no longer. Answered
+    /// as `Keep`.
+    Remove(KeptState),
 }
 
 impl Call {
@@ -72,6 +79,12 @@ impl Call {
                 for count in [hours, days, months] {
                     out.u8(u8::from(count.is_some())).var(count.unwrap_or(0));
                 }
+            }
+            Self::Remove(KeptState::Named(label)) => {
+                out.u8(REMOVE_NAMED).bytes(label.as_bytes());
+            }
+            Self::Remove(KeptState::At(time)) => {
+                out.u8(REMOVE_AT).signed(time.secs).var(u64::from(time.nanos));
             }
             Self::Sweep(portion) => {
                 let portion = PORTIONS.iter().position(|of| of == portion);
@@ -104,6 +117,11 @@ impl Call {
                 days: count(&mut input)?,
                 months: count(&mut input)?,
             }),
+            REMOVE_NAMED => Self::Remove(KeptState::Named(label(&mut input)?)),
+            REMOVE_AT => {
+                let (secs, nanos) = (input.signed()?, input.var_max(999_999_999, "time")?);
+                Self::Remove(KeptState::At(Timestamp { secs, nanos: nanos as u32 }))
+            }
             SWEEP => {
                 let portion = PORTIONS.get(usize::from(input.u8()?));
                 Self::Sweep(*portion.ok_or(DecodeError::Invalid("portion"))?)
@@ -123,7 +141,9 @@ mod tests {
     fn calls_survive_and_every_cut_is_refused() {
         let some = NewRetention { hours: Some(1), days: None, months: Some(u64::MAX) };
         let calls = [Call::Ask, Call::Keep("before the trip".into()), Call::Retention(some)];
-        for call in calls.into_iter().chain(PORTIONS.map(Call::Sweep)) {
+        let at = Timestamp { secs: -7, nanos: 999_999_999 };
+        let removed = [KeptState::Named("x".into()), KeptState::At(at)].map(Call::Remove);
+        for call in calls.into_iter().chain(PORTIONS.map(Call::Sweep)).chain(removed) {
             let bytes = call.encode();
             assert_eq!(Call::decode(&bytes), Ok(call));
             for cut in 0..bytes.len() {

@@ -17,7 +17,7 @@ use super::swept;
 use super::upkeep::Upkeep;
 use crate::control::{Answer, Exchange, Failure};
 use crate::format::setting::Retention;
-use crate::fs::{Followed, Fs, FsError, Later, Progress, When, WithPast, is_scarce};
+use crate::fs::{Followed, Fs, FsError, KeptState, Later, Progress, When, WithPast, is_scarce};
 use crate::io::{Exit, FolderWatch, LocalState, Timestamp, byte_count, shown};
 use crate::sync::{Follower, Snapshots};
 use crate::volume::repository::Repository;
@@ -148,6 +148,18 @@ impl Mounted {
         })?;
         let sent = exchange.send(format!("{generation} {}", time.secs).as_bytes());
         sent.map_err(|error| failed(Exit::Other, error.to_string()))
+    }
+
+    /// Publishes what is acknowledged, and keeps a state no longer.
+    fn remove_kept(&self, which: &KeptState, exchange: &mut Exchange<'_>) -> Result<(), Failure> {
+        let (generation, time) = self.fs.remove_kept(which).map_err(|error| match error {
+            FsError::NotFound => {
+                Failure { code: Exit::Usage, text: "this device keeps no such state".into() }
+            }
+            error => self.explain(error),
+        })?;
+        let sent = exchange.send(format!("{generation} {}", time.secs).as_bytes());
+        sent.map_err(|error| Failure { code: Exit::Other, text: error.to_string() })
     }
 
     /// Keeps states of the past for so long, and answers how long that is.
@@ -480,6 +492,7 @@ impl Service for Mounted {
             }
             Call::Keep(label) => self.keep(&label, exchange),
             Call::Retention(new) => self.retain(new, exchange),
+            Call::Remove(which) => self.remove_kept(&which, exchange),
             Call::Sweep(portion) => self.sweep(portion, exchange),
         };
         done.map_or_else(Answer::Failed, |()| Answer::Done)

@@ -9,10 +9,19 @@ use crate::format::node::Dotted;
 use crate::format::record::Change;
 use crate::format::setting::Retention;
 use crate::io::Timestamp;
-use crate::volume::{Portion, StoreError, SweepPlan, Swept};
+use crate::volume::{KeptChange, Portion, StoreError, SweepPlan, Swept};
 
 /// How often a sweep is planned while others go on publishing, before they wait for it.
 const PLANS: u32 = 2;
+
+/// A state of the past of this device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeptState {
+    /// The one that has this name.
+    Named(String),
+    /// The newest that was made at this time or before.
+    At(Timestamp),
+}
 
 impl Fs {
     /// Changes for how long all devices keep states of the past; each thins out its own when it makes
@@ -161,11 +170,40 @@ impl Fs {
         if kept()?.is_some() {
             return Err(FsError::Exists);
         }
-        self.volume.keep(Some(label));
-        let made = self.checkpoint();
-        self.volume.keep(None);
-        made?;
+        self.publish_kept(KeptChange::Named(label.into()))?;
         let (generation, kept) = kept()?.ok_or(FsError::Io)?;
         Ok((generation, kept.time))
+    }
+
+    /// Publishes everything acknowledged so far, and keeps a state of this device of the past no longer.
+    /// Returns the generation of its head, and when it was made.
+    ///
+    /// # Errors
+    ///
+    /// As [`Fs::checkpoint`]. [`FsError::NotFound`] if this device keeps no such state.
+    pub fn remove_kept(&self, which: &KeptState) -> Result<(u64, Timestamp)> {
+        if self.options.read_only {
+            return Err(FsError::ReadOnly);
+        }
+        let _one = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = |error| self.store_failed(&error);
+        let found = match which {
+            KeptState::Named(label) => self.volume.kept_as(label),
+            KeptState::At(time) => self.volume.kept_at(*time),
+        };
+        let (generation, kept) = found.map_err(failed)?.ok_or(FsError::NotFound)?;
+        self.publish_kept(KeptChange::Removed(generation))?;
+        if self.volume.is_kept(generation).map_err(failed)? {
+            return Err(FsError::Io);
+        }
+        Ok((generation, kept.time))
+    }
+
+    /// Publishes a head that changes what is kept so.
+    fn publish_kept(&self, change: KeptChange) -> Result<()> {
+        self.volume.change_kept(Some(change));
+        let made = self.checkpoint();
+        self.volume.change_kept(None);
+        made.map(drop)
     }
 }

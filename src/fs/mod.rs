@@ -41,6 +41,7 @@ use std::time::Duration;
 pub use checkpoint::Progress;
 pub use follow::{Changed, Followed, Later};
 pub use journaled::RecoverError;
+pub use keeping::KeptState;
 pub use operations::{
     Attr, Caller, DirEntry, FsError, Operations, RenameMode, Result, Seek, SetAttr, SpaceStat,
     TimeSet, has_namespace,

@@ -42,4 +42,4 @@ pub use follow::{Follower, Looked};
 pub use open::open;
 pub use options::{Beside, OpenOptions};
 pub use plan::plan;
-pub use snapshots::{Past, Snapshot, Snapshots, thinned};
+pub use snapshots::{Past, Snapshot, Snapshots, bytes_apart, thinned};

@@ -147,6 +147,20 @@ impl Snapshots {
     }
 }
 
+/// Of each of these states the bytes of content that only it needs: neither another one of them, nor the
+/// newest state of any device.
+///
+/// # Errors
+///
+/// If one of them is not here in full: then nothing is known.
+pub fn bytes_apart(
+    volume: &Volume,
+    states: &[Snapshot],
+) -> Result<Vec<u64>, crate::volume::StoreError> {
+    let roots: Vec<Id> = states.iter().map(|state| state.root).collect();
+    volume.bytes_apart(&roots)
+}
+
 impl Snapshots {
     /// The state that has a name, of those that are here now; and how many heads and ledgers cannot be
     /// read, which may have more.

@@ -4,7 +4,7 @@ use super::tests_identity::{text, write_in_pieces};
 use super::{Snapshot, thinned};
 use crate::format::container::{Class, Kind};
 use crate::format::setting::Retention;
-use crate::fs::FsError;
+use crate::fs::{FsError, KeptState};
 use crate::io::Timestamp;
 use crate::merge::tests_devices::Device;
 use crate::volume::{VolumeError, kept_in};
@@ -113,6 +113,36 @@ fn a_state_with_a_name_stays_until_its_name_goes() {
     assert_eq!(laptop.kept().len(), 2);
     laptop.answer();
     assert_eq!(laptop.kept().len(), 2);
+    let named = |label: &str| KeptState::Named(label.into());
+    assert_eq!(laptop.fs().remove_kept(&named("no such")), Err(FsError::NotFound));
+    let (generation, time) = laptop.fs().remove_kept(&named("before the trip")).unwrap();
+    assert_eq!(kept.get(&generation).map(|kept| kept.time), Some(time));
+    assert!(!laptop.kept().contains_key(&generation) && laptop.kept().len() == 1);
+    let phone = laptop.another("PHONE", 3);
+    assert_eq!(phone.fs().remove_kept(&named("full")), Err(FsError::NotFound), "it is LAPTOP's");
+    laptop.fs().remove_kept(&named("full")).unwrap();
+    assert!(laptop.kept().values().all(|kept| kept.label.is_empty()));
+}
+
+#[test]
+fn a_state_of_a_time_is_removed_and_never_the_present_one() {
+    let laptop = Device::first("LAPTOP");
+    publish(&laptop, 4, 3600);
+    let kept = laptop.kept();
+    assert_eq!(kept.len(), 3);
+    let present = KeptState::At(laptop.now());
+    assert_eq!(laptop.fs().remove_kept(&present), Err(FsError::NotFound));
+    assert_eq!(laptop.kept(), kept);
+    let (generation, second) = kept.iter().nth(1).map(|(at, kept)| (*at, kept.time)).unwrap();
+    assert_eq!(laptop.fs().remove_kept(&KeptState::At(second)), Ok((generation, second)));
+    let left: Vec<u64> = laptop.kept().into_keys().collect();
+    assert!(!left.contains(&generation), "{left:?}");
+    let first = kept.first_key_value().unwrap().1.time;
+    let before = Timestamp { secs: first.secs - 1, nanos: 0 };
+    assert_eq!(laptop.fs().remove_kept(&KeptState::At(before)), Err(FsError::NotFound));
+    // It does not come back with a later head.
+    publish(&laptop, 1, 3600);
+    assert!(!laptop.kept().contains_key(&generation));
 }
 
 /// Ten years ahead, ten years back, and right again: the last state of each day stays, and where the

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use proptest::prelude::*;
 
+use super::bytes_apart;
 use super::tests_identity::write_in_pieces;
 use crate::crypto::hex;
 use crate::format::commit::Commit;
@@ -89,6 +90,30 @@ fn what_was_replaced_is_given_back_unless_a_state_keeps_it() {
     let (_, bytes, _) = plan.total(Fate::Unneeded);
     let objects: u64 = plan.files.iter().map(|file| file.row.size).sum();
     assert!(bytes > objects / 2 && bytes < objects, "{bytes} of {objects}");
+}
+
+#[test]
+fn what_only_one_state_needs_is_told() {
+    let laptop = Device::first("LAPTOP");
+    publish(&laptop, "other", 9);
+    publish(&laptop, "large", 1);
+    laptop.fs().keep("first").unwrap();
+    publish(&laptop, "large", 2);
+    laptop.fs().keep("second").unwrap();
+    laptop.fs().keep("third").unwrap();
+    publish(&laptop, "large", 3);
+    let (states, _) = laptop.snapshots();
+    let apart = bytes_apart(laptop.volume(), &states).unwrap();
+    let of = |label: &str| {
+        let found = states.iter().zip(&apart).filter(|(state, _)| state.label == label);
+        found.map(|(_, bytes)| *bytes).collect::<Vec<_>>()
+    };
+    assert_eq!(of("first"), [LARGE as u64]);
+    // Two states show the second content: the removal of one of them frees nothing.
+    assert_eq!((of("second"), of("third")), (vec![0], vec![0]));
+    let newest = states.iter().map(|state| state.generation).max();
+    let newest = states.iter().zip(&apart).find(|(state, _)| Some(state.generation) == newest);
+    assert_eq!(newest.unwrap().1, &0);
 }
 
 #[test]

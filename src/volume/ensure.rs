@@ -63,7 +63,7 @@ impl Ensurer<'_> {
         let Some(node) = self.node(id)? else { return Ok(()) };
         references(&node, &mut |reference| match reference {
             Reference::Node(id) => self.tree(&id),
-            Reference::Chunk(id) => self.check(&id),
+            Reference::Chunk(id, _) => self.check(&id),
             Reference::Unknown => Ok(()),
         })
     }

@@ -16,6 +16,15 @@ use crate::io::Timestamp;
 use crate::store::{Result, Store, StoreError};
 use crate::tree::{Root, ledger};
 
+/// What the next head changes of the commits that its device keeps, beside what the policy says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeptChange {
+    /// What it shows is kept under this name.
+    Named(String),
+    /// What the head of this generation showed is not kept any longer, with or without a name.
+    Removed(u64),
+}
+
 /// Kept commits of a device by the generation of their heads.
 pub type KeptCommits = BTreeMap<u64, Kept>;
 
@@ -66,12 +75,13 @@ pub(super) fn row_of(commit: &Commit, label: String) -> Kept {
 }
 
 /// The rows after a commit was made: the one before it joins them, and those go that are not kept any
-/// longer at the time `now`. The newest commit stays without a row, unless it has a name.
+/// longer at the time `now`, and one that was removed. The newest commit stays without a row, unless it has a
+/// name.
 pub(super) fn after(
     mut rows: KeptCommits,
     before: Option<&(u64, Kept)>,
     commit: &Commit,
-    label: Option<&str>,
+    change: Option<&KeptChange>,
     (now, retention): (Timestamp, &Retention),
 ) -> KeptCommits {
     if let Some((generation, before)) = before {
@@ -87,7 +97,10 @@ pub(super) fn after(
     let stays = staying(&states, now, retention, &TimeZone::system());
     let mut stays = stays.into_iter();
     rows.retain(|_, _| stays.next() == Some(true));
-    if let Some(label) = label {
+    if let Some(KeptChange::Removed(generation)) = change {
+        rows.remove(generation);
+    }
+    if let Some(KeptChange::Named(label)) = change {
         // A head that shows what one before it showed is no state of its own: that one gets the name.
         let is_same = |kept: &Kept| kept.root == commit.root && kept.label.is_empty();
         let last = rows.last_key_value().filter(|(_, kept)| is_same(kept));
@@ -97,7 +110,7 @@ pub(super) fn after(
         let same = last.or_else(|| before.cloned());
         let (generation, row) =
             same.unwrap_or_else(|| (commit.generation, row_of(commit, String::new())));
-        rows.insert(generation, Kept { label: label.into(), ..row });
+        rows.insert(generation, Kept { label: label.clone(), ..row });
     }
     rows
 }
@@ -118,9 +131,9 @@ impl Tree<'_> {
 }
 
 impl Volume {
-    /// Has the next head keep what it shows, under this name; or, without one, under none.
-    pub fn keep(&self, label: Option<&str>) {
-        *self.keeping() = label.map(str::to_owned);
+    /// Has the next head change what this device keeps; none: only as the policy says.
+    pub fn change_kept(&self, change: Option<KeptChange>) {
+        *self.keeping() = change;
     }
 
     /// The newest commit of this device that has a name, as its ledger says: its generation, and what
@@ -128,5 +141,20 @@ impl Volume {
     pub fn kept_as(&self, label: &str) -> Result<Option<(u64, Kept)>> {
         let rows = kept_in(&self.store, self.own().ledger)?;
         Ok(rows.into_iter().rfind(|(_, kept)| kept.label == label))
+    }
+
+    /// The newest commit of this device that was made at `time` or before and that its ledger keeps: its
+    /// generation, and what is kept of it. None if that is what it shows now.
+    pub fn kept_at(&self, time: Timestamp) -> Result<Option<(u64, Kept)>> {
+        if self.own().shown.is_some_and(|(_, kept)| kept.time <= time) {
+            return Ok(None);
+        }
+        let rows = kept_in(&self.store, self.own().ledger)?;
+        Ok(rows.into_iter().rfind(|(_, kept)| kept.time <= time))
+    }
+
+    /// Whether the ledger of this device keeps what its head of this generation showed.
+    pub fn is_kept(&self, generation: u64) -> Result<bool> {
+        Ok(kept_in(&self.store, self.own().ledger)?.contains_key(&generation))
     }
 }

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use super::giving::Giving;
 use super::inherited::Own;
-use super::kept::{self, KeptCommits, kept_in, rows_in};
+use super::kept::{self, KeptChange, KeptCommits, kept_in, rows_in};
 use super::state::State;
 use super::{Volume, locked};
 use crate::crypto::{DeviceId, Hash};
@@ -54,12 +54,12 @@ impl Volume {
     }
 
     /// The device's ledger with what this commit brings: its objects, the head before, and the kept
-    /// commits at the time `now`; it is one itself if it has a label. If the ledger cannot be read, it
+    /// commits at the time `now`; it is one itself if it is given a name. If the ledger cannot be read, it
     /// stays as it is, and the rows wait: what it keeps is not lost for that.
     pub(super) fn ledger(
         &self,
         commit: &Commit,
-        (label, giving): (Option<&str>, &Giving),
+        (change, giving): (Option<&KeptChange>, &Giving),
         state: &State,
         now: Timestamp,
     ) -> (Root, NewNodes, WaitingRows) {
@@ -67,7 +67,7 @@ impl Volume {
         let mut rows = locked(&self.waiting_rows).clone();
         rows.containers.extend(self.new_containers(commit, state, &own));
         let mut new = NewNodes::new();
-        let also = (label, giving);
+        let also = (change, giving);
         match self.edited(own.ledger, &rows, &own, (commit, also, now), &mut new) {
             Ok(root) => return (root, new, WaitingRows::default()),
             Err(error) => log::error!(
@@ -77,8 +77,8 @@ impl Volume {
         }
         let last = rows.kept.last_key_value().map(|(_, last)| last.root);
         rows.kept.extend(own.shown.filter(|(_, kept)| Some(kept.root) != last));
-        if let Some(label) = label {
-            rows.kept.insert(commit.generation, kept::row_of(commit, label.into()));
+        if let Some(KeptChange::Named(label)) = change {
+            rows.kept.insert(commit.generation, kept::row_of(commit, label.clone()));
         }
         (own.ledger, NewNodes::new(), rows)
     }
@@ -112,7 +112,7 @@ impl Volume {
         root: Root,
         rows: &WaitingRows,
         own: &Own,
-        (commit, (label, giving), now): (&Commit, (Option<&str>, &Giving), Timestamp),
+        (commit, (change, giving), now): (&Commit, (Option<&KeptChange>, &Giving), Timestamp),
         new: &mut NewNodes,
     ) -> Result<Root> {
         let before = kept_in(&self.store, root)?;
@@ -122,7 +122,7 @@ impl Volume {
             log::warn!("all states of the past are kept: {error}");
             Retention::new(u64::MAX, u64::MAX, u64::MAX)
         });
-        let after = kept::after(all, own.shown.as_ref(), commit, label, (now, &retention));
+        let after = kept::after(all, own.shown.as_ref(), commit, change, (now, &retention));
         let generations: BTreeSet<u64> = before.keys().chain(after.keys()).copied().collect();
         let changed = generations.into_iter().filter(|at| before.get(at) != after.get(at));
         let kept =

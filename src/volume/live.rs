@@ -16,19 +16,20 @@ const NAMING_KINDS: u8 = 64;
 pub(super) enum Reference {
     /// Another node.
     Node(Id),
-    /// A chunk of content.
-    Chunk(Id),
+    /// A chunk of content, and its length in bytes.
+    Chunk(Id, u64),
     /// Something that this version does not know: the value of a later kind, or one that does not
     /// decode.
     Unknown,
 }
 
 impl Reference {
-    pub(super) fn of_content(content: &Content) -> Option<Self> {
+    /// What a content of `len` bytes is.
+    pub(super) fn of_content((content, len): (Content, u64)) -> Option<Self> {
         match content {
             Content::None => None,
-            Content::Chunk(id) => Some(Self::Chunk(*id)),
-            Content::Tree(id, _) => Some(Self::Node(*id)),
+            Content::Chunk(id) => Some(Self::Chunk(id, len)),
+            Content::Tree(id, _) => Some(Self::Node(id)),
         }
     }
 }
@@ -48,7 +49,7 @@ pub(super) fn references<E>(
                         (Ok(Key::Opaque(_, kind, _)), _) if *kind >= NAMING_KINDS => {
                             Some(Reference::Unknown)
                         }
-                        (_, Ok(Ok(value))) => Reference::of_content(&value.stored().0),
+                        (_, Ok(Ok(value))) => Reference::of_content(value.stored()),
                         _ => Some(Reference::Unknown),
                     };
                     reference.map_or(Ok(()), &mut *visit)?;
@@ -59,7 +60,7 @@ pub(super) fn references<E>(
             children.iter().try_for_each(|child| visit(Reference::Node(child.id)))?;
         }
         Node::ContentLeaf(runs) => {
-            runs.iter().try_for_each(|run| visit(Reference::Chunk(run.id)))?;
+            runs.iter().try_for_each(|run| visit(Reference::Chunk(run.id, run.len)))?;
         }
         Node::ContentBranch(_, children) => {
             children.iter().try_for_each(|child| visit(Reference::Node(child.id)))?;
@@ -79,7 +80,7 @@ impl Live {
     fn follow(&mut self, store: &Store, reference: Reference) -> Result<()> {
         match reference {
             Reference::Node(id) => self.node(store, &id)?,
-            Reference::Chunk(id) => drop(self.ids.insert(id)),
+            Reference::Chunk(id, _) => drop(self.ids.insert(id)),
             Reference::Unknown => {}
         }
         Ok(())
@@ -108,7 +109,7 @@ impl Store {
         for root in roots {
             live.node(self, &root.0)?;
         }
-        for reference in open.iter().filter_map(Reference::of_content) {
+        for reference in open.iter().filter_map(|content| Reference::of_content((*content, 0))) {
             live.follow(self, reference)?;
         }
         self.retain_staged(&live.ids);

@@ -3,6 +3,7 @@
 //! Invariant: a commit refers only to objects that are durable in REPO; local
 //! state never claims a head that is not.
 
+mod apart;
 mod changes;
 mod check;
 mod chunker;
@@ -69,7 +70,7 @@ use giving::Giving;
 pub use giving::Swept;
 pub(crate) use inherited::Own;
 pub use inherited::{Base, Inherited};
-pub use kept::{KeptCommits, kept_in};
+pub use kept::{KeptChange, KeptCommits, kept_in};
 pub use known::{Behind, Notice, Unusable};
 pub(crate) use known::{name_of, named};
 use listed::WaitingRows;
@@ -116,7 +117,7 @@ pub struct Volume {
     /// so.
     asks: AtomicBool,
     /// The name under which what the next head shows is kept.
-    keeping: Mutex<Option<String>>,
+    keeping: Mutex<Option<KeptChange>>,
     /// Rows that the ledger of the newest head lacks.
     waiting_rows: Mutex<WaitingRows>,
     /// What the next head gives back.
@@ -318,7 +319,7 @@ impl Volume {
         })
     }
 
-    fn keeping(&self) -> MutexGuard<'_, Option<String>> {
+    fn keeping(&self) -> MutexGuard<'_, Option<KeptChange>> {
         locked(&self.keeping)
     }
 

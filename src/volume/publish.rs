@@ -176,7 +176,7 @@ impl Volume {
         let objects = [objects, giving.named.clone()].concat();
         let frozen_at = self.frozen_at.lock().unwrap_or_else(PoisonError::into_inner).take();
         let asks = self.asks.load(Ordering::Relaxed);
-        let label = self.keeping().clone();
+        let change = self.keeping().clone();
         let time = frozen_at.unwrap_or_else(|| self.world.clock.now());
         let mut steps = state.steps;
         let believed = steps.advance(time);
@@ -213,7 +213,7 @@ impl Volume {
         let Entered { name, bytes: head_bytes, gone } = self
             .store
             .publish_head(&mut commit, extension.encode(), nodes_max, &|commit| {
-                let also = (label.as_deref(), &giving);
+                let also = (change.as_ref(), &giving);
                 let (root, new, rows) = self.ledger(commit, also, &state, believed);
                 waiting.set(rows);
                 (root, new)
@@ -225,7 +225,7 @@ impl Volume {
         if asks {
             self.asks.store(false, Ordering::Relaxed);
         }
-        self.keeping().take_if(|keeping| label.as_ref() == Some(keeping));
+        self.keeping().take_if(|keeping| change.as_ref() == Some(keeping));
         self.set_waiting_rows(waiting.into_inner());
         *self.own.lock().unwrap_or_else(PoisonError::into_inner) = Own::of(&commit, head_bytes);
         let Name::Head { hash, .. } = &name else { unreachable!("publish_head returns a head") };

@@ -236,7 +236,7 @@ impl Marker<'_> {
     fn follow(&mut self, reference: Reference) -> Result<()> {
         match reference {
             Reference::Node(id) => self.node(&id)?,
-            Reference::Chunk(id) => self.needed.push(short(&id)),
+            Reference::Chunk(id, _) => self.needed.push(short(&id)),
             Reference::Unknown => self.has_unknown = true,
         }
         Ok(())
@@ -508,7 +508,7 @@ impl Volume {
             }
         }
         marker.node(&own.ledger.0)?;
-        for reference in open.iter().filter_map(Reference::of_content) {
+        for reference in open.iter().filter_map(|content| Reference::of_content((*content, 0))) {
             marker.follow(reference)?;
         }
         Ok(marker.finish())

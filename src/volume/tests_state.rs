@@ -386,7 +386,7 @@ fn a_ledger_that_cannot_be_read_stays_as_it_is() {
     let (before, root) = (all_rows(&volume), volume.base().commit.ledger);
     let unreadable = ([9; 16], 1);
     locked(&volume.own).ledger = unreadable;
-    volume.keep(Some("a name"));
+    volume.change_kept(Some(KeptChange::Named("a name".into())));
     publish(&volume, 8);
     publish(&volume, 9);
     assert_eq!(volume.base().commit.ledger, unreadable, "no other takes its place");

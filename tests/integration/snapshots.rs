@@ -187,7 +187,24 @@ fn the_owner_says_what_is_kept() {
     assert_eq!(policy("repo", &[]), [0, 7, 3]);
     assert_eq!(policy("past", &["--hours", "5"]), [5, 7, 3]);
     past.unmount(&world);
+    world.ok(&["snapshots", "add", "mnt", "for a while"]);
+    let told = world.ok(&["snapshots", "remove", "mnt", "for a while", "--json"]);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["message_type"], "removed_state");
+    assert!(named("for a while").is_empty());
+    let said = world.fails(&["snapshots", "remove", "mnt", "for a while"], 2);
+    assert!(said.contains("keeps no such state") && said.contains("snapshots list"), "{said}");
     mount.unmount(&world);
+    world.ok(&["snapshots", "add", "repo", "for a while"]);
+    let told = world.ok(&["snapshots", "list", "repo", "--all", "--sizes", "--json"]);
+    let told: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let apart = |label: &str| told.iter().find(|of| of["label"] == label).unwrap()["apart"].clone();
+    assert_eq!((apart("for a while"), apart("before the trip").is_u64()), (0.into(), true));
+    let said = world.ok(&["snapshots", "list", "repo", "--sizes"]);
+    assert!(said.contains("in no other"), "{said}");
+    world.ok(&["snapshots", "remove", "repo", "for a while"]);
+    assert!(named("for a while").is_empty());
+    world.fails(&["snapshots", "remove", "repo", "no such state"], 2);
     assert_eq!(policy("repo", &[]), [5, 7, 3]);
     for (name, text) in [("in the mount", "three"), ("before the trip", "two")] {
         assert_eq!(world.ok(&["cat", "repo", "chats/anna", "--at", name]), text);
