@@ -186,6 +186,10 @@ impl Mounted {
             Some(portion) => self.fs.sweep(portion).map_err(failed)?,
             None => (self.fs.plan_sweep().map_err(failed)?, None),
         };
+        let would_go = |portion| plan.doubts.is_empty() && !plan.is_too_much(portion);
+        if swept.is_none() && portion.is_some_and(would_go) {
+            return Err(Failure { code: Exit::Other, text: "the mount is going away".into() });
+        }
         let report = self.note_swept(&plan, swept.as_ref());
         let sent = exchange.send(report.to_string().as_bytes());
         sent.map_err(|error| Failure { code: Exit::Other, text: error.to_string() })
@@ -393,14 +397,11 @@ impl Service for Mounted {
             Ok((plan, swept)) => {
                 let report = self.note_swept(&plan, swept.as_ref());
                 log::info!("a sweep: {report}");
-                if swept.is_none() {
-                    self.upkeep.failed(&self.fs);
-                }
             }
-            Err(why) => {
-                log::warn!("what nobody needs is not given back: {why}");
-                self.upkeep.failed(&self.fs);
-            }
+            Err(why) => log::warn!("what nobody needs is not given back: {why}"),
+        }
+        if self.upkeep.is_due(&self.fs) {
+            self.upkeep.failed(&self.fs);
         }
         give_back_memory();
     }
