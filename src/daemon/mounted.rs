@@ -21,7 +21,7 @@ use crate::fs::{Followed, Fs, FsError, KeptState, Later, Progress, When, WithPas
 use crate::io::{Exit, FolderWatch, LocalState, Timestamp, byte_count, shown};
 use crate::sync::{Follower, Snapshots};
 use crate::volume::repository::Repository;
-use crate::volume::{Owed, Portion, SweepPlan, Swept};
+use crate::volume::{Owed, Portion, SweepPlan, Swept, VolumeError};
 
 /// What is that old goes into the log at each tick.
 const LOG_AGE: Duration = Duration::from_millis(400);
@@ -181,7 +181,7 @@ impl Mounted {
             code: Exit::Other,
             text: format!("what other devices wrote cannot be read: {error}"),
         };
-        self.fs.read_heads(&self.follower).map_err(|error| told(&error))?;
+        self.read_heads().map_err(|error| told(&error))?;
         let (plan, swept) = match portion {
             Some(portion) => self.fs.sweep(portion).map_err(failed)?,
             None => (self.fs.plan_sweep().map_err(failed)?, None),
@@ -201,6 +201,15 @@ impl Mounted {
             Some(cause) => format!("{error}: {cause}"),
             None => error.to_string(),
         }
+    }
+
+    /// Looks what other devices say, for a sweep. What is new is still to be shown then.
+    fn read_heads(&self) -> Result<(), VolumeError> {
+        self.fs.read_heads(&self.follower)?;
+        if self.follows {
+            self.follower.look_again(true);
+        }
+        Ok(())
     }
 
     /// Notes for the status what a sweep found and did just now.
@@ -390,7 +399,7 @@ impl Service for Mounted {
         if self.read_only || !self.sweeps || !self.upkeep.is_due(&self.fs) {
             return;
         }
-        let looked = self.fs.read_heads(&self.follower).map_err(|error| error.to_string());
+        let looked = self.read_heads().map_err(|error| error.to_string());
         let swept = looked
             .and_then(|()| self.fs.sweep(Portion::Fifth).map_err(|error| self.with_cause(error)));
         match swept {

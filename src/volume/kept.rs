@@ -144,13 +144,18 @@ impl Volume {
     }
 
     /// The newest commit of this device that was made at `time` or before and that its ledger keeps: its
-    /// generation, and what is kept of it. None if that is what it shows now.
+    /// generation, and what is kept of it. None if that is what it shows now, or has a name: a time is
+    /// not enough then.
     pub fn kept_at(&self, time: Timestamp) -> Result<Option<(u64, Kept)>> {
-        if self.own().shown.is_some_and(|(_, kept)| kept.time <= time) {
+        let own = self.own();
+        let shown = own.shown.map(|(_, kept)| kept);
+        if shown.as_ref().is_some_and(|shown| shown.time <= time) {
             return Ok(None);
         }
-        let rows = kept_in(&self.store, self.own().ledger)?;
-        Ok(rows.into_iter().rfind(|(_, kept)| kept.time <= time))
+        let found =
+            kept_in(&self.store, own.ledger)?.into_iter().rfind(|(_, kept)| kept.time <= time);
+        let is_shown = |kept: &Kept| shown.as_ref().is_some_and(|shown| shown.root == kept.root);
+        Ok(found.filter(|(_, kept)| kept.label.is_empty() && !is_shown(kept)))
     }
 
     /// Whether the ledger of this device keeps what its head of this generation showed.
