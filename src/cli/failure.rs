@@ -138,14 +138,7 @@ impl From<VolumeError> for Failure {
 
 impl From<FsError> for Failure {
     fn from(error: FsError) -> Self {
-        let code = match error {
-            FsError::NoSpace => Exit::NoSpace,
-            FsError::NotHere => Exit::NotAllHere,
-            FsError::Damaged => Exit::Damage,
-            FsError::Away => Exit::Unusable,
-            _ => Exit::Other,
-        };
-        let failure = Self::new(code, error);
+        let failure = Self::new(error.exit(), error);
         match error {
             FsError::NotHere | FsError::Damaged => {
                 failure.hint("amberfs check names the file in REPO")

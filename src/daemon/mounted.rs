@@ -167,7 +167,7 @@ impl Mounted {
         let retention = self.fs.change_retention(|retention| new.apply(retention));
         let Retention { hours, days, months, .. } = retention.map_err(|error| {
             let text = format!("the policy was not changed: {error}");
-            Failure { code: exit_of(error), text }
+            Failure { code: error.exit(), text }
         })?;
         let sent = exchange.send(format!("{hours} {days} {months}").as_bytes());
         sent.map_err(|error| Failure { code: Exit::Other, text: error.to_string() })
@@ -175,8 +175,7 @@ impl Mounted {
 
     /// Gives back what nobody needs, or only says what that is, and answers with what came of it.
     fn sweep(&self, portion: Option<Portion>, exchange: &mut Exchange<'_>) -> Result<(), Failure> {
-        let failed =
-            |error: FsError| Failure { code: exit_of(error), text: self.with_cause(error) };
+        let failed = |error: FsError| Failure { code: error.exit(), text: self.with_cause(error) };
         let told = |error: &dyn std::fmt::Display| Failure {
             code: Exit::Other,
             text: format!("what other devices wrote cannot be read: {error}"),
@@ -229,7 +228,7 @@ impl Mounted {
     /// says of local state was looked at just now.
     fn explain(&self, error: FsError) -> Failure {
         let fs = &self.fs;
-        let code = exit_of(error);
+        let code = error.exit();
         let kept = fs.flush_log().is_ok();
         let place = self.state.as_ref().map(|state| state.path.display().to_string());
         let text = unpublished(error, &fs.progress(), kept, &place.unwrap_or_default());
@@ -239,16 +238,6 @@ impl Mounted {
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// How a command ends whose request to the file system failed.
-fn exit_of(error: FsError) -> Exit {
-    match error {
-        FsError::NoSpace => Exit::NoSpace,
-        FsError::Away => Exit::Unusable,
-        FsError::NotHere => Exit::NotAllHere,
-        _ => Exit::Other,
-    }
 }
 
 /// What a failed checkpoint left outside of the repository. `kept` says whether local state, at `place`,

@@ -1,7 +1,7 @@
 //! What a kernel interface asks of a file system: the boundary between `fuse`
 //! and `fs`.
 
-use crate::io::Timestamp;
+use crate::io::{Exit, Timestamp};
 
 /// Whether an extended attribute that is no access list has a namespace that is
 /// kept: xattr(7) knows no others, and ext4 takes none.
@@ -86,6 +86,17 @@ pub enum FsError {
 }
 
 impl FsError {
+    /// How a command ends whose request to the file system failed so.
+    pub fn exit(self) -> Exit {
+        match self {
+            Self::NoSpace => Exit::NoSpace,
+            Self::NotHere => Exit::NotAllHere,
+            Self::Damaged => Exit::Damage,
+            Self::Away => Exit::Unusable,
+            _ => Exit::Other,
+        }
+    }
+
     /// The errno that a system call returns for this error. No other place maps errors to errno.
     pub fn errno(self) -> i32 {
         match self {

@@ -45,8 +45,13 @@ impl Owners<'_> {
             }
             Reference::Chunk(id, len) if id != NO_ID => {
                 match self.note(id, by) {
-                    Some((Owner::One(at), _)) => self.apart[at] += len,
-                    Some((Owner::Several, Some(Owner::One(at)))) => self.apart[at] -= len,
+                    // Records of others may give one chunk two lengths.
+                    Some((Owner::One(at), _)) => {
+                        self.apart[at] = self.apart[at].saturating_add(len);
+                    }
+                    Some((Owner::Several, Some(Owner::One(at)))) => {
+                        self.apart[at] = self.apart[at].saturating_sub(len);
+                    }
                     _ => {}
                 }
                 Ok(())
