@@ -21,7 +21,7 @@ use crate::fs::{Followed, Fs, FsError, KeptState, Later, Progress, When, WithPas
 use crate::io::{Exit, FolderWatch, LocalState, Timestamp, byte_count, shown};
 use crate::sync::{Follower, Snapshots};
 use crate::volume::repository::Repository;
-use crate::volume::{Owed, Portion, SweepPlan, Swept, VolumeError};
+use crate::volume::{Owed, Portion, SweepPlan, Swept};
 
 /// What is that old goes into the log at each tick.
 const LOG_AGE: Duration = Duration::from_millis(400);
@@ -180,7 +180,7 @@ impl Mounted {
             code: Exit::Other,
             text: format!("what other devices wrote cannot be read: {error}"),
         };
-        self.read_heads().map_err(|error| told(&error))?;
+        self.fs.read_heads(&self.follower, self.follows).map_err(|error| told(&error))?;
         let (plan, swept) = match portion {
             Some(portion) => self.fs.sweep(portion).map_err(failed)?,
             None => (self.fs.plan_sweep().map_err(failed)?, None),
@@ -200,15 +200,6 @@ impl Mounted {
             Some(cause) => format!("{error}: {cause}"),
             None => error.to_string(),
         }
-    }
-
-    /// Looks what other devices say, for a sweep. What is new is still to be shown then.
-    fn read_heads(&self) -> Result<(), VolumeError> {
-        self.fs.read_heads(&self.follower)?;
-        if self.follows {
-            self.follower.look_again(true);
-        }
-        Ok(())
     }
 
     /// Notes for the status what a sweep found and did just now.
@@ -338,7 +329,7 @@ impl Service for Mounted {
         if self.follows || !has_news {
             return has_news;
         }
-        if let Err(error) = self.fs.read_heads(&self.follower) {
+        if let Err(error) = self.fs.read_heads(&self.follower, self.follows) {
             log::warn!("what other devices wrote cannot be read: {error}");
         }
         false
@@ -388,7 +379,9 @@ impl Service for Mounted {
         if self.read_only || !self.sweeps || !self.upkeep.is_due(&self.fs) {
             return;
         }
-        let looked = self.read_heads().map_err(|error| error.to_string());
+        self.upkeep.note_try(&self.fs);
+        let looked = self.fs.read_heads(&self.follower, self.follows);
+        let looked = looked.map_err(|error| error.to_string());
         let swept = looked
             .and_then(|()| self.fs.sweep(Portion::Fifth).map_err(|error| self.with_cause(error)));
         match swept {
@@ -397,9 +390,6 @@ impl Service for Mounted {
                 log::info!("a sweep: {report}");
             }
             Err(why) => log::warn!("what nobody needs is not given back: {why}"),
-        }
-        if self.upkeep.is_due(&self.fs) {
-            self.upkeep.failed(&self.fs);
         }
         give_back_memory();
     }

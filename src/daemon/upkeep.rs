@@ -8,7 +8,7 @@ use crate::fs::Fs;
 
 /// How long a mount waits before its first sweep: programs that begin come first.
 const FIRST: Duration = Duration::from_secs(60);
-/// How long it waits after a sweep that gave back nothing because of a doubt or a failure.
+/// How long it waits after a try, which may come to nothing because of a doubt or a failure.
 const RETRY: Duration = Duration::from_secs(3600);
 /// Days without a sweep after which it is made although programs write all the time.
 const DAYS_MAX: u64 = 2;
@@ -34,8 +34,8 @@ impl Upkeep {
         days >= DAYS_MAX || (days > 0 && !fs.has_changes())
     }
 
-    /// A sweep came to nothing: it is tried again after a while.
-    pub(super) fn failed(&self, fs: &Fs) {
+    /// A sweep is tried: whatever comes of it, the next is not before a while.
+    pub(super) fn note_try(&self, fs: &Fs) {
         let next = fs.volume().world().clock.elapsed() + RETRY;
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = next;
     }
@@ -58,9 +58,9 @@ mod tests {
         assert!(!upkeep.is_due(fs), "it was mounted just now");
         laptop.later(60);
         assert!(upkeep.is_due(fs));
-        upkeep.failed(fs);
+        upkeep.note_try(fs);
         laptop.later(3599);
-        assert!(!upkeep.is_due(fs), "it failed just now");
+        assert!(!upkeep.is_due(fs), "it came to nothing just now");
         laptop.later(1);
         assert!(upkeep.is_due(fs));
         assert!(laptop.write("file", "text"));

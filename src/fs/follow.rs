@@ -254,10 +254,18 @@ impl Fs {
         Ok(Followed::Changed(changed.with_numbers(numbers)))
     }
 
-    /// Looks what other devices say, and shows nothing of what they wrote.
-    pub fn read_heads(&self, follower: &Follower) -> std::result::Result<(), VolumeError> {
+    /// Looks what other devices say, and shows nothing of what they wrote. If the mount `follows`, that is
+    /// news still.
+    pub fn read_heads(
+        &self,
+        follower: &Follower,
+        follows: bool,
+    ) -> std::result::Result<(), VolumeError> {
         let _flushing = self.flushing_next();
         self.volume.set_heads(follower.read(&self.volume)?);
+        if follows {
+            follower.look_again(true);
+        }
         Ok(())
     }
 

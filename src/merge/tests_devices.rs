@@ -379,7 +379,7 @@ impl Device {
 
     /// Looks what other devices say; the error is a text.
     pub fn read_heads(&self, follower: &sync::Follower) -> Result<(), String> {
-        self.fs.read_heads(follower).map_err(|error| error.to_string())
+        self.fs.read_heads(follower, false).map_err(|error| error.to_string())
     }
 
     /// Objects have zeros in place of their bytes, or of the second half of them.

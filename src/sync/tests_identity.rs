@@ -412,6 +412,24 @@ fn a_mount_that_shows_nothing_of_others_knows_what_they_hold() {
     assert!(follower.age(laptop.volume()).unwrap().as_secs() < 5, "and that was seen just now");
 }
 
+/// A look for a sweep counted as one that was followed: what had come was shown with the next head only.
+#[test]
+fn a_mount_that_follows_shows_what_a_look_has_seen() {
+    let laptop = Device::first("LAPTOP");
+    laptop.checkpoint();
+    let phone = laptop.another("PHONE", 3);
+    assert!(phone.write("g", "phone"));
+    phone.checkpoint();
+    let follower = Device::follower();
+    laptop.follow_with(&follower);
+    laptop.receive(&phone);
+    laptop.fs().read_heads(&follower, true).unwrap();
+    laptop.pass(20);
+    assert!(laptop.has_news(&follower));
+    laptop.follow_with(&follower);
+    assert_eq!(laptop.read("g"), "phone");
+}
+
 /// What another device has of a copy of this one was said to be of this one; and a look that failed
 /// counted as one.
 #[test]
