@@ -244,6 +244,7 @@ impl Fs {
         match made {
             Ok(Made { published, contents, withheld }) => {
                 self.discard_frozen(files, contents).map_err(without)?;
+                self.lock().pace.note_checkpoint();
                 if logged {
                     self.log.release(sequence).map_err(|error| without(self.fail(&error)))?;
                 }
@@ -284,9 +285,6 @@ impl Fs {
         if self.volume.has_repairs() {
             // The change under which the next head stores those that it touches.
             self.take_dot(&mut state);
-        }
-        if state.overlays.changes() > 0 {
-            state.pace.note_checkpoint();
         }
         let overlay = state.overlays.freeze();
         state.changed = None;

@@ -171,7 +171,7 @@ impl Pace {
         self.last = Some(now);
     }
 
-    /// A checkpoint froze changes.
+    /// A checkpoint made a head.
     pub(super) fn note_checkpoint(&mut self) {
         self.made = self.made.saturating_add(1);
     }

@@ -67,6 +67,29 @@ fn checkpoints_go_by_the_time_that_passed() {
     }
 }
 
+/// A checkpoint that failed made no file: the next one does not wait longer for it.
+#[test]
+fn failed_checkpoints_are_no_reason_to_back_off() {
+    let world = fresh();
+    let fs = boot(&world, "state", 1);
+    create(&fs, "file");
+    world.set_capacity(1000);
+    for _ in 0..4 {
+        world.clock().advance(Duration::from_secs(30));
+        assert!(fs.is_due(&When::default()));
+        assert!(fs.checkpoint().is_err());
+    }
+    world.set_capacity(1 << 40);
+    world.clock().advance(Duration::from_secs(30));
+    assert!(fs.is_due(&When::default()));
+    fs.checkpoint().unwrap();
+    create(&fs, "next");
+    world.clock().advance(Duration::from_secs(30));
+    assert!(!fs.is_due(&When::default()), "a head was made");
+    world.clock().advance(Duration::from_secs(30));
+    assert!(fs.is_due(&When::default()));
+}
+
 /// A commit that says it is older than the one before it is the newest all the
 /// same: for its own device, and for another that reads REPO alone.
 #[test]
