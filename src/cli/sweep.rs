@@ -51,6 +51,7 @@ pub fn run(global: &Global, args: &SweepArgs) -> Result<Exit> {
             show_swept(&report)?;
         }
     } else if portion.is_some() {
+        // Nothing was done: that is said even to who wants to hear of failures only.
         for doubt in texts(&report["doubts"]) {
             say!("nothing was given back: {doubt}")?;
         }
@@ -141,8 +142,12 @@ fn show_waiting(waiting: &Value) -> Printed {
 /// What files wait for that are given back.
 fn waits(waiting: &Value) -> Vec<String> {
     let (days, due) = (number(waiting, "days"), number(waiting, "due"));
-    let days =
-        (days > 0).then(|| format!("for {days} more days on which this device runs, at most"));
+    let days = (days > 0).then(|| {
+        format!(
+            "for {days} more {} on which this device runs, at most",
+            if days == 1 { "day" } else { "days" }
+        )
+    });
     let due = (due > 0).then(|| format!("{due} of them for the next sweep"));
     let devices = devices(&waiting["for"]).map(|(name, time)| {
         let seen = time.map_or_else(String::new, |time| format!("; its newest state is of {time}"));

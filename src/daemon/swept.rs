@@ -67,6 +67,7 @@ pub(crate) fn report(plan: &SweepPlan, swept: Option<&Swept>, heads: &Heads) -> 
         told["message_type"] = "swept".into();
         told["given_back"] = count(swept.condemned);
         told["removed"] = count(swept.removed);
+        told["left"] = count(swept.left);
         told["needed"] = swept.needed.into();
     }
     told
@@ -76,8 +77,8 @@ pub(crate) fn report(plan: &SweepPlan, swept: Option<&Swept>, heads: &Heads) -> 
 /// (`unneeded`) and why (`doubts`), and when that was `looked` at, in seconds since 1970.
 pub(crate) fn summary(report: &Value, looked: i64) -> Value {
     let mut told = report["waiting"].clone();
-    let is_left = report["message_type"] != "swept";
-    told["unneeded"] = if is_left { report["unneeded"].clone() } else { count((0, 0)) };
+    let is_done = report["message_type"] == "swept";
+    told["unneeded"] = report[if is_done { "left" } else { "unneeded" }].clone();
     told["doubts"] = report["doubts"].clone();
     told["looked"] = looked.into();
     told

@@ -4,12 +4,13 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use super::{Fs, FsError, Result};
+use crate::format::commit::Name;
 use crate::format::namespace::Value;
 use crate::format::node::Dotted;
 use crate::format::record::Change;
 use crate::format::setting::Retention;
 use crate::io::Timestamp;
-use crate::volume::{KeptChange, Portion, StoreError, SweepPlan, Swept};
+use crate::volume::{Fate, GivenBack, KeptChange, Portion, StoreError, SweepPlan, Swept};
 
 /// How often a sweep is planned while others go on publishing, before they wait for it.
 const PLANS: u32 = 2;
@@ -62,16 +63,43 @@ impl Fs {
     ///
     /// If a state that counts cannot be read: then nothing is known.
     pub fn plan_sweep(&self) -> Result<SweepPlan> {
+        self.with_plan(&|| Ok(true), |plan| Ok(plan.unwrap_or_default()))
+    }
+
+    /// Calls `prepare` with `flushing` held, which says whether there is anything to plan for, plans without
+    /// it, and gives the plan to `act` with `flushing` held, if the states are those of which it was made.
+    /// If they changed too often it is planned with `flushing` held.
+    fn with_plan<T>(
+        &self,
+        prepare: &dyn Fn() -> Result<bool>,
+        act: impl FnOnce(Option<SweepPlan>) -> Result<T>,
+    ) -> Result<T> {
         let own = self.volume.state().device;
-        let plan = self.volume.plan_sweep(own, &self.open_contents());
-        plan.map_err(|error| self.store_failed(&error))
+        for left in (0..=PLANS).rev() {
+            let mut flushing = Some(self.flushing_next());
+            if !prepare()? {
+                return act(None);
+            }
+            if left > 0 {
+                flushing = None;
+            }
+            // First: what the states have that it names, or a file that is open then, is seen by the plan.
+            let basis = self.volume.basis_of_plan(own);
+            let plan = self.volume.plan_sweep(own, &self.open_contents());
+            let _flushing = flushing.unwrap_or_else(|| self.flushing_next());
+            // Of states that changed meanwhile a part may be gone.
+            if self.volume.basis_of_plan(own) == basis {
+                return act(Some(plan.map_err(|error| self.store_failed(&error))?));
+            }
+        }
+        Err(FsError::Io)
     }
 
     /// Gives back what nobody needs of this device's folder: publishes everything acknowledged so far,
     /// removes what is due, and has a head say what is given back from now on. Nothing is done, and
     /// nothing returned of it, if the plan has a doubt, the portion leaves everything, or sweeps were
-    /// ended. Operations go on meanwhile; whoever needs a checkpoint waits for the removal, and not while
-    /// it is planned.
+    /// ended. Operations go on meanwhile. Who needs a checkpoint while files are removed has it soon: the rest
+    /// is left for the next sweep.
     ///
     /// # Errors
     ///
@@ -80,25 +108,10 @@ impl Fs {
         if self.options.read_only {
             return Err(FsError::ReadOnly);
         }
-        let own = self.volume.state().device;
-        for _ in 0..PLANS {
-            let flushing = self.flushing_next();
-            let is_any = self.publish_for_sweep()?;
-            drop(flushing);
-            if !is_any {
-                return Ok((SweepPlan::default(), Some(Swept::default())));
-            }
-            let plan = self.plan_sweep()?;
-            let _flushing = self.flushing_next();
-            if self.volume.is_as_planned(&plan, own) {
-                return self.sweep_by(plan, portion);
-            }
-        }
-        // Others publish all the time: now they wait.
-        let _flushing = self.flushing_next();
-        self.publish_for_sweep()?;
-        let plan = self.plan_sweep()?;
-        self.sweep_by(plan, portion)
+        self.with_plan(&|| self.publish_for_sweep(), |plan| match plan {
+            Some(plan) => self.sweep_by(plan, portion),
+            None => Ok((SweepPlan::default(), Some(Swept::default()))),
+        })
     }
 
     /// From here on no sweep changes anything.
@@ -135,8 +148,11 @@ impl Fs {
         if !plan.doubts.is_empty() || plan.is_too_much(portion) || is_ended {
             return Ok((plan, None));
         }
+        let (files, bytes, _) = plan.total(Fate::Unneeded);
         plan.keep_to(portion);
-        let mut swept = volume.remove_given(&mut plan).map_err(failed)?;
+        let (taken, taken_bytes, _) = plan.total(Fate::Unneeded);
+        let mut swept = volume.remove_given(&mut plan, &|| self.is_awaited()).map_err(failed)?;
+        swept.left = (files - taken, bytes - taken_bytes);
         let begun = volume.begin_giving(&plan).map_err(failed);
         // Others wait for this device, too.
         let is_owed = volume.owed_answer().is_some();
@@ -150,7 +166,13 @@ impl Fs {
         }
         volume.note_sweep().map_err(failed)?;
         swept.condemned = volume.condemned_of(&plan).map_err(failed)?;
+        let is_alone = |given: &&GivenBack| given.is_needed_alone;
+        let alone: Vec<Name> =
+            plan.given.iter().filter(is_alone).map(|given| given.name.clone()).collect();
         plan.given = volume.given_back(volume.state().device).map_err(failed)?;
+        for given in &mut plan.given {
+            given.is_needed_alone = alone.contains(&given.name);
+        }
         Ok((plan, Some(swept)))
     }
 

@@ -65,6 +65,8 @@ pub struct Swept {
     pub condemned: (u64, u64),
     /// Heads and objects that were removed: how many, and their bytes.
     pub removed: (u64, u64),
+    /// Heads and objects that are not needed and are left for a later sweep: how many, and their bytes.
+    pub left: (u64, u64),
     /// Bytes that were to be removed and stay, because something in them is needed, and another copy of
     /// it is missing, cannot be read, or is too new. What cannot be read elsewhere was stored again.
     pub needed: u64,
@@ -209,8 +211,13 @@ impl Volume {
         if listed.is_empty() { Ok(()) } else { self.store.publish_run(&listed) }
     }
 
-    /// Removes what the plan says is due. What is needed of it was read elsewhere just now.
-    pub fn remove_given(&self, plan: &mut SweepPlan) -> Result<Swept> {
+    /// Removes what the plan says is due, until `is_awaited`. What is needed of it was read elsewhere just
+    /// now.
+    pub fn remove_given(
+        &self,
+        plan: &mut SweepPlan,
+        is_awaited: &dyn Fn() -> bool,
+    ) -> Result<Swept> {
         let mut swept = Swept::default();
         let floor = plan.held_generation();
         let own = self.state().device;
@@ -224,6 +231,9 @@ impl Volume {
         };
         let mut given = std::mem::take(&mut plan.given);
         for file in given.iter_mut().filter(|file| file.is_due && file.is_here) {
+            if is_awaited() {
+                break;
+            }
             let reader = match self.store.open(&file.name) {
                 Ok(reader) => reader,
                 Err(error) => {

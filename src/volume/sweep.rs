@@ -73,20 +73,21 @@ pub struct Awaited {
     pub time: Timestamp,
 }
 
-/// How much of a device's folder a sweep may give back. What is due is removed in any case.
+/// How much of a device's folder a sweep may give back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Portion {
     /// Everything that is not needed.
     All,
-    /// Everything, if it has at most a fifth of the bytes of the folder; else nothing.
+    /// Everything, if it has at most a fifth of the bytes of the folder; else nothing is given back, and nothing
+    /// removed that is due.
     AllIfFifth,
     /// Up to a fifth of the bytes of the folder, or one file; the oldest files first.
     Fifth,
 }
 
-/// The states of which a plan was made.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Basis {
+/// The states of which a plan is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Basis {
     own: (u64, Hash),
     heads: Vec<Hash>,
     parents: Vec<Hash>,
@@ -109,7 +110,6 @@ pub struct SweepPlan {
     needed: Vec<u64>,
     /// The newest own generation that the device itself, or another one, surely has.
     held: u64,
-    basis: Basis,
 }
 
 /// A head or object that is given back.
@@ -274,18 +274,14 @@ impl Volume {
         doubts.chain(self.unseen(&heads.newest, own)).map(Doubt::NotAllHere).collect()
     }
 
-    fn basis(&self, own: DeviceId) -> Basis {
+    /// The states of which a plan that is made now would be. To be taken before anything of them is looked at.
+    pub(crate) fn basis_of_plan(&self, own: DeviceId) -> Basis {
         let newest = self.own_newest(own).map(|newest| (newest.generation, newest.hash));
         Basis {
             own: newest.unwrap_or_default(),
             heads: self.heads().newest.iter().map(|head| head.hash).collect(),
             parents: self.base().inherited.parents.clone(),
         }
-    }
-
-    /// Whether the states are still those of which the plan was made.
-    pub(crate) fn is_as_planned(&self, plan: &SweepPlan, own: DeviceId) -> bool {
-        self.basis(own) == plan.basis
     }
 
     /// What would be given back of this device's folder, and what that waits for. The heads of all
@@ -297,8 +293,8 @@ impl Volume {
     /// If anything that has to be looked at cannot be read: then nothing is known.
     pub fn plan_sweep(&self, own: DeviceId, open: &[Content]) -> Result<SweepPlan> {
         let heads = self.heads();
-        let (basis, doubts, awaited) = (self.basis(own), self.doubts(own), self.awaited(own));
-        let mut plan = SweepPlan { doubts, awaited, basis, ..SweepPlan::default() };
+        let (doubts, awaited) = (self.doubts(own), self.awaited(own));
+        let mut plan = SweepPlan { doubts, awaited, ..SweepPlan::default() };
         let Some(newest) = self.own_newest(own) else { return Ok(plan) };
         let (needed, has_unknown) = self.needed(&heads.newest, &newest, open)?;
         if has_unknown {
